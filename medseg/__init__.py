@@ -1,0 +1,10 @@
+"""medseg: segmentation studies in medical imaging, as one resumable river.
+
+Stages, in the order data flows (each a folder, a command, a rule file and a results folder):
+
+    ingest -> plan -> preprocess -> train -> predict -> postprocess -> evaluate -> compare -> report
+
+Parts (``image``, ``patches``, ``augment``, ``models``, ``losses``, ``metrics``) are pure: arrays in, arrays out.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,264 @@
+"""The typed configuration: one source for the YAML that users write, its checks and its JSON schema.
+
+Unknown keys are refused with the nearest valid one, types are strict (YAML 1.1 reads ``1e-4`` as text), and after
+parsing no dictionary travels further.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medseg.errors import ConfigError
+from medseg.files import SAFE_NAME
+
+MAX_CONFIG_BYTES = 1 << 20
+
+Name = Annotated[str, Field(pattern=rf"^{SAFE_NAME.pattern}$")]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Network = Literal["unet", "deeplabv3plus"]
+Loss = Literal["dice_ce", "dice", "ce"]
+Normalization = Literal["zscore", "ct", "percentile", "none"]
+
+
+class Section(BaseModel):
+    """A block of the configuration: strict types, unknown keys refused, frozen."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class GenerateConfig(Section):
+    """Make the data set before reading it (phantoms, for demonstrations and tests)."""
+
+    kind: Literal["cells", "organs"] = Field(description="cells: 2-D fluorescence-like; organs: 3-D CT-like")
+    cases: Count = Field(default=12, description="number of cases")
+    seed: int = Field(default=0, ge=0, description="random seed of the phantoms")
+
+
+class PostprocessConfig(Section):
+    """Fixed operations on predicted label maps, in this order; none is chosen from data."""
+
+    fill_holes: bool = Field(default=False, description="fill background holes enclosed by a class")
+    largest_component: list[str] = Field(
+        default_factory=list, description="class names of which only the largest connected component is kept"
+    )
+    min_size: int = Field(default=0, ge=0, description="remove connected components with fewer voxels than this")
+
+
+class DatasetConfig(Section):
+    """Where a data set lies and what its files mean."""
+
+    layout: Literal["pairs", "decathlon"] = Field(
+        description="pairs: images/NAME.* and masks/NAME.* (PNG, TIFF); decathlon: dataset.json, imagesTr/, labelsTr/"
+    )
+    path: str = Field(description="folder of the data set, relative to data_root")
+    labels: dict[str, int] | None = Field(
+        default=None, description="class name -> value in the label files; the decathlon layout brings its own"
+    )
+    instances: bool = Field(default=False, description="label values are object numbers of one class")
+    channels: list[str] | None = Field(default=None, description="channel names; a name 'CT' selects CT normalization")
+    spacing: list[Positive] | None = Field(
+        default=None, description="pixel size in micrometres per axis, for formats without a header"
+    )
+    subject: str | None = Field(
+        default=None, description="regular expression with one group: the subject within a case id; none: each its own"
+    )
+    allow: list[str] = Field(default_factory=list, description="codes of faults that are accepted, by name")
+    postprocess: PostprocessConfig = Field(default_factory=PostprocessConfig)
+    generate: GenerateConfig | None = Field(default=None, description="generate the data set first")
+
+
+class PlanOverrides(Section):
+    """Values of the plan that the user fixes; everything left out is planned from the data and the budgets."""
+
+    spacing: list[Positive] | None = Field(default=None, description="target spacing per axis, in the data's unit")
+    normalization: Normalization | None = Field(default=None, description="intensity scaling of every channel")
+    patch: list[Count] | None = Field(default=None, description="training patch, voxels per axis")
+    batch: Count | None = Field(default=None, description="patches per step")
+    widths: list[Count] | None = Field(default=None, description="feature channels per resolution stage")
+    strides: list[list[Count]] | None = Field(default=None, description="stride of each stage, per axis")
+    precision: Literal["fp32", "bf16", "fp16"] | None = Field(default=None, description="arithmetic of the network")
+    steps: Count | None = Field(default=None, description="training steps")
+
+
+class ModelConfig(Section):
+    """One model of the study; everything not said is planned."""
+
+    network: Network = Field(description="architecture, a row of MODELS in medseg/models/zoo.py")
+    dims: Literal[2, 3] | None = Field(default=None, description="spatial dimensions; none: those of the data")
+    loss: Loss = Field(default="dice_ce", description="training loss")
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="optimiser")
+    lr: Positive | None = Field(default=None, description="peak learning rate; none: 2e-3 for adamw, 1e-2 for sgd")
+    weight_decay: float = Field(default=1e-4, ge=0, description="weight decay")
+    augment: Literal["default", "none"] = Field(default="default", description="augmentation recipe")
+    foreground: float = Field(
+        default=0.33, ge=0, le=1, description="share of the patches of a batch that are centred on foreground"
+    )
+    plan: PlanOverrides = Field(default_factory=PlanOverrides)
+
+
+class FoldsConfig(Section):
+    """Cross-validation."""
+
+    count: int = Field(default=5, ge=2, description="number of folds")
+    run: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], description="folds to train")
+    group: Literal["subject"] = Field(default="subject", description="what stays together: a subject's cases")
+    seed: int = Field(default=0, ge=0, description="seed of the shuffle")
+
+    @model_validator(mode="after")
+    def _folds_exist(self) -> FoldsConfig:
+        outside = [k for k in self.run if k >= self.count]
+        if outside or not self.run or len(set(self.run)) != len(self.run):
+            raise ValueError(f"run: {self.run} must be distinct numbers from 0 to {self.count - 1}")
+        return self
+
+
+class BudgetConfig(Section):
+    """How long each training lasts, and how much memory it may take."""
+
+    steps: Count | None = Field(default=None, description="training steps")
+    epochs: Count | None = Field(default=None, description="passes over the training cases")
+    minutes: Positive | None = Field(
+        default=None, description="wall-clock per training, validation included; turned into steps once, by plan"
+    )
+    memory_gb: Positive | None = Field(
+        default=None, description="memory of the training device; none: what the machine has"
+    )
+
+    @model_validator(mode="after")
+    def _one_stop(self) -> BudgetConfig:
+        if sum(v is not None for v in (self.steps, self.epochs, self.minutes)) != 1:
+            raise ValueError("give exactly one of steps, epochs, minutes")
+        return self
+
+
+class TrackingConfig(Section):
+    """Where runs are recorded."""
+
+    uri: str | None = Field(default=None, description="MLflow server; none: SQLite file mlflow.db in this folder")
+
+
+class Config(Section):
+    """A whole experiment: data sets x models x folds x seeds."""
+
+    experiment: Name = Field(description="name of the experiment; its results lie under results/<experiment>/")
+    data_root: str = Field(default="data", description="folder that the data sets' paths are relative to")
+    results: str = Field(default="results", description="folder of all results")
+    datasets: dict[Name, DatasetConfig] = Field(min_length=1)
+    models: dict[Name, ModelConfig] = Field(min_length=1)
+    folds: FoldsConfig = Field(default_factory=FoldsConfig)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], min_length=1)
+    budget: BudgetConfig
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    threads: Count = Field(default=2, description="CPU threads of a training or prediction job; part of its exactness")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where networks run")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without aliases (bombs) and without duplicate keys (silent last-wins)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases (*name) are not allowed; write the value out", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"duplicate key {twice[0]!r}", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one configuration file (YAML or JSON) as a mapping.
+
+    Raises:
+        ConfigError: if it is missing, too large, not YAML, has aliases or duplicate keys, or is no mapping.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such configuration file")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: {path.stat().st_size} bytes; a configuration is at most {MAX_CONFIG_BYTES}")
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {type(value).__name__}")
+    return value
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep-merge two mappings; values of ``over`` win, mappings are merged key by key."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        out[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def load_config(paths: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read, merge (later files win, ``overrides`` last) and check a configuration.
+
+    Raises:
+        ConfigError: with one line per problem: the key, what was found, and the nearest valid key or a hint.
+    """
+    value: dict[str, Any] = {}
+    for path in paths:
+        value = merge(value, read_yaml(path))
+    value = merge(value, overrides or {})
+    try:
+        config = Config.model_validate(value)
+    except ValidationError as error:
+        source = ", ".join(str(p) for p in paths) or "configuration"
+        lines = [f"{source}: {_explain(detail)}" for detail in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+    return config
+
+
+def _explain(detail: Any) -> str:
+    """One line for one pydantic error: where, what was found, what to write instead."""
+    where = ".".join(str(part) for part in detail["loc"] if part != "[key]")
+    found = detail["input"]
+    if detail["type"] == "extra_forbidden":
+        valid = _keys_at(detail["loc"][:-1])
+        near = difflib.get_close_matches(str(detail["loc"][-1]), valid, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(valid)}"
+        return f"unknown key '{where}'; {hint}"
+    if detail["type"] == "missing":
+        return f"missing key '{where}'"
+    hint = ""
+    if isinstance(found, str) and detail["type"] in {"float_type", "int_type"}:
+        try:
+            hint = f"; YAML reads {found} as text: write it as {float(found):#g} (with a decimal point)"
+        except ValueError:
+            hint = ""
+    shown = json.dumps(found, default=str, ensure_ascii=False)
+    return f"'{where}': {detail['msg'].removeprefix('Value error, ')}, found {shown[:80]}{hint}"
+
+
+def _keys_at(location: Sequence[Any]) -> list[str]:
+    """The valid keys of the section at ``location`` in the configuration."""
+    section: Any = Config
+    for part in location:
+        if isinstance(section, type) and issubclass(section, Section):
+            annotation = section.model_fields[str(part)].annotation
+            models = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, Section)]
+            section = models[0] if models else None
+    return list(section.model_fields) if section is not None else []
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON schema of the configuration, as shipped in ``workflow/schemas/config.schema.json``."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}

@@ -1,0 +1,75 @@
+"""The errors users see: each says what was found, where, what was expected and how to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class MedsegError(Exception):
+    """Base of every error a user can cause; the command line prints it without a traceback and exits with 2."""
+
+
+class ConfigError(MedsegError, ValueError):
+    """The configuration has an unknown key, a wrong type or an impossible value."""
+
+
+class DataError(MedsegError, ValueError):
+    """A data file is missing, damaged or not what its data set promises."""
+
+
+class GeometryError(MedsegError, ValueError):
+    """Two grids that must agree do not, or a grid makes no sense."""
+
+
+class PlanError(MedsegError, ValueError):
+    """No plan fits the data and the budgets."""
+
+
+class CheckpointError(MedsegError, ValueError):
+    """A model folder is damaged, of another architecture, or not one of ours."""
+
+
+class BusyError(MedsegError, RuntimeError):
+    """Another process is writing the same output."""
+
+
+class TrainingError(MedsegError, RuntimeError):
+    """Training met a number it must not go on with."""
+
+
+class TrackingError(MedsegError, RuntimeError):
+    """The tracking store cannot be reached or does not hold what was asked for."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Fault:
+    """One thing wrong with a data set, told on one line.
+
+    Attributes:
+        code: short id of the kind of fault, e.g. ``label-values``; also the word that ``allow:`` takes.
+        case: case id, or ``-`` for the data set as a whole.
+        file: path relative to the data set's folder, or ``-``.
+        cause: what was found (values, counts, first position).
+        mend: what the user can do about it.
+    """
+
+    code: str
+    case: str
+    file: str
+    cause: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.code} · {self.case} · {self.file} · {self.cause} · {self.mend}"
+
+
+class DatasetFaults(DataError):
+    """Every fault found in a data set, in one pass."""
+
+    def __init__(self, dataset: str, root: Path, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(sorted(faults))
+        lines = "\n".join(str(fault) for fault in self.faults)
+        noun = "fault" if len(self.faults) == 1 else "faults"
+        super().__init__(f"{len(self.faults)} {noun} in data set '{dataset}' ({root})\n{lines}")

@@ -1,0 +1,149 @@
+"""The one way files come into being: complete or not at all; plus digests, canonical JSON and writer locks.
+
+Presence means complete: every output is written to a temporary file in the same folder, flushed to disk and renamed
+over its final name, so that a kill at any moment leaves the old file, the new file, or none, and never a part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from medseg.errors import BusyError, DataError
+
+# Case ids and names that become part of a path or a command line.
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def check_safe_name(name: str, what: str) -> str:
+    """Return ``name`` if it may stand in a path and in a command line, else raise ``DataError``."""
+    if not SAFE_NAME.fullmatch(name):
+        raise DataError(
+            f"{what} {name!r}: expected 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit"
+        )
+    return name
+
+
+@contextlib.contextmanager
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
+    """Open a binary file that appears under ``path``, whole, when the block ends without an error.
+
+    The temporary name is hidden and carries our pid, so leftovers of killed processes are recognisable; the bytes and
+    the folder entry are both flushed, since a rename without fsync can surface as an empty file after a power cut.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Flush a folder's entries (file names) to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically."""
+    with atomic_writer(path) as file:
+        file.write(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 ``text`` to ``path`` atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as readable, diffable JSON: two-space indent, keys in the order given, no NaN."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_with(path: Path, write: Callable[[Path], None]) -> None:
+    """Let a library that insists on a path write a file, atomically.
+
+    ``write`` gets a temporary path with the same suffixes as ``path``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{os.getpid()}.tmp.{path.name}"
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a missing or damaged one is a ``DataError`` that names it."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run the stage that makes it first") from None
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: not readable JSON ({error}); delete it and run its stage again") from error
+
+
+def canonical_json(value: Any) -> str:
+    """One text per value: sorted keys, no spaces, no NaN; what digests and workflow parameters are made of."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 (hex) of a JSON-like value."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sha256_bytes(data: bytes) -> str:
+    """SHA-256 (hex) of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def writer_lock(folder: Path) -> Iterator[None]:
+    """Hold the right to write into ``folder``; a second writer gets ``BusyError`` that names the first.
+
+    The kernel holds the lock, so it ends with the process however that dies, and there is never a stale one to clear.
+    It guards against a job that outlived its killed workflow while a new workflow starts the same job again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".writer.lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise BusyError(
+                f"{folder}: process {file.read().strip() or '?'} is already writing here; "
+                "wait for it or stop it, then run the same command again"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

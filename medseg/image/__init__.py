@@ -1,0 +1,1 @@
+"""Images as arrays with a geometry: grids, label tables, file formats, resampling and intensity scaling."""

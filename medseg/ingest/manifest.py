@@ -1,0 +1,155 @@
+"""The manifest: one row per case, with a digest, geometry and label set for every file."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medseg.errors import DataError
+from medseg.files import read_json, write_json, write_text
+from medseg.image.geometry import Geometry
+from medseg.image.labels import LabelTable
+
+COLUMNS = ("case", "subject", "images", "label", "images_sha256", "label_sha256", "geometry", "dtype", "label_counts")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One case: an image of one or more channels and its reference label map.
+
+    Attributes:
+        id: case id, safe in paths and command lines.
+        subject: grouping key for folds and statistics.
+        images: files, one per channel (or one with all channels), relative to the data set's folder.
+        label: label file, relative likewise; None for a case without reference.
+        images_sha256, label_sha256: digests of those files' bytes.
+        geometry: grid of the image (and, checked, of the label).
+        dtype: stored type of the image.
+        label_counts: value in the label file -> voxels; object numbers are counted together as 1.
+    """
+
+    id: str
+    subject: str
+    images: tuple[str, ...]
+    label: str | None
+    images_sha256: tuple[str, ...]
+    label_sha256: str | None
+    geometry: Geometry
+    dtype: str
+    label_counts: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A checked data set.
+
+    Attributes:
+        dataset: name.
+        dims: spatial dimensions, 2 or 3.
+        channels: channel names.
+        labels: what the label values mean.
+        cases: sorted by id.
+        allowed: faults that were found and allowed by name, as text.
+    """
+
+    dataset: str
+    dims: int
+    channels: tuple[str, ...]
+    labels: LabelTable
+    cases: tuple[Case, ...]
+    allowed: tuple[str, ...] = ()
+
+    def case(self, case_id: str) -> Case:
+        """The case with this id, or ``DataError``."""
+        for case in self.cases:
+            if case.id == case_id:
+                return case
+        raise DataError(f"case '{case_id}' is not in the manifest of data set '{self.dataset}'")
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write ``manifest.tsv`` (a row per case) and ``dataset.json`` (what holds for all) into ``folder``."""
+    rows = [
+        {
+            "case": c.id,
+            "subject": c.subject,
+            "images": json.dumps(c.images),
+            "label": c.label or "",
+            "images_sha256": json.dumps(c.images_sha256),
+            "label_sha256": c.label_sha256 or "",
+            "geometry": json.dumps(c.geometry.to_json()),
+            "dtype": c.dtype,
+            "label_counts": json.dumps({str(k): v for k, v in c.label_counts.items()}),
+        }
+        for c in manifest.cases
+    ]
+    text = io.StringIO()
+    pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(text, sep="\t", index=False)
+    write_text(folder / "manifest.tsv", text.getvalue())
+    write_json(
+        folder / "dataset.json",
+        {
+            "dataset": manifest.dataset,
+            "dims": manifest.dims,
+            "channels": list(manifest.channels),
+            "labels": manifest.labels.to_json(),
+            "allowed": list(manifest.allowed),
+        },
+    )
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read ``manifest.tsv`` and the ``dataset.json`` beside it.
+
+    Raises:
+        DataError: if either is missing or not as written by ``write_manifest``.
+    """
+    facts = read_json(path.parent / "dataset.json")
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        cases = tuple(_case_from_row(row) for row in table.to_dict("records"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run `medseg ingest` first") from None
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{path}: not a manifest written by `medseg ingest` ({error}); run it again") from error
+    return Manifest(
+        facts["dataset"],
+        facts["dims"],
+        tuple(facts["channels"]),
+        LabelTable.from_json(facts["labels"]),
+        cases,
+        tuple(facts["allowed"]),
+    )
+
+
+def _case_from_row(row: Mapping[Any, Any]) -> Case:
+    return Case(
+        id=row["case"],
+        subject=row["subject"],
+        images=tuple(json.loads(row["images"])),
+        label=row["label"] or None,
+        images_sha256=tuple(json.loads(row["images_sha256"])),
+        label_sha256=row["label_sha256"] or None,
+        geometry=Geometry.from_json(json.loads(row["geometry"])),
+        dtype=row["dtype"],
+        label_counts={int(k): v for k, v in json.loads(row["label_counts"]).items()},
+    )
+
+
+def image_bytes_checked(path: Path, sha256: str) -> bytes:
+    """Read a file whose digest the manifest holds; a changed file is an error that names it (never stale data)."""
+    from medseg.files import sha256_bytes
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); was it moved since `medseg ingest`?") from error
+    if sha256_bytes(data) != sha256:
+        raise DataError(f"{path}: changed since `medseg ingest` (SHA-256 differs); run `medseg ingest` again")
+    return data
