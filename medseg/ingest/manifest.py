@@ -16,7 +16,17 @@ from medseg.files import read_json, write_json, write_text
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 
-COLUMNS = ("case", "subject", "images", "label", "images_sha256", "label_sha256", "geometry", "dtype", "label_counts")
+COLUMNS = (
+    "case",
+    "subject",
+    "images",
+    "label",
+    "images_sha256",
+    "label_sha256",
+    "geometry",
+    "dtype",
+    "label_counts",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +127,9 @@ def read_manifest(path: Path) -> Manifest:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run `medseg ingest` first") from None
     except (ValueError, KeyError) as error:
-        raise DataError(f"{path}: not a manifest written by `medseg ingest` ({error}); run it again") from error
+        raise DataError(
+            f"{path}: not a manifest written by `medseg ingest` ({error}); run it again"
+        ) from error
     return Manifest(
         facts["dataset"],
         facts["dims"],
@@ -149,7 +161,9 @@ def image_bytes_checked(path: Path, sha256: str) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); was it moved since `medseg ingest`?") from error
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); was it moved since `medseg ingest`?"
+        ) from error
     if sha256_bytes(data) != sha256:
         raise DataError(f"{path}: changed since `medseg ingest` (SHA-256 differs); run `medseg ingest` again")
     return data

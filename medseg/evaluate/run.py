@@ -1,0 +1,57 @@
+"""The evaluate stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medseg.config import Config
+from medseg.errors import DataError
+from medseg.evaluate.score import COLUMNS, RunKey, score_case
+from medseg.files import read_json, sha256_file, write_with
+from medseg.image.formats import read_labels
+from medseg.image.geometry import require_same_grid
+from medseg.ingest.manifest import image_bytes_checked, read_manifest
+
+
+def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> None:
+    """Score every case of ``predictions`` (a ``predictions.json``) against its reference into the parquet file ``out``.
+
+    Raises:
+        DataError: if a prediction changed since it was written, a case has no reference, or a value is no class.
+        GeometryError: if a prediction is not on its reference's grid.
+    """
+    manifest = read_manifest(manifest_path)
+    dataset = config.datasets[manifest.dataset]
+    folder = Path(config.data_root) / dataset.path
+    facts = read_json(predictions)
+    key = RunKey(facts["dataset"], facts["model"], facts["fold"], facts["seed"])
+    rows: list[Mapping[str, Any]] = []
+    for case_id, entry in facts["cases"].items():
+        case = manifest.case(case_id)
+        path = predictions.parent / entry["file"]
+        if sha256_file(path) != entry["sha256"]:
+            raise DataError(f"{path}: changed since it was predicted; delete it and run `medseg predict` again")
+        if case.label is None or case.label_sha256 is None:
+            raise DataError(f"case '{case_id}' has no reference label to be scored against")
+        label_path = folder / case.label
+        data = image_bytes_checked(label_path, case.label_sha256)
+        reference, grid = read_labels(label_path, data, spacing=dataset.spacing)
+        predicted, predicted_grid = read_labels(path, spacing=dataset.spacing)
+        require_same_grid(predicted_grid, grid, f"prediction of case '{case_id}' ({path.name})")
+        channels = manifest.labels.to_channels
+        rows += score_case(
+            key,
+            case.id,
+            case.subject,
+            channels(reference),
+            channels(predicted),
+            manifest.labels,
+            grid.voxel_volume,
+            grid.unit,
+        )
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    write_with(out, lambda path: table.to_parquet(path, index=False))

@@ -1,0 +1,71 @@
+"""Overlap of two label maps: exact counts, and Dice and IoU from them.
+
+Rules for empty masks: absent from both reference and prediction -> undefined, with the reason; absent from exactly
+one -> 0. No smoothing term. Counts are 64-bit integers, ratios 64-bit floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BOTH_EMPTY = "undefined: class absent from reference and prediction"
+
+
+@dataclass(frozen=True, slots=True)
+class OverlapCounts:
+    """Voxel counts of one class: true positive, false positive, false negative."""
+
+    tp: int
+    fp: int
+    fn: int
+
+    @property
+    def reference(self) -> int:
+        """Voxels of the class in the reference."""
+        return self.tp + self.fn
+
+    @property
+    def predicted(self) -> int:
+        """Voxels of the class in the prediction."""
+        return self.tp + self.fp
+
+
+def overlap_counts(reference: NDArray[Any], prediction: NDArray[Any], classes: int) -> list[OverlapCounts]:
+    """Counts of the foreground classes 1..classes-1 from two maps (S) of channel indices 0..classes-1.
+
+    Raises:
+        ValueError: if shapes differ, a map is not integer, or a value lies outside the classes.
+    """
+    if reference.shape != prediction.shape:
+        raise ValueError(f"reference {reference.shape} and prediction {prediction.shape} differ in shape")
+    for name, labels in (("reference", reference), ("prediction", prediction)):
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(f"{name} of type {labels.dtype}; expected integers")
+        if labels.size and (labels.min() < 0 or labels.max() >= classes):
+            raise ValueError(f"{name} has values {labels.min()}..{labels.max()}; expected 0..{classes - 1}")
+    pairs = reference.astype(np.int64).ravel() * classes + prediction.astype(np.int64).ravel()
+    confusion = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    return [
+        OverlapCounts(
+            tp=int(confusion[k, k]),
+            fp=int(confusion[:, k].sum() - confusion[k, k]),
+            fn=int(confusion[k].sum() - confusion[k, k]),
+        )
+        for k in range(1, classes)
+    ]
+
+
+def dice(counts: OverlapCounts) -> float:
+    """2 TP / (2 TP + FP + FN) (Dice 1945); NaN if the class is absent from both maps."""
+    total = counts.reference + counts.predicted
+    return 2 * counts.tp / total if total else float("nan")
+
+
+def iou(counts: OverlapCounts) -> float:
+    """TP / (TP + FP + FN) (Jaccard 1912); NaN if the class is absent from both maps."""
+    union = counts.tp + counts.fp + counts.fn
+    return counts.tp / union if union else float("nan")

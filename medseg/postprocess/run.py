@@ -1,0 +1,54 @@
+"""The postprocess stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from medseg.config import Config, PostprocessConfig
+from medseg.errors import ConfigError
+from medseg.files import read_json, sha256_file, write_json, writer_lock
+from medseg.image.formats import read_labels, write_labels
+from medseg.image.labels import LabelTable
+from medseg.ingest.manifest import read_manifest
+from medseg.postprocess.components import fill_holes, largest_component, remove_small
+
+
+def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> None:
+    """Apply the data set's operations to every label map of ``predictions`` (a ``predictions.json``) into ``out``."""
+    manifest = read_manifest(manifest_path)
+    steps = config.datasets[manifest.dataset].postprocess
+    check_names(steps, manifest.labels, manifest.dataset)
+    facts = read_json(predictions)
+    cases = {}
+    with writer_lock(out):
+        for case_id, entry in facts["cases"].items():
+            case = manifest.case(case_id)
+            labels, _ = read_labels(predictions.parent / entry["file"])
+            target = out / entry["file"]
+            write_labels(target, apply(labels, steps, manifest.labels), case.geometry)
+            cases[case_id] = {"file": target.name, "sha256": sha256_file(target)}
+        write_json(out / "predictions.json", {**facts, "cases": cases, "postprocess": steps.model_dump()})
+
+
+def apply(labels: NDArray[Any], steps: PostprocessConfig, table: LabelTable) -> NDArray[Any]:
+    """Fill holes, keep largest components, remove small ones, in this order; labels (S) hold file values."""
+    values = (1,) if table.instances else table.values
+    if steps.fill_holes:
+        labels = fill_holes(labels, values)
+    for name in steps.largest_component:
+        labels = largest_component(labels, dict(table.names)[name])
+    if steps.min_size:
+        labels = remove_small(labels, values, steps.min_size)
+    return labels
+
+
+def check_names(steps: PostprocessConfig, table: LabelTable, dataset: str) -> None:
+    """Raise ``ConfigError`` if an operation names a class that the data set does not have."""
+    unknown = sorted(set(steps.largest_component) - set(table.class_names))
+    if unknown:
+        raise ConfigError(
+            f"datasets.{dataset}.postprocess.largest_component: no class {unknown}; there are {list(table.class_names)}"
+        )

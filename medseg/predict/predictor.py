@@ -1,0 +1,79 @@
+"""A loaded model that maps an image to a label map on its own grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from medseg.errors import DataError, PlanError
+from medseg.image.geometry import Geometry
+from medseg.models.step import autocast, memory_format, pick_device, set_exact
+from medseg.patches.tiling import predict_tiled
+from medseg.preprocess.prepare import prepare_image, restore_labels
+from medseg.train.checkpoint import read_checkpoint
+
+
+class Predictor:
+    """Everything needed to predict: network, plan, label table.
+
+    Args:
+        folder: model folder.
+        device: ``auto``, ``cpu`` or ``cuda``; none: the one the plan was made for, if it is here.
+        threads: CPU threads; none: the plan's, which repeats a study's predictions bit for bit.
+    """
+
+    def __init__(self, folder: Path, device: str | None = None, threads: int | None = None) -> None:
+        self.checkpoint, network = read_checkpoint(folder)
+        self.plan = self.checkpoint.plan
+        try:
+            self.device = pick_device(device or ("auto" if self.plan.device == "cuda" else "cpu"))
+        except RuntimeError as error:
+            raise PlanError(str(error)) from None
+        # A GPU's fast precision may be slow or absent elsewhere; full precision always works.
+        self.precision = self.plan.precision if self.device == self.plan.device else "fp32"
+        set_exact(threads or self.plan.threads)
+        self.network = network.to(self.device, memory_format=memory_format(self.plan.dims))
+
+    def predict(self, image: NDArray[Any], geometry: Geometry, name: str) -> NDArray[Any]:
+        """Segment one image.
+
+        Args:
+            image: (C, S) as read; geometry: its grid; name: for error messages.
+
+        Returns:
+            (S) label values of the model's label table, on the image's grid.
+
+        Raises:
+            DataError: if dimensions or channels are not the model's, voxels are not finite, or the network's output
+                is not finite.
+        """
+        plan = self.plan
+        if geometry.dims != plan.dims or image.shape[0] != plan.in_channels:
+            raise DataError(
+                f"{name}: {geometry.dims}-D with {image.shape[0]} channels; the model expects {plan.dims}-D with "
+                f"{plan.in_channels} ({', '.join(self.checkpoint.channels)})"
+            )
+        if geometry.unit != plan.unit:
+            raise DataError(
+                f"{name}: its voxel size is in {geometry.unit}, the model was trained on sizes in {plan.unit}; "
+                "give the size of its pixels in micrometres (--spacing), or leave it out for a model trained without"
+            )
+        if not np.isfinite(image).all():
+            raise DataError(f"{name}: {int((~np.isfinite(image)).sum())} voxels are NaN or Inf; repair the file")
+        prepared, record = prepare_image(image, geometry, plan.grid)
+        tensor = torch.from_numpy(prepared).to(self.device)
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            logits = predict_tiled(self.network, tensor, plan.patch, batch=plan.batch)
+        if not torch.isfinite(logits).all():
+            raise DataError(f"{name}: the network's output is not finite; the model or the image is damaged")
+        if tuple(logits.shape[1:]) != record.shape:
+            # Back to the native box: the same extent-preserving convention as `resample_image`.
+            mode = "bilinear" if plan.dims == 2 else "trilinear"
+            logits = F.interpolate(logits[None], size=record.shape, mode=mode, align_corners=False)[0]
+        channels = logits.argmax(dim=0).numpy().astype(np.uint8)
+        return self.checkpoint.labels.to_values(restore_labels(channels, record))

@@ -1,0 +1,115 @@
+"""The predict stage: the validation cases of a fold, or any image files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from medseg.config import Config
+from medseg.errors import DataError
+from medseg.files import read_json, sha256_file, write_json, writer_lock
+from medseg.image.formats import read_image, stem_of, suffix_of, write_labels
+from medseg.ingest.manifest import Case, read_manifest
+from medseg.ingest.splits import read_split
+from medseg.plan.fingerprint import load_case_image
+from medseg.predict.predictor import Predictor
+from medseg.progress import Progress
+from medseg.train.checkpoint import read_description
+
+
+def run(config: Config, manifest_path: Path, splits: Path, fold: int, model: Path, out: Path) -> None:
+    """Predict the validation cases of ``fold`` with the model folder ``model`` into ``out``.
+
+    ``predictions.json`` comes last. A prediction already there from the same weights and image is kept.
+    """
+    manifest = read_manifest(manifest_path)
+    dataset = config.datasets[manifest.dataset]
+    folder = Path(config.data_root) / dataset.path
+    _, case_ids = read_split(splits, fold)
+    checkpoint, weights = read_description(model)
+    label = f"predict {manifest.dataset}/{checkpoint.plan.model} fold {fold} seed {checkpoint.seed}"
+    bar = Progress(label, len(case_ids))
+    entries: dict[str, dict[str, str]] = {}
+    predictor: Predictor | None = None
+    with writer_lock(out):
+        for done, case_id in enumerate(case_ids, start=1):
+            case = manifest.case(case_id)
+            stamp = out / f".{case.id}.json"
+            entry = _kept(out, stamp, case, weights)
+            if entry is None:
+                predictor = predictor or Predictor(model)
+                image = load_case_image(case, folder, dataset.spacing)
+                labels = predictor.predict(image, case.geometry, case.id)
+                target = out / f"{case.id}{suffix_of(Path(case.images[0]))}"
+                write_labels(target, labels, case.geometry)
+                entry = {"file": target.name, "sha256": sha256_file(target)}
+                write_json(stamp, {**entry, "weights_sha256": weights, "images_sha256": list(case.images_sha256)})
+            entries[case.id] = entry
+            bar.update(done)
+        write_json(
+            out / "predictions.json",
+            {
+                "dataset": manifest.dataset,
+                "model": checkpoint.plan.model,
+                "fold": fold,
+                "seed": checkpoint.seed,
+                "weights_sha256": weights,
+                "cases": entries,
+            },
+        )
+
+
+def predict_files(
+    images: Sequence[Path],
+    model: Path,
+    out: Path,
+    *,
+    spacing: Sequence[float] | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+) -> list[Path]:
+    """Predict image files; each label map gets its image's name and format, in ``out``.
+
+    Args:
+        images: files of the model's dimensions and channels (all channels in one file).
+        model: model folder.
+        out: folder, made if absent.
+        spacing: pixel size in micrometres per axis, for formats without a header.
+        device, threads: see ``Predictor``.
+
+    Returns:
+        The label maps written, in the order of ``images``.
+
+    Raises:
+        DataError: if an image is missing, two images would give one output, or an output would replace its input.
+    """
+    missing = [str(p) for p in images if not p.is_file()]
+    if missing:
+        raise DataError(f"no such image: {', '.join(missing)}")
+    targets = [out / f"{stem_of(p)}{suffix_of(p)}" for p in images]
+    twice = sorted(str(t) for t, n in Counter(targets).items() if n > 1)
+    if twice:
+        raise DataError(f"several images would be written to {', '.join(twice)}; predict them into separate folders")
+    same = [str(p) for p, t in zip(images, targets, strict=True) if t.exists() and t.samefile(p)]
+    if same:
+        raise DataError(f"the prediction would replace its input {', '.join(same)}; choose another output folder")
+    predictor = Predictor(model, device, threads)
+    bar = Progress("predict", len(images))
+    for done, (path, target) in enumerate(zip(images, targets, strict=True), start=1):
+        image, geometry = read_image(path, spacing=spacing)
+        write_labels(target, predictor.predict(image, geometry, str(path)), geometry)
+        bar.update(done, str(target))
+    return targets
+
+
+def _kept(out: Path, stamp: Path, case: Case, weights: str) -> dict[str, str] | None:
+    """The entry of a prediction that is there, whole, from these weights and this image; else None."""
+    if not stamp.is_file():
+        return None
+    facts = read_json(stamp)
+    target = out / facts["file"]
+    same = facts["weights_sha256"] == weights and facts["images_sha256"] == list(case.images_sha256)
+    if same and target.is_file() and sha256_file(target) == facts["sha256"]:
+        return {"file": facts["file"], "sha256": facts["sha256"]}
+    return None

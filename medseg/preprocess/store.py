@@ -1,0 +1,125 @@
+"""Prepared cases on disk: chunked blosc2 arrays (float16 image, integer labels) with digests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.errors import DataError
+from medseg.files import read_json, sha256_file, write_json, write_with
+from medseg.plan.plan import GridPlan
+from medseg.preprocess.prepare import InverseRecord
+
+CHUNK = 64
+FILES = ("image.b2nd", "label.b2nd", "locations.npy")
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedCase:
+    """A case as training sees it.
+
+    Attributes:
+        id: case id.
+        shape: prepared voxels per axis.
+        record: how to undo the preparation.
+        folder: where its files lie.
+    """
+
+    id: str
+    shape: tuple[int, ...]
+    record: InverseRecord
+    folder: Path
+
+    def read_image(self, box: tuple[slice, ...] | None = None) -> NDArray[np.float32]:
+        """The image (C, S) or the box of it, as float32."""
+        array = blosc2.open(str(self.folder / "image.b2nd"), mode="r")
+        return np.asarray(array[(slice(None), *box) if box else ...], dtype=np.float32)
+
+    def read_labels(self, box: tuple[slice, ...] | None = None) -> NDArray[np.uint8]:
+        """The label channels (S) or the box of them."""
+        return np.asarray(blosc2.open(str(self.folder / "label.b2nd"), mode="r")[box or ...])
+
+    def read_locations(self) -> NDArray[np.int32]:
+        """Sampled foreground voxels: rows (class, voxel index per axis)."""
+        rows: NDArray[np.int32] = np.load(self.folder / "locations.npy", allow_pickle=False)
+        return rows
+
+
+def write_case(
+    folder: Path,
+    key: str,
+    image: NDArray[np.float32],
+    labels: NDArray[np.uint8],
+    locations: NDArray[np.int32],
+    record: InverseRecord,
+) -> None:
+    """Write one case; ``case.json`` with the digests comes last and makes it valid.
+
+    Args:
+        folder: the case's own folder.
+        key: fingerprint of inputs, grid and code; a case is only reused for the same key.
+        image: (C, S); labels: (S); locations: (n, 1 + d).
+        record: how to undo the preparation.
+    """
+    write_with(folder / FILES[0], lambda path: _write_array(path, image.astype(np.float16)))
+    write_with(folder / FILES[1], lambda path: _write_array(path, labels))
+    write_with(folder / FILES[2], lambda path: np.save(path, locations, allow_pickle=False))
+    digests = {name: sha256_file(folder / name) for name in FILES}
+    write_json(folder / "case.json", {"key": key, "sha256": digests, "record": record.to_json()})
+
+
+def case_is_valid(folder: Path, key: str) -> bool:
+    """Whether the folder holds a complete, undamaged case for ``key``."""
+    if not (folder / "case.json").is_file():
+        return False
+    facts = read_json(folder / "case.json")
+    return facts.get("key") == key and all(
+        (folder / name).is_file() and sha256_file(folder / name) == digest for name, digest in facts["sha256"].items()
+    )
+
+
+def write_index(folder: Path, dataset: str, grid: GridPlan, cases: Sequence[str]) -> None:
+    """Write ``index.json``: the grid and, per case, the digests of its files."""
+    entries = {case: read_json(folder / case / "case.json") for case in cases}
+    write_json(folder / "index.json", {"dataset": dataset, "grid": grid.to_json(), "cases": entries})
+
+
+def open_store(index: Path) -> tuple[GridPlan, dict[str, PreparedCase], Mapping[str, Any]]:
+    """Open a store by its ``index.json``.
+
+    Returns:
+        The grid, the cases by id, and per case the digests of its files.
+
+    Raises:
+        DataError: if the index is missing or damaged.
+    """
+    facts = read_json(index)
+    try:
+        cases = {}
+        for case, entry in facts["cases"].items():
+            record = InverseRecord.from_json(entry["record"])
+            cases[case] = PreparedCase(case, record.prepared_shape, record, index.parent / case)
+        digests = {case: entry["sha256"] for case, entry in facts["cases"].items()}
+        return GridPlan.from_json(facts["grid"]), cases, digests
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{index}: not an index written by `medseg preprocess` ({error!r}); run it again") from error
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    spatial = 3 if array.ndim >= 3 else 2
+    chunks = [min(n, CHUNK if spatial == 3 else 256) for n in array.shape]
+    if array.ndim == 4 or (array.ndim == 3 and array.dtype == np.float16):
+        chunks[0] = 1
+    blosc2.asarray(
+        np.ascontiguousarray(array),
+        urlpath=str(path),
+        mode="w",
+        chunks=tuple(chunks),
+        cparams={"codec": blosc2.Codec.ZSTD, "clevel": 3, "nthreads": 1},
+    )

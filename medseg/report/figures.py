@@ -1,0 +1,202 @@
+"""Charts as PNG bytes, in a light and a dark version; equal input gives equal bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from medseg.image.labels import COLOURS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DPI = 110
+# Blue and vermilion first: the two of the palette that stand out best as lines on white.
+MODEL_COLOURS = tuple(COLOURS[k] for k in (5, 3, 2, 0, 4, 1, 6))
+MAX_NAME = 22
+
+
+@dataclass(frozen=True, slots=True)
+class Theme:
+    """Colours of a chart that are not data."""
+
+    name: str
+    paper: str
+    ink: str
+    faint: str
+    grid: str
+
+
+THEMES = (
+    Theme("light", "#ffffff", "#1c2430", "#5b6675", "#e3e7ec"),
+    Theme("dark", "#171c24", "#e6eaf0", "#9aa5b4", "#2c3440"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """One row of a box plot: a model's scores, one per case; NaN where undefined."""
+
+    name: str
+    colour: str
+    values: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One line of a chart: (steps, values); curves of one name share a legend entry."""
+
+    name: str
+    colour: str
+    steps: Sequence[float]
+    values: Sequence[float]
+
+
+def in_themes(draw: Callable[[Theme], Figure]) -> Mapping[str, bytes]:
+    """Draw a chart once per theme: theme name -> PNG."""
+    # Names come from data: a dollar sign must not start a formula.
+    with mpl.rc_context({"text.parse_math": False, "font.family": "DejaVu Sans", "font.size": 9}):
+        return {theme.name: png(draw(theme)) for theme in THEMES}
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG bytes without the writer's version."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def model_colours(models: Sequence[str]) -> dict[str, str]:
+    """A colour per model, by its place in the configuration."""
+    return {name: MODEL_COLOURS[k % len(MODEL_COLOURS)] for k, name in enumerate(models)}
+
+
+def score_limits(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Axis limits for scores in 0..1: up to 1, down to the tenth below the smallest."""
+    defined = values[np.isfinite(values)]
+    low = float(defined.min()) if defined.size else 0.0
+    floor = max(0.0, np.floor(low * 10 - 0.25) / 10)
+    margin = 0.025 * (1 - floor)
+    return min(floor, 0.8) - margin, 1 + margin
+
+
+def box_plot(rows: Sequence[Points], limits: tuple[float, float], axis: str, theme: Theme) -> Figure:
+    """Horizontal box plots with every point on top; n, and how many are undefined, in the tick labels."""
+    figure = Figure(
+        figsize=(4.9, 0.85 + 0.62 * len(rows)), dpi=DPI, facecolor=theme.paper, layout="constrained"
+    )
+    axes = figure.add_subplot()
+    for place, row in enumerate(reversed(rows)):
+        values = np.sort(row.values[np.isfinite(row.values)])
+        if values.size:
+            axes.boxplot(
+                values,
+                positions=[place],
+                widths=0.52,
+                orientation="horizontal",
+                showfliers=False,
+                manage_ticks=False,
+                patch_artist=True,
+                boxprops={"facecolor": row.colour, "alpha": 0.22, "edgecolor": row.colour},
+                medianprops={"color": theme.ink, "linewidth": 1.4},
+                whiskerprops={"color": theme.faint, "linewidth": 0.9},
+                capprops={"color": theme.faint, "linewidth": 0.9},
+            )
+        axes.scatter(
+            values,
+            place + _swarm(values, limits),
+            s=13,
+            color=row.colour,
+            edgecolors=theme.paper,
+            linewidths=0.4,
+            zorder=3,
+        )
+    axes.set_yticks(range(len(rows)), [_tick(row) for row in reversed(rows)])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlim(limits)
+    axes.set_xlabel(axis)
+    _style(axes, theme)
+    axes.grid(axis="y", visible=False)
+    return figure
+
+
+def _tick(row: Points) -> str:
+    name = row.name if len(row.name) <= MAX_NAME else row.name[: MAX_NAME - 1] + "…"
+    undefined = int(np.isnan(row.values).sum())
+    note = f", {undefined} undefined" if undefined else ""
+    return f"{name}\nn = {row.values.size - undefined}{note}"
+
+
+def _swarm(values: NDArray[np.float64], limits: tuple[float, float]) -> NDArray[np.float64]:
+    """Vertical offsets that keep sorted neighbouring points apart: nearest free lane, middle first."""
+    gap = (limits[1] - limits[0]) / 75
+    lanes = [0.09 * k for k in (0, 1, -1, 2, -2)]
+    last = [-np.inf] * len(lanes)
+    offsets = np.zeros(len(values))
+    for k, value in enumerate(values):
+        free = [lane for lane in range(len(lanes)) if value - last[lane] >= gap]
+        lane = free[0] if free else int(np.argmin(last))
+        last[lane] = value
+        offsets[k] = lanes[lane]
+    return offsets
+
+
+def line_chart(
+    curves: Sequence[Curve], ylabel: str, limits: tuple[float, float] | None, theme: Theme
+) -> Figure:
+    """Lines over training steps; long noisy ones faint, with their running mean on top."""
+    figure = Figure(figsize=(4.9, 2.9), dpi=DPI, facecolor=theme.paper, layout="constrained")
+    axes = figure.add_subplot()
+    named: set[str] = set()
+    for curve in curves:
+        steps, values = np.asarray(curve.steps, dtype=float), np.asarray(curve.values, dtype=float)
+        label = curve.name if curve.name not in named else None
+        named.add(curve.name)
+        window = len(values) // 25
+        if window > 1:
+            axes.plot(steps, values, color=curve.colour, alpha=0.18, linewidth=0.7)
+            steps, values = _running_mean(steps, window), _running_mean(values, window)
+        marker = "o" if len(values) <= 25 else None
+        axes.plot(
+            steps,
+            values,
+            color=curve.colour,
+            alpha=0.9,
+            linewidth=1.4,
+            marker=marker,
+            markersize=2.8,
+            label=label,
+        )
+    axes.set_xlabel("training step")
+    axes.set_ylabel(ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if limits:
+        axes.set_ylim(limits)
+    _style(axes, theme)
+    if named:
+        axes.legend(frameon=False, labelcolor=theme.ink, handlelength=1.4, loc="best")
+    return figure
+
+
+def _running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    return np.convolve(values, np.full(window, 1 / window), mode="valid")
+
+
+def _style(axes: Axes, theme: Theme) -> None:
+    axes.set_facecolor(theme.paper)
+    axes.set_axisbelow(True)
+    axes.grid(color=theme.grid, linewidth=0.8)
+    axes.tick_params(length=0, colors=theme.ink, labelcolor=theme.ink)
+    axes.xaxis.label.set_color(theme.faint)
+    axes.yaxis.label.set_color(theme.faint)
+    axes.spines[:].set_visible(False)
+    axes.spines["bottom"].set(visible=True, color=theme.grid)

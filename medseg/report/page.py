@@ -1,0 +1,340 @@
+"""The page: tables as plain values, and the template that turns them into one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import importlib.resources
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+
+from medseg.compare.statistics import ENOUGH_GROUPS
+from medseg.files import digest_of
+from medseg.report.figures import model_colours
+from medseg.report.overlays import class_colour
+from medseg.report.sources import Run, Study
+
+ALPHA = 0.05
+STAGES = ("ingest", "plan", "preprocess", "train", "predict", "postprocess", "evaluate", "compare", "report")
+
+# Plan entries shown for every model: heading, key.
+PLAN_ROWS = (
+    ("Network", "network"),
+    ("Dimensions", "dims"),
+    ("Parameters", "parameters"),
+    ("Patch", "patch"),
+    ("Batch", "batch"),
+    ("Widths", "widths"),
+    ("Strides", "strides"),
+    ("Spacing", "spacing"),
+    ("Normalization", "normalization"),
+    ("Loss", "loss"),
+    ("Optimizer", "optimizer"),
+    ("Learning rate", "lr"),
+    ("Weight decay", "weight_decay"),
+    ("Augmentation", "augment"),
+    ("Foreground share", "foreground"),
+    ("Steps", "steps"),
+    ("Precision", "precision"),
+    ("Device", "device"),
+    ("Threads", "threads"),
+)
+# Plan entries with one number per axis.
+CROSSED = {"patch", "spacing"}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A picture of the page: file name stem, caption, text for those who do not see it, PNG bytes, model."""
+
+    name: str
+    caption: str
+    alt: str
+    light: bytes
+    dark: bytes | None = None
+    model: str = ""
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """File name -> bytes."""
+        files = {f"{self.name}.png": self.light}
+        return files if self.dark is None else {**files, f"{self.name}-dark.png": self.dark}
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayRow:
+    """One case with the overlays of all models."""
+
+    standing: str
+    case: str
+    score: float
+    figures: tuple[Figure, ...]
+
+
+def render(
+    study: Study,
+    boxes: Mapping[str, Sequence[Figure]],
+    curves: Mapping[str, Sequence[Figure]],
+    overlays: Mapping[str, Sequence[OverlayRow]],
+) -> str:
+    """The page as HTML; every value from data passes through autoescape."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"score": score, "signed": signed, "p": p_value, "uri": data_uri, "span": duration}
+    template = (
+        importlib.resources.files("medseg.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    )
+    colours = model_colours(list(study.config.models))
+    few = {r["dataset"] for r in study.leaderboard if int(r["n_subjects"]) < ENOUGH_GROUPS}
+    return environment.from_string(template).render(
+        study=study,
+        missing=study.missing,
+        config=study.config,
+        colours=colours,
+        class_colours={
+            d: {n: class_colour(k) for k, n in enumerate(m.labels.class_names, start=1)}
+            for d, m in study.manifests.items()
+        },
+        budget=_budget(study),
+        boards={d: _board(study, d) for d in study.datasets},
+        classes={d: _classes(study, d) for d in study.datasets},
+        pairs={
+            d: [_pair(study, p) for p in study.summary["pairs"] if p["dataset"] == d] for d in study.datasets
+        },
+        few=few,
+        enough=ENOUGH_GROUPS,
+        boxes=boxes,
+        curves=curves,
+        overlays=overlays,
+        times={d: [_times(study, d, m) for m in _in_order(study, d)] for d in study.datasets},
+        stages=_stages(study),
+        plans={d: _plans(study, d) for d in study.datasets},
+        orders={d: _in_order(study, d) for d in study.datasets},
+        data=[_data(study, d) for d in study.datasets],
+        definitions=study.summary["definitions"],
+        provenance=_provenance(study.runs),
+        digests=[*study.digests.items(), ("configuration", digest_of(study.config.model_dump(mode="json")))],
+        config_text=_config_text(study),
+    )
+
+
+def score(value: float | str | None) -> str:
+    """Three decimals, or ``undefined``."""
+    if value is None or value == "" or (isinstance(value, float) and not math.isfinite(value)):
+        return "undefined"
+    return f"{float(value):.3f}"
+
+
+def signed(value: float | None) -> str:
+    """Three decimals with a sign (a true minus), or ``undefined``."""
+    return "undefined" if value is None else f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def p_value(value: float | None) -> str:
+    """A p-value as journals print it."""
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def data_uri(image: bytes) -> str:
+    """PNG bytes as a ``data:`` address, so that the page needs no other file."""
+    return "data:image/png;base64," + base64.b64encode(image).decode("ascii")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _in_order(study: Study, dataset: str) -> list[str]:
+    """The evaluated models of a data set in the order of the configuration."""
+    return list(dict.fromkeys(run.model for run in study.runs if run.dataset == dataset))
+
+
+def _budget(study: Study) -> str:
+    given = study.config.budget.model_dump(exclude_none=True)
+    return ", ".join(f"{v:g} {'GB of memory' if k == 'memory_gb' else k}" for k, v in given.items())
+
+
+def _board(study: Study, dataset: str) -> dict[str, Any]:
+    """Leaderboard rows with the place of mean and interval on a common axis, in percent."""
+    rows = [dict(row) for row in study.leaderboard if row["dataset"] == dataset]
+    bounds = [float(row[c]) for row in rows for c in ("dice_mean", "dice_low", "dice_high") if row[c]]
+    low = max(0.0, math.floor(min(bounds, default=0.0) * 20 - 0.2) / 20)
+    high = min(1.0, math.ceil(max(bounds, default=1.0) * 20 + 0.2) / 20)
+    scale = 100 / max(high - low, 1e-9)
+    for row in rows:
+        at = {c: (float(row[c]) - low) * scale for c in ("dice_mean", "dice_low", "dice_high") if row[c]}
+        row["at"] = f"{at['dice_mean']:.2f}" if "dice_mean" in at else ""
+        interval = "dice_low" in at
+        row["left"] = f"{at['dice_low']:.2f}" if interval else ""
+        row["width"] = f"{at['dice_high'] - at['dice_low']:.2f}" if interval else ""
+    return {"rows": rows, "low": f"{low:.2f}", "high": f"{high:.2f}"}
+
+
+def _classes(study: Study, dataset: str) -> list[dict[str, Any]]:
+    """Dice and IoU summaries per class and model; classes in the data set's order, best model first."""
+    found = {
+        (r["label"], r["model"], r["metric"]): r for r in study.summary["rows"] if r["dataset"] == dataset
+    }
+    return [
+        {
+            "label": label,
+            "model": model,
+            "dice": found[label, model, "dice"],
+            "iou": found[label, model, "iou"],
+        }
+        for label in study.manifests[dataset].labels.class_names
+        for model in study.models(dataset)
+        if (label, model, "dice") in found
+    ]
+
+
+def _pair(study: Study, pair: Mapping[str, Any]) -> dict[str, Any]:
+    """A paired comparison with its reading in words."""
+    if pair["p_holm"] is None:
+        verdict = "not tested"
+    elif pair["p_holm"] >= ALPHA:
+        verdict = "no evidence of a difference"
+    else:
+        verdict = f"{pair['first'] if (pair['effect'] or 0) > 0 else pair['second']} better"
+    classes = study.manifests[pair["dataset"]].labels.class_names
+    label = classes[0] if len(classes) == 1 else pair["label"]
+    return {**pair, "label": label, "verdict": verdict, "decided": verdict.endswith(" better")}
+
+
+def _times(study: Study, dataset: str, model: str) -> dict[str, Any]:
+    runs = study.runs_of(dataset, model)
+    seconds = [float(run.timing["seconds"]) for run in runs]
+    steps = sum(int(run.timing["steps"]) for run in runs)
+    return {
+        "model": model,
+        "runs": len(runs),
+        "steps": _distinct(run.timing["steps"] for run in runs),
+        "mean": sum(seconds) / len(seconds),
+        "total": sum(seconds),
+        "per_step": f"{1000 * sum(seconds) / steps:.0f} ms" if steps else "–",
+        "attempts": sum(int(run.timing["attempts"]) for run in runs),
+        "device": _distinct(run.timing["device"] for run in runs),
+        "threads": _distinct(run.timing["threads"] for run in runs),
+    }
+
+
+def _stages(study: Study) -> dict[str, dict[str, Any]]:
+    """Workflow jobs per stage and data set: how many, how long, how much memory."""
+    place = {stage: k for k, stage in enumerate(STAGES)}
+    rows: dict[str, dict[str, Any]] = {}
+    for stage in sorted({j.stage for j in study.jobs}, key=lambda s: (place.get(s, len(place)), s)):
+        for dataset in study.datasets:
+            jobs = [j for j in study.jobs if (j.dataset, j.stage) == (dataset, stage)]
+            seconds = [j.seconds for j in jobs if j.seconds is not None]
+            peak = max((j.peak_mb for j in jobs if j.peak_mb is not None), default=None)
+            cell = {
+                "jobs": len(jobs),
+                "total": sum(seconds) if seconds else None,
+                "peak": "–" if peak is None else f"{peak:,.0f} MB",
+            }
+            rows.setdefault(stage, {}).update({dataset: cell} if jobs else {})
+    return rows
+
+
+def _plans(study: Study, dataset: str) -> dict[str, Any]:
+    """Plan entries of all models side by side, and the reasons the planner gave."""
+    plans = {m: study.plans[dataset, m] for m in _in_order(study, dataset)}
+    counts = {m: _parameters(study.runs_of(dataset, m)) for m in plans}
+    rows = []
+    for heading, key in PLAN_ROWS:
+        values = [
+            counts[m]
+            if key == "parameters" and key not in p
+            else _shown(p.get(key), " × " if key in CROSSED else ", ")
+            for m, p in plans.items()
+        ]
+        rows.append({"heading": heading, "values": values, "differ": len(set(values)) > 1})
+    reasons = {m: {str(k): str(v) for k, v in p.get("reasons", {}).items()} for m, p in plans.items()}
+    return {"rows": rows, "reasons": reasons}
+
+
+def _parameters(runs: Sequence[Run]) -> str:
+    facts = [{**run.facts.get("provenance", {}), **run.facts} for run in runs]
+    return _distinct(_shown(f["parameters"]) for f in facts if "parameters" in f)
+
+
+def _shown(value: Any, between: str = ", ") -> str:
+    """A plan entry as text: lists joined, lists within lists by crosses, large numbers in groups."""
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        return between.join(_shown(v, "×") for v in value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000:
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _data(study: Study, dataset: str) -> dict[str, Any]:
+    manifest, splits = study.manifests[dataset], study.splits[dataset]
+    units = {c.geometry.unit for c in manifest.cases}
+    spacing = [c.geometry.spacing for c in manifest.cases]
+    used = sorted({run.fold for run in study.runs if run.dataset == dataset})
+    folds = [
+        {
+            "fold": k,
+            "train": len(fold["train"]),
+            "val": len(fold["val"]),
+            "used": k in used,
+        }
+        for k, fold in enumerate(splits["folds"])
+    ]
+    return {
+        "name": dataset,
+        "dims": manifest.dims,
+        "cases": len(manifest.cases),
+        "subjects": len({c.subject for c in manifest.cases}),
+        "channels": ", ".join(manifest.channels),
+        "labels": ", ".join(f"{n} = {v}" for n, v in manifest.labels.names),
+        "instances": manifest.labels.instances,
+        "shape": _range([c.geometry.shape for c in manifest.cases], "d"),
+        "spacing": f"{_range(spacing, '.3g')} {' / '.join(sorted(units))}",
+        "folds": folds,
+        "group": splits["group"],
+        "seed": splits["seed"],
+        "allowed": manifest.allowed,
+    }
+
+
+def _range(rows: Sequence[Sequence[float]], form: str) -> str:
+    """Smallest to largest value per axis, axes joined by crosses."""
+    axes = []
+    for values in zip(*rows, strict=True):
+        low, high = format(min(values), form), format(max(values), form)
+        axes.append(low if low == high else f"{low}–{high}")
+    return " × ".join(axes)
+
+
+def _distinct(values: Any) -> str:
+    return ", ".join(dict.fromkeys(str(v) for v in values)) or "–"
+
+
+def _provenance(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """What the checkpoints say about where they come from; differing values side by side."""
+    keys = dict.fromkeys(key for run in runs for key in run.facts.get("provenance", {}))
+    return [(k, _distinct(run.facts.get("provenance", {}).get(k, "–") for run in runs)) for k in keys]
+
+
+def _config_text(study: Study) -> str:
+    """The configuration as JSON; what stands before ``@`` in an address (user, password) is left out."""
+    text = json.dumps(study.config.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    return re.sub(r"(://)[^/@\s\"]*@", r"\1…@", text)

@@ -1,0 +1,138 @@
+"""The report stage: gather, draw, render, write; the page last."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from medseg.files import write_bytes, write_text
+from medseg.progress import Progress, say
+from medseg.report.figures import (
+    Curve,
+    Points,
+    box_plot,
+    in_themes,
+    line_chart,
+    model_colours,
+    score_limits,
+)
+from medseg.report.overlays import case_scores, choose, draw_case, run_of_case, voxel_scores
+from medseg.report.page import Figure, OverlayRow, render
+from medseg.report.sources import Study, read_study
+
+
+def run(results: Path, config_json: Path, data_root: Path, out: Path) -> None:
+    """Write ``figures/*.png`` and then ``index.html`` into ``out``.
+
+    Args:
+        results: results folder of the experiment.
+        config_json: its validated configuration.
+        data_root: folder that the data sets' paths are relative to.
+        out: folder to write into; figures of an earlier report there are replaced.
+
+    Raises:
+        DataError: if a result is missing or damaged, or an image changed since it was recorded.
+        GeometryError: if a prediction lies on another grid than its reference.
+    """
+    study = read_study(results, config_json)
+    boxes = {dataset: _boxes(study, dataset) for dataset in study.datasets}
+    curves = {dataset: _curves(study, dataset) for dataset in study.datasets}
+    overlays = {dataset: _overlays(study, data_root, dataset) for dataset in study.datasets}
+    page = render(study, boxes, curves, overlays)
+
+    figures: dict[str, bytes] = {}
+    for dataset in study.datasets:
+        drawn = [*boxes[dataset], *curves[dataset]]
+        drawn += [figure for row in overlays[dataset] for figure in row.figures]
+        figures |= {name: data for figure in drawn for name, data in figure.files.items()}
+    folder = out / "figures"
+    for name, data in figures.items():
+        write_bytes(folder / name, data)
+    for stale in folder.glob("*.png"):
+        if stale.name not in figures:
+            stale.unlink()
+    write_text(out / "index.html", page)
+    say(f"report: {len(figures)} figures -> {out / 'index.html'}")
+
+
+def _figure(name: str, caption: str, alt: str, images: Mapping[str, bytes]) -> Figure:
+    dark = images.get("dark")
+    return Figure(name, caption, alt, images["light"], dark)
+
+
+def _boxes(study: Study, dataset: str) -> list[Figure]:
+    """One box plot per class, all models, Dice per case (seeds averaged)."""
+    scores = study.scores
+    mine = scores[(scores["dataset"] == dataset) & (scores["metric"] == "dice")]
+    by_case = mine.groupby(["label", "model", "case"], sort=True)["value"].mean()
+    limits = score_limits(by_case.to_numpy(dtype=np.float64))
+    colours = model_colours(list(study.config.models))
+    present = {(str(k[0]), str(k[1])) for k in by_case.index}
+    figures = []
+    for place, label in enumerate(study.manifests[dataset].labels.class_names):
+        rows = [
+            Points(model, colours[model], by_case[label, model].to_numpy(dtype=np.float64))
+            for model in study.config.models
+            if (label, model) in present
+        ]
+        draw = functools.partial(box_plot, rows, limits, "Dice per case")
+        alt = f"Box plots of Dice per case of class {label} on {dataset}, one per model"
+        figures.append(_figure(f"dice-{dataset}-{place}", label, alt, in_themes(draw)))
+    return figures
+
+
+CURVES = (
+    ("loss", "train/loss", "Training loss", "loss"),
+    ("dice", "val/dice/mean", "Validation Dice, mean over classes", "Dice"),
+)
+
+
+def _curves(study: Study, dataset: str) -> list[Figure]:
+    """Training loss and validation Dice over steps, a line per run, a colour per model."""
+    colours = model_colours(list(study.config.models))
+    figures = []
+    for name, key, caption, axis in CURVES:
+        lines = []
+        for run_ in (r for r in study.runs if r.dataset == dataset):
+            points = [(r["step"], r[key]) for r in run_.history if r.get(key) is not None]
+            if points:
+                lines.append(Curve(run_.model, colours[run_.model], *zip(*points, strict=True)))
+        limits = None
+        if axis == "Dice" and lines:
+            low, high = score_limits(np.array([v for line in lines for v in line.values]))
+            limits = (low, high)
+        draw = functools.partial(line_chart, lines, axis, limits)
+        alt = f"{caption} over training steps on {dataset}, one line per run, one colour per model"
+        figures.append(_figure(f"curve-{name}-{dataset}", caption, alt, in_themes(draw)))
+    return figures
+
+
+def _overlays(study: Study, data_root: Path, dataset: str) -> list[OverlayRow]:
+    """Worst, median and best case of the best model, with the same case of the others beside it."""
+    models = study.models(dataset)
+    scores = case_scores(study.scores, dataset, models[0])
+    chosen = choose(scores)
+    root = data_root / study.config.datasets[dataset].path
+    progress = Progress(f"overlays {dataset}", len(chosen))
+    rows = []
+    for number, choice in enumerate(chosen, start=1):
+        figures = []
+        for model, image in draw_case(study, root, dataset, choice.case).items():
+            shown = run_of_case(study, dataset, model, choice.case)
+            if shown is None:
+                continue
+            found = voxel_scores(study.scores, shown, choice.case)
+            marks = ", ".join(
+                f"{label} {found[label]:.3f}" if np.isfinite(found[label]) else f"{label} undefined"
+                for label in study.manifests[dataset].labels.class_names
+            )
+            alt = f"{model} on case {choice.case} of {dataset}: contours of reference and prediction"
+            name = f"overlay-{dataset}-{choice.case}-{model}"
+            caption = f"fold {shown.fold}, seed {shown.seed} · Dice {marks}"
+            figures.append(Figure(name, caption, alt, image, None, model))
+        rows.append(OverlayRow(choice.standing, choice.case, float(scores[choice.case]), tuple(figures)))
+        progress.update(number)
+    return rows

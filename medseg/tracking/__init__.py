@@ -1,0 +1,26 @@
+"""tracking: results -> MLflow, and models back from it.
+
+Reads everything under ``results/<experiment>``; writes ``tracking/store.json`` and an MLflow store (a SQLite
+file beside the results, or the server that the configuration names). Guarantees: results never depend on the
+store, replays add nothing twice, nothing lands in the experiment "Default", no code and no path of this
+machine goes into a tag or parameter. Only this package imports MLflow, and only inside functions: importing
+the package itself is cheap.
+"""
+
+from medseg.tracking.mirror import Mirror
+from medseg.tracking.models import resolve_model
+from medseg.tracking.runs import RunSpec, training_spec
+from medseg.tracking.store import init_store
+from medseg.tracking.sync import sync
+from medseg.tracking.ui import serve_ui, ui_command
+
+__all__ = [
+    "Mirror",
+    "RunSpec",
+    "init_store",
+    "resolve_model",
+    "serve_ui",
+    "sync",
+    "training_spec",
+    "ui_command",
+]

@@ -1,0 +1,113 @@
+"""Points of training curves: followed in the journal while it grows, sent to MLflow in batches, once."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg.tracking.runs import metric_name
+
+BATCH = 1000  # MLflow's own limit for one request
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One value of a curve: MLflow's key, value, training step, unix time in ms."""
+
+    key: str
+    value: float
+    step: int
+    time_ms: int
+
+
+class JournalReader:
+    """Reads what was added to a journal since the last time.
+
+    The file may not exist yet, end in a torn line (left for the next time), or have been cut and written on
+    by a
+    resumed training: the last line read is compared, and if it is not there any more, reading starts over.
+        Lines that come again are no harm, since ``Curves`` sends no step twice.
+
+    Attributes:
+        path: of the journal.
+        damaged: complete lines that were no records.
+        renamed: names of metrics that MLflow would not take as they are.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damaged = 0
+        self.renamed: set[str] = set()
+        self._offset = 0
+        self._last = b""
+
+    def read(self) -> list[Point]:
+        """Points of the complete lines that are new; damaged lines are counted and left out."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self._offset - len(self._last))
+                if file.read(len(self._last)) != self._last:
+                    self._offset, self._last = 0, b""
+                    file.seek(0)
+                data = file.read()
+        except FileNotFoundError:
+            self._offset, self._last = 0, b""
+            return []
+        lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+        self._offset += sum(map(len, lines))
+        self._last = lines[-1] if lines else self._last
+        return [point for line in lines for point in self._points(line)]
+
+    def _points(self, line: bytes) -> list[Point]:
+        try:
+            record = json.loads(line)
+            step, time_ms = int(record["step"]), int(record["time_ms"])
+            metrics = {str(k): float(v) for k, v in record["metrics"].items() if v is not None}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self.damaged += 1
+            return []
+        self.renamed.update(k for k in metrics if metric_name(k) != k)
+        # An undefined score has no place on a curve; MLflow would turn infinity into a number.
+        return [Point(metric_name(k), v, step, time_ms) for k, v in metrics.items() if math.isfinite(v)]
+
+
+class Curves:
+    """The curves of one run in MLflow: knows which steps are there and sends the others."""
+
+    def __init__(self, client: Any, run_id: str) -> None:
+        self._client = client
+        self._run_id = run_id
+        keys = client.get_run(run_id).data.metrics
+        self._steps = {key: {m.step for m in client.get_metric_history(run_id, key)} for key in keys}
+
+    def missing(self, points: Iterable[Point]) -> list[Point]:
+        """The points whose step is not there yet; of several for one step, the first."""
+        seen: set[tuple[str, int]] = set()
+        out = []
+        for point in points:
+            if point.step not in self._steps.get(point.key, ()) and (point.key, point.step) not in seen:
+                seen.add((point.key, point.step))
+                out.append(point)
+        return out
+
+    def send(self, points: Sequence[Point], sent: Callable[[], None] = lambda: None) -> int:
+        """Send points that are missing, in batches, calling ``sent`` after each; returns how many.
+
+        Timestamps are the journal's, so that a batch whose answer was lost and that is sent again adds no
+        row.
+        """
+        from mlflow.entities import Metric
+
+        todo = self.missing(points)
+        for start in range(0, len(todo), BATCH):
+            batch = todo[start : start + BATCH]
+            metrics = [Metric(p.key, p.value, p.time_ms, p.step) for p in batch]
+            self._client.log_batch(self._run_id, metrics=metrics, synchronous=True)
+            for point in batch:
+                self._steps.setdefault(point.key, set()).add(point.step)
+            sent()
+        return len(todo)

@@ -1,0 +1,162 @@
+"""A training's curves in MLflow while it runs: a thread follows the journal, and training never waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+from medseg.progress import say
+from medseg.tracking.journal import Curves, JournalReader, Point
+from medseg.tracking.runs import (
+    RunSpec,
+    close_orphans,
+    close_run,
+    display_tags,
+    now_ms,
+    open_runs,
+    owner_tags,
+    supersede_others,
+)
+from medseg.tracking.store import (
+    MIRROR_TIMEOUT_S,
+    Store,
+    load_mlflow,
+    one_line,
+    open_store,
+    read_store,
+    store_lock,
+)
+
+POLL_S = 1.0
+LONGEST_WAIT_S = 60.0
+# At the end: this long without progress, and this long in all.
+QUIET_S = 5.0
+FLUSH_S = 60.0
+
+
+class Mirror:
+    """Context manager around a training: sends its journal to MLflow within seconds and ends its run.
+
+    Nothing that happens to the store reaches the training: an outage is told once, tried again with growing
+        pauses, and what stays unsent is sent by ``medseg track sync``. The status is FINISHED, KILLED for
+        ``KeyboardInterrupt`` and ``SystemExit``, FAILED for any other exception.
+    """
+
+    def __init__(self, store: Path, spec: RunSpec, journal: Path) -> None:
+        """Take ``store.json``, the training's spec and its journal (which need not exist yet)."""
+        self._store_file = store
+        self._spec = spec
+        self._reader = JournalReader(journal)
+        self._unsent: list[Point] = []
+        self._link: _Link | None = None
+        self._status: str | None = None
+        self._stop = threading.Event()
+        self._progress = time.monotonic()
+        self._outage = False
+        self._told = False
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Mirror:
+        # MLflow is imported here, not in the thread: two threads that import packages with cyclic imports at
+        # once (training imports MONAI, and that MLflow) may see them half-made.
+        try:
+            load_mlflow(MIRROR_TIMEOUT_S)
+        except ImportError as error:
+            say(f"tracking: off, MLflow cannot be imported ({one_line(error)})")
+            return self
+        self._thread = threading.Thread(target=self._follow, name="medseg-mirror", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread is None:
+            return
+        killed = kind is not None and issubclass(kind, KeyboardInterrupt | SystemExit)
+        self._status = "FINISHED" if kind is None else "KILLED" if killed else "FAILED"
+        self._progress = begun = time.monotonic()
+        self._stop.set()
+        while self._thread.is_alive():
+            now = time.monotonic()
+            if now - self._progress > QUIET_S or now - begun > FLUSH_S:
+                self._say_unsent("the store does not answer")
+                return
+            self._thread.join(0.05)
+
+    def _follow(self) -> None:
+        wait = POLL_S
+        while True:
+            stopping = self._stop.is_set()
+            try:
+                self._send()
+                if stopping:
+                    self._close()
+                    return
+                if self._outage:
+                    say(f"tracking: {self._spec.key}: the store is back")
+                self._outage, wait = False, POLL_S
+            except Exception as error:  # noqa: BLE001 (recorded; whatever it is, it must not end the training)
+                if stopping:
+                    self._say_unsent(one_line(error))
+                    return
+                if not self._outage:
+                    say(f"tracking: {self._spec.key}: {one_line(error)}; training goes on, trying again")
+                self._outage, wait = True, min(2 * wait, LONGEST_WAIT_S)
+            self._stop.wait(wait)
+
+    def _send(self) -> None:
+        self._unsent += self._reader.read()
+        if self._link is None:
+            self._link = _Link(read_store(self._store_file), self._spec)
+            self._moved()
+        tags = display_tags(self._reader.renamed)
+        if tags:
+            self._link.tag(tags)
+            self._reader.renamed.clear()
+        self._link.curves.send(self._unsent, self._moved)
+        self._unsent.clear()
+
+    def _moved(self) -> None:
+        self._progress = time.monotonic()
+
+    def _close(self) -> None:
+        if self._link is not None and self._status is not None:
+            self._link.close(self._status)
+
+    def _say_unsent(self, why: str) -> None:
+        if self._told:
+            return
+        self._told = True
+        say(
+            f"tracking: {self._spec.key}: not all was sent ({why}); results are complete, "
+            f"`medseg track sync {self._store_file.parent.parent}` sends the rest"
+        )
+
+
+class _Link:
+    """An open connection to the run of one training."""
+
+    def __init__(self, store: Store, spec: RunSpec) -> None:
+        self._store = store
+        with store_lock(store.lock, QUIET_S):
+            self._client, self._experiment = open_store(store)
+            close_orphans(self._client, self._experiment)
+            self._parent, self._child = open_runs(
+                self._client, self._experiment, spec, start_ms=now_ms(), owner=owner_tags()
+            )
+            supersede_others(self._client, self._experiment, spec.parent_key, [self._parent])
+            supersede_others(self._client, self._experiment, spec.key, [self._child])
+        self.curves = Curves(self._client, self._child)
+
+    def tag(self, tags: dict[str, str]) -> None:
+        """Set tags of the run."""
+        for name, value in tags.items():
+            self._client.set_tag(self._child, name, value)
+
+    def close(self, status: str) -> None:
+        """Set the final status."""
+        with store_lock(self._store.lock, QUIET_S):
+            close_run(self._client, self._experiment, self._parent, self._child, status)

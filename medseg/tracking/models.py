@@ -1,0 +1,170 @@
+"""Models in MLflow: stored without pickle, found again by run id or model name."""
+
+from __future__ import annotations
+
+import atexit
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medseg import __version__
+from medseg.errors import CheckpointError, DataError, TrackingError
+from medseg.files import read_json, sha256_file, write_text
+from medseg.tracking.results import Trained
+from medseg.tracking.runs import require_run
+from medseg.tracking.store import Store, check_uri, connect, load_mlflow, one_line, store_errors
+
+FORMAT = "medseg-model-1"
+FILES = ("model.json", "model.safetensors")
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def log_model(client: Any, experiment: str, run: Any, trained: Trained) -> tuple[str, bool]:
+    """Store a training's model with its run, unless it is there.
+
+    Returns:
+        Its id in MLflow, and whether it is new.
+    """
+    from mlflow.entities import LoggedModelOutput
+
+    weights = str(trained.facts["weights_sha256"])
+    run_id = run.info.run_id
+    for known in _models_of(client, experiment, run_id):
+        if str(known.status) == "READY" and known.tags.get("medseg.weights_sha256") == weights:
+            return str(known.model_id), False
+        client.delete_logged_model(known.model_id)  # left half-made by a killed process, or outdated
+    params = {k: str(v) for k, v in trained.spec.child_params.items()}
+    made = client.create_logged_model(
+        experiment,
+        name=re.sub(r"[^A-Za-z0-9_-]", "_", trained.spec.key.replace("/", "-").replace(" ", "-")),
+        source_run_id=run_id,
+        tags={"medseg.weights_sha256": weights, "medseg.key": trained.spec.key},
+        params=params,
+        model_type="segmentation",
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        write_model(trained.folder, folder)
+        client.log_model_artifacts(made.model_id, str(folder))
+    client.log_outputs(run_id, [LoggedModelOutput(made.model_id, 0)])
+    client.finalize_logged_model(made.model_id, "READY")
+    return str(made.model_id), True
+
+
+def write_model(trained: Path, folder: Path) -> None:
+    """Write the MLflow form of a model folder; torch is not imported and no requirement is guessed."""
+    import mlflow
+    import yaml
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # asks for an input example, which would mean running the network
+        import mlflow.pyfunc
+
+        mlflow.pyfunc.save_model(
+            folder,
+            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+            artifacts={name: str(trained / name) for name in FILES},
+            model_config={"out": "predictions"},
+            pip_requirements=[f"medseg=={__version__}", f"mlflow=={mlflow.__version__}"],
+        )
+    # MLflow writes down where the files came from on this machine; nothing reads it.
+    facts = yaml.safe_load((folder / "MLmodel").read_text())
+    flavor = facts["flavors"]["python_function"]
+    flavor["model_code_path"] = Path(flavor["model_code_path"]).name
+    for name in FILES:
+        flavor["artifacts"][name]["uri"] = name
+    write_text(folder / "MLmodel", yaml.safe_dump(facts, sort_keys=False))
+
+
+def _models_of(client: Any, experiment: str, run_id: str) -> list[Any]:
+    return list(client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'"))
+
+
+def resolve_model(reference: str, store_uri: str | None) -> Path:
+    """The model folder that a user means.
+
+    Args:
+        reference: a folder with ``model.json``, a run id, ``runs:/<run id>``, ``models:/<model id>``,
+            ``models:/<name>/<version>`` or ``models:/<name>@<alias>``.
+        store_uri: the tracking store; None: ``mlflow.db`` in the working folder.
+
+    Raises:
+        CheckpointError: if there is no such folder, or what MLflow holds is no model of ours.
+        TrackingError: if the store cannot be reached or has no such run or model.
+    """
+    path = Path(reference)
+    if path.is_file() and path.name in FILES:
+        path = path.parent
+    if path.exists():
+        if not (path / "model.json").is_file():
+            raise CheckpointError(
+                f"{path}: no model folder; expected one with model.json and model.safetensors, as in "
+                "results/<experiment>/<data set>/train/<model>/<run>"
+            )
+        return path
+    run_id = reference.removeprefix("runs:/").split("/")[0]
+    if not RUN_ID.fullmatch(run_id) and not reference.startswith("models:/"):
+        raise CheckpointError(
+            f"{reference}: no such folder; expected a model folder, a run id (32 digits), runs:/ or models:/…"
+        )
+    load_mlflow()
+    store = Store(check_uri(store_uri), "", Path())
+    try:
+        client = connect(store)
+        uri = reference if reference.startswith("models:/") else _uri_of_run(client, run_id)
+        return check_model_folder(_fetch(store.uri, uri), reference)
+    except store_errors() as error:
+        raise TrackingError(f"{reference}: not found in {store.uri}: {one_line(error)}") from error
+
+
+def _uri_of_run(client: Any, run_id: str) -> str:
+    run = require_run(client, run_id)
+    ready = [m for m in _models_of(client, run.info.experiment_id, run_id) if str(m.status) == "READY"]
+    if ready:
+        return f"models:/{ready[0].model_id}"
+    query = f"tags.`mlflow.parentRunId` = '{run_id}'"
+    children = [r for r in client.search_runs([run.info.experiment_id], query) if r.info.run_id != run_id]
+    if children:
+        listed = "\n".join(f"  {r.info.run_id}  {r.info.run_name}" for r in children)
+        raise TrackingError(
+            f"run {run_id} ({run.info.run_name}) stands for several trainings; name one of\n{listed}"
+        )
+    raise TrackingError(
+        f"run {run_id} ({run.info.run_name}) holds no model; after its training, `medseg track sync "
+        "results/<experiment>` puts it there"
+    )
+
+
+def _fetch(store_uri: str, model_uri: str) -> Path:
+    """A folder with the artifacts of a model: the store's own if on this disk, else a copy until we exit."""
+    from mlflow.artifacts import download_artifacts
+
+    target: str | None = None
+    if not store_uri.startswith("sqlite:"):
+        target = tempfile.mkdtemp(prefix="medseg-model-")
+        atexit.register(shutil.rmtree, target, ignore_errors=True)
+    found = download_artifacts(
+        artifact_uri=model_uri, dst_path=target, tracking_uri=store_uri, registry_uri=store_uri
+    )
+    return Path(found) / "artifacts"
+
+
+def check_model_folder(folder: Path, reference: str) -> Path:
+    """The folder, if it holds a model of ours with the weights that it promises."""
+    try:
+        facts: Mapping[str, Any] = read_json(folder / "model.json")
+        found, sha256 = facts.get("format"), facts.get("weights_sha256")
+    except (DataError, AttributeError):
+        raise CheckpointError(
+            f"{reference}: found a model that medseg did not write; expected {FORMAT}"
+        ) from None
+    if found != FORMAT:
+        raise CheckpointError(f"{reference}: found format {found!r}; expected {FORMAT!r}")
+    weights = folder / "model.safetensors"
+    if not weights.is_file() or sha256_file(weights) != sha256:
+        raise CheckpointError(f"{reference}: its weights are missing or damaged (SHA-256 differs)")
+    return folder

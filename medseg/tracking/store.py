@@ -1,0 +1,286 @@
+"""The MLflow store: where it is, how it comes into being once, and the client that speaks to it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib
+import logging
+import os
+import sqlite3
+import threading
+import time
+import urllib.parse
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import BusyError, DataError, TrackingError
+from medseg.files import fsync_folder, read_json, write_json
+from medseg.progress import say
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+ARTIFACTS = "mlartifacts"
+# An upload's answer may take a while (the server stores it first); a training's sender gives up sooner.
+SYNC_TIMEOUT_S = 30
+MIRROR_TIMEOUT_S = 3
+LOCK_WAIT_S = 120.0
+
+_process_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Where an experiment is tracked.
+
+    Attributes:
+        uri: ``sqlite:///file`` (relative to the working folder) or an ``http(s)://`` MLflow server.
+        experiment: its name; ids are looked up by it, so that a store made anew is found too.
+        folder: of ``store.json``.
+    """
+
+    uri: str
+    experiment: str
+    folder: Path
+
+    @property
+    def database(self) -> Path | None:
+        """The SQLite file, or None for a server."""
+        return database_of(self.uri)
+
+    @property
+    def lock(self) -> Path:
+        """What writers of runs hold: beside the database, since several experiments share it."""
+        path = self.database
+        return self.folder / ".store.lock" if path is None else path.parent / f".{path.name}.lock"
+
+
+def check_uri(uri: str | None) -> str:
+    """The URI to use, or ``TrackingError`` for a kind of store that does not serve."""
+    if uri is None:
+        return DEFAULT_URI
+    parts = urllib.parse.urlsplit(uri)
+    if parts.password or parts.username:
+        raise TrackingError(
+            "tracking.uri holds a user name or password; give it without, and set MLFLOW_TRACKING_USERNAME "
+            "and MLFLOW_TRACKING_PASSWORD, since the URI is written into the results"
+        )
+    if parts.scheme in {"http", "https"} and parts.netloc:
+        return uri
+    if uri.startswith("sqlite:///") and len(uri) > len("sqlite:///") and not parts.query:
+        return uri
+    hint = (
+        "; old file stores are converted by `mlflow migrate-filestore`"
+        if parts.scheme in {"", "file"}
+        else ""
+    )
+    raise TrackingError(
+        f"tracking.uri {uri!r}: expected http://… or https://… (an MLflow server, whatever database it "
+        f"has) or sqlite:///FILE{hint}"
+    )
+
+
+def database_of(uri: str) -> Path | None:
+    """The file of a SQLite URI (three slashes: relative, four: absolute), None for other URIs."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def artifacts_of(uri: str) -> str:
+    """Folder of the artifacts beside a SQLite file; relative where the URI is, so that both move together."""
+    path = database_of(uri)
+    return ARTIFACTS if path is None else (path.parent / ARTIFACTS).as_posix()
+
+
+def load_mlflow(timeout_s: int = SYNC_TIMEOUT_S) -> Any:
+    """Import MLflow, with calls that end soon: by default, one to a dead server blocks for minutes."""
+    os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
+    os.environ.update(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT=str(timeout_s))
+    # Its type-hint checks and deprecated imports warn on import; nothing a user of medseg could mend.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mlflow = importlib.import_module("mlflow")
+        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    return mlflow
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """What MLflow raises when a store is down, locked, full or refuses."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error)
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's text, short."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
+@contextlib.contextmanager
+def store_lock(path: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+    """Hold the right to create experiments and runs; ``BusyError`` after ``wait_s``.
+
+    A record lock and not flock: a data loader's workers, forked while it is held, would inherit an flock and
+        keep it. Record locks do not exclude threads of one process, hence the second lock. The kernel frees
+        it with the process.
+    """
+    until = time.monotonic() + wait_s
+    if not _process_lock.acquire(timeout=wait_s):
+        raise BusyError(f"{path}: held by another thread for {wait_s:.0f} s")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+", encoding="utf-8") as file:
+            while True:
+                try:
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except (BlockingIOError, PermissionError):
+                    if time.monotonic() > until:
+                        raise BusyError(
+                            f"{path}: another process has held the tracking store for {wait_s:.0f} s"
+                        ) from None
+                    time.sleep(0.05)
+            yield
+    finally:
+        _process_lock.release()
+
+
+def init_store(uri: str | None, experiment: str, out: Path) -> None:
+    """Create the store and the experiment if they are not there, close orphaned runs, and write ``out``.
+
+    Any number of processes may call it at once and again. A server that does not answer is told and no error:
+    results do not need it, and ``sync`` finds the experiment by its name later.
+
+    Args:
+        uri: SQLite file or MLflow server; None: ``mlflow.db`` in the working folder.
+        experiment: name of the experiment.
+        out: ``results/<experiment>/tracking/store.json``.
+
+    Raises:
+        TrackingError: for a URI that cannot serve, or a SQLite file that cannot be made or read.
+    """
+    from medseg.tracking.runs import close_orphans
+
+    store = Store(check_uri(uri), experiment, out.parent)
+    load_mlflow()
+    found: str | None = None
+    try:
+        with store_lock(store.lock):
+            client, found = open_store(store)
+            close_orphans(client, found)
+    except store_errors() as error:
+        if store.database is not None:
+            raise TrackingError(f"{store.uri}: cannot be used: {one_line(error)}") from error
+        say(f"tracking: {store.uri} does not answer; the study goes on, `medseg track sync` sends all later")
+    write_json(out, {"uri": store.uri, "experiment": experiment, "experiment_id": found})
+
+
+def open_store(store: Store) -> tuple[Any, str]:
+    """Client and experiment id of a store, both made if they are not there. Call with ``store.lock`` held."""
+    path = store.database
+    if path is not None and not path.is_file():
+        _create_database(path, store.uri)
+        say(f"tracking: made {path}")
+    client = connect(store)
+    return client, _experiment_id(client, store)
+
+
+def _create_database(path: Path, uri: str) -> None:
+    """Make the SQLite file, whole or not at all: a migration that is killed half-way cannot be continued.
+
+    Of several processes that let MLflow create its tables, all but one die.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.new"
+    temporary.unlink(missing_ok=True)
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    made = SqlAlchemyStore(f"sqlite:///{temporary}", artifacts_of(uri))
+    made.engine.dispose()
+    with contextlib.closing(sqlite3.connect(temporary)) as database, database:
+        database.execute(SET_LOCATION, (f"{artifacts_of(uri)}/0", 0))
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    fsync_folder(path.parent)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        mode = database.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    if mode != "wal":
+        say(f"tracking: {path}: no write-ahead log on this file system ({mode}); writers will wait longer")
+
+
+def read_store(path: Path) -> Store:
+    """Read ``store.json``; ``TrackingError`` if it is missing or damaged."""
+    try:
+        value = read_json(path)
+        return Store(check_uri(value["uri"]), value["experiment"], path.parent)
+    except (DataError, KeyError, TypeError) as error:
+        raise TrackingError(
+            f"{path}: not a store written by `medseg track init` ({error}); run it again"
+        ) from error
+
+
+def connect(store: Store) -> Any:
+    """An ``MlflowClient`` of the store.
+
+    Raises:
+        TrackingError: if the SQLite file is not there (another working folder, or deleted).
+    """
+    path = store.database
+    if path is not None and not path.is_file():
+        raise TrackingError(
+            f"{path}: no such file in this folder; run the command where the study was run, or, if it was "
+            "deleted, make it again with `medseg track sync results/<experiment>`"
+        )
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=store.uri)
+
+
+def _experiment_id(client: Any, store: Store) -> str:
+    """Id of the experiment, made if it is not there.
+
+    ``mlflow.set_experiment`` is not used: where several processes race, it puts the losers' runs into
+    "Default".
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(store.experiment)
+    if found is None:
+        # Made by another machine meanwhile, perhaps: our lock reaches only this one.
+        with contextlib.suppress(MlflowException):
+            client.create_experiment(store.experiment, tags=EXPERIMENT_TAGS)
+        found = client.get_experiment_by_name(store.experiment)
+        if found is None:
+            raise TrackingError(f"{store.uri}: does not let experiment '{store.experiment}' be created")
+    _make_relative(store, found)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+        say(f"tracking: experiment '{store.experiment}' was in the bin of {store.uri}; restored")
+    return str(found.experiment_id)
+
+
+def _make_relative(store: Store, experiment: Any) -> None:
+    """Keep artifacts findable after the folder moves: MLflow makes every local location absolute."""
+    place = f"{artifacts_of(store.uri)}/{experiment.experiment_id}"
+    local = urllib.parse.urlsplit(experiment.artifact_location).scheme in {"", "file"}
+    if store.database is not None and local and experiment.artifact_location != place:
+        with contextlib.closing(sqlite3.connect(store.database, timeout=20)) as database, database:
+            database.execute(SET_LOCATION, (place, int(experiment.experiment_id)))
+
+
+SET_LOCATION = "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?"
+# The first tells the UI which of its two faces to show.
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "A study made by medseg. One run per data set and model (select two or more and "
+    "press Compare); inside each, one run per fold and seed. `tags.medseg.superseded = 'false'` hides "
+    "outdated runs.",
+}

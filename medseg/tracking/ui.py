@@ -1,0 +1,75 @@
+"""The MLflow UI, on this machine only."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+from medseg.errors import TrackingError
+from medseg.progress import say
+from medseg.tracking.store import artifacts_of, check_uri, database_of
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# The default is four workers and seven processes of a job queue that nobody here uses: 1.5 GB instead of 0.5.
+SERVER_ENVIRONMENT = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+def ui_command(store_uri: str | None, port: int = 5000, host: str = "127.0.0.1") -> list[str]:
+    """The command that serves the UI of a SQLite store; run it in the working folder of the study.
+
+    Raises:
+        TrackingError: for a server (open its address instead), a missing store, or a host that others can
+            reach: MLflow asks nobody for a password.
+    """
+    uri = check_uri(store_uri)
+    path = database_of(uri)
+    if path is None:
+        raise TrackingError(f"the runs are kept by a server: open {uri} in a browser")
+    if host not in LOOPBACK:
+        raise TrackingError(
+            f"host {host!r}: the UI has no password, so it is served on 127.0.0.1 only; from elsewhere, use "
+            f"`ssh -L {port}:127.0.0.1:{port}`"
+        )
+    if not path.is_file():
+        raise TrackingError(f"{path}: no such file in this folder; run the command where the study was run")
+    place = ["--backend-store-uri", uri, "--artifacts-destination", artifacts_of(uri)]
+    return [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        *place,
+        "--host",
+        host,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+
+
+def serve_ui(store_uri: str | None, port: int = 5000, host: str = "127.0.0.1") -> None:
+    """Become the UI's server, until Ctrl-C.
+
+    Raises:
+        TrackingError: as ``ui_command``, or if the port is taken.
+    """
+    command = ui_command(store_uri, port, host)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise TrackingError(
+                f"port {port} is taken ({error.strerror}); choose another: --port {port + 1}"
+            ) from None
+    shown = f"[{host}]" if ":" in host else host
+    say(f"MLflow UI: http://{shown}:{port} (ready in some seconds; Ctrl-C ends it)")
+    os.execve(command[0], command, {**os.environ, **SERVER_ENVIRONMENT})

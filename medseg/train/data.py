@@ -1,0 +1,53 @@
+"""Training batches as a function of (seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medseg.augment.policy import RECIPES
+from medseg.models.step import memory_format
+from medseg.patches.sampling import case_of, forced_foreground, generator, patch_start
+from medseg.plan.plan import Plan
+from medseg.preprocess.store import PreparedCase
+
+
+def batch_cases(cases: Sequence[PreparedCase], plan: Plan, seed: int, step: int) -> list[PreparedCase]:
+    """The cases of one step's batch."""
+    return [cases[case_of(step, i, plan.batch, len(cases), seed)] for i in range(plan.batch)]
+
+
+def make_batch(cases: Sequence[PreparedCase], plan: Plan, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """One augmented batch on the plan's device.
+
+    Returns:
+        images (N, C, patch) float32 in channels-last order, labels (N, patch) int64.
+    """
+    images = np.zeros((plan.batch, plan.in_channels, *plan.patch), dtype=np.float32)
+    labels = np.zeros((plan.batch, *plan.patch), dtype=np.int64)
+    for position, case in enumerate(batch_cases(cases, plan, seed, step)):
+        rng = generator(seed, 2, step, position)
+        forced = forced_foreground(position, plan.batch, plan.foreground)
+        start = patch_start(case.shape, plan.patch, rng, case.read_locations() if forced else None)
+        _read_patch(case, start, images[position], labels[position])
+    draws = torch.Generator().manual_seed(int(generator(seed, 4, step).integers(2**62)))
+    x, y = torch.from_numpy(images).to(plan.device), torch.from_numpy(labels).to(plan.device)
+    x, y = RECIPES[plan.augment](x, y, draws, plan.spacing, plan.oriented)
+    return x.contiguous(memory_format=memory_format(plan.dims)), y
+
+
+def _read_patch(
+    case: PreparedCase, start: Sequence[int], image: NDArray[np.float32], labels: NDArray[np.int64]
+) -> None:
+    """Fill ``image`` (C, patch) and ``labels`` (patch) from the case; what hangs over its edge stays 0."""
+    source, target = [], []
+    for begin, size, length in zip(start, labels.shape, case.shape, strict=True):
+        low, high = max(0, begin), min(length, begin + size)
+        source.append(slice(low, high))
+        target.append(slice(low - begin, high - begin))
+    image[(slice(None), *target)] = case.read_image(tuple(source))
+    labels[tuple(target)] = case.read_labels(tuple(source))

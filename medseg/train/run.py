@@ -1,0 +1,95 @@
+"""The train stage: one model, one fold, one seed."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from medseg.errors import DataError, PlanError
+from medseg.files import digest_of, read_json, write_bytes, write_json, writer_lock
+from medseg.ingest.manifest import read_manifest
+from medseg.ingest.splits import read_split
+from medseg.plan.plan import Plan
+from medseg.plan.run import VALIDATION_CASES
+from medseg.preprocess.store import open_store
+from medseg.provenance import environment
+from medseg.train.checkpoint import Checkpoint, write_checkpoint
+from medseg.train.loop import Fold, train
+
+
+def fingerprint(plan: Plan, index: Path, splits: Path, fold: int, seed: int, code: str) -> str:
+    """Digest of everything the weights depend on: plan, prepared data, fold, seed and code.
+
+    The number of steps is part of it, since the learning rate at every step depends on it: state of a shorter run,
+    continued, would give weights that no undisturbed run gives.
+    """
+    decisions = {k: v for k, v in plan.to_json().items() if k not in ("model", "reasons")}
+    digests = {case: entry["sha256"] for case, entry in read_json(index)["cases"].items()}
+    train, val = read_split(splits, fold)
+    return digest_of({"plan": decisions, "data": digests, "train": train, "val": val, "seed": seed, "code": code})
+
+
+def fingerprint_of(plan_path: Path, index: Path, splits: Path, fold: int, seed: int, code: str) -> str:
+    """``fingerprint`` of the files on disk."""
+    return fingerprint(Plan.from_json(read_json(plan_path)), index, splits, fold, seed, code)
+
+
+def journal_path(state: Path, key: str) -> Path:
+    """Where the training with fingerprint ``key`` keeps its journal."""
+    return state / key[:16] / "journal.jsonl"
+
+
+def run(
+    manifest_path: Path, plan_path: Path, index: Path, splits: Path, fold: int, seed: int, state: Path, out: Path, code: str
+) -> None:
+    """Train and write the model folder ``out``.
+
+    Args:
+        manifest_path, plan_path, index, splits: results of the stages before.
+        fold, seed: which training.
+        state: folder for the state of unfinished trainings, kept apart from ``out``.
+        out: the model folder.
+        code: digest of the training code.
+    """
+    begun = time.monotonic()
+    manifest = read_manifest(manifest_path)
+    plan = Plan.from_json(read_json(plan_path))
+    grid, cases, _ = open_store(index)
+    if grid != plan.grid:
+        raise PlanError(f"{index}: prepared on another grid than {plan_path} asks for; run `medseg preprocess` again")
+    train_ids, val_ids = read_split(splits, fold)
+    absent = sorted({*train_ids, *val_ids} - cases.keys())
+    if absent:
+        raise DataError(f"{splits}: cases {absent[:3]} are not prepared in {index}; run `medseg ingest` again")
+    key = fingerprint(plan, index, splits, fold, seed, code)
+    chosen = Fold(
+        [cases[i] for i in train_ids], [cases[i] for i in val_ids[:VALIDATION_CASES]], manifest.labels.class_names
+    )
+    label = f"train {manifest.dataset}/{plan.model} fold {fold} seed {seed}"
+    folder = state / key[:16]
+    with writer_lock(folder):
+        attempts = _attempts(folder)
+        network = train(plan, chosen, seed, folder, label)
+        seconds = attempts["seconds"] + time.monotonic() - begun
+        write_bytes(out / "history.jsonl", (folder / "journal.jsonl").read_bytes())
+        timing = {"seconds": round(seconds, 1), "steps": plan.steps, "attempts": attempts["attempts"]}
+        write_json(out / "timing.json", {**timing, "device": plan.device, "threads": plan.threads})
+        checkpoint = Checkpoint(
+            manifest.dataset, manifest.channels, manifest.labels, plan, fold, seed, key, environment()
+        )
+        write_checkpoint(out, checkpoint, network)
+
+
+def _attempts(folder: Path) -> dict[str, float]:
+    """Count this attempt; time of earlier, killed ones is estimated from their journal's first and last record."""
+    path = folder / "attempts.json"
+    attempts = read_json(path)["attempts"] + 1 if path.is_file() else 1
+    write_json(path, {"attempts": attempts})
+    journal = folder / "journal.jsonl"
+    times = []
+    for line in journal.read_text().splitlines() if journal.is_file() else []:
+        if line.endswith("}"):
+            times.append(json.loads(line)["time_ms"])
+    return {"attempts": attempts, "seconds": (times[-1] - times[0]) / 1000 if times else 0.0}
+

@@ -1,0 +1,132 @@
+"""What the Snakefile needs when it is parsed: configuration, paths, digests, and the lock on the working folder.
+
+Free of torch, monai and mlflow, since every remote job parses the Snakefile again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from medseg.config import Config, load_config
+from medseg.errors import BusyError, MedsegError
+from medseg.files import canonical_json, digest_of, write_json
+from medseg.provenance import closure_digest
+
+_held: list[IO[str]] = []
+
+
+def read_config(files: Sequence[Path], overrides: Mapping[str, Any]) -> Config:
+    """The configuration of a workflow run; a bad one ends the process with exit code 2 and one line per problem."""
+    try:
+        return load_config(files, overrides)
+    except MedsegError as error:
+        stop(error)
+
+
+def stop(error: MedsegError) -> Any:
+    """Print a user's error without a traceback and leave with exit code 2 (Snakemake itself would say 1)."""
+    sys.stderr.write(f"{error}\n")
+    sys.stderr.flush()
+    raise SystemExit(2)
+
+
+def hold_folder(folder: Path) -> None:
+    """Take the working folder for this process, or end with exit code 2 naming the process that has it.
+
+    The kernel holds the lock and frees it however the process ends. Whoever gets it knows that no other workflow runs
+    here, so Snakemake's own lock files, which a killed run leaves behind, are stale and are removed: nobody has to
+    unlock by hand.
+    """
+    inner = folder / ".snakemake"
+    inner.mkdir(parents=True, exist_ok=True)
+    file = open(inner / "medseg.lock", "a+", encoding="utf-8")  # noqa: SIM115 (held until the process ends)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        first = file.read().strip() or "an unknown process"
+        stop(BusyError(f"{folder.resolve().name}/: {first} is already running a workflow here; wait for it or stop it"))
+    file.truncate(0)
+    file.write(f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])})\n")
+    file.flush()
+    _held.append(file)
+    shutil.rmtree(inner / "locks", ignore_errors=True)
+    (inner / "locks").mkdir()
+
+
+def write_config(config: Config, path: Path) -> None:
+    """Leave the checked configuration where the stages read it, if it changed."""
+    value = json.loads(config.model_dump_json())
+    if not path.is_file() or canonical_json(json.loads(path.read_bytes())) != canonical_json(value):
+        write_json(path, value)
+
+
+def grid_name(config: Config, model: str) -> str:
+    """Name of the store of prepared cases that a model uses; models without overrides of the grid share ``default``."""
+    fixed = config.models[model].plan
+    overrides = {"spacing": fixed.spacing, "normalization": fixed.normalization}
+    return "default" if not any(overrides.values()) else f"grid-{digest_of(overrides)[:8]}"
+
+
+def grid_model(config: Config, grid: str) -> str:
+    """The first model that uses a grid."""
+    return next(name for name in config.models if grid_name(config, name) == grid)
+
+
+def dataset_slice(config: Config, dataset: str) -> str:
+    """What checking and splitting a data set depend on, as a stable parameter."""
+    section = config.datasets[dataset].model_dump(exclude={"postprocess"})
+    folds = config.folds.model_dump(exclude={"run"})
+    return canonical_json({"dataset": section, "folds": folds, "files": files_stamp(config, dataset)})
+
+
+def files_stamp(config: Config, dataset: str) -> str:
+    """Digest of names, sizes and times of a data set's files, so that a changed file is seen; none for generated ones."""
+    section = config.datasets[dataset]
+    root = Path(config.data_root) / section.path
+    if section.generate is not None or not root.is_dir():
+        return ""
+    stamps = []
+    for folder, _, names in os.walk(root):
+        for name in names:
+            facts = os.stat(os.path.join(folder, name))
+            stamps.append([os.path.relpath(os.path.join(folder, name), root), facts.st_size, facts.st_mtime_ns])
+    return digest_of(sorted(stamps))
+
+
+def plan_slice(config: Config, model: str) -> str:
+    """What planning a model depends on, besides the fingerprint."""
+    keys = ("budget", "threads", "device", "folds")
+    general = config.model_dump(include=set(keys))
+    general["folds"] = general["folds"]["count"]
+    return canonical_json({"model": config.models[model].model_dump(), **general})
+
+
+def postprocess_slice(config: Config, dataset: str) -> str:
+    """What post-processing depends on."""
+    return canonical_json(config.datasets[dataset].postprocess.model_dump())
+
+
+def has_postprocess(config: Config, dataset: str) -> bool:
+    """Whether the data set names any operation."""
+    return any(config.datasets[dataset].postprocess.model_dump().values())
+
+
+def wants_gpu(config: Config) -> int:
+    """1 if trainings will ask for a GPU: by configuration, or ``auto`` where an NVIDIA device file exists."""
+    return int(config.device == "cuda" or (config.device == "auto" and any(Path("/dev").glob("nvidia[0-9]*"))))
+
+
+
+__all__ = [
+    "canonical_json",
+    "closure_digest",
+    "dataset_slice",
+]

@@ -1,0 +1,598 @@
+"""The contract of every row of FORMATS, and the damage that readers must find."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import pickle
+import re
+import struct
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import imagecodecs
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+
+from medseg.errors import DataError, GeometryError
+from medseg.image import nifti, stored
+from medseg.image.formats import (
+    FORMATS,
+    read_image,
+    read_labels,
+    read_stored,
+    stem_of,
+    suffix_of,
+    write_labels,
+)
+from medseg.image.geometry import Geometry
+from medseg.image.stored import FormatError
+
+# Rotated about two axes, anisotropic, mirrored, off the origin.
+OBLIQUE = np.array(
+    [[-1.48, 0.21, 0.1, 33.0], [0.2, 1.47, -0.52, -40.5], [0.12, 0.19, 4.1, 7.25], [0.0, 0.0, 0.0, 1.0]]
+)
+SUFFIXES = sorted(FORMATS)
+
+
+def grid(suffix: str) -> Geometry:
+    if FORMATS[suffix].dims == 3:
+        return Geometry.create((7, 6, 5), OBLIQUE, "mm")
+    return Geometry.from_spacing((37, 23), (1.0, 1.0))
+
+
+def some_labels(suffix: str, dtype: str = "uint8") -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 120, grid(suffix).shape).astype(dtype)
+
+
+@pytest.fixture(params=SUFFIXES)
+def written(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / f"case{request.param}"
+    write_labels(path, some_labels(request.param), grid(request.param))
+    return path
+
+
+# What every format promises
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "uint32", "int64"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_labels_come_back_as_written(suffix: str, dtype: str, tmp_path: Path) -> None:
+    path = tmp_path / f"case{suffix}"
+    labels = some_labels(suffix, dtype)
+    write_labels(path, labels, grid(suffix))
+    found, geometry = read_labels(path)
+    np.testing.assert_array_equal(found, labels)
+    if suffix != ".png":  # holds 8 or 16 bits without sign only
+        assert found.dtype == labels.dtype
+    assert geometry.shape == labels.shape
+    assert geometry.corner_distance_voxels(grid(suffix)) < 1e-5
+    assert geometry.unit == grid(suffix).unit
+
+
+def test_equal_input_gives_equal_bytes(written: Path) -> None:
+    first = written.read_bytes()
+    other = written.parent / f"another-name{suffix_of(written)}"
+    write_labels(other, *read_labels(written))
+    assert other.read_bytes() == first
+
+
+def test_image_has_a_channel_axis_and_the_same_grid(written: Path) -> None:
+    image, geometry = read_image(written)
+    labels, same = read_labels(written)
+    np.testing.assert_array_equal(image, labels[np.newaxis])
+    assert geometry == same
+    assert image.flags.c_contiguous
+
+
+def test_bytes_given_are_the_bytes_read(written: Path) -> None:
+    data = written.read_bytes()
+    expected, _ = read_labels(written)
+    written.unlink()
+    found, _ = read_labels(written, data)
+    np.testing.assert_array_equal(found, expected)
+
+
+def cuts(size: int) -> list[int]:
+    return sorted({1, 5, *(size * k // 100 for k in (1, 10, 50, 90, 99)), *(size - k for k in range(1, 13))})
+
+
+def test_truncated_anywhere_is_refused_by_name(written: Path) -> None:
+    data = written.read_bytes()
+    for length in cuts(len(data)):
+        with pytest.raises(DataError, match=f"case.*{written.suffix}"):
+            read_labels(written, data[:length])
+
+
+def test_empty_file_folder_and_missing_file_are_refused(written: Path) -> None:
+    with pytest.raises(FormatError, match="empty file"):
+        read_labels(written, b"")
+    written.unlink()
+    with pytest.raises(FormatError, match="No such file"):
+        read_labels(written)
+    written.mkdir()
+    with pytest.raises(FormatError, match="cannot be read"):
+        read_labels(written)
+
+
+@pytest.mark.parametrize("content", [b"not an image at all " * 40, b"\0" * 2000, b"\x1f\x8b" + b"\0" * 500])
+def test_other_content_is_refused(written: Path, content: bytes) -> None:
+    with pytest.raises(FormatError):
+        read_labels(written, content)
+
+
+def test_every_format_refuses_the_content_of_every_other(written: Path, tmp_path: Path) -> None:
+    kind = suffix_of(written)
+    for suffix in SUFFIXES:
+        if {suffix, kind} not in ({suffix}, {".tif", ".tiff"}):
+            with pytest.raises(FormatError):
+                read_labels(tmp_path / f"other{suffix}", written.read_bytes())
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".png"])
+def test_one_flipped_bit_in_the_body_is_refused(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"case{suffix}"
+    write_labels(path, some_labels(suffix), grid(suffix))
+    data = path.read_bytes()
+    for at in np.random.default_rng(1).integers(10, len(data), 60):
+        damaged = bytearray(data)
+        damaged[at] ^= 1 << int(at) % 8
+        with pytest.raises(FormatError, match="case"):
+            read_labels(path, bytes(damaged))
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".png"])
+def test_bytes_after_the_end_are_refused(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"case{suffix}"
+    write_labels(path, some_labels(suffix), grid(suffix))
+    data = path.read_bytes()
+    for tail in (b"x" * 70, b"\0", data):
+        with pytest.raises(FormatError):
+            read_labels(path, data + tail)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_cannot_be_written_is_refused_and_leaves_no_file(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"case{suffix}"
+    labels = some_labels(suffix)
+    other = (
+        Geometry.from_spacing((3, 4), (1, 1))
+        if FORMATS[suffix].dims == 3
+        else Geometry.create((3, 4, 5), OBLIQUE)
+    )
+    for bad, geometry in (
+        (labels.astype(np.float32), grid(suffix)),
+        (labels[1:], grid(suffix)),
+        (np.zeros(other.shape, np.uint8), other),
+    ):
+        with pytest.raises(FormatError, match="case"):
+            write_labels(path, bad, geometry)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names() -> None:
+    assert suffix_of(Path("a/B.NII.GZ")) == ".nii.gz"
+    assert stem_of(Path("a/B.c.NII.GZ")) == "B.c"
+    assert stem_of(Path("a/b.c.png")) == "b.c"
+    with pytest.raises(FormatError, match=r"format \.jpg, expected"):
+        read_stored(Path("lossy.jpg"))
+    with pytest.raises(FormatError, match="no suffix"):
+        read_stored(Path("name"))
+
+
+def test_the_error_survives_a_process_boundary() -> None:
+    error = FormatError(Path("a.png"), "cause", "mend", "label-not-integer")
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) == "a.png: cause; mend"
+    assert again.code == "label-not-integer"
+
+
+# NIfTI against nibabel
+
+
+def nifti_bytes(image: nibabel.Nifti1Image) -> bytes:
+    return image.to_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "float64", "uint16", ">i2", ">f4"])
+@pytest.mark.parametrize("cls", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_images_agree_with_nibabel(cls: type, dtype: str) -> None:
+    voxels = np.random.default_rng(0).normal(100, 50, (9, 8, 7)).astype(dtype)
+    header = cls.header_class(endianness=">" if dtype.startswith(">") else "<")
+    data = cls(voxels, OBLIQUE, header, dtype=voxels.dtype).to_bytes()
+    image, geometry = read_image(Path("case.nii"), data)
+    np.testing.assert_array_equal(image[0], voxels)
+    assert image.dtype == voxels.dtype.newbyteorder("=")
+    np.testing.assert_allclose(
+        geometry.affine,
+        nibabel.Nifti1Image.from_bytes(data).affine
+        if cls is nibabel.Nifti1Image
+        else cls.from_bytes(data).affine,
+    )
+
+
+def test_written_files_read_the_same_in_nibabel(tmp_path: Path) -> None:
+    path = tmp_path / "case.nii.gz"
+    labels = some_labels(".nii.gz", "int16")
+    write_labels(path, labels, grid(".nii.gz"))
+    image = nibabel.load(path)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), labels)
+    assert image.get_data_dtype() == np.int16
+    np.testing.assert_allclose(image.get_sform(), OBLIQUE, atol=1e-5)
+    shared = Geometry.create(labels.shape, image.get_sform())
+    np.testing.assert_allclose(image.get_qform(), OBLIQUE, atol=0.3)
+    # OBLIQUE is a little sheared, which a qform cannot express: it must not claim to be one.
+    assert int(image.header["qform_code"]) == 0
+    assert shared.corner_distance_voxels(grid(".nii.gz")) < 1e-5
+
+
+def test_sform_and_qform_are_both_set_and_equal_without_shear(tmp_path: Path) -> None:
+    path = tmp_path / "case.nii.gz"
+    turn = np.array([[0.96, -0.28, 0.0], [0.28, 0.96, 0.0], [0.0, 0.0, 1.0]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([1.5, 1.5, 4.0])
+    write_labels(path, some_labels(".nii.gz"), Geometry.create((7, 6, 5), affine))
+    image = nibabel.load(path)
+    assert int(image.header["qform_code"]) == int(image.header["sform_code"]) == 1
+    np.testing.assert_allclose(image.get_qform(), affine, atol=1e-5)
+    assert read_stored(path).note == ""
+
+
+def test_nothing_of_an_input_header_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "case.nii"
+    write_labels(path, some_labels(".nii"), grid(".nii"))
+    header = nibabel.load(path).header
+    for field in ("descrip", "aux_file", "intent_name", "db_name"):
+        assert header[field].item() == b""
+    assert len(header.extensions) == 0
+
+
+def test_big_grids_use_nifti_2(tmp_path: Path) -> None:
+    path = tmp_path / "case.nii.gz"
+    labels = np.zeros((40000, 1, 2), np.uint8)
+    labels[-1] = 3
+    write_labels(path, labels, Geometry.create(labels.shape, np.eye(4)))
+    assert isinstance(nibabel.load(path), nibabel.Nifti2Image)
+    np.testing.assert_array_equal(read_labels(path)[0], labels)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((4, 5, 6, 1), (1, 4, 5, 6)),
+        ((4, 5, 6, 1, 1), (1, 4, 5, 6)),
+        ((4, 5, 6, 3), (3, 4, 5, 6)),
+        ((4, 5, 1), (1, 4, 5, 1)),
+    ],
+)
+def test_trailing_axes(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    voxels = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+    image, geometry = read_image(Path("case.nii"), nibabel.Nifti1Image(voxels, np.eye(4)).to_bytes())
+    assert image.shape == expected
+    assert geometry.shape == expected[1:]
+    for channel in range(expected[0]):
+        reference = voxels.reshape(*expected[1:], -1)[..., channel]
+        np.testing.assert_array_equal(image[channel], reference)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4,), (4, 5, 6, 1, 3), (4, 5, 6, 2, 3)])
+def test_other_numbers_of_axes_are_refused(shape: tuple[int, ...]) -> None:
+    data = nibabel.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4)).to_bytes()
+    with pytest.raises(FormatError, match=r"case.nii: axes \("):
+        read_image(Path("case.nii"), data)
+
+
+def test_four_axes_are_no_label_map() -> None:
+    data = nibabel.Nifti1Image(np.zeros((4, 5, 6, 2), np.uint8), np.eye(4)).to_bytes()
+    with pytest.raises(FormatError, match="2 channels, expected one"):
+        read_labels(Path("case.nii"), data)
+
+
+def plain() -> bytearray:
+    return bytearray(
+        nibabel.Nifti1Image(np.ones((8, 7, 6), np.int16), np.diag([1.0, 2.0, 3.0, 1.0])).to_bytes()
+    )
+
+
+HEADER_DAMAGE: list[tuple[str, int, str, tuple[float, ...]]] = [
+    ("zero dimension", 42, "<h", (0,)),
+    ("negative dimension", 44, "<h", (-7,)),
+    ("no dimensions", 40, "<h", (0,)),
+    ("nine dimensions", 40, "<h", (9,)),
+    ("claims too much", 42, "<hhh", (32767, 32767, 32767)),
+    ("claims too little", 42, "<h", (4,)),
+    ("vox_offset 0", 108, "<f", (0.0,)),
+    ("vox_offset far", 108, "<f", (1e9,)),
+    ("vox_offset negative", 108, "<f", (-10.0,)),
+    ("vox_offset broken", 108, "<f", (352.5,)),
+    ("vox_offset NaN", 108, "<f", (float("nan"),)),
+    ("bitpix contradicts", 72, "<h", (8,)),
+    ("unknown datatype", 70, "<h", (9999,)),
+    ("complex datatype", 70, "<hh", (32, 64)),
+    ("colour datatype", 70, "<hh", (128, 24)),
+    ("slope infinite", 112, "<f", (float("inf"),)),
+    ("intercept infinite", 112, "<ff", (1.0, float("inf"))),
+    ("slope overflows", 112, "<f", (3e38,)),
+    ("affine singular", 280, "<ffff", (0.0, 0.0, 0.0, 0.0)),
+    ("affine NaN", 280, "<f", (float("nan"),)),
+    ("two-file magic", 344, "<4s", (b"ni1\0",)),  # type: ignore[list-item]
+    ("no magic", 344, "<4s", (b"\0\0\0\0",)),  # type: ignore[list-item]
+    ("metres", 123, "<b", (1,)),
+]
+
+
+@pytest.mark.parametrize(
+    ("offset", "form", "values"), [d[1:] for d in HEADER_DAMAGE], ids=[d[0] for d in HEADER_DAMAGE]
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_impossible_headers_are_refused_cheaply(
+    packed: bool, offset: int, form: str, values: tuple[float, ...]
+) -> None:
+    data = plain()
+    data[352:354] = struct.pack("<h", 30000)
+    struct.pack_into(form, data, offset, *values)
+    content = gzip.compress(bytes(data)) if packed else bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match=r"case\.nii"):
+            read_image(Path("case.nii.gz" if packed else "case.nii"), content)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 << 20
+
+
+def test_a_real_decompression_bomb_is_refused_by_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "memory_budget", lambda: 1 << 20)
+    data = gzip.compress(nibabel.Nifti1Image(np.zeros((256, 256, 64), np.int16), np.eye(4)).to_bytes())
+    with pytest.raises(FormatError, match="allowed 1048576"):
+        read_image(Path("case.nii.gz"), data)
+
+
+def test_gzip_checksum_and_length_are_checked() -> None:
+    data = gzip.compress(bytes(plain()))
+    for damaged in (
+        data[:-8],
+        data[:-4],
+        data[:-5] + bytes([data[-5] ^ 1]) + data[-4:],
+        data + gzip.compress(b""),
+    ):
+        with pytest.raises(FormatError):
+            read_image(Path("case.nii.gz"), damaged)
+
+
+@pytest.mark.parametrize("slope", [0.0, float("nan"), 1.0])
+def test_no_scaling_keeps_the_stored_type(slope: float) -> None:
+    data = plain()
+    struct.pack_into("<ff", data, 112, slope, float("nan") if slope != slope else 0.0)
+    image, _ = read_image(Path("case.nii"), bytes(data))
+    assert image.dtype == np.int16
+    assert (image == 1).all()
+
+
+def test_scaling_applies_to_images() -> None:
+    data = plain()
+    struct.pack_into("<ff", data, 112, -0.5, 10.0)
+    image, _ = read_image(Path("case.nii"), bytes(data))
+    assert image.dtype == np.float32
+    assert (image == 9.5).all()
+
+
+def affine_of(sform: int, qform: int, **fields: float) -> tuple[np.ndarray, str]:
+    image = nibabel.Nifti1Image(np.ones((8, 7, 6), np.int16), np.diag([1.0, 2.0, 3.0, 1.0]))
+    image.set_sform(np.diag([2.0, 2.0, 2.0, 1.0]), sform)
+    image.set_qform(np.diag([-1.0, 2.0, 3.0, 1.0]), qform)
+    image.header["pixdim"][1:4] = fields.get("pixdim", image.header["pixdim"][1:4])
+    image.header["pixdim"][0] = fields.get("qfac", image.header["pixdim"][0])
+    data = bytearray(plain())
+    data[:348] = image.header.binaryblock
+    struct.pack_into("<f", data, 108, 352.0)
+    found = read_stored(Path("case.nii"), bytes(data))
+    return found.geometry().affine, found.note
+
+
+def test_sform_is_preferred_and_a_contradiction_is_noted() -> None:
+    affine, note = affine_of(1, 1)
+    np.testing.assert_allclose(affine, np.diag([2.0, 2.0, 2.0, 1.0]))
+    assert "sform and qform differ" in note
+    affine, note = affine_of(1, 0)
+    np.testing.assert_allclose(affine, np.diag([2.0, 2.0, 2.0, 1.0]))
+    assert note == ""
+
+
+def test_qform_serves_without_sform_and_pixdim_without_both() -> None:
+    affine, note = affine_of(0, 1)
+    np.testing.assert_allclose(affine, np.diag([-1.0, 2.0, 3.0, 1.0]), atol=1e-6)
+    assert note == ""
+    affine, note = affine_of(0, 0)
+    np.testing.assert_allclose(affine, np.diag([1.0, 2.0, 3.0, 1.0]))
+    assert "orientation unknown" in note
+    with pytest.raises(FormatError, match="impossible voxel size"):
+        affine_of(0, 0, pixdim=0.0)
+
+
+def test_micrometres_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "case.nii"
+    write_labels(path, some_labels(".nii"), Geometry.create((7, 6, 5), np.eye(4), "um"))
+    assert read_labels(path)[1].unit == "um"
+
+
+# Labels are integers
+
+
+def label_file(values: np.ndarray) -> bytes:
+    return nibabel.Nifti1Image(values, np.eye(4), dtype=values.dtype).to_bytes()
+
+
+def test_large_ids_never_pass_through_float() -> None:
+    ids = (np.arange(64, dtype=np.int32) + 2**24).reshape(4, 4, 4)
+    labels, _ = read_labels(Path("case.nii"), label_file(ids))
+    np.testing.assert_array_equal(labels, ids)
+    assert len(np.unique(labels)) == 64
+
+
+def test_float_labels_near_integers_are_rounded_not_cut() -> None:
+    values = np.zeros((4, 4, 4), np.float32)
+    values[1, 2, 3], values[0, 0, 0] = 0.9996, 2.0004
+    labels, _ = read_labels(Path("case.nii"), label_file(values))
+    assert labels.dtype.kind == "i"
+    assert (labels[1, 2, 3], labels[0, 0, 0], labels.sum()) == (1, 2, 3)
+
+
+@pytest.mark.parametrize("bad", [1.5, 0.998, float("nan"), float("inf"), -float("inf"), 1e12])
+def test_other_float_labels_tell_value_count_and_place(bad: float) -> None:
+    values = np.zeros((4, 4, 4), np.float32)
+    values[1, 2, 3] = values[3, 0, 0] = bad
+    words = f"2 label voxels are no integers below 2^31, first {np.float32(bad):g} at (1, 2, 3)"
+    with pytest.raises(FormatError, match=re.escape(words)) as caught:
+        read_labels(Path("case.nii"), label_file(values))
+    assert caught.value.code == "label-not-integer"
+
+
+def test_scaled_labels_must_come_out_as_integers() -> None:
+    data = bytearray(label_file(np.ones((4, 4, 4), np.uint8)))
+    struct.pack_into("<ff", data, 112, 1 / 3, 0.0)
+    with pytest.raises(FormatError, match=r"0.333"):
+        read_labels(Path("case.nii"), bytes(data))
+    struct.pack_into("<ff", data, 112, 2.0, 1.0)
+    assert (read_labels(Path("case.nii"), bytes(data))[0] == 3).all()
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_png_colours_become_channels(channels: int, dtype: type) -> None:
+    picture = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (11, 9, channels)).astype(dtype)
+    image, geometry = read_image(Path("case.png"), imagecodecs.png_encode(picture), spacing=(0.5, 0.25))
+    np.testing.assert_array_equal(image, np.moveaxis(picture, -1, 0))
+    assert image.dtype == dtype
+    assert (geometry.shape, geometry.spacing, geometry.unit) == ((11, 9), (0.5, 0.25), "um")
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: tuple[bytes, bytes]) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+
+
+PALETTE = (b"PLTE", bytes([0, 0, 0, 255, 0, 0, 0, 255, 0, 7, 7, 7]))
+
+
+@pytest.mark.parametrize(
+    ("depth", "rows"), [(8, b"\0\0\1\2\3\0\3\2\1\0"), (2, b"\0\x1b\0\xe4"), (4, b"\0\x01\x23\0\x32\x10")]
+)
+@pytest.mark.parametrize("colour", [0, 3])
+def test_small_depths_and_palettes_give_the_stored_numbers(depth: int, rows: bytes, colour: int) -> None:
+    data = png(4, 2, depth, colour, rows, *([PALETTE] if colour == 3 else []))
+    labels, _ = read_labels(Path("case.png"), data)
+    np.testing.assert_array_equal(labels, [[0, 1, 2, 3], [3, 2, 1, 0]])
+    if colour == 3:
+        with pytest.raises(FormatError, match="colour-table"):
+            read_image(Path("case.png"), data)
+
+
+def test_transparency_adds_no_channel() -> None:
+    data = png(4, 2, 8, 0, b"\0\0\1\2\3\0\3\2\1\0", (b"tRNS", b"\0\1"), (b"gAMA", b"\0\0\1\0"))
+    np.testing.assert_array_equal(read_labels(Path("case.png"), data)[0], [[0, 1, 2, 3], [3, 2, 1, 0]])
+
+
+def test_colour_masks_are_refused() -> None:
+    with pytest.raises(FormatError, match="3 channels, expected one"):
+        read_labels(Path("case.png"), imagecodecs.png_encode(np.zeros((5, 5, 3), np.uint8)))
+
+
+@pytest.mark.parametrize("size", [(60000, 60000), (0, 5), (2**31 - 1, 2**31 - 1)])
+def test_png_size_claims_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(FormatError):
+        read_image(Path("case.png"), png(*size, 8, 0, b"\0\0\1\2\3"))
+
+
+def test_png_holds_16_bits_without_sign(tmp_path: Path) -> None:
+    flat = Geometry.from_spacing((2, 2), (1, 1))
+    for values in ([[0, 1], [2, 65536]], [[0, -1], [2, 3]]):
+        with pytest.raises(FormatError, match="PNG holds 0 to 65535"):
+            write_labels(tmp_path / "case.png", np.array(values), flat)
+    write_labels(tmp_path / "case.png", np.array([[0, 1], [2, 65535]]), flat)
+    assert read_labels(tmp_path / "case.png")[0].max() == 65535
+
+
+def tiff(picture: np.ndarray, **options: object) -> bytes:
+    out = io.BytesIO()
+    tifffile.imwrite(out, picture, **options)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw", "zstd"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, ">u2"])
+def test_tiff_grey(dtype: str, compression: str | None) -> None:
+    picture = np.random.default_rng(0).integers(0, 120, (23, 17)).astype(dtype)
+    order = ">" if dtype == ">u2" else None
+    data = tiff(picture, compression=compression, photometric="minisblack", byteorder=order)
+    image, _ = read_image(Path("case.tif"), data)
+    np.testing.assert_array_equal(image, picture[np.newaxis])
+    assert image.dtype == np.dtype(dtype).newbyteorder("=")
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_tiff_colours_become_channels(planar: str) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (3, 23, 17)).astype(np.uint8)
+    stored_as = picture if planar == "separate" else np.moveaxis(picture, 0, -1)
+    image, _ = read_image(Path("case.tif"), tiff(stored_as, photometric="rgb", planarconfig=planar))
+    np.testing.assert_array_equal(image, picture)
+
+
+def test_half_and_bit_pictures_widen() -> None:
+    assert read_image(Path("case.tif"), tiff(np.ones((5, 4), np.float16)))[0].dtype == np.float32
+    bits = np.eye(8, dtype=bool)
+    np.testing.assert_array_equal(read_labels(Path("case.tif"), tiff(bits))[0], np.eye(8, dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (tiff(np.zeros((3, 23, 17), np.uint8), photometric="minisblack"), "3 pages"),
+        (tiff(np.zeros((23, 17), np.complex64)), "pixel type complex64"),
+        (tiff(np.zeros((23, 17), np.uint8), extratags=[(274, 3, 1, 6, True)]), "orientation tag 6"),
+        (
+            tiff(np.zeros((23, 17), np.uint8), photometric="minisblack", compression="jpeg")[:-200],
+            "truncated",
+        ),
+    ],
+    ids=["pages", "complex", "rotated", "cut"],
+)
+def test_doubtful_tiff_is_refused(data: bytes, words: str) -> None:
+    with pytest.raises(FormatError, match=words):
+        read_image(Path("case.tif"), data)
+
+
+def test_tiff_size_claims_are_refused() -> None:
+    data = bytearray(tiff(np.zeros((23, 17), np.uint8), compression="zlib"))
+    with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+        places = {
+            name: file.pages[0].tags[name].valueoffset
+            for name in ("ImageWidth", "ImageLength", "RowsPerStrip")
+        }
+        kinds = {name: file.pages[0].tags[name].dtype for name in places}
+    for name, at in places.items():
+        struct.pack_into("<H" if int(kinds[name]) == 3 else "<I", data, at, 60000)
+    with pytest.raises(FormatError):
+        read_image(Path("case.tif"), bytes(data))
+
+
+def test_spacing_must_fit() -> None:
+    data = imagecodecs.png_encode(np.zeros((5, 5), np.uint8))
+    with pytest.raises((FormatError, GeometryError), match="spacing"):
+        read_image(Path("case.png"), data, spacing=(1.0, 1.0, 1.0))
+
+
+def test_half_of_memory_is_the_budget() -> None:
+    assert 0 < stored.memory_budget() < 1 << 50
+    assert nifti.MAX_DEFLATE_RATIO == 1032

@@ -1,0 +1,458 @@
+"""Report: every section is there, data cannot become markup, nothing is fetched, planes are upright."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from medseg.compare.run import run as compare
+from medseg.config import Config
+from medseg.errors import DataError, GeometryError
+from medseg.evaluate.score import RunKey, score_case
+from medseg.files import read_json, sha256_file, write_json, write_text
+from medseg.image.formats import read_labels, write_labels
+from medseg.image.geometry import Geometry
+from medseg.image.labels import LabelTable
+from medseg.ingest.manifest import Case, Manifest, read_manifest, write_manifest
+from medseg.report.figures import Points, box_plot, in_themes
+from medseg.report.overlays import _planes_3d, choose
+from medseg.report.run import run
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=y>$\\frac{$ {{ 7*7 }}"
+SECTIONS = [
+    "leaderboard",
+    "pairs",
+    "distributions",
+    "training",
+    "overlays",
+    "times",
+    "plans",
+    "data",
+    "definitions",
+    "provenance",
+]
+Damage = Callable[[NDArray[Any], int, int], NDArray[Any]]
+
+
+def shift(labels: NDArray[Any], model: int, case: int) -> NDArray[Any]:
+    """A prediction: the reference moved by a few voxels, the second model's further."""
+    return np.roll(labels, (model + case) % 4 + model, axis=1)
+
+
+def configuration(
+    root: Path, datasets: Mapping[str, Any], models: Sequence[str] = ("unet", "dilated")
+) -> Config:
+    return Config.model_validate(
+        {
+            "experiment": "first-light",
+            "data_root": str(root / "data"),
+            "datasets": datasets,
+            "models": {name: {"network": "unet"} for name in models},
+            "folds": {"count": 3, "run": [0, 1]},
+            "budget": {"steps": 40},
+            "tracking": {"uri": "https://jane:secret@tracking.example/x"},
+        }
+    )
+
+
+def draw_cells(folder: Path, cases: int) -> tuple[int, Sequence[Path], Sequence[Path]]:
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:40, :48]
+    images, labels = [], []
+    for k in range(cases):
+        truth = np.zeros((40, 48), dtype=np.uint16)
+        for number, (r, c) in enumerate(rng.integers(6, 34, (4, 2)), start=1):
+            truth[(rows - r) ** 2 + (columns - c) ** 2 < 25] = number
+        picture = (40 + 120 * (truth > 0) + rng.integers(0, 30, truth.shape)).astype(np.uint8)
+        images.append(folder / "images" / f"c{k}.png")
+        labels.append(folder / "masks" / f"c{k}.png")
+        for path, array in ((images[-1], picture), (labels[-1], truth)):
+            write_labels(path, array, Geometry.from_spacing(truth.shape, (1.0, 1.0)))
+    return 2, images, labels
+
+
+def draw_organs(folder: Path, cases: int) -> tuple[int, Sequence[Path], Sequence[Path]]:
+    rng = np.random.default_rng(1)
+    affine = np.diag([-1.5, -1.5, 4.0, 1.0])
+    images, labels = [], []
+    for k in range(cases):
+        truth = np.zeros((18, 16, 8), dtype=np.uint8)
+        truth[3:8, 4 : 9 + k % 2, 2:6] = 1
+        truth[10:15, 4:12, 3:7] = 5
+        picture = (truth.astype(np.int16) * 40 + rng.integers(0, 20, truth.shape)).astype(np.int16)
+        images.append(folder / "imagesTr" / f"o{k}.nii.gz")
+        labels.append(folder / "labelsTr" / f"o{k}.nii.gz")
+        for path, array in ((images[-1], picture), (labels[-1], truth)):
+            write_labels(path, array, Geometry.create(truth.shape, affine))
+    return 3, images, labels
+
+
+def add_dataset(
+    config: Config,
+    results: Path,
+    name: str,
+    files: tuple[int, Sequence[Path], Sequence[Path]],
+    table: LabelTable,
+    damage: Damage = shift,
+    allowed: tuple[str, ...] = (),
+) -> list[Path]:
+    """Write what ingest, plan, train, predict and evaluate leave of a data set; returns the score files."""
+    dims, images, labels = files
+    root = Path(config.data_root) / config.datasets[name].path
+    cases = []
+    for image, label in zip(images, labels, strict=True):
+        _, grid = read_labels(label)
+        case = image.name.split(".")[0]
+        paths = (str(image.relative_to(root)),), str(label.relative_to(root))
+        cases.append(Case(case, case, *paths, (sha256_file(image),), sha256_file(label), grid, "u1", {1: 9}))
+    manifest = Manifest(name, dims, ("intensity",), table, tuple(cases), allowed)
+    write_manifest(manifest, results / name / "ingest")
+    ids = [c.id for c in cases]
+    folds = [{"train": [i for i in ids if i not in ids[k::3]], "val": ids[k::3]} for k in range(3)]
+    write_json(
+        results / name / "ingest" / "splits.json", {"seed": 0, "count": 3, "group": "subject", "folds": folds}
+    )
+    scores = []
+    for number, model in enumerate(config.models):
+        plan = {
+            "network": model,
+            "dims": dims,
+            "patch": [32] * dims,
+            "widths": [16, 32],
+            "steps": 40,
+            "lr": 2e-3,
+        }
+        write_json(
+            results / name / "plan" / f"{model}.json",
+            {**plan, "reasons": {"patch": "fits the <b>budget</b>"}},
+        )
+        for fold in config.folds.run:
+            add_run(results, manifest, model, number, fold, folds[fold]["val"], root, damage)
+            scores.append(results / name / "evaluate" / model / f"fold{fold}-seed0.parquet")
+    return scores
+
+
+def add_run(
+    results: Path,
+    manifest: Manifest,
+    model: str,
+    number: int,
+    fold: int,
+    ids: Sequence[str],
+    root: Path,
+    damage: Damage,
+) -> None:
+    base, run_name = results / manifest.dataset, f"fold{fold}-seed0"
+    folder = base / "predict" / model / run_name
+    entries, rows = {}, []
+    for case_id in ids:
+        case = manifest.case(case_id)
+        assert case.label is not None
+        reference, grid = read_labels(root / case.label)
+        predicted = damage(reference, number, int(re.sub(r"\D", "", case_id)))
+        path = folder / Path(case.label).name
+        write_labels(path, predicted, grid)
+        entries[case_id] = {"file": path.name, "sha256": sha256_file(path)}
+        maps = [manifest.labels.to_channels(m) for m in (reference, predicted)]
+        key = RunKey(manifest.dataset, model, fold, 0)
+        rows += score_case(key, case_id, case.subject, *maps, manifest.labels, grid.voxel_volume, grid.unit)
+    facts = {"dataset": manifest.dataset, "model": model, "fold": fold, "seed": 0}
+    write_json(folder / "predictions.json", {**facts, "weights_sha256": "ab" * 32, "cases": entries})
+    table = base / "evaluate" / model / f"{run_name}.parquet"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_parquet(table, index=False)
+    train = base / "train" / model / run_name
+    provenance = {"medseg": "0.1.0", "git": "abc123", "python": "3.11", "parameters": 1234567}
+    write_json(
+        train / "model.json",
+        {"weights_sha256": "ab" * 32, "fingerprint": "cd" * 32, "provenance": provenance},
+    )
+    write_json(
+        train / "timing.json", {"seconds": 75.0, "steps": 40, "attempts": 1, "device": "cpu", "threads": 2}
+    )
+    lines = [
+        {"step": s, "time_ms": s, "metrics": {"train/loss": float(np.exp(-s / 20)) + fold / 9}}
+        for s in range(40)
+    ]
+    dice = [None, 0.5, 0.7 + fold / 9]
+    lines += [{"step": 13 * k, "time_ms": k, "metrics": {"val/dice/mean": d}} for k, d in enumerate(dice)]
+    write_text(train / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    write_text(
+        results / "benchmarks" / manifest.dataset / "train" / f"{model}-{run_name}.tsv",
+        "s\th:m:s\tmax_rss\n75.2\t0:01:15\t812.4\n",
+    )
+
+
+def build(root: Path, *, label: str = "nucleus", damage: Damage = shift) -> tuple[Config, Path]:
+    """A study of 2 data sets x 2 models x 2 folds; returns its configuration and results folder."""
+    results = root / "results" / "first-light"
+    config = configuration(
+        root,
+        {
+            "cells": {"layout": "pairs", "path": "cells", "labels": {label: 1}, "instances": True},
+            "organs": {"layout": "decathlon", "path": "organs"},
+        },
+    )
+    write_json(results / "config.json", config.model_dump(mode="json"))
+    cells, organs = draw_cells(root / "data" / "cells", 6), draw_organs(root / "data" / "organs", 6)
+    table = LabelTable.create({label: 1}, instances=True)
+    files = add_dataset(config, results, "cells", cells, table, damage, (f"label-values · c1 · {label}",))
+    files += add_dataset(
+        config, results, "organs", organs, LabelTable.create({"liver": 1, "kidney": 5}), damage
+    )
+    compare(files, results / "compare")
+    return config, results
+
+
+def report(root: Path, results: Path) -> str:
+    run(results, results / "config.json", root / "data", results / "report")
+    return (results / "report" / "index.html").read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, visible text, and whether every element is closed in order."""
+
+    VOID = frozenset({"meta", "link", "img", "source", "br", "hr"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    root = tmp_path_factory.mktemp("study")
+    _, results = build(root)
+    return root, results, report(root, results)
+
+
+def test_every_section_and_its_facts_are_there(study: tuple[Path, Path, str]) -> None:
+    page = Page(study[2])
+    assert page.open == []
+    assert [a["id"] for tag, a in page.elements if tag == "section"] == SECTIONS
+    for fact in (
+        "2 models (unet, dilated) on 2 data sets",
+        "cells: 6 cases of 6 subjects, 2-D",
+        "organs: 6 cases of 6 subjects, 3-D",
+        "Budget of each training: 40 steps",
+        "Faults allowed by name",
+        "label-values · c1 · nucleus",
+        "liver = 1, kidney = 5",
+        "fold 0: 4 / 2",
+        "1,234,567",
+        "1 min 15 s",
+        "812 MB",
+        "Macro mean",
+        "abc123",
+        "fits the <b>budget</b>",
+    ):
+        assert fact in page.words, fact
+
+
+def test_numbers_on_the_page_are_those_of_the_leaderboard(study: tuple[Path, Path, str]) -> None:
+    _, results, text = study
+    words = Page(text).words
+    for row in read_json(results / "compare" / "summary.json")["rows"]:
+        if row["metric"] == "dice" and row["label"] != "mean":
+            assert f"{row['mean']:.3f}" in words
+            assert f"[{row['low']:.3f}, {row['high']:.3f}]" in words
+
+
+def test_the_page_is_whole_in_itself(study: tuple[Path, Path, str]) -> None:
+    _, results, text = study
+    page = Page(text)
+    assert not {tag for tag, _ in page.elements} & {"script", "iframe", "object", "embed", "form", "base"}
+    policy = [a["content"] for tag, a in page.elements if tag == "meta" and "http-equiv" in a]
+    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    for tag, attributes in page.elements:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if name in ("src", "srcset", "href", "action", "poster", "background", "data"):
+                assert re.match(r"data:(image/png;base64,|,$)|#[a-z]+$", value or ""), (tag, name, value)
+            if name == "style":
+                assert "url(" not in (value or "")
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    images = {p.read_bytes() for p in (results / "report" / "figures").glob("*.png")}
+    # 3 classes and 2 x 2 curves in two themes each, 2 data sets x 3 cases x 2 models of overlays.
+    assert len(list((results / "report" / "figures").iterdir())) == 2 * 3 + 2 * 4 + 12
+    assert all(image.startswith(b"\x89PNG") for image in images)
+
+
+def test_user_and_password_of_the_tracking_server_are_left_out(study: tuple[Path, Path, str]) -> None:
+    assert "secret" not in study[2]
+    assert "jane" not in study[2]
+
+
+def test_links_within_the_page_lead_somewhere(study: tuple[Path, Path, str]) -> None:
+    page = Page(study[2])
+    ids = {a["id"] for _, a in page.elements if "id" in a}
+    links = {str(a["href"])[1:] for tag, a in page.elements if tag == "a"}
+    assert links == ids
+
+
+def test_the_same_results_give_the_same_bytes_and_stale_figures_go(study: tuple[Path, Path, str]) -> None:
+    root, results, text = study
+    folder = results / "report" / "figures"
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    (folder / "dice-gone-0.png").write_bytes(b"old")
+    assert report(root, results) == text
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_names_from_data_never_become_markup(tmp_path: Path) -> None:
+    _, results = build(tmp_path, label=HOSTILE)
+    page = Page(report(tmp_path, results))
+    assert page.open == []
+    assert not {tag for tag, _ in page.elements} & {"script", "b onerror"}
+    assert not [
+        a for _, a in page.elements if any(name.startswith("on") for name in a) or a.get("src") == "x"
+    ]
+    assert " ".join(HOSTILE.split()) in page.words
+
+
+def test_all_undefined_scores_are_shown_as_such(tmp_path: Path) -> None:
+    _, results = build(tmp_path)
+    for path in results.glob("cells/evaluate/*/*.parquet"):
+        table = pd.read_parquet(path)
+        table["value"] = table["value"].astype("float64")
+        overlap = table["metric"].isin(["dice", "iou"])
+        table.loc[overlap, "value"] = np.nan
+        table.loc[overlap, "status"] = "undefined: absent from both"
+        table.loc[~overlap, "value"] = 0.0
+        table.to_parquet(path, index=False)
+    compare(sorted(results.glob("*/evaluate/*/*.parquet")), results / "compare")
+    page = Page(report(tmp_path, results))
+    assert "undefined no interval" in page.words
+    assert "No case with a defined score." in page.words
+
+
+def test_planned_but_not_evaluated_is_named(tmp_path: Path) -> None:
+    _, results = build(tmp_path)
+    kept = [p for p in sorted(results.glob("*/evaluate/*/*.parquet")) if "dilated/fold1" not in str(p)]
+    compare(kept, results / "compare")
+    words = Page(report(tmp_path, results)).words
+    assert "Not in this report:" in words
+    assert "cells / dilated / fold 1 / seed 0" in words
+    assert "evaluated on different cases" in words
+
+
+@pytest.mark.parametrize(
+    ("victim", "told"),
+    [
+        ("data/cells/images/c*.png", "changed since it was recorded"),
+        ("results/first-light/cells/predict/*/*/*.png", "changed since it was recorded"),
+        ("results/first-light/organs/train/unet/fold0-seed0/history.jsonl", "not a training journal"),
+        ("results/first-light/compare/summary.json", "not readable JSON"),
+    ],
+)
+def test_changed_or_damaged_results_are_refused_and_no_page_appears(
+    tmp_path: Path, victim: str, told: str
+) -> None:
+    _, results = build(tmp_path)
+    for path in tmp_path.glob(victim):
+        path.write_bytes(path.read_bytes() + b"{")
+    with pytest.raises(DataError, match=told):
+        report(tmp_path, results)
+    assert not (results / "report" / "index.html").exists()
+
+
+def test_a_prediction_on_another_grid_is_refused(tmp_path: Path) -> None:
+    _, results = build(tmp_path)
+    for path in results.glob("organs/predict/*/*/predictions.json"):
+        facts = read_json(path)
+        for entry in facts["cases"].values():
+            file = path.parent / entry["file"]
+            labels, grid = read_labels(file)
+            write_labels(file, labels, grid.cropped((0, 0, 1), labels.shape))
+            entry["sha256"] = sha256_file(file)
+        write_json(path, facts)
+    with pytest.raises(GeometryError, match="differ by 1"):
+        report(tmp_path, results)
+
+
+def test_best_median_and_worst_case() -> None:
+    chosen = choose(pd.Series({"a": 0.5, "b": 0.9, "c": 0.1, "d": 0.7}))
+    assert [(c.standing, c.case) for c in chosen] == [("worst", "c"), ("median", "a"), ("best", "b")]
+    assert [(c.standing, c.case) for c in choose(pd.Series({"a": 0.5}))] == [
+        ("worst and median and best", "a")
+    ]
+    assert choose(pd.Series(dtype=float)) == []
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("flips", [(False, False, False), (True, False, True), (False, True, True)])
+def test_volumes_are_shown_upright_whatever_their_stored_orientation(
+    order: tuple[int, int, int], flips: tuple[bool, bool, bool]
+) -> None:
+    # A patient in RAS+ with a mark that is far right, front and top.
+    ras = np.zeros((20, 14, 9), dtype=np.uint8)
+    ras[16:19, 10:13, 6:8] = 1
+    grid = Geometry.create(ras.shape, np.diag([1.0, 2.0, 3.0, 1.0])).reoriented(order, flips)
+    stored = ras.transpose(order)[tuple(slice(None, None, -1) if f else slice(None) for f in flips)]
+    planes = _planes_3d(stored[None].astype(np.float32), [stored, np.zeros_like(stored)], grid)
+    assert planes.pixels == ((2.0, 1.0), (3.0, 1.0), (3.0, 2.0))
+    for plane in planes.labels[0]:
+        rows, columns = np.nonzero(plane)
+        # Right is shown left, front (or top) is shown up, and in the sagittal plane front is left.
+        assert rows.mean() < (plane.shape[0] - 1) / 2
+        assert columns.mean() < (plane.shape[1] - 1) / 2
+
+
+def test_the_plane_with_the_largest_error_is_shown() -> None:
+    reference = np.zeros((12, 12, 12), dtype=np.uint8)
+    reference[3:9, 3:9, 3:9] = 1
+    prediction = reference.copy()
+    prediction[:, :, 7] = 0
+    grid = Geometry.create(reference.shape, np.eye(4))
+    planes = _planes_3d(np.zeros((1, 12, 12, 12), dtype=np.int16), [reference, prediction], grid)
+    assert planes.labels[0][0].any()
+    assert not planes.labels[1][0].any()
+
+
+def test_charts_are_the_same_bytes_each_time_and_differ_by_theme() -> None:
+    rows = [
+        Points("a$b_{", "#0072B2", np.array([0.1, np.nan, 0.9])),
+        Points("none", "#D55E00", np.array([np.nan])),
+    ]
+
+    def draw() -> Mapping[str, bytes]:
+        return in_themes(lambda theme: box_plot(rows, (0.0, 1.0), "Dice", theme))
+
+    assert draw() == draw()
+    assert draw()["light"] != draw()["dark"]
+    assert b"Software" not in draw()["light"]
+
+
+def test_manifest_written_by_the_fixture_is_one_that_ingest_reads(study: tuple[Path, Path, str]) -> None:
+    assert read_manifest(study[1] / "cells" / "ingest" / "manifest.tsv").labels.instances

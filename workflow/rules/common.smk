@@ -1,0 +1,62 @@
+# Configuration, names and digests. Everything here runs again in every remote job: keep it light.
+import os
+import sys
+from pathlib import Path
+
+# The environment's own `medseg`, also when it was not activated.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+sys.path.insert(0, str(Path(workflow.basedir).parent))
+
+from medseg import workflow as study
+from medseg.provenance import code_digest as code_of
+
+CONFIG = study.read_config(
+    [Path(f) for f in workflow.config_settings.configfiles] or [Path("config/config.yaml")],
+    workflow.config_settings.config,
+)
+RESULTS = f"{CONFIG.results}/{CONFIG.experiment}"
+CONFIG_FILE = f"{RESULTS}/config.json"
+UI_URI = f" --uri {CONFIG.tracking.uri}" if CONFIG.tracking.uri else ""
+# One machine's jobs share its memory; training is given what its budget says.
+TRAIN_MB = int((CONFIG.budget.memory_gb or 4) * 1000)
+
+# Only the process that will run jobs takes the folder: not dry-runs, reports, or the jobs themselves.
+if workflow.is_main_process and not workflow.dryrun:
+    study.hold_folder(Path.cwd())
+    study.write_config(CONFIG, Path(CONFIG_FILE))
+
+
+wildcard_constraints:
+    dataset="|".join(CONFIG.datasets),
+    model="|".join(CONFIG.models),
+    grid=r"default|grid-[0-9a-f]{8}",
+    fold=r"\d+",
+    seed=r"\d+",
+
+
+def of_runs(pattern):
+    """All trainings of the experiment, as paths."""
+    return expand(
+        f"{RESULTS}/{pattern}",
+        dataset=CONFIG.datasets,
+        model=CONFIG.models,
+        fold=CONFIG.folds.run,
+        seed=CONFIG.seeds,
+    )
+
+
+def example_model():
+    """A model folder to show in a command."""
+    return of_runs("{dataset}/train/{model}/fold{fold}-seed{seed}")[0]
+
+
+def predictions_of(wildcards):
+    """What is evaluated: post-processed predictions where the data set asks for it."""
+    stage = "postprocess" if study.has_postprocess(CONFIG, wildcards.dataset) else "predict"
+    return f"{RESULTS}/{wildcards.dataset}/{stage}/{wildcards.model}/fold{wildcards.fold}-seed{wildcards.seed}/predictions.json"
+
+
+def generated(wildcards):
+    """The marker of a generated data set; nothing for data that are there."""
+    dataset = CONFIG.datasets[wildcards.dataset]
+    return f"{CONFIG.data_root}/{dataset.path}/phantoms.json" if dataset.generate else []

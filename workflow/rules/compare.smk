@@ -1,0 +1,20 @@
+# score rows of all models -> statistics, ranking
+rule compare:
+    input:
+        of_runs("{dataset}/evaluate/{model}/fold{fold}-seed{seed}.parquet"),
+    output:
+        scores=f"{RESULTS}/compare/scores.parquet",
+        leaderboard=f"{RESULTS}/compare/leaderboard.csv",
+        summary=f"{RESULTS}/compare/summary.json",
+    params:
+        code=code_of("compare"),
+        out=lambda w, output: str(Path(output.summary).parent),
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    log:
+        f"{RESULTS}/logs/compare.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/compare.tsv"
+    shell:
+        "medseg compare {input:q} --out {params.out:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,19 @@
+# prediction + reference -> score rows
+rule evaluate:
+    input:
+        manifest=rules.ingest.output.manifest,
+        predictions=predictions_of,
+    output:
+        f"{RESULTS}/{{dataset}}/evaluate/{{model}}/fold{{fold}}-seed{{seed}}.parquet",
+    params:
+        code=code_of("evaluate"),
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    log:
+        f"{RESULTS}/logs/{{dataset}}/evaluate/{{model}}-fold{{fold}}-seed{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/{{dataset}}/evaluate/{{model}}-fold{{fold}}-seed{{seed}}.tsv"
+    shell:
+        "medseg evaluate --config {CONFIG_FILE:q} --manifest {input.manifest:q}"
+        " --predictions {input.predictions:q} --out {output:q} 2>&1 | tee {log:q}"

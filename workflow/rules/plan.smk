@@ -1,0 +1,43 @@
+# manifest -> fingerprint -> plan
+rule fingerprint:
+    input:
+        manifest=rules.ingest.output.manifest,
+        facts=rules.ingest.output.facts,
+    output:
+        f"{RESULTS}/{{dataset}}/plan/fingerprint.json",
+    params:
+        code=study.closure_digest("medseg.plan.fingerprint"),
+    threads: CONFIG.threads
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    log:
+        f"{RESULTS}/logs/{{dataset}}/fingerprint.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/{{dataset}}/fingerprint.tsv"
+    shell:
+        "medseg fingerprint --config {CONFIG_FILE:q} --manifest {input.manifest:q} --workers {threads}"
+        " --out {output:q} 2>&1 | tee {log:q}"
+
+
+rule plan:
+    input:
+        fingerprint=rules.fingerprint.output,
+    output:
+        f"{RESULTS}/{{dataset}}/plan/{{model}}.json",
+    params:
+        code=code_of("plan"),
+        config=lambda w: study.plan_slice(CONFIG, w.model),
+    # A budget in minutes is measured: nothing else may run beside it.
+    threads: workflow.cores if CONFIG.budget.minutes else 1
+    resources:
+        gpu=study.wants_gpu(CONFIG) if CONFIG.budget.minutes else 0,
+        mem_mb=TRAIN_MB if CONFIG.budget.minutes else 1000,
+        runtime=30,
+    log:
+        f"{RESULTS}/logs/{{dataset}}/plan/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/{{dataset}}/plan/{{model}}.tsv"
+    shell:
+        "medseg plan --config {CONFIG_FILE:q} --model {wildcards.model:q} --fingerprint {input.fingerprint:q}"
+        " --out {output:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,32 @@
+# prepared cases + plan + fold -> checkpoint
+rule train:
+    input:
+        manifest=rules.ingest.output.manifest,
+        splits=rules.ingest.output.splits,
+        plan=rules.plan.output,
+        index=lambda w: f"{RESULTS}/{w.dataset}/preprocess/{study.grid_name(CONFIG, w.model)}/index.json",
+        # Where curves are mirrored to is no reason to train again.
+        store=ancient(rules.tracking_init.output),
+    output:
+        weights=f"{RESULTS}/{{dataset}}/train/{{model}}/fold{{fold}}-seed{{seed}}/model.safetensors",
+        spec=f"{RESULTS}/{{dataset}}/train/{{model}}/fold{{fold}}-seed{{seed}}/model.json",
+        history=f"{RESULTS}/{{dataset}}/train/{{model}}/fold{{fold}}-seed{{seed}}/history.jsonl",
+        timing=f"{RESULTS}/{{dataset}}/train/{{model}}/fold{{fold}}-seed{{seed}}/timing.json",
+    params:
+        code=code_of("train"),
+        out=lambda w, output: str(Path(output.weights).parent),
+        # Not an output: Snakemake deletes the outputs of a failed job, and this is what it goes on from.
+        state=f"{RESULTS}/.state/{{dataset}}/{{model}}/fold{{fold}}-seed{{seed}}",
+    threads: CONFIG.threads
+    resources:
+        gpu=study.wants_gpu(CONFIG),
+        mem_mb=TRAIN_MB,
+        runtime=int((CONFIG.budget.minutes or 1440) * 1.5) + 10,
+    log:
+        f"{RESULTS}/logs/{{dataset}}/train/{{model}}-fold{{fold}}-seed{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/{{dataset}}/train/{{model}}-fold{{fold}}-seed{{seed}}.tsv"
+    shell:
+        "medseg train --manifest {input.manifest:q} --plan {input.plan:q} --index {input.index:q}"
+        " --splits {input.splits:q} --fold {wildcards.fold} --seed {wildcards.seed} --code {params.code:q}"
+        " --state {params.state:q} --track {input.store:q} --out {params.out:q} 2>&1 | tee {log:q}"
