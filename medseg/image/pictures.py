@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -82,12 +84,18 @@ def png_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
     return bytes(imagecodecs.png_encode(np.ascontiguousarray(labels), level=6))
 
 
+# TIFF compressions that change numbers: JPEG old and new, lossy JPEG in DNG, JPEG XR, WebP.
+_LOSSY = {6, 7, 34892, 22610, 34934, 34927, 50001}
+
+
 def read_tiff(path: Path, data: bytes) -> Stored:
     """Read a TIFF of one page; see ``medseg.image.formats.read_stored`` for the contract."""
     import tifffile
 
     if data[:4] not in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"):
         raise FormatError(path, "the content is no TIFF", "rename the file to what it is, or convert it")
+    # What the library would log is either told by our error or of no interest to the user.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             page = _only_page(path, file)
@@ -96,8 +104,12 @@ def read_tiff(path: Path, data: bytes) -> Stored:
                 raise FormatError(
                     path, f"truncated: pixels end at byte {max(ends, default=0)} of {len(data)}"
                 )
+            if math.prod(page.chunked) != len(ends):
+                # The decoder would fill what is missing with zeros, and take long where much is claimed.
+                raise FormatError(path, f"damaged: {len(ends)} of {math.prod(page.chunked)} pieces are there")
             check_size(path, int(page.nbytes), len(data) if page.compression == 1 else memory_budget())
             axes, palette, picture = page.axes, page.photometric == 3, np.asarray(page.asarray())
+            lossy = page.compression in _LOSSY
     except FormatError:
         raise
     except Exception as error:
@@ -105,7 +117,8 @@ def read_tiff(path: Path, data: bytes) -> Stored:
     voxels = np.moveaxis(picture, -1, 0) if axes == "YXS" else picture.reshape(-1, *picture.shape[-2:])
     if voxels.dtype == np.float16 or voxels.dtype == np.bool_:
         voxels = voxels.astype(np.float32 if voxels.dtype == np.float16 else np.uint8)
-    return Stored(path, np.ascontiguousarray(voxels, dtype=voxels.dtype.newbyteorder("=")), palette=palette)
+    native = np.ascontiguousarray(voxels, dtype=voxels.dtype.newbyteorder("="))
+    return Stored(path, native, palette=palette, lossy=lossy)
 
 
 def _only_page(path: Path, file: Any) -> Any:

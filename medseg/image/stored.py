@@ -52,6 +52,7 @@ class Stored:
         unit: unit of the affine's world axes.
         slope, intercept: stored value * slope + intercept is the real one.
         palette: if true, the numbers are indices into a colour table.
+        lossy: if true, the compression invents numbers, which no label map can bear.
         note: what is doubtful about the orientation, or an empty text.
     """
 
@@ -62,6 +63,7 @@ class Stored:
     slope: float = 1.0
     intercept: float = 0.0
     palette: bool = False
+    lossy: bool = False
     note: str = ""
 
     def geometry(self, spacing: Sequence[float] | None = None) -> Geometry:
@@ -103,6 +105,8 @@ class Stored:
             raise FormatError(
                 self.path, f"label file with {self.voxels.shape[0]} channels, expected one", MEND_MASK
             )
+        if self.lossy:
+            raise FormatError(self.path, "labels in a lossy compression", "store them without loss")
         voxels: NDArray[Any] = self.voxels[0]
         if voxels.dtype.kind in "iu" and not self._scaled:
             return voxels

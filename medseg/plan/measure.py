@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 
 import torch
@@ -17,9 +18,9 @@ MEASURED = 8
 
 
 def step_seconds(plan: Plan) -> tuple[float, float]:
-    """Mean seconds of one training step (augmentation included) and of one forward pass of a patch.
+    """Median seconds of one training step (augmentation included) and seconds of one forward pass of a patch.
 
-    The mean, not the best: neighbours on the machine will be there during the training as well.
+    The median, so that a moment's disturbance does not plan a day's training.
     """
     set_exact(plan.threads)
     torch.manual_seed(0)
@@ -29,14 +30,14 @@ def step_seconds(plan: Plan) -> tuple[float, float]:
     step = Step(network, optimizer, build_loss(plan.loss), plan.device, plan.precision)
     images = torch.randn(plan.batch, plan.in_channels, *plan.patch, device=plan.device)
     labels = torch.randint(0, plan.classes, (plan.batch, *plan.patch), device=plan.device)
-    begun = 0.0
+    seconds = []
     for index in range(WARM_UP + MEASURED):
-        if index == WARM_UP:
-            begun = _now(plan.device)
+        begun = _now(plan.device)
         generator = torch.Generator().manual_seed(index)
         x, y = RECIPES[plan.augment](images, labels, generator, plan.spacing, plan.oriented)
         step(x.contiguous(memory_format=layout), y)
-    step_s = (_now(plan.device) - begun) / MEASURED
+        seconds.append(_now(plan.device) - begun)
+    step_s = statistics.median(seconds[WARM_UP:])
     network.eval()
     with torch.inference_mode(), autocast(plan.device, plan.precision):
         network(images[:1])

@@ -29,9 +29,14 @@ WIDTH_2D, WIDTH_3D = 560, 640
 MAX_SIDE = 1024
 # Views of a volume are cropped to the labels, with this share of the whole extent around them.
 MARGIN = 0.22
-# Planes of a volume are arranged one above the other if the picture gets no taller than this, by its width.
+# The planes of a volume are arranged so that the picture gets no taller than this, by its width.
 MAX_TALL = 1.35
 REFERENCE = "#FFFFFF"
+# Units that a scale bar makes sense in.
+UNITS = {"mm": "mm", "um": "µm"}
+
+
+Size = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +54,14 @@ class Planes:
     Attributes:
         pictures: grey (R, C) or colour (R, C, 3) planes in 0..1.
         labels: class index planes per map; the reference first.
-        pixels: (height, width) of a pixel of each plane, in the unit of the grid.
+        pixels: (height, width) of a pixel of each plane, in ``unit``.
+        unit: of the grid.
     """
 
     pictures: tuple[NDArray[np.float64], ...]
     labels: tuple[tuple[NDArray[np.uint8], ...], ...]
     pixels: tuple[tuple[float, float], ...]
+    unit: str
 
 
 def case_scores(scores: pd.DataFrame, dataset: str, model: str) -> pd.Series:
@@ -106,7 +113,7 @@ def draw_case(study: Study, root: Path, dataset: str, case_id: str) -> dict[str,
     runs = {model: run for model, run in found if run is not None}
     for run in runs.values():
         maps.append(_prediction(run, case_id, manifest, geometry, spacing))
-    planes = _planes_2d(image, maps) if geometry.dims == 2 else _planes_3d(image, maps, geometry)
+    planes = _planes_2d(image, maps, geometry) if geometry.dims == 2 else _planes_3d(image, maps, geometry)
     return {model: _draw(planes, place + 1, geometry.dims) for place, model in enumerate(runs)}
 
 
@@ -144,10 +151,11 @@ def _picture(image: NDArray[Any]) -> NDArray[np.float64]:
     return _window(image[0])
 
 
-def _planes_2d(image: NDArray[Any], maps: Sequence[NDArray[np.uint8]]) -> Planes:
+def _planes_2d(image: NDArray[Any], maps: Sequence[NDArray[np.uint8]], geometry: Geometry) -> Planes:
     step = -(-max(image.shape[1:]) // MAX_SIDE)
     picture = _picture(image[:, ::step, ::step])
-    return Planes((picture,), tuple((m[::step, ::step],) for m in maps), ((1.0, 1.0),))
+    pixel = (step * geometry.spacing[0], step * geometry.spacing[1])
+    return Planes((picture,), tuple((m[::step, ::step],) for m in maps), (pixel,), geometry.unit)
 
 
 def _planes_3d(image: NDArray[Any], maps: Sequence[NDArray[np.uint8]], geometry: Geometry) -> Planes:
@@ -174,7 +182,7 @@ def _planes_3d(image: NDArray[Any], maps: Sequence[NDArray[np.uint8]], geometry:
         for index, label_map in enumerate(turned):
             labels[index].append(np.take(label_map[box], place, axis=normal).T)
         pixels.append((spacing[rows], spacing[columns]))
-    return Planes(tuple(pictures), tuple(tuple(v) for v in labels), tuple(pixels))
+    return Planes(tuple(pictures), tuple(tuple(v) for v in labels), tuple(pixels), geometry.unit)
 
 
 def _crop(foreground: NDArray[np.bool_], centre: Sequence[int]) -> tuple[slice, ...]:
@@ -199,31 +207,34 @@ def _draw(planes: Planes, which: int, dims: int) -> bytes:
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="black")
     for k, ((left, top), size) in enumerate(zip(places, sizes, strict=True)):
         box = (left / whole[0], 1 - (top + size[1]) / whole[1], size[0] / whole[0], size[1] / whole[1])
-        _draw_plane(figure.add_axes(box), planes.pictures[k], planes.labels[0][k], planes.labels[which][k])
+        axes = figure.add_axes(box)
+        _draw_plane(axes, planes.pictures[k], planes.labels[0][k], planes.labels[which][k])
+        if k == 0 and planes.unit in UNITS:
+            _draw_scale(axes, planes.pictures[0].shape, planes.pixels[0][1], UNITS[planes.unit])
     return png(figure)
 
 
-def _arrange(
-    sizes: Sequence[tuple[float, float]],
-) -> tuple[list[tuple[float, float]], tuple[float, float]]:
-    """Left upper corners of planes (width, height) and the size of the whole.
+def _arrange(sizes: Sequence[Size]) -> tuple[list[Size], Size]:
+    """Left upper corners of planes of these (width, height), and the size of the whole.
 
-    Axial above coronal with sagittal beside the latter, so that common axes line up; tall volumes in one row.
+    Axial, coronal and sagittal: beside, below or in a row, whichever shows them largest without getting too
+    tall, then whichever leaves least unused.
     """
     if len(sizes) == 1:
         return [(0.0, 0.0)], sizes[0]
-    (axial_width, axial_height), (_, coronal_height), (sagittal_width, _) = sizes
-    gap = 0.015 * (axial_width + sagittal_width)
-    whole = (axial_width + gap + sagittal_width, axial_height + gap + coronal_height)
-    if whole[1] <= MAX_TALL * whole[0]:
-        below = axial_height + gap
-        return [(0.0, 0.0), (0.0, below), (axial_width + gap, below)], whole
-    tallest = max(axial_height, coronal_height)
-    lefts = [0.0, axial_width + gap, 2 * (axial_width + gap)]
-    return [(left, tallest - h) for left, (_, h) in zip(lefts, sizes, strict=True)], (
-        lefts[2] + sagittal_width,
-        tallest,
-    )
+    (axial, depth), (_, height), (sagittal, _) = sizes
+    gap = 0.015 * (axial + sagittal)
+    right, low = axial + gap, depth + gap
+    beside = [(0.0, 0.0), (right, 0.0), (right, height + gap)]
+    below = [(0.0, 0.0), (0.0, low), (right, low)]
+    row = [(0.0, 0.0), (right, 0.0), (2 * right, 0.0)]
+    options = [(places, _extent(places, sizes)) for places in (beside, below, row)]
+    return min(options, key=lambda o: (o[1][1] > MAX_TALL * o[1][0], o[1]))
+
+
+def _extent(places: Sequence[Size], sizes: Sequence[Size]) -> Size:
+    corners = [(x + width, y + height) for (x, y), (width, height) in zip(places, sizes, strict=True)]
+    return max(x for x, _ in corners), max(y for _, y in corners)
 
 
 def _draw_plane(
@@ -239,6 +250,25 @@ def _draw_plane(
     axes.set_axis_off()
     axes.set_xlim(-0.5, picture.shape[1] - 0.5)
     axes.set_ylim(picture.shape[0] - 0.5, -0.5)
+
+
+def _draw_scale(axes: Axes, shape: Sequence[int], pixel: float, unit: str) -> None:
+    """A bar of a round length, at most a quarter of the plane's width, in its lower left corner."""
+    longest = 0.25 * shape[1] * pixel
+    power = 10.0 ** np.floor(np.log10(longest))
+    length = max(m * power for m in (1, 2, 5) if m * power <= longest)
+    left, bottom = 0.04 * shape[1], 0.95 * shape[0]
+    halo = [withStroke(linewidth=2.4, foreground="#000000aa")]
+    axes.plot([left, left + length / pixel], [bottom, bottom], color="white", linewidth=2, path_effects=halo)
+    axes.annotate(
+        f"{length:g} {unit}",
+        (left, bottom),
+        xytext=(0, 4),
+        textcoords="offset points",
+        color="white",
+        fontsize=10.5,
+        path_effects=halo,
+    )
 
 
 def class_colour(channel: int) -> str:

@@ -104,9 +104,7 @@ def render(
         budget=_budget(study),
         boards={d: _board(study, d) for d in study.datasets},
         classes={d: _classes(study, d) for d in study.datasets},
-        pairs={
-            d: [_pair(study, p) for p in study.summary["pairs"] if p["dataset"] == d] for d in study.datasets
-        },
+        pairs={d: _pairs(study, d) for d in study.datasets},
         few=few,
         enough=ENOUGH_GROUPS,
         boxes=boxes,
@@ -203,17 +201,19 @@ def _classes(study: Study, dataset: str) -> list[dict[str, Any]]:
     ]
 
 
-def _pair(study: Study, pair: Mapping[str, Any]) -> dict[str, Any]:
-    """A paired comparison with its reading in words."""
-    if pair["p_holm"] is None:
-        verdict = "not tested"
-    elif pair["p_holm"] >= ALPHA:
-        verdict = "no evidence of a difference"
-    else:
-        verdict = f"{pair['first'] if (pair['effect'] or 0) > 0 else pair['second']} better"
-    classes = study.manifests[pair["dataset"]].labels.class_names
-    label = classes[0] if len(classes) == 1 else pair["label"]
-    return {**pair, "label": label, "verdict": verdict, "decided": verdict.endswith(" better")}
+def _pairs(study: Study, dataset: str) -> list[dict[str, Any]]:
+    """Paired comparisons with their reading in words; classes in the data set's order, behind their mean."""
+    classes = study.manifests[dataset].labels.class_names
+    rows = []
+    for pair in (p for p in study.summary["pairs"] if p["dataset"] == dataset):
+        better = pair["first"] if (pair["effect"] or 0) > 0 else pair["second"]
+        decided = pair["p_holm"] is not None and pair["p_holm"] < ALPHA
+        verdict = f"{better} better" if decided else "no evidence of a difference"
+        verdict = "not tested" if pair["p_holm"] is None else verdict
+        label = classes[0] if len(classes) == 1 else pair["label"]
+        rows.append({**pair, "label": label, "verdict": verdict, "decided": decided})
+    place = {name: k for k, name in enumerate([*study.models(dataset), *classes])}
+    return sorted(rows, key=lambda r: [place.get(r[key], -1) for key in ("first", "second", "label")])
 
 
 def _times(study: Study, dataset: str, model: str) -> dict[str, Any]:

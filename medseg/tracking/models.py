@@ -111,8 +111,10 @@ def resolve_model(reference: str, store_uri: str | None) -> Path:
         raise CheckpointError(
             f"{reference}: no such folder; expected a model folder, a run id (32 digits), runs:/ or models:/…"
         )
-    load_mlflow()
+    mlflow = load_mlflow()
     store = Store(check_uri(store_uri), "", Path())
+    mlflow.set_tracking_uri(store.uri)  # models:/ is looked up there, whatever store a call is given
+    mlflow.set_registry_uri(store.uri)
     try:
         client = connect(store)
         uri = reference if reference.startswith("models:/") else _uri_of_run(client, run_id)
@@ -147,10 +149,7 @@ def _fetch(store_uri: str, model_uri: str) -> Path:
     if not store_uri.startswith("sqlite:"):
         target = tempfile.mkdtemp(prefix="medseg-model-")
         atexit.register(shutil.rmtree, target, ignore_errors=True)
-    found = download_artifacts(
-        artifact_uri=model_uri, dst_path=target, tracking_uri=store_uri, registry_uri=store_uri
-    )
-    return Path(found) / "artifacts"
+    return Path(download_artifacts(artifact_uri=model_uri, dst_path=target)) / "artifacts"
 
 
 def check_model_folder(folder: Path, reference: str) -> Path:

@@ -54,7 +54,7 @@ class Store:
     def lock(self) -> Path:
         """What writers of runs hold: beside the database, since several experiments share it."""
         path = self.database
-        return self.folder / ".store.lock" if path is None else path.parent / f".{path.name}.lock"
+        return self.folder / ".store.lock" if path is None else path.parent / f"{path.name}.lock"
 
 
 def check_uri(uri: str | None) -> str:
@@ -198,7 +198,7 @@ def _create_database(path: Path, uri: str) -> None:
     Of several processes that let MLflow create its tables, all but one die.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.new"
+    temporary = path.parent / f"{path.name}.new"
     temporary.unlink(missing_ok=True)
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 

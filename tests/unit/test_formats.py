@@ -573,6 +573,22 @@ def test_doubtful_tiff_is_refused(data: bytes, words: str) -> None:
         read_image(Path("case.tif"), data)
 
 
+def test_labels_in_lossy_compression_are_refused() -> None:
+    data = tiff(np.zeros((32, 32), np.uint8), photometric="minisblack", compression="jpeg")
+    assert read_image(Path("case.tif"), data)[0].shape == (1, 32, 32)
+    with pytest.raises(FormatError, match="lossy"):
+        read_labels(Path("case.tif"), data)
+
+
+def test_missing_pieces_are_not_filled_in() -> None:
+    data = bytearray(tiff(np.ones((23, 17), np.uint8), compression="zlib"))
+    with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+        tag = file.pages[0].tags["ImageLength"]
+    struct.pack_into("<I" if int(tag.dtype) == 4 else "<H", data, tag.valueoffset, 46)
+    with pytest.raises(FormatError, match="1 of 2 pieces"):
+        read_image(Path("case.tif"), bytes(data))
+
+
 def test_tiff_size_claims_are_refused() -> None:
     data = bytearray(tiff(np.zeros((23, 17), np.uint8), compression="zlib"))
     with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:

@@ -1,0 +1,46 @@
+# The commands of every day; CI calls the same ones.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+N ?= 10
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test lint format torture schema clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+install: $(STAMP)  ## make .venv and install everything from constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install  ## the demonstration study, from generated images to the report
+	$(BIN)/snakemake --cores all
+
+test: install  ## all tests
+	$(BIN)/python -m pytest
+
+lint: install  ## formatting, style, types, layers, workflow
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+format: install  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/snakefmt Snakefile workflow
+
+torture: install  ## kill the demonstration at N random moments and compare every result with an undisturbed run
+	$(BIN)/python tests/workflow/torture.py --config config/config.yaml --kills $(N)
+
+schema: install  ## write the configuration's JSON schema
+	$(BIN)/medseg schema > workflow/schemas/config.schema.json
+
+clean:  ## remove results, generated data and tracking of this folder
+	rm -rf results data/phantoms mlflow.db* mlartifacts .snakemake

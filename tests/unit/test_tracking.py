@@ -1,0 +1,647 @@
+"""Tracking: names, journals, runs that compare, replays that add nothing, models that come back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medseg.errors import CheckpointError, TrackingError
+from medseg.files import write_json
+from medseg.tracking import Mirror, RunSpec, init_store, resolve_model, sync, training_spec, ui_command
+from medseg.tracking import mirror as mirror_module
+from medseg.tracking.journal import JournalReader
+from medseg.tracking.runs import HIDDEN, metric_name, owner_tags, plan_params, safe_text
+from medseg.tracking.store import check_uri, load_mlflow, read_store
+from medseg.tracking.ui import serve_ui
+
+LABELS = ("Anterior", "nucleus@3 (µm)")
+MODELS = {"unet": 0.002, "deeplab": 0.001}
+STEPS = (10, 20, 30)
+
+
+def plan_of(model: str) -> dict[str, Any]:
+    return {
+        "model": model,
+        "network": model,
+        "dims": 3,
+        "spacing": [1.0, 1.0, 1.5],
+        "normalization": ["zscore"],
+        "patch": [40, 56, 40],
+        "batch": 2,
+        "widths": [32, 64],
+        "strides": [[1, 1, 1], [2, 2, 1]],
+        "loss": "dice_ce",
+        "optimizer": "adamw",
+        "lr": MODELS[model],
+        "weight_decay": 1e-4,
+        "augment": "default",
+        "foreground": 0.33,
+        "steps": STEPS[-1],
+        "precision": "fp32",
+        "reasons": {"patch": "fits"},
+    }
+
+
+def records() -> list[dict[str, Any]]:
+    """A journal: losses, then validation; one undefined score."""
+    out: list[dict[str, Any]] = [
+        {"step": s, "time_ms": 1_700_000_000_000 + s, "metrics": {"train/loss": 1 / s, "train/lr": 0.001}}
+        for s in STEPS
+    ]
+    val = {f"val/dice/{LABELS[0]}": 0.5, f"val/dice/{LABELS[1]}": float("nan"), "val/dice/mean": 0.5}
+    return [*out, {"step": STEPS[-1], "time_ms": 1_700_000_000_100, "metrics": val}]
+
+
+def write_journal(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(r) + "\n" for r in lines))
+
+
+def score_rows(model: str, fold: int) -> pd.DataFrame:
+    rows = []
+    for number in range(3):
+        for place, label in enumerate(LABELS):
+            undefined = number == 2 and place == 1
+            score = 0.9 - 0.1 * number - 0.05 * fold - (0.1 if model == "deeplab" else 0.0)
+            for metric, value in (("dice", score), ("iou", score / (2 - score)), ("tp", 100.0)):
+                lost = undefined and metric != "tp"
+                rows.append(
+                    {
+                        "dataset": "organs",
+                        "model": model,
+                        "fold": fold,
+                        "seed": 0,
+                        "case": f"case{fold}{number}",
+                        "subject": f"case{fold}{number}",
+                        "label": label,
+                        "metric": metric,
+                        "value": np.nan if lost else value,
+                        "unit": "1",
+                        "status": "undefined: both empty" if lost else "ok",
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def write_training(results: Path, model: str, fold: int, fingerprint: str = "a" * 64) -> Path:
+    data = results / "organs"
+    folder = data / "train" / model / f"fold{fold}-seed0"
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = f"weights {model} {fold} {fingerprint}".encode()
+    (folder / "model.safetensors").write_bytes(weights)
+    write_journal(folder / "history.jsonl", records())
+    write_json(folder / "timing.json", {"seconds": 100.0 + fold, "steps": 30, "attempts": 1})
+    write_json(
+        folder / "model.json",
+        {
+            "format": "medseg-model-1",
+            "dataset": {"name": "organs", "dims": 3, "channels": ["CT"], "labels": {"names": {}}},
+            "plan": plan_of(model),
+            "parameters": 1234,
+            "fold": fold,
+            "seed": 0,
+            "fingerprint": fingerprint,
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "provenance": {
+                "medseg": "0.1.0",
+                "git": "0123abc",
+                "torch": "2.6.0",
+                "build": "/srv/secret/place",
+            },
+        },
+    )
+    (data / "evaluate" / model).mkdir(parents=True, exist_ok=True)
+    score_rows(model, fold).to_parquet(data / "evaluate" / model / f"fold{fold}-seed0.parquet", index=False)
+    return folder
+
+
+def write_results(
+    results: Path, models: tuple[str, ...] = tuple(MODELS), folds: tuple[int, ...] = (0, 1)
+) -> None:
+    """A small experiment as the stages leave it."""
+    ingest = results / "organs" / "ingest"
+    ingest.mkdir(parents=True)
+    (ingest / "manifest.tsv").write_text("case\n")
+    write_json(ingest / "dataset.json", {"dataset": "organs"})
+    summary = []
+    for model in models:
+        write_json(results / "organs" / "plan" / f"{model}.json", plan_of(model))
+        for fold in folds:
+            write_training(results, model, fold)
+        for metric in ("dice", "iou"):
+            for label in ("mean", *LABELS):
+                row = {"dataset": "organs", "model": model, "metric": metric, "label": label, "mean": 0.75}
+                low = {"low": 0.7, "high": 0.8} if metric == "dice" else {"low": None, "high": None}
+                summary.append({**row, **low, "n": 6, "n_undefined": 2})
+    write_json(results / "compare" / "summary.json", {"rows": summary})
+    figures = results / "report" / "figures"
+    figures.mkdir(parents=True)
+    (results / "report" / "index.html").write_text("<html></html>")
+    (figures / f"overlay-organs-case00-{models[0]}.png").write_bytes(b"picture")
+    (figures / f"overlay-organs-case00-other-{models[0]}.png").write_bytes(b"of another model")
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store made once; making one takes longer than all that most tests do with it."""
+    folder = tmp_path_factory.mktemp("store")
+    init_store(f"sqlite:///{folder}/mlflow.db", "template", folder / "store.json")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def results(template: Path, tmp_path: Path) -> Path:
+    """An experiment folder with a store of its own (absolute, since MLflow keeps engines by URI)."""
+    with sqlite3.connect(template) as source, sqlite3.connect(tmp_path / "mlflow.db") as target:
+        source.backup(target)
+    source.close()
+    target.close()
+    folder = tmp_path / "results" / "study"
+    init_store(f"sqlite:///{tmp_path}/mlflow.db", "study", folder / "tracking" / "store.json")
+    return folder
+
+
+def client_of(results: Path) -> Any:
+    load_mlflow()
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=read_store(results / "tracking" / "store.json").uri)
+
+
+def runs_by_name(results: Path) -> dict[str, Any]:
+    """Current runs of the experiment; fails if two have one name."""
+    client = client_of(results)
+    experiment = client.get_experiment_by_name("study").experiment_id
+    found = client.search_runs([experiment], "tags.`medseg.superseded` = 'false'")
+    names = [r.info.run_name for r in found]
+    assert len(set(names)) == len(names)
+    return dict(zip(names, found, strict=True))
+
+
+def rows_of(results: Path) -> dict[str, int]:
+    """Rows per table of the store."""
+    with sqlite3.connect(results.parents[1] / "mlflow.db") as database:
+        tables = [r[0] for r in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        counts = {t: database.execute(f'SELECT count(*) FROM "{t}"').fetchone()[0] for t in tables}
+    database.close()
+    return counts
+
+
+def store_json(results: Path) -> Path:
+    return results / "tracking" / "store.json"
+
+
+def a_spec(fingerprint: str = "f" * 64, model: str = "unet") -> RunSpec:
+    return RunSpec("organs", model, 0, 0, fingerprint, plan_params(plan_of(model)))
+
+
+# --- names and texts ---
+
+
+@settings(deadline=None)
+@given(st.text(max_size=80))
+def test_every_class_name_becomes_a_metric_name_that_mlflow_takes(label: str) -> None:
+    load_mlflow()
+    from mlflow.utils.validation import _validate_metric_name
+
+    _validate_metric_name(metric_name(f"val/dice/{label}"))
+
+
+def test_metric_names_stay_if_they_can_and_differ_if_labels_do() -> None:
+    labels = ["a", "a b", "a@b", "a#b", "a(b)", "", ".", "..", "x" * 300, "x" * 301, "µ", "ü"]
+    names = [metric_name(f"val/dice/{label}") for label in labels]
+    assert names[:2] == ["val/dice/a", "val/dice/a b"]
+    assert len(set(names)) == len(labels)
+    assert all(len(n) < 100 for n in names)
+
+
+def test_params_are_flat_and_every_plan_has_the_same_keys() -> None:
+    params = plan_params(plan_of("unet"))
+    assert params["patch"] == "40 x 56 x 40"
+    assert params["strides"] == "1x1x1, 2x2x1"
+    assert params["lr"] == 0.002
+    assert set(plan_params({"network": "unet"})) == set(params)
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("/srv/data/x", True),
+        ("file:///srv/data", True),
+        ("read from /mnt/a/b.png", True),
+        ("~/data/a", True),
+        (r"C:\data", True),
+        ("organs/unet fold0 seed0", False),
+        ("val/dice/mean", False),
+        ("0.5 / 1.0", False),
+        ("2.6.0+cpu", False),
+    ],
+)
+def test_paths_do_not_reach_tags(text: str, hidden: bool) -> None:
+    assert (safe_text(text) == HIDDEN) is hidden
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mlruns",
+        "file:///tmp/mlruns",
+        "postgresql://host/db",
+        "http://user:word@host",
+        "sqlite:///",
+        "databricks",
+    ],
+)
+def test_stores_that_cannot_serve_are_refused_with_what_can(uri: str) -> None:
+    with pytest.raises(TrackingError, match=r"expected http|MLFLOW_TRACKING_PASSWORD"):
+        check_uri(uri)
+
+
+def test_the_package_is_cheap_to_import() -> None:
+    heavy = "mlflow", "torch", "pandas", "numpy", "matplotlib"
+    code = f"import sys, medseg.tracking; sys.exit(any(m in sys.modules for m in {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_training_is_described_by_its_files(tmp_path: Path) -> None:
+    write_results(tmp_path, ("unet",), (0,))
+    data = tmp_path / "organs"
+    spec = training_spec(data / "ingest" / "manifest.tsv", data / "plan" / "unet.json", 3, 1, "key")
+    assert (spec.parent_key, spec.key) == ("organs/unet", "organs/unet fold3 seed1")
+    assert set(spec.child_params) - set(spec.parent_params) == {"fold", "seed"}
+
+
+# --- the journal ---
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 40), max_size=30))
+def test_a_journal_read_in_any_pieces_gives_every_point_once(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[int]
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
+    text = "".join(json.dumps(r) + "\n" for r in records()).encode()
+    reader, found = JournalReader(path), []
+    assert reader.read() == []
+    with open(path, "ab") as file:
+        for piece in [*pieces, len(text)]:
+            file.write(text[:piece])
+            file.flush()
+            text = text[piece:]
+            found += reader.read()
+    whole = JournalReader(path).read()
+    assert found == whole
+    assert [p.step for p in whole if p.key == "train/loss"] == list(STEPS)
+    assert not any(p.value != p.value for p in whole)
+    assert reader.damaged == 0
+
+
+def test_a_journal_that_was_cut_and_grew_again_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    write_journal(path, records())
+    reader = JournalReader(path)
+    first = reader.read()
+    later = [{**r, "time_ms": r["time_ms"] + 5} if r["step"] > 10 else r for r in records()]
+    write_journal(path, [*later, {**later[-1], "step": 40}])
+    again = reader.read()
+    assert {(p.key, p.step) for p in first} < {(p.key, p.step) for p in again}
+
+
+def test_damaged_lines_are_counted_and_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text('{"step": 1}\n[]\n\x00\n{"step": 1, "time_ms": 1, "metrics": {"a": 1}}\n{"step": 2, "ti')
+    reader = JournalReader(path)
+    assert [(p.key, p.step) for p in reader.read()] == [("a", 1)]
+    assert reader.damaged == 3
+
+
+# --- the replay ---
+
+
+def test_replaying_an_experiment_gives_runs_that_compare_and_twice_adds_nothing(results: Path) -> None:
+    write_results(results)
+    line = sync(results)
+    assert "4 trainings of 2 models" in line
+    assert "4 models" in line
+    runs = runs_by_name(results)
+    children = {f"organs/{m} fold{f} seed0" for m in MODELS for f in (0, 1)}
+    assert set(runs) == {"organs/unet", "organs/deeplab", *children}
+    unet, deeplab = runs["organs/unet"], runs["organs/deeplab"]
+    assert set(unet.data.params) == set(deeplab.data.params)
+    differing = {k for k, v in unet.data.params.items() if deeplab.data.params[k] != v}
+    assert differing == {"model", "network", "lr"}
+    assert unet.data.metrics["test/dice/mean"] == 0.75
+    assert unet.data.metrics["test/dice/mean_low"] == 0.7
+    assert unet.data.metrics["time/train_s"] == 100.5
+    assert "test/miou" in unet.data.metrics
+    assert unet.data.tags["medseg.folds"] == "0 1"
+    assert "| dice | mean | 0.750 | 0.700 to 0.800 | 6 | 2 |" in unet.data.tags["mlflow.note.content"]
+    for run in runs.values():
+        assert run.info.status == "FINISHED"
+        parent = run.data.tags.get("mlflow.parentRunId")
+        assert parent == (
+            runs[run.info.run_name.split(" ")[0]].info.run_id if "fold" in run.info.run_name else None
+        )
+
+    before = rows_of(results)
+    again = sync(results)
+    assert "new: 0 curve points, 0 results, 0 files, 0 models" in again
+    assert rows_of(results) == before
+
+
+def test_a_training_shows_its_curves_scores_and_tables(results: Path) -> None:
+    write_results(results, ("unet",), (0,))
+    sync(results)
+    client, runs = client_of(results), runs_by_name(results)
+    child = runs["organs/unet fold0 seed0"]
+    curve = client.get_metric_history(child.info.run_id, "train/loss")
+    assert [(m.step, m.timestamp, m.value) for m in curve] == [
+        (s, 1_700_000_000_000 + s, 1 / s) for s in STEPS
+    ]
+    strange = metric_name(f"test/dice/{LABELS[1]}")
+    assert child.data.tags[f"medseg.name.{strange}"] == f"test/dice/{LABELS[1]}"
+    values = child.data.metrics
+    assert values["test/dice/Anterior"] == pytest.approx(0.8)
+    assert values[strange] == pytest.approx(0.85)
+    assert values["test/dice/mean"] == pytest.approx(0.825)
+    assert (values["test/n_valid"], values["test/n_undefined"]) == (5, 1)
+    assert child.data.params["parameters"] == "1234"
+    assert [i.dataset.name for i in child.inputs.dataset_inputs] == ["organs"]
+    table = Path(client.download_artifacts(child.info.run_id, "evaluate/cases.csv", str(results)))
+    frame = pd.read_csv(table)
+    assert list(frame.columns) == ["case", "subject", "label", "dice", "iou", "tp", "note"]
+    assert frame["note"].notna().sum() == frame["dice"].isna().sum() == 1
+    parent = runs["organs/unet"].info.run_id
+    paths = [a.path for a in client.list_artifacts(parent, "overlays")]
+    assert paths == ["overlays/overlay-organs-case00-unet.png"]
+    assert [a.path for a in client.list_artifacts(parent, "report")] == ["report/index.html"]
+
+
+def test_changed_weights_make_a_new_run_and_mark_the_old_one(results: Path) -> None:
+    write_results(results, ("unet",), (0,))
+    sync(results)
+    old = runs_by_name(results)
+    write_training(results, "unet", 0, "b" * 64)
+    sync(results)
+    new = runs_by_name(results)
+    key = "organs/unet fold0 seed0"
+    assert new[key].info.run_id != old[key].info.run_id
+    assert new["organs/unet"].info.run_id == old["organs/unet"].info.run_id
+    tags = client_of(results).get_run(old[key].info.run_id).data.tags
+    assert tags["medseg.superseded"] == "true"
+
+
+def test_a_changed_plan_makes_a_new_parent(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_results(results, ("unet",), (0,))
+    sync(results)
+    old = runs_by_name(results)
+    monkeypatch.setitem(MODELS, "unet", 0.5)
+    write_training(results, "unet", 0)
+    sync(results)
+    new = runs_by_name(results)
+    assert {new[k].info.run_id for k in new}.isdisjoint(old[k].info.run_id for k in old)
+    assert new["organs/unet"].data.params["lr"] == "0.5"
+
+
+def test_scores_measured_anew_replace_what_is_shown(results: Path) -> None:
+    write_results(results, ("unet",), (0,))
+    sync(results)
+    scores = score_rows("unet", 0)
+    scores.loc[scores["metric"] == "dice", "value"] *= 0.5
+    scores.to_parquet(results / "organs" / "evaluate" / "unet" / "fold0-seed0.parquet", index=False)
+    assert " 3 results, 1 files, 0 models" in sync(results)
+    child = runs_by_name(results)["organs/unet fold0 seed0"]
+    assert child.data.metrics["test/dice/mean"] == pytest.approx(0.825 / 2)
+
+
+def test_no_user_and_no_path_in_params_tags_and_models(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "canaryuser")
+    write_results(results, ("unet",), (0,))
+    sync(results)
+    with sqlite3.connect(results.parents[1] / "mlflow.db") as database:
+        texts = []
+        for table in (
+            "params",
+            "tags",
+            "logged_model_params",
+            "logged_model_tags",
+            "experiment_tags",
+            "datasets",
+        ):
+            texts += [str(row) for row in database.execute(f"SELECT * FROM {table}")]
+    database.close()
+    texts += [path.read_text() for path in (results.parents[1] / "mlartifacts").rglob("MLmodel")]
+    dump = "\n".join(texts)
+    assert "canaryuser" not in dump
+    assert str(results.parents[1]) not in dump
+    assert "/srv/secret" not in dump
+    assert {r.data.tags["mlflow.user"] for r in runs_by_name(results).values()} == {"medseg"}
+
+
+# --- models ---
+
+
+@pytest.fixture
+def fake_predict(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Stands in for the network."""
+    calls: list[Any] = []
+
+    def predict_files(images: list[Path], model: Path, out: Path) -> list[Path]:
+        calls.append((images, model, out))
+        return [out / image.name for image in images]
+
+    stub = types.ModuleType("medseg.predict.run")
+    stub.predict_files = predict_files  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "medseg.predict.run", stub)
+    yield calls
+
+
+def test_a_model_comes_back_without_pickle_and_predicts_from_paths_to_paths(
+    results: Path, fake_predict: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    write_results(results, ("unet",), (0,))
+    sync(results)
+    mlflow = load_mlflow()
+    import mlflow.pyfunc
+
+    client = client_of(results)
+    run = runs_by_name(results)["organs/unet fold0 seed0"]
+    (stored,) = client.search_logged_models([run.info.experiment_id])
+    assert stored.source_run_id == run.info.run_id
+    mlflow.set_tracking_uri(read_store(store_json(results)).uri)
+    model = mlflow.pyfunc.load_model(f"models:/{stored.model_id}", model_config={"out": "there"})
+    assert model.predict(["a.nii.gz", "b.nii.gz"]) == ["there/a.nii.gz", "there/b.nii.gz"]
+    (_, folder, _) = fake_predict[0]
+    source = results / "organs" / "train" / "unet" / "fold0-seed0"
+    for name in ("model.json", "model.safetensors"):
+        assert (folder / name).read_bytes() == (source / name).read_bytes()
+    stored_files = {p.suffix for p in folder.parent.rglob("*") if p.is_file()}
+    assert stored_files <= {".json", ".safetensors", ".py", ".yaml", ".txt", ""}
+
+
+def test_models_are_found_by_folder_run_and_name(results: Path) -> None:
+    write_results(results)
+    sync(results)
+    uri = read_store(store_json(results)).uri
+    runs = runs_by_name(results)
+    child, parent = runs["organs/unet fold1 seed0"].info.run_id, runs["organs/unet"].info.run_id
+    folder = results / "organs" / "train" / "unet" / "fold1-seed0"
+    assert resolve_model(str(folder), None) == folder
+    for reference in (child, f"runs:/{child}", f"runs:/{child}/model"):
+        found = resolve_model(reference, uri)
+        assert (found / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    with pytest.raises(TrackingError, match=f"(?s)several trainings.*{child}"):
+        resolve_model(parent, uri)
+    with pytest.raises(TrackingError, match="no run 0000"):
+        resolve_model("0" * 32, uri)
+    with pytest.raises(TrackingError, match="not found"):
+        resolve_model("models:/nobody/1", uri)
+    for nothing in ("nowhere", str(results)):
+        with pytest.raises(CheckpointError, match="model folder"):
+            resolve_model(nothing, uri)
+    with pytest.raises(TrackingError, match="no such file"):
+        resolve_model("0" * 32, "sqlite:///absent.db")
+    (resolve_model(child, uri) / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(CheckpointError, match="damaged"):
+        resolve_model(child, uri)
+
+
+# --- the mirror ---
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(None, "FINISHED"), (ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")],
+)
+def test_a_training_ends_with_its_status_and_all_its_points(
+    results: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException] | None, status: str
+) -> None:
+    monkeypatch.setattr(mirror_module, "POLL_S", 0.01)
+    journal = results / "state" / "journal.jsonl"
+    try:
+        with Mirror(store_json(results), a_spec(), journal):
+            write_journal(journal, records())
+            if error is not None:
+                raise error
+    except BaseException as caught:
+        if error is None or type(caught) is not error:
+            raise
+    runs = runs_by_name(results)
+    child = runs["organs/unet fold0 seed0"]
+    assert child.info.status == runs["organs/unet"].info.status == status
+    assert child.info.end_time is not None
+    steps = [m.step for m in client_of(results).get_metric_history(child.info.run_id, "train/loss")]
+    assert steps == list(STEPS)
+    assert child.data.tags[f"medseg.name.{metric_name('val/dice/' + LABELS[1])}"] == f"val/dice/{LABELS[1]}"
+
+
+def test_the_mirror_and_the_replay_speak_of_the_same_runs(results: Path) -> None:
+    write_results(results, ("unet",), (0,))
+    data = results / "organs"
+    spec = training_spec(data / "ingest" / "manifest.tsv", data / "plan" / "unet.json", 0, 0, "a" * 64)
+    with Mirror(store_json(results), spec, data / "train" / "unet" / "fold0-seed0" / "history.jsonl"):
+        pass
+    mirrored = {name: run.info.run_id for name, run in runs_by_name(results).items()}
+    assert "new: 0 curve points" in sync(results)
+    assert {name: run.info.run_id for name, run in runs_by_name(results).items()} == mirrored
+
+
+def test_runs_whose_process_is_gone_are_closed_and_others_are_not(results: Path) -> None:
+    client = client_of(results)
+    experiment = client.get_experiment_by_name("study").experiment_id
+    alive = owner_tags()
+    cases: dict[str, dict[str, str]] = {
+        "alive": alive,
+        "pid given anew": {**alive, "medseg.born": "1"},
+        "pid gone": {**alive, "medseg.pid": "4194304"},
+        "before a reboot": {**alive, "medseg.boot": "x"},
+        "another machine": {**alive, "medseg.host": "x", "medseg.boot": "y"},
+    }
+    made = {}
+    for name, tags in cases.items():
+        parent = client.create_run(experiment, tags={"medseg.key": f"parent of {name}"}).info.run_id
+        child = client.create_run(experiment, tags={"medseg.key": name, "mlflow.parentRunId": parent, **tags})
+        made[name] = (parent, child.info.run_id)
+    init_store(read_store(store_json(results)).uri, "study", store_json(results))
+    status = {n: tuple(client.get_run(r).info.status for r in pair) for n, pair in made.items()}
+    running = ("RUNNING", "RUNNING")
+    killed = ("KILLED", "KILLED")
+    assert status == {
+        "alive": running,
+        "pid given anew": killed,
+        "pid gone": killed,
+        "before a reboot": killed,
+        "another machine": running,
+    }
+
+
+# --- the UI ---
+
+
+def test_the_ui_is_for_this_machine_only(results: Path) -> None:
+    uri = read_store(store_json(results)).uri
+    command = ui_command(uri)
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert command[command.index("--workers") + 1] == "1"
+    for call in (ui_command, serve_ui):
+        refuse: Callable[..., Any] = call
+        with pytest.raises(TrackingError, match="no password"):
+            refuse(uri, 5000, "0.0.0.0")
+        with pytest.raises(TrackingError, match="in a browser"):
+            refuse("http://127.0.0.1:1")
+        with pytest.raises(TrackingError, match="no such file"):
+            refuse("sqlite:///absent.db")
+
+
+# --- whole processes ---
+
+FOLDER_SCRIPT = """
+import json, os, pathlib, sys
+from medseg.tracking import init_store, sync
+init_store(None, "study", pathlib.Path("results/study/tracking/store.json"))
+print(sync(pathlib.Path("results/study")))
+sys.exit("torch" in sys.modules)
+"""
+MOVED_SCRIPT = """
+import pathlib, warnings
+from medseg.tracking import resolve_model, sync
+assert "new: 0 curve points, 0 results, 0 files, 0 models" in sync(pathlib.Path("results/study"))
+import mlflow
+client = mlflow.MlflowClient("sqlite:///mlflow.db")
+for run in client.search_runs(["1"]):
+    if "mlflow.parentRunId" in run.data.tags:
+        assert (resolve_model(run.info.run_id, None) / "model.json").is_file()
+        assert client.list_artifacts(run.info.run_id, "evaluate")
+    else:
+        assert client.list_artifacts(run.info.run_id, "report")
+"""
+
+
+def test_the_store_moves_with_its_folder_and_names_no_path(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_results(first / "results" / "study", ("unet",), (0,))
+    subprocess.run([sys.executable, "-c", FOLDER_SCRIPT], cwd=first, check=True)
+    with sqlite3.connect(first / "mlflow.db") as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        dump = "\n".join(database.iterdump())
+    database.close()
+    assert str(tmp_path) not in dump
+    first.rename(second)
+    subprocess.run([sys.executable, "-c", MOVED_SCRIPT], cwd=second, check=True)
