@@ -40,7 +40,7 @@ def run(score_files: Sequence[Path], out: Path) -> None:
     writer.writerows(ranking)
     write_text(out / "leaderboard.csv", text.getvalue())
     write_json(out / "summary.json", {"rows": summary, "pairs": pairs, "definitions": DEFINITIONS})
-    say(f"compare: {len(found)} models x data sets, {len(pairs)} paired comparisons -> {out}")
+    say(f"compare: {len(ranking)} rows in the leaderboard, {len(pairs)} paired comparisons -> {out}")
 
 
 def read_leaderboard(compare_dir: Path) -> list[dict[str, str]]:

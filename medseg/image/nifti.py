@@ -55,6 +55,8 @@ def _nifti_header(path: Path, start: bytes) -> Any:
     """The checked header of a single-file NIfTI that begins with ``start``."""
     import nibabel
 
+    if len(start) < nibabel.Nifti1Header.sizeof_hdr:
+        raise FormatError(path, f"truncated: {len(start)} bytes of content, too few for a NIfTI header")
     for cls, magic in ((nibabel.Nifti1Header, b"n+1"), (nibabel.Nifti2Header, b"n+2")):
         size = cls.sizeof_hdr
         if len(start) < size:

@@ -52,9 +52,9 @@ def generate(kind: Kind, cases: int, seed: int, folder: Path) -> None:
     """
     images, labels, suffix = PLACES[kind]
     wanted = {f"{kind}_{case:03d}{suffix}" for case in range(cases)}
-    for part in (images, labels):
-        _clear(folder / part, wanted)
-    (folder / DONE).unlink(missing_ok=True)
+    surplus = _surplus(folder / images, wanted) + _surplus(folder / labels, wanted)
+    for path in (folder / DONE, *surplus):
+        path.unlink(missing_ok=True)
     progress = Progress(f"phantoms {kind}", cases)
     for case in range(cases):
         rng = np.random.Generator(np.random.PCG64([seed, list(PLACES).index(kind), case]))
@@ -69,8 +69,9 @@ def generate(kind: Kind, cases: int, seed: int, folder: Path) -> None:
     write_json(folder / DONE, {"kind": kind, "cases": cases, "seed": seed})
 
 
-def _clear(folder: Path, wanted: set[str]) -> None:
-    """Remove phantoms of an earlier call; refuse a folder with other files."""
+def _surplus(folder: Path, wanted: set[str]) -> list[Path]:
+    """Phantoms of an earlier call that this one will not make; other files are an error."""
+    found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.name.startswith(".") or path.name in wanted:
             continue
@@ -79,7 +80,8 @@ def _clear(folder: Path, wanted: set[str]) -> None:
                 f"{path}: not a phantom, so this folder holds other data; "
                 "give `generate` a folder of its own, or remove `generate` from the configuration"
             )
-        path.unlink()
+        found.append(path)
+    return found
 
 
 def _decathlon_index(names: list[str]) -> dict[str, Any]:
@@ -107,6 +109,9 @@ def _smooth_noise(rng: Generator, shape: tuple[int, ...], sigma: float | tuple[f
 
 
 # Cells
+
+# No nucleus reaches further than this from its centre, in pixels.
+REACH = 16
 
 
 def _draw_cells(rng: Generator, case: int) -> Phantom:
@@ -149,23 +154,27 @@ def _place_nuclei(rng: Generator, shape: tuple[int, int]) -> tuple[NDArray[np.in
             row, column = row + distance * np.sin(angle), column + distance * np.cos(angle)
         else:
             row, column = rng.uniform(0.0, shape[0]), rng.uniform(0.0, shape[1])
-        radius = _nucleus(rng, shape, row, column)
+        window = tuple(
+            slice(max(0, int(c) - REACH), min(n, max(0, int(c) + REACH + 1)))
+            for c, n in zip((row, column), shape, strict=True)
+        )
+        rows, columns = np.ogrid[window]
+        radius = _nucleus(rng, rows - row, columns - column)
         inside = radius < 1.0
-        if inside.sum() < 60 or (truth[inside] > 0).mean() > 0.1:
+        if inside.sum() < 60 or (truth[window][inside] > 0).mean() > 0.1:
             continue
         centres.append((row, column))
-        mine = inside & (radius < depth)
-        truth[mine] = len(centres)
-        depth[mine] = radius[mine]
+        mine = inside & (radius < depth[window])
+        truth[window][mine] = len(centres)
+        depth[window][mine] = radius[mine]
     return truth, depth
 
 
-def _nucleus(rng: Generator, shape: tuple[int, int], row: float, column: float) -> Field:
+def _nucleus(rng: Generator, rows: Field, columns: Field) -> Field:
     """Distance from a nucleus' centre relative to its rim, which is an ellipse with a little wobble."""
-    rows, columns = np.ogrid[: shape[0], : shape[1]]
     turn = rng.uniform(0.0, np.pi)
-    along = np.cos(turn) * (rows - row) + np.sin(turn) * (columns - column)
-    across = -np.sin(turn) * (rows - row) + np.cos(turn) * (columns - column)
+    along = np.cos(turn) * rows + np.sin(turn) * columns
+    across = -np.sin(turn) * rows + np.cos(turn) * columns
     u, v = along / rng.uniform(8.0, 11.5), across / rng.uniform(6.0, 8.5)
     theta = np.arctan2(v, u)
     phases = rng.uniform(0.0, 2 * np.pi, 2)

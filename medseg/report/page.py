@@ -20,7 +20,18 @@ from medseg.report.overlays import class_colour
 from medseg.report.sources import Run, Study
 
 ALPHA = 0.05
-STAGES = ("ingest", "plan", "preprocess", "train", "predict", "postprocess", "evaluate", "compare", "report")
+# Order of the workflow's jobs in the table of run times.
+STAGES = (
+    "phantoms",
+    "ingest",
+    "fingerprint",
+    "plan",
+    "preprocess",
+    "train",
+    "predict",
+    "postprocess",
+    "evaluate",
+)
 
 # Plan entries shown for every model: heading, key.
 PLAN_ROWS = (
@@ -212,8 +223,11 @@ def _pairs(study: Study, dataset: str) -> list[dict[str, Any]]:
         verdict = "not tested" if pair["p_holm"] is None else verdict
         label = classes[0] if len(classes) == 1 else pair["label"]
         rows.append({**pair, "label": label, "verdict": verdict, "decided": decided})
-    place = {name: k for k, name in enumerate([*study.models(dataset), *classes])}
-    return sorted(rows, key=lambda r: [place.get(r[key], -1) for key in ("first", "second", "label")])
+    ranked = study.models(dataset)
+    place = {name: k for k, name in enumerate(classes)}
+    return sorted(
+        rows, key=lambda r: (ranked.index(r["first"]), ranked.index(r["second"]), place.get(r["label"], -1))
+    )
 
 
 def _times(study: Study, dataset: str, model: str) -> dict[str, Any]:

@@ -97,7 +97,8 @@ def _curves(study: Study, dataset: str) -> list[Figure]:
     for name, key, caption, axis in CURVES:
         lines = []
         for run_ in (r for r in study.runs if r.dataset == dataset):
-            points = [(r["step"], r[key]) for r in run_.history if r.get(key) is not None]
+            found = [(r["step"], r.get(key)) for r in run_.history]
+            points = [(step, v) for step, v in found if v is not None and np.isfinite(v)]
             if points:
                 lines.append(Curve(run_.model, colours[run_.model], *zip(*points, strict=True)))
         limits = None

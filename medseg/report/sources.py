@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from medseg.compare.run import read_leaderboard
-from medseg.config import Config
+from medseg.config import Config, load_config
 from medseg.errors import DataError
 from medseg.files import read_json, sha256_file
 from medseg.ingest.manifest import Manifest, read_manifest
@@ -101,9 +101,10 @@ def read_study(results: Path, config_json: Path) -> Study:
     """Read everything the page shows, except images.
 
     Raises:
+        ConfigError: if the configuration is not a valid one.
         DataError: if a result that the compared scores rest on is missing or damaged.
     """
-    config = Config.model_validate(read_json(config_json))
+    config = load_config([config_json])
     compare = results / "compare"
     leaderboard = read_leaderboard(compare)
     try:
@@ -180,14 +181,15 @@ def _read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_jobs(folder: Path) -> tuple[Job, ...]:
-    """Benchmark tables at ``{dataset}/{stage}/*.tsv`` below ``folder``; Snakemake writes them, not we."""
+    """Benchmark tables ``{dataset}/{stage}.tsv`` and ``{dataset}/{stage}/*.tsv``; Snakemake writes them."""
     jobs = []
-    for path in sorted(folder.glob("*/*/*.tsv")):
+    for path in sorted([*folder.glob("*/*.tsv"), *folder.glob("*/*/*.tsv")]):
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
         for row in rows or [{}]:
             seconds, peak = _number(row.get("s")), _number(row.get("max_rss"))
-            jobs.append(Job(path.parent.parent.name, path.parent.name, seconds, peak))
+            dataset, stage = path.relative_to(folder).with_suffix("").parts[:2]
+            jobs.append(Job(dataset, stage, seconds, peak))
     return tuple(jobs)
 
 

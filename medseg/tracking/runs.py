@@ -160,9 +160,7 @@ def open_runs(
     Returns:
         Ids of parent and child.
     """
-    parent = _find_or_make(
-        client, experiment, spec.parent_key, digest_of(spec.parent_params), spec.parent_params, {}, start_ms
-    )
+    parent = _find_or_make(client, experiment, spec.parent_key, None, spec.parent_params, {}, start_ms)
     tags = {**spec.tags, "mlflow.parentRunId": parent, **(owner or {})}
     child = _find_or_make(client, experiment, spec.key, spec.fingerprint, spec.child_params, tags, start_ms)
     if owner is not None:
@@ -175,27 +173,28 @@ def _find_or_make(
     client: Any,
     experiment: str,
     key: str,
-    fingerprint: str,
+    fingerprint: str | None,
     params: Mapping[str, Value],
     tags: Mapping[str, str],
     start_ms: int,
 ) -> str:
-    # Parameters cannot be changed once written, so a run is continued only under the same ones.
-    identity = {"medseg.key": key, "medseg.fingerprint": fingerprint, "medseg.params": digest_of(params)}
+    identity = {"medseg.key": key, **({} if fingerprint is None else {"medseg.fingerprint": fingerprint})}
     all_tags = {
         k: safe_text(v) for k, v in {**tags, **identity, "medseg.superseded": "false", **ANONYMOUS}.items()
     }
-    same = [
-        run
-        for run in runs_of(client, experiment, key)
-        if all(run.data.tags.get(name) == value for name, value in identity.items())
-    ]
+    same = [run for run in runs_of(client, experiment, key) if _is_same(run.data, identity, params)]
     if same:
-        run = min(same, key=lambda r: (r.info.start_time, r.info.run_id))
+        run = min(same, key=lambda r: (r.data.tags["medseg.superseded"], r.info.start_time, r.info.run_id))
     else:
         run = client.create_run(experiment, start_time=start_ms, tags=all_tags, run_name=key)
     log_new(client, run, params=params, tags=all_tags)
     return str(run.info.run_id)
+
+
+def _is_same(data: Any, identity: Mapping[str, str], params: Mapping[str, Value]) -> bool:
+    """Whether a run may be continued: MLflow lets no parameter change, but another one may come."""
+    agrees = all(data.params.get(k, safe_text(v)) == safe_text(v) for k, v in params.items())
+    return agrees and all(data.tags.get(name) == value for name, value in identity.items())
 
 
 def log_new(client: Any, run: Any, *, params: Mapping[str, Value], tags: Mapping[str, str]) -> None:

@@ -96,6 +96,7 @@ def artifacts_of(uri: str) -> str:
 def load_mlflow(timeout_s: int = SYNC_TIMEOUT_S) -> Any:
     """Import MLflow, with calls that end soon: by default, one to a dead server blocks for minutes."""
     os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
+    os.environ.update(MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true")
     os.environ.update(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT=str(timeout_s))
     # Its type-hint checks and deprecated imports warn on import; nothing a user of medseg could mend.
     with warnings.catch_warnings():

@@ -26,7 +26,9 @@ from medseg.train.journal import Journal
 from medseg.train.resume import load_state, save_state
 from medseg.train.validate import validate
 
-SAVE_INTERVAL_S = 15.0
+# State is saved this often, or less often if saving is slow: it takes at most one fortieth of the time.
+SAVE_INTERVAL_S = 5.0
+SAVE_PATIENCE = 40.0
 JOURNAL_RECORDS = 200
 WARM_UP_SHARE = 0.05
 WARM_UP_STEPS = 100
@@ -73,7 +75,7 @@ def train(plan: Plan, fold: Fold, seed: int, state: Path, label: str) -> nn.Modu
     journal = Journal(state / "journal.jsonl", done)
     journal_every = max(1, plan.steps // JOURNAL_RECORDS)
     bar = Progress(label, plan.steps, start=done)
-    saved, losses, score = time.monotonic(), [], math.nan
+    saved, interval, losses, score = time.monotonic(), SAVE_INTERVAL_S, [], math.nan
     network.train()
     with _sigterm() as asked_to_stop:
         for step in range(done, plan.steps):
@@ -92,9 +94,11 @@ def train(plan: Plan, fold: Fold, seed: int, state: Path, label: str) -> nn.Modu
                 scores = validate(network, fold.watch, plan, fold.names)
                 score = scores.get("val/dice/mean", math.nan)
                 journal.write(finished, scores)
-            if time.monotonic() - saved > SAVE_INTERVAL_S or last or asked_to_stop():
+            if time.monotonic() - saved > interval or last or asked_to_stop():
+                begun = time.monotonic()
                 save_state(state, finished, network, optimizer, step_once.scaler)
                 saved = time.monotonic()
+                interval = max(SAVE_INTERVAL_S, SAVE_PATIENCE * (saved - begun))
             bar.update(finished, f"loss {loss:.3f}" + ("" if math.isnan(score) else f" dice {score:.3f}"))
             if asked_to_stop() and not last:
                 raise TrainingError(f"{label}: stopped by SIGTERM after step {finished}; the state is saved, run again to go on")

@@ -1,4 +1,4 @@
-"""Tracking under faults: stores that race, die, hang or are locked, trainings that are killed; no point is lost."""
+"""Tracking under faults: stores that race, die, hang or lock, trainings that are killed; no point is lost."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def finish_training(results: Path, journal: Path) -> None:
     (folder / "history.jsonl").write_bytes(journal.read_bytes())
     (folder / "model.safetensors").write_bytes(b"weights")
     write_json(folder / "timing.json", {"seconds": 1.0})
-    facts = {"format": "medseg-model-1", "dataset": {"name": "organs"}, "plan": {"model": "unet"}}
+    facts = {"format": "medseg-model-1", "dataset": {"name": "organs"}, "plan": {"model": "unet", **PARAMS}}
     run = {"fold": 0, "seed": 0, "fingerprint": "f" * 64}
     digest = {"weights_sha256": hashlib.sha256(b"weights").hexdigest(), "provenance": {}}
     write_json(folder / "model.json", {**facts, **run, **digest})
@@ -272,7 +272,7 @@ def test_a_server_killed_in_mid_run_costs_nothing_once_it_is_back(
 
     server()
     line = sync(results)
-    assert "new: 40 curve points" in line
+    assert "new: 40 curve points" in line  # 20 steps of two curves
     assert steps_in(database) == steps_in(database, "train/lr") == list(range(30))
     assert set(statuses(database).values()) == {"FINISHED"}
     stored = [

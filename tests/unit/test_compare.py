@@ -106,6 +106,7 @@ def test_undefined_missed_and_spurious_scores_are_counted(tmp_path: Path) -> Non
     row = summary_of(tmp_path / "out")["unet", "dice", "a"]
     assert row["mean"] == pytest.approx(1 / 3, abs=1e-6)
     assert (row["n"], row["n_undefined"], row["n_missed"], row["n_spurious"]) == (3, 1, 1, 1)
+    assert row["n_partly_undefined"] == 0
     (line,) = read_leaderboard(tmp_path / "out")
     assert (line["n_cases"], line["n_undefined"]) == ("4", "1")
     assert len(pd.read_parquet(tmp_path / "out" / "scores.parquet")) == 4 * 6

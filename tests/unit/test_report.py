@@ -209,6 +209,7 @@ def build(root: Path, *, label: str = "nucleus", damage: Damage = shift) -> tupl
     files += add_dataset(
         config, results, "organs", organs, LabelTable.create({"liver": 1, "kidney": 5}), damage
     )
+    write_text(results / "benchmarks" / "cells" / "fingerprint.tsv", "s\th:m:s\tmax_rss\n0.4\t0:00:00\tNA\n")
     compare(files, results / "compare")
     return config, results
 
@@ -271,6 +272,8 @@ def test_every_section_and_its_facts_are_there(study: tuple[Path, Path, str]) ->
         "1,234,567",
         "1 min 15 s",
         "812 MB",
+        "cells: time jobs peak memory organs: time jobs peak memory fingerprint 0.4 s 1 – –",
+        "train 5 min 01 s 4 812 MB",
         "Macro mean",
         "abc123",
         "fits the <b>budget</b>",
@@ -442,7 +445,7 @@ def test_the_plane_with_the_largest_error_is_shown() -> None:
 
 def test_charts_are_the_same_bytes_each_time_and_differ_by_theme() -> None:
     rows = [
-        Points("a$b_{", "#0072B2", np.array([0.1, np.nan, 0.9])),
+        Points("a$b_{$", "#0072B2", np.array([0.1, np.nan, 0.9])),
         Points("none", "#D55E00", np.array([np.nan])),
     ]
 

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -458,7 +458,7 @@ def test_no_user_and_no_path_in_params_tags_and_models(
 
 
 @pytest.fixture
-def fake_predict(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+def fake_predict(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Stands in for the network."""
     calls: list[Any] = []
 
@@ -469,7 +469,7 @@ def fake_predict(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     stub = types.ModuleType("medseg.predict.run")
     stub.predict_files = predict_files  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "medseg.predict.run", stub)
-    yield calls
+    return calls
 
 
 def test_a_model_comes_back_without_pickle_and_predicts_from_paths_to_paths(
@@ -479,8 +479,6 @@ def test_a_model_comes_back_without_pickle_and_predicts_from_paths_to_paths(
     write_results(results, ("unet",), (0,))
     sync(results)
     mlflow = load_mlflow()
-    import mlflow.pyfunc
-
     client = client_of(results)
     run = runs_by_name(results)["organs/unet fold0 seed0"]
     (stored,) = client.search_logged_models([run.info.experiment_id])

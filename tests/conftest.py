@@ -1,0 +1,226 @@
+"""Shared by all tests: one thread per process, repeatable hypothesis runs, and the smallest data that still train."""
+
+from __future__ import annotations
+
+import os
+
+# Before numpy and torch are imported: results are compared bit for bit, and tests run beside each other.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+settings.register_profile("medseg", deadline=None, max_examples=40, derandomize=True, database=None)
+settings.load_profile("medseg")
+
+# Oblique, anisotropic, with two axes against the world's.
+OBLIQUE = np.array(
+    [[-1.18, 0.19, 0.11, 33.0], [0.17, 1.17, -0.31, -40.5], [-0.08, -0.2, -2.3, 7.25], [0.0, 0.0, 0.0, 1.0]]
+)
+CLASSES = {"ball": 1, "rod": 3}
+
+
+@pytest.fixture(scope="session")
+def oblique() -> np.ndarray:
+    return OBLIQUE.copy()
+
+
+@pytest.fixture(scope="session")
+def tiny_plan() -> Callable[..., Any]:
+    """``tiny_plan(network, dims, **changes)``: a plan that trains a step in milliseconds."""
+    from medseg.plan.plan import Plan
+
+    def build(network: str = "unet", dims: int = 2, **changes: Any) -> Plan:
+        fields: dict[str, Any] = {
+            "model": "tiny",
+            "network": network,
+            "dims": dims,
+            "unit": "px" if dims == 2 else "mm",
+            "spacing": (1.0,) * dims,
+            "normalization": ("none",),
+            "patch": (32, 32) if dims == 2 else (16, 16, 16),
+            "batch": 2,
+            "widths": (4, 8, 16),
+            "strides": ((1,) * dims, (2,) * dims, (2,) * dims),
+            "kernels": ((3,) * dims,) * 3,
+            "in_channels": 1,
+            "classes": 3,
+            "loss": "dice_ce",
+            "optimizer": "adamw",
+            "lr": 0.005,
+            "weight_decay": 1e-4,
+            "augment": "default",
+            "oriented": dims == 3,
+            "foreground": 0.33,
+            "steps": 6,
+            "validate_every": 3,
+            "precision": "fp32",
+            "threads": 1,
+            "device": "cpu",
+            "statistics": ({},),
+            "reasons": {},
+        }
+        return Plan(**{**fields, **changes})
+
+    return build
+
+
+def scene(shape: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image (S) float32 and its label channels (S) uint8: a ball (1) and a rod along the first axis (2)."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    unit = [(np.arange(n) - (n - 1) / 2) / n for n in shape]
+    place = np.meshgrid(*unit, indexing="ij")
+    centre = rng.uniform(-0.12, 0.02, len(shape))
+    ball = sum((p - c) ** 2 for p, c in zip(place, centre, strict=True)) < 0.24**2
+    rod = sum((p - 0.33) ** 2 for p in place[1:]) < 0.1**2
+    labels = np.where(rod, 2, np.where(ball, 1, 0)).astype(np.uint8)
+    image = np.array([0.0, 1.0, 2.0])[labels] + 0.3 * rng.standard_normal(shape)
+    return image.astype(np.float32), labels
+
+
+@pytest.fixture(scope="session")
+def draw_scene() -> Callable[[tuple[int, ...], int], tuple[np.ndarray, np.ndarray]]:
+    return scene
+
+
+@pytest.fixture(scope="session")
+def tiny_cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Any]]:
+    """``tiny_cases(dims, count, spoil=None)``: prepared cases on disk; ``spoil(index, image)`` may damage an image."""
+    from medseg.image.geometry import Geometry
+    from medseg.preprocess.prepare import InverseRecord
+    from medseg.preprocess.store import PreparedCase, write_case
+
+    def build(dims: int, count: int = 3, spoil: Callable[[int, np.ndarray], None] | None = None) -> list[PreparedCase]:
+        folder = tmp_path_factory.mktemp("prepared")
+        cases = []
+        for index in range(count):
+            # One case is smaller than the patch along an axis, one larger.
+            shape = (40, 28) if dims == 2 else (20, 14, 18)
+            image, labels = scene(shape, 10 + index)
+            if spoil:
+                spoil(index, image)
+            native = Geometry.from_spacing(shape, (1.0,) * dims)
+            record = InverseRecord(native, tuple(range(dims)), (False,) * dims, (0,) * dims, shape, shape)
+            rows = [np.column_stack([np.full((labels == k).sum(), k), np.argwhere(labels == k)]) for k in (1, 2)]
+            name = f"case{index}"
+            write_case(folder / name, "key", image[None], labels, np.concatenate(rows).astype(np.int32), record)
+            cases.append(PreparedCase(name, shape, record, folder / name))
+        return cases
+
+    return build
+
+
+@dataclass(frozen=True)
+class Study:
+    """A tiny experiment on disk, run up to its predictions: data sets ``flat`` (2-D PNG) and ``solid`` (3-D NIfTI)."""
+
+    config: Any
+    root: Path
+
+    def folder(self, dataset: str) -> Path:
+        return Path(self.config.data_root) / self.config.datasets[dataset].path
+
+    def manifest(self, dataset: str) -> Path:
+        return self.root / dataset / "ingest" / "manifest.tsv"
+
+    def splits(self, dataset: str) -> Path:
+        return self.root / dataset / "ingest" / "splits.json"
+
+    def fingerprint(self, dataset: str) -> Path:
+        return self.root / dataset / "plan" / "fingerprint.json"
+
+    def plan(self, dataset: str) -> Path:
+        return self.root / dataset / "plan" / "unet.json"
+
+    def index(self, dataset: str) -> Path:
+        return self.root / dataset / "preprocess" / "default" / "index.json"
+
+    def model(self, dataset: str) -> Path:
+        return self.root / dataset / "train" / "unet" / "fold0-seed0"
+
+    def predictions(self, dataset: str) -> Path:
+        return self.root / dataset / "predict" / "unet" / "fold0-seed0" / "predictions.json"
+
+
+def _write_flat(folder: Path) -> None:
+    from medseg.image.formats import write_labels
+    from medseg.image.geometry import Geometry
+
+    table = np.array([0, *CLASSES.values()], dtype=np.uint8)
+    for index in range(4):
+        shape = (44 + 4 * index, 36)
+        image, labels = scene(shape, index)
+        grid = Geometry.from_spacing(shape, (1.0, 1.0))
+        write_labels(folder / "images" / f"f{index}.png", np.clip(image * 60 + 40, 1, 255).astype(np.uint8), grid)
+        write_labels(folder / "masks" / f"f{index}.png", table[labels], grid)
+
+
+def _write_solid(folder: Path) -> None:
+    from medseg.files import write_json
+    from medseg.image.formats import write_labels
+    from medseg.image.geometry import Geometry
+
+    table = np.array([0, *CLASSES.values()], dtype=np.uint8)
+    names = [f"s{index}" for index in range(4)]
+    for index, name in enumerate(names):
+        shape = (22, 18 + index, 12)
+        image, labels = scene(shape, index)
+        grid = Geometry.create(shape, OBLIQUE)
+        write_labels(folder / "imagesTr" / f"{name}.nii.gz", (image * 100).astype(np.int16), grid)
+        write_labels(folder / "labelsTr" / f"{name}.nii.gz", table[labels], grid)
+    training = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names]
+    labels_of = {"0": "background", **{str(v): k for k, v in CLASSES.items()}}
+    write_json(folder / "dataset.json", {"modality": {"0": "MRI"}, "labels": labels_of, "training": training})
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
+    """Ingest, plan, preprocess, train and predict both data sets, once."""
+    from medseg.config import load_config
+    from medseg.ingest import run as ingest
+    from medseg.plan import run as plan
+    from medseg.predict import run as predict
+    from medseg.preprocess import run as preprocess
+    from medseg.train import run as train
+
+    root = tmp_path_factory.mktemp("study")
+    _write_flat(root / "data" / "flat")
+    _write_solid(root / "data" / "solid")
+    config = load_config(
+        [],
+        {
+            "experiment": "tiny",
+            "data_root": str(root / "data"),
+            "datasets": {
+                "flat": {"layout": "pairs", "path": "flat", "labels": CLASSES},
+                "solid": {"layout": "decathlon", "path": "solid"},
+            },
+            "models": {"unet": {"network": "unet", "plan": {"widths": [4, 8, 16], "batch": 2, "precision": "fp32"}}},
+            "folds": {"count": 2, "run": [0]},
+            "budget": {"steps": 4},
+            "threads": 1,
+            "device": "cpu",
+        },
+    )
+    made = Study(config, root)
+    for name in config.datasets:
+        # The widths above are for three stages, which these patches have.
+        strides = {"flat": [[1, 1], [2, 2], [2, 2]], "solid": [[1, 1, 1], [2, 2, 1], [2, 2, 2]]}[name]
+        fixed = config.models["unet"].plan.model_copy(update={"strides": strides})
+        models = {"unet": config.models["unet"].model_copy(update={"plan": fixed})}
+        here = config.model_copy(update={"models": models})
+        ingest.run(here, name, made.manifest(name).parent)
+        plan.run_fingerprint(here, made.manifest(name), made.fingerprint(name), 1)
+        plan.run(here, "unet", made.fingerprint(name), made.plan(name))
+        preprocess.run(here, "unet", made.manifest(name), made.fingerprint(name), made.index(name).parent, "code", 1)
+        inputs = (made.manifest(name), made.plan(name), made.index(name), made.splits(name))
+        train.run(*inputs, 0, 0, root / ".state" / name, made.model(name), "code")
+        predict.run(here, made.manifest(name), made.splits(name), 0, made.model(name), made.predictions(name).parent)
+    yield made

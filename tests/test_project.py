@@ -1,0 +1,103 @@
+"""The project keeps its own rules: layers, names, generated files, quick start-up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ("ingest", "plan", "preprocess", "train", "predict", "postprocess", "evaluate", "compare", "report")
+CONDA_NAMES = {"pytorch": "torch", "python-blosc2": "blosc2"}
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, text=True, capture_output=True, cwd=ROOT).stdout
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_one_word_four_places(stage: str) -> None:
+    assert (ROOT / "medseg" / stage / "run.py").is_file()
+    assert (ROOT / "workflow/rules" / f"{stage}.smk").is_file()
+    rule = (ROOT / "workflow/rules" / f"{stage}.smk").read_text()
+    assert f"medseg {stage} " in rule
+    assert stage in subprocess.run(
+        [sys.executable, "-m", "medseg", "--help"], check=True, text=True, capture_output=True
+    ).stdout
+
+
+def test_environment_equals_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ours = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
+    packages = [d for d in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"] if d != "pip"]
+    conda = {CONDA_NAMES.get(r.name, r.name): r.specifier for r in map(Requirement, packages)}
+    assert conda.pop("python") == Requirement(f"python{project['requires-python']}").specifier
+    assert conda == ours
+
+
+def test_constraints_pin_every_dependency_within_its_range() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "constraints.txt").read_text().split()
+    pins = {r.name.lower().replace("_", "-"): next(iter(r.specifier)).version for r in map(Requirement, lines)}
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(pins[requirement.name.lower()]), requirement
+
+
+def test_schema_is_current() -> None:
+    from medseg.config import config_schema
+
+    shipped = json.loads((ROOT / "workflow/schemas/config.schema.json").read_text())
+    assert shipped == config_schema(), "run `make schema`"
+
+
+def test_network_names_are_the_zoo() -> None:
+    from typing import get_args
+
+    from medseg.config import Loss, Network
+    from medseg.losses.zoo import LOSSES
+    from medseg.models.zoo import MODELS
+
+    assert set(get_args(Network)) == set(MODELS)
+    assert set(get_args(Loss)) == set(LOSSES)
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "config").glob("*.yaml")))
+def test_shipped_configs_are_valid(name: str) -> None:
+    from medseg.config import load_config
+
+    load_config([ROOT / "config" / name])
+
+
+def test_heavy_packages_stay_out_of_the_command_line_and_the_snakefile() -> None:
+    heavy = "{'torch', 'monai', 'mlflow', 'matplotlib', 'skimage', 'sklearn'}"
+    for module in ("medseg.cli", "medseg.workflow", "medseg.tracking", "medseg.provenance"):
+        assert python(f"import sys, {module}; print({heavy} & set(sys.modules))").strip() == "set()", module
+
+
+@pytest.mark.parametrize("stage", ["ingest", "postprocess", "evaluate", "compare"])
+def test_cheap_stages_do_without_torch(stage: str) -> None:
+    code = f"import sys, medseg.{stage}.run; print({{'torch', 'monai', 'mlflow'}} & set(sys.modules))"
+    assert python(code).strip() == "set()"
+
+
+def test_imports_point_upstream_only() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports"], text=True, capture_output=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_local_paths_in_the_project() -> None:
+    listed = subprocess.run(["git", "ls-files"], text=True, capture_output=True, cwd=ROOT, check=False).stdout.split()
+    for name in listed:
+        path = ROOT / name
+        if path.suffix in {".py", ".smk", ".md", ".yaml", ".yml", ".toml", ".json", ".txt"} and path.is_file():
+            text = path.read_text()
+            assert "/home/" not in text and "/root/" not in text, name

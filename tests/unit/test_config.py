@@ -1,0 +1,408 @@
+"""The configuration: what is refused, and that each refusal tells what to write instead."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medseg import workflow
+from medseg.config import Config, config_schema, load_config, merge
+from medseg.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+# Every key that there is, with a value that differs from the default (``minutes`` and ``epochs`` exclude ``steps``).
+FULL: dict[str, Any] = {
+    "experiment": "study-1",
+    "data_root": "d",
+    "results": "r",
+    "datasets": {
+        "cells": {
+            "layout": "pairs",
+            "path": "cells",
+            "labels": {"cell": 1},
+            "instances": True,
+            "channels": ["DAPI"],
+            "spacing": [0.5, 0.5],
+            "subject": "(.*)_",
+            "allow": ["empty-label"],
+            "postprocess": {"fill_holes": True, "largest_component": ["cell"], "min_size": 3},
+            "generate": {"kind": "cells", "cases": 3, "seed": 1},
+        }
+    },
+    "models": {
+        "unet": {
+            "network": "unet",
+            "dims": 2,
+            "loss": "ce",
+            "optimizer": "sgd",
+            "lr": 0.01,
+            "weight_decay": 0.0,
+            "augment": "none",
+            "foreground": 0.5,
+            "plan": {
+                "spacing": [1.0, 1.0],
+                "normalization": "zscore",
+                "patch": [32, 32],
+                "batch": 4,
+                "widths": [8, 16],
+                "strides": [[1, 1], [2, 2]],
+                "precision": "fp32",
+                "steps": 7,
+            },
+        }
+    },
+    "folds": {"count": 3, "run": [0, 2], "group": "subject", "seed": 4},
+    "seeds": [0, 1],
+    "budget": {"steps": 10, "memory_gb": 2.0},
+    "tracking": {"uri": "http://mlflow"},
+    "threads": 1,
+    "device": "cpu",
+}
+NAMES = {("datasets",), ("models",), ("datasets", "cells", "labels")}  # mappings whose keys are free
+
+
+def minimal() -> dict[str, Any]:
+    return {
+        "experiment": "e",
+        "datasets": {"d": {"layout": "pairs", "path": "p"}},
+        "models": {"m": {"network": "unet"}},
+        "budget": {"steps": 3},
+    }
+
+
+def keys_of(value: Mapping[str, Any], place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    for key, inner in value.items():
+        if place not in NAMES:
+            yield place, key
+        if isinstance(inner, Mapping):
+            yield from keys_of(inner, (*place, key))
+
+
+KEYS = list(keys_of(FULL))
+
+
+def changed(base: dict[str, Any], place: tuple[str, ...], key: str, value: Any) -> dict[str, Any]:
+    out = copy.deepcopy(base)
+    section = out
+    for part in place:
+        section = section[part]
+    section[key] = value
+    return out
+
+
+def refusal(text_or_value: Any, tmp_path: Path | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        if isinstance(text_or_value, str):
+            assert tmp_path is not None
+            (tmp_path / "c.yaml").write_text(text_or_value)
+            load_config([tmp_path / "c.yaml"])
+        else:
+            load_config([], text_or_value)
+    return str(caught.value)
+
+
+def test_table_of_keys_is_complete() -> None:
+    def fields(schema: Mapping[str, Any], section: Mapping[str, Any]) -> set[str]:
+        names = set(section.get("properties", {}))
+        return names | {n for d in schema["$defs"].values() for n in d.get("properties", {})}
+
+    schema = config_schema()
+    assert {key for _, key in KEYS} | {"epochs", "minutes"} == fields(schema, schema)
+    assert load_config([], FULL).model_dump(exclude_none=True) == FULL
+
+
+def one_edit(word: str) -> list[str]:
+    places = range(len(word))
+    drops = [word[:i] + word[i + 1 :] for i in places if len(word) > 2]
+    swaps = [word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in places[:-1]]
+    doubles = [word[: i + 1] + word[i:] for i in places]
+    replaced = [word[:i] + "q" + word[i + 1 :] for i in places if len(word) > 2]
+    return sorted({*drops, *swaps, *doubles, *replaced, word.capitalize()} - {word, ""})
+
+
+@pytest.mark.parametrize(("place", "key"), KEYS, ids=[".".join((*p, k)) for p, k in KEYS])
+def test_a_misspelt_key_is_refused_and_the_right_one_named(place: tuple[str, ...], key: str) -> None:
+    for wrong in one_edit(key):
+        line = refusal(changed(FULL, place, wrong, 1))
+        assert line.count("\n") == 0
+        assert f"unknown key '{'.'.join((*place, wrong))}'" in line
+        assert f"did you mean '{key}'?" in line, f"{wrong}: {line}"
+
+
+@pytest.mark.parametrize("place", sorted({p for p, _ in KEYS}), ids=".".join)
+def test_a_key_that_resembles_nothing_gets_the_list(place: tuple[str, ...]) -> None:
+    line = refusal(changed(FULL, place, "zzzzzzzz", 1))
+    assert all(key in line.split("valid keys:")[1] for p, key in KEYS if p == place)
+
+
+@pytest.mark.parametrize("text", ["1e-4", "5e-5", "1E-3", "1e4", "1.5e4"])
+def test_numbers_that_yaml_reads_as_text_get_a_form_that_it_reads_as_numbers(text: str, tmp_path: Path) -> None:
+    config = yaml.safe_dump(minimal()).replace("network: unet", f"network: unet\n    lr: {text}")
+    line = refusal(config, tmp_path)
+    assert "models.m.lr" in line
+    assert text in line
+    hinted = line.split("write it as ")[1].split(" ")[0]
+    (tmp_path / "d.yaml").write_text(config.replace(text, hinted))
+    assert load_config([tmp_path / "d.yaml"]).models["m"].lr == pytest.approx(float(text), rel=1e-9)
+
+
+@pytest.mark.parametrize("text", ["1e3", "'60'", "2e1"])
+def test_the_hint_for_a_whole_number_is_accepted_too(text: str, tmp_path: Path) -> None:
+    config = yaml.safe_dump(minimal()).replace("steps: 3", f"steps: {text}")
+    line = refusal(config, tmp_path)
+    assert "budget.steps" in line
+    hinted = line.split("write it as ")[1].split(" ")[0].rstrip(".,;")
+    (tmp_path / "d.yaml").write_text(config.replace(text, hinted))
+    assert load_config([tmp_path / "d.yaml"]).budget.steps == float(text.strip("'"))
+
+
+WRONG = [
+    (("models", "m"), "lr", -0.1),
+    (("models", "m"), "lr", True),
+    (("models", "m"), "lr", float("nan")),
+    (("models", "m"), "lr", float("inf")),
+    (("models", "m"), "weight_decay", float("nan")),
+    (("models", "m"), "weight_decay", float("inf")),
+    (("models", "m"), "foreground", 1.5),
+    (("models", "m"), "network", "vnet"),
+    (("models", "m"), "dims", 4),
+    (("models", "m"), "dims", "3"),
+    (("models", "m"), "plan", {"patch": [32, 0]}),
+    (("models", "m"), "plan", {"patch": 32}),
+    (("models", "m"), "plan", {"steps": 2.5}),
+    (("datasets", "d"), "labels", {"a": "1"}),
+    (("datasets", "d"), "labels", {"a": True}),
+    (("datasets", "d"), "instances", "yes"),
+    (("datasets", "d"), "instances", 1),
+    (("datasets", "d"), "spacing", [0.5, 0.0]),
+    (("datasets", "d"), "spacing", [0.5, float("inf")]),
+    (("datasets", "d"), "path", 5),
+    ((), "threads", 0),
+    ((), "threads", 2.0),
+    ((), "seeds", []),
+    ((), "seeds", [-1]),
+    ((), "experiment", "a b"),
+    ((), "experiment", "../x"),
+    ((), "experiment", "a\n"),
+    ((), "models", {}),
+    ((), "models", {"a/b": {"network": "unet"}}),
+    ((), "datasets", [1]),
+    ((), "budget", {"minutes": float("nan")}),
+    ((), "budget", {"minutes": float("inf")}),
+    ((), "budget", {"minutes": 0}),
+    ((), "budget", {"steps": 0}),
+    ((), "budget", {}),
+    ((), "budget", {"steps": 5, "minutes": 1.0}),
+    ((), "budget", {"epochs": 5, "minutes": 1.0}),
+    ((), "folds", {"count": 1}),
+    ((), "folds", {"count": 2, "run": [0, 2]}),
+    ((), "folds", {"count": 2, "run": [1, 1]}),
+    ((), "folds", {"count": 2, "run": [-1]}),
+    ((), "folds", {"count": 2, "run": []}),
+    ((), "device", "tpu"),
+]
+
+
+@pytest.mark.parametrize(("place", "key", "value"), WRONG, ids=[f"{'.'.join((*p, k))}={v}" for p, k, v in WRONG])
+def test_impossible_values_are_refused_by_name(place: tuple[str, ...], key: str, value: Any) -> None:
+    line = refusal(changed(minimal(), place, key, value))
+    assert ".".join((*place, key)) in line
+
+
+@pytest.mark.parametrize("key", ["experiment", "datasets", "models", "budget"])
+def test_missing_keys_are_named(key: str) -> None:
+    value = minimal()
+    del value[key]
+    assert f"missing key '{key}'" in refusal(value)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    value = changed(changed(minimal(), (), "thread", 1), ("models", "m"), "loss", "dise")
+    lines = refusal(value).splitlines()
+    assert len(lines) == 2
+    assert any("did you mean 'threads'?" in line for line in lines)
+    assert any("models.m.loss" in line and '"dise"' in line for line in lines)
+
+
+DAMAGED = {
+    "duplicate key": ("threads: 1\nthreads: 2", "duplicate key 'threads'"),
+    "duplicate key below": ("budget: {steps: 1, steps: 2}", "duplicate key 'steps'"),
+    "alias": ("a: &x [1]\nb: *x", "alias"),
+    "merge key": ("a: &x {b: 1}\nc: {<<: *x}", "alias"),
+    "no mapping": ("- 1", "expected keys and values"),
+    "empty": ("", "expected keys and values"),
+    "not yaml": ("a: [1", "c.yaml"),
+    "python object": ("a: !!python/object/apply:os.system ['touch canary']", "c.yaml"),
+    "unhashable key": ("? [1]\n: 2", "c.yaml"),
+    "too large": ("#" * (1 << 20) + "\n", "at most"),
+    "deeply nested": ("a: " + "[" * 5000 + "]" * 5000, "c.yaml"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), DAMAGED.values(), ids=DAMAGED)
+def test_damaged_files_are_refused(
+    text: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert expected in refusal(text, tmp_path)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        load_config([tmp_path / "none.yaml"])
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"b\.yaml"):
+        load_config([tmp_path / "b.yaml"])
+
+
+def test_later_files_and_overrides_win_key_by_key(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(minimal()))
+    (tmp_path / "b.yaml").write_text("models: {m: {lr: 0.5}}\nthreads: 7")
+    config = load_config([tmp_path / "a.yaml", tmp_path / "b.yaml"], {"threads": 9})
+    assert (config.models["m"].network, config.models["m"].lr, config.threads) == ("unet", 0.5, 9)
+
+
+trees = st.recursive(st.integers(), lambda t: st.dictionaries(st.sampled_from("abc"), t, max_size=3), max_leaves=8)
+mappings = st.dictionaries(st.sampled_from("abc"), trees, max_size=3)
+
+
+@given(mappings, mappings)
+def test_merging_keeps_its_laws(a: dict, b: dict) -> None:
+    before = copy.deepcopy((a, b))
+    assert merge(a, {}) == merge({}, a) == merge(a, a) == a
+    both = merge(a, b)
+    assert set(both) == set(a) | set(b)
+    assert all(both[k] == b[k] for k in b if not isinstance(b[k], dict))
+    assert all(both[k] == merge(a[k], b[k]) for k in b if isinstance(b[k], dict) and isinstance(a.get(k), dict))
+    assert merge(both, b) == both
+    assert (a, b) == before
+
+
+def test_shipped_schema_is_the_generated_one() -> None:
+    shipped = json.loads((ROOT / "workflow" / "schemas" / "config.schema.json").read_text())
+    assert shipped == config_schema(), "run `medseg schema > workflow/schemas/config.schema.json`"
+
+
+def test_every_key_of_the_schema_is_described() -> None:
+    schema = config_schema()
+    sections = [schema, *schema["$defs"].values()]
+    bare = [
+        name
+        for section in sections
+        for name, field in section.get("properties", {}).items()
+        # Sections describe themselves; names of things need no words.
+        if "description" not in field and "$ref" not in field and name not in {"datasets", "models", "seeds"}
+    ]
+    assert bare == []
+
+
+def test_networks_are_those_of_the_zoo() -> None:
+    from medseg.losses.zoo import LOSSES
+    from medseg.models.step import DTYPES
+    from medseg.models.zoo import MODELS
+
+    schema = config_schema()["$defs"]
+    model, plan = schema["ModelConfig"]["properties"], schema["PlanOverrides"]["properties"]
+    assert set(model["network"]["enum"]) == set(MODELS)
+    assert set(model["loss"]["enum"]) == set(LOSSES)
+    assert set(plan["precision"]["anyOf"][0]["enum"]) == set(DTYPES)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_configurations_are_valid(path: Path) -> None:
+    assert isinstance(load_config([path]), Config)
+
+
+# What the workflow makes of a configuration
+
+
+@pytest.mark.parametrize("value", [1e-3, 1e-4, 1e-5, 3e-6, 2.5e-7, 1e-12, 1e20, 0.1])
+def test_the_configuration_on_disk_is_the_same_configuration(value: float, tmp_path: Path) -> None:
+    config = load_config([], changed(FULL, ("models", "unet"), "lr", value))
+    workflow.write_config(config, tmp_path / "config.json")
+    assert load_config([tmp_path / "config.json"]) == config
+
+
+def test_an_unchanged_configuration_is_not_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    workflow.write_config(load_config([], FULL), path)
+    first = path.stat().st_ino
+    workflow.write_config(load_config([], FULL), path)
+    assert path.stat().st_ino == first
+    workflow.write_config(load_config([], changed(FULL, (), "threads", 5)), path)
+    assert path.stat().st_ino != first
+
+
+def test_a_bad_configuration_ends_a_workflow_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        workflow.read_config([], {**minimal(), "modles": {}})
+    assert caught.value.code == 2
+    assert "did you mean 'models'?" in capsys.readouterr().err
+
+
+def test_models_share_a_grid_unless_they_override_it() -> None:
+    value = minimal()
+    value["models"] = {
+        "a": {"network": "unet"},
+        "b": {"network": "deeplabv3plus", "plan": {"batch": 3}},
+        "c": {"network": "unet", "plan": {"spacing": [1.0, 1.0]}},
+        "d": {"network": "unet", "plan": {"spacing": [1.0, 1.0], "widths": [4, 8]}},
+        "e": {"network": "unet", "plan": {"spacing": [2.0, 1.0]}},
+        "f": {"network": "unet", "plan": {"normalization": "none"}},
+    }
+    config = load_config([], value)
+    names = {m: workflow.grid_name(config, m) for m in config.models}
+    assert names["a"] == names["b"] == "default"
+    assert names["c"] == names["d"]
+    assert len(set(names.values())) == 4
+    assert all(workflow.grid_name(config, workflow.grid_model(config, g)) == g for g in names.values())
+
+
+SLICES = {
+    "dataset": lambda c: workflow.dataset_slice(c, "d"),
+    "plan": lambda c: workflow.plan_slice(c, "m"),
+    "postprocess": lambda c: workflow.postprocess_slice(c, "d"),
+}
+# change -> the slices that must see it; all others must not.
+CHANGES = [
+    (("datasets", "d"), "labels", {"a": 1}, {"dataset"}),
+    (("datasets", "d"), "postprocess", {"min_size": 5}, {"postprocess"}),
+    (("models", "m"), "lr", 0.5, {"plan"}),
+    ((), "budget", {"steps": 4}, {"plan"}),
+    ((), "folds", {"seed": 3}, {"dataset"}),
+    ((), "folds", {"count": 3}, {"dataset", "plan"}),
+    ((), "folds", {"run": [0, 1]}, set()),
+    ((), "seeds", [0, 1], set()),
+    ((), "tracking", {"uri": "http://x"}, set()),
+    ((), "experiment", "other", set()),
+]
+
+
+@pytest.mark.parametrize(("place", "key", "value", "seen"), CHANGES, ids=[f"{'.'.join((*c[0], c[1]))}" for c in CHANGES])
+def test_a_change_is_seen_by_what_depends_on_it_and_nothing_else(
+    place: tuple[str, ...], key: str, value: Any, seen: set[str]
+) -> None:
+    before, after = load_config([], minimal()), load_config([], changed(minimal(), place, key, value))
+    assert {name for name, cut in SLICES.items() if cut(before) != cut(after)} == seen
+
+
+def test_a_changed_data_file_is_seen(tmp_path: Path) -> None:
+    config = load_config([], {**minimal(), "data_root": str(tmp_path)})
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.png").write_bytes(b"1")
+    stamps = [workflow.dataset_slice(config, "d")]
+    assert workflow.dataset_slice(config, "d") == stamps[0]
+    (tmp_path / "p" / "a.png").write_bytes(b"12")
+    stamps.append(workflow.dataset_slice(config, "d"))
+    (tmp_path / "p" / "b.png").write_bytes(b"1")
+    stamps.append(workflow.dataset_slice(config, "d"))
+    assert len(set(stamps)) == 3

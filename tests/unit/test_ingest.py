@@ -1,0 +1,352 @@
+"""The ingest stage: phantoms, layouts, manifest, folds on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from medseg.config import Config
+from medseg.errors import ConfigError, DataError, DatasetFaults
+from medseg.image.formats import read_image, read_labels, write_labels
+from medseg.image.geometry import Geometry
+from medseg.ingest.manifest import read_manifest
+from medseg.ingest.phantoms import ORGANS, generate
+from medseg.ingest.run import check, run, run_phantoms
+from medseg.ingest.splits import read_split, write_splits
+
+
+def config(root: Path, folds: int = 2, **section: Any) -> Config:
+    return Config.model_validate(
+        {
+            "experiment": "test",
+            "data_root": str(root),
+            "datasets": {"data": {"path": "data", **section}},
+            "models": {"unet": {"network": "unet"}},
+            "folds": {"count": folds},
+            "budget": {"steps": 1},
+        }
+    )
+
+
+CELLS: dict[str, Any] = {"layout": "pairs", "labels": {"nucleus": 1}, "instances": True}
+ORGAN: dict[str, Any] = {"layout": "decathlon"}
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Path:
+    generate("cells", 4, 0, tmp_path / "data")
+    return tmp_path
+
+
+@pytest.fixture
+def organs(tmp_path: Path) -> Path:
+    generate("organs", 4, 0, tmp_path / "data")
+    return tmp_path
+
+
+def digest(folder: Path) -> dict[str, str]:
+    files = sorted(f for f in folder.rglob("*") if f.is_file())
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+# Phantoms
+
+
+@pytest.mark.parametrize("kind", ["cells", "organs"])
+def test_phantoms_are_a_function_of_seed_and_case(kind: Any, tmp_path: Path) -> None:
+    for name, cases, seed in (("a", 3, 0), ("b", 3, 0), ("fewer", 2, 0), ("other", 3, 1)):
+        generate(kind, cases, seed, tmp_path / name)
+    a, b, fewer, other = (digest(tmp_path / name) for name in ("a", "b", "fewer", "other"))
+    assert a == b
+    shared = [f for f in fewer if "/" in f]
+    assert len(shared) == 4
+    assert {f: a[f] for f in shared} == {f: fewer[f] for f in shared}
+    assert not {a[f] for f in shared} & set(other.values())
+
+
+@pytest.mark.parametrize("kind", ["cells", "organs"])
+def test_phantoms_of_an_earlier_call_go_away_and_other_data_stays(kind: Any, tmp_path: Path) -> None:
+    generate(kind, 3, 0, tmp_path / "data")
+    generate(kind, 2, 0, tmp_path / "data")
+    generate(kind, 2, 0, tmp_path / "fresh")
+    assert digest(tmp_path / "data") == digest(tmp_path / "fresh")
+    folder = next(p for p in sorted((tmp_path / "data").iterdir()) if p.is_dir())
+    (folder / "patient.png").write_bytes(b"real data")
+    before = digest(tmp_path / "data")
+    with pytest.raises(DataError, match=r"patient\.png: not a phantom"):
+        generate(kind, 1, 0, tmp_path / "data")
+    assert digest(tmp_path / "data") == before
+
+
+def test_the_mark_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, *_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    generate("cells", 2, 0, tmp_path / "data")
+    monkeypatch.setattr("medseg.ingest.phantoms.write_labels", fail)
+    with pytest.raises(OSError, match="No space"):
+        generate("cells", 2, 1, tmp_path / "data")
+    assert not (tmp_path / "data" / "phantoms.json").exists()
+
+
+def test_cells_touch_and_vary(cells: Path) -> None:
+    shapes, touching, depths = set(), 0, set()
+    for path in sorted((cells / "data" / "images").iterdir()):
+        image, grid = read_image(path)
+        labels, same = read_labels(cells / "data" / "masks" / path.name)
+        assert grid == same
+        shapes.add(grid.shape)
+        depths.add(image.dtype)
+        assert sorted(np.unique(labels)) == list(range(labels.max() + 1))
+        assert labels.max() >= 20
+        left, right = labels[:, :-1], labels[:, 1:]
+        touching += int(((left != right) & (left > 0) & (right > 0)).sum())
+        assert image[0][labels > 0].mean() > 1.5 * image[0][labels == 0].mean()
+    assert len(shapes) > 1
+    assert touching > 50
+    assert depths == {np.dtype(np.uint8), np.dtype(np.uint16)}
+
+
+def test_organs_lie_oblique_in_several_orientations_and_resemble_their_neighbours(organs: Path) -> None:
+    codes = set()
+    for path in sorted((organs / "data" / "imagesTr").iterdir()):
+        image, grid = read_image(path)
+        labels, same = read_labels(organs / "data" / "labelsTr" / path.name)
+        assert grid == same
+        codes.add(nibabel.aff2axcodes(grid.affine))
+        directions = np.abs(grid.affine[:3, :3] / np.array(grid.spacing))
+        assert ((directions > 0.03) & (directions < 0.2)).sum() >= 2
+        assert max(grid.spacing) > 2 * min(grid.spacing)
+        hu = image[0].astype(float)
+        means = [hu[labels == value].mean() for value in ORGANS.values()]
+        assert 20 < means[1] - means[0] < 90
+        # Thresholding cannot do it: as many voxels outside the organs have their intensities.
+        alike = (hu > means[0] - 20) & (hu < means[1] + 20) & (labels == 0)
+        assert alike.sum() > 0.3 * (labels > 0).sum()
+    assert len(codes) == 4
+
+
+def test_run_phantoms(tmp_path: Path) -> None:
+    generated = config(tmp_path, **CELLS, generate={"kind": "cells", "cases": 2, "seed": 7})
+    folder = run_phantoms(generated, "data")
+    assert folder == tmp_path / "data"
+    assert json.loads((folder / "phantoms.json").read_text()) == {"kind": "cells", "cases": 2, "seed": 7}
+    assert len(check(generated, "data").cases) == 2
+    with pytest.raises(ConfigError, match="no `generate`"):
+        run_phantoms(config(tmp_path, **CELLS), "data")
+
+
+# The stage
+
+
+@pytest.mark.parametrize(("kind", "section"), [("cells", CELLS), ("organs", ORGAN)])
+def test_outputs_say_what_the_files_hold(kind: Any, section: dict[str, Any], tmp_path: Path) -> None:
+    generate(kind, 4, 0, tmp_path / "data")
+    out = tmp_path / "out"
+    manifest = run(config(tmp_path, **section), "data", out)
+    assert read_manifest(out / "manifest.tsv") == manifest
+    assert sorted(p.name for p in out.iterdir()) == ["dataset.json", "manifest.tsv", "splits.json"]
+    for case in manifest.cases:
+        image_file, label_file = tmp_path / "data" / case.images[0], tmp_path / "data" / (case.label or "")
+        image, grid = read_image(image_file)
+        labels, _ = read_labels(label_file)
+        assert case.geometry == grid
+        assert case.dtype == str(image.dtype)
+        assert case.images_sha256 == (hashlib.sha256(image_file.read_bytes()).hexdigest(),)
+        assert case.label_sha256 == hashlib.sha256(label_file.read_bytes()).hexdigest()
+        counted = labels > 0 if kind == "cells" else labels
+        expected = {int(v): int((counted == v).sum()) for v in np.unique(counted)}
+        assert dict(case.label_counts) == expected
+    if kind == "organs":
+        assert manifest.channels == ("CT",)
+        assert manifest.labels.names == (("liver", 1), ("kidney", 2))
+        assert manifest.dims == 3
+    else:
+        assert (manifest.channels, manifest.dims) == (("channel0",), 2)
+
+
+def test_outputs_are_equal_for_any_number_of_workers_and_any_run(cells: Path) -> None:
+    for name, workers in (("a", 1), ("b", 1), ("c", 4)):
+        run(config(cells, **CELLS), "data", cells / name, workers=workers)
+    assert digest(cells / "a") == digest(cells / "b") == digest(cells / "c")
+
+
+def test_check_writes_nothing(cells: Path) -> None:
+    before = digest(cells)
+    check(config(cells, **CELLS), "data")
+    assert digest(cells) == before
+
+
+def test_each_file_is_read_once(organs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    lock = threading.Lock()
+    original = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        with lock:
+            opened.append(path.name + path.parent.name)
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    check(config(organs, **ORGAN), "data", workers=2)
+    assert len(opened) == len(set(opened)) == 2 * 4 + 1
+
+
+def test_names_of_channels_and_labels_in_either_spelling(organs: Path) -> None:
+    path = organs / "data" / "dataset.json"
+    index = json.loads(path.read_text())
+    index["labels"] = {"background": 0, "liver": 1, "kidney": 2}
+    index["channel_names"] = [index.pop("modality")["0"]]
+    path.write_text(json.dumps(index))
+    manifest = check(config(organs, **ORGAN), "data")
+    assert manifest.labels.names == (("liver", 1), ("kidney", 2))
+    assert manifest.channels == ("CT",)
+    own = check(
+        config(organs, **ORGAN, labels={"organ one": 1, "organ two": 2}, channels=["attenuation"]), "data"
+    )
+    assert own.labels.class_names == ("organ one", "organ two")
+    assert own.channels == ("attenuation",)
+
+
+def test_a_file_per_channel(organs: Path) -> None:
+    path = organs / "data" / "dataset.json"
+    index = json.loads(path.read_text())
+    index["modality"] = {"0": "T1", "1": "T2"}
+    for entry in index["training"]:
+        name = Path(entry["image"]).name
+        second = f"./imagesTr/second_{name}"
+        first, grid = read_image(organs / "data" / "imagesTr" / name)
+        write_labels(organs / "data" / second, first[0] // 2, grid)
+        entry["image"] = [entry["image"], second]
+    path.write_text(json.dumps(index))
+    manifest = check(config(organs, **ORGAN), "data")
+    assert manifest.channels == ("T1", "T2")
+    assert manifest.cases[0].images == ("imagesTr/organs_000.nii.gz", "imagesTr/second_organs_000.nii.gz")
+    assert len(manifest.cases[0].images_sha256) == 2
+    # A channel on another grid is found.
+    wrong = organs / "data" / manifest.cases[0].images[1]
+    image, grid = read_image(wrong)
+    write_labels(wrong, image[0][1:], grid.cropped((1, 0, 0), (image.shape[1] - 1, *image.shape[2:])))
+    with pytest.raises(DatasetFaults) as caught:
+        check(config(organs, **ORGAN), "data")
+    assert [f.code for f in caught.value.faults] == ["shape-mismatch"]
+
+
+def test_pixel_size_in_micrometres(cells: Path) -> None:
+    grid = check(config(cells, **CELLS, spacing=[0.5, 0.25]), "data").cases[0].geometry
+    assert (grid.spacing, grid.unit) == ((0.5, 0.25), "um")
+    with pytest.raises(ConfigError, match=r"spacing: 3 numbers, \.png files have 2 axes"):
+        check(config(cells, **CELLS, spacing=[1.0, 1.0, 1.0]), "data")
+
+
+def test_subjects_stay_together(tmp_path: Path) -> None:
+    flat = Geometry.from_spacing((8, 8), (1, 1))
+    for number in range(12):
+        for folder in ("images", "masks"):
+            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+            labels = np.full((8, 8), number + 1, np.uint8)
+            write_labels(tmp_path / "data" / folder / f"p{number // 3}_scan{number % 3}.png", labels, flat)
+    section = CELLS | {"subject": "^(p[0-9]+)_"}
+    manifest = run(config(tmp_path, 4, **section), "data", tmp_path / "out")
+    assert {case.subject for case in manifest.cases} == {"p0", "p1", "p2", "p3"}
+    for fold in range(4):
+        train, val = read_split(tmp_path / "out" / "splits.json", fold)
+        assert len(val) == 3
+        assert len({case.split("_")[0] for case in val}) == 1
+        assert not {case.split("_")[0] for case in train} & {case.split("_")[0] for case in val}
+    with pytest.raises(ConfigError, match="5 folds need 5 subjects, there are 4"):
+        check(config(tmp_path, 5, **section), "data")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"), [("(", "no regular expression"), ("p", "0 groups"), ("(p)(q)", "2 gr")]
+)
+def test_a_useless_subject_pattern_is_refused(pattern: str, words: str, cells: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check(config(cells, **CELLS, subject=pattern), "data")
+
+
+def test_wrong_names_are_refused_with_a_hint(cells: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'data'"):
+        check(config(cells, **CELLS), "dta")
+    with pytest.raises(ConfigError, match="the pairs layout needs the classes"):
+        check(config(cells, layout="pairs"), "data")
+
+
+def test_many_wrong_values_stay_on_one_line(tmp_path: Path) -> None:
+    generate("cells", 2, 0, tmp_path / "data")
+    with pytest.raises(DatasetFaults) as caught:
+        check(config(tmp_path, layout="pairs", labels={"nucleus": 1}), "data")
+    assert [f.code for f in caught.value.faults] == ["label-values"] * 2
+    for fault in caught.value.faults:
+        assert fault.cause.count("value ") == 8
+        assert "values more" in fault.cause
+        assert len(str(fault).splitlines()) == 1
+
+
+# Folds on disk
+
+
+def test_a_split_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "splits.json"
+    write_splits(path, [{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}], seed=4)
+    assert json.loads(path.read_text()) == {
+        "seed": 4,
+        "count": 2,
+        "group": "subject",
+        "folds": [{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}],
+    }
+    assert read_split(path, 1) == (["b"], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"folds": [{"train": ["a", "b"], "val": ["b"]}]}, "names 'b' more than once"),
+        ({"folds": [{"train": ["a", "a"], "val": ["b"]}]}, "names 'a' more than once"),
+        ({"folds": [{"train": [], "val": ["b"]}]}, "non-empty list of case ids 'train'"),
+        ({"folds": [{"train": ["a"], "val": [1]}]}, "non-empty list of case ids 'val'"),
+        ({"folds": ["a"]}, "non-empty list"),
+        ({"folds": []}, "0 folds, fold 0 wanted"),
+        ({}, "no list of folds"),
+        ([], "no list of folds"),
+    ],
+)
+def test_a_bad_split_is_refused(content: Any, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=words):
+        read_split(path, 0)
+
+
+def test_missing_folds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        read_split(tmp_path / "splits.json", 0)
+
+
+# Real data
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("name", "section"),
+    [
+        ("hippocampus", ORGAN | {"path": "hippocampus"}),
+        ("nuclei_fluo", CELLS | {"path": "nuclei_fluo"}),
+    ],
+)
+def test_real_data_is_sound(name: str, section: dict[str, Any]) -> None:
+    root = os.environ.get("MEDSEG_REALDATA", "")
+    if not (Path(root) / name).is_dir() or not root:
+        pytest.skip(f"MEDSEG_REALDATA has no folder {name}")
+    manifest = check(config(Path(root), 5, **section), "data", workers=2)
+    assert len(manifest.cases) >= 10
+    assert manifest.allowed == ()
