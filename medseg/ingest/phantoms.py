@@ -118,7 +118,7 @@ def _draw_cells(rng: Generator, case: int) -> Phantom:
     """A fluorescence-like picture (rows, columns) and its object numbers; every fourth case has 16 bits."""
     from scipy.ndimage import gaussian_filter
 
-    shape = (int(rng.integers(176, 209)), int(rng.integers(176, 209)))
+    shape = (int(rng.integers(120, 145)), int(rng.integers(120, 145)))
     truth, depth = _place_nuclei(rng, shape)
     count = int(truth.max())
     brightness = np.append(0.0, np.clip(rng.lognormal(0.0, 0.5, count), 0.3, 3.0))
@@ -202,15 +202,15 @@ _INF = np.inf
 TISSUES: tuple[tuple[str, float, tuple[float, float, float], tuple[float, float, float]], ...] = (
     ("stomach", 25.0, (-13.0, 11.0, 12.0), (13.0, 12.0, 19.0)),
     ("liver", 105.0, (17.0, 4.0, 9.0), (21.0, 22.0, 27.0)),
-    ("spleen", 118.0, (-27.0, -8.0, 13.0), (11.0, 14.0, 17.0)),
+    ("spleen", 125.0, (-27.0, -8.0, 13.0), (11.0, 14.0, 17.0)),
     ("muscle", 62.0, (11.0, -17.0, 0.0), (6.0, 6.0, _INF)),
     ("muscle", 62.0, (-11.0, -17.0, 0.0), (6.0, 6.0, _INF)),
-    ("kidney", 165.0, (20.0, -16.0, -13.0), (8.0, 9.0, 17.0)),
-    ("kidney", 165.0, (-21.0, -16.0, -11.0), (8.0, 9.0, 17.0)),
+    ("kidney", 190.0, (20.0, -15.0, -13.0), (10.0, 10.0, 19.0)),
+    ("kidney", 190.0, (-21.0, -15.0, -11.0), (10.0, 10.0, 19.0)),
     ("fat", -85.0, (14.0, -15.0, -13.0), (4.0, 4.0, 8.0)),
     ("fat", -85.0, (-15.0, -15.0, -11.0), (4.0, 4.0, 8.0)),
     ("bone", 380.0, (0.0, -21.0, 0.0), (8.0, 7.0, _INF)),
-    ("vessel", 172.0, (2.0, -9.0, 0.0), (5.0, 5.0, _INF)),
+    ("vessel", 230.0, (2.0, -9.0, 0.0), (5.0, 5.0, _INF)),
 )
 
 
@@ -218,8 +218,8 @@ def _draw_organs(rng: Generator, case: int) -> Phantom:
     """A CT-like volume in HU (int16), its two organs (uint8), on an oblique grid of anisotropic voxels."""
     from scipy.ndimage import gaussian_filter
 
-    shape = (int(rng.integers(60, 69)), int(rng.integers(60, 69)), int(rng.integers(22, 27)))
-    plane, thickness = 1.5 * rng.uniform(0.92, 1.08), 4.0 * rng.uniform(0.85, 1.1)
+    shape = (int(rng.integers(44, 49)), int(rng.integers(44, 49)), int(rng.integers(16, 20)))
+    plane, thickness = 2.1 * rng.uniform(0.92, 1.08), 5.4 * rng.uniform(0.88, 1.08)
     spacing = (plane, plane, thickness)
     hu, truth = _anatomy(rng, shape, spacing)
     noise = _smooth_noise(rng, shape, (0.6, 0.6, 0.0))

@@ -40,8 +40,8 @@ class Mirror:
     """Context manager around a training: sends its journal to MLflow within seconds and ends its run.
 
     Nothing that happens to the store reaches the training: an outage is told once, tried again with growing
-        pauses, and what stays unsent is sent by ``medseg track sync``. The status is FINISHED, KILLED for
-        ``KeyboardInterrupt`` and ``SystemExit``, FAILED for any other exception.
+    pauses, and what stays unsent is sent by ``medseg track sync``. The status is FINISHED, KILLED for
+    ``KeyboardInterrupt`` and ``SystemExit``, FAILED for any other exception.
     """
 
     def __init__(self, store: Path, spec: RunSpec, journal: Path) -> None:

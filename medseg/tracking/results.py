@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 RUN_FOLDER = re.compile(r"fold(\d+)-seed(\d+)")
 MEAN = "mean"  # how the comparison calls the macro mean over classes
+VERSION = {"medseg": "version"}  # tag of our own version
 SCORE_KEYS = ["case", "subject", "label"]
 
 
@@ -56,7 +57,7 @@ def _trained(folder: Path) -> Trained:
         found = (facts["dataset"]["name"], facts["plan"]["model"], f"fold{facts['fold']}-seed{facts['seed']}")
         if found != (dataset, model, folder.name):
             raise DataError(f"{folder / 'model.json'}: belongs to {'/'.join(found)}; was the folder copied?")
-        versions = {f"medseg.{k}": str(v) for k, v in facts["provenance"].items()}
+        versions = {f"medseg.{VERSION.get(k, k)}": str(v) for k, v in facts["provenance"].items()}
         tags = {**versions, "medseg.weights_sha256": facts["weights_sha256"]}
         params = plan_params(facts["plan"])
         spec = RunSpec(dataset, model, facts["fold"], facts["seed"], facts["fingerprint"], params, tags)
@@ -108,7 +109,7 @@ def case_table(scores: pd.DataFrame) -> bytes:
         .agg(lambda s: "; ".join(sorted(set(s))))
     )
     wide["note"] = notes.reindex(wide.index).fillna("")
-    text: str = wide.reset_index().to_csv(index=False, lineterminator="\n")
+    text: str = wide.round(6).reset_index().to_csv(index=False, lineterminator="\n")
     return text.encode()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from medseg.errors import TrackingError
 from medseg.files import canonical_json, digest_of, read_json
+from medseg.tracking.views import MODELS, TRAININGS
 
 Value = str | int | float
 
@@ -160,8 +161,10 @@ def open_runs(
     Returns:
         Ids of parent and child.
     """
-    parent = _find_or_make(client, experiment, spec.parent_key, None, spec.parent_params, {}, start_ms)
-    tags = {**spec.tags, "mlflow.parentRunId": parent, **(owner or {})}
+    parent = _find_or_make(
+        client, experiment, spec.parent_key, None, spec.parent_params, {"medseg.kind": MODELS}, start_ms
+    )
+    tags = {**spec.tags, "medseg.kind": TRAININGS, "mlflow.parentRunId": parent, **(owner or {})}
     child = _find_or_make(client, experiment, spec.key, spec.fingerprint, spec.child_params, tags, start_ms)
     if owner is not None:
         for run in (parent, child):

@@ -20,6 +20,7 @@ from typing import Any
 from medseg.errors import BusyError, DataError, TrackingError
 from medseg.files import fsync_folder, read_json, write_json
 from medseg.progress import say
+from medseg.tracking.views import experiment_tags
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 ARTIFACTS = "mlartifacts"
@@ -27,6 +28,7 @@ ARTIFACTS = "mlartifacts"
 SYNC_TIMEOUT_S = 30
 MIRROR_TIMEOUT_S = 3
 LOCK_WAIT_S = 120.0
+SET_LOCATION = "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?"
 
 _process_lock = threading.Lock()
 
@@ -129,8 +131,8 @@ def store_lock(path: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
     """Hold the right to create experiments and runs; ``BusyError`` after ``wait_s``.
 
     A record lock and not flock: a data loader's workers, forked while it is held, would inherit an flock and
-        keep it. Record locks do not exclude threads of one process, hence the second lock. The kernel frees
-        it with the process.
+    keep it. Record locks do not exclude threads of one process, hence the second lock. The kernel frees it
+    with the process.
     """
     until = time.monotonic() + wait_s
     if not _process_lock.acquire(timeout=wait_s):
@@ -200,19 +202,22 @@ def _create_database(path: Path, uri: str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{path.name}.new"
-    temporary.unlink(missing_ok=True)
+    # A write-ahead log left by a file that is gone would be replayed into its successor.
+    for stale in (temporary, path):
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            stale.with_name(stale.name + suffix).unlink(missing_ok=True)
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     made = SqlAlchemyStore(f"sqlite:///{temporary}", artifacts_of(uri))
     made.engine.dispose()
-    with contextlib.closing(sqlite3.connect(temporary)) as database, database:
-        database.execute(SET_LOCATION, (f"{artifacts_of(uri)}/0", 0))
+    with contextlib.closing(sqlite3.connect(temporary)) as database:
+        with database:
+            database.execute(SET_LOCATION, (f"{artifacts_of(uri)}/0", 0))
+        mode = database.execute("PRAGMA journal_mode=WAL").fetchone()[0]
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     fsync_folder(path.parent)
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        mode = database.execute("PRAGMA journal_mode=WAL").fetchone()[0]
     if mode != "wal":
         say(f"tracking: {path}: no write-ahead log on this file system ({mode}); writers will wait longer")
 
@@ -257,11 +262,14 @@ def _experiment_id(client: Any, store: Store) -> str:
     if found is None:
         # Made by another machine meanwhile, perhaps: our lock reaches only this one.
         with contextlib.suppress(MlflowException):
-            client.create_experiment(store.experiment, tags=EXPERIMENT_TAGS)
+            client.create_experiment(store.experiment)
         found = client.get_experiment_by_name(store.experiment)
         if found is None:
             raise TrackingError(f"{store.uri}: does not let experiment '{store.experiment}' be created")
     _make_relative(store, found)
+    for name, value in experiment_tags(found.experiment_id).items():
+        if found.tags.get(name) != value:
+            client.set_experiment_tag(found.experiment_id, name, value)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
         say(f"tracking: experiment '{store.experiment}' was in the bin of {store.uri}; restored")
@@ -275,13 +283,3 @@ def _make_relative(store: Store, experiment: Any) -> None:
     if store.database is not None and local and experiment.artifact_location != place:
         with contextlib.closing(sqlite3.connect(store.database, timeout=20)) as database, database:
             database.execute(SET_LOCATION, (place, int(experiment.experiment_id)))
-
-
-SET_LOCATION = "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?"
-# The first tells the UI which of its two faces to show.
-EXPERIMENT_TAGS = {
-    "mlflow.experimentKind": "custom_model_development",
-    "mlflow.note.content": "A study made by medseg. One run per data set and model (select two or more and "
-    "press Compare); inside each, one run per fold and seed. `tags.medseg.superseded = 'false'` hides "
-    "outdated runs.",
-}

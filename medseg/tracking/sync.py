@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +75,12 @@ class _Replay:
 
     def run(self) -> str:
         """Send all; the summary line."""
-        by_parent: dict[str, list[Trained]] = {}
+        by_parent: dict[str, dict[str, Trained]] = {}
         current: dict[str, set[str]] = {}
         trainings = find_trained(self.results)
         for trained in trainings:
             parent, child = self._child(trained)
-            by_parent.setdefault(parent, []).append(trained)
+            by_parent.setdefault(parent, {})[child] = trained
             current.setdefault(trained.spec.parent_key, set()).add(parent)
             current.setdefault(trained.spec.key, set()).add(child)
         for parent, members in by_parent.items():
@@ -96,9 +96,9 @@ class _Replay:
     def _child(self, trained: Trained) -> tuple[str, str]:
         reader = JournalReader(trained.folder / "history.jsonl")
         curve = reader.read()
-        if reader.damaged or not curve:
+        if reader.damaged:
             raise DataError(f"{reader.path}: {reader.damaged} damaged lines; run `medseg train` again")
-        times = [p.time_ms for p in curve]
+        times = [p.time_ms for p in curve] or [now_ms()]
         with store_lock(self.store.lock):
             parent, child = open_runs(self.client, self.experiment, trained.spec, start_ms=min(times))
         run = self.client.get_run(child)
@@ -113,7 +113,7 @@ class _Replay:
         if trained.scores.is_file():
             scores = read_scores(trained.scores)
             values |= test_metrics(scores)
-            self._put(run, "evaluate/cases.csv", case_table(scores))
+            self._put(run, {"evaluate/cases.csv": case_table(scores)})
         log_new(
             self.client,
             run,
@@ -126,8 +126,10 @@ class _Replay:
             self.client.set_terminated(child, "FINISHED", max(times))
         return parent, child
 
-    def _parent(self, parent: str, members: Sequence[Trained]) -> None:
+    def _parent(self, parent: str, children: Mapping[str, Trained]) -> None:
         run = self.client.get_run(parent)
+        self._link_models(run, children)
+        members = list(children.values())
         first = members[0]
         rows = summary_of(self.results, first.spec.dataset, first.spec.model)
         values = {**summary_metrics(rows), "time/train_s": sum(t.seconds for t in members) / len(members)}
@@ -145,14 +147,14 @@ class _Replay:
         self._log_values(run, values, None)
         self._log_dataset(run, first)
         page = self.results / "report" / "index.html"
-        if page.is_file():
-            self._put(run, "report/index.html", page.read_bytes())
         cases = [c for t in members if t.scores.is_file() for c in read_scores(t.scores)["case"]]
-        for picture in overlays_of(self.results, first.spec, cases):
-            self._put(run, f"overlays/{picture.name}", picture.read_bytes())
+        pictures = overlays_of(self.results, first.spec, cases)
+        files = {"report/index.html": page.read_bytes()} if page.is_file() else {}
+        self._put(run, {**files, **{f"overlays/{p.name}": p.read_bytes() for p in pictures}})
         query = f"attributes.status = 'RUNNING' and tags.`mlflow.parentRunId` = '{parent}'"
         if run.info.status != "FINISHED" and not self.client.search_runs([self.experiment], query):
-            self.client.set_terminated(parent, "FINISHED")
+            ends = [self.client.get_run(child).info.end_time for child in children]
+            self.client.set_terminated(parent, "FINISHED", max(ends))
 
     def _log_values(self, run: Any, values: Mapping[str, float], model: str | None) -> None:
         """Log results that changed; a result measured anew gets a later time, which is what the UI shows."""
@@ -165,19 +167,29 @@ class _Replay:
             self.client.log_batch(run.info.run_id, metrics=new, synchronous=True)
         self.values += len(new)
 
-    def _put(self, run: Any, artifact: str, data: bytes) -> None:
-        """Upload a file unless the run has it; a tag keeps its digest and is set when the upload is done."""
-        tag = f"medseg.sha256.{artifact}"
-        digest = sha256_bytes(data)
-        if run.data.tags.get(tag) == digest:
+    def _link_models(self, parent: Any, children: Iterable[str]) -> None:
+        """Show the models of all folds with the parent, too (the UI files runs without any elsewhere)."""
+        from mlflow.entities import LoggedModelOutput
+
+        known = {output.model_id for output in parent.outputs.model_outputs}
+        found = [output.model_id for c in children for output in self.client.get_run(c).outputs.model_outputs]
+        new = [LoggedModelOutput(model, 0) for model in found if model not in known]
+        if new:
+            self.client.log_outputs(parent.info.run_id, new)
+
+    def _put(self, run: Any, files: Mapping[str, bytes]) -> None:
+        """Upload files unless the run has them; a tag keeps their digest and is set when all are there."""
+        digest = digest_of({name: sha256_bytes(data) for name, data in files.items()})[:16]
+        if not files or run.data.tags.get("medseg.files") == digest:
             return
-        folder, _, name = artifact.rpartition("/")
-        with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary) / name
-            path.write_bytes(data)
-            self.client.log_artifact(run.info.run_id, str(path), folder)
-        self.client.set_tag(run.info.run_id, tag, digest)
-        self.files += 1
+        for artifact, data in files.items():
+            folder, _, name = artifact.rpartition("/")
+            with tempfile.TemporaryDirectory() as temporary:
+                path = Path(temporary) / name
+                path.write_bytes(data)
+                self.client.log_artifact(run.info.run_id, str(path), folder)
+        self.client.set_tag(run.info.run_id, "medseg.files", digest)
+        self.files += len(files)
 
     def _digest(self, trained: Trained) -> str:
         """Digest of the manifest, which holds those of all files; MLflow takes at most 36 characters."""

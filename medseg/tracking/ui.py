@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import sqlite3
 import sys
 
 from medseg.errors import TrackingError
 from medseg.progress import say
 from medseg.tracking.store import artifacts_of, check_uri, database_of
+from medseg.tracking.views import MODELS, view_path
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # The default is four workers and seven processes of a job queue that nobody here uses: 1.5 GB instead of 0.5.
@@ -71,5 +74,17 @@ def serve_ui(store_uri: str | None, port: int = 5000, host: str = "127.0.0.1") -
                 f"port {port} is taken ({error.strerror}); choose another: --port {port + 1}"
             ) from None
     shown = f"[{host}]" if ":" in host else host
-    say(f"MLflow UI: http://{shown}:{port} (ready in some seconds; Ctrl-C ends it)")
+    say(f"MLflow UI (ready in some seconds; Ctrl-C ends it): http://{shown}:{port}")
+    for name, number in _experiments(check_uri(store_uri)):
+        say(f"  {name}: http://{shown}:{port}/{view_path(number, MODELS)}")
     os.execve(command[0], command, {**os.environ, **SERVER_ENVIRONMENT})
+
+
+def _experiments(uri: str) -> list[tuple[str, str]]:
+    """Name and id of the experiments of a SQLite store that were changed last, without importing MLflow."""
+    query = (
+        "SELECT name, experiment_id FROM experiments WHERE lifecycle_stage = 'active' AND experiment_id != 0 "
+        "ORDER BY last_update_time DESC LIMIT 5"
+    )
+    with contextlib.closing(sqlite3.connect(str(database_of(uri)), timeout=20)) as database:
+        return [(str(name), str(number)) for name, number in database.execute(query)]

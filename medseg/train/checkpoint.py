@@ -19,7 +19,7 @@ from medseg.models.zoo import build_model
 from medseg.plan.plan import Plan
 
 FORMAT = "medseg-model-1"
-PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
+ZIP_START = b"PK\x03\x04"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +119,18 @@ def read_description(folder: Path) -> tuple[Checkpoint, str]:
 def describe_file(path: Path) -> str:
     """What a file is, by its first bytes; never opened with anything that could run code."""
     with open(path, "rb") as file:
-        start = file.read(8)
-    if start.startswith(PICKLE_STARTS):
+        start = file.read(9)
+    if is_pickle(start):
         return "a pickle (torch.save, .pt, .pth, .ckpt), which can run code when loaded and is never opened"
     return f"a file that starts with {start!r}"
+
+
+def is_pickle(start: bytes) -> bool:
+    """Whether the first nine bytes of a file are those of a pickle or of torch's zip around one.
+
+    A pickle's first byte, 0x80, may also open a safetensors file (the length of its header, whose ninth byte is ``{``).
+    """
+    return start.startswith(ZIP_START) or (start[:1] == b"\x80" and start[8:9] != b"{")
 
 
 def network_tensors(network: nn.Module) -> dict[str, Tensor]:
@@ -151,7 +159,7 @@ def unpack_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    if data.startswith(PICKLE_STARTS):
+    if is_pickle(data[:9]):
         raise CheckpointError(f"{path}: found {describe_file(path)}; expected safetensors")
     if sha256_bytes(data) != sha256:
         raise CheckpointError(f"{path}: damaged (SHA-256 differs from the one recorded beside it)")

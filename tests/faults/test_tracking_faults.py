@@ -154,9 +154,15 @@ def test_eight_processes_on_a_fresh_folder_all_succeed_and_none_lands_in_default
 
 
 def test_a_store_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
+    """Nor is a log replayed that a deleted store left behind."""
     (tmp_path / "mlflow.db.new").write_bytes(b"half a database")
+    old = sqlite3.connect(tmp_path / "old.db")
+    old.executescript("PRAGMA journal_mode = WAL; CREATE TABLE experiments (name); CREATE TABLE stray (x)")
+    (tmp_path / "mlflow.db-wal").write_bytes((tmp_path / "old.db-wal").read_bytes())
+    old.close()
     init_store(f"sqlite:///{tmp_path}/mlflow.db", "study", tmp_path / "store.json")
     assert rows(tmp_path / "mlflow.db", "SELECT name FROM experiments WHERE name = 'study'")
+    assert not rows(tmp_path / "mlflow.db", "SELECT name FROM sqlite_master WHERE name = 'stray'")
     assert not (tmp_path / "mlflow.db.new").exists()
 
 

@@ -39,6 +39,17 @@ def test_percentile_maps_1_and_99_8_percent_to_0_and_1() -> None:
 
 
 @pytest.mark.parametrize("name", ["zscore", "percentile"])
+@pytest.mark.parametrize("bright", [1, 5, 500])
+def test_a_few_bright_pixels_on_black_stay_numbers_that_can_be_stored(name: str, bright: int) -> None:
+    """Fewer pixels than the upper percentile looks at: the range of the rest is 0 and must not be divided by."""
+    channel = np.zeros((80, 80), dtype=np.uint8)
+    channel.ravel()[:: 6400 // bright][:bright] = 200
+    out = NORMALIZATIONS[name](channel, {})
+    assert np.isfinite(out.astype(np.float16)).all()
+    assert out.max() > out.min()
+
+
+@pytest.mark.parametrize("name", ["zscore", "percentile"])
 def test_per_image_rules_do_not_depend_on_the_scale_of_the_scanner(name: str) -> None:
     rule, channel = NORMALIZATIONS[name], np.random.default_rng(0).gamma(2.0, size=(20, 20))
     np.testing.assert_allclose(rule(channel * 37 + 500, {}), rule(channel, {}), atol=1e-3)

@@ -32,7 +32,6 @@ def test_labels_stay_labels(labels: np.ndarray, data: st.DataObject) -> None:
     assert out.shape == shape
     assert out.dtype == labels.dtype
     assert set(np.unique(out)) <= set(np.unique(labels))
-    assert resample_labels(labels, labels.shape) is not None
     np.testing.assert_array_equal(resample_labels(labels, labels.shape), labels)
 
 
@@ -65,7 +64,7 @@ def test_labels_that_are_no_integers_are_refused(dtype: type) -> None:
 
 
 @pytest.mark.parametrize("order", [1, 3])
-@pytest.mark.parametrize(("shape", "new"), [((24, 30), (36, 20)), ((14, 18, 10), (21, 18, 25)), ((30, 20), (13, 41))])
+@pytest.mark.parametrize(("shape", "new"), [((24, 30), (36, 20)), ((14, 18, 14), (21, 18, 35)), ((30, 20), (13, 41))])
 def test_image_values_stay_at_their_place_in_the_world(
     shape: tuple[int, ...], new: tuple[int, ...], order: int
 ) -> None:

@@ -26,6 +26,9 @@ from medseg.tracking.journal import JournalReader
 from medseg.tracking.runs import HIDDEN, metric_name, owner_tags, plan_params, safe_text
 from medseg.tracking.store import check_uri, load_mlflow, read_store
 from medseg.tracking.ui import serve_ui
+from medseg.tracking.views import MODELS as MODELS_VIEW
+from medseg.tracking.views import TRAININGS as TRAININGS_VIEW
+from medseg.tracking.views import view_path
 
 LABELS = ("Anterior", "nucleus@3 (µm)")
 MODELS = {"unet": 0.002, "deeplab": 0.001}
@@ -356,6 +359,10 @@ def test_replaying_an_experiment_gives_runs_that_compare_and_twice_adds_nothing(
             runs[run.info.run_name.split(" ")[0]].info.run_id if "fold" in run.info.run_name else None
         )
 
+    outputs = {name: {o.model_id for o in run.outputs.model_outputs} for name, run in runs.items()}
+    assert outputs["organs/unet"] == outputs["organs/unet fold0 seed0"] | outputs["organs/unet fold1 seed0"]
+    assert len(outputs["organs/unet"]) == 2
+
     before = rows_of(results)
     again = sync(results)
     assert "new: 0 curve points, 0 results, 0 files, 0 models" in again
@@ -606,6 +613,22 @@ def test_the_ui_is_for_this_machine_only(results: Path) -> None:
             refuse("http://127.0.0.1:1")
         with pytest.raises(TrackingError, match="no such file"):
             refuse("sqlite:///absent.db")
+
+
+def test_an_experiment_has_tables_whose_columns_its_runs_have(results: Path) -> None:
+    write_results(results)
+    sync(results)
+    client, runs = client_of(results), runs_by_name(results)
+    experiment = client.get_experiment_by_name("study")
+    for view, count in ((MODELS_VIEW, 2), (TRAININGS_VIEW, 4)):
+        assert view_path(experiment.experiment_id, view) in experiment.tags["mlflow.note.content"]
+        shown = json.loads(experiment.tags[f"mlflow.sharedViewState.{view}"])
+        found = client.search_runs([experiment.experiment_id], shown["searchFilter"])
+        assert len(found) == count
+        for run in found:
+            has = {f"metrics.`{k}`" for k in run.data.metrics} | {f"params.`{k}`" for k in run.data.params}
+            assert {shown["orderByKey"], *shown["selectedColumns"]} <= has
+    assert runs["organs/unet"].data.tags["medseg.kind"] == MODELS_VIEW
 
 
 # --- whole processes ---

@@ -1,0 +1,189 @@
+"""Code digests see code and nothing else; each stage's closure holds what it depends on and no more."""
+
+from __future__ import annotations
+
+import ast
+import getpass
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medseg import provenance
+from medseg.provenance import ROOT, closure_digest, code_digest, environment, import_closure
+
+STAGES = ("ingest", "plan", "preprocess", "train", "predict", "postprocess", "evaluate", "compare", "report")
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Callable[[str, Callable[[str], str]], Path]:
+    """``edited(module path, change)``: a copy of the package with one file changed."""
+    copies = iter(range(100))
+
+    def build(name: str = "__init__.py", change: Callable[[str], str] = str) -> Path:
+        root = tmp_path / f"copy{next(copies)}" / "medseg"
+        shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        path = root / name
+        path.write_text(change(path.read_text()))
+        return root
+
+    return build
+
+
+def redocument(text: str) -> str:
+    """The same program with other docstrings, comments and blank lines."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            node.body[0] = ast.Expr(ast.Constant("other words"))
+    return "# a new comment\n\n\n" + ast.unparse(tree) + "\n\n# the end\n"
+
+
+def digests(root: Path) -> dict[str, str]:
+    return {stage: code_digest(stage, root) for stage in STAGES}
+
+
+def test_prose_retrains_nothing(edited: Callable[..., Path]) -> None:
+    base = digests(edited())
+    assert base == digests(ROOT)
+    for name in ("evaluate/score.py", "train/loop.py", "models/deeplab.py", "errors.py", "metrics/overlap.py"):
+        assert digests(edited(name, redocument)) == base, name
+
+
+# A changed line of code -> the stages that must run again.
+SEEN = {
+    "evaluate/score.py": {"evaluate"},
+    "metrics/overlap.py": {"train", "evaluate"},
+    "train/loop.py": {"train"},
+    "augment/spatial.py": {"plan", "train"},
+    "models/deeplab.py": {"plan", "train", "predict"},
+    "postprocess/components.py": {"postprocess"},
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_code_is_seen_by_what_depends_on_it(edited: Callable[..., Path], name: str) -> None:
+    base, now = digests(ROOT), digests(edited(name, lambda text: text + "\n_ADDED = 1\n"))
+    changed = {stage for stage in STAGES if base[stage] != now[stage]}
+    assert changed - {"compare", "report"} == SEEN[name]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("CLIP_NORM = 12.0", "CLIP_NORM = 11.0"),
+        lambda text: text.replace("momentum=0.99", "momentum=0.9"),
+        lambda text: text.replace("value != value", "value == value"),
+    ],
+)
+def test_small_changes_are_seen(edited: Callable[..., Path], change: Callable[[str], str]) -> None:
+    root = edited("models/step.py", change)
+    assert (root / "models" / "step.py").read_text() != (ROOT / "models" / "step.py").read_text()
+    assert code_digest("train", root) != code_digest("train")
+
+
+# stage -> what it must reach, what it must not.
+CLOSURES = {
+    "train": (
+        {"medseg.train.loop", "medseg.models.unet", "medseg.augment.spatial", "medseg.preprocess.store", "medseg.files"},
+        {"medseg.evaluate", "medseg.report", "medseg.tracking", "medseg.compare", "medseg.predict", "medseg.cli"},
+    ),
+    "evaluate": (
+        {"medseg.evaluate.score", "medseg.metrics.overlap", "medseg.image.geometry"},
+        {"medseg.train", "medseg.models", "medseg.losses", "medseg.predict", "medseg.plan", "medseg.tracking"},
+    ),
+    # A change of the training step must not prepare every case again.
+    "preprocess": ({"medseg.image.resample"}, {"medseg.models.step", "medseg.models.zoo", "medseg.train", "medseg.losses"}),
+    "predict": (
+        {"medseg.patches.tiling", "medseg.models.zoo", "medseg.preprocess.prepare"},
+        {"medseg.train.loop", "medseg.evaluate", "medseg.losses", "medseg.augment"},
+    ),
+    "postprocess": ({"medseg.postprocess.components"}, {"medseg.train", "medseg.models", "medseg.evaluate"}),
+}
+
+
+@pytest.mark.parametrize("stage", CLOSURES)
+def test_closures_hold_what_a_stage_depends_on_and_no_more(stage: str) -> None:
+    needed, forbidden = CLOSURES[stage]
+    closure = import_closure(f"medseg.{stage}.run")
+    assert needed <= closure
+    assert {n for n in closure for f in forbidden if n == f or n.startswith(f + ".")} == set()
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+def test_every_module_that_is_really_imported_is_in_the_closure(stage: str) -> None:
+    # MONAI takes seconds to import and imports nothing of ours.
+    fake = "import sys, json; from unittest.mock import MagicMock\n"
+    fake += "for n in ('', '.networks', '.networks.blocks'): sys.modules['monai' + n] = MagicMock()\n"
+    script = fake + f"import medseg.{stage}.run; print(json.dumps([m for m in sys.modules if m.startswith('medseg')]))"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    assert set(json.loads(out.stdout)) <= import_closure(f"medseg.{stage}.run")
+
+
+def test_imports_in_any_form_are_followed(tmp_path: Path) -> None:
+    root = tmp_path / "medseg"
+    files = {
+        "__init__.py": "",
+        "a/__init__.py": "from medseg import seed",
+        "a/run.py": "import medseg.b.deep\ndef f():\n    from medseg.c import late as other",
+        "b/__init__.py": "",
+        "b/deep.py": "",
+        "c/__init__.py": "",
+        "c/late.py": "",
+        "seed.py": "import os, numpy",
+        "unused.py": "",
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    names = {"", ".a", ".a.run", ".b", ".b.deep", ".c", ".c.late", ".seed"}
+    assert import_closure("medseg.a.run", root) == {f"medseg{n}" for n in names}
+
+
+def test_the_package_has_no_relative_imports() -> None:
+    """The digest does not follow them."""
+    for path in ROOT.rglob("*.py"):
+        nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)]
+        assert not [n.lineno for n in nodes if n.level], path
+
+
+def test_templates_are_code(edited: Callable[..., Path]) -> None:
+    root = edited("report/report.html.j2", lambda text: text + " ")
+    assert {s for s in STAGES if digests(root)[s] != digests(ROOT)[s]} == {"report"}
+
+
+def test_digests_are_short_stable_hex() -> None:
+    one = closure_digest("medseg.train.run")
+    provenance.closure_digest.cache_clear()
+    provenance._tree.cache_clear()
+    provenance._module_digest.cache_clear()
+    assert closure_digest("medseg.train.run") == one
+    assert len(one) == 16
+    int(one, 16)
+
+
+def test_environment_names_versions_and_no_person_machine_or_path() -> None:
+    facts = environment()
+    assert {"medseg", "git", "python", "torch", "monai", "numpy", "platform"} <= set(facts)
+    assert facts["numpy"] != "absent"
+    text = json.dumps(facts)
+    for private in (str(Path.home()), str(ROOT), socket.gethostname(), f'"{getpass.getuser()}'):
+        assert private not in text
+
+
+def test_a_package_outside_a_checkout_has_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    assert provenance.git_commit() == "unknown"
+    monkeypatch.setenv("PATH", "")
+    assert provenance.git_commit() == "unknown"
+
+
+def test_parsing_the_workflow_stays_light() -> None:
+    script = "import sys, medseg.workflow, medseg.cli; print([m for m in ('torch','monai','mlflow','pandas') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
