@@ -16,7 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Segmentation studies in medical imaging. `snakemake --cores all` runs every stage; each can be repeated by hand.",
+    help="Segmentation studies in medical imaging. `snakemake --cores all` runs all stages; each can be run by hand.",
 )
 track_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Experiment tracking in MLflow.")
 app.add_typer(track_app, name="track")
@@ -196,7 +196,9 @@ def compare(scores: Annotated[list[Path], typer.Argument(help="tables of the eva
 
 @app.command()
 def report(
-    results: Annotated[Path, typer.Option("--results", help="results/<experiment>")], config: ConfigFile, out: Out
+    results: Annotated[Path, typer.Option("--results", help="results/<experiment>")],
+    config: ConfigFile,
+    out: Out,
 ) -> None:
     """Write the HTML report of an experiment."""
     from medseg.config import load_config

@@ -60,7 +60,8 @@ class DatasetConfig(Section):
     )
     path: str = Field(description="folder of the data set, relative to data_root")
     labels: dict[str, int] | None = Field(
-        default=None, description="class name -> value in the label files; the decathlon layout brings its own"
+        default=None,
+        description="class name -> value in the label files; the decathlon layout brings its own",
     )
     instances: bool = Field(default=False, description="label values are object numbers of one class")
     channels: list[str] | None = Field(default=None, description="channel names; a name 'CT' selects CT normalization")
@@ -68,7 +69,8 @@ class DatasetConfig(Section):
         default=None, description="pixel size in micrometres per axis, for formats without a header"
     )
     subject: str | None = Field(
-        default=None, description="regular expression with one group: the subject within a case id; none: each its own"
+        default=None,
+        description="regular expression with one group: the subject within a case id; none: each its own",
     )
     allow: list[str] = Field(default_factory=list, description="codes of faults that are accepted, by name")
     postprocess: PostprocessConfig = Field(default_factory=PostprocessConfig)
@@ -126,7 +128,8 @@ class BudgetConfig(Section):
     steps: Count | None = Field(default=None, description="training steps")
     epochs: Count | None = Field(default=None, description="passes over the training cases")
     minutes: Positive | None = Field(
-        default=None, description="wall-clock per training, validation included; turned into steps once, by plan"
+        default=None,
+        description="wall-clock per training, validation included; turned into steps once, by plan",
     )
     memory_gb: Positive | None = Field(
         default=None, description="memory of the training device; none: what the machine has"
@@ -166,14 +169,14 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(
                 None, None, "aliases (*name) are not allowed; write the value out", event.start_mark
             )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = sorted({str(key) for key in keys if keys.count(key) > 1})
         if twice:
             raise yaml.constructor.ConstructorError(None, None, f"duplicate key {twice[0]!r}", node.start_mark)
@@ -191,7 +194,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path}: {path.stat().st_size} bytes; a configuration is at most {MAX_CONFIG_BYTES}")
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(value, dict):

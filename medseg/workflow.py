@@ -27,14 +27,14 @@ def read_config(files: Sequence[Path], overrides: Mapping[str, Any]) -> Config:
     try:
         return load_config(files, overrides)
     except MedsegError as error:
-        stop(error)
+        raise stop(error) from None
 
 
-def stop(error: MedsegError) -> Any:
-    """Print a user's error without a traceback and leave with exit code 2 (Snakemake itself would say 1)."""
+def stop(error: MedsegError) -> SystemExit:
+    """Print a user's error without a traceback; raise what comes back to leave with exit code 2 (Snakemake's is 1)."""
     sys.stderr.write(f"{error}\n")
     sys.stderr.flush()
-    raise SystemExit(2)
+    return SystemExit(2)
 
 
 def hold_folder(folder: Path) -> None:
@@ -52,7 +52,8 @@ def hold_folder(folder: Path) -> None:
     except BlockingIOError:
         file.seek(0)
         first = file.read().strip() or "an unknown process"
-        stop(BusyError(f"{folder.resolve().name}/: {first} is already running a workflow here; wait for it or stop it"))
+        where = folder.resolve().name
+        raise stop(BusyError(f"{where}/: {first} is already running a workflow here; wait for it or stop it")) from None
     file.truncate(0)
     file.write(f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])})\n")
     file.flush()
@@ -88,7 +89,7 @@ def dataset_slice(config: Config, dataset: str) -> str:
 
 
 def files_stamp(config: Config, dataset: str) -> str:
-    """Digest of names, sizes and times of a data set's files, so that a changed file is seen; none for generated ones."""
+    """Digest of names, sizes and times of a data set's files, so that a change is seen; none for generated ones."""
     section = config.datasets[dataset]
     root = Path(config.data_root) / section.path
     if section.generate is not None or not root.is_dir():
@@ -122,7 +123,6 @@ def has_postprocess(config: Config, dataset: str) -> bool:
 def wants_gpu(config: Config) -> int:
     """1 if trainings will ask for a GPU: by configuration, or ``auto`` where an NVIDIA device file exists."""
     return int(config.device == "cuda" or (config.device == "auto" and any(Path("/dev").glob("nvidia[0-9]*"))))
-
 
 
 __all__ = [

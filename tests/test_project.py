@@ -27,9 +27,10 @@ def test_one_word_four_places(stage: str) -> None:
     assert (ROOT / "workflow/rules" / f"{stage}.smk").is_file()
     rule = (ROOT / "workflow/rules" / f"{stage}.smk").read_text()
     assert f"medseg {stage} " in rule
-    assert stage in subprocess.run(
-        [sys.executable, "-m", "medseg", "--help"], check=True, text=True, capture_output=True
-    ).stdout
+    assert (
+        stage
+        in subprocess.run([sys.executable, "-m", "medseg", "--help"], check=True, text=True, capture_output=True).stdout
+    )
 
 
 def test_environment_equals_pyproject() -> None:

@@ -122,9 +122,7 @@ def _micro(block: Block, weight: float) -> NDArray[np.float64]:
 
 
 def _row(block: Block, metric: str, label: str, interval: Interval, columns: list[int]) -> dict[str, Any]:
-    doubtful = (
-        f"fewer than {ENOUGH_GROUPS} subjects: coverage doubtful" if interval.n_groups < ENOUGH_GROUPS else ""
-    )
+    doubtful = f"fewer than {ENOUGH_GROUPS} subjects: coverage doubtful" if interval.n_groups < ENOUGH_GROUPS else ""
     return {
         "dataset": block.dataset,
         "model": block.model,

@@ -97,8 +97,7 @@ def _table(dataset: str, rows: Sequence[Mapping[str, str]]) -> str:
     ]
     widths = [max(len(line[c]) for line in [head, *body]) for c in range(len(head))]
     lines = [
-        "  ".join(_pad(t, w, c) for c, (t, w) in enumerate(zip(line, widths, strict=True)))
-        for line in [head, *body]
+        "  ".join(_pad(t, w, c) for c, (t, w) in enumerate(zip(line, widths, strict=True))) for line in [head, *body]
     ]
     rule = "─" * len(lines[0])
     return "\n".join([dataset, rule, lines[0], rule, *lines[1:], rule])

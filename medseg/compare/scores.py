@@ -78,9 +78,7 @@ def read_scores(files: Sequence[Path]) -> pd.DataFrame:
         except FileNotFoundError:
             raise DataError(f"{path}: no such file; run `medseg evaluate` first") from None
         except (OSError, ValueError) as error:  # pyarrow's own errors are both
-            raise DataError(
-                f"{path}: not a readable score table ({error}); delete it and evaluate again"
-            ) from error
+            raise DataError(f"{path}: not a readable score table ({error}); delete it and evaluate again") from error
         absent = [c for c in COLUMNS if c not in table.columns]
         if absent or table.empty:
             found = f"lacks columns {', '.join(absent)}" if absent else "has no rows"
@@ -97,9 +95,7 @@ def _typed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     try:
         typed: dict[str, Any] = {c: table[c].astype(numbers.get(c, "object")) for c in COLUMNS}
     except (ValueError, TypeError) as error:
-        raise DataError(
-            f"{path}: {error}; expected whole numbers for fold and seed, numbers for value"
-        ) from error
+        raise DataError(f"{path}: {error}; expected whole numbers for fold and seed, numbers for value") from error
     return pd.DataFrame(typed)
 
 
@@ -107,13 +103,9 @@ def _check(scores: pd.DataFrame) -> None:
     """Refuse tables from which a mean could be taken that means something else."""
     twice = scores.duplicated([*KEY, "metric"])
     if twice.any():
-        raise DataError(
-            f"score rows: {_where(scores[twice].iloc[0])} stands there twice; evaluate it again, once"
-        )
+        raise DataError(f"score rows: {_where(scores[twice].iloc[0])} stands there twice; evaluate it again, once")
     if (scores["label"] == MEAN).any():
-        raise DataError(
-            f"score rows: a class is called '{MEAN}', the name of the mean over classes; rename it"
-        )
+        raise DataError(f"score rows: a class is called '{MEAN}', the name of the mean over classes; rename it")
     wrong = scores["value"].isna() != (scores["status"] != "ok")
     wrong |= np.isinf(scores["value"])
     if wrong.any():
@@ -126,14 +118,10 @@ def _check(scores: pd.DataFrame) -> None:
     short = needed.groupby(KEY, sort=True)["metric"].size() != len(OVERLAPS) + len(COUNTS)
     if needed.empty or short.any():
         where = "/".join(map(str, short.index[short][0])) if short.any() else "every case"
-        raise DataError(
-            f"score rows: {where} lacks some of {', '.join([*OVERLAPS, *COUNTS])}; evaluate again"
-        )
+        raise DataError(f"score rows: {where} lacks some of {', '.join([*OVERLAPS, *COUNTS])}; evaluate again")
     many = scores.groupby(["dataset", "case"], sort=True)["subject"].nunique() > 1
     if many.any():
-        raise DataError(
-            f"score rows: case {'/'.join(many.index[many][0])} belongs to several subjects; evaluate again"
-        )
+        raise DataError(f"score rows: case {'/'.join(many.index[many][0])} belongs to several subjects; evaluate again")
 
 
 def _where(row: pd.Series) -> str:
@@ -179,9 +167,7 @@ def _block(dataset: str, model: str, wide: pd.DataFrame) -> Block:
     if len(merged) != shape[0] * shape[1]:
         counts = merged.groupby("case", sort=True).size()
         case = counts.index[counts < shape[1]][0]
-        raise DataError(
-            f"score rows: {dataset}/{model}/{case} lacks some of the classes {labels}; evaluate again"
-        )
+        raise DataError(f"score rows: {dataset}/{model}/{case} lacks some of the classes {labels}; evaluate again")
     tables = {c: merged[c].to_numpy().reshape(shape) for c in merged.columns[3:]}
     return Block(
         dataset,

@@ -158,9 +158,7 @@ def compare_paired(
     per_case = np.nanmean(gap[kept], axis=1) if kept.any() else np.zeros(0)
     per_case[np.abs(per_case) < TIE] = 0.0
     names, member = np.unique(np.asarray(groups, dtype=np.str_)[kept], return_inverse=True)
-    per_subject = np.bincount(member, weights=per_case, minlength=len(names)) / np.maximum(
-        np.bincount(member), 1
-    )
+    per_subject = np.bincount(member, weights=per_case, minlength=len(names)) / np.maximum(np.bincount(member), 1)
     # Rounded, or differences that are equal but for rounding would get ranks of their own.
     p, effect, status = _signed_rank(np.round(per_subject, 9))
     wins, losses = int((per_case > 0).sum()), int((per_case < 0).sum())

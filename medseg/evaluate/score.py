@@ -12,9 +12,26 @@ from numpy.typing import NDArray
 from medseg.image.labels import LabelTable
 from medseg.metrics.overlap import BOTH_EMPTY, dice, iou, overlap_counts
 
-COLUMNS = ("dataset", "model", "fold", "seed", "case", "subject", "label", "metric", "value", "unit", "status")
+COLUMNS = (
+    "dataset",
+    "model",
+    "fold",
+    "seed",
+    "case",
+    "subject",
+    "label",
+    "metric",
+    "value",
+    "unit",
+    "status",
+)
 # A cubic millimetre is a thousandth of a millilitre; areas and cubic pixels keep their unit.
-VOLUME_UNITS = {("mm", 3): ("ml", 1e-3), ("um", 3): ("um3", 1.0), ("um", 2): ("um2", 1.0), ("px", 2): ("px2", 1.0)}
+VOLUME_UNITS = {
+    ("mm", 3): ("ml", 1e-3),
+    ("um", 3): ("um3", 1.0),
+    ("um", 2): ("um2", 1.0),
+    ("px", 2): ("px2", 1.0),
+}
 
 
 @dataclass(frozen=True, slots=True)

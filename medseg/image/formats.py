@@ -61,9 +61,7 @@ def stem_of(path: Path) -> str:
 def format_of(path: Path) -> Format:
     """The table's row for a file, or ``FormatError``."""
     if (suffix := suffix_of(path)) not in FORMATS:
-        raise FormatError(
-            path, f"format {suffix or '(no suffix)'}, expected {', '.join(FORMATS)}", "convert the file"
-        )
+        raise FormatError(path, f"format {suffix or '(no suffix)'}, expected {', '.join(FORMATS)}", "convert the file")
     return FORMATS[suffix]
 
 
@@ -82,9 +80,7 @@ def read_stored(path: Path, data: bytes | None = None) -> Stored:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise FormatError(
-                path, f"cannot be read ({error.strerror})", "check path and permissions"
-            ) from None
+            raise FormatError(path, f"cannot be read ({error.strerror})", "check path and permissions") from None
     if not data:
         raise FormatError(path, "empty file")
     return reader.read(path, data)
@@ -133,7 +129,5 @@ def write_labels(path: Path, labels: NDArray[Any], geometry: Geometry) -> None:
     if labels.dtype.kind not in "iu":
         raise FormatError(path, f"labels of type {labels.dtype}, expected integers", "convert them first")
     if labels.shape != geometry.shape:
-        raise FormatError(
-            path, f"labels of shape {labels.shape} on a grid of {geometry.shape}", "use the right grid"
-        )
+        raise FormatError(path, f"labels of shape {labels.shape} on a grid of {geometry.shape}", "use the right grid")
     write_bytes(path, format_of(path).write(path, labels, geometry))

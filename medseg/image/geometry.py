@@ -112,7 +112,11 @@ class Geometry:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {"shape": list(self.shape), "voxel_to_world": [list(r) for r in self.voxel_to_world], "unit": self.unit}
+        return {
+            "shape": list(self.shape),
+            "voxel_to_world": [list(r) for r in self.voxel_to_world],
+            "unit": self.unit,
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Geometry:

@@ -66,7 +66,8 @@ class LabelTable:
     def to_values(self, channels: NDArray[Any]) -> NDArray[Any]:
         """Map channel indices (S) back to file values (S), in the smallest unsigned type that holds them."""
         table = np.array([0, *self.values], dtype=np.min_scalar_type(max(self.values)))
-        return table[channels]
+        values: NDArray[Any] = table[channels]
+        return values
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -87,9 +87,7 @@ def _nifti_shape(path: Path, header: Any) -> tuple[tuple[int, ...], int]:
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
     if len(shape) not in (3, 4):
-        raise FormatError(
-            path, f"axes {tuple(shape)}, expected 3 (or a fourth for channels)", "convert the file"
-        )
+        raise FormatError(path, f"axes {tuple(shape)}, expected 3 (or a fourth for channels)", "convert the file")
     return tuple(shape[:3]), (shape[3] if len(shape) == 4 else 1)
 
 
@@ -123,9 +121,7 @@ def _nifti_affine(path: Path, header: Any, shape: tuple[int, ...]) -> tuple[NDAr
         return qform, ""
     sizes = np.asarray(header["pixdim"][1:4], dtype=np.float64)
     if not (np.isfinite(sizes).all() and (sizes > 0).all()):
-        raise FormatError(
-            path, f"no orientation and impossible voxel size {sizes.tolist()}", "correct the header"
-        )
+        raise FormatError(path, f"no orientation and impossible voxel size {sizes.tolist()}", "correct the header")
     return np.diag([*sizes, 1.0]), "neither sform nor qform is set: orientation unknown, axes taken as RAS"
 
 

@@ -58,8 +58,7 @@ def read_png(path: Path, data: bytes) -> Stored:
     ihdr = chunks[0][1][:9] + (b"\x00" if colour == 3 else chunks[0][1][9:10]) + chunks[0][1][10:]
     kept = [(b"IHDR", ihdr), *[c for c in chunks if c[0] == b"IDAT"], (b"IEND", b"")]
     plain = data[:8] + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in kept
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in kept
     )
     try:
         picture = np.asarray(imagecodecs.png_decode(plain))
@@ -101,9 +100,7 @@ def read_tiff(path: Path, data: bytes) -> Stored:
             page = _only_page(path, file)
             ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
             if not ends or max(ends) > len(data) or min(page.databytecounts) < 1:
-                raise FormatError(
-                    path, f"truncated: pixels end at byte {max(ends, default=0)} of {len(data)}"
-                )
+                raise FormatError(path, f"truncated: pixels end at byte {max(ends, default=0)} of {len(data)}")
             if math.prod(page.chunked) != len(ends):
                 # The decoder would fill what is missing with zeros, and take long where much is claimed.
                 raise FormatError(path, f"damaged: {len(ends)} of {math.prod(page.chunked)} pieces are there")
@@ -124,23 +121,15 @@ def read_tiff(path: Path, data: bytes) -> Stored:
 def _only_page(path: Path, file: Any) -> Any:
     """The single picture of a TIFF file, of a kind whose axes are beyond doubt."""
     if len(file.pages) != 1:
-        raise FormatError(
-            path, f"{len(file.pages)} pages, expected one picture", "store one picture per file"
-        )
+        raise FormatError(path, f"{len(file.pages)} pages, expected one picture", "store one picture per file")
     page = file.pages[0]
     if page.axes not in ("YX", "YXS", "SYX") or min(page.shape) < 1:
-        raise FormatError(
-            path, f"axes {page.axes} {page.shape}, expected rows and columns", "store a plain picture"
-        )
+        raise FormatError(path, f"axes {page.axes} {page.shape}, expected rows and columns", "store a plain picture")
     if page.dtype is None or page.dtype.kind not in "buif" or page.dtype.itemsize > 8:
-        raise FormatError(
-            path, f"pixel type {page.dtype}, expected integers or real numbers", "convert the file"
-        )
+        raise FormatError(path, f"pixel type {page.dtype}, expected integers or real numbers", "convert the file")
     orientation = page.tags.valueof(274, 1)
     if int(orientation) != 1:
-        raise FormatError(
-            path, f"orientation tag {int(orientation)}, expected 1", "rotate the pixels themselves"
-        )
+        raise FormatError(path, f"orientation tag {int(orientation)}, expected 1", "rotate the pixels themselves")
     return page
 
 

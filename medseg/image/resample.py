@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,16 @@ def reorient(array: NDArray[Any], axes: Sequence[int], flips: Sequence[bool]) ->
     """Transpose and then flip the last ``len(axes)`` axes of ``array``; leading axes (channels) stay."""
     lead = array.ndim - len(axes)
     turned = array.transpose(*range(lead), *[lead + a for a in axes])
-    return np.flip(turned, axis=[lead + i for i, flip in enumerate(flips) if flip])
+    out: NDArray[Any] = np.flip(turned, axis=tuple(lead + i for i, flip in enumerate(flips) if flip))
+    return out
 
 
 def reorient_back(array: NDArray[Any], axes: Sequence[int], flips: Sequence[bool]) -> NDArray[Any]:
     """The inverse of ``reorient`` with the same arguments."""
     lead = array.ndim - len(axes)
-    flipped = np.flip(array, axis=[lead + i for i, flip in enumerate(flips) if flip])
-    return flipped.transpose(*range(lead), *[lead + int(a) for a in np.argsort(axes)])
+    flipped = np.flip(array, axis=tuple(lead + i for i, flip in enumerate(flips) if flip))
+    out: NDArray[Any] = flipped.transpose(*range(lead), *[lead + int(a) for a in np.argsort(axes)])
+    return out
 
 
 def nonzero_box(image: NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -38,10 +40,13 @@ def nonzero_box(image: NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def crop(array: NDArray[Any], start: Sequence[int], shape: Sequence[int]) -> NDArray[Any]:
     """The box of the last ``len(start)`` axes that begins at ``start``; a view."""
-    return array[(..., *[slice(s, s + n) for s, n in zip(start, shape, strict=True)])]
+    lead = [slice(None)] * (array.ndim - len(start))
+    return array[(*lead, *[slice(s, s + n) for s, n in zip(start, shape, strict=True)])]
 
 
-def resample_image(image: NDArray[Any], shape: Sequence[int], order: int = 3) -> NDArray[np.float32]:
+def resample_image(
+    image: NDArray[Any], shape: Sequence[int], order: Literal[0, 1, 2, 3, 4, 5] = 3
+) -> NDArray[np.float32]:
     """Resample each channel of (C, S) to ``shape`` over the same extent, by splines of ``order``.
 
     Voxels are areas, not points: the outer edges of the grid stay where they are (``grid_mode``), which is what
@@ -53,7 +58,8 @@ def resample_image(image: NDArray[Any], shape: Sequence[int], order: int = 3) ->
             target[...] = channel
         else:
             zoom = [n / m for n, m in zip(shape, channel.shape, strict=True)]
-            ndimage.zoom(channel.astype(np.float32), zoom, target, order=order, mode="nearest", grid_mode=True)
+            values: NDArray[np.float32] = channel.astype(np.float32)
+            target[...] = ndimage.zoom(values, zoom, order=order, mode="nearest", grid_mode=True)
     return out
 
 

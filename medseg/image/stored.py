@@ -81,30 +81,22 @@ class Stored:
     def image(self) -> NDArray[Any]:
         """The real intensities (C,*S): the stored type, or a float type where the header scales."""
         if self.palette:
-            raise FormatError(
-                self.path, "a colour-table picture, expected grey or RGB", "convert it to grey or RGB"
-            )
+            raise FormatError(self.path, "a colour-table picture, expected grey or RGB", "convert it to grey or RGB")
         if not self._scaled:
             return self.voxels
         wide = self.voxels.astype(np.float64)
         real = wide * self.slope + self.intercept
-        narrow = (
-            np.float32 if self.voxels.dtype.itemsize <= 2 or self.voxels.dtype == np.float32 else np.float64
-        )
+        narrow = np.float32 if self.voxels.dtype.itemsize <= 2 or self.voxels.dtype == np.float32 else np.float64
         with np.errstate(over="ignore"):
             out: NDArray[Any] = real.astype(narrow)
         if np.isfinite(wide).all() and not np.isfinite(out).all():
-            raise FormatError(
-                self.path, f"scl_slope {self.slope:g} makes values overflow", "correct the header"
-            )
+            raise FormatError(self.path, f"scl_slope {self.slope:g} makes values overflow", "correct the header")
         return out
 
     def labels(self) -> NDArray[Any]:
         """The label map (*S), integers that never went through floating point unless stored so."""
         if self.voxels.shape[0] != 1:
-            raise FormatError(
-                self.path, f"label file with {self.voxels.shape[0]} channels, expected one", MEND_MASK
-            )
+            raise FormatError(self.path, f"label file with {self.voxels.shape[0]} channels, expected one", MEND_MASK)
         if self.lossy:
             raise FormatError(self.path, "labels in a lossy compression", "store them without loss")
         voxels: NDArray[Any] = self.voxels[0]
@@ -127,9 +119,7 @@ def _rounded(values: NDArray[np.float64], path: Path) -> NDArray[Any]:
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         count, value = int(bad.sum()), values[first]
         cause = f"{count} label voxels are no integers below 2^31, first {value:g} at {first}"
-        raise FormatError(
-            path, cause, "store labels as integers; never resample them linearly", "label-not-integer"
-        )
+        raise FormatError(path, cause, "store labels as integers; never resample them linearly", "label-not-integer")
     integers: NDArray[Any] = nearest.astype(np.int32)
     return integers
 

@@ -99,18 +99,14 @@ def check_cases(
     return checked, names, faults
 
 
-def check_case(
-    root: Path, candidate: Candidate, labels: LabelTable | None, spacing: Sequence[float] | None
-) -> Checked:
+def check_case(root: Path, candidate: Candidate, labels: LabelTable | None, spacing: Sequence[float] | None) -> Checked:
     """Read one case's files and check them for themselves and against one another."""
     out = Checked(candidate)
     grids = [_check_image(root, file, out, spacing) for file in candidate.images]
     out.geometry = grids[0]
     for file, grid in zip(candidate.images[1:], grids[1:], strict=True):
         _check_grids(out, file, candidate.images[0], grid, out.geometry)
-    _check_grids(
-        out, candidate.label, candidate.images[0], _check_label(root, out, labels, spacing), out.geometry
-    )
+    _check_grids(out, candidate.label, candidate.images[0], _check_label(root, out, labels, spacing), out.geometry)
     return out
 
 
@@ -202,9 +198,7 @@ def _first(labels: NDArray[Any], value: int) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(labels == value)), labels.shape))
 
 
-def _check_grids(
-    out: Checked, file: str, other: str, found: Geometry | None, expected: Geometry | None
-) -> None:
+def _check_grids(out: Checked, file: str, other: str, found: Geometry | None, expected: Geometry | None) -> None:
     """Compare two grids of one case, if both could be read."""
     if found is None or expected is None:
         return

@@ -58,9 +58,7 @@ def check_allowed(dataset: str, allow: Sequence[str]) -> None:
         if code in allowable:
             continue
         near = difflib.get_close_matches(code, allowable, n=1, cutoff=0.5)
-        hint = (
-            f"did you mean '{near[0]}'?" if near and code not in FAULTS else f"can be: {', '.join(allowable)}"
-        )
+        hint = f"did you mean '{near[0]}'?" if near and code not in FAULTS else f"can be: {', '.join(allowable)}"
         raise ConfigError(f"datasets.{dataset}.allow: '{code}' cannot be allowed; {hint}")
 
 

@@ -127,9 +127,7 @@ def read_manifest(path: Path) -> Manifest:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run `medseg ingest` first") from None
     except (ValueError, KeyError) as error:
-        raise DataError(
-            f"{path}: not a manifest written by `medseg ingest` ({error}); run it again"
-        ) from error
+        raise DataError(f"{path}: not a manifest written by `medseg ingest` ({error}); run it again") from error
     return Manifest(
         facts["dataset"],
         facts["dims"],
@@ -161,9 +159,7 @@ def image_bytes_checked(path: Path, sha256: str) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); was it moved since `medseg ingest`?"
-        ) from error
+        raise DataError(f"{path}: cannot be read ({error.strerror}); was it moved since `medseg ingest`?") from error
     if sha256_bytes(data) != sha256:
         raise DataError(f"{path}: changed since `medseg ingest` (SHA-256 differs); run `medseg ingest` again")
     return data

@@ -232,9 +232,7 @@ def _draw_organs(rng: Generator, case: int) -> Phantom:
     return *stored, geometry.reoriented(axes, flips)
 
 
-def _anatomy(
-    rng: Generator, shape: tuple[int, ...], spacing: tuple[float, ...]
-) -> tuple[Field, NDArray[np.uint8]]:
+def _anatomy(rng: Generator, shape: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[Field, NDArray[np.uint8]]:
     """HU without noise, and the label map, both (X,Y,Z) in RAS+ order."""
     axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True)]
     # The whole body is warped by a smooth field, so that no outline is an exact ellipse.

@@ -86,12 +86,8 @@ def _ingest(config: Config, dataset: str, workers: int) -> _Ingested:
         raise DatasetFaults(dataset, source.root, errors)
     cases = tuple(one.case() for one in checked)
     labels: LabelTable = source.labels  # type: ignore[assignment]  # None only beside a fault
-    manifest = Manifest(
-        dataset, cases[0].geometry.dims, channels, labels, cases, tuple(str(f) for f in sorted(faults))
-    )
-    folds = make_folds(
-        [c.id for c in cases], [c.subject for c in cases], config.folds.count, config.folds.seed
-    )
+    manifest = Manifest(dataset, cases[0].geometry.dims, channels, labels, cases, tuple(str(f) for f in sorted(faults)))
+    folds = make_folds([c.id for c in cases], [c.subject for c in cases], config.folds.count, config.folds.seed)
     return _Ingested(manifest, folds)
 
 

@@ -91,14 +91,10 @@ def _subject_rule(dataset: str, pattern: str | None) -> Callable[[str], str | No
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise ConfigError(
-            f"datasets.{dataset}.subject: {pattern!r} is no regular expression ({error})"
-        ) from None
+        raise ConfigError(f"datasets.{dataset}.subject: {pattern!r} is no regular expression ({error})") from None
     if expression.groups != 1:
         found = expression.groups
-        raise ConfigError(
-            f"datasets.{dataset}.subject: {pattern!r} has {found} groups (...), expected exactly one"
-        )
+        raise ConfigError(f"datasets.{dataset}.subject: {pattern!r} has {found} groups (...), expected exactly one")
 
     def subject(case_id: str) -> str | None:
         match = expression.search(case_id)
@@ -148,9 +144,7 @@ def _pairs_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
     """``images/NAME.*`` and ``masks/NAME.*``, paired by name."""
     if not config.labels:
         example = "labels: {nucleus: 1}"
-        raise ConfigError(
-            f"datasets.{dataset}.labels: missing; the pairs layout needs the classes, e.g. {example}"
-        )
+        raise ConfigError(f"datasets.{dataset}.labels: missing; the pairs layout needs the classes, e.g. {example}")
     table = LabelTable.create(config.labels, instances=config.instances)
     faults = [
         fault("missing", "-", name, "no such folder", "the pairs layout has folders images and masks")
@@ -213,14 +207,10 @@ def _decathlon_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
             cause = f"{pair.label} is listed but not there"
             faults.append(fault("image-without-label", pair.id, pair.images[0], cause))
         elif label_there:
-            faults.append(
-                fault("label-without-image", pair.id, pair.label, f"{gone[0]} is listed but not there")
-            )
+            faults.append(fault("label-without-image", pair.id, pair.label, f"{gone[0]} is listed but not there"))
         else:
             cause = f"neither {gone[0]} nor {pair.label} is there"
-            faults.append(
-                fault("missing", pair.id, gone[0], cause, "add the files or take the case off the list")
-            )
+            faults.append(fault("missing", pair.id, gone[0], cause, "add the files or take the case off the list"))
     return pairs, table, _channel_names(index), faults + _unlisted(root, listed)
 
 
@@ -289,9 +279,7 @@ def _unlisted(root: Path, listed: list[_Pair]) -> list[Fault]:
             faults.append(fault("unlisted", case, images[case][0], "dataset.json does not list this case"))
             continue
         there = (images.get(case) or labels[case])[0]
-        code, lacks = (
-            ("image-without-label", "labelsTr") if case in images else ("label-without-image", "imagesTr")
-        )
+        code, lacks = ("image-without-label", "labelsTr") if case in images else ("label-without-image", "imagesTr")
         faults.append(fault(code, case, there, f"not in dataset.json, and no new file {lacks}/{case}.*"))
     return faults
 

@@ -36,9 +36,7 @@ def make_folds(case_ids: Sequence[str], subjects: Sequence[str], count: int, see
     for case, subject in zip(case_ids, subjects, strict=True):
         groups[subject].append(case)
     if len(groups) < count:
-        raise ConfigError(
-            f"folds.count: {count} folds need {count} subjects, there are {len(groups)}; lower the count"
-        )
+        raise ConfigError(f"folds.count: {count} folds need {count} subjects, there are {len(groups)}; lower the count")
     names = sorted(groups)
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(names))
     parts: list[list[str]] = [[] for _ in range(count)]
@@ -70,9 +68,7 @@ def read_split(path: Path, fold: int) -> tuple[list[str], list[str]]:
     both = [*train, *val]
     twice = sorted({case for case in both if both.count(case) > 1})
     if twice:
-        raise DataError(
-            f"{path}: fold {fold} names {twice[0]!r} more than once ({len(twice)} such cases); correct it"
-        )
+        raise DataError(f"{path}: fold {fold} names {twice[0]!r} more than once ({len(twice)} such cases); correct it")
     return train, val
 
 

@@ -40,6 +40,12 @@ def memory_format(dims: int) -> torch.memory_format:
     return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
+def place(network: nn.Module, device: str, dims: int) -> nn.Module:
+    """Move a network to ``device`` in the memory layout that its convolutions prefer."""
+    moved: nn.Module = network.to(device, memory_format=memory_format(dims))  # type: ignore[call-overload]
+    return moved
+
+
 def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[Any]:
     """Run the network in ``precision`` on ``device``; weights stay float32."""
     if precision == "fp32":

@@ -57,7 +57,8 @@ class Fingerprint:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Fingerprint:
         """The inverse of ``to_json``."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+        facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        return cls(**facts)
 
 
 def take_fingerprint(manifest: Manifest, folder: Path, spacing: Sequence[float] | None, workers: int) -> Fingerprint:

@@ -9,7 +9,7 @@ import torch
 
 from medseg.augment.policy import RECIPES
 from medseg.losses.zoo import build_loss
-from medseg.models.step import Step, autocast, build_optimizer, memory_format, set_exact
+from medseg.models.step import Step, autocast, build_optimizer, memory_format, place, set_exact
 from medseg.models.zoo import build_model
 from medseg.plan.plan import Plan
 
@@ -25,7 +25,7 @@ def step_seconds(plan: Plan) -> tuple[float, float]:
     set_exact(plan.threads)
     torch.manual_seed(0)
     layout = memory_format(plan.dims)
-    network = build_model(plan.network, plan.network_spec).to(plan.device, memory_format=layout)
+    network = place(build_model(plan.network, plan.network_spec), plan.device, plan.dims)
     optimizer = build_optimizer(plan.optimizer, network.parameters(), plan.lr, plan.weight_decay)
     step = Step(network, optimizer, build_loss(plan.loss), plan.device, plan.precision)
     images = torch.randn(plan.batch, plan.in_channels, *plan.patch, device=plan.device)

@@ -64,9 +64,7 @@ def plan_grid(fingerprint: Fingerprint, model: ModelConfig) -> GridPlan:
     return GridPlan(fingerprint.dims, tuple(spacing), tuple(names), fingerprint.intensities)
 
 
-def make_plan(
-    name: str, model: ModelConfig, fingerprint: Fingerprint, config: Config, machine: Machine
-) -> Plan:
+def make_plan(name: str, model: ModelConfig, fingerprint: Fingerprint, config: Config, machine: Machine) -> Plan:
     """Plan one model; a budget in minutes leaves ``steps`` at 1 for ``fit_to_minutes`` to set.
 
     Raises:
@@ -76,7 +74,9 @@ def make_plan(
     fixed = model.plan
     reasons: dict[str, str] = {}
     shape = [e / s for e, s in zip(fingerprint.median_extent, grid.spacing, strict=True)]
-    precision = _decide(reasons, "precision", fixed.precision, machine.precision, f"fastest in hardware on {machine.device}")
+    precision = _decide(
+        reasons, "precision", fixed.precision, machine.precision, f"fastest in hardware on {machine.device}"
+    )
     patch, strides, kernels, channels = _shape_network(reasons, model, grid, shape, machine, precision)
     per_patch = rules.memory_bytes(rules.feature_voxels(patch, strides, channels), 1, precision)
     cap = rules.CPU_BATCH[grid.dims] if machine.device == "cpu" else None
@@ -86,7 +86,7 @@ def make_plan(
         "batch",
         fixed.batch,
         rules.batch_size(machine.memory_bytes, per_patch, patch, data_voxels, cap),
-        f"{per_patch / 1e6:.0f} MB a patch of {machine.memory_bytes / 1e9:.1f} GB; at most 5 % of all voxels; cap {cap}",
+        f"{per_patch / 1e6:.0f} MB a patch of {machine.memory_bytes / 1e9:.1f} GB, at most 5 % of voxels, cap {cap}",
     )
     steps, why = _steps(config.budget, fingerprint.cases, config.folds.count, batch)
     steps = _decide(reasons, "steps", fixed.steps, steps, why)
@@ -133,13 +133,16 @@ def fit_to_minutes(plan: Plan, minutes: float, step_s: float, fixed_s: float) ->
     """The plan with as many steps as fit into ``minutes`` at the measured pace."""
     steps = rules.minutes_to_steps(minutes, step_s, fixed_s)
     why = f"{minutes:g} min at {step_s:.3f} s a step, measured here, less {fixed_s:.0f} s for start and validation"
-    return replace(
-        plan, steps=steps, validate_every=validate_every(steps), reasons={**plan.reasons, "steps": why}
-    )
+    return replace(plan, steps=steps, validate_every=validate_every(steps), reasons={**plan.reasons, "steps": why})
 
 
 def _shape_network(
-    reasons: dict[str, str], model: ModelConfig, grid: GridPlan, shape: list[float], machine: Machine, precision: str
+    reasons: dict[str, str],
+    model: ModelConfig,
+    grid: GridPlan,
+    shape: list[float],
+    machine: Machine,
+    precision: str,
 ) -> tuple[rules.Axes, tuple[rules.Axes, ...], tuple[rules.Axes, ...], tuple[int, ...]]:
     """Patch, strides, kernels and widths: start large, shrink the patch until a batch of two fits into memory."""
     fixed, key = model.plan, (machine.device, grid.dims)
@@ -172,9 +175,8 @@ def _shape_network(
                 f"{machine.memory_bytes / 1e9:.2f} GB; raise budget.memory_gb or lower plan.widths"
             )
         patch = smaller
-    reasons["patch"] = "override, padded to the strides" if fixed.patch else (
-        f"{rules.START_VOXELS[key]} voxels ({machine.device}), cubic in the world, clipped to the median image, within memory"
-    )  # fmt: skip
+    why = f"{rules.START_VOXELS[key]} voxels ({machine.device}), a cube in the world, within median image and memory"
+    reasons["patch"] = "override, padded to the strides" if fixed.patch else why
     reasons["widths"] = "override" if fixed.widths else f"{channels[0]} doubled per stage ({machine.device})"
     reasons["strides"] = "override" if fixed.strides else "axes halved down to 4 voxels, coarse axes later"
     return padded, strides, kernels, channels

@@ -1,7 +1,7 @@
 """Planning rules: small pure functions, each naming its source.
 
-The rules of nnU-Net (Isensee et al. 2021) are the base. Where a processor trains instead of a GPU they are bounded, since
-there the wall-clock, not the memory, is what runs out: the bounds below are ours, measured (``docs/notebook.md``).
+The rules of nnU-Net (Isensee et al. 2021) are the base. Where a processor trains instead of a GPU they are bounded,
+since there the wall-clock, not the memory, runs out: those bounds are ours, measured (``docs/notebook.md``).
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ CPU_BATCH = {2: 8, 3: 4}
 BYTES_PER_FEATURE = 8e9 / 5.6e8 / 2
 
 
-def target_spacing(
-    median: Sequence[float], p10: Sequence[float], median_shape: Sequence[float]
-) -> tuple[float, ...]:
+def target_spacing(median: Sequence[float], p10: Sequence[float], median_shape: Sequence[float]) -> tuple[float, ...]:
     """Median spacing; on a badly resolved axis its 10th percentile, never finer than the other axes (nnU-Net)."""
     spacing = [float(v) for v in median]
     worst = max(range(len(spacing)), key=lambda a: spacing[a])
@@ -86,7 +84,11 @@ def topology(patch: Axes, spacing: Sequence[float]) -> tuple[tuple[Axes, ...], t
             space[a] *= 2
     kernels[-1] = (3,) * dims
     divisor = total_stride(strides)
-    return tuple(strides), tuple(kernels), tuple(math.ceil(p / d) * d for p, d in zip(patch, divisor, strict=True))
+    return (
+        tuple(strides),
+        tuple(kernels),
+        tuple(math.ceil(p / d) * d for p, d in zip(patch, divisor, strict=True)),
+    )
 
 
 def total_stride(strides: Sequence[Axes]) -> Axes:

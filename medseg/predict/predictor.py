@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError, PlanError
 from medseg.image.geometry import Geometry
-from medseg.models.step import autocast, memory_format, pick_device, set_exact
+from medseg.models.step import autocast, pick_device, place, set_exact
 from medseg.patches.tiling import predict_tiled
 from medseg.preprocess.prepare import prepare_image, restore_labels
 from medseg.train.checkpoint import read_checkpoint
@@ -37,7 +37,7 @@ class Predictor:
         # A GPU's fast precision may be slow or absent elsewhere; full precision always works.
         self.precision = self.plan.precision if self.device == self.plan.device else "fp32"
         set_exact(threads or self.plan.threads)
-        self.network = network.to(self.device, memory_format=memory_format(self.plan.dims))
+        self.network = place(network, self.device, self.plan.dims)
 
     def predict(self, image: NDArray[Any], geometry: Geometry, name: str) -> NDArray[Any]:
         """Segment one image.

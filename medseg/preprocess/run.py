@@ -27,7 +27,13 @@ LOCATIONS_PER_CLASS = 1000
 
 
 def run(
-    config: Config, model: str, manifest_path: Path, fingerprint_path: Path, out: Path, code: str, workers: int
+    config: Config,
+    model: str,
+    manifest_path: Path,
+    fingerprint_path: Path,
+    out: Path,
+    code: str,
+    workers: int,
 ) -> None:
     """Prepare every case of a data set on the grid of ``model`` into ``out`` and write ``out/index.json``.
 

@@ -91,9 +91,7 @@ def score_limits(values: NDArray[np.float64]) -> tuple[float, float]:
 
 def box_plot(rows: Sequence[Points], limits: tuple[float, float], axis: str, theme: Theme) -> Figure:
     """Horizontal box plots with every point on top; n, and how many are undefined, in the tick labels."""
-    figure = Figure(
-        figsize=(4.9, 0.85 + 0.62 * len(rows)), dpi=DPI, facecolor=theme.paper, layout="constrained"
-    )
+    figure = Figure(figsize=(4.9, 0.85 + 0.62 * len(rows)), dpi=DPI, facecolor=theme.paper, layout="constrained")
     axes = figure.add_subplot()
     for place, row in enumerate(reversed(rows)):
         values = np.sort(row.values[np.isfinite(row.values)])
@@ -150,9 +148,7 @@ def _swarm(values: NDArray[np.float64], limits: tuple[float, float]) -> NDArray[
     return offsets
 
 
-def line_chart(
-    curves: Sequence[Curve], ylabel: str, limits: tuple[float, float] | None, theme: Theme
-) -> Figure:
+def line_chart(curves: Sequence[Curve], ylabel: str, limits: tuple[float, float] | None, theme: Theme) -> Figure:
     """Lines over training steps; long noisy ones faint, with their running mean on top."""
     figure = Figure(figsize=(4.9, 2.9), dpi=DPI, facecolor=theme.paper, layout="constrained")
     axes = figure.add_subplot()

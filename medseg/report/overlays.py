@@ -198,9 +198,7 @@ def _crop(foreground: NDArray[np.bool_], centre: Sequence[int]) -> tuple[slice, 
 
 def _draw(planes: Planes, which: int, dims: int) -> bytes:
     """The planes at one scale; reference in white below, prediction in class colours on top."""
-    sizes = [
-        (p.shape[1] * px[1], p.shape[0] * px[0]) for p, px in zip(planes.pictures, planes.pixels, strict=True)
-    ]
+    sizes = [(p.shape[1] * px[1], p.shape[0] * px[0]) for p, px in zip(planes.pictures, planes.pixels, strict=True)]
     places, whole = _arrange(sizes)
     width = WIDTH_2D if dims == 2 else WIDTH_3D
     height = max(1.0, round(width * whole[1] / whole[0]))

@@ -98,9 +98,7 @@ def render(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"score": score, "signed": signed, "p": p_value, "uri": data_uri, "span": duration}
-    template = (
-        importlib.resources.files("medseg.report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
+    template = importlib.resources.files("medseg.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     colours = model_colours(list(study.config.models))
     few = {r["dataset"] for r in study.leaderboard if int(r["n_subjects"]) < ENOUGH_GROUPS}
     return environment.from_string(template).render(
@@ -196,9 +194,7 @@ def _board(study: Study, dataset: str) -> dict[str, Any]:
 
 def _classes(study: Study, dataset: str) -> list[dict[str, Any]]:
     """Dice and IoU summaries per class and model; classes in the data set's order, best model first."""
-    found = {
-        (r["label"], r["model"], r["metric"]): r for r in study.summary["rows"] if r["dataset"] == dataset
-    }
+    found = {(r["label"], r["model"], r["metric"]): r for r in study.summary["rows"] if r["dataset"] == dataset}
     return [
         {
             "label": label,
@@ -225,9 +221,7 @@ def _pairs(study: Study, dataset: str) -> list[dict[str, Any]]:
         rows.append({**pair, "label": label, "verdict": verdict, "decided": decided})
     ranked = study.models(dataset)
     place = {name: k for k, name in enumerate(classes)}
-    return sorted(
-        rows, key=lambda r: (ranked.index(r["first"]), ranked.index(r["second"]), place.get(r["label"], -1))
-    )
+    return sorted(rows, key=lambda r: (ranked.index(r["first"]), ranked.index(r["second"]), place.get(r["label"], -1)))
 
 
 def _times(study: Study, dataset: str, model: str) -> dict[str, Any]:
@@ -272,9 +266,7 @@ def _plans(study: Study, dataset: str) -> dict[str, Any]:
     rows = []
     for heading, key in PLAN_ROWS:
         values = [
-            counts[m]
-            if key == "parameters" and key not in p
-            else _shown(p.get(key), " × " if key in CROSSED else ", ")
+            counts[m] if key == "parameters" and key not in p else _shown(p.get(key), " × " if key in CROSSED else ", ")
             for m, p in plans.items()
         ]
         rows.append({"heading": heading, "values": values, "differ": len(set(values)) > 1})

@@ -113,38 +113,26 @@ def read_study(results: Path, config_json: Path) -> Study:
         raise DataError(f"{compare / 'scores.parquet'}: {error}; run `medseg compare` again") from error
     keys = [
         (str(d), str(m), int(f), int(s))
-        for d, m, f, s in scores[["dataset", "model", "fold", "seed"]]
-        .drop_duplicates()
-        .itertuples(index=False)
+        for d, m, f, s in scores[["dataset", "model", "fold", "seed"]].drop_duplicates().itertuples(index=False)
     ]
     order = {name: place for place, name in enumerate([*config.datasets, *config.models])}
     keys.sort(key=lambda k: (order.get(k[0], len(order)), order.get(k[1], len(order)), k))
     names = list(dict.fromkeys(k[0] for k in keys))
     wanted = [
-        (d, m, f, s)
-        for d in config.datasets
-        for m in config.models
-        for f in config.folds.run
-        for s in config.seeds
+        (d, m, f, s) for d in config.datasets for m in config.models for f in config.folds.run for s in config.seeds
     ]
     return Study(
         config,
         {d: read_manifest(results / d / "ingest" / "manifest.tsv") for d in names},
         {d: read_json(results / d / "ingest" / "splits.json") for d in names},
-        {
-            (d, m): read_json(results / d / "plan" / f"{m}.json")
-            for d, m in dict.fromkeys(k[:2] for k in keys)
-        },
+        {(d, m): read_json(results / d / "plan" / f"{m}.json") for d, m in dict.fromkeys(k[:2] for k in keys)},
         tuple(_read_run(results, *key) for key in keys),
         tuple(f"{d} / {m} / fold {f} / seed {s}" for d, m, f, s in wanted if (d, m, f, s) not in set(keys)),
         scores,
         read_json(compare / "summary.json"),
         leaderboard,
         _read_jobs(results / "benchmarks"),
-        {
-            f"compare/{n}": sha256_file(compare / n)
-            for n in ("scores.parquet", "leaderboard.csv", "summary.json")
-        },
+        {f"compare/{n}": sha256_file(compare / n) for n in ("scores.parquet", "leaderboard.csv", "summary.json")},
     )
 
 

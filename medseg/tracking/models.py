@@ -132,9 +132,7 @@ def _uri_of_run(client: Any, run_id: str) -> str:
     children = [r for r in client.search_runs([run.info.experiment_id], query) if r.info.run_id != run_id]
     if children:
         listed = "\n".join(f"  {r.info.run_id}  {r.info.run_name}" for r in children)
-        raise TrackingError(
-            f"run {run_id} ({run.info.run_name}) stands for several trainings; name one of\n{listed}"
-        )
+        raise TrackingError(f"run {run_id} ({run.info.run_name}) stands for several trainings; name one of\n{listed}")
     raise TrackingError(
         f"run {run_id} ({run.info.run_name}) holds no model; after its training, `medseg track sync "
         "results/<experiment>` puts it there"
@@ -158,9 +156,7 @@ def check_model_folder(folder: Path, reference: str) -> Path:
         facts: Mapping[str, Any] = read_json(folder / "model.json")
         found, sha256 = facts.get("format"), facts.get("weights_sha256")
     except (DataError, AttributeError):
-        raise CheckpointError(
-            f"{reference}: found a model that medseg did not write; expected {FORMAT}"
-        ) from None
+        raise CheckpointError(f"{reference}: found a model that medseg did not write; expected {FORMAT}") from None
     if found != FORMAT:
         raise CheckpointError(f"{reference}: found format {found!r}; expected {FORMAT!r}")
     weights = folder / "model.safetensors"

@@ -25,9 +25,7 @@ class SegmentationModel(PythonModel):  # type: ignore[misc]
         self.folder = Path(context.artifacts["model.json"]).parent
         self.out = Path((context.model_config or {}).get("out", "predictions"))
 
-    def predict(
-        self, context: Any, model_input: list[str], params: dict[str, Any] | None = None
-    ) -> list[str]:
+    def predict(self, context: Any, model_input: list[str], params: dict[str, Any] | None = None) -> list[str]:
         """Predict every image file; the label maps come in the same order."""
         from medseg.predict.run import predict_files
 

@@ -103,11 +103,7 @@ def test_metrics(scores: pd.DataFrame) -> dict[str, float]:
 def case_table(scores: pd.DataFrame) -> bytes:
     """CSV with a row per case and class, a column per metric, and why a score is undefined."""
     wide = scores.pivot(index=SCORE_KEYS, columns="metric", values="value")
-    notes = (
-        scores[scores["status"] != "ok"]
-        .groupby(SCORE_KEYS)["status"]
-        .agg(lambda s: "; ".join(sorted(set(s))))
-    )
+    notes = scores[scores["status"] != "ok"].groupby(SCORE_KEYS)["status"].agg(lambda s: "; ".join(sorted(set(s))))
     wide["note"] = notes.reindex(wide.index).fillna("")
     text: str = wide.round(6).reset_index().to_csv(index=False, lineterminator="\n")
     return text.encode()
@@ -155,9 +151,7 @@ def note_card(spec: RunSpec, rows: Iterable[Mapping[str, Any]], trained: Iterabl
     for row in overlaps:
         mean, low, high = ("–" if row[k] is None else f"{row[k]:.3f}" for k in ("mean", "low", "high"))
         label = str(row["label"]).replace("|", "\\|")
-        lines.append(
-            f"| {row['metric']} | {label} | {mean} | {low} to {high} | {row['n']} | {row['n_undefined']} |"
-        )
+        lines.append(f"| {row['metric']} | {label} | {mean} | {low} to {high} | {row['n']} | {row['n_undefined']} |")
     return "\n".join(lines).strip()
 
 

@@ -182,9 +182,7 @@ def _find_or_make(
     start_ms: int,
 ) -> str:
     identity = {"medseg.key": key, **({} if fingerprint is None else {"medseg.fingerprint": fingerprint})}
-    all_tags = {
-        k: safe_text(v) for k, v in {**tags, **identity, "medseg.superseded": "false", **ANONYMOUS}.items()
-    }
+    all_tags = {k: safe_text(v) for k, v in {**tags, **identity, "medseg.superseded": "false", **ANONYMOUS}.items()}
     same = [run for run in runs_of(client, experiment, key) if _is_same(run.data, identity, params)]
     if same:
         run = min(same, key=lambda r: (r.data.tags["medseg.superseded"], r.info.start_time, r.info.run_id))
@@ -273,9 +271,7 @@ def close_orphans(client: Any, experiment: str) -> int:
     Returns:
         How many trainings were closed.
     """
-    running = list(
-        client.search_runs([experiment], "attributes.status = 'RUNNING' and tags.`medseg.key` != ''")
-    )
+    running = list(client.search_runs([experiment], "attributes.status = 'RUNNING' and tags.`medseg.key` != ''"))
     children = [r for r in running if "mlflow.parentRunId" in r.data.tags]
     dead = [r for r in children if _is_orphan(r.data.tags)]
     alive = {r.data.tags["mlflow.parentRunId"] for r in children if r not in dead}

@@ -73,11 +73,7 @@ def check_uri(uri: str | None) -> str:
         return uri
     if uri.startswith("sqlite:///") and len(uri) > len("sqlite:///") and not parts.query:
         return uri
-    hint = (
-        "; old file stores are converted by `mlflow migrate-filestore`"
-        if parts.scheme in {"", "file"}
-        else ""
-    )
+    hint = "; old file stores are converted by `mlflow migrate-filestore`" if parts.scheme in {"", "file"} else ""
     raise TrackingError(
         f"tracking.uri {uri!r}: expected http://… or https://… (an MLflow server, whatever database it "
         f"has) or sqlite:///FILE{hint}"
@@ -228,9 +224,7 @@ def read_store(path: Path) -> Store:
         value = read_json(path)
         return Store(check_uri(value["uri"]), value["experiment"], path.parent)
     except (DataError, KeyError, TypeError) as error:
-        raise TrackingError(
-            f"{path}: not a store written by `medseg track init` ({error}); run it again"
-        ) from error
+        raise TrackingError(f"{path}: not a store written by `medseg track init` ({error}); run it again") from error
 
 
 def connect(store: Store) -> Any:

@@ -203,9 +203,7 @@ class _Replay:
         if any((i.dataset.name, i.dataset.digest) == (name, digest) for i in run.inputs.dataset_inputs):
             return
         data = Dataset(name, digest, source_type="medseg", source=name)
-        self.client.log_inputs(
-            run.info.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])]
-        )
+        self.client.log_inputs(run.info.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
 
 
 def _late_params(trained: Trained) -> dict[str, int]:

@@ -70,9 +70,7 @@ def serve_ui(store_uri: str | None, port: int = 5000, host: str = "127.0.0.1") -
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise TrackingError(
-                f"port {port} is taken ({error.strerror}); choose another: --port {port + 1}"
-            ) from None
+            raise TrackingError(f"port {port} is taken ({error.strerror}); choose another: --port {port + 1}") from None
     shown = f"[{host}]" if ":" in host else host
     say(f"MLflow UI (ready in some seconds; Ctrl-C ends it): http://{shown}:{port}")
     for name, number in _experiments(check_uri(store_uri)):

@@ -1,4 +1,4 @@
-"""The journal: one JSON line per record, beside the resume state; tracking and the report read it, training never waits."""
+"""The journal: one JSON line per record, beside the resume state; others read it, training never waits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop, readable top to bottom: resume, then step, journal, validate and save until the plan's steps are done."""
+"""The training loop, readable top to bottom: resume; then step, journal, validate and save to the plan's last step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from medseg.errors import TrainingError
 from medseg.losses.zoo import build_loss
-from medseg.models.step import Step, build_optimizer, memory_format, set_exact
+from medseg.models.step import Step, build_optimizer, place, set_exact
 from medseg.models.zoo import build_model
 from medseg.patches.sampling import generator
 from medseg.plan.plan import Plan
@@ -51,9 +51,10 @@ class Fold:
 
 
 def learning_rate(plan: Plan, step: int) -> float:
-    """Linear warm-up over 5 % of the steps (at most 100), then polynomial decay with power 0.9 (Isensee et al. 2021)."""
+    """Linear warm-up over 5 % of the steps (at most 100) times polynomial decay, power 0.9 (Isensee et al. 2021)."""
     warm = min(WARM_UP_STEPS, max(1, int(plan.steps * WARM_UP_SHARE)))
-    return plan.lr * min(1.0, (step + 1) / warm) * (1 - step / plan.steps) ** POLY_POWER
+    decay: float = (1 - step / plan.steps) ** POLY_POWER
+    return plan.lr * min(1.0, (step + 1) / warm) * decay
 
 
 def train(plan: Plan, fold: Fold, seed: int, state: Path, label: str) -> nn.Module:
@@ -65,7 +66,7 @@ def train(plan: Plan, fold: Fold, seed: int, state: Path, label: str) -> nn.Modu
     """
     set_exact(plan.threads)
     torch.manual_seed(int(generator(seed, 0).integers(2**62)))
-    network = build_model(plan.network, plan.network_spec).to(plan.device, memory_format=memory_format(plan.dims))
+    network = place(build_model(plan.network, plan.network_spec), plan.device, plan.dims)
     optimizer = build_optimizer(plan.optimizer, network.parameters(), plan.lr, plan.weight_decay)
     step_once = Step(network, optimizer, build_loss(plan.loss), plan.device, plan.precision)
     state.mkdir(parents=True, exist_ok=True)
@@ -88,7 +89,9 @@ def train(plan: Plan, fold: Fold, seed: int, state: Path, label: str) -> nn.Modu
             finished = step + 1
             last = finished == plan.steps
             if finished % journal_every == 0 or last:
-                journal.write(finished, {"train/loss": sum(losses) / len(losses), "train/lr": learning_rate(plan, step)})
+                journal.write(
+                    finished, {"train/loss": sum(losses) / len(losses), "train/lr": learning_rate(plan, step)}
+                )
                 losses = []
             if finished % plan.validate_every == 0 or last:
                 scores = validate(network, fold.watch, plan, fold.names)
@@ -101,7 +104,9 @@ def train(plan: Plan, fold: Fold, seed: int, state: Path, label: str) -> nn.Modu
                 interval = max(SAVE_INTERVAL_S, SAVE_PATIENCE * (saved - begun))
             bar.update(finished, f"loss {loss:.3f}" + ("" if math.isnan(score) else f" dice {score:.3f}"))
             if asked_to_stop() and not last:
-                raise TrainingError(f"{label}: stopped by SIGTERM after step {finished}; the state is saved, run again to go on")
+                raise TrainingError(
+                    f"{label}: stopped by SIGTERM after step {finished}; the state is saved, run again to go on"
+                )
     journal.close()
     return network
 
@@ -117,7 +122,7 @@ def _not_finite(fold: Fold, plan: Plan, seed: int, step: int, loss: float, label
 @contextmanager
 def _sigterm() -> Iterator[Callable[[], bool]]:
     """Turn SIGTERM into a flag that the loop looks at once per step; a second one ends at once."""
-    asked = []
+    asked: list[int] = []
 
     def note(signum: int, frame: object) -> None:
         if asked:

@@ -24,7 +24,11 @@ PREFIX = "step-"
 
 
 def save_state(
-    folder: Path, step: int, network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    folder: Path,
+    step: int,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
 ) -> None:
     """Save everything that the next step depends on, after ``step`` steps; older generations beyond two are removed."""
     scalars, tensors = _optimizer_state(optimizer)
@@ -44,9 +48,7 @@ def save_state(
         shutil.rmtree(old)
 
 
-def load_state(
-    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> int:
+def load_state(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> int:
     """Load the newest generation that is whole; return the steps done, 0 if there is none.
 
     A damaged generation is reported and the one before it is taken.
@@ -85,9 +87,7 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], 
     return scalars, tensors
 
 
-def _restore_optimizer(
-    optimizer: torch.optim.Optimizer, scalars: dict[str, Any], tensors: dict[str, Tensor]
-) -> None:
+def _restore_optimizer(optimizer: torch.optim.Optimizer, scalars: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     state: dict[int, dict[str, Any]] = {}
     for key, tensor in tensors.items():
         if key.startswith("optimizer."):

@@ -41,7 +41,15 @@ def journal_path(state: Path, key: str) -> Path:
 
 
 def run(
-    manifest_path: Path, plan_path: Path, index: Path, splits: Path, fold: int, seed: int, state: Path, out: Path, code: str
+    manifest_path: Path,
+    plan_path: Path,
+    index: Path,
+    splits: Path,
+    fold: int,
+    seed: int,
+    state: Path,
+    out: Path,
+    code: str,
 ) -> None:
     """Train and write the model folder ``out``.
 
@@ -64,7 +72,9 @@ def run(
         raise DataError(f"{splits}: cases {absent[:3]} are not prepared in {index}; run `medseg ingest` again")
     key = fingerprint(plan, index, splits, fold, seed, code)
     chosen = Fold(
-        [cases[i] for i in train_ids], [cases[i] for i in val_ids[:VALIDATION_CASES]], manifest.labels.class_names
+        [cases[i] for i in train_ids],
+        [cases[i] for i in val_ids[:VALIDATION_CASES]],
+        manifest.labels.class_names,
     )
     label = f"train {manifest.dataset}/{plan.model} fold {fold} seed {seed}"
     folder = state / key[:16]
@@ -92,4 +102,3 @@ def _attempts(folder: Path) -> dict[str, float]:
         if line.endswith("}"):
             times.append(json.loads(line)["time_ms"])
     return {"attempts": attempts, "seconds": (times[-1] - times[0]) / 1000 if times else 0.0}
-

@@ -25,9 +25,7 @@ def validate(network: nn.Module, cases: Sequence[PreparedCase], plan: Plan, name
             image = torch.from_numpy(case.read_image()).to(plan.device)
             predicted = predict_tiled(network, image, plan.patch, batch=plan.batch).argmax(dim=0).numpy()
             counts = overlap_counts(case.read_labels(), predicted.astype(np.uint8), plan.classes)
-            sums = [
-                OverlapCounts(a.tp + b.tp, a.fp + b.fp, a.fn + b.fn) for a, b in zip(sums, counts, strict=True)
-            ]
+            sums = [OverlapCounts(a.tp + b.tp, a.fp + b.fp, a.fn + b.fn) for a, b in zip(sums, counts, strict=True)]
     network.train()
     scores = {f"val/dice/{name}": dice(c) for name, c in zip(names, sums, strict=True)}
     scores = {name: value for name, value in scores.items() if not math.isnan(value)}

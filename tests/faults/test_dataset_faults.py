@@ -186,15 +186,9 @@ PLANTS: dict[str, Plant] = {
     "nothing in it": Plant(
         "missing", "cells", "-", lambda r: [f.unlink() for f in [*r.glob("images/*"), *r.glob("masks/*")]]
     ),
-    "dataset.json cut": Plant(
-        "dataset-json", "organs", "-", lambda r: (r / "dataset.json").write_text('{"labels": {')
-    ),
-    "no training list": Plant(
-        "dataset-json", "organs", "-", lambda r: change_index(r, lambda i: i.pop("training"))
-    ),
-    "entry without label": Plant(
-        "dataset-json", "organs", "-", listing(image="./imagesTr/organs_001.nii.gz")
-    ),
+    "dataset.json cut": Plant("dataset-json", "organs", "-", lambda r: (r / "dataset.json").write_text('{"labels": {')),
+    "no training list": Plant("dataset-json", "organs", "-", lambda r: change_index(r, lambda i: i.pop("training"))),
+    "entry without label": Plant("dataset-json", "organs", "-", listing(image="./imagesTr/organs_001.nii.gz")),
     "entry with NUL": Plant("dataset-json", "organs", "-", listing(image="a\0b", label="c")),
     "no labels": Plant("dataset-json", "organs", "-", lambda r: change_index(r, lambda i: i.pop("labels"))),
     "labels are a list of regions": Plant(
@@ -203,18 +197,14 @@ PLANTS: dict[str, Plant] = {
     "unlisted pair": Plant("unlisted", "organs", "new", plant_unlisted),
     "a.png and a.tif": Plant("duplicate-id", "cells", C1, plant_tiff_twin),
     "a and A": Plant("duplicate-id", "cells", "cells_001", plant_case_twins, ("CELLS_001",)),
-    "two masks": Plant(
-        "duplicate-id", "cells", C1, lambda r: (r / "masks" / "cells_001.tif").write_bytes(b"II*\0")
-    ),
+    "two masks": Plant("duplicate-id", "cells", C1, lambda r: (r / "masks" / "cells_001.tif").write_bytes(b"II*\0")),
     "listed twice": Plant("duplicate-id", "organs", O1, listing(image=f"./{IMAGE}", label=f"./{LABEL}")),
     "hostile id": Plant("unsafe-id", "cells", "a; touch X", lambda r: rename(r, C1, "a; touch X")),
     "id with a line break": Plant("unsafe-id", "cells", r"'a\nb'", lambda r: rename(r, C1, "a\nb")),
     "id beginning with a dash": Plant("unsafe-id", "cells", "-rf", lambda r: rename(r, C1, "-rf")),
     "id in other letters": Plant("unsafe-id", "cells", "Zelle_ü", lambda r: rename(r, C1, "Zelle_ü")),
     "parent folder": Plant("unsafe-path", "organs", "x", listing(image="../x.nii.gz", label=f"./{LABEL}")),
-    "absolute path": Plant(
-        "unsafe-path", "organs", "passwd", listing(image="/etc/passwd", label=f"./{LABEL}")
-    ),
+    "absolute path": Plant("unsafe-path", "organs", "passwd", listing(image="/etc/passwd", label=f"./{LABEL}")),
     "link that leads out": Plant("unsafe-path", "cells", C1, plant_link),
     "image cut": Plant(
         "unreadable",
@@ -238,12 +228,8 @@ PLANTS: dict[str, Plant] = {
     ),
     "empty file": Plant("unreadable", "cells", C1, lambda r: (r / MASK).write_bytes(b""), ("empty",)),
     "text": Plant("unreadable", "cells", C1, lambda r: (r / PICTURE).write_text("hello" * 99)),
-    "JPEG": Plant(
-        "unreadable", "cells", C1, lambda r: (r / PICTURE).rename(r / "images/cells_001.jpg"), (".jpg",)
-    ),
-    "folder instead of a file": Plant(
-        "unreadable", "cells", C1, lambda r: ((r / MASK).unlink(), (r / MASK).mkdir())
-    ),
+    "JPEG": Plant("unreadable", "cells", C1, lambda r: (r / PICTURE).rename(r / "images/cells_001.jpg"), (".jpg",)),
+    "folder instead of a file": Plant("unreadable", "cells", C1, lambda r: ((r / MASK).unlink(), (r / MASK).mkdir())),
     "singular affine": Plant(
         "unreadable", "organs", O1, lambda r: patch_header(r / IMAGE, 280, "<4f", 0, 0, 0, 0), ("singular",)
     ),
@@ -282,12 +268,8 @@ PLANTS: dict[str, Plant] = {
     "label one slice short": Plant(
         "shape-mismatch", "organs", O1, lambda r: store_nifti(r / LABEL, read_labels(r / LABEL)[0][:, :, :-1])
     ),
-    "mask turned": Plant(
-        "shape-mismatch", "cells", C1, lambda r: store_png(r / MASK, read_labels(r / MASK)[0][:-1])
-    ),
-    "label moved": Plant(
-        "affine-mismatch", "organs", O1, lambda r: shift_label(r / LABEL, 0.6), ("0.6 voxels",)
-    ),
+    "mask turned": Plant("shape-mismatch", "cells", C1, lambda r: store_png(r / MASK, read_labels(r / MASK)[0][:-1])),
+    "label moved": Plant("affine-mismatch", "organs", O1, lambda r: shift_label(r / LABEL, 0.6), ("0.6 voxels",)),
     "label mirrored": Plant(
         "affine-mismatch",
         "organs",
@@ -338,12 +320,8 @@ PLANTS: dict[str, Plant] = {
         lambda r: change_voxel(r / LABEL, -1, "int16"),
         ("value -1: 1 voxels, first at (2, 3, 4)",),
     ),
-    "empty label": Plant(
-        "empty-label", "organs", O1, lambda r: store_nifti(r / LABEL, read_labels(r / LABEL)[0] * 0)
-    ),
-    "empty mask": Plant(
-        "empty-label", "cells", C1, lambda r: store_png(r / MASK, read_labels(r / MASK)[0] * 0)
-    ),
+    "empty label": Plant("empty-label", "organs", O1, lambda r: store_nifti(r / LABEL, read_labels(r / LABEL)[0] * 0)),
+    "empty mask": Plant("empty-label", "cells", C1, lambda r: store_png(r / MASK, read_labels(r / MASK)[0] * 0)),
     "copied case": Plant(
         "identical-images",
         "cells",
@@ -364,9 +342,7 @@ def copy(sound: Path, tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS.keys())
-def test_each_fault_is_found_once_and_alone(
-    plant: Plant, copy: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_each_fault_is_found_once_and_alone(plant: Plant, copy: Callable[[str], Path], tmp_path: Path) -> None:
     plant.damage(copy(plant.kind))
     out = tmp_path / "out"
     with pytest.raises(DatasetFaults) as caught:
@@ -488,9 +464,7 @@ ALLOWED_PLANTS = {name: plant for name, plant in PLANTS.items() if plant.code in
 
 
 @pytest.mark.parametrize("plant", ALLOWED_PLANTS.values(), ids=ALLOWED_PLANTS.keys())
-def test_allowed_by_name_is_no_error_and_is_recorded(
-    plant: Plant, copy: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_allowed_by_name_is_no_error_and_is_recorded(plant: Plant, copy: Callable[[str], Path], tmp_path: Path) -> None:
     plant.damage(copy(plant.kind))
     manifest = check(config(tmp_path, plant.kind, allow=[plant.code]), plant.kind)
     assert len(manifest.allowed) == 1

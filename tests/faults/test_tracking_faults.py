@@ -176,9 +176,7 @@ with Mirror(results / "tracking" / "store.json", spec, journal):
 """
 
 
-def test_a_training_that_is_killed_and_resumed_has_every_step_exactly_once(
-    results: Path, database: Path
-) -> None:
+def test_a_training_that_is_killed_and_resumed_has_every_step_exactly_once(results: Path, database: Path) -> None:
     journal = results / "state" / "journal.jsonl"
     append(journal, range(25))
     child = subprocess.Popen([sys.executable, "-c", KILL_SCRIPT, str(results), str(journal)])
@@ -281,9 +279,7 @@ def test_a_server_killed_in_mid_run_costs_nothing_once_it_is_back(
     assert "new: 40 curve points" in line  # 20 steps of two curves
     assert steps_in(database) == steps_in(database, "train/lr") == list(range(30))
     assert set(statuses(database).values()) == {"FINISHED"}
-    stored = [
-        r[0] for r in rows(database, "SELECT timestamp FROM metrics WHERE key = 'train/loss' ORDER BY step")
-    ]
+    stored = [r[0] for r in rows(database, "SELECT timestamp FROM metrics WHERE key = 'train/loss' ORDER BY step")]
     assert stored == [START_MS + step for step in range(30)]
     assert "new: 0 curve points, 0 results, 0 files, 0 models" in sync(results)
     from medseg.tracking import resolve_model
@@ -292,9 +288,7 @@ def test_a_server_killed_in_mid_run_costs_nothing_once_it_is_back(
     assert (resolve_model(run, uri) / "model.safetensors").read_bytes() == b"weights"
 
 
-def test_a_server_that_was_never_there_stops_nothing(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_server_that_was_never_there_stops_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results" / "study"
     journal = results / "state" / "journal.jsonl"
     init_store(f"http://127.0.0.1:{free_port()}", "study", store_json(results))

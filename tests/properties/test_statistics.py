@@ -25,9 +25,7 @@ def interval(rows: list[tuple[str, float, float]], shift: float = 0.0, scale: fl
 
 @quick
 @given(tables, st.floats(-5, 5), st.floats(0.1, 10))
-def test_interval_follows_shift_and_scale(
-    rows: list[tuple[str, float, float]], shift: float, scale: float
-) -> None:
+def test_interval_follows_shift_and_scale(rows: list[tuple[str, float, float]], shift: float, scale: float) -> None:
     plain, moved = interval(rows), interval(rows, shift, scale)
     for name in ("mean", "low", "high"):
         expected = getattr(plain, name) * scale + shift
@@ -40,9 +38,7 @@ def test_interval_does_not_depend_on_the_order_of_cases(rows: list[tuple[str, fl
     mixed = list(rows)
     random.shuffle(mixed)
     one, two = interval(rows), interval(mixed)
-    assert (two.low, two.mean, two.high) == pytest.approx(
-        (one.low, one.mean, one.high), abs=1e-12, nan_ok=True
-    )
+    assert (two.low, two.mean, two.high) == pytest.approx((one.low, one.mean, one.high), abs=1e-12, nan_ok=True)
 
 
 @quick

@@ -172,10 +172,7 @@ def test_holm_covers_every_class_and_their_mean() -> None:
     rows = []
     for model, shift in (("x", 0), ("y", 30), ("z", 31)):
         cases = {
-            f"c{k}": {
-                name: (int(generator.integers(50, 60)), shift, int(generator.integers(5)))
-                for name in ("a", "b")
-            }
+            f"c{k}": {name: (int(generator.integers(50, 60)), shift, int(generator.integers(5))) for name in ("a", "b")}
             for k in range(9)
         }
         rows += score_rows(cases, model=model)
@@ -338,9 +335,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cut\.parquet: not a readable score table"):
         read_scores([tmp_path / "cut.parquet"])
     with pytest.raises(DataError, match="lacks columns status"):
-        read_scores(
-            [write_scores(tmp_path / "t.parquet", [{"dataset": "x", **dict.fromkeys(COLUMNS_BUT_STATUS, 1)}])]
-        )
+        read_scores([write_scores(tmp_path / "t.parquet", [{"dataset": "x", **dict.fromkeys(COLUMNS_BUT_STATUS, 1)}])])
     with pytest.raises(DataError, match="run `medseg compare` first"):
         terminal_leaderboard(tmp_path)
 

@@ -248,9 +248,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize(("text", "expected"), DAMAGED.values(), ids=DAMAGED)
-def test_damaged_files_are_refused(
-    text: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damaged_files_are_refused(text: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert expected in refusal(text, tmp_path)
     assert not (tmp_path / "canary").exists()
@@ -387,7 +385,9 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("place", "key", "value", "seen"), CHANGES, ids=[f"{'.'.join((*c[0], c[1]))}" for c in CHANGES])
+@pytest.mark.parametrize(
+    ("place", "key", "value", "seen"), CHANGES, ids=[f"{'.'.join((*c[0], c[1]))}" for c in CHANGES]
+)
 def test_a_change_is_seen_by_what_depends_on_it_and_nothing_else(
     place: tuple[str, ...], key: str, value: Any, seen: set[str]
 ) -> None:

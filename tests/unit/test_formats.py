@@ -32,9 +32,7 @@ from medseg.image.geometry import Geometry
 from medseg.image.stored import FormatError
 
 # Rotated about two axes, anisotropic, mirrored, off the origin.
-OBLIQUE = np.array(
-    [[-1.48, 0.21, 0.1, 33.0], [0.2, 1.47, -0.52, -40.5], [0.12, 0.19, 4.1, 7.25], [0.0, 0.0, 0.0, 1.0]]
-)
+OBLIQUE = np.array([[-1.48, 0.21, 0.1, 33.0], [0.2, 1.47, -0.52, -40.5], [0.12, 0.19, 4.1, 7.25], [0.0, 0.0, 0.0, 1.0]])
 SUFFIXES = sorted(FORMATS)
 
 
@@ -158,11 +156,7 @@ def test_bytes_after_the_end_are_refused(suffix: str, tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_refused_and_leaves_no_file(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"case{suffix}"
     labels = some_labels(suffix)
-    other = (
-        Geometry.from_spacing((3, 4), (1, 1))
-        if FORMATS[suffix].dims == 3
-        else Geometry.create((3, 4, 5), OBLIQUE)
-    )
+    other = Geometry.from_spacing((3, 4), (1, 1)) if FORMATS[suffix].dims == 3 else Geometry.create((3, 4, 5), OBLIQUE)
     for bad, geometry in (
         (labels.astype(np.float32), grid(suffix)),
         (labels[1:], grid(suffix)),
@@ -208,9 +202,7 @@ def test_images_agree_with_nibabel(cls: type, dtype: str) -> None:
     assert image.dtype == voxels.dtype.newbyteorder("=")
     np.testing.assert_allclose(
         geometry.affine,
-        nibabel.Nifti1Image.from_bytes(data).affine
-        if cls is nibabel.Nifti1Image
-        else cls.from_bytes(data).affine,
+        nibabel.Nifti1Image.from_bytes(data).affine if cls is nibabel.Nifti1Image else cls.from_bytes(data).affine,
     )
 
 
@@ -292,9 +284,7 @@ def test_four_axes_are_no_label_map() -> None:
 
 
 def plain() -> bytearray:
-    return bytearray(
-        nibabel.Nifti1Image(np.ones((8, 7, 6), np.int16), np.diag([1.0, 2.0, 3.0, 1.0])).to_bytes()
-    )
+    return bytearray(nibabel.Nifti1Image(np.ones((8, 7, 6), np.int16), np.diag([1.0, 2.0, 3.0, 1.0])).to_bytes())
 
 
 HEADER_DAMAGE: list[tuple[str, int, str, tuple[float, ...]]] = [
@@ -478,8 +468,7 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: t
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
 
 
@@ -592,10 +581,7 @@ def test_missing_pieces_are_not_filled_in() -> None:
 def test_tiff_size_claims_are_refused() -> None:
     data = bytearray(tiff(np.zeros((23, 17), np.uint8), compression="zlib"))
     with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
-        places = {
-            name: file.pages[0].tags[name].valueoffset
-            for name in ("ImageWidth", "ImageLength", "RowsPerStrip")
-        }
+        places = {name: file.pages[0].tags[name].valueoffset for name in ("ImageWidth", "ImageLength", "RowsPerStrip")}
         kinds = {name: file.pages[0].tags[name].dtype for name in places}
     for name, at in places.items():
         struct.pack_into("<H" if int(kinds[name]) == 3 else "<I", data, at, 60000)

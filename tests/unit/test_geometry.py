@@ -70,9 +70,7 @@ def test_reorienting_moves_voxels_not_the_world(geometry: Geometry, data: st.Dat
 def test_cropping_keeps_every_voxel_where_it_is(geometry: Geometry, data: st.DataObject) -> None:
     start = [data.draw(st.integers(0, n - 1)) for n in geometry.shape]
     shape = [data.draw(st.integers(1, n - s)) for n, s in zip(geometry.shape, start, strict=True)]
-    np.testing.assert_allclose(
-        world(geometry.cropped(start, shape)), crop(world(geometry), start, shape), atol=1e-9
-    )
+    np.testing.assert_allclose(world(geometry.cropped(start, shape)), crop(world(geometry), start, shape), atol=1e-9)
 
 
 @given(grids(), st.data())

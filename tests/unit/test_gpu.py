@@ -58,9 +58,7 @@ def _held_by(folder: Path, job: subprocess.Popen[str]) -> set[int]:
     return {int(name.removesuffix(".lock").rpartition("gpu")[2]) for name in names}
 
 
-def test_a_device_that_the_batch_system_chose_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_device_that_the_batch_system_chose_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
     assert gpu.one_gpu(devices=2, folder=tmp_path) is None
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"

@@ -209,9 +209,7 @@ def test_names_of_channels_and_labels_in_either_spelling(organs: Path) -> None:
     manifest = check(config(organs, **ORGAN), "data")
     assert manifest.labels.names == (("liver", 1), ("kidney", 2))
     assert manifest.channels == ("CT",)
-    own = check(
-        config(organs, **ORGAN, labels={"organ one": 1, "organ two": 2}, channels=["attenuation"]), "data"
-    )
+    own = check(config(organs, **ORGAN, labels={"organ one": 1, "organ two": 2}, channels=["attenuation"]), "data")
     assert own.labels.class_names == ("organ one", "organ two")
     assert own.channels == ("attenuation",)
 
@@ -266,9 +264,7 @@ def test_subjects_stay_together(tmp_path: Path) -> None:
         check(config(tmp_path, 5, **section), "data")
 
 
-@pytest.mark.parametrize(
-    ("pattern", "words"), [("(", "no regular expression"), ("p", "0 groups"), ("(p)(q)", "2 gr")]
-)
+@pytest.mark.parametrize(("pattern", "words"), [("(", "no regular expression"), ("p", "0 groups"), ("(p)(q)", "2 gr")])
 def test_a_useless_subject_pattern_is_refused(pattern: str, words: str, cells: Path) -> None:
     with pytest.raises(ConfigError, match=words):
         check(config(cells, **CELLS, subject=pattern), "data")

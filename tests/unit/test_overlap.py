@@ -65,7 +65,9 @@ def test_scores_are_bounded_and_bound_to_each_other(tp: int, fp: int, fn: int) -
         assert (d == 0) == (tp == 0)
 
 
-@pytest.mark.parametrize(("reference", "prediction", "expected"), [(0, 0, math.nan), (1, 0, 0.0), (0, 1, 0.0), (1, 1, 1.0)])
+@pytest.mark.parametrize(
+    ("reference", "prediction", "expected"), [(0, 0, math.nan), (1, 0, 0.0), (0, 1, 0.0), (1, 1, 1.0)]
+)
 def test_rules_for_empty_masks(reference: int, prediction: int, expected: float) -> None:
     (counts,) = overlap_counts(np.full((2, 3), reference), np.full((2, 3), prediction), 2)
     assert dice(counts) == pytest.approx(expected, nan_ok=True)
@@ -87,8 +89,6 @@ def test_counts_do_not_wrap_in_small_integer_types() -> None:
         (np.zeros((2, 2), int), np.full((2, 2), -1), r"prediction has values -1\.\.-1"),
     ],
 )
-def test_maps_that_are_no_label_channels_are_refused(
-    reference: np.ndarray, prediction: np.ndarray, cause: str
-) -> None:
+def test_maps_that_are_no_label_channels_are_refused(reference: np.ndarray, prediction: np.ndarray, cause: str) -> None:
     with pytest.raises(ValueError, match=cause):
         overlap_counts(reference, prediction, 2)

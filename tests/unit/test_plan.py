@@ -196,7 +196,9 @@ def test_any_data_get_a_plan_within_memory_or_an_error(data: Fingerprint, memory
 
 
 @pytest.mark.parametrize("network", ["unet", "deeplabv3plus"])
-@pytest.mark.parametrize("shape", [(4, 5), (9, 9), (15, 15), (16, 90), (5, 6, 7), (9, 10, 9), (14, 14, 14), (6, 64, 64)])
+@pytest.mark.parametrize(
+    "shape", [(4, 5), (9, 9), (15, 15), (16, 90), (5, 6, 7), (9, 10, 9), (14, 14, 14), (6, 64, 64)]
+)
 def test_small_images_get_a_network_that_runs(network: str, shape: tuple[int, ...]) -> None:
     """Whatever was planned must be buildable: an error here is one before training, not in the middle of it."""
     import torch
@@ -210,7 +212,9 @@ def test_small_images_get_a_network_that_runs(network: str, shape: tuple[int, ..
 
 
 @pytest.mark.parametrize("network", ["unet", "deeplabv3plus"])
-@pytest.mark.parametrize("fixed", [{"patch": [4, 4, 4]}, {"strides": [[1] * 3]}, {"strides": [[1] * 3, [2] * 3]}], ids=str)
+@pytest.mark.parametrize(
+    "fixed", [{"patch": [4, 4, 4]}, {"strides": [[1] * 3]}, {"strides": [[1] * 3, [2] * 3]}], ids=str
+)
 def test_overrides_give_a_network_that_runs_or_an_error_now(network: str, fixed: dict[str, Any]) -> None:
     import torch
 
@@ -338,9 +342,7 @@ def test_a_file_changed_since_ingest_is_refused(study: Any, tmp_path: Path) -> N
 # The stage
 
 
-def test_stage_measures_only_a_budget_in_minutes(
-    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stage_measures_only_a_budget_in_minutes(study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from medseg.plan import measure
 
     asked = []

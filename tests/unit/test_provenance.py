@@ -90,7 +90,13 @@ def test_small_changes_are_seen(edited: Callable[..., Path], change: Callable[[s
 # stage -> what it must reach, what it must not.
 CLOSURES = {
     "train": (
-        {"medseg.train.loop", "medseg.models.unet", "medseg.augment.spatial", "medseg.preprocess.store", "medseg.files"},
+        {
+            "medseg.train.loop",
+            "medseg.models.unet",
+            "medseg.augment.spatial",
+            "medseg.preprocess.store",
+            "medseg.files",
+        },
         {"medseg.evaluate", "medseg.report", "medseg.tracking", "medseg.compare", "medseg.predict", "medseg.cli"},
     ),
     "evaluate": (
@@ -98,7 +104,10 @@ CLOSURES = {
         {"medseg.train", "medseg.models", "medseg.losses", "medseg.predict", "medseg.plan", "medseg.tracking"},
     ),
     # A change of the training step must not prepare every case again.
-    "preprocess": ({"medseg.image.resample"}, {"medseg.models.step", "medseg.models.zoo", "medseg.train", "medseg.losses"}),
+    "preprocess": (
+        {"medseg.image.resample"},
+        {"medseg.models.step", "medseg.models.zoo", "medseg.train", "medseg.losses"},
+    ),
     "predict": (
         {"medseg.patches.tiling", "medseg.models.zoo", "medseg.preprocess.prepare"},
         {"medseg.train.loop", "medseg.evaluate", "medseg.losses", "medseg.augment"},

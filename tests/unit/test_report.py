@@ -48,9 +48,7 @@ def shift(labels: NDArray[Any], model: int, case: int) -> NDArray[Any]:
     return np.roll(labels, (model + case) % 4 + model, axis=1)
 
 
-def configuration(
-    root: Path, datasets: Mapping[str, Any], models: Sequence[str] = ("unet", "dilated")
-) -> Config:
+def configuration(root: Path, datasets: Mapping[str, Any], models: Sequence[str] = ("unet", "dilated")) -> Config:
     return Config.model_validate(
         {
             "experiment": "first-light",
@@ -118,9 +116,7 @@ def add_dataset(
     write_manifest(manifest, results / name / "ingest")
     ids = [c.id for c in cases]
     folds = [{"train": [i for i in ids if i not in ids[k::3]], "val": ids[k::3]} for k in range(3)]
-    write_json(
-        results / name / "ingest" / "splits.json", {"seed": 0, "count": 3, "group": "subject", "folds": folds}
-    )
+    write_json(results / name / "ingest" / "splits.json", {"seed": 0, "count": 3, "group": "subject", "folds": folds})
     scores = []
     for number, model in enumerate(config.models):
         plan = {
@@ -176,13 +172,8 @@ def add_run(
         train / "model.json",
         {"weights_sha256": "ab" * 32, "fingerprint": "cd" * 32, "provenance": provenance},
     )
-    write_json(
-        train / "timing.json", {"seconds": 75.0, "steps": 40, "attempts": 1, "device": "cpu", "threads": 2}
-    )
-    lines = [
-        {"step": s, "time_ms": s, "metrics": {"train/loss": float(np.exp(-s / 20)) + fold / 9}}
-        for s in range(40)
-    ]
+    write_json(train / "timing.json", {"seconds": 75.0, "steps": 40, "attempts": 1, "device": "cpu", "threads": 2})
+    lines = [{"step": s, "time_ms": s, "metrics": {"train/loss": float(np.exp(-s / 20)) + fold / 9}} for s in range(40)]
     dice = [None, 0.5, 0.7 + fold / 9]
     lines += [{"step": 13 * k, "time_ms": k, "metrics": {"val/dice/mean": d}} for k, d in enumerate(dice)]
     write_text(train / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
@@ -206,9 +197,7 @@ def build(root: Path, *, label: str = "nucleus", damage: Damage = shift) -> tupl
     cells, organs = draw_cells(root / "data" / "cells", 6), draw_organs(root / "data" / "organs", 6)
     table = LabelTable.create({label: 1}, instances=True)
     files = add_dataset(config, results, "cells", cells, table, damage, (f"label-values · c1 · {label}",))
-    files += add_dataset(
-        config, results, "organs", organs, LabelTable.create({"liver": 1, "kidney": 5}), damage
-    )
+    files += add_dataset(config, results, "organs", organs, LabelTable.create({"liver": 1, "kidney": 5}), damage)
     write_text(results / "benchmarks" / "cells" / "fingerprint.tsv", "s\th:m:s\tmax_rss\n0.4\t0:00:00\tNA\n")
     compare(files, results / "compare")
     return config, results
@@ -338,9 +327,7 @@ def test_names_from_data_never_become_markup(tmp_path: Path) -> None:
     page = Page(report(tmp_path, results))
     assert page.open == []
     assert not {tag for tag, _ in page.elements} & {"script", "b onerror"}
-    assert not [
-        a for _, a in page.elements if any(name.startswith("on") for name in a) or a.get("src") == "x"
-    ]
+    assert not [a for _, a in page.elements if any(name.startswith("on") for name in a) or a.get("src") == "x"]
     assert " ".join(HOSTILE.split()) in page.words
 
 
@@ -379,9 +366,7 @@ def test_planned_but_not_evaluated_is_named(tmp_path: Path) -> None:
         ("results/first-light/compare/summary.json", "not readable JSON"),
     ],
 )
-def test_changed_or_damaged_results_are_refused_and_no_page_appears(
-    tmp_path: Path, victim: str, told: str
-) -> None:
+def test_changed_or_damaged_results_are_refused_and_no_page_appears(tmp_path: Path, victim: str, told: str) -> None:
     _, results = build(tmp_path)
     for path in tmp_path.glob(victim):
         path.write_bytes(path.read_bytes() + b"{")
@@ -407,9 +392,7 @@ def test_a_prediction_on_another_grid_is_refused(tmp_path: Path) -> None:
 def test_best_median_and_worst_case() -> None:
     chosen = choose(pd.Series({"a": 0.5, "b": 0.9, "c": 0.1, "d": 0.7}))
     assert [(c.standing, c.case) for c in chosen] == [("worst", "c"), ("median", "a"), ("best", "b")]
-    assert [(c.standing, c.case) for c in choose(pd.Series({"a": 0.5}))] == [
-        ("worst and median and best", "a")
-    ]
+    assert [(c.standing, c.case) for c in choose(pd.Series({"a": 0.5}))] == [("worst and median and best", "a")]
     assert choose(pd.Series(dtype=float)) == []
 
 

@@ -42,7 +42,9 @@ def test_epochs_and_seeds_are_shuffled_apart() -> None:
     assert len({epoch(seed, number) for seed in range(3) for number in range(3)}) == 9
 
 
-@pytest.mark.parametrize(("batch", "share", "count"), [(2, 0.33, 1), (9, 0.33, 3), (4, 0.0, 0), (4, 1.0, 4), (1, 0.33, 0)])
+@pytest.mark.parametrize(
+    ("batch", "share", "count"), [(2, 0.33, 1), (9, 0.33, 3), (4, 0.0, 0), (4, 1.0, 4), (1, 0.33, 0)]
+)
 def test_share_of_foreground_patches(batch: int, share: float, count: int) -> None:
     forced = [forced_foreground(i, batch, share) for i in range(batch)]
     assert sum(forced) == count

@@ -131,9 +131,7 @@ def write_training(results: Path, model: str, fold: int, fingerprint: str = "a" 
     return folder
 
 
-def write_results(
-    results: Path, models: tuple[str, ...] = tuple(MODELS), folds: tuple[int, ...] = (0, 1)
-) -> None:
+def write_results(results: Path, models: tuple[str, ...] = tuple(MODELS), folds: tuple[int, ...] = (0, 1)) -> None:
     """A small experiment as the stages leave it."""
     ingest = results / "organs" / "ingest"
     ingest.mkdir(parents=True)
@@ -355,9 +353,7 @@ def test_replaying_an_experiment_gives_runs_that_compare_and_twice_adds_nothing(
     for run in runs.values():
         assert run.info.status == "FINISHED"
         parent = run.data.tags.get("mlflow.parentRunId")
-        assert parent == (
-            runs[run.info.run_name.split(" ")[0]].info.run_id if "fold" in run.info.run_name else None
-        )
+        assert parent == (runs[run.info.run_name.split(" ")[0]].info.run_id if "fold" in run.info.run_name else None)
 
     outputs = {name: {o.model_id for o in run.outputs.model_outputs} for name, run in runs.items()}
     assert outputs["organs/unet"] == outputs["organs/unet fold0 seed0"] | outputs["organs/unet fold1 seed0"]
@@ -375,9 +371,7 @@ def test_a_training_shows_its_curves_scores_and_tables(results: Path) -> None:
     client, runs = client_of(results), runs_by_name(results)
     child = runs["organs/unet fold0 seed0"]
     curve = client.get_metric_history(child.info.run_id, "train/loss")
-    assert [(m.step, m.timestamp, m.value) for m in curve] == [
-        (s, 1_700_000_000_000 + s, 1 / s) for s in STEPS
-    ]
+    assert [(m.step, m.timestamp, m.value) for m in curve] == [(s, 1_700_000_000_000 + s, 1 / s) for s in STEPS]
     strange = metric_name(f"test/dice/{LABELS[1]}")
     assert child.data.tags[f"medseg.name.{strange}"] == f"test/dice/{LABELS[1]}"
     values = child.data.metrics
@@ -434,9 +428,7 @@ def test_scores_measured_anew_replace_what_is_shown(results: Path) -> None:
     assert child.data.metrics["test/dice/mean"] == pytest.approx(0.825 / 2)
 
 
-def test_no_user_and_no_path_in_params_tags_and_models(
-    results: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_user_and_no_path_in_params_tags_and_models(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(name, "canaryuser")
     write_results(results, ("unet",), (0,))

@@ -60,7 +60,12 @@ def run(folder: Path, *options: str, cores: int = 2) -> subprocess.CompletedProc
     """Run the plain command to its end; output and errors come back together."""
     command = [str(BIN / "snakemake"), "--cores", str(cores), *options]
     return subprocess.run(
-        command, cwd=folder, env=environment(folder), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=folder,
+        env=environment(folder),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
@@ -68,7 +73,12 @@ def medseg(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a `medseg` command in the study's folder; output and errors come back together."""
     command = [sys.executable, "-m", "medseg", *arguments]
     return subprocess.run(
-        command, cwd=folder, env=environment(folder), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=folder,
+        env=environment(folder),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
@@ -101,9 +111,7 @@ def digests(folder: Path) -> dict[str, str]:
         for path in results.glob(pattern)
         if path.is_file() and not path.name.startswith(".")
     ]
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)
-    }
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)}
 
 
 def leftovers(folder: Path) -> list[str]:

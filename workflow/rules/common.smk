@@ -4,14 +4,17 @@ import sys
 from pathlib import Path
 
 # The environment's own `medseg`, also when it was not activated.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ["PATH"] = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ["PATH"]]
+)
 sys.path.insert(0, str(Path(workflow.basedir).parent))
 
 from medseg import workflow as study
 from medseg.provenance import code_digest as code_of
 
 CONFIG = study.read_config(
-    [Path(f) for f in workflow.config_settings.configfiles] or [Path("config/config.yaml")],
+    [Path(f) for f in workflow.config_settings.configfiles]
+    or [Path("config/config.yaml")],
     workflow.config_settings.config,
 )
 RESULTS = f"{CONFIG.results}/{CONFIG.experiment}"
@@ -52,11 +55,15 @@ def example_model():
 
 def predictions_of(wildcards):
     """What is evaluated: post-processed predictions where the data set asks for it."""
-    stage = "postprocess" if study.has_postprocess(CONFIG, wildcards.dataset) else "predict"
+    stage = (
+        "postprocess" if study.has_postprocess(CONFIG, wildcards.dataset) else "predict"
+    )
     return f"{RESULTS}/{wildcards.dataset}/{stage}/{wildcards.model}/fold{wildcards.fold}-seed{wildcards.seed}/predictions.json"
 
 
 def generated(wildcards):
     """The marker of a generated data set; nothing for data that are there."""
     dataset = CONFIG.datasets[wildcards.dataset]
-    return f"{CONFIG.data_root}/{dataset.path}/phantoms.json" if dataset.generate else []
+    return (
+        f"{CONFIG.data_root}/{dataset.path}/phantoms.json" if dataset.generate else []
+    )

@@ -6,15 +6,15 @@ rule compare:
         scores=f"{RESULTS}/compare/scores.parquet",
         leaderboard=f"{RESULTS}/compare/leaderboard.csv",
         summary=f"{RESULTS}/compare/summary.json",
-    params:
-        code=code_of("compare"),
-        out=lambda w, output: str(Path(output.summary).parent),
-    resources:
-        mem_mb=2000,
-        runtime=60,
     log:
         f"{RESULTS}/logs/compare.log",
     benchmark:
         f"{RESULTS}/benchmarks/compare.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        code=code_of("compare"),
+        out=lambda w, output: str(Path(output.summary).parent),
     shell:
         "medseg compare {input:q} --out {params.out:q} 2>&1 | tee {log:q}"

@@ -5,15 +5,15 @@ rule evaluate:
         predictions=predictions_of,
     output:
         f"{RESULTS}/{{dataset}}/evaluate/{{model}}/fold{{fold}}-seed{{seed}}.parquet",
-    params:
-        code=code_of("evaluate"),
-    resources:
-        mem_mb=2000,
-        runtime=120,
     log:
         f"{RESULTS}/logs/{{dataset}}/evaluate/{{model}}-fold{{fold}}-seed{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{dataset}}/evaluate/{{model}}-fold{{fold}}-seed{{seed}}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        code=code_of("evaluate"),
     shell:
         "medseg evaluate --config {CONFIG_FILE:q} --manifest {input.manifest:q}"
         " --predictions {input.predictions:q} --out {output:q} 2>&1 | tee {log:q}"

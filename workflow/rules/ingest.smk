@@ -7,17 +7,17 @@ for _name, _dataset in CONFIG.datasets.items():
                 f"phantoms_{_name}"
             output:
                 f"{CONFIG.data_root}/{_dataset.path}/phantoms.json",
-            params:
-                code=code_of("ingest"),
-                generate=study.canonical_json(_dataset.generate.model_dump()),
-                dataset=_name,
-            resources:
-                mem_mb=1000,
-                runtime=30,
             log:
                 f"{RESULTS}/logs/{_name}/phantoms.log",
             benchmark:
                 f"{RESULTS}/benchmarks/{_name}/phantoms.tsv"
+            resources:
+                mem_mb=1000,
+                runtime=30,
+            params:
+                code=code_of("ingest"),
+                generate=study.canonical_json(_dataset.generate.model_dump()),
+                dataset=_name,
             shell:
                 "medseg phantoms --config {CONFIG_FILE:q} --dataset {params.dataset:q} 2>&1 | tee {log:q}"
 
@@ -29,18 +29,18 @@ rule ingest:
         manifest=f"{RESULTS}/{{dataset}}/ingest/manifest.tsv",
         facts=f"{RESULTS}/{{dataset}}/ingest/dataset.json",
         splits=f"{RESULTS}/{{dataset}}/ingest/splits.json",
-    params:
-        code=code_of("ingest"),
-        config=lambda w: study.dataset_slice(CONFIG, w.dataset),
-        out=lambda w, output: str(Path(output.manifest).parent),
-    threads: CONFIG.threads
-    resources:
-        mem_mb=2000,
-        runtime=120,
     log:
         f"{RESULTS}/logs/{{dataset}}/ingest.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{dataset}}/ingest.tsv"
+    threads: CONFIG.threads
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        code=code_of("ingest"),
+        config=lambda w: study.dataset_slice(CONFIG, w.dataset),
+        out=lambda w, output: str(Path(output.manifest).parent),
     shell:
         "medseg ingest --config {CONFIG_FILE:q} --dataset {wildcards.dataset:q} --workers {threads}"
         " --out {params.out:q} 2>&1 | tee {log:q}"

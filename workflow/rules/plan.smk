@@ -5,16 +5,16 @@ rule fingerprint:
         facts=rules.ingest.output.facts,
     output:
         f"{RESULTS}/{{dataset}}/plan/fingerprint.json",
-    params:
-        code=study.closure_digest("medseg.plan.fingerprint"),
-    threads: CONFIG.threads
-    resources:
-        mem_mb=4000,
-        runtime=120,
     log:
         f"{RESULTS}/logs/{{dataset}}/fingerprint.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{dataset}}/fingerprint.tsv"
+    threads: CONFIG.threads
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        code=study.closure_digest("medseg.plan.fingerprint"),
     shell:
         "medseg fingerprint --config {CONFIG_FILE:q} --manifest {input.manifest:q} --workers {threads}"
         " --out {output:q} 2>&1 | tee {log:q}"
@@ -25,19 +25,19 @@ rule plan:
         fingerprint=rules.fingerprint.output,
     output:
         f"{RESULTS}/{{dataset}}/plan/{{model}}.json",
-    params:
-        code=code_of("plan"),
-        config=lambda w: study.plan_slice(CONFIG, w.model),
+    log:
+        f"{RESULTS}/logs/{{dataset}}/plan/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/{{dataset}}/plan/{{model}}.tsv"
     # A budget in minutes is measured: nothing else may run beside it.
     threads: workflow.cores if CONFIG.budget.minutes else 1
     resources:
         gpu=study.wants_gpu(CONFIG) if CONFIG.budget.minutes else 0,
         mem_mb=TRAIN_MB if CONFIG.budget.minutes else 1000,
         runtime=30,
-    log:
-        f"{RESULTS}/logs/{{dataset}}/plan/{{model}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/{{dataset}}/plan/{{model}}.tsv"
+    params:
+        code=code_of("plan"),
+        config=lambda w: study.plan_slice(CONFIG, w.model),
     shell:
         "medseg plan --config {CONFIG_FILE:q} --model {wildcards.model:q} --fingerprint {input.fingerprint:q}"
         " --out {output:q} 2>&1 | tee {log:q}"

@@ -5,17 +5,17 @@ rule postprocess:
         predictions=rules.predict.output,
     output:
         f"{RESULTS}/{{dataset}}/postprocess/{{model}}/fold{{fold}}-seed{{seed}}/predictions.json",
-    params:
-        code=code_of("postprocess"),
-        config=lambda w: study.postprocess_slice(CONFIG, w.dataset),
-        out=lambda w, output: str(Path(output[0]).parent),
-    resources:
-        mem_mb=2000,
-        runtime=120,
     log:
         f"{RESULTS}/logs/{{dataset}}/postprocess/{{model}}-fold{{fold}}-seed{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{dataset}}/postprocess/{{model}}-fold{{fold}}-seed{{seed}}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        code=code_of("postprocess"),
+        config=lambda w: study.postprocess_slice(CONFIG, w.dataset),
+        out=lambda w, output: str(Path(output[0]).parent),
     shell:
         "medseg postprocess --config {CONFIG_FILE:q} --manifest {input.manifest:q}"
         " --predictions {input.predictions:q} --out {params.out:q} 2>&1 | tee {log:q}"

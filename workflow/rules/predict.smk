@@ -7,19 +7,19 @@ rule predict:
         spec=rules.train.output.spec,
     output:
         f"{RESULTS}/{{dataset}}/predict/{{model}}/fold{{fold}}-seed{{seed}}/predictions.json",
-    params:
-        code=code_of("predict"),
-        model=lambda w, input: str(Path(input.spec).parent),
-        out=lambda w, output: str(Path(output[0]).parent),
+    log:
+        f"{RESULTS}/logs/{{dataset}}/predict/{{model}}-fold{{fold}}-seed{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/{{dataset}}/predict/{{model}}-fold{{fold}}-seed{{seed}}.tsv"
     threads: CONFIG.threads
     resources:
         gpu=study.wants_gpu(CONFIG),
         mem_mb=4000,
         runtime=240,
-    log:
-        f"{RESULTS}/logs/{{dataset}}/predict/{{model}}-fold{{fold}}-seed{{seed}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/{{dataset}}/predict/{{model}}-fold{{fold}}-seed{{seed}}.tsv"
+    params:
+        code=code_of("predict"),
+        model=lambda w, input: str(Path(input.spec).parent),
+        out=lambda w, output: str(Path(output[0]).parent),
     shell:
         "medseg predict --config {CONFIG_FILE:q} --manifest {input.manifest:q} --splits {input.splits:q}"
         " --fold {wildcards.fold} --model {params.model:q} --out {params.out:q} 2>&1 | tee {log:q}"

@@ -5,19 +5,19 @@ rule preprocess:
         fingerprint=rules.fingerprint.output,
     output:
         index=f"{RESULTS}/{{dataset}}/preprocess/{{grid}}/index.json",
+    log:
+        f"{RESULTS}/logs/{{dataset}}/preprocess/{{grid}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/{{dataset}}/preprocess/{{grid}}.tsv"
+    threads: CONFIG.threads
+    resources:
+        mem_mb=4000,
+        runtime=240,
     params:
         code=code_of("preprocess"),
         # The store's name says which overrides of the grid it has; any model that uses it will do.
         model=lambda w: study.grid_model(CONFIG, w.grid),
         out=lambda w, output: str(Path(output.index).parent),
-    threads: CONFIG.threads
-    resources:
-        mem_mb=4000,
-        runtime=240,
-    log:
-        f"{RESULTS}/logs/{{dataset}}/preprocess/{{grid}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/{{dataset}}/preprocess/{{grid}}.tsv"
     shell:
         "medseg preprocess --config {CONFIG_FILE:q} --model {params.model:q} --manifest {input.manifest:q}"
         " --fingerprint {input.fingerprint:q} --code {params.code:q} --workers {threads}"

@@ -2,14 +2,14 @@
 rule tracking_init:
     output:
         f"{RESULTS}/tracking/store.json",
-    params:
-        uri=CONFIG.tracking.uri or "",
-        experiment=CONFIG.experiment,
+    log:
+        f"{RESULTS}/logs/tracking_init.log",
     resources:
         mem_mb=1000,
         runtime=30,
-    log:
-        f"{RESULTS}/logs/tracking_init.log",
+    params:
+        uri=CONFIG.tracking.uri or "",
+        experiment=CONFIG.experiment,
     shell:
         "medseg track init --config {CONFIG_FILE:q} --out {output:q} 2>&1 | tee {log:q}"
 
@@ -23,14 +23,14 @@ rule track:
         report=f"{RESULTS}/report/index.html",
     output:
         f"{RESULTS}/tracking/synced.txt",
-    params:
-        code=study.closure_digest("medseg.tracking"),
-    resources:
-        mem_mb=2000,
-        runtime=60,
     log:
         f"{RESULTS}/logs/track.log",
     benchmark:
         f"{RESULTS}/benchmarks/track.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        code=study.closure_digest("medseg.tracking"),
     shell:
         "medseg track sync {RESULTS:q} --out {output:q} 2>&1 | tee {log:q}"

@@ -12,20 +12,20 @@ rule train:
         spec=f"{RESULTS}/{{dataset}}/train/{{model}}/fold{{fold}}-seed{{seed}}/model.json",
         history=f"{RESULTS}/{{dataset}}/train/{{model}}/fold{{fold}}-seed{{seed}}/history.jsonl",
         timing=f"{RESULTS}/{{dataset}}/train/{{model}}/fold{{fold}}-seed{{seed}}/timing.json",
-    params:
-        code=code_of("train"),
-        out=lambda w, output: str(Path(output.weights).parent),
-        # Not an output: Snakemake deletes the outputs of a failed job, and this is what it goes on from.
-        state=f"{RESULTS}/.state/{{dataset}}/{{model}}/fold{{fold}}-seed{{seed}}",
+    log:
+        f"{RESULTS}/logs/{{dataset}}/train/{{model}}-fold{{fold}}-seed{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/{{dataset}}/train/{{model}}-fold{{fold}}-seed{{seed}}.tsv"
     threads: CONFIG.threads
     resources:
         gpu=study.wants_gpu(CONFIG),
         mem_mb=TRAIN_MB,
         runtime=int((CONFIG.budget.minutes or 1440) * 1.5) + 10,
-    log:
-        f"{RESULTS}/logs/{{dataset}}/train/{{model}}-fold{{fold}}-seed{{seed}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/{{dataset}}/train/{{model}}-fold{{fold}}-seed{{seed}}.tsv"
+    params:
+        code=code_of("train"),
+        out=lambda w, output: str(Path(output.weights).parent),
+        # Not an output: Snakemake deletes the outputs of a failed job, and this is what it goes on from.
+        state=f"{RESULTS}/.state/{{dataset}}/{{model}}/fold{{fold}}-seed{{seed}}",
     shell:
         "medseg train --manifest {input.manifest:q} --plan {input.plan:q} --index {input.index:q}"
         " --splits {input.splits:q} --fold {wildcards.fold} --seed {wildcards.seed} --code {params.code:q}"
