@@ -37,6 +37,11 @@ def stop(error: MedsegError) -> SystemExit:
     return SystemExit(2)
 
 
+def prefer_this_environment() -> None:
+    """Let rules find this environment's ``medseg``, also when it was not activated."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+
 def hold_folder(folder: Path) -> None:
     """Take the working folder for this process, or end with exit code 2 naming the process that has it.
 

@@ -36,7 +36,8 @@ def make_study(folder: Path, config: str = TINY) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("medseg", "workflow", "profiles"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "Snakefile", folder)
+    for name in ("Snakefile", "environment.yml"):
+        shutil.copy(ROOT / name, folder)
     (folder / "config").mkdir()
     (folder / "config" / "config.yaml").write_text(config)
     return folder

@@ -1,16 +1,14 @@
 # Configuration, names and digests. Everything here runs again in every remote job: keep it light.
-import os
 import sys
 from pathlib import Path
 
-# The environment's own `medseg`, also when it was not activated.
-os.environ["PATH"] = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ["PATH"]]
-)
+# The package beside this workflow, not one that happens to be installed elsewhere.
 sys.path.insert(0, str(Path(workflow.basedir).parent))
 
 from medseg import workflow as study
 from medseg.provenance import code_digest as code_of
+
+study.prefer_this_environment()
 
 CONFIG = study.read_config(
     [Path(f) for f in workflow.config_settings.configfiles]

@@ -11,15 +11,18 @@ for _name, _dataset in CONFIG.datasets.items():
                 f"{RESULTS}/logs/{_name}/phantoms.log",
             benchmark:
                 f"{RESULTS}/benchmarks/{_name}/phantoms.tsv"
+            conda:
+                "../../environment.yml"
             resources:
                 mem_mb=1000,
                 runtime=30,
             params:
+                config=CONFIG_FILE,
                 code=code_of("ingest"),
-                generate=study.canonical_json(_dataset.generate.model_dump()),
+                depends=study.canonical_json(_dataset.generate.model_dump()),
                 dataset=_name,
             shell:
-                "medseg phantoms --config {CONFIG_FILE:q} --dataset {params.dataset:q} 2>&1 | tee {log:q}"
+                "medseg phantoms --config {params.config:q} --dataset {params.dataset:q} 2>&1 | tee {log:q}"
 
 
 rule ingest:
@@ -33,14 +36,17 @@ rule ingest:
         f"{RESULTS}/logs/{{dataset}}/ingest.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{dataset}}/ingest.tsv"
+    conda:
+        "../../environment.yml"
     threads: CONFIG.threads
     resources:
         mem_mb=2000,
         runtime=120,
     params:
+        config=CONFIG_FILE,
         code=code_of("ingest"),
-        config=lambda w: study.dataset_slice(CONFIG, w.dataset),
+        depends=lambda w: study.dataset_slice(CONFIG, w.dataset),
         out=lambda w, output: str(Path(output.manifest).parent),
     shell:
-        "medseg ingest --config {CONFIG_FILE:q} --dataset {wildcards.dataset:q} --workers {threads}"
+        "medseg ingest --config {params.config:q} --dataset {wildcards.dataset:q} --workers {threads}"
         " --out {params.out:q} 2>&1 | tee {log:q}"

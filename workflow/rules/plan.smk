@@ -9,14 +9,17 @@ rule fingerprint:
         f"{RESULTS}/logs/{{dataset}}/fingerprint.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{dataset}}/fingerprint.tsv"
+    conda:
+        "../../environment.yml"
     threads: CONFIG.threads
     resources:
         mem_mb=4000,
         runtime=120,
     params:
+        config=CONFIG_FILE,
         code=study.closure_digest("medseg.plan.fingerprint"),
     shell:
-        "medseg fingerprint --config {CONFIG_FILE:q} --manifest {input.manifest:q} --workers {threads}"
+        "medseg fingerprint --config {params.config:q} --manifest {input.manifest:q} --workers {threads}"
         " --out {output:q} 2>&1 | tee {log:q}"
 
 
@@ -29,15 +32,18 @@ rule plan:
         f"{RESULTS}/logs/{{dataset}}/plan/{{model}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{dataset}}/plan/{{model}}.tsv"
+    conda:
+        "../../environment.yml"
     # A budget in minutes is measured: nothing else may run beside it.
-    threads: workflow.cores if CONFIG.budget.minutes else 1
+    threads: (workflow.cores or CONFIG.threads) if CONFIG.budget.minutes else 1
     resources:
         gpu=study.wants_gpu(CONFIG) if CONFIG.budget.minutes else 0,
         mem_mb=TRAIN_MB if CONFIG.budget.minutes else 1000,
         runtime=30,
     params:
+        config=CONFIG_FILE,
         code=code_of("plan"),
-        config=lambda w: study.plan_slice(CONFIG, w.model),
+        depends=lambda w: study.plan_slice(CONFIG, w.model),
     shell:
-        "medseg plan --config {CONFIG_FILE:q} --model {wildcards.model:q} --fingerprint {input.fingerprint:q}"
+        "medseg plan --config {params.config:q} --model {wildcards.model:q} --fingerprint {input.fingerprint:q}"
         " --out {output:q} 2>&1 | tee {log:q}"

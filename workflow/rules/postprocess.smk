@@ -9,13 +9,16 @@ rule postprocess:
         f"{RESULTS}/logs/{{dataset}}/postprocess/{{model}}-fold{{fold}}-seed{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{dataset}}/postprocess/{{model}}-fold{{fold}}-seed{{seed}}.tsv"
+    conda:
+        "../../environment.yml"
     resources:
         mem_mb=2000,
         runtime=120,
     params:
+        config=CONFIG_FILE,
         code=code_of("postprocess"),
-        config=lambda w: study.postprocess_slice(CONFIG, w.dataset),
+        depends=lambda w: study.postprocess_slice(CONFIG, w.dataset),
         out=lambda w, output: str(Path(output[0]).parent),
     shell:
-        "medseg postprocess --config {CONFIG_FILE:q} --manifest {input.manifest:q}"
+        "medseg postprocess --config {params.config:q} --manifest {input.manifest:q}"
         " --predictions {input.predictions:q} --out {params.out:q} 2>&1 | tee {log:q}"

@@ -9,11 +9,15 @@ rule report:
         f"{RESULTS}/logs/report.log",
     benchmark:
         f"{RESULTS}/benchmarks/report.tsv"
+    conda:
+        "../../environment.yml"
     resources:
         mem_mb=2000,
         runtime=60,
     params:
+        config=CONFIG_FILE,
+        results=lambda w, output: str(Path(output[0]).parents[1]),
         code=code_of("report"),
         out=lambda w, output: str(Path(output[0]).parent),
     shell:
-        "medseg report --results {RESULTS:q} --config {CONFIG_FILE:q} --out {params.out:q} 2>&1 | tee {log:q}"
+        "medseg report --results {params.results:q} --config {params.config:q} --out {params.out:q} 2>&1 | tee {log:q}"

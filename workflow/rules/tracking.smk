@@ -4,14 +4,17 @@ rule tracking_init:
         f"{RESULTS}/tracking/store.json",
     log:
         f"{RESULTS}/logs/tracking_init.log",
+    conda:
+        "../../environment.yml"
     resources:
         mem_mb=1000,
         runtime=30,
     params:
+        config=CONFIG_FILE,
         uri=CONFIG.tracking.uri or "",
         experiment=CONFIG.experiment,
     shell:
-        "medseg track init --config {CONFIG_FILE:q} --out {output:q} 2>&1 | tee {log:q}"
+        "medseg track init --config {params.config:q} --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule track:
@@ -27,10 +30,13 @@ rule track:
         f"{RESULTS}/logs/track.log",
     benchmark:
         f"{RESULTS}/benchmarks/track.tsv"
+    conda:
+        "../../environment.yml"
     resources:
         mem_mb=2000,
         runtime=60,
     params:
+        results=lambda w, output: str(Path(output[0]).parents[1]),
         code=study.closure_digest("medseg.tracking"),
     shell:
-        "medseg track sync {RESULTS:q} --out {output:q} 2>&1 | tee {log:q}"
+        "medseg track sync {params.results:q} --out {output:q} 2>&1 | tee {log:q}"

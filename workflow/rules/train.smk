@@ -16,6 +16,8 @@ rule train:
         f"{RESULTS}/logs/{{dataset}}/train/{{model}}-fold{{fold}}-seed{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{dataset}}/train/{{model}}-fold{{fold}}-seed{{seed}}.tsv"
+    conda:
+        "../../environment.yml"
     threads: CONFIG.threads
     resources:
         gpu=study.wants_gpu(CONFIG),

@@ -1,0 +1,311 @@
+"""State on disk and exact resume: whatever ends a training, the next attempt ends with the bits of an undisturbed one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medseg.errors import TrainingError
+from medseg.losses.zoo import build_loss
+from medseg.models.step import Step, build_optimizer
+from medseg.models.zoo import build_model
+from medseg.train import loop, resume
+from medseg.train.checkpoint import network_tensors, pack_tensors
+from medseg.train.loop import Fold, train
+from medseg.train.resume import KEPT, generations, load_state, save_state
+
+NAMES = ("ball", "rod")
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing gets to clean up after it."""
+
+
+@pytest.fixture(scope="module")
+def folds(tiny_cases: Any) -> dict[int, Fold]:
+    made = {dims: tiny_cases(dims) for dims in (2, 3)}
+    return {dims: Fold(cases, cases[:1], NAMES) for dims, cases in made.items()}
+
+
+@pytest.fixture
+def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "SAVE_INTERVAL_S", -1.0)
+    monkeypatch.setattr(loop, "SAVE_PATIENCE", -1.0)
+
+
+def bits(network: torch.nn.Module) -> str:
+    return hashlib.sha256(pack_tensors(network_tensors(network))).hexdigest()
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], Any]) -> None:
+    """Call ``act`` once, when the batch of ``step`` is made."""
+    made, pending = loop.make_batch, [step]
+
+    def make_batch(cases: Any, plan: Any, seed: int, now: int) -> Any:
+        if pending and now == pending[0]:
+            pending.clear()
+            act()
+        return made(cases, plan, seed, now)
+
+    monkeypatch.setattr(loop, "make_batch", make_batch)
+
+
+def kill() -> None:
+    raise Killed
+
+
+def metrics_of(state: Path) -> list[tuple[int, dict[str, float]]]:
+    lines = (state / "journal.jsonl").read_text().splitlines()
+    return [(r["step"], r["metrics"]) for r in map(json.loads, lines)]
+
+
+PLANS = {
+    "unet-2d": ("unet", 2, {}),
+    "deeplab-2d": ("deeplabv3plus", 2, {}),
+    "unet-3d-sgd": ("unet", 3, {"optimizer": "sgd"}),
+    "unet-2d-bf16": ("unet", 2, {"precision": "bf16"}),
+    "unet-2d-fp16": ("unet", 2, {"precision": "fp16"}),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_killed_and_continued_is_undisturbed(
+    name: str, folds: dict[int, Fold], tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_step: None
+) -> None:
+    network, dims, changes = PLANS[name]
+    plan = tiny_plan(network, dims, **changes)
+    whole = train(plan, folds[dims], 3, tmp_path / "whole", "whole")
+    # Only even steps are saved, so that a kill throws steps away and they are done again.
+    saved = loop.save_state
+    monkeypatch.setattr(loop, "save_state", lambda folder, step, *rest: step % 2 == 0 and saved(folder, step, *rest))
+    for step in (1, 3, 5):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            at_step(patch, step, kill)
+            train(plan, folds[dims], 3, tmp_path / "killed", "killed")
+    ended = train(plan, folds[dims], 3, tmp_path / "killed", "killed")
+    assert bits(ended) == bits(whole)
+    assert metrics_of(tmp_path / "killed") == metrics_of(tmp_path / "whole")
+    # Another seed is another training, and a finished one is not trained further.
+    assert bits(train(plan, folds[dims], 3, tmp_path / "killed", "again")) == bits(whole)
+    if dims == 2:
+        assert bits(train(plan, folds[dims], 4, tmp_path / "other", "other")) != bits(whole)
+
+
+def test_sigterm_saves_at_the_end_of_the_step_and_the_rest_follows(
+    folds: dict[int, Fold], tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, before = tiny_plan(), signal.getsignal(signal.SIGTERM)
+    whole = train(plan, folds[2], 0, tmp_path / "whole", "whole")
+    with monkeypatch.context() as patch, pytest.raises(TrainingError, match=r"SIGTERM after step 3.*run again"):
+        at_step(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        train(plan, folds[2], 0, tmp_path / "stopped", "stopped")
+    assert [p.name for p in generations(tmp_path / "stopped")] == ["step-000000003"]
+    assert signal.getsignal(signal.SIGTERM) is before
+    ended = train(plan, folds[2], 0, tmp_path / "stopped", "stopped")
+    assert bits(ended) == bits(whole)
+    assert metrics_of(tmp_path / "stopped") == metrics_of(tmp_path / "whole")
+
+
+def test_a_second_sigterm_ends_at_once(
+    folds: dict[int, Fold], tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    at_step(monkeypatch, 2, twice)
+    with pytest.raises(SystemExit) as caught:
+        train(tiny_plan(), folds[2], 0, tmp_path, "stopped")
+    assert caught.value.code == 128 + signal.SIGTERM
+
+
+def test_sigterm_in_the_last_step_is_too_late_to_matter(
+    folds: dict[int, Fold], tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = tiny_plan()
+    at_step(monkeypatch, plan.steps - 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    train(plan, folds[2], 0, tmp_path, "last")
+    assert generations(tmp_path)[0].name == f"step-{plan.steps:09d}"
+
+
+def test_state_is_saved_as_time_passes_but_not_too_often(
+    folds: dict[int, Fold], tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr(loop, "save_state", lambda folder, step, *rest: steps.append(step))
+    monkeypatch.setattr(loop, "SAVE_INTERVAL_S", 3600.0)
+    plan = tiny_plan()
+    train(plan, folds[2], 0, tmp_path / "a", "a")
+    assert steps == [plan.steps]
+    monkeypatch.setattr(loop, "SAVE_INTERVAL_S", -1.0)
+    monkeypatch.setattr(loop, "SAVE_PATIENCE", -1.0)
+    train(plan, folds[2], 0, tmp_path / "b", "b")
+    assert steps[1:] == list(range(1, plan.steps + 1))
+
+
+# Generations
+
+Trained = tuple[torch.nn.Module, torch.optim.Optimizer, Step]
+
+
+def fresh(plan: Any, seed: int = 0) -> Trained:
+    torch.manual_seed(seed)
+    network = build_model(plan.network, plan.network_spec)
+    optimizer = build_optimizer(plan.optimizer, network.parameters(), plan.lr, plan.weight_decay)
+    return network, optimizer, Step(network, optimizer, build_loss("ce"), "cpu", plan.precision)
+
+
+@pytest.fixture
+def saved(tiny_plan: Any, tmp_path: Path) -> Iterator[tuple[Path, dict[int, str]]]:
+    """A folder with states after steps 1 to 4, and the digest of the weights at each."""
+    plan = tiny_plan()
+    network, optimizer, step = fresh(plan)
+    source, digests = torch.Generator().manual_seed(0), {}
+    for number in range(1, 5):
+        step(torch.randn(1, 1, 32, 32, generator=source), torch.ones(1, 32, 32, dtype=torch.int64))
+        save_state(tmp_path / "s", number, network, optimizer, step.scaler)
+        digests[number] = bits(network)
+    yield tmp_path / "s", digests
+
+
+def test_two_generations_are_kept_and_nothing_else(saved: tuple[Path, dict[int, str]], tiny_plan: Any) -> None:
+    folder, digests = saved
+    assert KEPT == 2
+    assert sorted(p.name for p in folder.iterdir()) == ["step-000000003", "step-000000004"]
+    (folder / ".step-000000005.123").mkdir()
+    (folder / ".step-000000005.123" / "state.safetensors").write_bytes(b"half")
+    network, optimizer, step = fresh(tiny_plan(), 5)
+    assert load_state(folder, network, optimizer, step.scaler) == 4
+    assert bits(network) == digests[4]
+    assert sorted(p.name for p in folder.iterdir()) == ["step-000000003", "step-000000004"]
+
+
+def test_the_optimizer_comes_back_whole(saved: tuple[Path, dict[int, str]], tiny_plan: Any) -> None:
+    """One more step from the loaded state equals one more step from the state in memory."""
+    folder, _ = saved
+    runs = []
+    for _ in range(2):
+        network, optimizer, step = fresh(tiny_plan(), seed=len(runs))
+        assert load_state(folder, network, optimizer, step.scaler) == 4
+        assert optimizer.state_dict()["state"][0]["step"] == 4
+        step(torch.ones(1, 1, 32, 32), torch.zeros(1, 32, 32, dtype=torch.int64))
+        runs.append(bits(network))
+    assert runs[0] == runs[1]
+    network, optimizer, step = fresh(tiny_plan())
+    load_state(folder, network, optimizer, step.scaler)
+    plain = build_optimizer("adamw", network.parameters(), 0.005, 1e-4)
+    Step(network, plain, build_loss("ce"), "cpu", "fp32")(
+        torch.ones(1, 1, 32, 32), torch.zeros(1, 32, 32, dtype=torch.int64)
+    )
+    assert bits(network) != runs[0], "moments matter, or the test above shows nothing"
+
+
+def rewrite(path: Path, change: Callable[[bytes], bytes]) -> None:
+    before = path.read_bytes()
+    assert change(before) != before
+    path.write_bytes(change(before))
+
+
+def foreign_weights(generation: Path) -> None:
+    """Whole, with the right digest beside it, but of another network."""
+    data, old = pack_tensors({"model.other": torch.zeros(3)}), (generation / "state.safetensors").read_bytes()
+    (generation / "state.safetensors").write_bytes(data)
+    digests = [hashlib.sha256(b).hexdigest().encode() for b in (old, data)]
+    rewrite(generation / "state.json", lambda b: b.replace(*digests))
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "weights cut": lambda g: rewrite(g / "state.safetensors", lambda b: b[:-9]),
+    "weights flipped": lambda g: rewrite(g / "state.safetensors", lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:]),
+    "weights empty": lambda g: (g / "state.safetensors").write_bytes(b""),
+    "weights gone": lambda g: (g / "state.safetensors").unlink(),
+    "weights foreign": foreign_weights,
+    "facts gone": lambda g: (g / "state.json").unlink(),
+    "facts torn": lambda g: rewrite(g / "state.json", lambda b: b[: len(b) // 2]),
+    "facts empty": lambda g: (g / "state.json").write_text("{}"),
+    "facts list": lambda g: (g / "state.json").write_text("[]"),
+    "no step": lambda g: rewrite(g / "state.json", lambda b: b.replace(b'"step": 4', b'"step": null')),
+    "other step": lambda g: rewrite(g / "state.json", lambda b: b.replace(b'"step": 4', b'"step": 5')),
+    "other key": lambda g: rewrite(g / "state.json", lambda b: b.replace(b'"optimizer"', b'"optimizes"')),
+    "all gone": lambda g: [p.unlink() for p in g.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_generation_gives_way_to_the_one_before(
+    damage: str, saved: tuple[Path, dict[int, str]], tiny_plan: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, digests = saved
+    DAMAGES[damage](folder / "step-000000004")
+    network, optimizer, step = fresh(tiny_plan(), 5)
+    assert load_state(folder, network, optimizer, step.scaler) == 3
+    assert bits(network) == digests[3]
+    assert optimizer.state_dict()["state"][0]["step"] == 3
+    assert "step-000000004" in capsys.readouterr().err
+
+
+def test_without_a_whole_generation_training_starts_over(
+    saved: tuple[Path, dict[int, str]], tiny_plan: Any
+) -> None:
+    folder, _ = saved
+    for generation in generations(folder):
+        DAMAGES["weights flipped"](generation)
+    network, optimizer, step = fresh(tiny_plan(), 5)
+    before = bits(network)
+    assert load_state(folder, network, optimizer, step.scaler) == 0
+    assert bits(network) == before
+    assert not optimizer.state_dict()["state"]
+
+
+def test_a_damaged_generation_does_not_push_out_a_whole_one(
+    saved: tuple[Path, dict[int, str]], tiny_plan: Any
+) -> None:
+    """After falling back, two whole generations must come to be again, the damaged one not counted among them."""
+    folder, _ = saved
+    shutil.copytree(folder / "step-000000004", folder / "step-000000009")
+    DAMAGES["weights cut"](folder / "step-000000009")
+    network, optimizer, step = fresh(tiny_plan())
+    assert load_state(folder, network, optimizer, step.scaler) == 4
+    for number in (5, 6):
+        save_state(folder, number, network, optimizer, step.scaler)
+    DAMAGES["weights cut"](folder / "step-000000006")
+    assert load_state(folder, network, optimizer, step.scaler) == 5
+
+
+@pytest.mark.parametrize("where", ["write_bytes", "write_json", "rename"])
+def test_death_while_saving_leaves_the_generations_before(
+    where: str, saved: tuple[Path, dict[int, str]], tiny_plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, digests = saved
+    network, optimizer, step = fresh(tiny_plan(), 5)
+
+    def die(*args: Any, **kwargs: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(resume.os if where == "rename" else resume, where, die)
+        save_state(folder, 5, network, optimizer, step.scaler)
+    assert load_state(folder, network, optimizer, step.scaler) == 4
+    assert bits(network) == digests[4]
+
+
+def test_weights_that_are_not_finite_are_never_continued(
+    saved: tuple[Path, dict[int, str]], tiny_plan: Any
+) -> None:
+    folder, digests = saved
+    network, optimizer, step = fresh(tiny_plan())
+    with torch.no_grad():
+        next(network.parameters()).fill_(math.nan)
+    save_state(folder, 5, network, optimizer, step.scaler)
+    assert load_state(folder, network, optimizer, step.scaler) == 4
+    assert bits(network) == digests[4]

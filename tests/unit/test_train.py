@@ -1,0 +1,350 @@
+"""Batches, schedule, journal, validation and the stage that ties them together."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from medseg.errors import BusyError, DataError, PlanError, TrainingError
+from medseg.files import read_json, sha256_file, write_json, writer_lock
+from medseg.metrics.overlap import dice, overlap_counts
+from medseg.plan.plan import Plan
+from medseg.train import loop
+from medseg.train import run as stage
+from medseg.train.data import batch_cases, make_batch
+from medseg.train.journal import Journal
+from medseg.train.loop import Fold, learning_rate, train
+from medseg.train.resume import generations
+from medseg.train.validate import validate
+
+NAMES = ("ball", "rod")
+
+
+def labels_as_image(cases: Any) -> Callable[[int, np.ndarray], None]:
+    """Make each image equal its labels, so that any shift between the two shows."""
+
+    def spoil(index: int, image: np.ndarray) -> None:
+        shape = image.shape
+        image[...] = np.round(image).clip(0, 2) if index < 0 else cases(shape, 10 + index)[1]
+
+    return spoil
+
+
+# Batches
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_batches_are_functions_of_seed_and_step(dims: int, tiny_cases: Any, tiny_plan: Any) -> None:
+    cases, plan = tiny_cases(dims), tiny_plan(dims=dims)
+    forward = [make_batch(cases, plan, 7, step) for step in (0, 1, 2)]
+    backward = [make_batch(cases, plan, 7, step) for step in (2, 1, 0)][::-1]
+    for (x, y), (again_x, again_y) in zip(forward, backward, strict=True):
+        assert torch.equal(x, again_x)
+        assert torch.equal(y, again_y)
+        assert x.shape == (plan.batch, 1, *plan.patch)
+        assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
+        assert y.shape == (plan.batch, *plan.patch)
+    assert not torch.equal(forward[0][0], forward[1][0])
+    assert not torch.equal(forward[0][0], make_batch(cases, plan, 8, 0)[0])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_patches_are_cut_from_image_and_label_at_one_place(
+    dims: int, tiny_cases: Any, tiny_plan: Any, draw_scene: Any
+) -> None:
+    cases = tiny_cases(dims, spoil=labels_as_image(draw_scene))
+    plan = tiny_plan(dims=dims, augment="none", batch=4, foreground=0.5)
+    for step in range(6):
+        x, y = make_batch(cases, plan, 0, step)
+        assert torch.equal(x[:, 0], y.float())
+        assert all(y[i].any() for i in (2, 3)), "the last half is centred on foreground"
+        for position, case in enumerate(batch_cases(cases, plan, 0, step)):
+            # Both images are smaller than the patch along an axis: all of it is there along that axis.
+            inside = y[position].numpy()
+            assert inside.sum() <= case.read_labels().sum()
+
+
+def test_every_case_is_seen_once_per_epoch(tiny_cases: Any, tiny_plan: Any) -> None:
+    cases, plan = tiny_cases(2), tiny_plan(batch=2)
+    seen = [case.id for step in range(6) for case in batch_cases(cases, plan, 0, step)]
+    for epoch in range(4):
+        assert sorted(seen[epoch * 3 : epoch * 3 + 3]) == ["case0", "case1", "case2"]
+
+
+# Schedule
+
+
+@given(st.integers(1, 5000), st.sampled_from([1e-3, 0.5]))
+def test_learning_rate_warms_up_and_decays(steps: int, lr: float) -> None:
+    class P:
+        pass
+
+    plan: Any = P()
+    plan.steps, plan.lr = steps, lr
+    rates = [learning_rate(plan, s) for s in range(0, steps, max(1, steps // 50))]
+    warm = min(100, max(1, int(steps * 0.05)))
+    assert all(0 < r <= lr for r in rates)
+    assert learning_rate(plan, 0) == pytest.approx(lr / warm)
+    after = [learning_rate(plan, s) for s in range(warm - 1, steps, max(1, steps // 50))]
+    assert after == sorted(after, reverse=True)
+    last = steps - 1
+    if last >= warm:
+        assert learning_rate(plan, last) == pytest.approx(lr * (1 / steps) ** 0.9)
+
+
+# Journal
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_journal_drops_what_the_killed_attempt_did_after_its_last_save(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    first = Journal(path, 0)
+    for step in range(1, 6):
+        first.write(step, {"train/loss": float(step)})
+    first.write(4, {"val/dice/mean": 0.5})
+    first.close()
+    second = Journal(path, 4)
+    second.write(5, {"train/loss": 50.0})
+    # Readers see a record as soon as it is written.
+    assert [r["step"] for r in lines_of(path)] == [1, 2, 3, 4, 4, 5]
+    assert lines_of(path)[-1]["metrics"] == {"train/loss": 50.0}
+    assert all(isinstance(r["time_ms"], int) for r in lines_of(path))
+    second.close()
+    Journal(path, 0).close()
+    assert path.read_text() == ""
+
+
+def test_a_torn_line_anywhere_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    whole = '{"step": 1, "time_ms": 5, "metrics": {"train/loss": 1.0}}\n'
+    for cut in range(1, len(whole)):
+        path.write_text(whole + whole[:cut])
+        journal = Journal(path, 10)
+        assert path.read_text() == whole
+        journal.write(2, {})
+        journal.close()
+        assert [r["step"] for r in lines_of(path)] == [1, 2]
+
+
+def test_attempts_are_counted_whatever_line_was_torn(tmp_path: Path) -> None:
+    whole = '{"step": 1, "time_ms": 5000, "metrics": {"train/loss": 1.0}}\n'
+    later = whole.replace("5000", "8500").replace('"step": 1', '"step": 2')
+    assert stage._attempts(tmp_path) == {"attempts": 1, "seconds": 0.0}
+    for number, cut in enumerate(range(1, len(whole)), start=2):
+        (tmp_path / "journal.jsonl").write_text(whole + later + whole[:cut])
+        facts = stage._attempts(tmp_path)
+        assert facts["attempts"] == number
+        if cut < len(whole) - 1:
+            assert facts["seconds"] == 3.5
+
+
+# Validation
+
+
+class Oracle(nn.Module):
+    """Logits of the class that the (rounded) intensity names; a trained-mode flag to see it come back."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert not self.training
+        assert torch.is_inference_mode_enabled()
+        return 9.0 * nn.functional.one_hot(x[:, 0].round().long().clamp(0, self.classes - 1), self.classes).movedim(
+            -1, 1
+        )
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_validation_scores_whole_images_pooled_over_cases(
+    dims: int, tiny_cases: Any, tiny_plan: Any, draw_scene: Any
+) -> None:
+    network, plan = Oracle().train(), tiny_plan(dims=dims)
+    perfect = validate(network, tiny_cases(dims, spoil=labels_as_image(draw_scene)), plan, NAMES)
+    assert perfect == {"val/dice/ball": 1.0, "val/dice/rod": 1.0, "val/dice/mean": 1.0}
+    assert network.training
+    cases = tiny_cases(dims)
+    scores = validate(network, cases, plan, NAMES)
+    expected = []
+    for k in (1, 2):
+        truth = np.concatenate([c.read_labels().ravel() for c in cases])
+        said = np.concatenate([np.round(c.read_image()[0]).clip(0, 2).astype(np.uint8).ravel() for c in cases])
+        expected.append(dice(overlap_counts(truth, said, 3)[k - 1]))
+    assert [scores["val/dice/ball"], scores["val/dice/rod"]] == pytest.approx(expected, abs=1e-6)
+    assert scores["val/dice/mean"] == pytest.approx(np.mean(expected))
+
+
+def test_a_class_that_is_nowhere_is_left_out(tiny_cases: Any, tiny_plan: Any) -> None:
+    def dark(index: int, image: np.ndarray) -> None:
+        image[...] = 0.0
+
+    cases = tiny_cases(2, spoil=dark)
+    scores = validate(Oracle(4), cases, tiny_plan(classes=4), ("ball", "rod", "none"))
+    assert scores == {"val/dice/ball": 0.0, "val/dice/rod": 0.0, "val/dice/mean": 0.0}
+    assert validate(Oracle(), [], tiny_plan(), NAMES) == {}
+
+
+# The loop
+
+
+def test_training_learns_and_journals(tiny_cases: Any, tiny_plan: Any, tmp_path: Path) -> None:
+    cases = tiny_cases(2)
+    plan = tiny_plan(steps=40, validate_every=15, lr=0.01, augment="none", widths=(16, 32, 64))
+    train(plan, Fold(cases, cases[:2], NAMES), 0, tmp_path, "learn")
+    records = lines_of(tmp_path / "journal.jsonl")
+    losses = [r["metrics"]["train/loss"] for r in records if "train/loss" in r["metrics"]]
+    rates = [r["metrics"]["train/lr"] for r in records if "train/lr" in r["metrics"]]
+    validated = [r["step"] for r in records if "val/dice/mean" in r["metrics"]]
+    assert len(losses) == 40
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+    assert rates == [learning_rate(plan, s) for s in range(40)]
+    assert validated == [15, 30, 40]
+    assert records[-1]["metrics"]["val/dice/mean"] > 0.6
+
+
+def test_long_trainings_journal_means_of_many_steps(
+    tiny_cases: Any, tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = tiny_cases(2)
+    plan = tiny_plan(steps=7, validate_every=100)
+    train(plan, Fold(cases, cases[:1], NAMES), 0, tmp_path / "all", "all")
+    single = [r["metrics"]["train/loss"] for r in lines_of(tmp_path / "all" / "journal.jsonl") if "train/loss" in r["metrics"]]
+    monkeypatch.setattr(loop, "JOURNAL_RECORDS", 2)
+    train(plan, Fold(cases, cases[:1], NAMES), 0, tmp_path / "few", "few")
+    few = [r for r in lines_of(tmp_path / "few" / "journal.jsonl") if "train/loss" in r["metrics"]]
+    assert [r["step"] for r in few] == [3, 6, 7]
+    expected = [np.mean(single[0:3]), np.mean(single[3:6]), single[6]]
+    assert [r["metrics"]["train/loss"] for r in few] == pytest.approx(expected)
+
+
+def test_nan_in_an_image_stops_training_and_names_the_case(
+    tiny_cases: Any, tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(index: int, image: np.ndarray) -> None:
+        if index == 1:
+            image[...] = np.nan
+
+    monkeypatch.setattr(loop, "SAVE_INTERVAL_S", -1.0)
+    monkeypatch.setattr(loop, "SAVE_PATIENCE", -1.0)
+    cases, plan = tiny_cases(2, spoil=spoil), tiny_plan(batch=1, steps=9)
+    fold = Fold(cases, cases[:1], NAMES)
+    first = next(s for s in range(9) if batch_cases(cases, plan, 2, s)[0].id == "case1")
+    for _ in range(2):  # the second attempt goes on from the good state and meets the same case
+        with pytest.raises(TrainingError, match=rf"loss nan at step {first}, cases case1; .*lr.*fp32"):
+            train(plan, fold, 2, tmp_path, "bad")
+    assert [int(p.name[5:]) for p in generations(tmp_path)][:1] == ([first] if first else [])
+
+
+# The stage
+
+
+def arguments(study: Any, name: str = "flat") -> tuple[Path, Path, Path, Path]:
+    return study.manifest(name), study.plan(name), study.index(name), study.splits(name)
+
+
+@pytest.mark.parametrize("name", ["flat", "solid"])
+def test_stage_leaves_a_complete_model_folder(study: Any, name: str) -> None:
+    folder = study.model(name)
+    facts = read_json(folder / "model.json")
+    assert facts["weights_sha256"] == sha256_file(folder / "model.safetensors")
+    assert (facts["fold"], facts["seed"]) == (0, 0)
+    assert facts["dataset"]["name"] == name
+    assert list(facts["dataset"]["labels"]["names"]) == ["ball", "rod"]
+    assert {"medseg", "torch", "monai", "git"} <= set(facts["provenance"])
+    timing = read_json(folder / "timing.json")
+    assert (timing["steps"], timing["attempts"], timing["device"], timing["threads"]) == (4, 1, "cpu", 1)
+    records = lines_of(folder / "history.jsonl")
+    assert [r["step"] for r in records if "train/loss" in r["metrics"]] == [1, 2, 3, 4]
+    assert {"val/dice/ball", "val/dice/rod", "val/dice/mean"} >= set(records[-1]["metrics"])
+    assert all(math.isfinite(v) for r in records for v in r["metrics"].values())
+
+
+def test_two_runs_of_the_stage_give_equal_weights_and_a_second_call_trains_no_more(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.run(*arguments(study), 0, 0, tmp_path / "state", tmp_path / "out", "code")
+    weights = sha256_file(tmp_path / "out" / "model.safetensors")
+    assert weights == sha256_file(study.model("flat") / "model.safetensors")
+    monkeypatch.setattr(loop, "make_batch", lambda *_: pytest.fail("trained again"))
+    stage.run(*arguments(study), 0, 0, tmp_path / "state", tmp_path / "again", "code")
+    assert sha256_file(tmp_path / "again" / "model.safetensors") == weights
+    assert read_json(tmp_path / "again" / "timing.json")["attempts"] == 2
+    assert (tmp_path / "again" / "history.jsonl").read_bytes() == (tmp_path / "out" / "history.jsonl").read_bytes()
+
+
+def test_state_is_keyed_by_everything_the_weights_depend_on(study: Any, tmp_path: Path) -> None:
+    plan = Plan.from_json(read_json(study.plan("flat")))
+    _, _, index, splits = arguments(study)
+
+    def key(plan: Plan = plan, index: Path = index, splits: Path = splits, fold: int = 0, **changes: Any) -> str:
+        return stage.fingerprint(plan, index, splits, fold, changes.get("seed", 0), changes.get("code", "code"))
+
+    facts = read_json(index)
+    next(iter(facts["cases"].values()))["sha256"]["image.b2nd"] = "0" * 64
+    write_json(tmp_path / "index.json", facts)
+    different = {
+        "same": key(),
+        "seed": key(seed=1),
+        "code": key(code="other"),
+        "fold": key(fold=1),
+        "data": key(index=tmp_path / "index.json"),
+        "steps": key(replace(plan, steps=5)),
+        "lr": key(replace(plan, lr=0.5)),
+        "threads": key(replace(plan, threads=2)),
+        "patch": key(replace(plan, patch=(16, 16))),
+    }
+    assert len(set(different.values())) == len(different)
+    assert key(replace(plan, model="renamed", reasons={"lr": "other words"})) == key()
+    assert stage.fingerprint_of(study.plan("flat"), index, splits, 0, 0, "code") == key()
+    assert stage.journal_path(tmp_path, key()).parent.name == key()[:16]
+    written = read_json(study.model("flat") / "model.json")["fingerprint"]
+    assert written == key()
+    assert stage.journal_path(study.root / ".state" / "flat", key()).is_file()
+
+
+def test_inputs_that_do_not_belong_together_are_refused(study: Any, tmp_path: Path) -> None:
+    manifest, plan, index, splits = arguments(study)
+    write_json(tmp_path / "plan.json", {**read_json(plan), "spacing": [2.0, 2.0]})
+    with pytest.raises(PlanError, match=r"another grid.*medseg preprocess"):
+        stage.run(manifest, tmp_path / "plan.json", index, splits, 0, 0, tmp_path / "s", tmp_path / "o", "code")
+    facts = read_json(splits)
+    facts["folds"][0]["val"].append("ghost")
+    write_json(tmp_path / "splits.json", facts)
+    with pytest.raises(DataError, match="ghost"):
+        stage.run(manifest, plan, index, tmp_path / "splits.json", 0, 0, tmp_path / "s", tmp_path / "o", "code")
+    with pytest.raises(DataError, match="fold 7"):
+        stage.run(manifest, plan, index, splits, 7, 0, tmp_path / "s", tmp_path / "o", "code")
+    assert not (tmp_path / "o").exists()
+
+
+def test_two_processes_never_train_one_model(study: Any, tmp_path: Path) -> None:
+    _, plan, index, splits = arguments(study)
+    key = stage.fingerprint_of(plan, index, splits, 0, 0, "code")
+    with writer_lock(tmp_path / "s" / key[:16]), pytest.raises(BusyError):
+        stage.run(*arguments(study), 0, 0, tmp_path / "s", tmp_path / "o", "code")
+
+
+def test_a_store_that_lost_a_file_is_an_error_that_names_it(study: Any, tmp_path: Path) -> None:
+    shutil.copytree(study.index("flat").parent, tmp_path / "store")
+    manifest, plan, _, splits = arguments(study)
+    for folder in (tmp_path / "store").iterdir():
+        if folder.is_dir():
+            (folder / "image.b2nd").unlink()
+    with pytest.raises(DataError, match=r"image\.b2nd.*medseg preprocess"):
+        stage.run(manifest, plan, tmp_path / "store" / "index.json", splits, 0, 0, tmp_path / "s", tmp_path / "o", "c")
