@@ -147,7 +147,7 @@ def test_bad_data_is_refused_in_one_pass_before_training(finished_copy: Path) ->
     images[0].write_bytes(images[0].read_bytes()[:100])
     (folder / "data/cells/masks" / images[1].name).unlink()
     done = run(folder)
-    assert done.returncode != 0
+    assert done.returncode == 2
     log = (folder / R / "logs/cells/ingest.log").read_text()
     assert "unreadable" in log
     assert "image-without-label" in log

@@ -1,0 +1,222 @@
+"""Score rows: counted by hand, on one grid or not at all, undefined by name."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+
+from medseg.errors import DataError, GeometryError, MedsegError
+from medseg.evaluate import run as stage
+from medseg.evaluate.score import COLUMNS, RunKey, score_case
+from medseg.files import read_json, sha256_file, write_json
+from medseg.image.formats import read_labels, write_labels
+from medseg.image.geometry import Geometry
+from medseg.image.labels import LabelTable
+from medseg.ingest.manifest import read_manifest, write_manifest
+
+KEY = RunKey("d", "m", 1, 2)
+TABLE = LabelTable.create({"ball": 1, "rod": 3})
+
+
+def scored(reference: Any, prediction: Any, volume: float = 2.0, unit: str = "mm") -> dict[tuple[str, str], Any]:
+    arrays = [np.asarray(a, dtype=np.uint8) for a in (reference, prediction)]
+    rows = score_case(KEY, "c", "s", *arrays, TABLE, volume, unit)
+    assert all(tuple(row) == COLUMNS for row in rows)
+    assert all((r["dataset"], r["model"], r["fold"], r["seed"]) == ("d", "m", 1, 2) for r in rows)
+    assert all((r["case"], r["subject"]) == ("c", "s") for r in rows)
+    return {(row["label"], row["metric"]): row for row in rows}
+
+
+def test_rows_counted_by_hand() -> None:
+    rows = scored([[[1, 1, 1, 0], [2, 2, 0, 0]]], [[[1, 1, 0, 1], [2, 0, 1, 0]]], volume=500.0)
+    expected = {
+        ("ball", "dice"): (4 / 7, "1"),
+        ("ball", "iou"): (2 / 5, "1"),
+        ("ball", "tp"): (2, "voxel"),
+        ("ball", "fp"): (2, "voxel"),
+        ("ball", "fn"): (1, "voxel"),
+        ("ball", "volume_ref"): (1.5, "ml"),
+        ("ball", "volume_pred"): (2.0, "ml"),
+        ("rod", "dice"): (2 / 3, "1"),
+        ("rod", "iou"): (1 / 2, "1"),
+        ("rod", "tp"): (1, "voxel"),
+        ("rod", "fp"): (0, "voxel"),
+        ("rod", "fn"): (1, "voxel"),
+        ("rod", "volume_ref"): (1.0, "ml"),
+        ("rod", "volume_pred"): (0.5, "ml"),
+    }
+    assert {k: (r["value"], r["unit"]) for k, r in rows.items()} == {
+        k: (pytest.approx(v), unit) for k, (v, unit) in expected.items()
+    }
+    assert {r["status"] for r in rows.values()} == {"ok"}
+    assert all(isinstance(r["value"], float) for r in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("unit", "dims", "expected", "factor"), [("mm", 3, "ml", 1e-3), ("um", 3, "um3", 1), ("um", 2, "um2", 1), ("px", 2, "px2", 1)]
+)
+def test_units_of_volume(unit: str, dims: int, expected: str, factor: float) -> None:
+    ones = np.ones((2,) * dims)
+    row = scored(ones, ones, volume=0.25, unit=unit)["ball", "volume_ref"]
+    assert (row["value"], row["unit"]) == (pytest.approx(2**dims * 0.25 * factor), expected)
+
+
+def test_absent_classes() -> None:
+    both = scored([[0, 2]], [[0, 2]])
+    for metric in ("dice", "iou"):
+        assert math.isnan(both["ball", metric]["value"])
+        assert both["ball", metric]["status"].startswith("undefined: ")
+        assert (both["rod", metric]["value"], both["rod", metric]["status"]) == (1.0, "ok")
+    # Counts and volumes of nothing are zero, not undefined.
+    assert {both["ball", m]["value"] for m in ("tp", "fp", "fn", "volume_ref", "volume_pred")} == {0.0}
+    assert {both["ball", m]["status"] for m in ("tp", "volume_ref")} == {"ok"}
+    for reference, prediction in (([[1, 2]], [[0, 2]]), ([[0, 2]], [[1, 2]])):
+        row = scored(reference, prediction)["ball", "dice"]
+        assert (row["value"], row["status"]) == (0.0, "ok")
+
+
+# The stage
+
+
+@pytest.fixture
+def predictions(study: Any, tmp_path: Path) -> Any:
+    """``predictions(name)``: a copy of a data set's predictions that may be spoilt."""
+
+    def build(name: str) -> Path:
+        shutil.copytree(study.predictions(name).parent, tmp_path / name)
+        return tmp_path / name / "predictions.json"
+
+    return build
+
+
+def seal(path: Path) -> None:
+    """Record the digests of the files that are there."""
+    facts = read_json(path)
+    for entry in facts["cases"].values():
+        entry["sha256"] = sha256_file(path.parent / entry["file"])
+    write_json(path, facts)
+
+
+def first_file(path: Path) -> Path:
+    return path.parent / next(iter(read_json(path)["cases"].values()))["file"]
+
+
+def evaluated(study: Any, name: str, path: Path, out: Path) -> pd.DataFrame:
+    stage.run(study.config, study.manifest(name), path, out)
+    return pd.read_parquet(out)
+
+
+@pytest.mark.parametrize("name", ["flat", "solid"])
+def test_table_of_a_training(study: Any, tmp_path: Path, name: str) -> None:
+    table = evaluated(study, name, study.predictions(name), tmp_path / "F.parquet")
+    cases = read_json(study.predictions(name))["cases"]
+    assert tuple(table.columns) == COLUMNS
+    assert len(table) == len(cases) * 2 * 7
+    assert not table.duplicated(["case", "label", "metric"]).any()
+    assert table.value.dtype == np.float64
+    assert (table.value.isna() == (table.status != "ok")).all()
+    manifest = read_manifest(study.manifest(name))
+    for case in cases:
+        reference, grid = read_labels(study.folder(name) / str(manifest.case(case).label))
+        row = table[(table.case == case) & (table.label == "rod") & (table.metric == "volume_ref")].iloc[0]
+        factor = 1e-3 if name == "solid" else 1.0
+        assert row.value == pytest.approx((reference == 3).sum() * grid.voxel_volume * factor)
+
+
+def test_a_perfect_prediction_scores_one_and_equal_tables_have_equal_bytes(
+    study: Any, predictions: Any, tmp_path: Path
+) -> None:
+    path = predictions("solid")
+    for case, entry in read_json(path)["cases"].items():
+        shutil.copy(study.folder("solid") / "labelsTr" / f"{case}.nii.gz", path.parent / entry["file"])
+    seal(path)
+    table = evaluated(study, "solid", path, tmp_path / "a.parquet")
+    assert set(table[table.metric.isin(["dice", "iou"])].value) == {1.0}
+    assert set(table[table.metric.isin(["fp", "fn"])].value) == {0.0}
+    evaluated(study, "solid", path, tmp_path / "b.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_instances_are_scored_as_one_class() -> None:
+    table = LabelTable.create({"cell": 1}, instances=True)
+    reference, prediction = np.array([[0, 7, 9, 0]]), np.array([[0, 1, 1, 1]])
+    rows = score_case(KEY, "c", "s", table.to_channels(reference), table.to_channels(prediction), table, 1.0, "px")
+    assert {r["metric"]: r["value"] for r in rows}["dice"] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("change", ["shift", "flip", "crop"])
+def test_grids_that_differ_are_an_error(study: Any, predictions: Any, tmp_path: Path, change: str) -> None:
+    path = predictions("solid")
+    file = first_file(path)
+    image = nibabel.load(file)
+    data, affine = np.asanyarray(image.dataobj), image.affine.copy()
+    if change == "shift":
+        affine[:3, 3] += 0.3 * affine[:3, 0]
+    elif change == "flip":
+        affine[:3, 0] *= -1
+    else:
+        data = data[:-1]
+    write_labels(file, np.ascontiguousarray(data), Geometry.create(data.shape, affine))
+    seal(path)
+    with pytest.raises(GeometryError, match=rf"{file.name}.*(differ by|shape)"):
+        evaluated(study, "solid", path, tmp_path / "F.parquet")
+    assert not (tmp_path / "F.parquet").exists()
+
+
+def test_a_rounding_of_the_affine_is_no_difference(study: Any, predictions: Any, tmp_path: Path) -> None:
+    path = predictions("solid")
+    file = first_file(path)
+    image = nibabel.load(file)
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(image.dataobj), image.affine + 1e-4), file)
+    seal(path)
+    evaluated(study, "solid", path, tmp_path / "F.parquet")
+
+
+def test_values_that_are_no_class_are_an_error_not_background(study: Any, predictions: Any, tmp_path: Path) -> None:
+    path = predictions("flat")
+    file = first_file(path)
+    labels, geometry = read_labels(file)
+    labels = labels.copy()
+    labels[0, :5] = 9
+    write_labels(file, labels, geometry)
+    seal(path)
+    with pytest.raises(MedsegError, match="9"):
+        evaluated(study, "flat", path, tmp_path / "F.parquet")
+
+
+@pytest.mark.parametrize("damage", ["changed", "gone", "no case", "no reference"])
+def test_what_cannot_be_scored_is_an_error(study: Any, predictions: Any, tmp_path: Path, damage: str) -> None:
+    path, manifest = predictions("flat"), study.manifest("flat")
+    file = first_file(path)
+    expected = file.name.replace(".", r"\.")
+    if damage == "changed":
+        labels, geometry = read_labels(file)
+        write_labels(file, np.zeros_like(labels), geometry)
+    elif damage == "gone":
+        file.unlink()
+    elif damage == "no case":
+        facts = read_json(path)
+        facts["cases"]["ghost"] = next(iter(facts["cases"].values()))
+        write_json(path, facts)
+        expected = "ghost"
+    else:
+        bare = read_manifest(manifest)
+        cases = [_unlabelled(c) for c in bare.cases]
+        write_manifest(type(bare)(bare.dataset, bare.dims, bare.channels, bare.labels, tuple(cases)), tmp_path / "m")
+        manifest, expected = tmp_path / "m" / "manifest.tsv", "no reference"
+    with pytest.raises(DataError, match=expected):
+        stage.run(study.config, manifest, path, tmp_path / "F.parquet")
+    assert not (tmp_path / "F.parquet").exists()
+
+
+def _unlabelled(case: Any) -> Any:
+    from dataclasses import replace
+
+    return replace(case, label=None, label_sha256=None)

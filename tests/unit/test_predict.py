@@ -1,0 +1,306 @@
+"""Prediction lands on the image's own grid, in its format; what does not fit the model is refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+import torch
+from torch import Tensor, nn
+
+from medseg.errors import BusyError, DataError, GeometryError, PlanError
+from medseg.files import read_json, sha256_file, writer_lock
+from medseg.image.formats import read_image, read_labels, write_labels
+from medseg.image.geometry import Geometry
+from medseg.image.labels import LabelTable
+from medseg.predict import predictor as predictor_module
+from medseg.predict import run as stage
+from medseg.predict.predictor import Predictor
+from medseg.train.checkpoint import Checkpoint, write_checkpoint
+
+VALUES = {0, 1, 3}  # background, ball, rod
+
+
+class Oracle(nn.Module):
+    """The class is written in the image: as one of three channels, or as the intensity 0, 1 or 2 of a single one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] == 3:
+            return x
+        return torch.cat([-((x - k) ** 2) for k in range(3)], dim=1)
+
+
+@pytest.fixture
+def oracle_for(
+    tmp_path: Path, tiny_plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Predictor]:
+    """``oracle_for(**plan changes)``: a predictor whose network reads the class off the intensities."""
+
+    def build(**changes: Any) -> Predictor:
+        plan = tiny_plan("unet", changes.pop("dims", 3), **changes)
+        checkpoint = Checkpoint("d", ("MRI",), LabelTable.create({"ball": 1, "rod": 3}), plan, 0, 0, "f", {})
+        monkeypatch.setattr(predictor_module, "read_checkpoint", lambda folder: (checkpoint, Oracle().eval()))
+        return Predictor(tmp_path)
+
+    return build
+
+
+def dice(a: np.ndarray, b: np.ndarray, k: int) -> float:
+    return 2 * float(((a == k) & (b == k)).sum()) / float((a == k).sum() + (b == k).sum())
+
+
+TURNS = [((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (-1, 1, -1)), ((1, 2, 0), (-1, -1, 1))]
+
+
+@pytest.mark.parametrize(("axes", "signs"), TURNS)
+@pytest.mark.parametrize("spacing", [None, (1.0, 1.0, 1.5), (0.7, 1.6, 1.1)])
+def test_predictions_lie_over_the_image(
+    axes: tuple[int, ...], signs: tuple[int, ...], spacing: tuple | None, oracle_for: Any, draw_scene: Any, oblique: Any
+) -> None:
+    shape = (30, 34, 20)
+    _, labels = draw_scene(shape, 0)
+    affine = oblique.copy()
+    affine[:3, :3] = oblique[:3, :3][:, list(axes)] * np.array(signs)
+    geometry = Geometry.create(shape, affine)
+    target = spacing or tuple(geometry.spacing[a] for a in _canonical(geometry)[0])
+    predictor = oracle_for(spacing=target, in_channels=3, normalization=("none",) * 3, statistics=({},) * 3)
+    found = predictor.predict(np.stack([labels == k for k in range(3)]).astype(np.float32), geometry, "case")
+    expected = np.array([0, 1, 3], dtype=np.uint8)[labels]
+    assert found.shape == shape
+    assert found.dtype == np.uint8
+    if spacing is None:
+        np.testing.assert_array_equal(found, expected)
+    else:
+        assert dice(found, expected, 1) >= 0.97
+        assert dice(found, expected, 3) >= 0.9
+
+
+def _canonical(geometry: Geometry) -> Any:
+    from medseg.image.geometry import canonical_axes
+
+    return canonical_axes(geometry)
+
+
+def test_what_the_crop_left_out_is_background(oracle_for: Any) -> None:
+    image = np.zeros((1, 20, 20, 20), np.float32)
+    image[0, 4:12, 5:15, 6:10] = 2.0
+    geometry = Geometry.from_spacing((20,) * 3, (1.0,) * 3, "mm")
+    found = oracle_for().predict(image, geometry, "case")
+    np.testing.assert_array_equal(found, np.where(image[0] > 0, 3, 0))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (32, 32), (33, 71), (1, 64)])
+def test_pictures_of_any_size(shape: tuple[int, int], oracle_for: Any) -> None:
+    labels = np.random.default_rng(0).integers(0, 3, shape)
+    image = labels[None].astype(np.float32)
+    image[0, 0, 0] = image[0, -1, -1] = 1.0
+    found = oracle_for(dims=2).predict(image, Geometry.from_spacing(shape, (1.0, 1.0)), "x")
+    np.testing.assert_array_equal(found, np.array([0, 1, 3])[image[0].astype(int)])
+
+
+GOOD = np.ones((1, 20, 20), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("image", "geometry", "cause"),
+    [
+        (np.ones((3, 20, 20)), Geometry.from_spacing((20, 20), (1, 1)), r"2-D with 3 channels.*2-D with 1 \(MRI\)"),
+        (np.ones((1, 9, 9, 9)), Geometry.from_spacing((9, 9, 9), (1, 1, 1), "mm"), "3-D with 1 channels.*2-D"),
+        (GOOD, Geometry.from_spacing((20, 20), (1, 1), "um"), "voxel size is in um.*trained on sizes in px.*--spacing"),
+        (np.where(GOOD, np.nan, 0), Geometry.from_spacing((20, 20), (1, 1)), "400 voxels are NaN or Inf"),
+        (np.where(GOOD, np.inf, 0), Geometry.from_spacing((20, 20), (1, 1)), "400 voxels are NaN or Inf"),
+    ],
+)
+def test_images_that_do_not_fit_the_model_are_refused(
+    image: np.ndarray, geometry: Geometry, cause: str, oracle_for: Any
+) -> None:
+    with pytest.raises(DataError, match=f"scan.png: .*{cause}|scan.png: {cause}"):
+        oracle_for(dims=2).predict(image, geometry, "scan.png")
+
+
+def test_an_output_that_is_not_finite_is_refused(oracle_for: Any) -> None:
+    predictor = oracle_for(dims=2)
+    predictor.network = lambda x: torch.full((len(x), 3, *x.shape[2:]), float("nan"))
+    with pytest.raises(DataError, match=r"scan\.png.*not finite"):
+        predictor.predict(GOOD, Geometry.from_spacing((20, 20), (1, 1)), "scan.png")
+
+
+def test_devices(oracle_for: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    predictor = oracle_for(dims=2, device="cuda", precision="bf16")
+    assert (predictor.device, predictor.precision) == ("cpu", "fp32")
+    assert oracle_for(dims=2, precision="bf16").precision == "bf16"
+    with pytest.raises(PlanError, match="cuda"):
+        Predictor(tmp_path, device="cuda")
+
+
+# Image files
+
+
+def test_nifti_gives_nifti_on_the_same_grid(study: Any, tmp_path: Path) -> None:
+    source = study.folder("solid") / "imagesTr" / "s1.nii.gz"
+    (target,) = stage.predict_files([source], study.model("solid"), tmp_path / "out")
+    assert target == tmp_path / "out" / "s1.nii.gz"
+    before, after = nibabel.load(source), nibabel.load(target)
+    assert after.shape == before.shape
+    np.testing.assert_allclose(after.affine, before.affine, atol=1e-5)
+    assert np.asanyarray(after.dataobj).dtype == np.uint8
+    assert set(np.unique(np.asanyarray(after.dataobj))) <= VALUES
+    plain = tmp_path / "plain.nii"
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(before.dataobj), before.affine), plain)
+    (again,) = stage.predict_files([plain], study.model("solid"), tmp_path / "out")
+    assert again.name == "plain.nii"
+    np.testing.assert_array_equal(read_labels(again)[0], read_labels(target)[0])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff"])
+def test_pictures_give_pictures(study: Any, tmp_path: Path, suffix: str) -> None:
+    image, _ = read_image(study.folder("flat") / "images" / "f1.png")
+    source = tmp_path / f"cell{suffix}"
+    if suffix == ".png":
+        source.write_bytes(imagecodecs.png_encode(image[0]))
+    else:
+        tifffile.imwrite(source, image[0])
+    (target,) = stage.predict_files([source], study.model("flat"), tmp_path / "out")
+    labels, geometry = read_labels(target)
+    assert target.name == source.name
+    assert geometry == read_image(source)[1]
+    assert set(np.unique(labels)) <= VALUES
+    (reference,) = stage.predict_files(
+        [study.folder("flat") / "images" / "f1.png"], study.model("flat"), tmp_path / "ref"
+    )
+    np.testing.assert_array_equal(labels, read_labels(reference)[0])
+
+
+def test_new_images_are_predicted_as_those_of_the_study(study: Any, tmp_path: Path) -> None:
+    for name in ("flat", "solid"):
+        predictions = study.predictions(name)
+        for case, entry in read_json(predictions)["cases"].items():
+            manifest = json.loads((study.manifest(name).parent / "splits.json").read_text())
+            assert case in manifest["folds"][0]["val"]
+            (source,) = study.folder(name).glob(f"image*/{case}.*")
+            (target,) = stage.predict_files([source], study.model(name), tmp_path / name)
+            assert sha256_file(target) == entry["sha256"]
+
+
+REFUSED: dict[str, tuple[Callable[[Path, Any], tuple[list[Path], Path]], str]] = {
+    "missing": (lambda t, s: ([t / "none.png", t / "nor.png"], t / "o"), r"no such image: .*none\.png, .*nor\.png"),
+    "two into one": (lambda t, s: ([t / "a" / "x.png", t / "b" / "x.png"], t / "o"), r"several images.*x\.png"),
+    "into itself": (lambda t, s: ([t / "a" / "x.png"], t / "a"), r"would replace its input .*x\.png"),
+    "by a link": (lambda t, s: ([t / "link" / "x.png"], t / "a"), r"would replace its input"),
+    "over another input": (lambda t, s: ([t / "b" / "y.png", t / "a" / "x.png"], t / "a"), r"would replace its input"),
+    "volume": (lambda t, s: ([s.folder("solid") / "imagesTr" / "s0.nii.gz"], t / "o"), "3-D with 1 channels"),
+    "colour": (lambda t, s: ([t / "rgb.png"], t / "o"), r"rgb\.png.*3 channels"),
+    "damaged": (lambda t, s: ([t / "cut.png"], t / "o"), r"cut\.png"),
+    "no image": (lambda t, s: ([t / "notes.txt"], t / "o"), r"notes\.txt"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_requests_are_refused_and_change_nothing(name: str, study: Any, tmp_path: Path) -> None:
+    for place in ("a/x.png", "b/x.png", "b/y.png"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        shutil.copy(study.folder("flat") / "images" / "f0.png", tmp_path / place)
+    os.symlink(tmp_path / "a", tmp_path / "link")
+    (tmp_path / "rgb.png").write_bytes(imagecodecs.png_encode(np.zeros((9, 9, 3), np.uint8)))
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a" / "x.png").read_bytes()[:-20])
+    (tmp_path / "notes.txt").write_text("hello")
+    ask, cause = REFUSED[name]
+    images, out = ask(tmp_path, study)
+    before = {p: sha256_file(p) for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(DataError, match=cause):
+        stage.predict_files(images, study.model("flat"), out)
+    assert {p: sha256_file(p) for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(("spacing", "error"), [([0.5], DataError), ([0.5, 0.0], DataError), ([0.5, 0.5], DataError)])
+def test_pixel_sizes_must_fit_the_image_and_the_model(
+    spacing: list[float], error: type, study: Any, tmp_path: Path
+) -> None:
+    source = study.folder("flat") / "images" / "f0.png"
+    with pytest.raises((error, GeometryError), match=r"f0\.png"):
+        stage.predict_files([source], study.model("flat"), tmp_path, spacing=spacing)
+    assert list(tmp_path.iterdir()) == []
+
+
+# The stage
+
+
+def run_stage(study: Any, out: Path, name: str = "flat", model: Path | None = None) -> dict[str, Any]:
+    stage.run(study.config, study.manifest(name), study.splits(name), 0, model or study.model(name), out)
+    return read_json(out / "predictions.json")
+
+
+@pytest.mark.parametrize("name", ["flat", "solid"])
+def test_stage_predicts_the_validation_fold_in_the_images_format(study: Any, name: str) -> None:
+    facts = read_json(study.predictions(name))
+    val = read_json(study.splits(name))["folds"][0]["val"]
+    assert list(facts["cases"]) == val
+    assert (facts["dataset"], facts["model"], facts["fold"], facts["seed"]) == (name, "unet", 0, 0)
+    assert facts["weights_sha256"] == sha256_file(study.model(name) / "model.safetensors")
+    for case, entry in facts["cases"].items():
+        path = study.predictions(name).parent / entry["file"]
+        assert sha256_file(path) == entry["sha256"]
+        (source,) = study.folder(name).glob(f"image*/{case}.*")
+        assert path.name == source.name
+        labels, geometry = read_labels(path)
+        assert geometry.shape == read_image(source)[1].shape
+        assert geometry.corner_distance_voxels(read_image(source)[1]) < 1e-3
+        assert set(np.unique(labels)) <= VALUES
+
+
+def test_predictions_are_kept_unless_damaged_or_of_other_weights(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted: list[str] = []
+    plain = Predictor.predict
+    monkeypatch.setattr(Predictor, "predict", lambda self, *rest: predicted.append(rest[-1]) or plain(self, *rest))
+    first = run_stage(study, tmp_path)
+    cases = list(first["cases"])
+    assert predicted == cases
+    assert first == read_json(study.predictions("flat"))
+    assert run_stage(study, tmp_path) == first
+    assert predicted == cases
+    path = tmp_path / first["cases"][cases[0]]["file"]
+    path.write_bytes(path.read_bytes()[:-3])
+    assert run_stage(study, tmp_path) == first
+    assert predicted == [*cases, cases[0]]
+    shutil.copytree(study.model("flat"), tmp_path / "other")
+    _nudge(tmp_path / "other")
+    other = run_stage(study, tmp_path, model=tmp_path / "other")
+    assert predicted == [*cases, cases[0], *cases]
+    assert other["weights_sha256"] != first["weights_sha256"]
+
+
+def _nudge(folder: Path) -> None:
+    from medseg.train.checkpoint import read_checkpoint
+
+    checkpoint, network = read_checkpoint(folder)
+    with torch.no_grad():
+        next(network.parameters()).mul_(1.01)
+    write_checkpoint(folder, checkpoint, network)
+
+
+def test_a_changed_image_is_refused(study: Any, tmp_path: Path) -> None:
+    shutil.copytree(study.folder("flat"), tmp_path / "data" / "flat")
+    config = study.config.model_copy(update={"data_root": str(tmp_path / "data")})
+    for path in (tmp_path / "data" / "flat" / "images").iterdir():
+        image, geometry = read_labels(path)
+        write_labels(path, 255 - image, geometry)
+    with pytest.raises(DataError, match="changed since `medseg ingest`"):
+        stage.run(config, study.manifest("flat"), study.splits("flat"), 0, study.model("flat"), tmp_path / "o")
+    assert not (tmp_path / "o" / "predictions.json").exists()
+
+
+def test_two_jobs_never_write_one_folder(study: Any, tmp_path: Path) -> None:
+    with writer_lock(tmp_path), pytest.raises(BusyError):
+        run_stage(study, tmp_path)
