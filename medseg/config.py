@@ -10,7 +10,7 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -162,6 +162,25 @@ class Config(Section):
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     threads: Count = Field(default=2, description="CPU threads of a training or prediction job; part of its exactness")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where networks run")
+
+    def dataset(self, name: str) -> DatasetConfig:
+        """The data set of this name; ``ConfigError`` names those there are."""
+        return _named(self.datasets, name, "data set")
+
+    def model(self, name: str) -> ModelConfig:
+        """The model of this name; ``ConfigError`` names those there are."""
+        return _named(self.models, name, "model")
+
+
+T = TypeVar("T")
+
+
+def _named(table: Mapping[str, T], name: str, what: str) -> T:
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(table)}"
+        raise ConfigError(f"no {what} '{name}' in the configuration; {hint}")
+    return table[name]
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -25,7 +25,7 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> No
         GeometryError: if a prediction is not on its reference's grid.
     """
     manifest = read_manifest(manifest_path)
-    dataset = config.datasets[manifest.dataset]
+    dataset = config.dataset(manifest.dataset)
     folder = Path(config.data_root) / dataset.path
     facts = read_json(predictions)
     key = RunKey(facts["dataset"], facts["model"], facts["fold"], facts["seed"])

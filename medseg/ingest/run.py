@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def run_phantoms(config: Config, dataset: str) -> Path:
         ConfigError: if the data set has no ``generate:``.
         DataError: if its folder holds other data.
     """
-    section = _section(config, dataset)
+    section = config.dataset(dataset)
     if section.generate is None:
         raise ConfigError(f"datasets.{dataset}: has no `generate`, so there is nothing to generate")
     folder = Path(config.data_root) / section.path
@@ -65,16 +64,8 @@ def run_phantoms(config: Config, dataset: str) -> Path:
     return folder
 
 
-def _section(config: Config, dataset: str) -> DatasetConfig:
-    if dataset not in config.datasets:
-        near = difflib.get_close_matches(dataset, config.datasets, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(config.datasets)}"
-        raise ConfigError(f"datasets.{dataset}: no such data set; {hint}")
-    return config.datasets[dataset]
-
-
 def _ingest(config: Config, dataset: str, workers: int) -> _Ingested:
-    section = _section(config, dataset)
+    section = config.dataset(dataset)
     check_allowed(dataset, section.allow)
     source = find_cases(dataset, Path(config.data_root) / section.path, section)
     _check_spacing(dataset, section, source)

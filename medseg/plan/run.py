@@ -22,17 +22,18 @@ START_S = 15.0
 def run_fingerprint(config: Config, manifest_path: Path, out: Path, workers: int) -> None:
     """Write ``fingerprint.json`` of a data set."""
     manifest = read_manifest(manifest_path)
-    dataset = config.datasets[manifest.dataset]
+    dataset = config.dataset(manifest.dataset)
     folder = Path(config.data_root) / dataset.path
     write_json(out, take_fingerprint(manifest, folder, dataset.spacing, workers).to_json())
 
 
 def run(config: Config, model: str, fingerprint_path: Path, out: Path) -> None:
     """Write the plan of one model on one data set; a budget in minutes is measured here and stored as steps."""
+    wanted = config.model(model)
     fingerprint = Fingerprint.from_json(read_json(fingerprint_path))
-    plan = make_plan(model, config.models[model], fingerprint, config, this_machine(config))
+    plan = make_plan(model, wanted, fingerprint, config, this_machine(config))
     minutes = config.budget.minutes
-    if minutes is not None and config.models[model].plan.steps is None:
+    if minutes is not None and wanted.plan.steps is None:
         from medseg.plan.measure import step_seconds
 
         say(f"plan {fingerprint.dataset}/{model}: measuring the pace of a training step on this machine")

@@ -19,7 +19,7 @@ from medseg.postprocess.components import fill_holes, largest_component, remove_
 def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> None:
     """Apply the data set's operations to every label map of ``predictions`` (a ``predictions.json``) into ``out``."""
     manifest = read_manifest(manifest_path)
-    steps = config.datasets[manifest.dataset].postprocess
+    steps = config.dataset(manifest.dataset).postprocess
     check_names(steps, manifest.labels, manifest.dataset)
     facts = read_json(predictions)
     cases = {}

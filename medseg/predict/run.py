@@ -24,7 +24,7 @@ def run(config: Config, manifest_path: Path, splits: Path, fold: int, model: Pat
     ``predictions.json`` comes last. A prediction already there from the same weights and image is kept.
     """
     manifest = read_manifest(manifest_path)
-    dataset = config.datasets[manifest.dataset]
+    dataset = config.dataset(manifest.dataset)
     folder = Path(config.data_root) / dataset.path
     _, case_ids = read_split(splits, fold)
     checkpoint, weights = read_description(model)

@@ -46,8 +46,8 @@ def run(
         workers: cases prepared side by side.
     """
     manifest = read_manifest(manifest_path)
-    grid = plan_grid(Fingerprint.from_json(read_json(fingerprint_path)), config.models[model])
-    dataset = config.datasets[manifest.dataset]
+    grid = plan_grid(Fingerprint.from_json(read_json(fingerprint_path)), config.model(model))
+    dataset = config.dataset(manifest.dataset)
     folder = Path(config.data_root) / dataset.path
     bar = Progress(f"preprocess {manifest.dataset}", len(manifest.cases))
     with writer_lock(out), ThreadPoolExecutor(workers) as pool:

@@ -22,8 +22,9 @@ from medseg.train.loop import Fold, train
 
 FILE = Path(__file__).parent / "traces.json"
 STEPS = 20
-# Processors with other vector units round differently, and training spreads that; bugs are far larger.
-TOLERANCE = 1e-3
+# Processors with other vector units round differently, and every step spreads that further: measured up to 1.2e-3 after
+# 15 steps between SSE4.1 and AVX-512. The first losses are nearly exact, so they are the sharpest test.
+TOLERANCE = np.geomspace(1e-4, 5e-3, STEPS)
 WRITING = "MEDSEG_WRITE_TRACES" in os.environ
 NAMES = [f"{network}-{dims}d" for network in MODELS for dims in (2, 3)]
 
@@ -42,7 +43,8 @@ def test_losses_are_those_written_down(name: str, tiny_cases: Any, tiny_plan: An
         rows = ",\n".join(f'  "{key}": {json.dumps(traces[key])}' for key in sorted(traces))
         write_text(FILE, f"{{\n{rows}\n}}\n")
         pytest.skip("traces written")
-    np.testing.assert_allclose(losses, traces[name], rtol=TOLERANCE)
+    relative = np.abs(np.array(losses) / traces[name] - 1)
+    assert (relative < TOLERANCE).all(), relative.round(6).tolist()
 
 
 @pytest.mark.skipif(WRITING, reason="traces are being written")

@@ -60,7 +60,8 @@ def test_rows_counted_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("unit", "dims", "expected", "factor"), [("mm", 3, "ml", 1e-3), ("um", 3, "um3", 1), ("um", 2, "um2", 1), ("px", 2, "px2", 1)]
+    ("unit", "dims", "expected", "factor"),
+    [("mm", 3, "ml", 1e-3), ("um", 3, "um3", 1), ("um", 2, "um2", 1), ("px", 2, "px2", 1)],
 )
 def test_units_of_volume(unit: str, dims: int, expected: str, factor: float) -> None:
     ones = np.ones((2,) * dims)

@@ -180,5 +180,7 @@ def test_a_prediction_that_changed_is_refused(study: Any, tmp_path: Path) -> Non
     labels, geometry = read_labels(tmp_path / "p" / entry["file"])
     write_labels(tmp_path / "p" / entry["file"], (3 - labels).astype(np.uint8), geometry)
     with pytest.raises(DataError, match=rf"{entry['file']}.*changed"):
-        stage.run(config_with(study, "flat"), study.manifest("flat"), tmp_path / "p" / "predictions.json", tmp_path / "o")
+        stage.run(
+            config_with(study, "flat"), study.manifest("flat"), tmp_path / "p" / "predictions.json", tmp_path / "o"
+        )
     assert read_manifest(study.manifest("flat")).labels == TABLE

@@ -40,9 +40,7 @@ class Oracle(nn.Module):
 
 
 @pytest.fixture
-def oracle_for(
-    tmp_path: Path, tiny_plan: Any, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Predictor]:
+def oracle_for(tmp_path: Path, tiny_plan: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Predictor]:
     """``oracle_for(**plan changes)``: a predictor whose network reads the class off the intensities."""
 
     def build(**changes: Any) -> Predictor:

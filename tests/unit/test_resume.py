@@ -254,9 +254,7 @@ def test_a_damaged_generation_gives_way_to_the_one_before(
     assert "step-000000004" in capsys.readouterr().err
 
 
-def test_without_a_whole_generation_training_starts_over(
-    saved: tuple[Path, dict[int, str]], tiny_plan: Any
-) -> None:
+def test_without_a_whole_generation_training_starts_over(saved: tuple[Path, dict[int, str]], tiny_plan: Any) -> None:
     folder, _ = saved
     for generation in generations(folder):
         DAMAGES["weights flipped"](generation)
@@ -267,9 +265,7 @@ def test_without_a_whole_generation_training_starts_over(
     assert not optimizer.state_dict()["state"]
 
 
-def test_a_damaged_generation_does_not_push_out_a_whole_one(
-    saved: tuple[Path, dict[int, str]], tiny_plan: Any
-) -> None:
+def test_a_damaged_generation_does_not_push_out_a_whole_one(saved: tuple[Path, dict[int, str]], tiny_plan: Any) -> None:
     """After falling back, two whole generations must come to be again, the damaged one not counted among them."""
     folder, _ = saved
     shutil.copytree(folder / "step-000000004", folder / "step-000000009")
@@ -299,9 +295,7 @@ def test_death_while_saving_leaves_the_generations_before(
     assert bits(network) == digests[4]
 
 
-def test_weights_that_are_not_finite_are_never_continued(
-    saved: tuple[Path, dict[int, str]], tiny_plan: Any
-) -> None:
+def test_weights_that_are_not_finite_are_never_continued(saved: tuple[Path, dict[int, str]], tiny_plan: Any) -> None:
     folder, digests = saved
     network, optimizer, step = fresh(tiny_plan())
     with torch.no_grad():

@@ -222,7 +222,9 @@ def test_long_trainings_journal_means_of_many_steps(
     cases = tiny_cases(2)
     plan = tiny_plan(steps=7, validate_every=100)
     train(plan, Fold(cases, cases[:1], NAMES), 0, tmp_path / "all", "all")
-    single = [r["metrics"]["train/loss"] for r in lines_of(tmp_path / "all" / "journal.jsonl") if "train/loss" in r["metrics"]]
+    single = [
+        r["metrics"]["train/loss"] for r in lines_of(tmp_path / "all" / "journal.jsonl") if "train/loss" in r["metrics"]
+    ]
     monkeypatch.setattr(loop, "JOURNAL_RECORDS", 2)
     train(plan, Fold(cases, cases[:1], NAMES), 0, tmp_path / "few", "few")
     few = [r for r in lines_of(tmp_path / "few" / "journal.jsonl") if "train/loss" in r["metrics"]]

@@ -1,0 +1,57 @@
+"""The command line: user errors are one text, exit code 2, no traceback; everything the design names is there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = (
+    ["ingest", "plan", "preprocess", "train", "predict", "postprocess", "evaluate", "compare", "report", "ui", "leaderboard", "track", "schema"]
+)
+
+
+def medseg(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "medseg", *arguments], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def test_help_names_every_command() -> None:
+    shown = medseg("--help").stdout
+    assert all(f"\n  {command} " in shown for command in COMMANDS)
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_user_error_is_a_message_and_exit_code_2(tmp_path: Path, debug: bool) -> None:
+    missing = str(tmp_path / "no.yaml")
+    done = medseg("ingest", "--config", missing, "--dataset", "x", "--check", *(["--debug"] if debug else []))
+    assert f"{missing}: no such configuration file" in done.stdout
+    assert ("Traceback" in done.stdout) == debug
+    assert (done.returncode == 2) != debug
+
+
+def test_unknown_data_set_is_told_what_there_is(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "experiment: e\ndatasets: {cells: {layout: pairs, path: cells}}\n"
+        "models: {unet: {network: unet}}\nbudget: {steps: 1}\n"
+    )
+    done = medseg("ingest", "--config", str(config), "--dataset", "cell", "--check")
+    assert done.returncode == 2
+    assert "cells" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_plan_of_unknown_model_is_told_what_there_is(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "experiment: e\ndatasets: {cells: {layout: pairs, path: cells}}\n"
+        "models: {unet: {network: unet}}\nbudget: {steps: 1}\n"
+    )
+    done = medseg("plan", "--config", str(config), "--model", "unett", "--fingerprint", "f.json", "--out", "p.json")
+    assert done.returncode == 2
+    assert "unet" in done.stdout
+    assert "Traceback" not in done.stdout
