@@ -1,4 +1,4 @@
-"""Real data, where it is there: MEDSEG_REALDATA names a folder with `hippocampus/` (decathlon) and `nuclei_fluo/` (pairs)."""
+"""Real data, where it is there: MEDSEG_REALDATA names a folder with `hippocampus/` and `nuclei_fluo/`."""
 
 from __future__ import annotations
 

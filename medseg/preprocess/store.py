@@ -66,7 +66,16 @@ def write_case(
         key: fingerprint of inputs, grid and code; a case is only reused for the same key.
         image: (C, S); labels: (S); locations: (n, 1 + d).
         record: how to undo the preparation.
+
+    Raises:
+        DataError: if prepared intensities do not fit into float16.
     """
+    peak = float(np.abs(image).max(initial=0.0))
+    if not peak <= float(np.finfo(np.float16).max):
+        raise DataError(
+            f"case '{folder.name}': prepared intensities reach {peak:g}, beyond half precision (65504); choose another "
+            "plan.normalization than 'none' (zscore, percentile or ct)"
+        )
     write_with(folder / FILES[0], lambda path: _write_array(path, image.astype(np.float16)))
     write_with(folder / FILES[1], lambda path: _write_array(path, labels))
     write_with(folder / FILES[2], lambda path: np.save(path, locations, allow_pickle=False))

@@ -28,7 +28,7 @@ GRIDS = {
 def spec_of(dims: int, channels: int = 1, classes: int = 3, grid: str = "even") -> tuple[NetworkSpec, tuple[int, ...]]:
     spacing, patch = GRIDS[dims][grid]
     strides, kernels, patch = topology(patch, spacing)
-    widths = tuple(4 * 2**i for i in range(len(strides)))
+    widths = tuple(8 * 2 ** min(i, 2) for i in range(len(strides)))
     return NetworkSpec(dims, channels, classes, widths, strides, kernels), patch
 
 

@@ -168,7 +168,7 @@ NONSENSE: list[tuple[tuple[str, ...], Any]] = [
     (("plan", "network"), "vnet"),
     (("plan", "network"), 5),
     (("plan", "widths"), "wide"),
-    (("plan", "widths"), [4, 8]),
+    (("plan", "widths"), [8, 16]),
     (("plan", "strides"), 3),
     (("plan", "dims"), 5),
     (("plan", "classes"), None),
@@ -217,10 +217,10 @@ def test_damaged_weights_are_an_error(model: Path, damage: str, sealed: bool) ->
 
 OTHERS: dict[str, dict[str, Any]] = {
     "other network": {"network": "deeplabv3plus"},
-    "wider": {"widths": (4, 8, 20)},
+    "wider": {"widths": (8, 16, 20)},
     "more classes": {"classes": 4},
     "more channels": {"in_channels": 2},
-    "deeper": {"widths": (4, 8, 16, 16), "strides": ((1, 1),) + ((2, 2),) * 3, "kernels": ((3, 3),) * 4},
+    "deeper": {"widths": (8, 16, 16, 16), "strides": ((1, 1),) + ((2, 2),) * 3, "kernels": ((3, 3),) * 4},
     "volumes": {"dims": 3},
 }
 

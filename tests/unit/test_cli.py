@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = (
-    ["ingest", "plan", "preprocess", "train", "predict", "postprocess", "evaluate", "compare", "report", "ui", "leaderboard", "track", "schema"]
-)
+COMMANDS = ("ingest", "plan", "preprocess", "train", "predict", "postprocess", "evaluate", "compare", "report")
 
 
 def medseg(*arguments: str) -> subprocess.CompletedProcess[str]:
