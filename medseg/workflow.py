@@ -37,9 +37,15 @@ def stop(error: MedsegError) -> SystemExit:
     return SystemExit(2)
 
 
-def prefer_this_environment() -> None:
-    """Let rules find this environment's ``medseg``, also when it was not activated."""
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+def prefer_this_environment() -> str:
+    """Let rules find this environment's ``medseg``, also when it was not activated; return how the user can call it."""
+    folder = Path(sys.executable).parent
+    found = shutil.which("medseg")
+    os.environ["PATH"] = os.pathsep.join([str(folder), os.environ.get("PATH", "")])
+    if found is not None and Path(found).parent == folder:
+        return "medseg"
+    inside = folder.is_relative_to(Path.cwd())
+    return str((folder.relative_to(Path.cwd()) if inside else folder) / "medseg")
 
 
 def hold_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(workflow.basedir).parent))
 from medseg import workflow as study
 from medseg.provenance import code_digest as code_of
 
-study.prefer_this_environment()
+MEDSEG = study.prefer_this_environment()
 
 CONFIG = study.read_config(
     [Path(f) for f in workflow.config_settings.configfiles]
