@@ -126,7 +126,7 @@ def make_plan(name: str, model: ModelConfig, fingerprint: Fingerprint, config: C
 
 def validate_every(steps: int) -> int:
     """Steps between two points of the validation curve."""
-    return max(1, min(steps, max(steps // VALIDATIONS, CURVE_STEPS)))
+    return max(1, min(steps, max(math.ceil(steps / VALIDATIONS), CURVE_STEPS)))
 
 
 def fit_to_minutes(plan: Plan, minutes: float, step_s: float, fixed_s: float) -> Plan:

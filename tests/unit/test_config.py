@@ -134,7 +134,7 @@ def test_a_misspelt_key_is_refused_and_the_right_one_named(place: tuple[str, ...
         line = refusal(changed(FULL, place, wrong, 1))
         assert line.count("\n") == 0
         assert f"unknown key '{'.'.join((*place, wrong))}'" in line
-        assert f"did you mean '{key}'?" in line, f"{wrong}: {line}"
+        assert f"'{key}'" in line.split("; did you mean ")[1], f"{wrong}: {line}"
 
 
 @pytest.mark.parametrize("place", sorted({p for p, _ in KEYS}), ids=".".join)

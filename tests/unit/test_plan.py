@@ -125,6 +125,12 @@ def test_values_of_the_model_section_reach_the_plan() -> None:
     assert planned(HIPPOCAMPUS, CPU, config_of({"lr": 0.25})).lr == 0.25
 
 
+def test_a_patch_that_the_user_fixed_is_not_shrunk_for_memory() -> None:
+    plan = planned(HIPPOCAMPUS, replace(CPU, memory_bytes=3e7), config_of({"plan": {"patch": [64, 64, 64]}}))
+    assert plan.patch == (64, 64, 64)
+    assert plan.batch == 2
+
+
 def test_a_patch_that_strides_do_not_divide_is_padded() -> None:
     plan = planned(HIPPOCAMPUS, CPU, config_of({"plan": {"patch": [17, 24, 9]}}))
     divisor = rules.total_stride(plan.strides)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from medseg.errors import BusyError, DataError
 from medseg.files import sha256_file, writer_lock
 from medseg.image.formats import read_labels
 from medseg.image.geometry import Geometry
+from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest
 from medseg.plan.plan import GridPlan
 from medseg.preprocess import run as stage
@@ -204,7 +206,7 @@ def test_equal_cases_give_equal_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [70_000.0, 4e5, -1e6])
 def test_intensities_beyond_half_precision_do_not_become_infinite(tmp_path: Path, value: float) -> None:
-    """16-bit pictures with normalization `none` go to 65535: stored as float16 that is infinity, and then NaN losses."""
+    """16-bit pictures with normalization `none` go to 65535: in float16 that is infinity, and then NaN losses."""
     image = np.full((1, 8, 8), value, dtype=np.float32)
     record = InverseRecord(Geometry.from_spacing((8, 8), (1, 1)), (0, 1), (False, False), (0, 0), (8, 8), (8, 8))
     from medseg.preprocess.store import PreparedCase
@@ -309,6 +311,23 @@ def test_many_locations_are_thinned_by_the_cases_key_alone() -> None:
     np.testing.assert_array_equal(rows, stage._locations(labels, 3, "ab" * 32))
     assert not np.array_equal(rows, stage._locations(labels, 3, "cd" * 32))
     assert rows[rows[:, 0] == 1][:, 1].max() > 50
+
+
+def test_a_case_is_keyed_by_everything_it_depends_on(study: Any) -> None:
+    manifest = read_manifest(study.manifest("flat"))
+    case, grid = manifest.cases[0], open_store(study.index("flat"))[0]
+    keys = {
+        "same": stage.case_key(case, manifest, grid, "code"),
+        "code": stage.case_key(case, manifest, grid, "other"),
+        "grid": stage.case_key(case, manifest, replace(grid, spacing=(2.0, 2.0)), "code"),
+        "statistics": stage.case_key(case, manifest, replace(grid, statistics=({"mean": 1.0},)), "code"),
+        "image": stage.case_key(replace(case, images_sha256=("0" * 64,)), manifest, grid, "code"),
+        "label": stage.case_key(replace(case, label_sha256="0" * 64), manifest, grid, "code"),
+        # The same files, read with another table of labels, make other channels.
+        "labels": stage.case_key(case, replace(manifest, labels=LabelTable.create({"ball": 1})), grid, "code"),
+    }
+    assert len(set(keys.values())) == len(keys)
+    assert stage.case_key(replace(case, subject="other"), manifest, grid, "code") == keys["same"]
 
 
 def test_two_jobs_never_write_one_store(study: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""State on disk and exact resume: whatever ends a training, the next attempt ends with the bits of an undisturbed one."""
+"""State on disk and exact resume: whatever ends a training, the next attempt gives the bits of an undisturbed one."""
 
 from __future__ import annotations
 

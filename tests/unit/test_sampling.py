@@ -20,7 +20,7 @@ def test_equal_keys_draw_equal_numbers_whatever_was_drawn_before() -> None:
 
 
 def test_draws_are_those_of_the_studies_made_so_far() -> None:
-    """If these numbers change, by our doing or numpy's, no earlier training can be repeated: say so in the changelog."""
+    """If these numbers change, by our doing or numpy's, no earlier training can be repeated: tell the changelog."""
     np.testing.assert_array_equal(generator(0, 1, 2).integers(0, 1000, 5), [555, 881, 293, 289, 554])
     assert [case_of(step, 0, 2, 7, seed=1) for step in range(7)] == [6, 4, 3, 5, 5, 4, 6]
 
