@@ -10,7 +10,7 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -31,7 +31,7 @@ Normalization = Literal["zscore", "ct", "percentile", "none"]
 class Section(BaseModel):
     """A block of the configuration: strict types, unknown keys refused, frozen."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class GenerateConfig(Section):
@@ -213,8 +213,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path}: {path.stat().st_size} bytes; a configuration is at most {MAX_CONFIG_BYTES}")
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        # JSON is not quite YAML: its 1e-05 is a number, YAML 1.1's is text.
+        value = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_StrictLoader)
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(value).__name__}")
@@ -255,30 +259,47 @@ def _explain(detail: Any) -> str:
     found = detail["input"]
     if detail["type"] == "extra_forbidden":
         valid = _keys_at(detail["loc"][:-1])
-        near = difflib.get_close_matches(str(detail["loc"][-1]), valid, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(valid)}"
+        near = difflib.get_close_matches(str(detail["loc"][-1]), valid, n=2, cutoff=0.5)
+        names = " or ".join(f"'{name}'" for name in near)
+        hint = f"did you mean {names}?" if near else f"valid keys: {', '.join(valid)}"
         return f"unknown key '{where}'; {hint}"
     if detail["type"] == "missing":
         return f"missing key '{where}'"
     hint = ""
     if isinstance(found, str) and detail["type"] in {"float_type", "int_type"}:
         try:
-            hint = f"; YAML reads {found} as text: write it as {float(found):#g} (with a decimal point)"
+            number = float(found)
+            if detail["type"] == "int_type":
+                hint = f"; this is text to YAML: write it as {number:.0f} (a whole number)"
+            else:
+                hint = f"; YAML reads {found} as text: write it as {number!r} (with a decimal point)"
+                if "e" in repr(number):
+                    hint = f"; YAML reads {found} as text: write it as {_decimal(number)} (with a decimal point)"
         except ValueError:
             hint = ""
     shown = json.dumps(found, default=str, ensure_ascii=False)
     return f"'{where}': {detail['msg'].removeprefix('Value error, ')}, found {shown[:80]}{hint}"
 
 
+def _decimal(number: float) -> str:
+    """A number with an exponent, as YAML 1.1 reads it: with a decimal point and a signed exponent."""
+    digits, exponent = f"{number:e}".split("e")
+    digits = digits.rstrip("0")
+    return f"{digits}{'0' if digits.endswith('.') else ''}e{exponent}"
+
+
 def _keys_at(location: Sequence[Any]) -> list[str]:
     """The valid keys of the section at ``location`` in the configuration."""
     section: Any = Config
     for part in location:
-        if isinstance(section, type) and issubclass(section, Section):
-            annotation = section.model_fields[str(part)].annotation
-            models = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, Section)]
-            section = models[0] if models else None
-    return list(section.model_fields) if section is not None else []
+        annotation = section.get(part) if isinstance(section, dict) else section.model_fields[str(part)].annotation
+        if get_origin(annotation) is dict:
+            # Names of the user's own stand at the next place; each leads to the same kind of section.
+            section = dict.fromkeys(location, get_args(annotation)[1])
+        else:
+            inner = (annotation, *get_args(annotation))
+            section = next(a for a in inner if isinstance(a, type) and issubclass(a, Section))
+    return list(section.model_fields)
 
 
 def config_schema() -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pandas as pd
 from medseg.config import Config
 from medseg.errors import DataError
 from medseg.evaluate.score import COLUMNS, RunKey, score_case
-from medseg.files import read_json, sha256_file, write_with
+from medseg.files import read_json, require_digest, write_with
 from medseg.image.formats import read_labels
 from medseg.image.geometry import require_same_grid
 from medseg.ingest.manifest import image_bytes_checked, read_manifest
@@ -33,8 +33,7 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> No
     for case_id, entry in facts["cases"].items():
         case = manifest.case(case_id)
         path = predictions.parent / entry["file"]
-        if sha256_file(path) != entry["sha256"]:
-            raise DataError(f"{path}: changed since it was predicted; delete it and run `medseg predict` again")
+        require_digest(path, entry["sha256"], "medseg predict")
         if case.label is None or case.label_sha256 is None:
             raise DataError(f"case '{case_id}' has no reference label to be scored against")
         label_path = folder / case.label

@@ -46,7 +46,7 @@ class Geometry:
         rank = len(shape)
         if matrix.shape != (rank + 1, rank + 1):
             raise GeometryError(f"affine of shape {matrix.shape} for {rank} axes; expected {rank + 1} x {rank + 1}")
-        if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
+        if not np.isfinite(matrix).all() or _is_flat(matrix[:-1, :-1]):
             raise GeometryError(f"affine is singular or not finite: {matrix.tolist()}")
         return cls(tuple(int(n) for n in shape), tuple(tuple(float(v) for v in row) for row in matrix), unit)
 
@@ -122,6 +122,12 @@ class Geometry:
     def from_json(cls, value: dict[str, Any]) -> Geometry:
         """The inverse of ``to_json``."""
         return cls.create(value["shape"], np.array(value["voxel_to_world"]), value["unit"])
+
+
+def _is_flat(linear: NDArray[np.float64]) -> bool:
+    """Whether axes are missing or lie in a plane; relative to their lengths, since voxels may be tiny."""
+    lengths = np.linalg.norm(linear, axis=0)
+    return bool((lengths == 0).any() or abs(np.linalg.det(linear / lengths)) < 1e-6)
 
 
 def require_same_grid(found: Geometry, expected: Geometry, what: str) -> None:

@@ -27,7 +27,11 @@ def ct(channel: NDArray[Any], stats: Stats) -> NDArray[np.float32]:
 def percentile(channel: NDArray[Any], stats: Stats) -> NDArray[np.float32]:
     """Per image, 1st percentile to 0 and 99.8th to 1 (as StarDist and BiaPy do for fluorescence)."""
     low, high = np.percentile(channel, (1.0, 99.8))
-    return (channel.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-8))
+    if high <= low:
+        # A few bright pixels on black: what most of the image has in common is no range to divide by.
+        low, high = float(channel.min()), float(channel.max())
+    span = high - low if high > low else 1.0
+    return (channel.astype(np.float32) - np.float32(low)) / np.float32(span)
 
 
 def none(channel: NDArray[Any], stats: Stats) -> NDArray[np.float32]:

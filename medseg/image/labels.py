@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, DataError
 
 # Colour-blind-safe qualitative colours (Okabe & Ito 2008), without black.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F0E442")
@@ -55,12 +55,19 @@ class LabelTable:
         return len(self.names) + 1
 
     def to_channels(self, labels: NDArray[Any]) -> NDArray[np.uint8]:
-        """Map file values (S) to channel indices 0..K-1 (S, uint8), in integers from end to end."""
+        """Map file values (S) to channel indices 0..K-1 (S, uint8), in integers from end to end.
+
+        Raises:
+            DataError: for a value that is no class (with object numbers every value is one).
+        """
         if self.instances:
             return (labels > 0).astype(np.uint8)
         out = np.zeros(labels.shape, dtype=np.uint8)
         for channel, value in enumerate(self.values, start=1):
             out[labels == value] = channel
+        strange = np.setdiff1d(labels[out == 0], [0])
+        if strange.size:
+            raise DataError(f"label values {strange[:5].tolist()} are no class; there are {dict(self.names)}")
         return out
 
     def to_values(self, channels: NDArray[Any]) -> NDArray[Any]:

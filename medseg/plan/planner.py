@@ -11,6 +11,7 @@ from medseg.config import BudgetConfig, Config, ModelConfig
 from medseg.errors import PlanError
 from medseg.plan import rules
 from medseg.plan.fingerprint import Fingerprint
+from medseg.plan.grid import plan_grid
 from medseg.plan.plan import GridPlan, Plan
 
 LEARNING_RATES = {"adamw": 2e-3, "sgd": 1e-2}
@@ -46,22 +47,6 @@ def this_machine(config: Config) -> Machine:
     else:
         memory = 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Machine(device, fast_precision(device), memory, config.threads)
-
-
-def plan_grid(fingerprint: Fingerprint, model: ModelConfig) -> GridPlan:
-    """The grid of a model's images: depends on the data and on the overrides of spacing and normalization alone."""
-    if model.dims is not None and model.dims != fingerprint.dims:
-        raise PlanError(
-            f"data set '{fingerprint.dataset}' has {fingerprint.dims} dimensions, the model asks for {model.dims}; "
-            "leave `dims` out to take the data's"
-        )
-    spacing = model.plan.spacing or list(
-        rules.target_spacing(fingerprint.median_spacing, fingerprint.p10_spacing, fingerprint.median_shape)
-    )
-    if len(spacing) != fingerprint.dims:
-        raise PlanError(f"plan.spacing {spacing}: expected {fingerprint.dims} numbers, one per axis")
-    names = [model.plan.normalization or rules.normalization_of(c, fingerprint.unit) for c in fingerprint.channels]
-    return GridPlan(fingerprint.dims, tuple(spacing), tuple(names), fingerprint.intensities)
 
 
 def make_plan(name: str, model: ModelConfig, fingerprint: Fingerprint, config: Config, machine: Machine) -> Plan:
@@ -163,8 +148,10 @@ def _shape_network(
                 f"plan.widths {list(channels)} and strides {[list(s) for s in strides]}: expected one width and "
                 f"{grid.dims} strides per stage"
             )
+        if len(strides) < rules.MIN_STAGES:
+            raise PlanError(f"plan.strides: {len(strides)} stages; the networks need at least {rules.MIN_STAGES}")
         divisor = rules.total_stride(strides)
-        padded = tuple(math.ceil(p / d) * d for p, d in zip(padded, divisor, strict=True))
+        padded = rules.padded_patch(padded, divisor)
         needed = rules.memory_bytes(rules.feature_voxels(padded, strides, channels), 2, precision)
         smaller = rules.shrink(padded, shape, divisor)
         if needed <= machine.memory_bytes or fixed.patch:

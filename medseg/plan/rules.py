@@ -14,6 +14,7 @@ Axes = tuple[int, ...]
 ANISOTROPY = 3.0  # an axis this much coarser than the others is treated apart (nnU-Net)
 MIN_FEATURES = 4  # no feature map edge below this (nnU-Net)
 MAX_STAGES = 6
+MIN_STAGES = 3  # what both networks need: a fine, a middle and a coarse resolution
 WIDTH_CAP = {("cuda", 2): 512, ("cuda", 3): 320, ("cpu", 2): 256, ("cpu", 3): 256}
 BASE_WIDTH = {"cuda": 32, "cpu": 16}
 START_VOXELS = {("cuda", 2): 2048**2, ("cuda", 3): 256**3, ("cpu", 2): 256**2, ("cpu", 3): 2**17}
@@ -61,7 +62,8 @@ def topology(patch: Axes, spacing: Sequence[float]) -> tuple[tuple[Axes, ...], t
     """Strides and kernels per stage, and the patch padded to what they divide (nnU-Net).
 
     Axes are halved while they are at least twice the smallest allowed feature map and not much coarser than the finest
-    axis; kernels are 1 along an axis until its spacing has come within a factor of two of the finest.
+    axis; kernels are 1 along an axis until its spacing has come within a factor of two of the finest. An image too
+    small for three stages gets them all the same, padded so that two voxels remain along every strided axis.
     """
     dims = len(patch)
     size, space = list(patch), [float(s) for s in spacing]
@@ -76,6 +78,8 @@ def topology(patch: Axes, spacing: Sequence[float]) -> tuple[tuple[Axes, ...], t
         halve = [a for a in large if space[a] < 2 * finest]
         if len(halve) == 1 and size[halve[0]] < 3 * MIN_FEATURES:
             halve = []
+        if not halve and len(strides) < MIN_STAGES:
+            halve = [a for a in range(dims) if space[a] < 2 * min(space)]
         if not halve or len(strides) == MAX_STAGES:
             break
         strides.append(tuple(2 if a in halve else 1 for a in range(dims)))
@@ -84,11 +88,17 @@ def topology(patch: Axes, spacing: Sequence[float]) -> tuple[tuple[Axes, ...], t
             space[a] *= 2
     kernels[-1] = (3,) * dims
     divisor = total_stride(strides)
-    return (
-        tuple(strides),
-        tuple(kernels),
-        tuple(math.ceil(p / d) * d for p, d in zip(patch, divisor, strict=True)),
-    )
+    return tuple(strides), tuple(kernels), padded_patch(patch, divisor)
+
+
+def padded_patch(patch: Axes, divisor: Axes) -> Axes:
+    """The patch padded to multiples of the total stride; at least two, so that norms have something to average."""
+    return tuple(max(math.ceil(p / d) * d, smallest(d)) for p, d in zip(patch, divisor, strict=True))
+
+
+def smallest(divisor: int) -> int:
+    """Shortest patch axis at a total stride."""
+    return 2 * divisor if divisor > 1 else 1
 
 
 def total_stride(strides: Sequence[Axes]) -> Axes:
@@ -119,7 +129,7 @@ def memory_bytes(voxels: int, batch: int, precision: str) -> float:
 
 def shrink(patch: Axes, shape: Sequence[float], divisor: Axes) -> Axes:
     """The patch with its axis that is largest relative to the median image made one divisor step smaller (nnU-Net)."""
-    room = [a for a in range(len(patch)) if patch[a] > divisor[a]]
+    room = [a for a in range(len(patch)) if patch[a] - divisor[a] >= smallest(divisor[a])]
     if not room:
         return patch
     axis = max(room, key=lambda a: patch[a] / max(shape[a], 1.0))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from medseg.config import Config, PostprocessConfig
 from medseg.errors import ConfigError
-from medseg.files import read_json, sha256_file, write_json, writer_lock
+from medseg.files import read_json, require_digest, sha256_file, write_json, writer_lock
 from medseg.image.formats import read_labels, write_labels
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest
@@ -26,6 +26,7 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> No
     with writer_lock(out):
         for case_id, entry in facts["cases"].items():
             case = manifest.case(case_id)
+            require_digest(predictions.parent / entry["file"], entry["sha256"], "medseg predict")
             labels, _ = read_labels(predictions.parent / entry["file"])
             target = out / entry["file"]
             write_labels(target, apply(labels, steps, manifest.labels), case.geometry)
@@ -35,13 +36,12 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> No
 
 def apply(labels: NDArray[Any], steps: PostprocessConfig, table: LabelTable) -> NDArray[Any]:
     """Fill holes, keep largest components, remove small ones, in this order; labels (S) hold file values."""
-    values = (1,) if table.instances else table.values
     if steps.fill_holes:
-        labels = fill_holes(labels, values)
+        labels = fill_holes(labels, table.values)
     for name in steps.largest_component:
         labels = largest_component(labels, dict(table.names)[name])
     if steps.min_size:
-        labels = remove_small(labels, values, steps.min_size)
+        labels = remove_small(labels, table.values, steps.min_size)
     return labels
 
 

@@ -16,8 +16,8 @@ from medseg.image.formats import read_labels
 from medseg.ingest.manifest import Case, Manifest, image_bytes_checked, read_manifest
 from medseg.patches.sampling import generator
 from medseg.plan.fingerprint import Fingerprint, load_case_image
+from medseg.plan.grid import plan_grid
 from medseg.plan.plan import GridPlan
-from medseg.plan.planner import plan_grid
 from medseg.preprocess.prepare import prepare_image, prepare_labels
 from medseg.preprocess.store import case_is_valid, write_case, write_index
 from medseg.progress import Progress

@@ -38,12 +38,12 @@ class PreparedCase:
 
     def read_image(self, box: tuple[slice, ...] | None = None) -> NDArray[np.float32]:
         """The image (C, S) or the box of it, as float32."""
-        array = blosc2.open(str(self.folder / "image.b2nd"), mode="r")
-        return np.asarray(array[(slice(None), *box) if box else ...], dtype=np.float32)
+        values = _read_array(self.folder / FILES[0], (slice(None), *box) if box else ...)
+        return np.asarray(values, dtype=np.float32)
 
     def read_labels(self, box: tuple[slice, ...] | None = None) -> NDArray[np.uint8]:
         """The label channels (S) or the box of them."""
-        return np.asarray(blosc2.open(str(self.folder / "label.b2nd"), mode="r")[box or ...])
+        return np.asarray(_read_array(self.folder / FILES[1], box or ...))
 
     def read_locations(self) -> NDArray[np.int32]:
         """Sampled foreground voxels: rows (class, voxel index per axis)."""
@@ -85,12 +85,12 @@ def write_case(
 
 def case_is_valid(folder: Path, key: str) -> bool:
     """Whether the folder holds a complete, undamaged case for ``key``."""
-    if not (folder / "case.json").is_file():
+    try:
+        facts = read_json(folder / "case.json")
+        return facts["key"] == key and all(sha256_file(folder / name) == facts["sha256"][name] for name in FILES)
+    except (DataError, OSError, KeyError, TypeError):
+        # Absent, cut or foreign: made anew.
         return False
-    facts = read_json(folder / "case.json")
-    return facts.get("key") == key and all(
-        (folder / name).is_file() and sha256_file(folder / name) == digest for name, digest in facts["sha256"].items()
-    )
 
 
 def write_index(folder: Path, dataset: str, grid: GridPlan, cases: Sequence[str]) -> None:
@@ -118,6 +118,14 @@ def open_store(index: Path) -> tuple[GridPlan, dict[str, PreparedCase], Mapping[
         return GridPlan.from_json(facts["grid"]), cases, digests
     except (KeyError, TypeError) as error:
         raise DataError(f"{index}: not an index written by `medseg preprocess` ({error!r}); run it again") from error
+
+
+def _read_array(path: Path, box: Any) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = blosc2.open(str(path), mode="r")[box]
+    except (RuntimeError, OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: damaged or gone ({error}); run `medseg preprocess` again") from error
+    return array
 
 
 def _write_array(path: Path, array: NDArray[Any]) -> None:

@@ -19,6 +19,8 @@ from medseg.models.zoo import build_model
 from medseg.plan.plan import Plan
 
 FORMAT = "medseg-model-1"
+# What reading a description that another program or a disk fault has changed can run into.
+NONSENSE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)
 ZIP_START = b"PK\x03\x04"
 
 
@@ -78,7 +80,12 @@ def read_checkpoint(folder: Path) -> tuple[Checkpoint, nn.Module]:
     checkpoint, sha256 = read_description(folder)
     path = folder / "model.safetensors"
     tensors = unpack_tensors(path, sha256)
-    network = build_model(checkpoint.plan.network, checkpoint.plan.network_spec)
+    try:
+        network = build_model(checkpoint.plan.network, checkpoint.plan.network_spec)
+    except (*NONSENSE, MedsegError) as error:
+        raise CheckpointError(
+            f"{folder / 'model.json'}: describes a network that cannot be built ({error}); expected one of the zoo's"
+        ) from None
     load_tensors(network, tensors, path, checkpoint.plan.network)
     return checkpoint, network.eval()
 
@@ -111,9 +118,10 @@ def read_description(folder: Path) -> tuple[Checkpoint, str]:
             fingerprint=facts["fingerprint"],
             provenance=facts["provenance"],
         )
-    except (KeyError, TypeError, MedsegError) as error:
-        raise CheckpointError(f"{folder / 'model.json'}: damaged or of another version ({error})") from None
-    return checkpoint, facts["weights_sha256"]
+        weights_sha256 = str(facts["weights_sha256"])
+    except (*NONSENSE, MedsegError) as error:
+        raise CheckpointError(f"{folder / 'model.json'}: damaged or of another version ({error!r})") from None
+    return checkpoint, weights_sha256
 
 
 def describe_file(path: Path) -> str:

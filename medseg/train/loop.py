@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def train(plan: Plan, fold: Fold, seed: int, state: Path, label: str) -> nn.Modu
     bar = Progress(label, plan.steps, start=done)
     saved, interval, losses, score = time.monotonic(), SAVE_INTERVAL_S, [], math.nan
     network.train()
-    with _sigterm() as asked_to_stop:
+    with _sigterm() as asked_to_stop, contextlib.closing(journal):
         for step in range(done, plan.steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(plan, step)
@@ -107,7 +107,6 @@ def train(plan: Plan, fold: Fold, seed: int, state: Path, label: str) -> nn.Modu
                 raise TrainingError(
                     f"{label}: stopped by SIGTERM after step {finished}; the state is saved, run again to go on"
                 )
-    journal.close()
     return network
 
 
@@ -119,7 +118,7 @@ def _not_finite(fold: Fold, plan: Plan, seed: int, step: int, loss: float, label
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _sigterm() -> Iterator[Callable[[], bool]]:
     """Turn SIGTERM into a flag that the loop looks at once per step; a second one ends at once."""
     asked: list[int] = []

@@ -58,14 +58,18 @@ def load_state(folder: Path, network: nn.Module, optimizer: torch.optim.Optimize
     for generation in generations(folder):
         try:
             facts = read_json(generation / "state.json")
+            if generation.name != f"{PREFIX}{facts['step']:09d}":
+                raise CheckpointError(f"{generation}: holds step {facts['step']}")
+            scalars, scale = facts["optimizer"], facts["scaler"]
             tensors = unpack_tensors(generation / "state.safetensors", facts["sha256"])
             weights = {k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")}
             load_tensors(network, weights, generation / "state.safetensors", type(network).__name__)
-        except (CheckpointError, DataError) as error:
-            say(f"resume: {error}; trying the generation before")
+        except (CheckpointError, DataError, KeyError, TypeError, ValueError) as error:
+            say(f"resume: {generation.name} is damaged ({error}); taking the generation before")
+            shutil.rmtree(generation)
             continue
-        _restore_optimizer(optimizer, facts["optimizer"], tensors)
-        scaler.load_state_dict(facts["scaler"])
+        _restore_optimizer(optimizer, scalars, tensors)
+        scaler.load_state_dict(scale)
         return int(facts["step"])
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -99,6 +100,7 @@ def _attempts(folder: Path) -> dict[str, float]:
     journal = folder / "journal.jsonl"
     times = []
     for line in journal.read_text().splitlines() if journal.is_file() else []:
-        if line.endswith("}"):
+        # The last line of a killed attempt may be torn.
+        with contextlib.suppress(ValueError):
             times.append(json.loads(line)["time_ms"])
     return {"attempts": attempts, "seconds": (times[-1] - times[0]) / 1000 if times else 0.0}

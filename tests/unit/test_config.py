@@ -344,7 +344,7 @@ def test_a_bad_configuration_ends_a_workflow_with_exit_code_2(capsys: pytest.Cap
     with pytest.raises(SystemExit) as caught:
         workflow.read_config([], {**minimal(), "modles": {}})
     assert caught.value.code == 2
-    assert "did you mean 'models'?" in capsys.readouterr().err
+    assert "did you mean 'models'" in capsys.readouterr().err
 
 
 def test_models_share_a_grid_unless_they_override_it() -> None:
