@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
 from medseg.config import Config, load_config
 from medseg.errors import BusyError, MedsegError
 from medseg.files import canonical_json, digest_of, write_json
@@ -25,9 +27,20 @@ _held: list[IO[str]] = []
 def read_config(files: Sequence[Path], overrides: Mapping[str, Any]) -> Config:
     """The configuration of a workflow run; a bad one ends the process with exit code 2 and one line per problem."""
     try:
-        return load_config(files, overrides)
+        return load_config(files, {key: _typed(value) for key, value in overrides.items()})
     except MedsegError as error:
         raise stop(error) from None
+
+
+def _typed(value: Any) -> Any:
+    """An override from the command line; Snakemake leaves numbers inside ``--config 'budget={steps: 8}'`` as text."""
+    if isinstance(value, Mapping):
+        return {key: _scalar(inner) for key, inner in value.items()}
+    return [_scalar(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _scalar(value: Any) -> Any:
+    return yaml.safe_load(value) if isinstance(value, str) else _typed(value)
 
 
 def stop(error: MedsegError) -> SystemExit:

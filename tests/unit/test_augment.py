@@ -97,6 +97,8 @@ def test_direction_of_a_quarter_turn_and_of_zoom() -> None:
     turn = torch.tensor([[[0.0, -1.0], [1.0, 0.0]]])
     moved, _ = apply_affine(image, image[:, 0].long(), turn, (1.0, 1.0))
     assert torch.nonzero(moved[0, 0] > 0.5).tolist() == [[4, 7]]
+    larger = drawn(2, scale=(2.0, 2.0), rotation_deg=0.0, mirror=False)
+    torch.testing.assert_close(larger, torch.eye(2).repeat(3, 1, 1) / 2)
     block = torch.zeros(1, 1, 16, 16)
     block[0, 0, 4:12, 4:12] = 1.0
     _, shrunk = apply_affine(block, block[:, 0].long(), 2 * torch.eye(2)[None], (1.0, 1.0))

@@ -88,6 +88,16 @@ def _canonical(geometry: Geometry) -> Any:
     return canonical_axes(geometry)
 
 
+def test_coming_back_from_a_coarse_grid_moves_no_border(oracle_for: Any) -> None:
+    """Voxels are areas: a border between two coarse pixels is one between fine pixels, near the rim too."""
+    classes = np.zeros((40, 40), dtype=np.uint8)
+    classes[:, :8], classes[:, 32:] = 1, 2
+    image = np.stack([classes == k for k in range(3)]).astype(np.float32)
+    geometry = Geometry.from_spacing((40, 40), (1.0, 1.0))
+    coarse = oracle_for(dims=2, spacing=(4.0, 4.0), in_channels=3, normalization=("none",) * 3, statistics=({},) * 3)
+    np.testing.assert_array_equal(coarse.predict(image, geometry, "x"), np.array([0, 1, 3])[classes])
+
+
 def test_what_the_crop_left_out_is_background(oracle_for: Any) -> None:
     image = np.zeros((1, 20, 20, 20), np.float32)
     image[0, 4:12, 5:15, 6:10] = 2.0

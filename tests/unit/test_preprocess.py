@@ -308,6 +308,7 @@ def test_many_locations_are_thinned_by_the_cases_key_alone() -> None:
     labels[:3, :3] = 2
     rows = stage._locations(labels, 3, "ab" * 32)
     assert np.bincount(rows[:, 0]).tolist() == [0, stage.LOCATIONS_PER_CLASS, 9]
+    assert len(np.unique(rows, axis=0)) == len(rows)
     np.testing.assert_array_equal(rows, stage._locations(labels, 3, "ab" * 32))
     assert not np.array_equal(rows, stage._locations(labels, 3, "cd" * 32))
     assert rows[rows[:, 0] == 1][:, 1].max() > 50

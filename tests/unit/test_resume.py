@@ -210,6 +210,21 @@ def test_the_optimizer_comes_back_whole(saved: tuple[Path, dict[int, str]], tiny
     assert bits(network) != runs[0], "moments matter, or the test above shows nothing"
 
 
+def test_the_loss_scale_of_half_precision_comes_back(tiny_plan: Any, tmp_path: Path) -> None:
+    plan = tiny_plan(precision="fp16")
+    network, optimizer, step = fresh(plan)
+    for value in (1.0, float("inf"), 1.0):  # gradients that overflow halve the scale
+        step.optimizer.zero_grad()
+        step.scaler.scale(sum(p.sum() for p in network.parameters()) * value).backward()
+        step.scaler.step(optimizer)
+        step.scaler.update()
+    save_state(tmp_path, 3, network, optimizer, step.scaler)
+    other_network, other_optimizer, other = fresh(plan, 5)
+    assert other.scaler.state_dict() != step.scaler.state_dict()
+    load_state(tmp_path, other_network, other_optimizer, other.scaler)
+    assert other.scaler.state_dict() == step.scaler.state_dict()
+
+
 def rewrite(path: Path, change: Callable[[bytes], bytes]) -> None:
     before = path.read_bytes()
     assert change(before) != before

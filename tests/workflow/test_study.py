@@ -107,6 +107,12 @@ def test_config_changes_rerun_what_depends_on_them(finished_copy: Path, old: str
     assert "preprocess" not in found
 
 
+def test_nested_values_can_be_overridden_on_the_command_line(finished_copy: Path) -> None:
+    found = run(finished_copy, "-n", "--config", "budget={steps: 301}", "seeds=[0, 1]")
+    assert {"plan", "train"} <= jobs(found.stdout), found.stdout
+    assert "preprocess" not in jobs(found.stdout)
+
+
 def test_second_pipeline_is_refused_and_names_the_first(finished_copy: Path) -> None:
     shutil.rmtree(finished_copy / R / "compare")
     first = start(finished_copy)
