@@ -127,7 +127,7 @@ def test_pickles_are_refused_and_never_run(model: Path, tmp_path: Path, disguise
     assert not canary.exists()
     assert "expected" in str(caught.value) or "damaged" in str(caught.value) or "not safetensors" in str(caught.value)
     if not disguise.startswith("old"):
-        assert "pickle" in str(caught.value)
+        assert "found a pickle (" in str(caught.value)
 
 
 @pytest.mark.parametrize(

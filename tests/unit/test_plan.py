@@ -328,7 +328,10 @@ def test_intensities_are_those_of_the_foreground(study: Any) -> None:
     assert (found["min"], found["max"]) == (pooled.min(), pooled.max())
 
 
-def test_fingerprint_does_not_depend_on_workers(study: Any) -> None:
+def test_fingerprint_does_not_depend_on_workers_or_chance(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medseg.plan import fingerprint
+
+    monkeypatch.setattr(fingerprint, "SAMPLES_PER_CASE", 40)
     manifest = read_manifest(study.manifest("solid"))
     facts = [take_fingerprint(manifest, study.folder("solid"), None, workers) for workers in (1, 3)]
     assert facts[0] == facts[1]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.errors import BusyError, DataError, GeometryError, PlanError
-from medseg.files import read_json, sha256_file, writer_lock
+from medseg.files import read_json, sha256_file, write_json, writer_lock
 from medseg.image.formats import read_image, read_labels, write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
@@ -282,6 +282,10 @@ def test_predictions_are_kept_unless_damaged_or_of_other_weights(
     path.write_bytes(path.read_bytes()[:-3])
     assert run_stage(study, tmp_path) == first
     assert predicted == [*cases, cases[0]]
+    stamp = tmp_path / f".{cases[1]}.json"
+    write_json(stamp, {**read_json(stamp), "images_sha256": ["0" * 64]})  # as made from another image
+    assert run_stage(study, tmp_path) == first
+    assert predicted.pop() == cases[1]
     shutil.copytree(study.model("flat"), tmp_path / "other")
     _nudge(tmp_path / "other")
     other = run_stage(study, tmp_path, model=tmp_path / "other")
