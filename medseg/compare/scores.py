@@ -12,20 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
+from medseg.evaluate.score import COLUMNS
 
-COLUMNS = (
-    "dataset",
-    "model",
-    "fold",
-    "seed",
-    "case",
-    "subject",
-    "label",
-    "metric",
-    "value",
-    "unit",
-    "status",
-)
 KEY = ["dataset", "model", "fold", "seed", "case", "subject", "label"]
 OVERLAPS = ("dice", "iou")
 COUNTS = ("tp", "fp", "fn")
