@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from medseg.config import Config
-from medseg.errors import DataError
 from medseg.evaluate.score import COLUMNS, RunKey, score_case
 from medseg.files import read_json, require_digest, write_with
 from medseg.image.formats import read_labels
 from medseg.image.geometry import require_same_grid
-from medseg.ingest.manifest import image_bytes_checked, read_manifest
+from medseg.ingest.cases import read_case_labels
+from medseg.ingest.manifest import read_manifest
 
 
 def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> None:
@@ -34,12 +34,8 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> No
         case = manifest.case(case_id)
         path = predictions.parent / entry["file"]
         require_digest(path, entry["sha256"], "medseg predict")
-        if case.label is None or case.label_sha256 is None:
-            raise DataError(f"case '{case_id}' has no reference label to be scored against")
-        label_path = folder / case.label
-        data = image_bytes_checked(label_path, case.label_sha256)
-        reference, grid = read_labels(label_path, data, spacing=dataset.spacing)
-        predicted, predicted_grid = read_labels(path, spacing=dataset.spacing)
+        reference, grid = read_case_labels(case, folder), case.geometry
+        predicted, predicted_grid = read_labels(path, spacing=case.pixel_size)
         require_same_grid(predicted_grid, grid, f"prediction of case '{case_id}' ({path.name})")
         channels = manifest.labels.to_channels
         rows += score_case(

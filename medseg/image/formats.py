@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.files import write_bytes
+from medseg.image.content import Content
 from medseg.image.geometry import Geometry
 from medseg.image.nifti import nifti_bytes, nifti_gz_bytes, read_nifti, read_nifti_gz
 from medseg.image.pictures import png_bytes, read_png, read_tiff, tiff_bytes
-from medseg.image.stored import FormatError, Stored
+from medseg.image.stored import FormatError, Stored, check_size, memory_budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +29,29 @@ class Format:
     """How files of one suffix are read and written.
 
     Attributes:
-        dims: spatial axes.
-        read: (path, its bytes) -> what is stored.
+        dims: numbers of spatial axes that the format can hold.
+        read: (path, content) -> what is stored.
         write: (path, labels, geometry) -> the file's bytes.
+        companions: (path, bytes of the named file) -> names of further files beside it that belong to the image.
     """
 
-    dims: int
-    read: Callable[[Path, bytes], Stored]
+    dims: tuple[int, ...]
+    read: Callable[[Path, Content], Stored]
     write: Callable[[Path, NDArray[Any], Geometry], bytes]
+    companions: Callable[[Path, bytes], Sequence[str]] = lambda path, data: ()
 
 
 FORMATS: dict[str, Format] = {
-    ".nii": Format(3, read_nifti, nifti_bytes),
-    ".nii.gz": Format(3, read_nifti_gz, nifti_gz_bytes),
-    ".png": Format(2, read_png, png_bytes),
-    ".tif": Format(2, read_tiff, tiff_bytes),
-    ".tiff": Format(2, read_tiff, tiff_bytes),
+    ".nii": Format((3,), read_nifti, nifti_bytes),
+    ".nii.gz": Format((3,), read_nifti_gz, nifti_gz_bytes),
+    ".png": Format((2,), read_png, png_bytes),
+    ".tif": Format((2,), read_tiff, tiff_bytes),
+    ".tiff": Format((2,), read_tiff, tiff_bytes),
 }
+
+
+# Key of the row for images that are a folder of files.
+FOLDER = "folder"
 
 
 def suffix_of(path: Path) -> str:
@@ -59,35 +66,70 @@ def stem_of(path: Path) -> str:
 
 
 def format_of(path: Path) -> Format:
-    """The table's row for a file, or ``FormatError``."""
-    if (suffix := suffix_of(path)) not in FORMATS:
+    """The table's row for a file or folder, or ``FormatError``."""
+    suffix = FOLDER if path.is_dir() else suffix_of(path)
+    if suffix not in FORMATS:
         raise FormatError(path, f"format {suffix or '(no suffix)'}, expected {', '.join(FORMATS)}", "convert the file")
     return FORMATS[suffix]
 
 
-def read_stored(path: Path, data: bytes | None = None) -> Stored:
-    """Read a file as stored.
+def read_content(path: Path, series: str = "") -> Content:
+    """Read all bytes that make an image: a file, a header with its companions, or every file of a folder.
 
     Args:
-        path: the file; its suffix names the format, its content must agree.
-        data: the file's bytes, if the caller has read them already (to check their digest).
+        path: the file or folder.
+        series: which series of a DICOM folder is wanted.
+
+    Raises:
+        FormatError: if something is missing, leads out of the folder, or is larger than half of this machine's memory.
+    """
+    row = format_of(path)
+    if path.is_dir():
+        names = [str(p.relative_to(path)) for p in sorted(path.rglob("*")) if p.is_file() and not p.is_symlink()]
+        size = sum((path / name).stat().st_size for name in names)
+        check_size(path, size, memory_budget())
+        return Content({name: _bytes_of(path / name) for name in names}, series)
+    if path.is_file():
+        check_size(path, path.stat().st_size, memory_budget())
+    data = _bytes_of(path)
+    if not data:
+        raise FormatError(path, "empty file")
+    files = {path.name: data}
+    for name in row.companions(path, data):
+        if Path(name).name != name or name in (".", ".."):
+            raise FormatError(path, f"its data file {name!r} is not beside it", "keep header and data in one folder")
+        files[name] = _bytes_of(path.parent / name)
+    return Content(files, series)
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FormatError(path, f"cannot be read ({error.strerror})", "check path and permissions") from None
+
+
+def read_stored(path: Path, data: bytes | Content | None = None) -> Stored:
+    """Read an image as stored.
+
+    Args:
+        path: the file or folder; its suffix names the format, its content must agree.
+        data: what the caller has read already (to check its digest).
 
     Raises:
         FormatError: if it is missing, damaged, cut, too large, or of another kind than its name says.
     """
-    reader = format_of(path)
-    if data is None:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise FormatError(path, f"cannot be read ({error.strerror})", "check path and permissions") from None
-    if not data:
+    row = format_of(path)
+    content = read_content(path) if data is None else data
+    if isinstance(content, bytes):
+        content = Content.single(path, content)
+    if not content.size:
         raise FormatError(path, "empty file")
-    return reader.read(path, data)
+    return row.read(path, content)
 
 
 def read_image(
-    path: Path, data: bytes | None = None, *, spacing: Sequence[float] | None = None
+    path: Path, data: bytes | Content | None = None, *, spacing: Sequence[float] | None = None
 ) -> tuple[NDArray[Any], Geometry]:
     """Read an image.
 
@@ -107,7 +149,7 @@ def read_image(
 
 
 def read_labels(
-    path: Path, data: bytes | None = None, *, spacing: Sequence[float] | None = None
+    path: Path, data: bytes | Content | None = None, *, spacing: Sequence[float] | None = None
 ) -> tuple[NDArray[Any], Geometry]:
     """Read a label map: integers (*S) and the grid; arguments and errors as for ``read_image``.
 

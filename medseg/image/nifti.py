@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import GeometryError
+from medseg.image.content import Content
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
 from medseg.image.stored import MAX_DEFLATE_RATIO, FormatError, Stored, check_size
 
@@ -144,15 +145,17 @@ def _peek(path: Path, data: bytes) -> bytes:
         raise FormatError(path, f"damaged gzip stream ({error})") from None
 
 
-def read_nifti(path: Path, data: bytes) -> Stored:
+def read_nifti(path: Path, content: Content) -> Stored:
     """Read ``.nii``; see ``medseg.image.formats.read_stored`` for the contract."""
+    data = content.main
     if data[:2] == b"\x1f\x8b":
         raise FormatError(path, "the content is gzip data", "rename it to .nii.gz if it is NIfTI")
     return _decode(path, data, packed=False)
 
 
-def read_nifti_gz(path: Path, data: bytes) -> Stored:
+def read_nifti_gz(path: Path, content: Content) -> Stored:
     """Read ``.nii.gz``; see ``medseg.image.formats.read_stored`` for the contract."""
+    data = content.main
     if data[:2] != b"\x1f\x8b":
         raise FormatError(path, "the content is no gzip data", "rename it to .nii if it is NIfTI")
     return _decode(path, data, packed=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.image.content import Content
 from medseg.image.geometry import Geometry
 from medseg.image.stored import MAX_DEFLATE_RATIO, FormatError, Stored, check_size, memory_budget
 
@@ -43,10 +44,11 @@ def _png_chunks(path: Path, data: bytes) -> list[tuple[bytes, bytes]]:
     return chunks
 
 
-def read_png(path: Path, data: bytes) -> Stored:
+def read_png(path: Path, content: Content) -> Stored:
     """Read a PNG; see ``medseg.image.formats.read_stored`` for the contract."""
     import imagecodecs
 
+    data = content.main
     chunks = _png_chunks(path, data)
     width, height, depth, colour = struct.unpack(">IIBB", chunks[0][1][:10])
     if colour not in _PNG_CHANNELS or min(width, height) < 1:
@@ -87,10 +89,11 @@ def png_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
 _LOSSY = {6, 7, 34892, 22610, 34934, 34927, 50001}
 
 
-def read_tiff(path: Path, data: bytes) -> Stored:
+def read_tiff(path: Path, content: Content) -> Stored:
     """Read a TIFF of one page; see ``medseg.image.formats.read_stored`` for the contract."""
     import tifffile
 
+    data = content.main
     if data[:4] not in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"):
         raise FormatError(path, "the content is no TIFF", "rename the file to what it is, or convert it")
     # What the library would log is either told by our error or of no interest to the user.

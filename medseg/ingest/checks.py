@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import Fault
-from medseg.files import sha256_bytes
-from medseg.image.formats import read_stored
+from medseg.image.formats import read_content, read_stored
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
 from medseg.image.labels import LabelTable
 from medseg.image.stored import FormatError, Stored
+from medseg.ingest.cases import merge_objects
 from medseg.ingest.faults import fault
 from medseg.ingest.manifest import Case
 from medseg.ingest.sources import Candidate, Source
@@ -35,7 +35,7 @@ class Checked:
     Attributes:
         candidate: the case's files.
         faults: everything wrong with it.
-        images_sha256, label_sha256: digests; empty text for a file that could not be opened.
+        images_sha256, labels_sha256: digests; empty text for a file that could not be opened.
         geometry: grid of the first image, or None if it could not be read.
         channels: over all images, or None likewise.
         dtype: stored type of the first image.
@@ -45,7 +45,7 @@ class Checked:
     candidate: Candidate
     faults: list[Fault] = field(default_factory=list)
     images_sha256: list[str] = field(default_factory=list)
-    label_sha256: str = ""
+    labels_sha256: list[str] = field(default_factory=list)
     geometry: Geometry | None = None
     channels: int | None = None
     dtype: str = ""
@@ -59,17 +59,18 @@ class Checked:
         """The manifest's row; only for a case without faults that forbid one."""
         assert self.geometry is not None
         c = self.candidate
-        digests = tuple(self.images_sha256)
         return Case(
-            c.id,
-            c.subject,
-            c.images,
-            c.label,
-            digests,
-            self.label_sha256,
-            self.geometry,
-            self.dtype,
-            self.label_counts,
+            id=c.id,
+            subject=c.subject,
+            images=c.images,
+            labels=c.labels,
+            images_sha256=tuple(self.images_sha256),
+            labels_sha256=tuple(self.labels_sha256),
+            geometry=self.geometry,
+            dtype=self.dtype,
+            label_counts=self.label_counts,
+            site=c.site,
+            series=c.series,
         )
 
 
@@ -102,33 +103,37 @@ def check_cases(
 def check_case(root: Path, candidate: Candidate, labels: LabelTable | None, spacing: Sequence[float] | None) -> Checked:
     """Read one case's files and check them for themselves and against one another."""
     out = Checked(candidate)
+    spacing = candidate.spacing or spacing
     grids = [_check_image(root, file, out, spacing) for file in candidate.images]
     out.geometry = grids[0]
-    for file, grid in zip(candidate.images[1:], grids[1:], strict=True):
+    maps = []
+    for file in candidate.labels:
+        values, grid = _read_label(root, file, out, spacing)
         _check_grids(out, file, candidate.images[0], grid, out.geometry)
-    _check_grids(out, candidate.label, candidate.images[0], _check_label(root, out, labels, spacing), out.geometry)
+        if values is not None:
+            maps.append(values)
+    if labels is not None and maps and len(maps) == len(candidate.labels) and len({m.shape for m in maps}) == 1:
+        _check_values(out, candidate.labels[0], maps[0] if len(maps) == 1 else merge_objects(maps), labels)
     return out
 
 
-def _open(root: Path, file: str, out: Checked) -> tuple[str, Stored | None]:
-    """A file's digest and its content as stored; a failure is noted."""
+def _open(root: Path, file: str, out: Checked, series: str = "") -> tuple[str, Stored | None]:
+    """The digest of a file (or folder) and what it holds; a failure is noted."""
+    digest = ""
     try:
-        data = (root / file).read_bytes()
-    except OSError as error:
-        out.add("unreadable", file, f"cannot be read ({error.strerror})", "check path and permissions")
-        return "", None
-    try:
-        stored = read_stored(root / file, data)
+        content = read_content(root / file, series)
+        digest = content.sha256
+        stored = read_stored(root / file, content)
     except FormatError as error:
         out.add(error.code, file, error.cause, error.mend)
-        return sha256_bytes(data), None
+        return digest, None
     if stored.note and not any(f.code == "orientation" for f in out.faults):
         out.add("orientation", file, stored.note)
-    return sha256_bytes(data), stored
+    return digest, stored
 
 
 def _check_image(root: Path, file: str, out: Checked, spacing: Sequence[float] | None) -> Geometry | None:
-    digest, stored = _open(root, file, out)
+    digest, stored = _open(root, file, out, out.candidate.series)
     out.images_sha256.append(digest)
     if stored is None:
         return None
@@ -148,23 +153,21 @@ def _check_image(root: Path, file: str, out: Checked, spacing: Sequence[float] |
     return grid
 
 
-def _check_label(
-    root: Path, out: Checked, table: LabelTable | None, spacing: Sequence[float] | None
-) -> Geometry | None:
-    file = out.candidate.label
-    out.label_sha256, stored = _open(root, file, out)
+def _read_label(
+    root: Path, file: str, out: Checked, spacing: Sequence[float] | None
+) -> tuple[NDArray[Any] | None, Geometry | None]:
+    """A label file's values and grid, as far as they could be read."""
+    digest, stored = _open(root, file, out)
+    out.labels_sha256.append(digest)
     if stored is None:
-        return None
+        return None, None
     grid: Geometry | None = None
     try:
         grid = stored.geometry(spacing)
-        labels = stored.labels()
+        return stored.labels(), grid
     except FormatError as error:
         out.add(error.code, file, error.cause, error.mend)
-        return grid
-    if table is not None:
-        _check_values(out, file, labels, table)
-    return grid
+        return None, grid
 
 
 def _check_values(out: Checked, file: str, labels: NDArray[Any], table: LabelTable) -> None:

@@ -19,10 +19,12 @@ from medseg.image.labels import LabelTable
 COLUMNS = (
     "case",
     "subject",
+    "site",
+    "series",
     "images",
-    "label",
+    "labels",
     "images_sha256",
-    "label_sha256",
+    "labels_sha256",
     "geometry",
     "dtype",
     "label_counts",
@@ -36,23 +38,32 @@ class Case:
     Attributes:
         id: case id, safe in paths and command lines.
         subject: grouping key for folds and statistics.
-        images: files, one per channel (or one with all channels), relative to the data set's folder.
-        label: label file, relative likewise; None for a case without reference.
-        images_sha256, label_sha256: digests of those files' bytes.
+        images: files (or DICOM folders), one per channel or one with all, relative to the data set's folder.
+        labels: label files, relative likewise: none, one label map, or one mask file per object.
+        images_sha256, labels_sha256: digests of those files' bytes.
         geometry: grid of the image (and, checked, of the label).
         dtype: stored type of the image.
         label_counts: value in the label file -> voxels; object numbers are counted together as 1.
+        site: where the case was acquired, for folds that leave one site out; empty where nobody said.
+        series: the series wanted of its DICOM folders; empty if they hold one.
     """
 
     id: str
     subject: str
     images: tuple[str, ...]
-    label: str | None
+    labels: tuple[str, ...]
     images_sha256: tuple[str, ...]
-    label_sha256: str | None
+    labels_sha256: tuple[str, ...]
     geometry: Geometry
     dtype: str
     label_counts: Mapping[int, int]
+    site: str = ""
+    series: str = ""
+
+    @property
+    def pixel_size(self) -> tuple[float, ...] | None:
+        """Micrometres per axis for files of this case without a header: the spacing of the grid that was checked."""
+        return self.geometry.spacing if self.geometry.unit == "um" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +100,12 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
         {
             "case": c.id,
             "subject": c.subject,
+            "site": c.site,
+            "series": c.series,
             "images": json.dumps(c.images),
-            "label": c.label or "",
+            "labels": json.dumps(c.labels),
             "images_sha256": json.dumps(c.images_sha256),
-            "label_sha256": c.label_sha256 or "",
+            "labels_sha256": json.dumps(c.labels_sha256),
             "geometry": json.dumps(c.geometry.to_json()),
             "dtype": c.dtype,
             "label_counts": json.dumps({str(k): v for k, v in c.label_counts.items()}),
@@ -143,23 +156,12 @@ def _case_from_row(row: Mapping[Any, Any]) -> Case:
         id=row["case"],
         subject=row["subject"],
         images=tuple(json.loads(row["images"])),
-        label=row["label"] or None,
+        labels=tuple(json.loads(row["labels"])),
         images_sha256=tuple(json.loads(row["images_sha256"])),
-        label_sha256=row["label_sha256"] or None,
+        labels_sha256=tuple(json.loads(row["labels_sha256"])),
         geometry=Geometry.from_json(json.loads(row["geometry"])),
         dtype=row["dtype"],
         label_counts={int(k): v for k, v in json.loads(row["label_counts"]).items()},
+        site=row["site"],
+        series=row["series"],
     )
-
-
-def image_bytes_checked(path: Path, sha256: str) -> bytes:
-    """Read a file whose digest the manifest holds; a changed file is an error that names it (never stale data)."""
-    from medseg.files import sha256_bytes
-
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); was it moved since `medseg ingest`?") from error
-    if sha256_bytes(data) != sha256:
-        raise DataError(f"{path}: changed since `medseg ingest` (SHA-256 differs); run `medseg ingest` again")
-    return data

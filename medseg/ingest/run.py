@@ -87,6 +87,7 @@ def _check_spacing(dataset: str, section: DatasetConfig, source: Source) -> None
     used = {suffix_of(Path(file)) for c in source.candidates for file in c.images}
     for suffix in sorted(used & FORMATS.keys()):
         dims = FORMATS[suffix].dims
-        if section.spacing is not None and dims == 2 and len(section.spacing) != dims:
+        if section.spacing is not None and len(section.spacing) not in dims:
             found = len(section.spacing)
-            raise ConfigError(f"datasets.{dataset}.spacing: {found} numbers, {suffix} files have {dims} axes")
+            axes = " or ".join(str(n) for n in dims)
+            raise ConfigError(f"datasets.{dataset}.spacing: {found} numbers, {suffix} files have {axes} axes")

@@ -23,12 +23,19 @@ LITTER = {"Thumbs.db", "desktop.ini"}
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An image with its label, found but not yet read; files are relative to the data set's folder."""
+    """An image with its label files, found but not yet read; files are relative to the data set's folder.
+
+    ``site``, ``series`` as in ``medseg.ingest.manifest.Case``; ``spacing``: micrometres per axis of this case's files,
+    where the layout knows them better than the configuration.
+    """
 
     id: str
     subject: str
     images: tuple[str, ...]
-    label: str
+    labels: tuple[str, ...]
+    site: str = ""
+    series: str = ""
+    spacing: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,7 @@ def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Source:
         if not subject:
             cause = f"'{config.subject}' finds no subject in this id"
             faults.append(fault("subject", pair.id, pair.images[0], cause))
-        candidates.setdefault(pair.id, Candidate(pair.id, subject or pair.id, pair.images, pair.label))
+        candidates.setdefault(pair.id, Candidate(pair.id, subject or pair.id, pair.images, (pair.label,)))
     if not pairs and not faults:
         faults.append(fault("missing", "-", "-", f"no images in {root}"))
     named = tuple(config.channels) if config.channels else channels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.image.formats import read_image, read_labels
 from medseg.image.geometry import canonical_axes
 from medseg.image.resample import crop, nonzero_box, reorient
-from medseg.ingest.manifest import Case, Manifest, image_bytes_checked
+from medseg.ingest.cases import read_case_image, read_case_labels
+from medseg.ingest.manifest import Case, Manifest
 from medseg.patches.sampling import generator
 from medseg.progress import Progress
 
@@ -61,12 +61,12 @@ class Fingerprint:
         return cls(**facts)
 
 
-def take_fingerprint(manifest: Manifest, folder: Path, spacing: Sequence[float] | None, workers: int) -> Fingerprint:
+def take_fingerprint(manifest: Manifest, folder: Path, workers: int) -> Fingerprint:
     """Read every case under ``folder`` and summarise; the result does not depend on ``workers``."""
     bar = Progress(f"fingerprint {manifest.dataset}", len(manifest.cases))
     facts = []
     with ThreadPoolExecutor(workers) as pool:
-        jobs = pool.map(lambda job: _case_facts(*job), [(i, c, folder, spacing) for i, c in enumerate(manifest.cases)])
+        jobs = pool.map(lambda job: _case_facts(*job), [(i, c, folder) for i, c in enumerate(manifest.cases)])
         for fact in jobs:
             facts.append(fact)
             bar.update(len(facts))
@@ -92,16 +92,15 @@ def take_fingerprint(manifest: Manifest, folder: Path, spacing: Sequence[float] 
 
 
 def _case_facts(
-    index: int, case: Case, folder: Path, spacing: Sequence[float] | None
+    index: int, case: Case, folder: Path
 ) -> tuple[tuple[int, ...], tuple[float, ...], list[NDArray[np.float32]]]:
     """Cropped shape, spacing and sampled foreground intensities per channel of one case."""
-    image = load_case_image(case, folder, spacing)
+    image = read_case_image(case, folder)
     axes, flips = canonical_axes(case.geometry)
     start, shape = nonzero_box(reorient(image, axes, flips))
     foreground = np.zeros(image.shape[1:], dtype=bool)
-    if case.label is not None and case.label_sha256 is not None:
-        path = folder / case.label
-        foreground = read_labels(path, image_bytes_checked(path, case.label_sha256), spacing=spacing)[0] > 0
+    if case.labels:
+        foreground = read_case_labels(case, folder) > 0
     samples = []
     cropped_mask = crop(reorient(foreground, axes, flips), start, shape)
     for channel in image:
@@ -111,15 +110,6 @@ def _case_facts(
         samples.append(values)
     geometry = case.geometry.reoriented(axes, flips)
     return shape, geometry.spacing, samples
-
-
-def load_case_image(case: Case, folder: Path, spacing: Sequence[float] | None) -> NDArray[Any]:
-    """The image (C, S) of a case, channels stacked, file digests checked against the manifest."""
-    parts = []
-    for name, sha256 in zip(case.images, case.images_sha256, strict=True):
-        path = folder / name
-        parts.append(read_image(path, image_bytes_checked(path, sha256), spacing=spacing)[0])
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def _statistics(values: NDArray[np.float32]) -> dict[str, float]:

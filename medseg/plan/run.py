@@ -24,7 +24,7 @@ def run_fingerprint(config: Config, manifest_path: Path, out: Path, workers: int
     manifest = read_manifest(manifest_path)
     dataset = config.dataset(manifest.dataset)
     folder = Path(config.data_root) / dataset.path
-    write_json(out, take_fingerprint(manifest, folder, dataset.spacing, workers).to_json())
+    write_json(out, take_fingerprint(manifest, folder, workers).to_json())
 
 
 def run(config: Config, model: str, fingerprint_path: Path, out: Path) -> None:
@@ -47,5 +47,6 @@ def run(config: Config, model: str, fingerprint_path: Path, out: Path) -> None:
 
 def _windows(plan: Plan, fingerprint: Fingerprint) -> int:
     """Sliding windows of a median image."""
-    shape = [round(e / s) for e, s in zip(fingerprint.median_extent, plan.spacing, strict=True)]
-    return math.prod(len(window_starts(n, w)) for n, w in zip(shape, plan.patch, strict=True))
+    facts = zip(fingerprint.median_extent, plan.spacing, fingerprint.median_shape, strict=True)
+    shape = [round(e / s if s else n) for e, s, n in facts]
+    return math.prod(len(window_starts(n, w)) for n, w in zip(shape, plan.window, strict=True))

@@ -10,9 +10,9 @@ from medseg.config import Config
 from medseg.errors import DataError
 from medseg.files import read_json, sha256_file, write_json, writer_lock
 from medseg.image.formats import read_image, stem_of, suffix_of, write_labels
+from medseg.ingest.cases import read_case_image
 from medseg.ingest.manifest import Case, read_manifest
 from medseg.ingest.splits import read_split
-from medseg.plan.fingerprint import load_case_image
 from medseg.predict.predictor import Predictor
 from medseg.progress import Progress
 from medseg.train.checkpoint import read_description
@@ -39,7 +39,7 @@ def run(config: Config, manifest_path: Path, splits: Path, fold: int, model: Pat
             entry = _kept(out, stamp, case, weights)
             if entry is None:
                 predictor = predictor or Predictor(model)
-                image = load_case_image(case, folder, dataset.spacing)
+                image = read_case_image(case, folder)
                 labels = predictor.predict(image, case.geometry, case.id)
                 target = out / f"{case.id}{suffix_of(Path(case.images[0]))}"
                 write_labels(target, labels, case.geometry)

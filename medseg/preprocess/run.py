@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from medseg.config import Config
 from medseg.files import digest_of, read_json, writer_lock
-from medseg.image.formats import read_labels
-from medseg.ingest.manifest import Case, Manifest, image_bytes_checked, read_manifest
+from medseg.ingest.cases import read_case_image, read_case_labels
+from medseg.ingest.manifest import Case, Manifest, read_manifest
 from medseg.patches.sampling import generator
-from medseg.plan.fingerprint import Fingerprint, load_case_image
+from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.grid import plan_grid
 from medseg.plan.plan import GridPlan
 from medseg.preprocess.prepare import prepare_image, prepare_labels
@@ -51,7 +51,7 @@ def run(
     folder = Path(config.data_root) / dataset.path
     bar = Progress(f"preprocess {manifest.dataset}", len(manifest.cases))
     with writer_lock(out), ThreadPoolExecutor(workers) as pool:
-        jobs = pool.map(lambda case: _prepare(case, manifest, grid, folder, dataset.spacing, out, code), manifest.cases)
+        jobs = pool.map(lambda case: _prepare(case, manifest, grid, folder, out, code), manifest.cases)
         kept = 0
         for done, reused in enumerate(jobs, start=1):
             kept += reused
@@ -63,7 +63,7 @@ def case_key(case: Case, manifest: Manifest, grid: GridPlan, code: str) -> str:
     """Digest of everything a prepared case depends on."""
     facts: Mapping[str, Any] = {
         "images": case.images_sha256,
-        "label": case.label_sha256,
+        "labels_of_case": case.labels_sha256,
         "labels": manifest.labels.to_json(),
         "grid": grid.to_json(),
         "code": code,
@@ -76,7 +76,6 @@ def _prepare(
     manifest: Manifest,
     grid: GridPlan,
     folder: Path,
-    spacing: list[float] | None,
     out: Path,
     code: str,
 ) -> bool:
@@ -84,13 +83,10 @@ def _prepare(
     key = case_key(case, manifest, grid, code)
     if case_is_valid(out / case.id, key):
         return True
-    image, record = prepare_image(load_case_image(case, folder, spacing), case.geometry, grid)
+    image, record = prepare_image(read_case_image(case, folder), case.geometry, grid)
     native = np.zeros(case.geometry.shape, dtype=np.uint8)
-    if case.label is not None and case.label_sha256 is not None:
-        path = folder / case.label
-        native = manifest.labels.to_channels(
-            read_labels(path, image_bytes_checked(path, case.label_sha256), spacing=spacing)[0]
-        )
+    if case.labels:
+        native = manifest.labels.to_channels(read_case_labels(case, folder))
     labels = prepare_labels(native, record)
     write_case(out / case.id, key, image, labels, _locations(labels, manifest.labels.channels, key), record)
     return False

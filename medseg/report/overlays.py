@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError
 from medseg.files import sha256_file
-from medseg.image.formats import read_image, read_labels
+from medseg.image.formats import read_labels
 from medseg.image.geometry import Geometry, canonical_axes, require_same_grid
 from medseg.image.labels import COLOURS
-from medseg.ingest.manifest import Manifest
+from medseg.ingest.cases import read_case_image, read_case_labels
+from medseg.ingest.manifest import Case, Manifest
 from medseg.report.figures import png
 from medseg.report.sources import Run, Study
 
@@ -102,17 +103,12 @@ def draw_case(study: Study, root: Path, dataset: str, case_id: str) -> dict[str,
     """
     manifest = study.manifests[dataset]
     case = manifest.case(case_id)
-    if case.label is None:
-        raise DataError(f"case '{case_id}' of '{dataset}' was scored but has no label file in the manifest")
-    files = zip(case.images, case.images_sha256, strict=True)
-    image = np.concatenate([read_image(_recorded(root / name, digest))[0] for name, digest in files])
-    spacing = study.config.datasets[dataset].spacing
-    labels, geometry = read_labels(_recorded(root / case.label, case.label_sha256 or ""), spacing=spacing)
-    maps = [manifest.labels.to_channels(labels)]
+    image, geometry = read_case_image(case, root), case.geometry
+    maps = [manifest.labels.to_channels(read_case_labels(case, root))]
     found = [(m, run_of_case(study, dataset, m, case_id)) for m in study.models(dataset)]
     runs = {model: run for model, run in found if run is not None}
     for run in runs.values():
-        maps.append(_prediction(run, case_id, manifest, geometry, spacing))
+        maps.append(_prediction(run, case, manifest))
     planes = _planes_2d(image, maps, geometry) if geometry.dims == 2 else _planes_3d(image, maps, geometry)
     return {model: _draw(planes, place + 1, geometry.dims) for place, model in enumerate(runs)}
 
@@ -126,13 +122,11 @@ def _recorded(path: Path, sha256: str) -> Path:
     return path
 
 
-def _prediction(
-    run: Run, case: str, manifest: Manifest, geometry: Geometry, spacing: Sequence[float] | None
-) -> NDArray[np.uint8]:
-    entry = run.cases[case]
+def _prediction(run: Run, case: Case, manifest: Manifest) -> NDArray[np.uint8]:
+    entry = run.cases[case.id]
     path = run.folder / entry["file"]
-    labels, found = read_labels(_recorded(path, entry["sha256"]), spacing=spacing)
-    require_same_grid(found, geometry, f"{path}: prediction of '{case}'")
+    labels, found = read_labels(_recorded(path, entry["sha256"]), spacing=case.pixel_size)
+    require_same_grid(found, case.geometry, f"{path}: prediction of '{case.id}'")
     return manifest.labels.to_channels(labels)
 
 

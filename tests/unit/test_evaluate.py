@@ -125,7 +125,7 @@ def test_table_of_a_training(study: Any, tmp_path: Path, name: str) -> None:
     assert (table.value.isna() == (table.status != "ok")).all()
     manifest = read_manifest(study.manifest(name))
     for case in cases:
-        reference, grid = read_labels(study.folder(name) / str(manifest.case(case).label))
+        reference, grid = read_labels(study.folder(name) / manifest.case(case).labels[0])
         row = table[(table.case == case) & (table.label == "rod") & (table.metric == "volume_ref")].iloc[0]
         factor = 1e-3 if name == "solid" else 1.0
         assert row.value == pytest.approx((reference == 3).sum() * grid.voxel_volume * factor)
@@ -220,4 +220,4 @@ def test_what_cannot_be_scored_is_an_error(study: Any, predictions: Any, tmp_pat
 def _unlabelled(case: Any) -> Any:
     from dataclasses import replace
 
-    return replace(case, label=None, label_sha256=None)
+    return replace(case, labels=(), labels_sha256=())

@@ -17,6 +17,7 @@ from medseg.config import Config
 from medseg.errors import ConfigError, DataError, DatasetFaults
 from medseg.image.formats import read_image, read_labels, write_labels
 from medseg.image.geometry import Geometry
+from medseg.ingest.cases import read_case_image
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.phantoms import ORGANS, generate
 from medseg.ingest.run import check, run, run_phantoms
@@ -155,13 +156,13 @@ def test_outputs_say_what_the_files_hold(kind: Any, section: dict[str, Any], tmp
     assert read_manifest(out / "manifest.tsv") == manifest
     assert sorted(p.name for p in out.iterdir()) == ["dataset.json", "manifest.tsv", "splits.json"]
     for case in manifest.cases:
-        image_file, label_file = tmp_path / "data" / case.images[0], tmp_path / "data" / (case.label or "")
+        image_file, label_file = tmp_path / "data" / case.images[0], tmp_path / "data" / case.labels[0]
         image, grid = read_image(image_file)
         labels, _ = read_labels(label_file)
         assert case.geometry == grid
         assert case.dtype == str(image.dtype)
         assert case.images_sha256 == (hashlib.sha256(image_file.read_bytes()).hexdigest(),)
-        assert case.label_sha256 == hashlib.sha256(label_file.read_bytes()).hexdigest()
+        assert case.labels_sha256[0] == hashlib.sha256(label_file.read_bytes()).hexdigest()
         counted = labels > 0 if kind == "cells" else labels
         expected = {int(v): int((counted == v).sum()) for v in np.unique(counted)}
         assert dict(case.label_counts) == expected
@@ -229,13 +230,14 @@ def test_a_file_per_channel(organs: Path) -> None:
     assert manifest.channels == ("T1", "T2")
     assert manifest.cases[0].images == ("imagesTr/organs_000.nii.gz", "imagesTr/second_organs_000.nii.gz")
     assert len(manifest.cases[0].images_sha256) == 2
-    # A channel on another grid is found.
-    wrong = organs / "data" / manifest.cases[0].images[1]
-    image, grid = read_image(wrong)
-    write_labels(wrong, image[0][1:], grid.cropped((1, 0, 0), (image.shape[1] - 1, *image.shape[2:])))
-    with pytest.raises(DatasetFaults) as caught:
-        check(config(organs, **ORGAN), "data")
-    assert [f.code for f in caught.value.faults] == ["shape-mismatch"]
+    # A channel on another grid is brought to the first's.
+    second = organs / "data" / manifest.cases[0].images[1]
+    image, grid = read_image(second)
+    write_labels(second, image[0][1:], grid.cropped((1, 0, 0), (image.shape[1] - 1, *image.shape[2:])))
+    case = check(config(organs, **ORGAN), "data").cases[0]
+    both = read_case_image(case, organs / "data")
+    assert both.shape == (2, *case.geometry.shape)
+    np.testing.assert_allclose(both[1, 1:], image[0][1:], atol=1e-3)
 
 
 def test_pixel_size_in_micrometres(cells: Path) -> None:

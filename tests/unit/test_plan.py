@@ -318,7 +318,7 @@ def test_intensities_are_those_of_the_foreground(study: Any) -> None:
     values = []
     for case in manifest.cases:
         image, _ = read_image(study.folder("solid") / case.images[0])
-        labels, _ = read_labels(study.folder("solid") / str(case.label))
+        labels, _ = read_labels(study.folder("solid") / case.labels[0])
         values.append(image[0][labels > 0])
     pooled = np.concatenate(values).astype(np.float64)
     (found,) = json.loads(study.fingerprint("solid").read_text())["intensities"]
@@ -333,7 +333,7 @@ def test_fingerprint_does_not_depend_on_workers_or_chance(study: Any, monkeypatc
 
     monkeypatch.setattr(fingerprint, "SAMPLES_PER_CASE", 40)
     manifest = read_manifest(study.manifest("solid"))
-    facts = [take_fingerprint(manifest, study.folder("solid"), None, workers) for workers in (1, 3)]
+    facts = [take_fingerprint(manifest, study.folder("solid"), workers) for workers in (1, 3)]
     assert facts[0] == facts[1]
 
 
@@ -345,7 +345,7 @@ def test_a_file_changed_since_ingest_is_refused(study: Any, tmp_path: Path) -> N
     path = folder / "images" / "f2.png"
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(DataError, match=r"f2\.png.*changed"):
-        take_fingerprint(read_manifest(study.manifest("flat")), folder, None, 1)
+        take_fingerprint(read_manifest(study.manifest("flat")), folder, 1)
 
 
 # The stage

@@ -290,7 +290,7 @@ def test_prepared_labels_are_those_of_the_files(study: Any) -> None:
         grid, cases, _ = open_store(study.index(name))
         assert grid.dims == manifest.dims
         for case in manifest.cases:
-            native, _ = read_labels(study.folder(name) / str(case.label))
+            native, _ = read_labels(study.folder(name) / case.labels[0])
             prepared = cases[case.id]
             # Spacing is the data's own here, so nothing may change.
             channels = restore_labels(prepared.read_labels(), prepared.record)
@@ -323,7 +323,7 @@ def test_a_case_is_keyed_by_everything_it_depends_on(study: Any) -> None:
         "grid": stage.case_key(case, manifest, replace(grid, spacing=(2.0, 2.0)), "code"),
         "statistics": stage.case_key(case, manifest, replace(grid, statistics=({"mean": 1.0},)), "code"),
         "image": stage.case_key(replace(case, images_sha256=("0" * 64,)), manifest, grid, "code"),
-        "label": stage.case_key(replace(case, label_sha256="0" * 64), manifest, grid, "code"),
+        "label": stage.case_key(replace(case, labels_sha256=("0" * 64,)), manifest, grid, "code"),
         # The same files, read with another table of labels, make other channels.
         "labels": stage.case_key(case, replace(manifest, labels=LabelTable.create({"ball": 1})), grid, "code"),
     }

@@ -110,8 +110,8 @@ def add_dataset(
     for image, label in zip(images, labels, strict=True):
         _, grid = read_labels(label)
         case = image.name.split(".")[0]
-        paths = (str(image.relative_to(root)),), str(label.relative_to(root))
-        cases.append(Case(case, case, *paths, (sha256_file(image),), sha256_file(label), grid, "u1", {1: 9}))
+        paths = (str(image.relative_to(root)),), (str(label.relative_to(root)),)
+        cases.append(Case(case, case, *paths, (sha256_file(image),), (sha256_file(label),), grid, "u1", {1: 9}))
     manifest = Manifest(name, dims, ("intensity",), table, tuple(cases), allowed)
     write_manifest(manifest, results / name / "ingest")
     ids = [c.id for c in cases]
@@ -152,10 +152,9 @@ def add_run(
     entries, rows = {}, []
     for case_id in ids:
         case = manifest.case(case_id)
-        assert case.label is not None
-        reference, grid = read_labels(root / case.label)
+        reference, grid = read_labels(root / case.labels[0])
         predicted = damage(reference, number, int(re.sub(r"\D", "", case_id)))
-        path = folder / Path(case.label).name
+        path = folder / Path(case.labels[0]).name
         write_labels(path, predicted, grid)
         entries[case_id] = {"file": path.name, "sha256": sha256_file(path)}
         maps = [manifest.labels.to_channels(m) for m in (reference, predicted)]
@@ -360,7 +359,7 @@ def test_planned_but_not_evaluated_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("victim", "told"),
     [
-        ("data/cells/images/c*.png", "changed since it was recorded"),
+        ("data/cells/images/c*.png", "changed since `medseg ingest`"),
         ("results/first-light/cells/predict/*/*/*.png", "changed since it was recorded"),
         ("results/first-light/organs/train/unet/fold0-seed0/history.jsonl", "not a training journal"),
         ("results/first-light/compare/summary.json", "not readable JSON"),
