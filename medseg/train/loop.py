@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from medseg.errors import TrainingError
+from medseg.image.labels import LabelTable
 from medseg.losses.zoo import build_loss
 from medseg.models.step import Step, build_optimizer, place, set_exact
 from medseg.models.zoo import build_model
@@ -42,12 +43,12 @@ class Fold:
     Attributes:
         train: cases to learn from.
         watch: cases of the validation fold that are predicted for the curves.
-        names: foreground class names.
+        labels: what their label maps mean.
     """
 
     train: Sequence[PreparedCase]
     watch: Sequence[PreparedCase]
-    names: Sequence[str]
+    labels: LabelTable
 
 
 def learning_rate(plan: Plan, step: int) -> float:
@@ -68,15 +69,16 @@ def train(plan: Plan, fold: Fold, seed: int, state: Path, label: str) -> nn.Modu
     torch.manual_seed(int(generator(seed, 0).integers(2**62)))
     network = place(build_model(plan.network, plan.network_spec), plan.device, plan.dims)
     optimizer = build_optimizer(plan.optimizer, network.parameters(), plan.lr, plan.weight_decay)
-    step_once = Step(network, optimizer, build_loss(plan.loss), plan.device, plan.precision)
+    loss_of = build_loss(plan.loss, plan.regions, ignore=plan.ignore)
+    step_once = Step(network, optimizer, loss_of, plan.device, plan.precision)
     state.mkdir(parents=True, exist_ok=True)
-    done = load_state(state, network, optimizer, step_once.scaler)
+    done, losses = load_state(state, network, optimizer, step_once.scaler)
     if done:
         say(f"{label}: resumed after step {done} of {plan.steps}")
     journal = Journal(state / "journal.jsonl", done)
     journal_every = max(1, plan.steps // JOURNAL_RECORDS)
     bar = Progress(label, plan.steps, start=done)
-    saved, interval, losses, score = time.monotonic(), SAVE_INTERVAL_S, [], math.nan
+    saved, interval, score = time.monotonic(), SAVE_INTERVAL_S, math.nan
     network.train()
     with _sigterm() as asked_to_stop, contextlib.closing(journal):
         for step in range(done, plan.steps):
@@ -94,12 +96,12 @@ def train(plan: Plan, fold: Fold, seed: int, state: Path, label: str) -> nn.Modu
                 )
                 losses = []
             if finished % plan.validate_every == 0 or last:
-                scores = validate(network, fold.watch, plan, fold.names)
+                scores = validate(network, fold.watch, plan, fold.labels)
                 score = scores.get("val/dice/mean", math.nan)
                 journal.write(finished, scores)
             if time.monotonic() - saved > interval or last or asked_to_stop():
                 begun = time.monotonic()
-                save_state(state, finished, network, optimizer, step_once.scaler)
+                save_state(state, finished, network, optimizer, step_once.scaler, losses)
                 saved = time.monotonic()
                 interval = max(SAVE_INTERVAL_S, SAVE_PATIENCE * (saved - begun))
             bar.update(finished, f"loss {loss:.3f}" + ("" if math.isnan(score) else f" dice {score:.3f}"))
