@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 N ?= 10
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint format torture schema clean
+.PHONY: help install demo test lint format torture fuzz schema clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -38,6 +38,10 @@ format: install  ## format the code
 
 torture: install  ## kill the demonstration at N random moments and compare every result with an undisturbed run
 	$(BIN)/python tests/workflow/torture.py --config config/config.yaml --kills $(N)
+
+fuzz: N = 10000
+fuzz: install  ## damage N files of every format and read them: no crash, no hang, only our own errors
+	$(BIN)/python -m tests.fuzz.fuzz --number $(N)
 
 schema: install  ## write the configuration's JSON schema
 	$(BIN)/medseg schema > workflow/schemas/config.schema.json

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medseg.errors import MedsegError
+from medseg.errors import DatasetFaults, MedsegError
 
 app = typer.Typer(
     add_completion=False,
@@ -43,17 +44,36 @@ def phantoms(config: ConfigFile, dataset: Dataset) -> None:
 
 
 @app.command()
+def download(
+    config: ConfigFile,
+    dataset: Dataset,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="file that says what the folder came from")] = None,
+) -> None:
+    """Fetch and unpack a data set's archive, unless its folder is there; a transfer that broke off is gone on with."""
+    from medseg.config import load_config
+    from medseg.files import write_json
+    from medseg.ingest.download import run_download
+
+    record = run_download(load_config([config]), dataset)
+    if out is not None:
+        write_json(out, record)
+
+
+@app.command()
 def ingest(
     config: ConfigFile,
     dataset: Dataset,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="folder for manifest and folds")] = None,
     check: Annotated[bool, typer.Option("--check", help="only check, write nothing")] = False,
-    workers: Workers = 1,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="cases read side by side; none: one per processor")
+    ] = None,
 ) -> None:
     """Check every file of a data set, in one pass; write its manifest and folds."""
     from medseg.config import load_config
     from medseg.ingest import run as stage
 
+    workers = workers or os.cpu_count() or 1
     if check:
         stage.check(load_config([config]), dataset, workers)
     elif out is None:
@@ -72,12 +92,30 @@ def fingerprint(config: ConfigFile, manifest: ManifestFile, out: Out, workers: W
 
 
 @app.command()
-def plan(config: ConfigFile, model: ModelName, fingerprint: FingerprintFile, out: Out) -> None:
+def plan(
+    config: Annotated[
+        Path | None, typer.Option("--config", help="configuration: YAML, or results/…/config.json")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="name of a model in the configuration")] = None,
+    fingerprint: Annotated[Path | None, typer.Option("--fingerprint", help="fingerprint.json of the data set")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="where the plan goes")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="print each decision with its rule and numbers")] = False,
+    existing: Annotated[Path | None, typer.Option("--plan", help="explain this plan instead of making one")] = None,
+) -> None:
     """Plan one model: spacing, patch, batch, network, steps, each with its reason."""
     from medseg.config import load_config
     from medseg.plan import run as stage
 
-    stage.run(load_config([config]), model, fingerprint, out)
+    if existing is not None and explain:
+        print(stage.explain_file(existing))
+    elif config is None or model is None or fingerprint is None or (out is None and not explain):
+        raise typer.BadParameter("give --config, --model, --fingerprint and --out (or --explain), or --explain --plan")
+    else:
+        from medseg.train.pace import measure
+
+        made = stage.run(load_config([config]), model, fingerprint, out, measure)
+        if explain:
+            print(stage.explained(made))
 
 
 @app.command()
@@ -89,13 +127,18 @@ def preprocess(
     out: Out,
     code: Code = None,
     workers: Workers = 1,
+    shard: Annotated[
+        str | None, typer.Option("--shard", help="i/n: prepare cases i, i + n, … only; without it, all, and the index")
+    ] = None,
 ) -> None:
     """Bring every case to the grid of a model: orient, crop, normalise, resample, store."""
     from medseg.config import load_config
     from medseg.preprocess import run as stage
     from medseg.provenance import code_digest
 
-    stage.run(load_config([config]), model, manifest, fingerprint, out, code or code_digest("preprocess"), workers)
+    part = stage.Shard.parse(shard) if shard else None
+    code = code or code_digest("preprocess")
+    stage.run(load_config([config]), model, manifest, fingerprint, out, code, workers, part)
 
 
 @app.command()
@@ -135,10 +178,11 @@ def train(
 def predict(
     model: Annotated[str, typer.Option("--model", help="model folder, or an MLflow run id, runs:/… or models:/…")],
     out: Out,
-    images: Annotated[list[Path] | None, typer.Argument(help="image files")] = None,
+    images: Annotated[list[Path] | None, typer.Argument(help="image files, or folders of DICOM slices")] = None,
     spacing: Annotated[
         list[float] | None, typer.Option("--spacing", help="pixel size in micrometres, once per axis")
     ] = None,
+    series: Annotated[str, typer.Option("--series", help="DICOM series, if several: its UID or number")] = "",
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda; none: as planned")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; none: as planned")] = None,
     tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store of a run id")] = None,
@@ -157,7 +201,13 @@ def predict(
         from medseg.tracking import resolve_model
 
         for path in stage.predict_files(
-            images, resolve_model(model, tracking_uri), out, spacing=spacing, device=device, threads=threads
+            images,
+            resolve_model(model, tracking_uri),
+            out,
+            spacing=spacing,
+            series=series,
+            device=device,
+            threads=threads,
         ):
             print(path)
     elif config is not None and manifest is not None and splits is not None and fold is not None:
@@ -277,5 +327,10 @@ def main() -> None:
     except MedsegError as error:
         if debug:
             raise
-        sys.stderr.write(f"{error}\n")
+        told = str(error)
+        if isinstance(error, DatasetFaults):
+            from medseg.ingest.fault_list import fault_list
+
+            told = fault_list(error)
+        sys.stderr.write(f"{told}\n")
         sys.exit(2)

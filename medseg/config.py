@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from medseg.errors import ConfigError
 from medseg.files import SAFE_NAME
@@ -23,9 +23,25 @@ MAX_CONFIG_BYTES = 1 << 20
 Name = Annotated[str, Field(pattern=rf"^{SAFE_NAME.pattern}$")]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+# oneDNN in torch 2.13 writes beyond its memory in strided 1x1 convolutions (2-D, channels-last) of fewer channels than a
+# vector register holds: 8 numbers of 32 bits with AVX2.
+MIN_WIDTH = 8
+KnownArchive = Literal[
+    "Task01_BrainTumour",
+    "Task02_Heart",
+    "Task03_Liver",
+    "Task04_Hippocampus",
+    "Task05_Prostate",
+    "Task06_Lung",
+    "Task07_Pancreas",
+    "Task08_HepaticVessel",
+    "Task09_Spleen",
+    "Task10_Colon",
+    "BBBC038_stage1_train",
+]
 Network = Literal["unet", "deeplabv3plus"]
 Loss = Literal["dice_ce", "dice", "ce"]
-Normalization = Literal["zscore", "ct", "percentile", "none"]
+Normalization = Literal["zscore", "zscore_nonzero", "ct", "percentile", "rescale", "rgb", "none"]
 
 
 class Section(BaseModel):
@@ -52,42 +68,124 @@ class PostprocessConfig(Section):
     min_size: int = Field(default=0, ge=0, description="remove connected components with fewer voxels than this")
 
 
+class BidsConfig(Section):
+    """Which files of a BIDS folder are the images and which the label maps."""
+
+    image: str | list[str] = Field(
+        default="T2w",
+        description="end of the images' names, before the suffix (T2w, ce-GAD_T1w); a list: one per channel",
+    )
+    derivative: str = Field(default="labels", description="folder under derivatives/ that holds the label maps")
+    label: str = Field(default="dseg", description="end of the label maps' names, e.g. dseg or label-lesion_seg")
+
+
+class DownloadConfig(Section):
+    """An archive that holds the data set, fetched by `medseg download` where the folder is not there yet."""
+
+    name: KnownArchive | None = Field(default=None, description="a row of ARCHIVES in medseg/ingest/download.py")
+    url: str | None = Field(default=None, pattern=r"^https?://\S+$", description="any other zip or tar archive")
+    sha256: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="checksum of the archive; none: noted at the first download and held to afterwards",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DownloadConfig:
+        if (self.name is None) == (self.url is None):
+            raise ValueError("give either name or url")
+        return self
+
+
 class DatasetConfig(Section):
     """Where a data set lies and what its files mean."""
 
-    layout: Literal["pairs", "decathlon"] = Field(
-        description="pairs: images/NAME.* and masks/NAME.* (PNG, TIFF); decathlon: dataset.json, imagesTr/, labelsTr/"
+    layout: Literal["pairs", "decathlon", "nnunet", "bids", "dsb2018", "table"] = Field(
+        description="pairs: images/NAME.* and masks/NAME.*; decathlon, nnunet: dataset.json, imagesTr/, labelsTr/; "
+        "bids: sub-XX/; dsb2018: ID/images/, ID/masks/ with a file per object; table: a TSV or CSV file (docs/data.md)"
     )
     path: str = Field(description="folder of the data set, relative to data_root")
     labels: dict[str, int] | None = Field(
         default=None,
-        description="class name -> value in the label files; the decathlon layout brings its own",
+        description="class name -> value in the label files; dataset.json (decathlon, nnunet) brings its own",
     )
     instances: bool = Field(default=False, description="label values are object numbers of one class")
+    regions: dict[str, list[str]] | None = Field(
+        default=None,
+        description="region name -> the classes it unites, larger regions first: predicted in place of the classes, "
+        "may overlap, later ones are painted over earlier ones (docs/labels.md)",
+    )
+    ignore: int | None = Field(
+        default=None, description="value in the label files of voxels that nobody annotated: never trained on or scored"
+    )
     channels: list[str] | None = Field(default=None, description="channel names; a name 'CT' selects CT normalization")
     spacing: list[Positive] | None = Field(
         default=None, description="pixel size in micrometres per axis, for formats without a header"
     )
     subject: str | None = Field(
         default=None,
-        description="regular expression with one group: the subject within a case id; none: each its own",
+        description="regular expression with one group: the subject within a case id; or the word case: each case is a "
+        "subject of its own; none: what the layout says, else each its own unless ids look as if subjects repeat",
     )
+    bids: BidsConfig | None = Field(default=None, description="which files the bids layout takes")
+    table: str | None = Field(default=None, description="the table layout's file, relative to the data set's folder")
+    splits: str | None = Field(default=None, description="file of folds for this data set, in place of `folds.file`")
+    download: DownloadConfig | None = Field(default=None, description="where the data set can be fetched from")
     allow: list[str] = Field(default_factory=list, description="codes of faults that are accepted, by name")
+    fill: float | None = Field(
+        default=None, description="stands for NaN and Inf voxels, with `allow: [nonfinite]`; e.g. -1024 for CT"
+    )
+    orientation: Literal["sform", "qform"] | None = Field(
+        default=None, description="which of a NIfTI header's two forms counts where they contradict each other"
+    )
+    max_gb: Positive | None = Field(
+        default=None, description="memory that one decoded file may take; none: half of this machine's"
+    )
     postprocess: PostprocessConfig = Field(default_factory=PostprocessConfig)
     generate: GenerateConfig | None = Field(default=None, description="generate the data set first")
+
+    @field_validator("regions", mode="before")
+    @classmethod
+    def _regions_from_pairs(cls, value: Any) -> Any:
+        pairs = isinstance(value, list) and all(
+            isinstance(v, list) and len(v) == 2 and isinstance(v[0], str) for v in value
+        )
+        return dict(value) if pairs else value
+
+    @field_serializer("regions")
+    def _regions_as_pairs(self, value: dict[str, list[str]] | None) -> list[list[Any]] | None:
+        # Their order counts, and digests and comparisons sort the keys of mappings.
+        return None if value is None else [[name, classes] for name, classes in value.items()]
 
 
 class PlanOverrides(Section):
     """Values of the plan that the user fixes; everything left out is planned from the data and the budgets."""
 
-    spacing: list[Positive] | None = Field(default=None, description="target spacing per axis, in the data's unit")
+    resolution: Literal["full", "low"] = Field(
+        default="full", description="low: the coarser grid that nnU-Net plans for volumes far larger than a patch"
+    )
+    spacing: list[Positive] | None = Field(
+        default=None,
+        description="target spacing per axis, in the data's unit; a 2-D model on volumes: per axis of a slice",
+    )
     normalization: Normalization | None = Field(default=None, description="intensity scaling of every channel")
     patch: list[Count] | None = Field(default=None, description="training patch, voxels per axis")
     batch: Count | None = Field(default=None, description="patches per step")
-    widths: list[Count] | None = Field(default=None, description="feature channels per resolution stage")
+    widths: list[Count] | None = Field(
+        default=None, description=f"feature channels per resolution stage, at least {MIN_WIDTH}"
+    )
     strides: list[list[Count]] | None = Field(default=None, description="stride of each stage, per axis")
     precision: Literal["fp32", "bf16", "fp16"] | None = Field(default=None, description="arithmetic of the network")
     steps: Count | None = Field(default=None, description="training steps")
+
+    @field_validator("widths")
+    @classmethod
+    def _widths_run_everywhere(cls, value: list[int] | None) -> list[int] | None:
+        if value and min(value) < MIN_WIDTH:
+            raise ValueError(
+                f"below {MIN_WIDTH} channels, strided 1x1 convolutions of oneDNN can crash; write {MIN_WIDTH} or more"
+            )
+        return value
 
 
 class ModelConfig(Section):
@@ -109,16 +207,27 @@ class ModelConfig(Section):
 class FoldsConfig(Section):
     """Cross-validation."""
 
-    count: int = Field(default=5, ge=2, description="number of folds")
+    scheme: Literal["balanced", "nnunet", "site"] = Field(
+        default="balanced",
+        description="balanced: whole subjects, equal shares of classes and sites; nnunet: that program's own split of "
+        "cases; site: one fold per site, validated on it",
+    )
+    count: int = Field(default=5, ge=2, description="number of folds; the scheme site and files have their own")
     run: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], description="folds to train")
     group: Literal["subject"] = Field(default="subject", description="what stays together: a subject's cases")
     seed: int = Field(default=0, ge=0, description="seed of the shuffle")
+    file: str | None = Field(
+        default=None,
+        description="folds of your own: splits.json, nnU-Net's splits_final.json, or a table with columns case and "
+        "fold; in the data set's folder or the working folder",
+    )
 
     @model_validator(mode="after")
     def _folds_exist(self) -> FoldsConfig:
-        outside = [k for k in self.run if k >= self.count]
-        if outside or not self.run or len(set(self.run)) != len(self.run):
-            raise ValueError(f"run: {self.run} must be distinct numbers from 0 to {self.count - 1}")
+        # How many folds sites and files make shows when they are read.
+        last = self.count - 1 if self.scheme != "site" and self.file is None else max(self.run, default=0)
+        if not self.run or max(self.run) > last or len(set(self.run)) != len(self.run):
+            raise ValueError(f"run: {self.run} must be distinct numbers from 0 to {last}")
         return self
 
 
@@ -133,6 +242,9 @@ class BudgetConfig(Section):
     )
     memory_gb: Positive | None = Field(
         default=None, description="memory of the training device; none: what the machine has"
+    )
+    host_gb: Positive | None = Field(
+        default=None, description="main memory of a preprocessing job; none: half of the machine's"
     )
 
     @model_validator(mode="after")
@@ -161,6 +273,7 @@ class Config(Section):
     budget: BudgetConfig
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     threads: Count = Field(default=2, description="CPU threads of a training or prediction job; part of its exactness")
+    shards: Count = Field(default=1, description="preprocessing jobs per data set, for clusters; their results are equal")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where networks run")
 
     def dataset(self, name: str) -> DatasetConfig:
@@ -202,6 +315,14 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping of JSON without duplicate keys (silent last-wins)."""
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        raise ValueError(f"duplicate key {next(key for key in keys if keys.count(key) > 1)!r}")
+    return dict(pairs)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read one configuration file (YAML or JSON) as a mapping.
 
@@ -215,7 +336,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         # JSON is not quite YAML: its 1e-05 is a number, YAML 1.1's is text.
-        value = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_StrictLoader)
+        value = json.loads(text, object_pairs_hook=_unique) if path.suffix == ".json" else yaml.load(text, Loader=_StrictLoader)
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:

@@ -18,7 +18,7 @@ import yaml
 
 from medseg.config import Config, load_config
 from medseg.errors import BusyError, MedsegError
-from medseg.files import canonical_json, digest_of, write_json
+from medseg.files import canonical_json, digest_of, sha256_file, write_json
 from medseg.provenance import closure_digest
 
 _held: list[IO[str]] = []
@@ -96,7 +96,10 @@ def write_config(config: Config, path: Path) -> None:
 def grid_name(config: Config, model: str) -> str:
     """Name of the store of prepared cases that a model uses; models without overrides of the grid share ``default``."""
     fixed = config.models[model].plan
-    overrides = {"spacing": fixed.spacing, "normalization": fixed.normalization}
+    # A 2-D model may be one on slices of volumes, which have a grid of their own.
+    slices = config.models[model].dims == 2 or None
+    low = fixed.resolution if fixed.resolution != "full" else None
+    overrides = {"spacing": fixed.spacing, "normalization": fixed.normalization, "slices": slices, "resolution": low}
     return "default" if not any(overrides.values()) else f"grid-{digest_of(overrides)[:8]}"
 
 
@@ -109,21 +112,35 @@ def dataset_slice(config: Config, dataset: str) -> str:
     """What checking and splitting a data set depend on, as a stable parameter."""
     section = config.datasets[dataset].model_dump(exclude={"postprocess"})
     folds = config.folds.model_dump(exclude={"run"})
-    return canonical_json({"dataset": section, "folds": folds, "files": files_stamp(config, dataset)})
+    stamps = {"files": files_stamp(config, dataset), "splits": splits_stamp(config, dataset)}
+    return canonical_json({"dataset": section, "folds": folds, **stamps})
 
 
 def files_stamp(config: Config, dataset: str) -> str:
     """Digest of names, sizes and times of a data set's files, so that a change is seen; none for generated ones."""
     section = config.datasets[dataset]
     root = Path(config.data_root) / section.path
-    if section.generate is not None or not root.is_dir():
+    # A data set that is generated or downloaded is not there yet when this is asked for the first time.
+    if section.generate is not None or section.download is not None or not root.is_dir():
         return ""
     stamps = []
     for folder, _, names in os.walk(root):
         for name in names:
-            facts = os.stat(os.path.join(folder, name))
+            facts = os.lstat(os.path.join(folder, name))
             stamps.append([os.path.relpath(os.path.join(folder, name), root), facts.st_size, facts.st_mtime_ns])
     return digest_of(sorted(stamps))
+
+
+def download_slice(config: Config, dataset: str) -> str:
+    """What fetching a data set depends on."""
+    section = config.datasets[dataset]
+    return canonical_json([section.path, section.download.model_dump() if section.download else None])
+
+
+def splits_stamp(config: Config, dataset: str) -> str:
+    """Digest of the user's own file of folds in the working folder; one in the data set's folder is among its files."""
+    name = config.datasets[dataset].splits or config.folds.file
+    return sha256_file(Path(name)) if name and Path(name).is_file() else ""
 
 
 def plan_slice(config: Config, model: str) -> str:

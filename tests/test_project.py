@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("ingest", "plan", "preprocess", "train", "predict", "postprocess", "evaluate", "compare", "report")
-CONDA_NAMES = {"pytorch": "torch", "python-blosc2": "blosc2"}
+CONDA_NAMES = {"pytorch": "torch", "python-blosc2": "blosc2", "python-isal": "isal"}
 
 
 def python(code: str) -> str:

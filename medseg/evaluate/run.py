@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,13 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> No
         reference, grid = read_case_labels(case, folder), case.geometry
         predicted, predicted_grid = read_labels(path, spacing=case.pixel_size)
         require_same_grid(predicted_grid, grid, f"prediction of case '{case_id}' ({path.name})")
-        channels = manifest.labels.to_channels
         rows += score_case(
             key,
             case.id,
             case.subject,
-            channels(reference),
-            channels(predicted),
+            manifest.labels.to_channels(reference),
+            # "Not annotated" is no prediction.
+            replace(manifest.labels, ignore=None).to_channels(predicted),
             manifest.labels,
             grid.voxel_volume,
             grid.unit,

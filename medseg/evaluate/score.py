@@ -1,4 +1,4 @@
-"""One case -> score rows: one row per class and metric."""
+"""One case -> score rows: one row per class (or region) and metric."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from medseg.image.labels import LabelTable
-from medseg.metrics.overlap import BOTH_EMPTY, dice, iou, overlap_counts
+from medseg.image.labels import IGNORE, LabelTable
+from medseg.metrics.overlap import BOTH_EMPTY, NOT_ANNOTATED, dice, iou, overlap_counts
 
 COLUMNS = (
     "dataset",
@@ -58,17 +58,20 @@ def score_case(
 
     Args:
         key, case, subject: what the rows are about.
-        reference, prediction: label channels (S) on one grid.
+        reference, prediction: label channels (S) on one grid; the reference is ``IGNORE`` where nobody annotated,
+            and nothing there is counted, volumes included.
         table: label table.
         voxel_volume: in ``unit`` to the power of the dimensions.
         unit: ``mm``, ``um`` or ``px``.
 
     Returns:
-        Rows of ``COLUMNS``, for every foreground class: dice, iou, tp, fp, fn, volume_ref, volume_pred.
+        Rows of ``COLUMNS``, for every region or else foreground class: dice, iou, tp, fp, fn, volume_ref, volume_pred.
     """
     volume_unit, factor = VOLUME_UNITS.get((unit, reference.ndim), (f"{unit}{reference.ndim}", 1.0))
     rows: list[Mapping[str, Any]] = []
-    for name, counts in zip(table.class_names, overlap_counts(reference, prediction, table.channels), strict=True):
+    undefined = BOTH_EMPTY if (reference != IGNORE).any() else NOT_ANNOTATED
+    found = overlap_counts(reference, prediction, table.classes, table.members)
+    for name, counts in zip(table.target_names, found, strict=True):
         values = {
             "dice": (dice(counts), "1"),
             "iou": (iou(counts), "1"),
@@ -79,7 +82,7 @@ def score_case(
             "volume_pred": (counts.predicted * voxel_volume * factor, volume_unit),
         }
         for metric, (value, metric_unit) in values.items():
-            status = BOTH_EMPTY if math.isnan(value) else "ok"
+            status = undefined if math.isnan(value) else "ok"
             facts = {"case": case, "subject": subject, "label": name, "metric": metric}
             rows.append({**asdict(key), **facts, "value": float(value), "unit": metric_unit, "status": status})
     return rows

@@ -125,8 +125,11 @@ class Geometry:
 
 
 def _is_flat(linear: NDArray[np.float64]) -> bool:
-    """Whether axes are missing or lie in a plane; relative to their lengths, since voxels may be tiny."""
-    lengths = np.linalg.norm(linear, axis=0)
+    """Whether axes are missing, endless, or lie in a plane; relative to their lengths, since voxels may be tiny."""
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(linear, axis=0)
+    if not np.isfinite(lengths).all():
+        return True
     return bool((lengths == 0).any() or abs(np.linalg.det(linear / lengths)) < 1e-6)
 
 

@@ -1,4 +1,4 @@
-"""NIfTI-1.1 and NIfTI-2, single files, plain and gzipped (nifti.nimh.nih.gov).
+"""NIfTI-1.1 and NIfTI-2: single files, plain and gzipped, and header with data file (nifti.nimh.nih.gov).
 
 The header is parsed and bounded first; then exactly the bytes it needs are taken, and the gzip stream is read
 to its end, where checksum and length stand: readers that stop at the last voxel accept damaged files.
@@ -6,10 +6,8 @@ to its end, where checksum and length stand: readers that stop at the last voxel
 
 from __future__ import annotations
 
-import gzip
-import io
 import math
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,9 @@ from numpy.typing import NDArray
 from medseg.errors import GeometryError
 from medseg.image.content import Content
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
+from medseg.image.headers import first_axis_fastest
 from medseg.image.stored import MAX_DEFLATE_RATIO, FormatError, Stored, check_size
+from medseg.image.streams import pack_gzip, peek_gzip, unpack
 
 # Datatype code of the header -> numpy type; complex, colour and 128-bit types are refused.
 _NIFTI_TYPES = {
@@ -36,35 +36,23 @@ _NIFTI_TYPES = {
 }
 
 
-def _gunzip(path: Path, data: bytes, limit: int) -> bytes:
-    """At most ``limit`` decompressed bytes; if fewer come, the stream must end there, checksum included."""
-    stream = zlib.decompressobj(wbits=31)
-    try:
-        plain = stream.decompress(data, limit)
-    except zlib.error as error:
-        raise FormatError(path, f"damaged gzip stream ({error})") from None
-    if len(plain) == limit:
-        return plain
-    if not stream.eof:
-        raise FormatError(path, f"truncated: the gzip stream breaks off after {len(plain)} bytes of content")
-    if stream.unused_data:
-        raise FormatError(path, f"{len(stream.unused_data)} bytes follow the end of the gzip stream")
-    return plain
-
-
-def _nifti_header(path: Path, start: bytes) -> Any:
-    """The checked header of a single-file NIfTI that begins with ``start``."""
+def _nifti_header(path: Path, start: bytes, *, pair: bool) -> Any:
+    """The checked header that ``start`` begins with; ``pair``: its voxels lie in another file."""
     import nibabel
 
     if len(start) < nibabel.Nifti1Header.sizeof_hdr:
         raise FormatError(path, f"truncated: {len(start)} bytes of content, too few for a NIfTI header")
-    for cls, magic in ((nibabel.Nifti1Header, b"n+1"), (nibabel.Nifti2Header, b"n+2")):
+    for cls, magic in ((nibabel.Nifti1Header, b"1\0"), (nibabel.Nifti2Header, b"2\0")):
         size = cls.sizeof_hdr
         if len(start) < size:
             continue
         header = cls(start[:size], check=False)
-        if int(header["sizeof_hdr"]) != size or bytes(header["magic"].item())[:3] != magic:
+        found = bytes(header["magic"].item()).ljust(4, b"\0")
+        if int(header["sizeof_hdr"]) != size or found[:4] not in (b"n+" + magic, b"ni" + magic):
             continue
+        if pair != (found[:2] == b"ni"):
+            mend = "rename it to .nii" if pair else "name the pair .hdr and .img"
+            raise FormatError(path, f"a NIfTI header of {'one file' if pair else 'a pair of files'}", mend)
         code, bits = int(header["datatype"]), int(header["bitpix"])
         if code not in _NIFTI_TYPES:
             raise FormatError(
@@ -73,14 +61,15 @@ def _nifti_header(path: Path, start: bytes) -> Any:
         if bits != 8 * np.dtype(_NIFTI_TYPES[code]).itemsize:
             raise FormatError(path, f"bitpix {bits} contradicts datatype code {code}")
         offset = float(header["vox_offset"])
-        if not (math.isfinite(offset) and offset >= size + 4 and offset == int(offset)):
-            raise FormatError(path, f"vox_offset {offset:g}, expected an integer from {size + 4}")
+        least = 0 if pair else size + 4
+        if not (math.isfinite(offset) and offset >= least and offset == int(offset)):
+            raise FormatError(path, f"vox_offset {offset:g}, expected an integer from {least}")
         return header
-    raise FormatError(path, "no NIfTI header (single file, magic n+1 or n+2)")
+    raise FormatError(path, "no NIfTI header")
 
 
-def _nifti_shape(path: Path, header: Any) -> tuple[tuple[int, ...], int]:
-    """``((X, Y, Z), channels)``; trailing axes of length 1 are dropped, a fourth axis holds channels."""
+def _nifti_shape(path: Path, header: Any) -> tuple[tuple[int, ...], int, tuple[str, ...]]:
+    """``((X, Y, Z), channels, remarks)``; trailing axes of length 1 are dropped, a fourth axis holds channels."""
     dim = [int(n) for n in header["dim"]]
     if not 1 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
         raise FormatError(path, f"impossible dimensions {dim}")
@@ -89,108 +78,178 @@ def _nifti_shape(path: Path, header: Any) -> tuple[tuple[int, ...], int]:
         shape.pop()
     if len(shape) not in (3, 4):
         raise FormatError(path, f"axes {tuple(shape)}, expected 3 (or a fourth for channels)", "convert the file")
-    return tuple(shape[:3]), (shape[3] if len(shape) == 4 else 1)
+    dropped = dim[0] - len(shape)
+    remarks = (f"axes {tuple(dim[1 : dim[0] + 1])}: {dropped} of length 1 at the end dropped",) if dropped else ()
+    return tuple(shape[:3]), (shape[3] if len(shape) == 4 else 1), remarks
 
 
-def _nifti_affine(path: Path, header: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], str]:
-    """The affine, and what is doubtful about it: sform, else qform, else pixdim alone (methods 3, 2, 1)."""
-    from nibabel.spatialimages import HeaderDataError
+Notes = tuple[tuple[str, str], ...]
+Affines = dict[str, NDArray[np.float64]]
 
-    if float(header["pixdim"][0]) == 0.0:
-        header["pixdim"][0] = 1.0
-    qform: NDArray[np.float64] | None = None
-    if int(header["qform_code"]) > 0:
-        try:
-            qform = np.asarray(header.get_qform(), dtype=np.float64)
-            Geometry.create(shape, qform)
-        except (ValueError, GeometryError, HeaderDataError):
-            qform = None
-    if int(header["sform_code"]) > 0:
-        sform = np.asarray(header.get_sform(), dtype=np.float64)
-        if int(header["qform_code"]) <= 0:
-            return sform, ""
-        if qform is None:
-            return sform, "qform makes no sense; sform is used"
-        try:
-            gap = Geometry.create(shape, sform).corner_distance_voxels(Geometry.create(shape, qform))
-        except GeometryError as error:
-            raise FormatError(path, f"sform: {error}", "correct the header") from None
-        if gap > AFFINE_TOLERANCE_VOXELS:
-            return sform, f"sform and qform differ by {gap:.3g} voxels at a corner; sform is used"
-        return sform, ""
-    if qform is not None:
-        return qform, ""
+
+def _nifti_affine(path: Path, header: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], Notes, Affines]:
+    """The affine, doubts, and the affines of a header that contradicts itself: sform, else qform, else pixdim alone."""
     sizes = np.asarray(header["pixdim"][1:4], dtype=np.float64)
     if not (np.isfinite(sizes).all() and (sizes > 0).all()):
-        raise FormatError(path, f"no orientation and impossible voxel size {sizes.tolist()}", "correct the header")
-    return np.diag([*sizes, 1.0]), "neither sform nor qform is set: orientation unknown, axes taken as RAS"
+        raise FormatError(path, f"impossible voxel size {sizes.tolist()}", "correct the header")
+    if float(header["pixdim"][0]) == 0.0:
+        header["pixdim"][0] = 1.0
+    sform, qform = _form(header, "sform", shape), _form(header, "qform", shape)
+    has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
+    if not has_sform and not has_qform:
+        note = "neither sform nor qform is set: orientation unknown, axes taken as RAS"
+        return np.diag([*sizes, 1.0]), (("no-orientation", note),), {}
+    if has_sform and sform is None:
+        raise FormatError(path, "sform is singular or not finite", "correct the header")
+    if sform is None:
+        if qform is None:
+            raise FormatError(path, "qform makes no sense", "correct the header")
+        return qform, (), {}
+    affines = {"sform": sform}
+    if has_qform and qform is None:
+        return sform, (("orientation", "qform makes no sense, sform does"),), affines
+    if qform is not None:
+        gap = Geometry.create(shape, sform).corner_distance_voxels(Geometry.create(shape, qform))
+        cause = f"sform and qform differ by {gap:.3g} voxels at a corner"
+        affines["qform"] = qform
+    else:
+        lengths = np.linalg.norm(sform[:3, :3], axis=0)
+        gap = float(np.max(np.abs(sizes / lengths - 1.0) * (np.array(shape) - 1)))
+        cause = f"sform has voxels of {_listed(lengths)}, pixdim says {_listed(sizes)}"
+    return (sform, (("orientation", cause),), affines) if gap > AFFINE_TOLERANCE_VOXELS else (sform, (), {})
 
 
-def _nifti_scaling(path: Path, header: Any) -> tuple[float, float]:
-    """(slope, intercept); a slope of 0 or NaN means none, by the standard and by custom."""
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0.0 or math.isnan(slope):
-        return 1.0, 0.0
-    intercept = 0.0 if math.isnan(intercept) else intercept
-    if not (math.isfinite(slope) and math.isfinite(intercept)):
-        raise FormatError(path, f"scl_slope {slope:g}, scl_inter {intercept:g}", "correct the header")
-    return slope, intercept
+def _form(header: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
+    """The affine of sform or qform if its code is set and it makes a grid."""
+    from nibabel.spatialimages import HeaderDataError
 
-
-def _peek(path: Path, data: bytes) -> bytes:
-    """The first decompressed KiB, enough for any header."""
+    if int(header[f"{name}_code"]) <= 0:
+        return None
     try:
-        return zlib.decompressobj(wbits=31).decompress(data[: 1 << 16], 1024)
-    except zlib.error as error:
-        raise FormatError(path, f"damaged gzip stream ({error})") from None
+        with np.errstate(all="ignore"):
+            affine = np.asarray(header.get_sform() if name == "sform" else header.get_qform(), dtype=np.float64)
+        Geometry.create(shape, affine)
+    except (ValueError, GeometryError, HeaderDataError):
+        return None
+    return affine
+
+
+def _listed(numbers: NDArray[np.float64]) -> str:
+    return " x ".join(f"{n:.4g}" for n in numbers)
+
+
+def _nifti_scaling(path: Path, header: Any) -> tuple[float, float, tuple[str, ...]]:
+    """(slope, intercept, remarks); a slope of 0 means none by the standard, NaN and Inf by custom."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0.0 or not math.isfinite(slope):
+        return 1.0, 0.0, (f"scl_slope {slope:g}: taken as no scaling",)
+    intercept = 0.0 if math.isnan(intercept) else intercept
+    if not math.isfinite(intercept):
+        raise FormatError(path, f"scl_slope {slope:g}, scl_inter {intercept:g}", "correct the header")
+    return slope, intercept, ()
 
 
 def read_nifti(path: Path, content: Content) -> Stored:
     """Read ``.nii``; see ``medseg.image.formats.read_stored`` for the contract."""
-    data = content.main
-    if data[:2] == b"\x1f\x8b":
-        raise FormatError(path, "the content is gzip data", "rename it to .nii.gz if it is NIfTI")
-    return _decode(path, data, packed=False)
+    header = _nifti_header(path, content.main[:1024], pair=False)
+    return _decode(path, header, content.main, packed=False)
 
 
 def read_nifti_gz(path: Path, content: Content) -> Stored:
     """Read ``.nii.gz``; see ``medseg.image.formats.read_stored`` for the contract."""
-    data = content.main
-    if data[:2] != b"\x1f\x8b":
-        raise FormatError(path, "the content is no gzip data", "rename it to .nii if it is NIfTI")
-    return _decode(path, data, packed=True)
+    header = _nifti_header(path, peek_gzip(path, content.main, 1024), pair=False)
+    return _decode(path, header, content.main, packed=True)
 
 
-def _decode(path: Path, data: bytes, *, packed: bool) -> Stored:
-    header = _nifti_header(path, _peek(path, data) if packed else data[:1024])
-    shape, channels = _nifti_shape(path, header)
+def pair_companions(path: Path, data: bytes) -> Sequence[str]:
+    """The data file of a header: of its name, ending in ``.img``."""
+    return (f"{path.name[: -len('.hdr')]}{'.IMG' if path.name.endswith('.HDR') else '.img'}",)
+
+
+def read_pair(path: Path, content: Content) -> Stored:
+    """Read ``.hdr`` with its ``.img``; see ``medseg.image.formats.read_stored`` for the contract."""
+    header = _nifti_header(path, content.main[:1024], pair=True)
+    if content.companion is None:
+        raise FormatError(path, "a header without its .img file", "keep both in one folder")
+    _check_extensions(path, content.main, header)
+    return _decode(path, header, content.companion, packed=False)
+
+
+def _check_extensions(path: Path, data: bytes, header: Any) -> None:
+    """Nothing but whole extensions follows a header that stands in a file of its own."""
+    at = int(header["sizeof_hdr"])
+    if len(data) == at:
+        return
+    marked = data[at : at + 1] == b"\x01"
+    at += 4
+    while marked and at + 8 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "little" if header.endianness == "<" else "big")
+        if size < 16 or size % 16:
+            break
+        at += size
+    if at != len(data):
+        behind = len(data) - int(header["sizeof_hdr"])
+        raise FormatError(path, f"{behind} bytes that are no extension follow the header")
+
+
+def _decode(path: Path, header: Any, data: bytes, *, packed: bool) -> Stored:
+    """The voxels in ``data`` as the header describes them."""
+    shape, channels, dropped = _nifti_shape(path, header)
     dtype = np.dtype(_NIFTI_TYPES[int(header["datatype"])]).newbyteorder(header.endianness)
     offset = int(header["vox_offset"])
     size = offset + math.prod(shape) * channels * dtype.itemsize
     check_size(path, size, len(data) * MAX_DEFLATE_RATIO if packed else len(data))
-    # One byte more than needed: only then zlib reaches the end of the stream and checks its checksum.
-    content = _gunzip(path, data, size + 1) if packed else data
+    content = unpack(path, data, size, "gzip") if packed else data
     if len(content) != size:
         raise FormatError(path, f"{len(content)} bytes of content, the header needs exactly {size}")
-    affine, note = _nifti_affine(path, header, shape)
-    slope, intercept = _nifti_scaling(path, header)
+    affine, notes, orientations = _nifti_affine(path, header, shape)
+    slope, intercept, scaling = _nifti_scaling(path, header)
     unit_code = int(header["xyzt_units"]) & 7
     if unit_code == 1:
         raise FormatError(path, "world coordinates in metres, expected millimetres", "correct the header")
     flat = np.frombuffer(content, dtype, math.prod(shape) * channels, offset)
     voxels = np.moveaxis(flat.reshape((*shape, channels), order="F"), -1, 0)
-    native = np.ascontiguousarray(voxels, dtype=dtype.newbyteorder("="))
-    return Stored(path, native, affine, "um" if unit_code == 3 else "mm", slope, intercept, note=note)
+    return Stored(
+        path,
+        voxels.astype(dtype.newbyteorder("="), copy=False),
+        affine,
+        "um" if unit_code == 3 else "mm",
+        slope,
+        intercept,
+        notes=notes,
+        remarks=dropped + scaling,
+        orientations=orientations,
+    )
 
 
 def nifti_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
     """A NIfTI file with a fresh header: the input's may name the patient, so nothing of it goes along."""
+    header, plain = _fresh_header(path, labels, geometry), first_axis_fastest(labels)
+    return bytes(header.binaryblock.ljust(header.single_vox_offset, b"\x00")) + plain
+
+
+def nifti_gz_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
+    """The same, gzipped."""
+    return pack_gzip(nifti_bytes(path, labels, geometry))
+
+
+def pair_files(path: Path, labels: NDArray[Any], geometry: Geometry) -> Content:
+    """The same as header and data file."""
+    header = _fresh_header(path, labels, geometry)
+    header["vox_offset"] = 0
+    header["magic"] = bytes(header["magic"].item()).replace(b"n+", b"ni")
+    data_file = pair_companions(path, b"")[0]
+    return Content({path.name: bytes(header.binaryblock), data_file: first_axis_fastest(labels)})
+
+
+def _fresh_header(path: Path, labels: NDArray[Any], geometry: Geometry) -> Any:
     import nibabel
 
     if geometry.dims != 3:
         raise FormatError(path, f"a grid of {geometry.dims} axes in NIfTI, expected 3", "write .png or .tif")
     small = max(labels.shape) < 2**15
-    header = nibabel.Nifti1Header() if small else nibabel.Nifti2Header()
+    cls = nibabel.Nifti1Header if small else nibabel.Nifti2Header
+    header = cls(endianness="<")
     header.set_data_dtype(labels.dtype)
     header.set_data_shape(labels.shape)
     header.set_sform(geometry.affine, 1)
@@ -202,13 +261,4 @@ def nifti_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
     header["scl_slope"], header["scl_inter"] = 1.0, 0.0
     header["vox_offset"] = header.single_vox_offset
     header["magic"] = b"n+1" if small else b"n+2\x00\r\n\x1a\n"
-    start = header.binaryblock.ljust(header.single_vox_offset, b"\x00")
-    return bytes(start) + labels.astype(labels.dtype.newbyteorder("=")).tobytes(order="F")
-
-
-def nifti_gz_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
-    """The same, gzipped, without name and time."""
-    packed = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", fileobj=packed, compresslevel=6, mtime=0) as stream:
-        stream.write(nifti_bytes(path, labels, geometry))
-    return packed.getvalue()
+    return header

@@ -1,13 +1,27 @@
-"""Change of grid: reorient, crop, resample. Images by splines, labels by nearest neighbour in integers."""
+"""Change of grid: reorient, crop, resample. Images by splines, labels by nearest neighbour in integers.
+
+Voxels are areas, not points: when a box is resampled, its outer edges stay where they are (``grid_mode`` of
+``scipy.ndimage.zoom``), which is what ``Geometry.resampled`` assumes too. Voxel i of n new ones over m old ones has its
+centre at (i + 1/2) m / n - 1/2 in old voxels.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from medseg.errors import GeometryError
+from medseg.image.geometry import Geometry
+from medseg.image.spline import AxisChange, Order, nearest_index, resample_axes
+
+# A grid whose coarsest axis is more than this many times coarser than its finest is anisotropic (Isensee et al. 2021).
+ANISOTROPY = 3.0
+# Spacings come from matrices in single precision: so close together they count as equal.
+ROUNDING = 1e-4
 
 
 def reorient(array: NDArray[Any], axes: Sequence[int], flips: Sequence[bool]) -> NDArray[Any]:
@@ -28,7 +42,9 @@ def reorient_back(array: NDArray[Any], axes: Sequence[int], flips: Sequence[bool
 
 def nonzero_box(image: NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Bounding box (start, shape) of the voxels where any channel of (C, S) is non-zero; all of it if none is."""
-    mask = (image != 0).any(axis=0)
+    mask = image[0] != 0
+    for channel in image[1:]:
+        mask |= channel != 0
     start, shape = [], []
     for axis in range(mask.ndim):
         hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
@@ -44,23 +60,48 @@ def crop(array: NDArray[Any], start: Sequence[int], shape: Sequence[int]) -> NDA
     return array[(*lead, *[slice(s, s + n) for s, n in zip(start, shape, strict=True)])]
 
 
-def resample_image(
-    image: NDArray[Any], shape: Sequence[int], order: Literal[0, 1, 2, 3, 4, 5] = 3
-) -> NDArray[np.float32]:
-    """Resample each channel of (C, S) to ``shape`` over the same extent, by splines of ``order``.
+def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> tuple[int, ...]:
+    """Voxels per axis that cover the same extent at ``target`` spacing; at least one."""
+    return tuple(max(1, round(n * s / t)) for n, s, t in zip(shape, spacing, target, strict=True))
 
-    Voxels are areas, not points: the outer edges of the grid stay where they are (``grid_mode``), which is what
-    ``Geometry.resampled`` and ``resample_labels`` assume too.
+
+def coarse_axis(spacing: Sequence[float], target: Sequence[float]) -> int | None:
+    """The axis along which a volume is resampled apart, by nearest neighbour; None: all axes alike (nnU-Net's rule).
+
+    It is the one coarsest axis of the old grid if that is anisotropic, else of the new one. Between slices that lie far
+    apart a spline would invent structures that neither slice has.
     """
-    out = np.empty((image.shape[0], *shape), dtype=np.float32)
-    for channel, target in zip(image, out, strict=True):
-        if channel.shape == tuple(shape):
-            target[...] = channel
-        else:
-            zoom = [n / m for n, m in zip(shape, channel.shape, strict=True)]
-            values: NDArray[np.float32] = channel.astype(np.float32)
-            target[...] = ndimage.zoom(values, zoom, order=order, mode="nearest", grid_mode=True)
-    return out
+    if len(spacing) != 3:
+        return None
+    for grid in (spacing, target):
+        if max(grid) > ANISOTROPY * min(grid) * (1 + ROUNDING):
+            coarsest = [a for a, s in enumerate(grid) if s >= max(grid) * (1 - ROUNDING)]
+            return coarsest[0] if len(coarsest) == 1 else None
+    return None
+
+
+def resample_channel(
+    channel: NDArray[Any], shape: Sequence[int], order: Order = 3, coarse: int | None = None
+) -> NDArray[np.float32]:
+    """Resample one channel (S) to ``shape`` over the same extent, by splines of ``order``.
+
+    Equals ``scipy.ndimage.zoom(order=order, mode="nearest", grid_mode=True)`` up to single precision.
+
+    Args:
+        channel: real numbers.
+        shape: voxels per axis of the result.
+        order: 0 nearest neighbour, 1 linear, 3 cubic spline through the samples.
+        coarse: axis that is resampled by nearest neighbour whatever ``order`` is, with the indices that
+            ``resample_labels`` takes, so that image and labels come from one slice (see ``coarse_axis``).
+
+    Returns:
+        (*shape) float32; the input itself where nothing changes and it is float32 already.
+    """
+    changes = [
+        AxisChange(old, new, 0 if axis == coarse else order)
+        for axis, (old, new) in enumerate(zip(channel.shape, shape, strict=True))
+    ]
+    return resample_axes(channel, changes)
 
 
 def resample_labels(labels: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
@@ -73,12 +114,51 @@ def resample_labels(labels: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
     out = labels
     for axis, (new, old) in enumerate(zip(shape, labels.shape, strict=True)):
         if new != old:
-            # floor((i + 1/2) * old / new) in integers, so that no rounding of floats decides a label.
-            index = ((2 * np.arange(new) + 1) * old) // (2 * new)
-            out = out.take(index, axis=axis)
+            out = out.take(nearest_index(new, old), axis=axis)
     return out
 
 
-def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> tuple[int, ...]:
-    """Voxels per axis that cover the same extent at ``target`` spacing; at least one."""
-    return tuple(max(1, round(n * s / t)) for n, s, t in zip(shape, spacing, target, strict=True))
+def resample_to(image: NDArray[Any], source: Geometry, target: Geometry, order: Order = 1) -> NDArray[np.float32]:
+    """Bring channels (C, S) on the grid ``source`` to the grid ``target``, through the world.
+
+    Values are interpolated up to the outer edges of the source's voxels. Beyond them nothing was measured: there stands
+    0, or the channel's lowest value if that is negative (air in CT).
+
+    Args:
+        image: real numbers on ``source``.
+        source, target: grids in one world (equal dims and unit); any orientation, spacing and extent.
+        order: as for ``resample_channel``.
+
+    Returns:
+        (C, *target.shape) float32.
+
+    Raises:
+        GeometryError: if the grids have different dims or units.
+    """
+    if (source.dims, source.unit) != (target.dims, target.unit):
+        raise GeometryError(
+            f"grids of {source.dims} axes in {source.unit} and {target.dims} axes in {target.unit} share no world"
+        )
+    matrix = np.linalg.inv(source.affine) @ target.affine
+    linear, offset = matrix[:-1, :-1], matrix[:-1, -1]
+    outside = _outside(linear, offset, source.shape, target.shape)
+    out = np.empty((image.shape[0], *target.shape), dtype=np.float32)
+    for channel, values in zip(image, out, strict=True):
+        ndimage.affine_transform(
+            channel.astype(np.float32), linear, offset, target.shape, output=values, order=order, mode="nearest"
+        )
+        values[outside] = min(0.0, float(channel.min()))
+    return out
+
+
+def _outside(
+    linear: NDArray[np.float64], offset: NDArray[np.float64], source: Sequence[int], target: Sequence[int]
+) -> NDArray[np.bool_]:
+    """Which voxels of the target grid have their centre outside the outer edges of the source grid."""
+    out = np.zeros(target, dtype=bool)
+    steps = np.ogrid[tuple(slice(n) for n in target)]
+    for row, shift, count in zip(linear, offset, source, strict=True):
+        place = shift + sum(factor * step for factor, step in zip(row, steps, strict=True))
+        # What lies on the edge is inside, however the matrices were rounded.
+        out |= (place < -0.5 - 1e-6) | (place > count - 0.5 + 1e-6)
+    return out

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ class FormatError(DataError):
         path: the file.
         cause: what was found and what was expected.
         mend: what the user can do about it.
-        code: kind of fault, as ``medseg ingest`` reports it: ``unreadable`` or ``label-not-integer``.
+        code: kind of fault, a key of ``medseg.ingest.faults.FAULTS``.
     """
 
     def __init__(self, path: Path, cause: str, mend: str = MEND_COPY, code: str = "unreadable") -> None:
@@ -47,13 +49,15 @@ class Stored:
 
     Attributes:
         path: the file, for messages.
-        voxels: (C,*S) in the stored type, native byte order.
+        voxels: (C,*S) in the stored type, native byte order, laid out in memory as the file has them.
         affine: voxel-to-world matrix, or None for formats without one.
         unit: unit of the affine's world axes.
         slope, intercept: stored value * slope + intercept is the real one.
         palette: if true, the numbers are indices into a colour table.
         lossy: if true, the compression invents numbers, which no label map can bear.
-        note: what is doubtful about the orientation, or an empty text.
+        notes: what is doubtful: (code of the fault in ``medseg.ingest.faults``, what was found).
+        remarks: what the reader decided beyond doubt, for the record: a dropped axis or alpha, no scaling.
+        orientations: the affines that a header offers where it contradicts itself, by name (``sform``, ``qform``).
     """
 
     path: Path
@@ -64,16 +68,25 @@ class Stored:
     intercept: float = 0.0
     palette: bool = False
     lossy: bool = False
-    note: str = ""
+    notes: tuple[tuple[str, str], ...] = ()
+    remarks: tuple[str, ...] = ()
+    orientations: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def oriented(self, winner: str | None) -> Stored:
+        """The same with the affine named ``winner``, where the header contradicts itself and offers that one."""
+        return replace(self, affine=self.orientations[winner]) if winner and winner in self.orientations else self
 
     def geometry(self, spacing: Sequence[float] | None = None) -> Geometry:
-        """The grid; ``spacing`` (micrometres per axis) serves formats without an affine."""
+        """The grid; ``spacing`` (micrometres per axis) serves files without an affine, others keep their own."""
         shape = self.voxels.shape[1:]
         try:
             if self.affine is not None:
                 return Geometry.create(shape, self.affine, self.unit)
             if spacing is None:
                 return Geometry.from_spacing(shape, [1.0] * len(shape), "px")
+            if len(spacing) != len(shape):
+                cause = f"`spacing` has {len(spacing)} numbers, the image has axes {shape}"
+                raise FormatError(self.path, cause, "give one number per axis")
             return Geometry.from_spacing(shape, spacing, "um")
         except GeometryError as error:
             raise FormatError(self.path, str(error), "correct the header or `spacing`") from None
@@ -84,11 +97,10 @@ class Stored:
             raise FormatError(self.path, "a colour-table picture, expected grey or RGB", "convert it to grey or RGB")
         if not self._scaled:
             return self.voxels
-        wide = self.voxels.astype(np.float64)
-        real = wide * self.slope + self.intercept
         narrow = np.float32 if self.voxels.dtype.itemsize <= 2 or self.voxels.dtype == np.float32 else np.float64
-        with np.errstate(over="ignore"):
-            out: NDArray[Any] = real.astype(narrow)
+        with np.errstate(all="ignore"):  # NaN and Inf are told from an overflow below
+            wide = self.voxels.astype(np.float64)
+            out: NDArray[Any] = (wide * self.slope + self.intercept).astype(narrow)
         if np.isfinite(wide).all() and not np.isfinite(out).all():
             raise FormatError(self.path, f"scl_slope {self.slope:g} makes values overflow", "correct the header")
         return out
@@ -96,13 +108,16 @@ class Stored:
     def labels(self) -> NDArray[Any]:
         """The label map (*S), integers that never went through floating point unless stored so."""
         if self.voxels.shape[0] != 1:
-            raise FormatError(self.path, f"label file with {self.voxels.shape[0]} channels, expected one", MEND_MASK)
+            cause = f"label file with {self.voxels.shape[0]} channels, expected one (axes {self.voxels.shape})"
+            raise FormatError(self.path, cause, MEND_MASK)
         if self.lossy:
             raise FormatError(self.path, "labels in a lossy compression", "store them without loss")
         voxels: NDArray[Any] = self.voxels[0]
         if voxels.dtype.kind in "iu" and not self._scaled:
             return voxels
-        return _rounded(voxels.astype(np.float64) * self.slope + self.intercept, self.path)
+        with np.errstate(all="ignore"):  # NaN and Inf are found below
+            values = voxels.astype(np.float64) * self.slope + self.intercept
+        return _rounded(values, self.path)
 
     @property
     def _scaled(self) -> bool:
@@ -124,15 +139,48 @@ def _rounded(values: NDArray[np.float64], path: Path) -> NDArray[Any]:
     return integers
 
 
+# Bytes that one decoded file may take in this thread; None: half of the machine's memory.
+_LIMIT: ContextVar[int | None] = ContextVar("limit", default=None)
+
+
+@contextmanager
+def file_limit(size: int | None) -> Iterator[None]:
+    """Within the block (and this thread), let one decoded file take ``size`` bytes; None: half of the memory."""
+    token = _LIMIT.set(size)
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
+
+
 def memory_budget() -> int:
-    """Bytes that one decoded file may take: half of the machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    """Bytes that one decoded file may take: what ``file_limit`` says, else half of the machine's memory."""
+    limit = _LIMIT.get()
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if limit is None else limit
 
 
 def check_size(path: Path, claimed: int, capacity: int) -> None:
-    """Refuse a header that claims more bytes than the file can hold or the machine may take."""
+    """Refuse a header that claims more bytes than the file can hold or than the budget allows."""
     if claimed > capacity:
         raise FormatError(path, f"header claims {claimed} bytes of voxels, the file can hold {capacity}")
     if claimed > memory_budget():
-        cause = f"needs {claimed} bytes, allowed {memory_budget()} (half of this machine's memory)"
-        raise FormatError(path, cause, "use a larger machine or split the image")
+        cause = f"needs {claimed} bytes of memory, allowed are {memory_budget()}"
+        raise FormatError(path, cause, "split the image, or raise `max_gb` of the data set", "too-large")
+
+
+def without_alpha(path: Path, voxels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Drop the last channel of (C,*S), an opacity, if everything is opaque; else nobody knows what the colours mean.
+
+    Returns:
+        The other channels, and the remark that tells of it.
+
+    Raises:
+        FormatError: if a pixel is not fully opaque.
+    """
+    alpha = voxels[-1]
+    opaque = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1
+    clear = int((alpha != opaque).sum())
+    if clear:
+        cause = f"opacity (alpha) channel with {clear} of {alpha.size} pixels not opaque"
+        raise FormatError(path, cause, "remove the alpha channel, or store it as a plain channel")
+    return voxels[:-1], ("a fully opaque alpha channel was dropped",)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
-from medseg.image.content import Content
-from medseg.image.formats import read_content, read_image, read_labels
+from medseg.image.formats import read_content, read_stored
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
+from medseg.image.stored import Stored, file_limit
 from medseg.ingest.manifest import Case
 
 
 def read_case_image(case: Case, folder: Path) -> NDArray[Any]:
-    """The image (C,*S) of a case; a channel that comes on another grid than the first is resampled to it.
+    """The image (C,*S) of a case, all channels on the grid of the first, NaN and Inf replaced as configured.
 
     Args:
         case: a row of the manifest.
@@ -28,14 +31,16 @@ def read_case_image(case: Case, folder: Path) -> NDArray[Any]:
     """
     parts = []
     for name, sha256 in zip(case.images, case.images_sha256, strict=True):
-        path = folder / name
-        image, grid = read_image(path, _checked(path, sha256, case.series), spacing=case.pixel_size)
+        stored = _checked(folder / name, sha256, case.series)
+        image, grid = stored.image(), grid_of(stored.oriented(case.orientation), case.pixel_size, case.geometry)
+        if case.fill is not None and image.dtype.kind == "f":
+            image = np.where(np.isfinite(image), image, image.dtype.type(case.fill))
         if not same_grid(grid, case.geometry):
             from medseg.image.resample import resample_to
 
             image = resample_to(image, grid, case.geometry, order=1)
         parts.append(image)
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+    return np.concatenate(parts) if len(parts) > 1 else np.ascontiguousarray(parts[0])
 
 
 def read_case_labels(case: Case, folder: Path) -> NDArray[Any]:
@@ -48,11 +53,9 @@ def read_case_labels(case: Case, folder: Path) -> NDArray[Any]:
     """
     if not case.labels:
         raise DataError(f"case '{case.id}' has no reference label map")
-    maps = [
-        read_labels(folder / name, _checked(folder / name, sha256, ""), spacing=case.pixel_size)[0]
-        for name, sha256 in zip(case.labels, case.labels_sha256, strict=True)
-    ]
-    return maps[0] if len(maps) == 1 else merge_objects(maps)
+    files = zip(case.labels, case.labels_sha256, strict=True)
+    maps = [_checked(folder / name, sha256, "").labels() for name, sha256 in files]
+    return np.ascontiguousarray(maps[0]) if len(maps) == 1 else merge_objects(maps)
 
 
 def merge_objects(masks: list[NDArray[Any]]) -> NDArray[Any]:
@@ -69,9 +72,19 @@ def same_grid(found: Geometry, expected: Geometry) -> bool:
     return same_shape and expected.corner_distance_voxels(found) <= AFFINE_TOLERANCE_VOXELS
 
 
-def _checked(path: Path, sha256: str, series: str) -> Content:
-    """A file's content, with the digest that the manifest holds; a changed file is an error (never stale data)."""
-    content = read_content(path, series)
-    if content.sha256 != sha256:
-        raise DataError(f"{path}: changed since `medseg ingest` (SHA-256 differs); run `medseg ingest` again")
-    return content
+def grid_of(stored: Stored, spacing: Sequence[float] | None, first: Geometry | None) -> Geometry:
+    """The grid of a file of a case; one without a header of its own lies on the grid of the ``first`` image."""
+    grid = stored.geometry(spacing)
+    if stored.affine is None and first is not None and first.dims == grid.dims:
+        return replace(first, shape=grid.shape)
+    return grid
+
+
+def _checked(path: Path, sha256: str, series: str) -> Stored:
+    """A file whose digest is the one in the manifest; a changed file is an error (never stale data)."""
+    # These very bytes passed `medseg ingest`, the limit on their size included.
+    with file_limit(sys.maxsize):
+        content = read_content(path, series)
+        if content.sha256 != sha256:
+            raise DataError(f"{path}: changed since `medseg ingest` (SHA-256 differs); run `medseg ingest` again")
+        return read_stored(path, content)

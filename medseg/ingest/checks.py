@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.config import DatasetConfig
 from medseg.errors import Fault
 from medseg.image.formats import read_content, read_stored
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
 from medseg.image.labels import LabelTable
-from medseg.image.stored import FormatError, Stored
-from medseg.ingest.cases import merge_objects
+from medseg.image.stored import FormatError, Stored, file_limit
+from medseg.ingest.cases import grid_of, merge_objects
+from medseg.ingest.cohort import cohort_faults, name_channels
+from medseg.ingest.counting import count_values, digest_voxels, field_of_view, first_voxel, right_angles, spread
 from medseg.ingest.faults import fault
 from medseg.ingest.manifest import Case
 from medseg.ingest.sources import Candidate, Source
@@ -26,6 +27,10 @@ from medseg.progress import Progress
 
 # Wrong label values listed in one fault; there can be thousands.
 VALUES_SHOWN = 8
+# A channel that covers less of the first one's voxels than this shows another part of the body.
+COVERED = 0.9
+# Cosine of the angle between two axes of a grid above which it counts as sheared.
+SHEAR = 1e-3
 
 
 @dataclass(slots=True)
@@ -35,21 +40,31 @@ class Checked:
     Attributes:
         candidate: the case's files.
         faults: everything wrong with it.
-        images_sha256, labels_sha256: digests; empty text for a file that could not be opened.
+        settled: contradictions for which the configuration names the winner: told and stored, but no errors.
+        images_sha256, labels_sha256: digests of the files; empty text for one that could not be opened.
+        voxels_sha256: digests of the voxels of the images; empty text for one that is constant or could not be read.
         geometry: grid of the first image, or None if it could not be read.
         channels: over all images, or None likewise.
+        spreads: of several channels, the 5th to 95th percentile range of intensities of each.
         dtype: stored type of the first image.
-        label_counts: as in ``medseg.ingest.manifest.Case``.
+        label_counts: as in ``medseg.ingest.manifest.Case``; None if the label could not be read.
+        fill, orientation, remarks: as in ``medseg.ingest.manifest.Case``.
     """
 
     candidate: Candidate
     faults: list[Fault] = field(default_factory=list)
+    settled: list[Fault] = field(default_factory=list)
     images_sha256: list[str] = field(default_factory=list)
     labels_sha256: list[str] = field(default_factory=list)
+    voxels_sha256: list[str] = field(default_factory=list)
     geometry: Geometry | None = None
     channels: int | None = None
+    spreads: list[float] = field(default_factory=list)
     dtype: str = ""
-    label_counts: dict[int, int] = field(default_factory=dict)
+    label_counts: dict[int, int] | None = None
+    fill: float | None = None
+    orientation: str = ""
+    remarks: list[str] = field(default_factory=list)
 
     def add(self, code: str, file: str, cause: str, mend: str = "") -> None:
         """Note a fault of this case."""
@@ -68,21 +83,24 @@ class Checked:
             labels_sha256=tuple(self.labels_sha256),
             geometry=self.geometry,
             dtype=self.dtype,
-            label_counts=self.label_counts,
+            label_counts=self.label_counts or {},
             site=c.site,
             series=c.series,
+            fill=self.fill,
+            orientation=self.orientation,
+            remarks=tuple(self.remarks),
         )
 
 
 def check_cases(
-    dataset: str, source: Source, spacing: Sequence[float] | None, workers: int
+    dataset: str, source: Source, section: DatasetConfig, workers: int
 ) -> tuple[list[Checked], tuple[str, ...], list[Fault]]:
     """Read and check every candidate of a source, in parallel.
 
     Args:
         dataset: name, for the progress bar.
         source: what to check.
-        spacing: micrometres per axis for formats without a header.
+        section: the data set's configuration.
         workers: threads, at most as many as processors (decompression and hashing release Python's lock).
 
     Returns:
@@ -91,114 +109,144 @@ def check_cases(
     progress = Progress(f"ingest {dataset}", len(source.candidates))
     checked: list[Checked] = []
     with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool:
-        for done in pool.map(lambda c: check_case(source.root, c, source.labels, spacing), source.candidates):
+        for done in pool.map(lambda c: check_case(source.root, c, source.labels, section), source.candidates):
             checked.append(done)
             progress.update(len(checked))
-    names = _channel_names(checked, source.channels)
-    faults = [*source.faults, *(f for one in checked for f in one.faults)]
-    faults += _channel_faults(checked, names) + _dims_faults(checked) + _identical_images(checked)
+    names = name_channels(checked, source.channels)
+    faults = [*source.faults, *(f for one in checked for f in one.faults), *cohort_faults(checked, names)]
     return checked, names, faults
 
 
-def check_case(root: Path, candidate: Candidate, labels: LabelTable | None, spacing: Sequence[float] | None) -> Checked:
+def check_case(root: Path, candidate: Candidate, labels: LabelTable | None, section: DatasetConfig) -> Checked:
     """Read one case's files and check them for themselves and against one another."""
     out = Checked(candidate)
-    spacing = candidate.spacing or spacing
-    grids = [_check_image(root, file, out, spacing) for file in candidate.images]
-    out.geometry = grids[0]
-    maps = []
-    for file in candidate.labels:
-        values, grid = _read_label(root, file, out, spacing)
-        _check_grids(out, file, candidate.images[0], grid, out.geometry)
-        if values is not None:
-            maps.append(values)
+    with file_limit(None if section.max_gb is None else int(section.max_gb * 1e9)):
+        for file in candidate.images:
+            _check_image(root, file, out, section)
+        maps = [values for file in candidate.labels if (values := _check_label(root, file, out, section)) is not None]
     if labels is not None and maps and len(maps) == len(candidate.labels) and len({m.shape for m in maps}) == 1:
         _check_values(out, candidate.labels[0], maps[0] if len(maps) == 1 else merge_objects(maps), labels)
     return out
 
 
-def _open(root: Path, file: str, out: Checked, series: str = "") -> tuple[str, Stored | None]:
-    """The digest of a file (or folder) and what it holds; a failure is noted."""
-    digest = ""
+def _open(
+    root: Path, file: str, out: Checked, section: DatasetConfig, series: str = ""
+) -> tuple[str, Stored | None, Geometry | None]:
+    """The digest of a file (or folder), what it holds and its grid, as far as they could be read."""
+    digest, stored = "", None
     try:
         content = read_content(root / file, series)
         digest = content.sha256
         stored = read_stored(root / file, content)
+        _note_doubts(out, file, stored, section.orientation)
+        out.remarks += [remark for remark in stored.remarks if remark not in out.remarks]
+        spacing = out.candidate.spacing or section.spacing
+        return digest, stored, grid_of(stored.oriented(section.orientation), spacing, out.geometry)
     except FormatError as error:
         out.add(error.code, file, error.cause, error.mend)
-        return digest, None
-    if stored.note and not any(f.code == "orientation" for f in out.faults):
-        out.add("orientation", file, stored.note)
-    return digest, stored
+        return digest, None, None
 
 
-def _check_image(root: Path, file: str, out: Checked, spacing: Sequence[float] | None) -> Geometry | None:
-    digest, stored = _open(root, file, out, out.candidate.series)
+def _note_doubts(out: Checked, file: str, stored: Stored, winner: str | None) -> None:
+    """What the reader found doubtful, once per case: image and label mostly share their headers' faults."""
+    for code, cause in stored.notes:
+        if any(f.code == code for f in (*out.faults, *out.settled)):
+            continue
+        if code == "orientation" and winner in stored.orientations:
+            out.orientation = str(winner)
+            out.settled.append(fault(code, out.candidate.id, file, cause, f"{winner} is used, as configured"))
+        else:
+            out.add(code, file, cause)
+
+
+def _check_image(root: Path, file: str, out: Checked, section: DatasetConfig) -> None:
+    """Check an image file; the first one's grid becomes the case's."""
+    digest, stored, grid = _open(root, file, out, section, out.candidate.series)
     out.images_sha256.append(digest)
-    if stored is None:
-        return None
+    out.voxels_sha256.append("")
+    if stored is None or grid is None:
+        return
     try:
-        image, grid = stored.image(), stored.geometry(spacing)
+        image = stored.image()
     except FormatError as error:
         out.add(error.code, file, error.cause, error.mend)
-        return None
+        return
     out.channels = (out.channels or 0) + image.shape[0]
     out.dtype = out.dtype or str(stored.voxels.dtype)
-    if image.dtype.kind == "f" and not (finite := np.isfinite(image)).all():
+    if _check_intensities(out, file, image, section):
+        out.voxels_sha256[-1] = digest_voxels(stored.voxels)
+    if file == out.candidate.images[0]:
+        out.geometry = grid
+        tilted = any(code == "gantry-tilt" for code, _ in stored.notes)
+        if (cosine := right_angles(grid)) > SHEAR and not tilted:
+            out.add("shear", file, f"two axes meet at {np.degrees(np.arccos(cosine)):.2f} degrees, expected 90")
+    elif out.geometry is not None:
+        _check_channel_grid(out, file, grid, out.geometry)
+
+
+def _check_intensities(out: Checked, file: str, image: NDArray[Any], section: DatasetConfig) -> bool:
+    """NaN, Inf, a constant image, and spreads; returns whether the image varies (one channel may be empty)."""
+    ranges = [(channel.min(), channel.max()) for channel in image]  # NaN and Inf show in these, too
+    if len(image) > 1 or len(out.candidate.images) > 1:
+        out.spreads += [spread(channel) for channel in image]
+    if image.dtype.kind == "f" and not np.isfinite(ranges).all():
+        finite = np.isfinite(image)
         first = tuple(int(i) for i in np.argwhere(~finite)[0])
         nans = int(np.isnan(image).sum())
-        where = f"{first[1:]}" + (f" of channel {first[0]}" if image.shape[0] > 1 else "")
+        where = f"{first[1:]}" + (f" of channel {first[0]}" if len(image) > 1 else "")
         cause = f"{nans} NaN and {int((~finite).sum()) - nans} Inf voxels, first {image[first]:g} at {where}"
-        out.add("nonfinite", file, cause)
-    return grid
+        mend = "" if section.fill is None else f"filled with {section.fill:g}, as configured"
+        out.add("nonfinite", file, cause, mend)
+        out.fill = section.fill
+    elif all(low == high for low, high in ranges):
+        out.add("constant-image", file, f"every voxel is {', '.join(f'{low:g}' for low, _ in ranges)}")
+        return False
+    return True
 
 
-def _read_label(
-    root: Path, file: str, out: Checked, spacing: Sequence[float] | None
-) -> tuple[NDArray[Any] | None, Geometry | None]:
-    """A label file's values and grid, as far as they could be read."""
-    digest, stored = _open(root, file, out)
+def _check_channel_grid(out: Checked, file: str, found: Geometry, first: Geometry) -> None:
+    """A further channel may have a grid of its own, if it shows the same part of the world."""
+    other = out.candidate.images[0]
+    if found.dims != first.dims or found.unit != first.unit:
+        cause = f"{found.dims} axes in {found.unit}, {other} has {first.dims} in {first.unit}"
+        out.add("channel-grid", file, cause)
+    elif (share := field_of_view(first, found)) < COVERED:
+        out.add("channel-grid", file, f"covers {share:.0%} of the voxels of {other}, expected {COVERED:.0%} or more")
+
+
+def _check_label(root: Path, file: str, out: Checked, section: DatasetConfig) -> NDArray[Any] | None:
+    """The values of a label file, if it could be read; its grid is compared with the image's."""
+    digest, stored, grid = _open(root, file, out, section)
     out.labels_sha256.append(digest)
+    _check_grids(out, file, out.candidate.images[0], grid, out.geometry)
     if stored is None:
-        return None, None
-    grid: Geometry | None = None
+        return None
     try:
-        grid = stored.geometry(spacing)
-        return stored.labels(), grid
+        return stored.labels()
     except FormatError as error:
         out.add(error.code, file, error.cause, error.mend)
-        return None, grid
+        return None
 
 
 def _check_values(out: Checked, file: str, labels: NDArray[Any], table: LabelTable) -> None:
     """Compare a label map's values with the table, and count them."""
-    counts = _count(labels)
-    wrong = [v for v in counts if (v < 0 if table.instances else v not in (0, *table.values))]
+    counts = count_values(labels)
+    legal = (0, *table.values)
+    wrong = [v for v in counts if v != table.ignore and (v < 0 if table.instances else v not in legal)]
     if wrong:
-        shown = [f"value {v}: {counts[v]} voxels, first at {_first(labels, v)}" for v in wrong[:VALUES_SHOWN]]
+        shown = [f"value {v}: {counts[v]} voxels, first at {first_voxel(labels, v)}" for v in wrong[:VALUES_SHOWN]]
         more = f", and {len(wrong) - VALUES_SHOWN} values more" if len(wrong) > VALUES_SHOWN else ""
         names = ", ".join(f"{value} {name}" for name, value in table.names)
         expected = "0 and object numbers above 0" if table.instances else f"0 background, {names}"
-        out.add("label-values", file, f"{'; '.join(shown)}{more} (expected {expected})")
-    if set(counts) <= {0}:
-        out.add("empty-label", file, f"all {labels.size} voxels are background")
+        ignored = "" if table.ignore is None else f", {table.ignore} not annotated"
+        out.add("label-values", file, f"{'; '.join(shown)}{more} (expected {expected}{ignored})")
+    foreground = {v: n for v, n in counts.items() if v not in (0, table.ignore)}
+    if not foreground:
+        out.add("empty-label", file, f"none of {labels.size} voxels belongs to a class")
     if table.instances:
-        objects = sum(n for v, n in counts.items() if v > 0)
-        counts = {v: n for v, n in ((0, counts.get(0, 0)), (1, objects)) if n}
+        rest = {v: n for v, n in counts.items() if v in (0, table.ignore)}
+        counts = rest | ({1: sum(foreground.values())} if foreground else {})
     out.label_counts = counts
-
-
-def _count(labels: NDArray[Any]) -> dict[int, int]:
-    """Value -> voxels, in the order of values."""
-    if labels.dtype in (np.uint8, np.uint16):
-        bins = np.bincount(labels.ravel())
-        return {int(v): int(bins[v]) for v in np.flatnonzero(bins)}
-    values, counts = np.unique(labels, return_counts=True)
-    return {int(v): int(n) for v, n in zip(values, counts, strict=True)}
-
-
-def _first(labels: NDArray[Any], value: int) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.unravel_index(int(np.argmax(labels == value)), labels.shape))
 
 
 def _check_grids(out: Checked, file: str, other: str, found: Geometry | None, expected: Geometry | None) -> None:
@@ -212,53 +260,3 @@ def _check_grids(out: Checked, file: str, other: str, found: Geometry | None, ex
     if gap > AFFINE_TOLERANCE_VOXELS:
         allowed = f"allowed {AFFINE_TOLERANCE_VOXELS}"
         out.add("affine-mismatch", file, f"{gap:.3g} voxels from {other} at a corner, {allowed}")
-
-
-def _majority(numbers: list[int]) -> int:
-    """The most frequent number; the smallest of several."""
-    return min(Counter(numbers).items(), key=lambda item: (-item[1], item[0]))[0] if numbers else 0
-
-
-def _channel_names(checked: list[Checked], named: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The names given, or else numbered ones for as many channels as most cases have."""
-    count = _majority([one.channels for one in checked if one.channels is not None])
-    return named or tuple(f"channel{k}" for k in range(count))
-
-
-def _channel_faults(checked: list[Checked], names: tuple[str, ...]) -> list[Fault]:
-    expected = f"{len(names)} ({', '.join(names)})"
-    return [
-        fault(
-            "channels",
-            one.candidate.id,
-            one.candidate.images[0],
-            f"{one.channels} channels, expected {expected}",
-        )
-        for one in checked
-        if one.channels is not None and one.geometry is not None and one.channels != len(names)
-    ]
-
-
-def _dims_faults(checked: list[Checked]) -> list[Fault]:
-    grids = [(one.candidate, one.geometry) for one in checked if one.geometry is not None]
-    usual = _majority([grid.dims for _, grid in grids])
-    return [
-        fault("dims-mismatch", c.id, c.images[0], f"{grid.dims} spatial axes, most cases have {usual}")
-        for c, grid in grids
-        if grid.dims != usual
-    ]
-
-
-def _identical_images(checked: list[Checked]) -> list[Fault]:
-    """Cases whose image files equal, byte for byte, those of an earlier one: they leak between folds."""
-    seen: dict[tuple[str, ...], str] = {}
-    faults = []
-    for one in checked:
-        key = tuple(one.images_sha256)
-        if "" in key:
-            continue
-        if key in seen:
-            cause = f"the same bytes as the image of case {seen[key]}"
-            faults.append(fault("identical-images", one.candidate.id, one.candidate.images[0], cause))
-        seen.setdefault(key, one.candidate.id)
-    return faults

@@ -15,34 +15,77 @@ class Kind:
 
     Attributes:
         mend: what the user can do about it, unless the place that finds it knows better.
+        ids: the entries of the catalogue in ``docs/faults.md`` that this code answers.
         allowed: what happens to the case if the configuration allows the fault by name; None: it cannot be.
     """
 
     mend: str
+    ids: tuple[str, ...] = ()
     allowed: str | None = None
+
+    @property
+    def duty(self) -> str:
+        """``REFUSE``, or ``FLAG`` for what is refused unless the configuration allows it by name."""
+        return "FLAG" if self.allowed else "REFUSE"
 
 
 FAULTS: dict[str, Kind] = {
+    # How files are found and paired
     "missing": Kind("check `data_root` and `path`"),
     "dataset-json": Kind("correct dataset.json"),
-    "unlisted": Kind("list the case in dataset.json or remove its files", "left out"),
-    "image-without-label": Kind("add its label or remove the image", "left out"),
-    "label-without-image": Kind("add its image or remove the label", "left out"),
-    "duplicate-id": Kind("rename or remove one of them"),
-    "unsafe-id": Kind("rename to 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit"),
-    "unsafe-path": Kind("keep all files inside the data set's folder"),
-    "subject": Kind("correct `subject` or the case id"),
-    "unreadable": Kind("copy or export the file again"),
-    "orientation": Kind("correct the header", "kept: sform is used, or axes are taken as RAS"),
-    "dims-mismatch": Kind("keep 2-D and 3-D cases in separate data sets"),
-    "channels": Kind("give every case the same channels"),
-    "shape-mismatch": Kind("export image and label on one grid"),
-    "affine-mismatch": Kind("export image and label on one grid"),
-    "nonfinite": Kind("replace NaN and Inf by real numbers"),
-    "label-not-integer": Kind("store labels as integers; never resample them linearly"),
-    "label-values": Kind("correct the label file or the table of labels"),
-    "empty-label": Kind("correct the label or allow it by name", "kept"),
-    "identical-images": Kind("remove one of the cases", "kept"),
+    "table": Kind("correct the table of cases"),
+    "unlisted": Kind("list the case in dataset.json or remove its files", (), "left out"),
+    "image-without-label": Kind("add its label or remove the image", (), "left out"),
+    "label-without-image": Kind("add its image or remove the label", (), "left out"),
+    "duplicate-id": Kind("rename or remove one of them", ("LB-12", "CF-08")),
+    "unsafe-id": Kind(
+        "rename to 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit",
+        ("CF-06", "CF-07", "CF-08"),
+    ),
+    "unsafe-path": Kind("keep all files inside the data set's folder", ("CF-05", "CF-09")),
+    "subject": Kind("correct `subject` or the case id", ("LB-11",)),
+    "splits": Kind("correct the file of folds", ("LB-14",)),
+    # What a file holds
+    "unreadable": Kind(
+        "copy or export the file again",
+        (
+            *(f"IN-{n:02d}" for n in (1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 18, 22)),
+            "LB-05",
+            *(f"DX-{n:02d}" for n in (8, 9, 11, 12, 13)),
+        ),
+    ),
+    "slice-gap": Kind("export the whole series again", ("DX-01",)),
+    "slice-twice": Kind("keep one of the slices", ("DX-02",)),
+    "slice-mixed": Kind("keep only the slices of one stack in the folder", ("DX-04", "DX-08")),
+    "slice-position": Kind("export the series again, with its geometry", ("DX-05",)),
+    "series": Kind("name one by `series`: its UID or number", ("DX-06",)),
+    "decoder": Kind("decompress the series", ("DX-09",)),
+    "gantry-tilt": Kind("resample to a grid with right angles", ("DX-07",), "kept: the tilted grid is used as it is"),
+    "too-large": Kind("split the image, or raise `max_gb` of the data set", ("IN-07",)),
+    "orientation": Kind("correct the header, or name the form that counts: `orientation: sform`", ("IN-19", "IN-20")),
+    "no-orientation": Kind("set sform or qform", ("IN-21",), "kept: axes are taken as RAS"),
+    "tiff-pages": Kind(
+        "say what the pages are: save as OME-TIFF or in ImageJ, or tifffile.imwrite(..., metadata={'axes': 'ZYX'})",
+        ("DX-11",),
+        "kept: pages are taken as slices",
+    ),
+    "shear": Kind("resample to a grid with right angles", ("IN-23",), "kept: the sheared grid is used as it is"),
+    "nonfinite": Kind("replace NaN and Inf by real numbers", ("IN-15",), "kept: filled with the number in `fill`"),
+    "constant-image": Kind("export the image again or remove the case", ("IN-16",), "kept"),
+    "label-not-integer": Kind("store labels as integers; never resample them linearly", ("LB-02", "LB-03", "LB-04")),
+    "label-values": Kind("correct the label file or the table of labels", ("LB-01",)),
+    "empty-label": Kind("correct the label or allow it by name", ("LB-08",), "kept"),
+    # What the files of a case, or the cases of a data set, say about one another
+    "shape-mismatch": Kind("export image and label on one grid", ("LB-06",)),
+    "affine-mismatch": Kind("export image and label on one grid", ("LB-07",)),
+    "channel-grid": Kind("give all channels of a case one field of view", ("LB-13",)),
+    "channels": Kind("give every case the same channels", ("IN-13", "LB-13", "DX-11")),
+    "channel-order": Kind("put its channels into the order of the others", ("LB-13",), "kept"),
+    "dims-mismatch": Kind("keep pictures, single slices and volumes in separate data sets", ("IN-14",)),
+    "identical-images": Kind("remove one of the cases", ("LB-12",), "kept: one subject is never on both sides"),
+    "leakage": Kind("remove one of the cases, or give both one subject with `subject`", ("LB-12",)),
+    "class-absent": Kind("add cases, use fewer folds or another seed", ("LB-09",), "kept: not defined there"),
+    "lost-class": Kind("plan a finer `spacing`", ("LB-10",), "kept without that class"),
 }
 
 
@@ -51,8 +94,8 @@ def fault(code: str, case: str, file: str, cause: str, mend: str = "") -> Fault:
     return Fault(code, _one_line(case), _one_line(file), _one_line(cause), mend or FAULTS[code].mend)
 
 
-def check_allowed(dataset: str, allow: Sequence[str]) -> None:
-    """Raise ``ConfigError`` unless every code can be allowed."""
+def check_allowed(dataset: str, allow: Sequence[str], fill: float | None = None) -> None:
+    """Raise ``ConfigError`` unless every code can be allowed; ``nonfinite`` needs a number to ``fill`` with."""
     allowable = [code for code, kind in FAULTS.items() if kind.allowed]
     for code in allow:
         if code in allowable:
@@ -60,6 +103,8 @@ def check_allowed(dataset: str, allow: Sequence[str]) -> None:
         near = difflib.get_close_matches(code, allowable, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near and code not in FAULTS else f"can be: {', '.join(allowable)}"
         raise ConfigError(f"datasets.{dataset}.allow: '{code}' cannot be allowed; {hint}")
+    if ("nonfinite" in allow) != (fill is not None):
+        raise ConfigError(f"datasets.{dataset}: `allow: [nonfinite]` and `fill: NUMBER` go together; give both or none")
 
 
 def _one_line(text: str) -> str:

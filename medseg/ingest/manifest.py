@@ -28,6 +28,9 @@ COLUMNS = (
     "geometry",
     "dtype",
     "label_counts",
+    "fill",
+    "orientation",
+    "remarks",
 )
 
 
@@ -46,6 +49,9 @@ class Case:
         label_counts: value in the label file -> voxels; object numbers are counted together as 1.
         site: where the case was acquired, for folds that leave one site out; empty where nobody said.
         series: the series wanted of its DICOM folders; empty if they hold one.
+        fill: number that stands for the image's NaN and Inf voxels, where that was allowed; or None.
+        remarks: what a reader decided beyond doubt, such as a dropped axis of length 1.
+        orientation: which form of contradicting NIfTI headers counts; empty if they are of one mind.
     """
 
     id: str
@@ -59,6 +65,9 @@ class Case:
     label_counts: Mapping[int, int]
     site: str = ""
     series: str = ""
+    fill: float | None = None
+    orientation: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def pixel_size(self) -> tuple[float, ...] | None:
@@ -109,6 +118,9 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
             "geometry": json.dumps(c.geometry.to_json()),
             "dtype": c.dtype,
             "label_counts": json.dumps({str(k): v for k, v in c.label_counts.items()}),
+            "fill": "" if c.fill is None else repr(c.fill),
+            "orientation": c.orientation,
+            "remarks": json.dumps(c.remarks),
         }
         for c in manifest.cases
     ]
@@ -164,4 +176,7 @@ def _case_from_row(row: Mapping[Any, Any]) -> Case:
         label_counts={int(k): v for k, v in json.loads(row["label_counts"]).items()},
         site=row["site"],
         series=row["series"],
+        fill=float(row["fill"]) if row["fill"] else None,
+        orientation=row["orientation"],
+        remarks=tuple(json.loads(row["remarks"])),
     )

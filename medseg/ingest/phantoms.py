@@ -18,8 +18,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
-from medseg.files import write_bytes, write_json
-from medseg.image.formats import format_of, write_labels
+from medseg.files import write_json
+from medseg.image.formats import write_labels
 from medseg.image.geometry import Geometry
 from medseg.progress import Progress
 
@@ -60,8 +60,7 @@ def generate(kind: Kind, cases: int, seed: int, folder: Path) -> None:
         rng = np.random.Generator(np.random.PCG64([seed, list(PLACES).index(kind), case]))
         image, truth, geometry = DRAW[kind](rng, case)
         name = f"{kind}_{case:03d}{suffix}"
-        picture = folder / images / name
-        write_bytes(picture, format_of(picture).write(picture, image, geometry))
+        write_labels(folder / images / name, image, geometry)  # grey values are integers, too
         write_labels(folder / labels / name, truth, geometry)
         progress.update(case + 1)
     if kind == "organs":

@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.config import Config, DatasetConfig
-from medseg.errors import ConfigError, DatasetFaults
+from medseg.errors import ConfigError, DatasetFaults, Fault
 from medseg.image.formats import FORMATS, suffix_of
 from medseg.image.labels import LabelTable
-from medseg.ingest.checks import check_cases
+from medseg.ingest.checks import Checked, check_cases
+from medseg.ingest.cohort import fold_faults
 from medseg.ingest.faults import check_allowed
+from medseg.ingest.folds import Member, check_run, make_folds
 from medseg.ingest.manifest import Manifest, write_manifest
 from medseg.ingest.phantoms import generate
 from medseg.ingest.sources import Source, find_cases
-from medseg.ingest.splits import Fold, make_folds, write_splits
+from medseg.ingest.splits import Fold, own_folds, write_splits
+from medseg.ingest.summary import summary
+from medseg.progress import say
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,7 @@ class _Ingested:
 
     manifest: Manifest
     folds: list[Fold]
+    scheme: str
 
 
 def run(config: Config, dataset: str, out: Path, workers: int = 1) -> Manifest:
@@ -40,7 +45,7 @@ def run(config: Config, dataset: str, out: Path, workers: int = 1) -> Manifest:
     """
     ingested = _ingest(config, dataset, workers)
     write_manifest(ingested.manifest, out)
-    write_splits(out / "splits.json", ingested.folds, config.folds.seed)
+    write_splits(out / "splits.json", ingested.folds, config.folds.seed, ingested.scheme)
     return ingested.manifest
 
 
@@ -66,20 +71,62 @@ def run_phantoms(config: Config, dataset: str) -> Path:
 
 def _ingest(config: Config, dataset: str, workers: int) -> _Ingested:
     section = config.dataset(dataset)
-    check_allowed(dataset, section.allow)
+    check_allowed(dataset, section.allow, section.fill)
     source = find_cases(dataset, Path(config.data_root) / section.path, section)
     _check_spacing(dataset, section, source)
-    checked, channels, faults = check_cases(dataset, source, section.spacing, workers)
+    checked, channels, faults = check_cases(dataset, source, section, workers)
+    folds, missing = _folds(config, dataset, source, checked)
+    faults += missing
     errors = [f for f in faults if f.code not in section.allow]
     if not checked and not errors:
         errors = faults
     if errors:
         raise DatasetFaults(dataset, source.root, errors)
+    if isinstance(folds, ConfigError):
+        raise folds
     cases = tuple(one.case() for one in checked)
     labels: LabelTable = source.labels  # type: ignore[assignment]  # None only beside a fault
-    manifest = Manifest(dataset, cases[0].geometry.dims, channels, labels, cases, tuple(str(f) for f in sorted(faults)))
-    folds = make_folds([c.id for c in cases], [c.subject for c in cases], config.folds.count, config.folds.seed)
-    return _Ingested(manifest, folds)
+    told = tuple(str(f) for f in sorted([*faults, *(f for one in checked for f in one.settled)]))
+    manifest = Manifest(dataset, cases[0].geometry.dims, channels, labels, cases, told)
+    for line in summary(manifest, folds):
+        say(f"ingest {dataset}: {line}")
+    own = _splits_file(config, dataset, source) is not None
+    return _Ingested(manifest, folds, "file" if own else config.folds.scheme)
+
+
+def _folds(
+    config: Config, dataset: str, source: Source, checked: list[Checked]
+) -> tuple[list[Fold] | ConfigError, list[Fault]]:
+    """The folds, or why there can be none (faults of files are told first), and what is wrong or missing in them."""
+    try:
+        own = _splits_file(config, dataset, source)
+        if own is not None:
+            faulty = {f.case for f in source.faults if f.code not in config.dataset(dataset).allow}
+            folds, faults = own_folds(*own, {c.id: c.subject for c in source.candidates}, faulty)
+            if faults:
+                return [], faults
+            check_run(config.folds, len(folds))
+        else:
+            ignore = source.labels.ignore if source.labels is not None else None
+            folds = make_folds([_member(one, ignore) for one in checked], config.folds)
+    except ConfigError as error:
+        return error, []
+    return folds, fold_faults(checked, source.labels, folds) if source.labels is not None and checked else []
+
+
+def _member(one: Checked, ignore: int | None) -> Member:
+    """What folds need to know of a case."""
+    shown = frozenset(v for v, voxels in (one.label_counts or {}).items() if voxels and v not in (0, ignore))
+    return Member(one.candidate.id, one.candidate.subject, one.candidate.site, shown)
+
+
+def _splits_file(config: Config, dataset: str, source: Source) -> tuple[Path, str] | None:
+    """The user's own file of folds and what to call it, or None; the data set's own comes before that of all."""
+    name = config.dataset(dataset).splits or config.folds.file or source.splits
+    if not name:
+        return None
+    inside = source.root / name
+    return (inside if inside.is_file() else Path(name)), name
 
 
 def _check_spacing(dataset: str, section: DatasetConfig, source: Source) -> None:

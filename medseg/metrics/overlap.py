@@ -6,18 +6,22 @@ one -> 0. No smoothing term. Counts are 64-bit integers, ratios 64-bit floats.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.image.labels import IGNORE
+
 BOTH_EMPTY = "undefined: class absent from reference and prediction"
+NOT_ANNOTATED = "undefined: no voxel of the reference is annotated"
 
 
 @dataclass(frozen=True, slots=True)
 class OverlapCounts:
-    """Voxel counts of one class: true positive, false positive, false negative."""
+    """Voxel counts of one class or region: true positive, false positive, false negative."""
 
     tp: int
     fp: int
@@ -34,14 +38,27 @@ class OverlapCounts:
         return self.tp + self.fp
 
 
-def overlap_counts(reference: NDArray[Any], prediction: NDArray[Any], classes: int) -> list[OverlapCounts]:
-    """Counts of the foreground classes 1..classes-1 from two maps (S) of channel indices 0..classes-1.
+def overlap_counts(
+    reference: NDArray[Any],
+    prediction: NDArray[Any],
+    classes: int,
+    members: Sequence[Sequence[int]] | None = None,
+) -> list[OverlapCounts]:
+    """Counts from two maps (S) of channel indices 0..classes-1; voxels that the reference leaves out are not counted.
+
+    Args:
+        reference: ``IGNORE`` where nobody annotated.
+        prediction: on the same grid.
+        classes: K, background included.
+        members: the classes that make up each thing counted (a region); none: each foreground class for itself.
 
     Raises:
         ValueError: if shapes differ, a map is not integer, or a value lies outside the classes.
     """
     if reference.shape != prediction.shape:
         raise ValueError(f"reference {reference.shape} and prediction {prediction.shape} differ in shape")
+    if reference.dtype.kind in "iu" and (left_out := reference == IGNORE).any():
+        reference, prediction = reference[~left_out], prediction[~left_out]
     for name, labels in (("reference", reference), ("prediction", prediction)):
         if not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(f"{name} of type {labels.dtype}; expected integers")
@@ -49,14 +66,13 @@ def overlap_counts(reference: NDArray[Any], prediction: NDArray[Any], classes: i
             raise ValueError(f"{name} has values {labels.min()}..{labels.max()}; expected 0..{classes - 1}")
     pairs = reference.astype(np.int64).ravel() * classes + prediction.astype(np.int64).ravel()
     confusion = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
-    return [
-        OverlapCounts(
-            tp=int(confusion[k, k]),
-            fp=int(confusion[:, k].sum() - confusion[k, k]),
-            fn=int(confusion[k].sum() - confusion[k, k]),
-        )
-        for k in range(1, classes)
-    ]
+    counts = []
+    for inside in members if members is not None else [(k,) for k in range(1, classes)]:
+        rows = list(inside)
+        tp = int(confusion[np.ix_(rows, rows)].sum())
+        fp, fn = int(confusion[:, rows].sum()) - tp, int(confusion[rows].sum()) - tp
+        counts.append(OverlapCounts(tp, fp, fn))
+    return counts
 
 
 def dice(counts: OverlapCounts) -> float:

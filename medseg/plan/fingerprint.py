@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.errors import PlanError
 from medseg.image.geometry import canonical_axes
+from medseg.image.labels import LabelTable
 from medseg.image.resample import crop, nonzero_box, reorient
 from medseg.ingest.cases import read_case_image, read_case_labels
 from medseg.ingest.manifest import Case, Manifest
@@ -20,6 +23,8 @@ from medseg.progress import Progress
 
 # Foreground voxels sampled per case and channel for the intensity statistics.
 SAMPLES_PER_CASE = 10_000
+# Written for readers; computed from the rows of the cases.
+DERIVED = ("cases", "median_shape", "median_spacing", "p10_spacing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,37 +32,80 @@ class Fingerprint:
     """What planning knows about the data; axes in canonical orientation, after cropping to the non-zero box.
 
     Attributes:
-        dataset, dims, channels, classes (background included), cases, subjects: as in the manifest.
+        dataset, dims, channels, classes (background included), subjects: as in the manifest.
         unit: unit of spacing: mm, um or px.
         oriented: whether axes have a world orientation.
-        median_spacing, p10_spacing: per axis, over cases.
-        median_shape: voxels per axis.
-        median_extent: shape x spacing per axis.
-        intensities: per channel: mean, std, p00_5, p99_5, min, max of foreground voxels.
+        shapes: voxels per axis of each case, in the manifest's order.
+        spacings: spacing per axis of each case.
+        median_relative_size: median over cases of the share of a case's voxels inside its non-zero box.
+        intensities: per channel: mean, std, median, p00_5, p99_5, min, max of foreground voxels.
+        regions: the classes that each region unites, if regions are predicted.
+        ignore: whether labels may leave voxels without annotation.
     """
 
     dataset: str
     dims: int
     channels: tuple[str, ...]
     classes: int
-    cases: int
     subjects: int
     unit: str
     oriented: bool
-    median_spacing: tuple[float, ...]
-    p10_spacing: tuple[float, ...]
-    median_shape: tuple[float, ...]
-    median_extent: tuple[float, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    spacings: tuple[tuple[float, ...], ...]
+    median_relative_size: float
     intensities: tuple[Mapping[str, float], ...]
+    regions: tuple[tuple[int, ...], ...] = ()
+    ignore: bool = False
+
+    @property
+    def cases(self) -> int:
+        """Number of cases."""
+        return len(self.shapes)
+
+    @property
+    def median_shape(self) -> tuple[float, ...]:
+        """Median voxels per axis, each case on its own grid."""
+        return _floats(np.median(self.shapes, axis=0))
+
+    @property
+    def median_spacing(self) -> tuple[float, ...]:
+        """Median spacing per axis."""
+        return _floats(np.median(self.spacings, axis=0))
+
+    @property
+    def p10_spacing(self) -> tuple[float, ...]:
+        """10th percentile of the spacing per axis."""
+        return _floats(np.percentile(self.spacings, 10, axis=0))
+
+    def median_shape_at(self, spacing: Sequence[float]) -> tuple[float, ...]:
+        """Median voxels per axis of the cases at ``spacing``; where that is 0.0, an axis stays as it is."""
+        own = np.asarray(self.spacings)
+        target = np.where(np.asarray(spacing) == 0.0, own, spacing)
+        return _floats(np.median(np.maximum(np.round(own / target * self.shapes), 1), axis=0))
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return asdict(self)
+        """As plain JSON values; a line per case, and medians for whoever reads the file."""
+        rows = {name: [" x ".join(map(str, row)) for row in getattr(self, name)] for name in ("shapes", "spacings")}
+        medians = {name: getattr(self, name) for name in DERIVED}
+        return {**asdict(self), **medians, **rows}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Fingerprint:
-        """The inverse of ``to_json``."""
-        facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        """The inverse of ``to_json``.
+
+        Raises:
+            PlanError: if a field is missing or unknown (a fingerprint of another version).
+        """
+        names = {f.name for f in fields(cls)}
+        odd = sorted((set(value) - set(DERIVED)) ^ names)
+        if odd:
+            raise PlanError(
+                f"fingerprint has other fields than this version of medseg: {odd}; run `medseg fingerprint` again"
+            )
+        facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k in names}
+        for name, kind in (("shapes", int), ("spacings", float)):
+            facts[name] = tuple(tuple(kind(n) for n in row.split(" x ")) for row in facts[name])
+        facts["regions"] = tuple(tuple(classes) for classes in facts["regions"])
         return cls(**facts)
 
 
@@ -66,41 +114,49 @@ def take_fingerprint(manifest: Manifest, folder: Path, workers: int) -> Fingerpr
     bar = Progress(f"fingerprint {manifest.dataset}", len(manifest.cases))
     facts = []
     with ThreadPoolExecutor(workers) as pool:
-        jobs = pool.map(lambda job: _case_facts(*job), [(i, c, folder) for i, c in enumerate(manifest.cases)])
-        for fact in jobs:
+        for fact in pool.map(
+            lambda job: _case_facts(*job), [(i, c, folder, manifest.labels) for i, c in enumerate(manifest.cases)]
+        ):
             facts.append(fact)
             bar.update(len(facts))
-    shapes = np.array([f[0] for f in facts], dtype=np.float64)
-    spacings = np.array([f[1] for f in facts])
-    samples = [np.concatenate([f[2][c] for f in facts]) for c in range(len(manifest.channels))]
     unit = manifest.cases[0].geometry.unit
     return Fingerprint(
         dataset=manifest.dataset,
         dims=manifest.dims,
         channels=manifest.channels,
-        classes=manifest.labels.channels,
-        cases=len(manifest.cases),
+        classes=manifest.labels.classes,
         subjects=len({c.subject for c in manifest.cases}),
         unit=unit,
         oriented=manifest.dims == 3 and unit == "mm",
-        median_spacing=_rounded(np.median(spacings, axis=0)),
-        p10_spacing=_rounded(np.percentile(spacings, 10, axis=0)),
-        median_shape=_rounded(np.median(shapes, axis=0)),
-        median_extent=_rounded(np.median(shapes * spacings, axis=0)),
-        intensities=tuple(_statistics(s) for s in samples),
+        shapes=tuple(f.shape for f in facts),
+        spacings=tuple(f.spacing for f in facts),
+        median_relative_size=round(float(np.median([f.relative_size for f in facts])), 6),
+        intensities=tuple(
+            _statistics(np.concatenate([f.samples[c] for f in facts])) for c in range(len(manifest.channels))
+        ),
+        regions=manifest.labels.members if manifest.labels.regions else (),
+        ignore=manifest.labels.ignore is not None,
     )
 
 
-def _case_facts(
-    index: int, case: Case, folder: Path
-) -> tuple[tuple[int, ...], tuple[float, ...], list[NDArray[np.float32]]]:
-    """Cropped shape, spacing and sampled foreground intensities per channel of one case."""
+@dataclass(frozen=True, slots=True)
+class _CaseFacts:
+    """Of one case: cropped shape, spacing, share of its voxels kept, sampled foreground intensities per channel."""
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    relative_size: float
+    samples: tuple[NDArray[np.float32], ...]
+
+
+def _case_facts(index: int, case: Case, folder: Path, labels: LabelTable) -> _CaseFacts:
     image = read_case_image(case, folder)
     axes, flips = canonical_axes(case.geometry)
+    # The bounding box is that of nnU-Net's mask too: filling its holes does not move its outer edges.
     start, shape = nonzero_box(reorient(image, axes, flips))
     foreground = np.zeros(image.shape[1:], dtype=bool)
     if case.labels:
-        foreground = read_case_labels(case, folder) > 0
+        foreground = labels.foreground(read_case_labels(case, folder))
     samples = []
     cropped_mask = crop(reorient(foreground, axes, flips), start, shape)
     for channel in image:
@@ -109,16 +165,18 @@ def _case_facts(
             values = generator(0, 3, index).choice(values, SAMPLES_PER_CASE)
         samples.append(values)
     geometry = case.geometry.reoriented(axes, flips)
-    return shape, geometry.spacing, samples
+    spacing = tuple(round(s, 6) for s in geometry.spacing)
+    return _CaseFacts(shape, spacing, math.prod(shape) / math.prod(image.shape[1:]), tuple(samples))
 
 
 def _statistics(values: NDArray[np.float32]) -> dict[str, float]:
     if not len(values):
-        return dict.fromkeys(("mean", "std", "p00_5", "p99_5", "min", "max"), 0.0)
-    low, high = np.percentile(values, (0.5, 99.5))
+        return dict.fromkeys(("mean", "std", "median", "p00_5", "p99_5", "min", "max"), 0.0)
+    low, median, high = np.percentile(values, (0.5, 50, 99.5))
     numbers = {
         "mean": values.mean(dtype=np.float64),
         "std": values.std(dtype=np.float64),
+        "median": median,
         "p00_5": low,
         "p99_5": high,
         "min": values.min(),
@@ -127,5 +185,5 @@ def _statistics(values: NDArray[np.float32]) -> dict[str, float]:
     return {name: round(float(v), 6) for name, v in numbers.items()}
 
 
-def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
-    return tuple(round(float(v), 6) for v in values)
+def _floats(values: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(float(v) for v in values)

@@ -2,24 +2,81 @@
 
 from __future__ import annotations
 
+import math
+
 from medseg.config import ModelConfig
 from medseg.errors import PlanError
 from medseg.plan import rules
 from medseg.plan.fingerprint import Fingerprint
+from medseg.plan.limits import limits_of
 from medseg.plan.plan import GridPlan
+from medseg.plan.topology import REFERENCE_BYTES, Scene, configure, room
 
 
 def plan_grid(fingerprint: Fingerprint, model: ModelConfig) -> GridPlan:
-    """The grid of a model's images: depends on the data and on the overrides of spacing and normalization alone."""
-    if model.dims is not None and model.dims != fingerprint.dims:
+    """The grid of a model's images: depends on the data, on ``dims`` and on overrides of the grid alone.
+
+    A 2-D model on volumes keeps their coarsest axis as it is (spacing 0.0) and takes its slices along it.
+
+    Raises:
+        PlanError: if ``dims`` or an override does not fit the data.
+    """
+    dims = model.dims or fingerprint.dims
+    if dims > fingerprint.dims:
         raise PlanError(
-            f"data set '{fingerprint.dataset}' has {fingerprint.dims} dimensions, the model asks for {model.dims}; "
+            f"data set '{fingerprint.dataset}' has {fingerprint.dims} dimensions, the model asks for {dims}; "
             "leave `dims` out to take the data's"
         )
-    spacing = model.plan.spacing or list(
-        rules.target_spacing(fingerprint.median_spacing, fingerprint.p10_spacing, fingerprint.median_shape)
-    )
-    if len(spacing) != fingerprint.dims:
-        raise PlanError(f"plan.spacing {spacing}: expected {fingerprint.dims} numbers, one per axis")
-    names = [model.plan.normalization or rules.normalization_of(c, fingerprint.unit) for c in fingerprint.channels]
+    spacing = list(full_spacing(fingerprint))
+    slice_axis = rules.coarsest_axis(spacing) if dims < fingerprint.dims else None
+    if model.plan.resolution == "low":
+        spacing = _low_spacing(fingerprint, model, dims)
+    free = [a for a in range(fingerprint.dims) if a != slice_axis]
+    if model.plan.spacing and len(model.plan.spacing) != len(free):
+        where = "one per axis" if slice_axis is None else f"one per axis of a slice (all but axis {slice_axis})"
+        raise PlanError(f"plan.spacing {model.plan.spacing}: expected {len(free)} numbers, {where}")
+    for axis, value in zip(free, model.plan.spacing or (), strict=False):
+        spacing[axis] = value
+    if slice_axis is not None:
+        spacing[slice_axis] = 0.0
+    kept = fingerprint.median_relative_size
+    names = [
+        model.plan.normalization or rules.normalization_of(c, fingerprint.unit, kept) for c in fingerprint.channels
+    ]
     return GridPlan(fingerprint.dims, tuple(spacing), tuple(names), fingerprint.intensities)
+
+
+def full_spacing(fingerprint: Fingerprint) -> tuple[float, ...]:
+    """Target spacing at full resolution, per canonical axis."""
+    return rules.target_spacing(fingerprint.median_spacing, fingerprint.p10_spacing, fingerprint.median_shape)
+
+
+def low_spacing(fingerprint: Fingerprint) -> tuple[float, ...] | None:
+    """Spacing of the low-resolution model of these volumes; None: they need none.
+
+    For a GPU of nnU-Net's reference memory whatever the machine, so that prepared images are the same everywhere.
+    """
+    if fingerprint.dims != 3:
+        return None
+    spacing = full_spacing(fingerprint)
+    shape = fingerprint.median_shape_at(spacing)
+    memory = room(REFERENCE_BYTES, 3, "bf16")
+    outputs = len(fingerprint.regions) or fingerprint.classes
+
+    def patch_voxels(spacing: tuple[float, ...], shape: tuple[float, ...]) -> float:
+        scene = Scene(spacing, shape, outputs, fingerprint.cases * math.prod(shape))
+        return math.prod(configure(scene, limits_of("cuda", 3), memory)[0].patch)
+
+    return rules.lowres_spacing(spacing, shape, patch_voxels)
+
+
+def _low_spacing(fingerprint: Fingerprint, model: ModelConfig, dims: int) -> list[float]:
+    if dims != 3 or model.plan.spacing:
+        raise PlanError("plan.resolution low: only for 3-D models without an override of plan.spacing")
+    spacing = low_spacing(fingerprint)
+    if spacing is None:
+        raise PlanError(
+            f"plan.resolution low: data set '{fingerprint.dataset}' needs no low-resolution model, since a patch "
+            f"covers {rules.COVERED:.0%} of its median image at full resolution; leave `resolution` out"
+        )
+    return list(spacing)

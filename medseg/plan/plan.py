@@ -15,8 +15,9 @@ class GridPlan:
     """The grid that images are brought to; models that agree on it share one store of prepared cases.
 
     Attributes:
-        dims: spatial dimensions.
-        spacing: target spacing per canonical axis, in the data's unit.
+        dims: spatial dimensions of the data.
+        spacing: target spacing per canonical axis, in the data's unit; 0.0 means "keep each image's own": that axis is
+            never resampled (the slice axis of a 2-D model on volumes).
         normalization: name of the intensity scaling per channel, a row of ``NORMALIZATIONS``.
         statistics: foreground intensity statistics per channel (used by ``ct``).
     """
@@ -25,6 +26,11 @@ class GridPlan:
     spacing: tuple[float, ...]
     normalization: tuple[str, ...]
     statistics: tuple[Mapping[str, float], ...]
+
+    @property
+    def slice_axis(self) -> int | None:
+        """The axis that is never resampled, along which a 2-D model takes its slices; None: there is none."""
+        return self.spacing.index(0.0) if 0.0 in self.spacing else None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -45,8 +51,11 @@ class GridPlan:
 class Plan:
     """All decisions for one model on one data set.
 
-    ``validate_every`` is in steps; ``foreground`` is the share of a batch centred on foreground; ``reasons`` tells for
-    each planned value the rule that gave it. The other fields are named as in the configuration.
+    ``dims`` are the network's; ``spacing`` has an entry per axis of the data. A 2-D network on volumes works on slices:
+    ``slice_axis`` is the canonical axis along which they are taken (its spacing is 0.0: never resampled), and
+    ``patch``, ``strides`` and ``kernels`` go over the remaining axes, in their order. ``validate_every`` is in steps;
+    ``foreground`` is the share of a batch centred on foreground; ``reasons`` tells for each planned value the rule that
+    gave it. The other fields are named as in the configuration.
     """
 
     model: str
@@ -76,16 +85,41 @@ class Plan:
     device: str
     statistics: tuple[Mapping[str, float], ...]
     reasons: Mapping[str, str]
+    slice_axis: int | None = None
+    regions: tuple[tuple[int, ...], ...] = ()
+    ignore: bool = False
+
+    @property
+    def data_dims(self) -> int:
+        """Spatial dimensions of the data; one more than ``dims`` where a 2-D network works on slices of volumes."""
+        return len(self.spacing)
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """The patch in axes of the data: 1 along the slice axis."""
+        if self.slice_axis is None:
+            return self.patch
+        return (*self.patch[: self.slice_axis], 1, *self.patch[self.slice_axis :])
+
+    @property
+    def patch_spacing(self) -> tuple[float, ...]:
+        """Target spacing along the axes of the patch."""
+        return tuple(s for axis, s in enumerate(self.spacing) if axis != self.slice_axis)
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's output: regions if there are any, else classes."""
+        return len(self.regions) or self.classes
 
     @property
     def grid(self) -> GridPlan:
         """The part of the plan that preprocessing needs."""
-        return GridPlan(self.dims, self.spacing, self.normalization, self.statistics)
+        return GridPlan(self.data_dims, self.spacing, self.normalization, self.statistics)
 
     @property
     def network_spec(self) -> NetworkSpec:
         """The part of the plan that building the network needs."""
-        return NetworkSpec(self.dims, self.in_channels, self.classes, self.widths, self.strides, self.kernels)
+        return NetworkSpec(self.dims, self.in_channels, self.outputs, self.widths, self.strides, self.kernels)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, in reading order."""

@@ -3,93 +3,86 @@
 from __future__ import annotations
 
 import math
-import os
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from medseg.config import BudgetConfig, Config, ModelConfig
 from medseg.errors import PlanError
 from medseg.plan import rules
+from medseg.plan.budget import validate_every
+from medseg.plan.explain import OVERRIDE, Facts, explain
 from medseg.plan.fingerprint import Fingerprint
-from medseg.plan.grid import plan_grid
-from medseg.plan.plan import GridPlan, Plan
+from medseg.plan.grid import full_spacing, plan_grid
+from medseg.plan.limits import Limits, limits_of
+from medseg.plan.machine import Machine, this_machine
+from medseg.plan.plan import Plan
+from medseg.plan.topology import Scene, configure, feature_voxels, room
+
+__all__ = ["Machine", "make_plan", "plan_within_memory", "this_machine"]
 
 LEARNING_RATES = {"adamw": 2e-3, "sgd": 1e-2}
-# The validation curve has this many points, but none closer together than ``CURVE_STEPS``.
-VALIDATIONS = 10
-CURVE_STEPS = 25
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What planning knows about where training will run."""
+def make_plan(
+    name: str,
+    model: ModelConfig,
+    fingerprint: Fingerprint,
+    config: Config,
+    machine: Machine,
+    limits: Limits | None = None,
+) -> Plan:
+    """Plan one model by rules alone; a budget in minutes leaves ``steps`` at 1 for ``medseg.plan.budget.fit`` to set.
 
-    device: str
-    precision: str
-    memory_bytes: float
-    threads: int
-
-
-def this_machine(config: Config) -> Machine:
-    """Device, its fast precision, and the memory a training may take (80 % of a GPU, half of the host)."""
-    import torch
-
-    from medseg.models.step import fast_precision, pick_device
-
-    try:
-        device = pick_device(config.device)
-    except RuntimeError as error:
-        raise PlanError(str(error)) from None
-    if config.budget.memory_gb is not None:
-        memory = config.budget.memory_gb * 1e9
-    elif device == "cuda":
-        memory = 0.8 * torch.cuda.get_device_properties(0).total_memory
-    else:
-        memory = 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(device, fast_precision(device), memory, config.threads)
-
-
-def make_plan(name: str, model: ModelConfig, fingerprint: Fingerprint, config: Config, machine: Machine) -> Plan:
-    """Plan one model; a budget in minutes leaves ``steps`` at 1 for ``fit_to_minutes`` to set.
+    Args:
+        name: of the model in the configuration.
+        model: its section.
+        fingerprint: the data.
+        config: budgets and folds.
+        machine: where training runs.
+        limits: bounds to plan within; none: those of the machine's device.
 
     Raises:
         PlanError: if the data or the overrides do not fit together, or no patch fits into memory.
     """
-    grid = plan_grid(fingerprint, model)
-    fixed = model.plan
-    reasons: dict[str, str] = {}
-    shape = [e / s for e, s in zip(fingerprint.median_extent, grid.spacing, strict=True)]
-    precision = _decide(
-        reasons, "precision", fixed.precision, machine.precision, f"fastest in hardware on {machine.device}"
+    grid, fixed = plan_grid(fingerprint, model), model.plan
+    # Slices, too, are counted at full resolution where a batch must not cover too much of the data (nnU-Net).
+    volume = fingerprint.median_shape_at([s or f for s, f in zip(grid.spacing, full_spacing(fingerprint), strict=True)])
+    axes = [a for a in range(grid.dims) if a != grid.slice_axis]
+    dims = len(axes)
+    limits = limits or limits_of(machine.device, dims)
+    scene = Scene(
+        spacing=tuple(grid.spacing[a] for a in axes),
+        shape=tuple(volume[a] for a in axes),
+        classes=len(fingerprint.regions) or fingerprint.classes,
+        data_voxels=fingerprint.cases * math.prod(volume),
     )
-    patch, strides, kernels, channels = _shape_network(reasons, model, grid, shape, machine, precision)
-    per_patch = rules.memory_bytes(rules.feature_voxels(patch, strides, channels), 1, precision)
-    cap = rules.CPU_BATCH[grid.dims] if machine.device == "cpu" else None
-    data_voxels = fingerprint.cases * math.prod(shape)
-    batch = _decide(
-        reasons,
-        "batch",
-        fixed.batch,
-        rules.batch_size(machine.memory_bytes, per_patch, patch, data_voxels, cap),
-        f"{per_patch / 1e6:.0f} MB a patch of {machine.memory_bytes / 1e9:.1f} GB, at most 5 % of voxels, cap {cap}",
+    if fixed.patch and len(fixed.patch) != dims:
+        raise PlanError(f"plan.patch {fixed.patch}: expected {dims} numbers, one per axis")
+    precision = fixed.precision or machine.precision
+    memory = room(machine.memory_bytes, dims, precision)
+    shape, batch = configure(
+        scene,
+        limits,
+        memory,
+        patch=fixed.patch,
+        strides=tuple(tuple(s) for s in fixed.strides) if fixed.strides else None,
+        widths=tuple(fixed.widths) if fixed.widths else None,
     )
-    steps, why = _steps(config.budget, fingerprint.cases, config.folds.count, batch)
-    steps = _decide(reasons, "steps", fixed.steps, steps, why)
-    reasons["spacing"] = "override" if fixed.spacing else "median; 10th percentile on a badly resolved axis"
-    reasons["normalization"] = "override" if fixed.normalization else f"by channel name and unit ({fingerprint.unit})"
-    lr = _decide(reasons, "lr", model.lr, LEARNING_RATES[model.optimizer], f"default of {model.optimizer}")
+    batch = fixed.batch or batch
+    steps, steps_why = _steps(config.budget, fingerprint.cases, config.folds.count, batch)
+    lr = model.lr or LEARNING_RATES[model.optimizer]
+    reasons = explain(Facts(fingerprint, model, machine, limits, grid, scene, shape, memory))
     return Plan(
         model=name,
         network=model.network,
-        dims=grid.dims,
+        dims=dims,
         unit=fingerprint.unit,
         spacing=grid.spacing,
         normalization=grid.normalization,
-        patch=patch,
+        patch=shape.patch,
         batch=batch,
-        widths=channels,
-        strides=strides,
-        kernels=kernels,
+        widths=shape.widths,
+        strides=shape.strides,
+        kernels=shape.kernels,
         in_channels=len(fingerprint.channels),
         classes=fingerprint.classes,
         loss=model.loss,
@@ -99,74 +92,57 @@ def make_plan(name: str, model: ModelConfig, fingerprint: Fingerprint, config: C
         augment=model.augment,
         oriented=fingerprint.oriented,
         foreground=model.foreground,
-        steps=steps,
-        validate_every=validate_every(steps),
+        steps=fixed.steps or steps,
+        validate_every=validate_every(fixed.steps or steps),
         precision=precision,
         threads=machine.threads,
         device=machine.device,
         statistics=grid.statistics,
-        reasons=reasons,
+        reasons={**reasons, "steps": OVERRIDE if fixed.steps else steps_why},
+        slice_axis=grid.slice_axis,
+        regions=fingerprint.regions,
+        ignore=fingerprint.ignore,
     )
 
 
-def validate_every(steps: int) -> int:
-    """Steps between two points of the validation curve."""
-    return max(1, min(steps, max(math.ceil(steps / VALIDATIONS), CURVE_STEPS)))
-
-
-def fit_to_minutes(plan: Plan, minutes: float, step_s: float, fixed_s: float) -> Plan:
-    """The plan with as many steps as fit into ``minutes`` at the measured pace."""
-    steps = rules.minutes_to_steps(minutes, step_s, fixed_s)
-    why = f"{minutes:g} min at {step_s:.3f} s a step, measured here, less {fixed_s:.0f} s for start and validation"
-    return replace(plan, steps=steps, validate_every=validate_every(steps), reasons={**plan.reasons, "steps": why})
-
-
-def _shape_network(
-    reasons: dict[str, str],
+def plan_within_memory(
+    name: str,
     model: ModelConfig,
-    grid: GridPlan,
-    shape: list[float],
+    fingerprint: Fingerprint,
+    config: Config,
     machine: Machine,
-    precision: str,
-) -> tuple[rules.Axes, tuple[rules.Axes, ...], tuple[rules.Axes, ...], tuple[int, ...]]:
-    """Patch, strides, kernels and widths: start large, shrink the patch until a batch of two fits into memory."""
-    fixed, key = model.plan, (machine.device, grid.dims)
-    start = rules.initial_patch(grid.spacing, shape, rules.START_VOXELS[key])
-    patch = tuple(fixed.patch) if fixed.patch else start
-    if len(patch) != grid.dims:
-        raise PlanError(f"plan.patch {list(patch)}: expected {grid.dims} numbers, one per axis")
-    while True:
-        strides, kernels, padded = rules.topology(patch, grid.spacing)
-        if fixed.strides:
-            strides = tuple(tuple(s) for s in fixed.strides)
-            kernels = (kernels + (kernels[-1],) * len(strides))[: len(strides)]
-        channels = tuple(fixed.widths or ()) or rules.widths(
-            len(strides), rules.BASE_WIDTH[machine.device], rules.WIDTH_CAP[key]
-        )
-        if len(channels) != len(strides) or any(len(s) != grid.dims for s in strides):
-            raise PlanError(
-                f"plan.widths {list(channels)} and strides {[list(s) for s in strides]}: expected one width and "
-                f"{grid.dims} strides per stage"
-            )
-        if len(strides) < rules.MIN_STAGES:
-            raise PlanError(f"plan.strides: {len(strides)} stages; the networks need at least {rules.MIN_STAGES}")
-        divisor = rules.total_stride(strides)
-        padded = rules.padded_patch(padded, divisor)
-        needed = rules.memory_bytes(rules.feature_voxels(padded, strides, channels), 2, precision)
-        smaller = rules.shrink(padded, shape, divisor)
-        if needed <= machine.memory_bytes or fixed.patch:
-            break
-        if smaller == padded:
-            raise PlanError(
-                f"no patch fits: two of {list(padded)} need {needed / 1e9:.2f} GB, the budget is "
-                f"{machine.memory_bytes / 1e9:.2f} GB; raise budget.memory_gb or lower plan.widths"
-            )
-        patch = smaller
-    why = f"{rules.START_VOXELS[key]} voxels ({machine.device}), a cube in the world, within median image and memory"
-    reasons["patch"] = "override, padded to the strides" if fixed.patch else why
-    reasons["widths"] = "override" if fixed.widths else f"{channels[0]} doubled per stage ({machine.device})"
-    reasons["strides"] = "override" if fixed.strides else "axes halved down to 4 voxels, coarse axes later"
-    return padded, strides, kernels, channels
+    limits: Limits | None = None,
+) -> Plan:
+    """As ``make_plan``, and smaller until the estimate of its own training step fits into the machine's memory.
+
+    nnU-Net's proxy knows its own network only. Where the plan's network takes more than that, the proxy is given less
+    memory: first the batch becomes smaller, then the patch. What the user fixed stays, and the reason says so.
+
+    Raises:
+        PlanError: as ``make_plan``.
+    """
+    from medseg.plan.memory import estimate_memory
+
+    plan = make_plan(name, model, fingerprint, config, machine, limits)
+    needed, taken, budget = estimate_memory(plan), proxy_bytes(plan), machine
+    while needed > machine.memory_bytes:
+        less = min(budget.memory_bytes, taken) * min(machine.memory_bytes / needed, 0.97)
+        budget = replace(budget, memory_bytes=less)
+        smaller = make_plan(name, model, fingerprint, config, budget, limits)
+        if proxy_bytes(smaller) < taken:
+            plan, needed, taken = smaller, estimate_memory(smaller), proxy_bytes(smaller)
+        elif less < taken / 2:
+            break  # the configuration fixes patch and batch
+    why = f"{needed / 1e9:.2f} GB for a training step, counted by going through one without computing"
+    bound = "at most" if needed <= machine.memory_bytes else "fixed by the configuration, though more than"
+    why = f"{why}; {bound} {machine.memory_bytes / 1e9:.2f} GB"
+    return replace(plan, reasons={**plan.reasons, "memory": why})
+
+
+def proxy_bytes(plan: Plan) -> float:
+    """Memory that nnU-Net's proxy says a plan's batch takes."""
+    voxels = feature_voxels(plan.patch, plan.strides, plan.widths, plan.outputs)
+    return plan.batch * voxels / room(1.0, plan.dims, plan.precision)
 
 
 def _steps(budget: BudgetConfig, cases: int, folds: int, batch: int) -> tuple[int, str]:
@@ -175,8 +151,3 @@ def _steps(budget: BudgetConfig, cases: int, folds: int, batch: int) -> tuple[in
     if budget.epochs is not None:
         return rules.epochs_to_steps(budget.epochs, cases, folds, batch), f"{budget.epochs} epochs of a fold"
     return 1, "not measured yet"
-
-
-def _decide(reasons: dict[str, str], key: str, override: Any, planned: Any, why: str) -> Any:
-    reasons[key] = "override" if override is not None else why
-    return planned if override is None else override

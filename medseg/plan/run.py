@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medseg.config import Config
 from medseg.files import read_json, write_json
 from medseg.ingest.manifest import read_manifest
-from medseg.patches.tiling import window_starts
+from medseg.plan.budget import Candidate, Pace, fit
+from medseg.plan.explain import explained
 from medseg.plan.fingerprint import Fingerprint, take_fingerprint
+from medseg.plan.limits import CANDIDATES, limits_of
 from medseg.plan.plan import Plan
-from medseg.plan.planner import VALIDATIONS, fit_to_minutes, make_plan, this_machine
+from medseg.plan.planner import plan_within_memory, this_machine
 from medseg.progress import say
 
-# Cases of the validation fold that are predicted during training, for the curves.
-VALIDATION_CASES = 8
-START_S = 15.0
+__all__ = ["explain_file", "explained", "run", "run_fingerprint"]
+
+
+# (plan, voxels of the median prepared image, seconds to spend) -> pace of training on this machine. It times the
+# training loop's own parts, which lie downstream, so the command line passes it in.
+Measure = Callable[[Plan, Sequence[float], float], Pace]
 
 
 def run_fingerprint(config: Config, manifest_path: Path, out: Path, workers: int) -> None:
@@ -27,26 +33,43 @@ def run_fingerprint(config: Config, manifest_path: Path, out: Path, workers: int
     write_json(out, take_fingerprint(manifest, folder, workers).to_json())
 
 
-def run(config: Config, model: str, fingerprint_path: Path, out: Path) -> None:
-    """Write the plan of one model on one data set; a budget in minutes is measured here and stored as steps."""
+def run(
+    config: Config,
+    model: str,
+    fingerprint_path: Path,
+    out: Path | None,
+    measure: Measure | None = None,
+) -> Plan:
+    """Plan one model on one data set, write the plan if ``out`` says where, and return it.
+
+    A budget in minutes is measured here, once, and stored as steps; for that ``measure`` is needed.
+    """
     wanted = config.model(model)
     fingerprint = Fingerprint.from_json(read_json(fingerprint_path))
-    plan = make_plan(model, wanted, fingerprint, config, this_machine(config))
-    minutes = config.budget.minutes
-    if minutes is not None and wanted.plan.steps is None:
-        from medseg.plan.measure import step_seconds
-
-        say(f"plan {fingerprint.dataset}/{model}: measuring the pace of a training step on this machine")
-        step_s, forward_s = step_seconds(plan)
-        validation_s = VALIDATIONS * VALIDATION_CASES * _windows(plan, fingerprint) * forward_s
-        plan = fit_to_minutes(plan, minutes, step_s, START_S + validation_s)
-    write_json(out, plan.to_json())
+    machine = this_machine(config)
+    plan = plan_within_memory(model, wanted, fingerprint, config, machine)
+    if config.budget.minutes is not None and wanted.plan.steps is None:
+        assert measure is not None
+        say(f"plan {fingerprint.dataset}/{model}: measuring the pace of training on this machine")
+        candidates = [Candidate(plan, 1)]
+        if wanted.plan.widths is None:
+            limits = limits_of(machine.device, plan.dims)
+            candidates = [
+                Candidate(
+                    plan_within_memory(model, wanted, fingerprint, config, machine, replace(limits, base_width=width)),
+                    enough,
+                )
+                for width, enough in CANDIDATES[machine.device]
+            ]
+        shape = fingerprint.median_shape_at(plan.spacing)
+        plan = fit(candidates, config.budget.minutes, lambda plan, seconds: measure(plan, shape, seconds))
+    if out is not None:
+        write_json(out, plan.to_json())
     for key in ("spacing", "patch", "batch", "widths", "strides", "steps", "precision", "lr"):
         say(f"plan {fingerprint.dataset}/{model}: {key} = {plan.to_json()[key]} ({plan.reasons[key]})")
+    return plan
 
 
-def _windows(plan: Plan, fingerprint: Fingerprint) -> int:
-    """Sliding windows of a median image."""
-    facts = zip(fingerprint.median_extent, plan.spacing, fingerprint.median_shape, strict=True)
-    shape = [round(e / s if s else n) for e, s, n in facts]
-    return math.prod(len(window_starts(n, w)) for n, w in zip(shape, plan.window, strict=True))
+def explain_file(path: Path) -> str:
+    """The reasons of a plan on disk, as text."""
+    return explained(Plan.from_json(read_json(path)))

@@ -35,7 +35,10 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> No
 
 
 def apply(labels: NDArray[Any], steps: PostprocessConfig, table: LabelTable) -> NDArray[Any]:
-    """Fill holes, keep largest components, remove small ones, in this order; labels (S) hold file values."""
+    """Fill holes, keep largest components, remove small ones, in this order.
+
+    Labels (S) hold file values, one per voxel: where regions are predicted, operations work on the painted map too.
+    """
     if steps.fill_holes:
         labels = fill_holes(labels, table.values)
     for name in steps.largest_component:
@@ -46,9 +49,11 @@ def apply(labels: NDArray[Any], steps: PostprocessConfig, table: LabelTable) -> 
 
 
 def check_names(steps: PostprocessConfig, table: LabelTable, dataset: str) -> None:
-    """Raise ``ConfigError`` if an operation names a class that the data set does not have."""
-    unknown = sorted(set(steps.largest_component) - set(table.class_names))
+    """Raise ``ConfigError`` if an operation names a class that predictions of the data set do not have."""
+    written = [n for n, v in table.names if not table.order or v in table.order]
+    unknown = sorted(set(steps.largest_component) - set(written))
     if unknown:
+        why = "; regions are no classes, and a class that no region paints is never predicted" if table.regions else ""
         raise ConfigError(
-            f"datasets.{dataset}.postprocess.largest_component: no class {unknown}; there are {list(table.class_names)}"
+            f"datasets.{dataset}.postprocess.largest_component: no class {unknown}; there are {written}{why}"
         )

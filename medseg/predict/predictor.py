@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from medseg.errors import DataError, PlanError
 from medseg.image.geometry import Geometry
+from medseg.image.resample import coarse_axis
 from medseg.models.step import autocast, pick_device, place, set_exact
-from medseg.patches.tiling import predict_tiled
-from medseg.preprocess.prepare import prepare_image, restore_labels
+from medseg.patches.tiling import predict_slabs, slab_axis
+from medseg.predict.native import native_labels
+from medseg.preprocess.prepare import own_spacing, prepare_image, restore_labels
 from medseg.train.checkpoint import read_checkpoint
 
 
@@ -53,9 +55,9 @@ class Predictor:
                 is not finite.
         """
         plan = self.plan
-        if geometry.dims != plan.dims or image.shape[0] != plan.in_channels:
+        if geometry.dims != plan.data_dims or image.shape[0] != plan.in_channels:
             raise DataError(
-                f"{name}: {geometry.dims}-D with {image.shape[0]} channels; the model expects {plan.dims}-D with "
+                f"{name}: {geometry.dims}-D with {image.shape[0]} channels; the model expects {plan.data_dims}-D with "
                 f"{plan.in_channels} ({', '.join(self.checkpoint.channels)})"
             )
         if geometry.unit != plan.unit:
@@ -67,13 +69,20 @@ class Predictor:
             raise DataError(f"{name}: {int((~np.isfinite(image)).sum())} voxels are NaN or Inf; repair the file")
         prepared, record = prepare_image(image, geometry, plan.grid)
         tensor = torch.from_numpy(prepared).to(self.device)
+        spacing = geometry.reoriented(record.axes, record.flips).spacing
+        coarse = coarse_axis(spacing, own_spacing(plan.spacing, spacing))
+        labels = self.checkpoint.labels
+        axis = slab_axis(tensor.shape[1:], plan.window)
+        slabs = predict_slabs(
+            self.network, tensor, plan.window, axis=axis, batch=plan.batch, slice_axis=plan.slice_axis
+        )
         with torch.inference_mode(), autocast(self.device, self.precision):
-            logits = predict_tiled(self.network, tensor, plan.patch, batch=plan.batch)
-        if not torch.isfinite(logits).all():
-            raise DataError(f"{name}: the network's output is not finite; the model or the image is damaged")
-        if tuple(logits.shape[1:]) != record.shape:
-            # Back to the native box: the same extent-preserving convention as `resample_image`.
-            mode = "bilinear" if plan.dims == 2 else "trilinear"
-            logits = F.interpolate(logits[None], size=record.shape, mode=mode, align_corners=False)[0]
-        channels = logits.argmax(dim=0).numpy().astype(np.uint8)
-        return self.checkpoint.labels.to_values(restore_labels(channels, record))
+            finite = (_finite(slab, name) for slab in slabs)
+            channels = native_labels(finite, axis, record, coarse=coarse, painted=labels.painted)
+        return labels.to_values(restore_labels(channels, record))
+
+
+def _finite(logits: Tensor, name: str) -> Tensor:
+    if not torch.isfinite(logits).all():
+        raise DataError(f"{name}: the network's output is not finite; the model or the image is damaged")
+    return logits

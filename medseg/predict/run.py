@@ -9,7 +9,7 @@ from pathlib import Path
 from medseg.config import Config
 from medseg.errors import DataError
 from medseg.files import read_json, sha256_file, write_json, writer_lock
-from medseg.image.formats import read_image, stem_of, suffix_of, write_labels
+from medseg.image.formats import label_suffix, read_content, read_image, stem_of, write_labels
 from medseg.ingest.cases import read_case_image
 from medseg.ingest.manifest import Case, read_manifest
 from medseg.ingest.splits import read_split
@@ -41,7 +41,7 @@ def run(config: Config, manifest_path: Path, splits: Path, fold: int, model: Pat
                 predictor = predictor or Predictor(model)
                 image = read_case_image(case, folder)
                 labels = predictor.predict(image, case.geometry, case.id)
-                target = out / f"{case.id}{suffix_of(Path(case.images[0]))}"
+                target = out / f"{case.id}{label_suffix(folder / case.images[0])}"
                 write_labels(target, labels, case.geometry)
                 entry = {"file": target.name, "sha256": sha256_file(target)}
                 write_json(stamp, {**entry, "weights_sha256": weights, "images_sha256": list(case.images_sha256)})
@@ -66,16 +66,18 @@ def predict_files(
     out: Path,
     *,
     spacing: Sequence[float] | None = None,
+    series: str = "",
     device: str | None = None,
     threads: int | None = None,
 ) -> list[Path]:
-    """Predict image files; each label map gets its image's name and format, in ``out``.
+    """Predict image files (or DICOM folders); each label map gets its image's name and format, in ``out``.
 
     Args:
         images: files of the model's dimensions and channels (all channels in one file).
         model: model folder.
         out: folder, made if absent.
         spacing: pixel size in micrometres per axis, for formats without a header.
+        series: which series of DICOM folders is wanted, if they hold several.
         device, threads: see ``Predictor``.
 
     Returns:
@@ -84,10 +86,10 @@ def predict_files(
     Raises:
         DataError: if an image is missing, two images would give one output, or an output would replace its input.
     """
-    missing = [str(p) for p in images if not p.is_file()]
+    missing = [str(p) for p in images if not p.exists()]
     if missing:
         raise DataError(f"no such image: {', '.join(missing)}")
-    targets = [out / f"{stem_of(p)}{suffix_of(p)}" for p in images]
+    targets = [out / f"{p.name if p.is_dir() else stem_of(p)}{label_suffix(p)}" for p in images]
     twice = sorted(str(t) for t, n in Counter(targets).items() if n > 1)
     if twice:
         raise DataError(f"several images would be written to {', '.join(twice)}; predict them into separate folders")
@@ -97,7 +99,7 @@ def predict_files(
     predictor = Predictor(model, device, threads)
     bar = Progress("predict", len(images))
     for done, (path, target) in enumerate(zip(images, targets, strict=True), start=1):
-        image, geometry = read_image(path, spacing=spacing)
+        image, geometry = read_image(path, read_content(path, series), spacing=spacing)
         write_labels(target, predictor.predict(image, geometry, str(path)), geometry)
         bar.update(done, str(target))
     return targets

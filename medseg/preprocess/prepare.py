@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from medseg.image.geometry import Geometry, canonical_axes
 from medseg.image.intensity import NORMALIZATIONS
 from medseg.image.resample import (
+    coarse_axis,
     crop,
     nonzero_box,
     reorient,
     reorient_back,
-    resample_image,
+    resample_channel,
     resample_labels,
     resampled_shape,
 )
@@ -52,8 +53,15 @@ class InverseRecord:
         return cls(native=Geometry.from_json(value["native"]), **rest)
 
 
+def own_spacing(target: Sequence[float], spacing: Sequence[float]) -> tuple[float, ...]:
+    """The target spacing with 0.0 ("keep each image's own") replaced by the image's."""
+    return tuple(t or s for t, s in zip(target, spacing, strict=True))
+
+
 def prepare_image(image: NDArray[Any], geometry: Geometry, grid: GridPlan) -> tuple[NDArray[np.float32], InverseRecord]:
     """Orient, crop to the non-zero box, normalise, resample (in this order, as nnU-Net does).
+
+    Channels go one after the other, so that memory is needed for one of them at a time.
 
     Args:
         image: (C, S) as read.
@@ -68,15 +76,12 @@ def prepare_image(image: NDArray[Any], geometry: Geometry, grid: GridPlan) -> tu
     start, shape = nonzero_box(turned)
     boxed = crop(turned, start, shape)
     spacing = geometry.reoriented(axes, flips).spacing
-    normalised = np.stack(
-        [
-            NORMALIZATIONS[name](channel, stats)
-            for name, stats, channel in zip(grid.normalization, grid.statistics, boxed, strict=True)
-        ]
-    )
-    target = resampled_shape(shape, spacing, grid.spacing)
-    record = InverseRecord(geometry, axes, flips, start, shape, target)
-    return resample_image(normalised, target), record
+    wanted = own_spacing(grid.spacing, spacing)
+    target, coarse = resampled_shape(shape, spacing, wanted), coarse_axis(spacing, wanted)
+    out = np.empty((len(image), *target), dtype=np.float32)
+    for channel, name, stats, values in zip(boxed, grid.normalization, grid.statistics, out, strict=True):
+        values[...] = resample_channel(NORMALIZATIONS[name](channel, stats), target, coarse=coarse)
+    return out, InverseRecord(geometry, axes, flips, start, shape, target)
 
 
 def prepare_labels(labels: NDArray[Any], record: InverseRecord) -> NDArray[Any]:

@@ -1,7 +1,13 @@
-"""Prepared cases on disk: chunked blosc2 arrays (float16 image, integer labels) with digests."""
+"""Prepared cases on disk: chunked blosc2 arrays (float16 image, integer labels) with digests.
+
+Nothing is read unchecked: the index carries a digest of itself, ``case.json`` one of itself, and a file's SHA-256 is
+taken when a process reads it for the first time (once, 1.5 s per gigabyte), and again if it was replaced.
+"""
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
-from medseg.files import read_json, sha256_file, write_json, write_with
+from medseg.files import digest_of, read_json, sha256_file, write_json, write_with
 from medseg.plan.plan import GridPlan
 from medseg.preprocess.prepare import InverseRecord
 
 CHUNK = 64
+SLICE_CHUNK = 256
 FILES = ("image.b2nd", "label.b2nd", "locations.npy")
+ENTRY = "case.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +37,46 @@ class PreparedCase:
         shape: prepared voxels per axis.
         record: how to undo the preparation.
         folder: where its files lie.
+        digests: SHA-256 of its files by name, as in the index; none: those in its own ``case.json``.
+
+    Reading raises ``DataError`` for a file that is not the one that was prepared.
     """
 
     id: str
     shape: tuple[int, ...]
     record: InverseRecord
     folder: Path
+    digests: Mapping[str, str] | None = None
 
     def read_image(self, box: tuple[slice, ...] | None = None) -> NDArray[np.float32]:
         """The image (C, S) or the box of it, as float32."""
-        values = _read_array(self.folder / FILES[0], (slice(None), *box) if box else ...)
+        values = _read_array(self._checked(FILES[0]), (slice(None), *box) if box else ...)
         return np.asarray(values, dtype=np.float32)
 
     def read_labels(self, box: tuple[slice, ...] | None = None) -> NDArray[np.uint8]:
         """The label channels (S) or the box of them."""
-        return np.asarray(_read_array(self.folder / FILES[1], box or ...))
+        return np.asarray(_read_array(self._checked(FILES[1]), box or ...))
 
     def read_locations(self) -> NDArray[np.int32]:
         """Sampled foreground voxels: rows (class, voxel index per axis)."""
-        rows: NDArray[np.int32] = np.load(self.folder / "locations.npy", allow_pickle=False)
+        rows: NDArray[np.int32] = np.load(self._checked(FILES[2]), allow_pickle=False)
         return rows
+
+    def _checked(self, name: str) -> Path:
+        """Path of one of the files, after its digest has been found right."""
+        path = self.folder / name
+        digests = self.digests or _read_entry(self.folder)["sha256"]
+        try:
+            facts = os.stat(path)
+            whole = _sha256_once(path, facts.st_size, facts.st_mtime_ns, facts.st_ino) == digests[name]
+        except OSError:
+            whole = False
+        if not whole:
+            raise DataError(
+                f"{path}: gone or damaged since it was prepared (SHA-256 differs); delete "
+                f"{self.folder.parent / 'index.json'} and run the same command again: only what is damaged is rebuilt"
+            )
+        return path
 
 
 def write_case(
@@ -58,6 +86,7 @@ def write_case(
     labels: NDArray[np.uint8],
     locations: NDArray[np.int32],
     record: InverseRecord,
+    slice_axis: int | None = None,
 ) -> None:
     """Write one case; ``case.json`` with the digests comes last and makes it valid.
 
@@ -66,27 +95,28 @@ def write_case(
         key: fingerprint of inputs, grid and code; a case is only reused for the same key.
         image: (C, S); labels: (S); locations: (n, 1 + d).
         record: how to undo the preparation.
+        slice_axis: axis along which slices will be read one by one; none: blocks will be.
 
     Raises:
         DataError: if prepared intensities do not fit into float16.
     """
-    peak = float(np.abs(image).max(initial=0.0))
+    peak = float(max(image.max(initial=0.0), -image.min(initial=0.0)))
     if not peak <= float(np.finfo(np.float16).max):
         raise DataError(
             f"case '{folder.name}': prepared intensities reach {peak:g}, beyond half precision (65504); choose another "
             "plan.normalization than 'none' (zscore, percentile or ct)"
         )
-    write_with(folder / FILES[0], lambda path: _write_array(path, image.astype(np.float16)))
-    write_with(folder / FILES[1], lambda path: _write_array(path, labels))
+    write_with(folder / FILES[0], lambda path: _write_array(path, image.astype(np.float16), 1, slice_axis))
+    write_with(folder / FILES[1], lambda path: _write_array(path, labels, 0, slice_axis))
     write_with(folder / FILES[2], lambda path: np.save(path, locations, allow_pickle=False))
     digests = {name: sha256_file(folder / name) for name in FILES}
-    write_json(folder / "case.json", {"key": key, "sha256": digests, "record": record.to_json()})
+    write_json(folder / ENTRY, _signed({"key": key, "sha256": digests, "record": record.to_json()}))
 
 
 def case_is_valid(folder: Path, key: str) -> bool:
     """Whether the folder holds a complete, undamaged case for ``key``."""
     try:
-        facts = read_json(folder / "case.json")
+        facts = _read_entry(folder)
         return facts["key"] == key and all(sha256_file(folder / name) == facts["sha256"][name] for name in FILES)
     except (DataError, OSError, KeyError, TypeError):
         # Absent, cut or foreign: made anew.
@@ -95,8 +125,8 @@ def case_is_valid(folder: Path, key: str) -> bool:
 
 def write_index(folder: Path, dataset: str, grid: GridPlan, cases: Sequence[str]) -> None:
     """Write ``index.json``: the grid and, per case, the digests of its files."""
-    entries = {case: read_json(folder / case / "case.json") for case in cases}
-    write_json(folder / "index.json", {"dataset": dataset, "grid": grid.to_json(), "cases": entries})
+    entries = {case: _read_entry(folder / case) for case in cases}
+    write_json(folder / "index.json", _signed({"dataset": dataset, "grid": grid.to_json(), "cases": entries}))
 
 
 def open_store(index: Path) -> tuple[GridPlan, dict[str, PreparedCase], Mapping[str, Any]]:
@@ -110,14 +140,43 @@ def open_store(index: Path) -> tuple[GridPlan, dict[str, PreparedCase], Mapping[
     """
     facts = read_json(index)
     try:
+        _require_signed(facts, index)
         cases = {}
         for case, entry in facts["cases"].items():
             record = InverseRecord.from_json(entry["record"])
-            cases[case] = PreparedCase(case, record.prepared_shape, record, index.parent / case)
+            cases[case] = PreparedCase(case, record.prepared_shape, record, index.parent / case, entry["sha256"])
         digests = {case: entry["sha256"] for case, entry in facts["cases"].items()}
         return GridPlan.from_json(facts["grid"]), cases, digests
     except (KeyError, TypeError) as error:
         raise DataError(f"{index}: not an index written by `medseg preprocess` ({error!r}); run it again") from error
+
+
+def _signed(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts and, last, a digest of them all, so that a changed digit does not pass for another fact."""
+    return {**facts, "digest": digest_of(facts)}
+
+
+def _require_signed(facts: Any, path: Path) -> None:
+    """Raise ``DataError`` unless the facts are those that ``_signed`` saw; ``KeyError``, ``TypeError`` if none are."""
+    if facts["digest"] != digest_of({k: v for k, v in facts.items() if k != "digest"}):
+        raise DataError(f"{path}: damaged (its digest differs); delete it and run `medseg preprocess` again")
+
+
+def _read_entry(folder: Path) -> dict[str, Any]:
+    """What ``case.json`` of a case's folder says.
+
+    Raises:
+        DataError: if it is missing or damaged. KeyError, TypeError: if it is something else.
+    """
+    facts: dict[str, Any] = read_json(folder / ENTRY)
+    _require_signed(facts, folder / ENTRY)
+    return facts
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def _sha256_once(path: Path, size: int, mtime_ns: int, inode: int) -> str:
+    """The digest of a file; taken again only if the file is another than last time."""
+    return sha256_file(path)
 
 
 def _read_array(path: Path, box: Any) -> NDArray[Any]:
@@ -128,11 +187,12 @@ def _read_array(path: Path, box: Any) -> NDArray[Any]:
     return array
 
 
-def _write_array(path: Path, array: NDArray[Any]) -> None:
-    spatial = 3 if array.ndim >= 3 else 2
-    chunks = [min(n, CHUNK if spatial == 3 else 256) for n in array.shape]
-    if array.ndim == 4 or (array.ndim == 3 and array.dtype == np.float16):
-        chunks[0] = 1
+def _write_array(path: Path, array: NDArray[Any], lead: int, slice_axis: int | None) -> None:
+    """Write an array whose first ``lead`` axes are channels, in chunks like the patches that training reads."""
+    flat = array.ndim - lead == 2 or slice_axis is not None
+    chunks = [min(n, SLICE_CHUNK if flat else CHUNK) for n in array.shape]
+    for axis in (*range(lead), *(() if slice_axis is None else (slice_axis + lead,))):
+        chunks[axis] = 1
     blosc2.asarray(
         np.ascontiguousarray(array),
         urlpath=str(path),

@@ -18,7 +18,7 @@ from medseg.errors import DataError
 from medseg.files import sha256_file
 from medseg.image.formats import read_labels
 from medseg.image.geometry import Geometry, canonical_axes, require_same_grid
-from medseg.image.labels import COLOURS
+from medseg.image.labels import COLOURS, IGNORE
 from medseg.ingest.cases import read_case_image, read_case_labels
 from medseg.ingest.manifest import Case, Manifest
 from medseg.report.figures import png
@@ -164,7 +164,8 @@ def _planes_3d(image: NDArray[Any], maps: Sequence[NDArray[np.uint8]], geometry:
     volume = image[0].transpose(axes)[turn]
     turned = [m.transpose(axes)[turn] for m in maps]
 
-    error = turned[0] != turned[1]
+    error = (turned[0] != turned[1]) & (turned[0] != IGNORE)
+    turned[0] = np.where(turned[0] == IGNORE, np.uint8(0), turned[0])
     focus = error if error.any() else turned[0] > 0
     centre = [int(np.argmax(focus.sum(axis=tuple(a for a in range(3) if a != axis)))) for axis in range(3)]
     box = _crop(np.logical_or.reduce([m > 0 for m in turned]), centre)
@@ -235,7 +236,7 @@ def _draw_plane(
     interpolation = "bilinear" if max(picture.shape[:2]) < WIDTH_2D // 2 else "auto"
     axes.imshow(picture, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation=interpolation)
     halo = [withStroke(linewidth=2.6, foreground="#00000088")]
-    for channel in range(1, int(max(reference.max(), prediction.max())) + 1):
+    for channel in np.setdiff1d(reference, [0, IGNORE]):
         _contour(axes, reference == channel, REFERENCE, 1.7, halo)
     for channel in range(1, int(prediction.max()) + 1):
         _contour(axes, prediction == channel, class_colour(channel), 1.2, None)

@@ -15,6 +15,7 @@ import jinja2
 
 from medseg.compare.statistics import ENOUGH_GROUPS
 from medseg.files import digest_of
+from medseg.image.labels import LabelTable
 from medseg.report.figures import model_colours
 from medseg.report.overlays import class_colour
 from medseg.report.sources import Run, Study
@@ -202,7 +203,7 @@ def _classes(study: Study, dataset: str) -> list[dict[str, Any]]:
             "dice": found[label, model, "dice"],
             "iou": found[label, model, "iou"],
         }
-        for label in study.manifests[dataset].labels.class_names
+        for label in study.manifests[dataset].labels.target_names
         for model in study.models(dataset)
         if (label, model, "dice") in found
     ]
@@ -210,7 +211,7 @@ def _classes(study: Study, dataset: str) -> list[dict[str, Any]]:
 
 def _pairs(study: Study, dataset: str) -> list[dict[str, Any]]:
     """Paired comparisons with their reading in words; classes in the data set's order, behind their mean."""
-    classes = study.manifests[dataset].labels.class_names
+    classes = study.manifests[dataset].labels.target_names
     rows = []
     for pair in (p for p in study.summary["pairs"] if p["dataset"] == dataset):
         better = pair["first"] if (pair["effect"] or 0) > 0 else pair["second"]
@@ -222,6 +223,15 @@ def _pairs(study: Study, dataset: str) -> list[dict[str, Any]]:
     ranked = study.models(dataset)
     place = {name: k for k, name in enumerate(classes)}
     return sorted(rows, key=lambda r: (ranked.index(r["first"]), ranked.index(r["second"]), place.get(r["label"], -1)))
+
+
+def _labels(table: LabelTable) -> str:
+    """Classes with their values, what regions unite, and which value means that nobody annotated."""
+    names = {value: name for name, value in table.names}
+    text = ", ".join(f"{name} = {value}" for name, value in table.names)
+    regions = ", ".join(f"{name} = {' + '.join(names[v] for v in values)}" for name, values in table.regions)
+    text += f"; regions: {regions}" if regions else ""
+    return text + (f"; not annotated = {table.ignore}" if table.ignore is not None else "")
 
 
 def _times(study: Study, dataset: str, model: str) -> dict[str, Any]:
@@ -310,7 +320,7 @@ def _data(study: Study, dataset: str) -> dict[str, Any]:
         "cases": len(manifest.cases),
         "subjects": len({c.subject for c in manifest.cases}),
         "channels": ", ".join(manifest.channels),
-        "labels": ", ".join(f"{n} = {v}" for n, v in manifest.labels.names),
+        "labels": _labels(manifest.labels),
         "instances": manifest.labels.instances,
         "shape": _range([c.geometry.shape for c in manifest.cases], "d"),
         "spacing": f"{_range(spacing, '.3g')} {' / '.join(sorted(units))}",

@@ -72,7 +72,7 @@ def _boxes(study: Study, dataset: str) -> list[Figure]:
     colours = model_colours(list(study.config.models))
     present = {(str(k[0]), str(k[1])) for k in by_case.index}
     figures = []
-    for place, label in enumerate(study.manifests[dataset].labels.class_names):
+    for place, label in enumerate(study.manifests[dataset].labels.target_names):
         rows = [
             Points(model, colours[model], by_case[label, model].to_numpy(dtype=np.float64))
             for model in study.config.models
@@ -128,7 +128,7 @@ def _overlays(study: Study, data_root: Path, dataset: str) -> list[OverlayRow]:
             found = voxel_scores(study.scores, shown, choice.case)
             marks = ", ".join(
                 f"{label} {found[label]:.3f}" if np.isfinite(found[label]) else f"{label} undefined"
-                for label in study.manifests[dataset].labels.class_names
+                for label in study.manifests[dataset].labels.target_names
             )
             alt = f"{model} on case {choice.case} of {dataset}: contours of reference and prediction"
             name = f"overlay-{dataset}-{choice.case}-{model}"

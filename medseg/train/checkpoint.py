@@ -56,7 +56,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, network: nn.Module) -
             "format": FORMAT,
             "dataset": {
                 "name": checkpoint.dataset,
-                "dims": checkpoint.plan.dims,
+                "dims": checkpoint.plan.data_dims,
                 "channels": list(checkpoint.channels),
                 "labels": checkpoint.labels.to_json(),
             },

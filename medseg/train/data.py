@@ -22,22 +22,33 @@ def batch_cases(cases: Sequence[PreparedCase], plan: Plan, seed: int, step: int)
 
 
 def make_batch(cases: Sequence[PreparedCase], plan: Plan, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """One augmented batch on the plan's device.
+    """One augmented batch on the plan's device; a 2-D network gets slices of volumes.
 
     Returns:
-        images (N, C, patch) float32 in channels-last order, labels (N, patch) int64.
+        images (N, C, patch) float32 in channels-last order, labels (N, patch) int64, ``IGNORE`` where not annotated.
     """
-    images = np.zeros((plan.batch, plan.in_channels, *plan.patch), dtype=np.float32)
-    labels = np.zeros((plan.batch, *plan.patch), dtype=np.int64)
+    images = np.zeros((plan.batch, plan.in_channels, *plan.window), dtype=np.float32)
+    labels = np.zeros((plan.batch, *plan.window), dtype=np.int64)
     for position, case in enumerate(batch_cases(cases, plan, seed, step)):
         rng = generator(seed, 2, step, position)
-        forced = forced_foreground(position, plan.batch, plan.foreground)
-        start = patch_start(case.shape, plan.patch, rng, case.read_locations() if forced else None)
+        start = patch_start(case.shape, plan.window, rng, _centres(case, plan, position))
         _read_patch(case, start, images[position], labels[position])
     draws = torch.Generator().manual_seed(int(generator(seed, 4, step).integers(2**62)))
-    x, y = torch.from_numpy(images).to(plan.device), torch.from_numpy(labels).to(plan.device)
-    x, y = RECIPES[plan.augment](x, y, draws, plan.spacing, plan.oriented)
+    # Windows are one voxel thick along the slice axis, if there is one.
+    x = torch.from_numpy(images.reshape(plan.batch, plan.in_channels, *plan.patch)).to(plan.device)
+    y = torch.from_numpy(labels.reshape(plan.batch, *plan.patch)).to(plan.device)
+    x, y = RECIPES[plan.augment](x, y, draws, plan.patch_spacing, plan.oriented)
     return x.contiguous(memory_format=memory_format(plan.dims)), y
+
+
+def _centres(case: PreparedCase, plan: Plan, position: int) -> NDArray[np.int32] | None:
+    """Voxels that a patch may be centred on: foreground, or where annotation is sparse annotated ones; None: any."""
+    forced = forced_foreground(position, plan.batch, plan.foreground)
+    if not forced and not plan.ignore:
+        return None
+    rows = case.read_locations()
+    foreground = rows[rows[:, 0] > 0]
+    return foreground if forced and len(foreground) else rows[rows[:, 0] == 0]
 
 
 def _read_patch(

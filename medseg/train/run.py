@@ -11,8 +11,8 @@ from medseg.errors import DataError, PlanError
 from medseg.files import digest_of, read_json, write_bytes, write_json, writer_lock
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.splits import read_split
+from medseg.plan.budget import VALIDATION_CASES
 from medseg.plan.plan import Plan
-from medseg.plan.run import VALIDATION_CASES
 from medseg.preprocess.store import open_store
 from medseg.provenance import environment
 from medseg.train.checkpoint import Checkpoint, write_checkpoint
@@ -75,7 +75,7 @@ def run(
     chosen = Fold(
         [cases[i] for i in train_ids],
         [cases[i] for i in val_ids[:VALIDATION_CASES]],
-        manifest.labels.class_names,
+        manifest.labels,
     )
     label = f"train {manifest.dataset}/{plan.model} fold {fold} seed {seed}"
     folder = state / key[:16]

@@ -5,26 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import nn
 
+from medseg.image.labels import LabelTable
+from medseg.losses.targets import read_labels
 from medseg.metrics.overlap import OverlapCounts, dice, overlap_counts
 from medseg.models.step import autocast
-from medseg.patches.tiling import predict_tiled
+from medseg.patches.tiling import predict_slabs, slab_axis
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
 
 
-def validate(network: nn.Module, cases: Sequence[PreparedCase], plan: Plan, names: Sequence[str]) -> dict[str, float]:
-    """Dice per label, voxels pooled over ``cases``, and their mean; a class absent from all of them is left out."""
+def validate(network: nn.Module, cases: Sequence[PreparedCase], plan: Plan, labels: LabelTable) -> dict[str, float]:
+    """Dice per class or region, annotated voxels pooled over ``cases``, and their mean; what is nowhere is left out."""
     network.eval()
+    names = labels.target_names
     sums = [OverlapCounts(0, 0, 0)] * len(names)
     with torch.inference_mode(), autocast(plan.device, plan.precision):
         for case in cases:
             image = torch.from_numpy(case.read_image()).to(plan.device)
-            predicted = predict_tiled(network, image, plan.patch, batch=plan.batch).argmax(dim=0).numpy()
-            counts = overlap_counts(case.read_labels(), predicted.astype(np.uint8), plan.classes)
+            axis = slab_axis(image.shape[1:], plan.window)
+            slabs = predict_slabs(network, image, plan.window, axis=axis, batch=plan.batch, slice_axis=plan.slice_axis)
+            predicted = torch.cat([read_labels(slab, labels.painted) for slab in slabs], dim=axis).numpy()
+            counts = overlap_counts(case.read_labels(), predicted, plan.classes, labels.members)
             sums = [OverlapCounts(a.tp + b.tp, a.fp + b.fp, a.fn + b.fn) for a, b in zip(sums, counts, strict=True)]
     network.train()
     scores = {f"val/dice/{name}": dice(c) for name, c in zip(names, sums, strict=True)}

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from medseg.files import write_text
+from medseg.image.labels import LabelTable
 from medseg.models.zoo import MODELS
 from medseg.train.loop import Fold, train
 
@@ -34,7 +35,7 @@ def test_losses_are_those_written_down(name: str, tiny_cases: Any, tiny_plan: An
     network, dims = name[:-3], int(name[-2])
     cases = tiny_cases(dims)
     plan = tiny_plan(network, dims, steps=STEPS, validate_every=STEPS, lr=0.002)
-    train(plan, Fold(cases, [], ("ball", "rod")), 0, tmp_path, name)
+    train(plan, Fold(cases, [], LabelTable.create({"ball": 1, "rod": 3})), 0, tmp_path, name)
     records = [json.loads(line)["metrics"] for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
     losses = [m["train/loss"] for m in records if "train/loss" in m]
     traces = json.loads(FILE.read_text()) if FILE.exists() else {}

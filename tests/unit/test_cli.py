@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,3 +54,21 @@ def test_plan_of_unknown_model_is_told_what_there_is(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "unet" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_plan_explains_itself_with_and_without_writing(study: Any, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "experiment: e\ndatasets: {flat: {layout: pairs, path: flat}}\n"
+        "models: {unet: {network: unet}}\nbudget: {steps: 1}\ndevice: cpu\n"
+    )
+    given = ("--config", str(config), "--model", "unet", "--fingerprint", str(study.fingerprint("flat")))
+    shown = medseg("plan", *given, "--explain").stdout
+    assert "a picture (unit px)" in shown
+    assert "median of 4 cases" in shown
+    assert "GB for a training step" in shown
+    out = tmp_path / "plan.json"
+    assert medseg("plan", *given, "--out", str(out)).returncode == 0
+    again = medseg("plan", "--explain", "--plan", str(out)).stdout
+    assert again.strip() in shown
+    assert medseg("plan", *given).returncode == 2, "neither a place to write to nor --explain"

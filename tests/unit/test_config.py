@@ -18,7 +18,8 @@ from medseg.config import Config, config_schema, load_config, merge
 from medseg.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-# Every key that there is, with a value that differs from the default (``minutes`` and ``epochs`` exclude ``steps``).
+# Every key that there is, with a value that differs from the default (``minutes`` and ``epochs`` exclude ``steps``,
+# ``name`` of a download excludes ``url``).
 FULL: dict[str, Any] = {
     "experiment": "study-1",
     "data_root": "d",
@@ -29,10 +30,19 @@ FULL: dict[str, Any] = {
             "path": "cells",
             "labels": {"cell": 1},
             "instances": True,
+            "regions": [["cells", ["cell"]]],
+            "ignore": 255,
             "channels": ["DAPI"],
             "spacing": [0.5, 0.5],
             "subject": "(.*)_",
+            "bids": {"image": ["T1w", "T2w"], "derivative": "manual", "label": "seg"},
+            "table": "cases.tsv",
+            "splits": "splits.json",
+            "download": {"url": "https://example.org/cells.zip", "sha256": "0" * 64},
             "allow": ["empty-label"],
+            "fill": -1.0,
+            "orientation": "sform",
+            "max_gb": 1.5,
             "postprocess": {"fill_holes": True, "largest_component": ["cell"], "min_size": 3},
             "generate": {"kind": "cells", "cases": 3, "seed": 1},
         }
@@ -48,6 +58,7 @@ FULL: dict[str, Any] = {
             "augment": "none",
             "foreground": 0.5,
             "plan": {
+                "resolution": "low",
                 "spacing": [1.0, 1.0],
                 "normalization": "zscore",
                 "patch": [32, 32],
@@ -59,7 +70,7 @@ FULL: dict[str, Any] = {
             },
         }
     },
-    "folds": {"count": 3, "run": [0, 2], "group": "subject", "seed": 4},
+    "folds": {"scheme": "nnunet", "count": 3, "run": [0, 2], "group": "subject", "seed": 4, "file": "f.json"},
     "seeds": [0, 1],
     "budget": {"steps": 10, "memory_gb": 2.0},
     "tracking": {"uri": "http://mlflow"},
@@ -115,7 +126,7 @@ def test_table_of_keys_is_complete() -> None:
         return names | {n for d in schema["$defs"].values() for n in d.get("properties", {})}
 
     schema = config_schema()
-    assert {key for _, key in KEYS} | {"epochs", "minutes"} == fields(schema, schema)
+    assert {key for _, key in KEYS} | {"epochs", "minutes", "name"} == fields(schema, schema)
     assert load_config([], FULL).model_dump(exclude_none=True) == FULL
 
 
@@ -353,7 +364,7 @@ def test_models_share_a_grid_unless_they_override_it() -> None:
         "a": {"network": "unet"},
         "b": {"network": "deeplabv3plus", "plan": {"batch": 3}},
         "c": {"network": "unet", "plan": {"spacing": [1.0, 1.0]}},
-        "d": {"network": "unet", "plan": {"spacing": [1.0, 1.0], "widths": [4, 8]}},
+        "d": {"network": "unet", "plan": {"spacing": [1.0, 1.0], "widths": [8, 16]}},
         "e": {"network": "unet", "plan": {"spacing": [2.0, 1.0]}},
         "f": {"network": "unet", "plan": {"normalization": "none"}},
     }

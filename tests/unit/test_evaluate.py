@@ -20,6 +20,7 @@ from medseg.image.formats import read_labels, write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest, write_manifest
+from medseg.metrics.overlap import NOT_ANNOTATED
 
 KEY = RunKey("d", "m", 1, 2)
 TABLE = LabelTable.create({"ball": 1, "rod": 3})
@@ -150,6 +151,24 @@ def test_instances_are_scored_as_one_class() -> None:
     reference, prediction = np.array([[0, 7, 9, 0]]), np.array([[0, 1, 1, 1]])
     rows = score_case(KEY, "c", "s", table.to_channels(reference), table.to_channels(prediction), table, 1.0, "px")
     assert {r["metric"]: r["value"] for r in rows}["dice"] == pytest.approx(0.8)
+
+
+def test_regions_are_scored_in_place_of_classes_and_only_where_somebody_annotated() -> None:
+    table = LabelTable.create({"a": 1, "b": 2}, regions={"both": ["a", "b"], "b": ["b"]}, ignore=9)
+    reference, prediction = np.array([[0, 1, 2, 9, 9, 2]]), np.array([[1, 2, 2, 1, 0, 0]])
+    rows = score_case(KEY, "c", "s", table.to_channels(reference), table.to_channels(prediction), table, 1.0, "px")
+    found = {(r["label"], r["metric"]): r["value"] for r in rows}
+    assert [found["both", m] for m in ("tp", "fp", "fn", "volume_ref", "volume_pred")] == [2, 1, 1, 3, 3]
+    assert [found["b", m] for m in ("tp", "fp", "fn", "volume_ref", "volume_pred")] == [1, 1, 1, 2, 2]
+    assert ("a", "dice") not in found
+
+
+def test_a_reference_without_annotation_scores_nothing_and_says_so() -> None:
+    table = LabelTable.create({"a": 1}, ignore=9)
+    rows = score_case(KEY, "c", "s", table.to_channels(np.full((2, 2), 9)), np.ones((2, 2), int), table, 1.0, "px")
+    scores = [r for r in rows if r["metric"] in ("dice", "iou")]
+    assert all(np.isnan(r["value"]) and r["status"] == NOT_ANNOTATED for r in scores)
+    assert {r["value"] for r in rows if r["unit"] == "voxel"} == {0.0}
 
 
 @pytest.mark.parametrize("change", ["shift", "flip", "crop"])

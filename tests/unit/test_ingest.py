@@ -18,6 +18,7 @@ from medseg.errors import ConfigError, DataError, DatasetFaults
 from medseg.image.formats import read_image, read_labels, write_labels
 from medseg.image.geometry import Geometry
 from medseg.ingest.cases import read_case_image
+from medseg.ingest.fault_list import fault_list
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.phantoms import ORGANS, generate
 from medseg.ingest.run import check, run, run_phantoms
@@ -253,6 +254,7 @@ def test_subjects_stay_together(tmp_path: Path) -> None:
         for folder in ("images", "masks"):
             (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
             labels = np.full((8, 8), number + 1, np.uint8)
+            labels[0] = 0
             write_labels(tmp_path / "data" / folder / f"p{number // 3}_scan{number % 3}.png", labels, flat)
     section = CELLS | {"subject": "^(p[0-9]+)_"}
     manifest = run(config(tmp_path, 4, **section), "data", tmp_path / "out")
@@ -290,6 +292,21 @@ def test_many_wrong_values_stay_on_one_line(tmp_path: Path) -> None:
         assert len(str(fault).splitlines()) == 1
 
 
+def test_faults_in_a_terminal_are_told_by_kind(organs: Path) -> None:
+    for number in (1, 2):
+        (organs / "data" / "labelsTr" / f"organs_00{number}.nii.gz").unlink()
+    (organs / "data" / "imagesTr" / "organs_003.nii.gz").write_bytes(b"")
+    with pytest.raises(DatasetFaults) as caught:
+        check(config(organs, **ORGAN), "data")
+    head, *blocks = fault_list(caught.value).split("\n\n")
+    assert head.startswith("3 faults in data set 'data'")
+    assert [block.splitlines()[0].split(":")[0] for block in blocks] == ["image-without-label (2)", "unreadable (1)"]
+    assert "`allow: [image-without-label]` (left out)" in blocks[0]
+    assert "allow" not in blocks[1]
+    assert blocks[0].splitlines()[1].startswith("  organs_001 · imagesTr/organs_001.nii.gz · ")
+    assert sum(len(block.splitlines()) - 1 for block in blocks) == len(caught.value.faults)
+
+
 # Folds on disk
 
 
@@ -297,6 +314,7 @@ def test_a_split_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "splits.json"
     write_splits(path, [{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}], seed=4)
     assert json.loads(path.read_text()) == {
+        "scheme": "balanced",
         "seed": 4,
         "count": 2,
         "group": "subject",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from medseg.image.intensity import NORMALIZATIONS, ct, none, percentile, zscore
+from medseg.image.intensity import LARGEST, NORMALIZATIONS, ct, none, percentile, rescale, rgb, zscore, zscore_nonzero
 
 STATS = {"mean": 50.0, "std": 20.0, "p00_5": -100.0, "p99_5": 200.0}
 channels = hnp.arrays(np.int16, (6, 7), elements=st.integers(-1024, 3071))
@@ -20,6 +20,52 @@ def test_zscore_has_mean_0_and_deviation_1(channel: np.ndarray) -> None:
     assert abs(out.mean(dtype=np.float64)) < 1e-3
     constant = channel.min() == channel.max()
     assert out.std(dtype=np.float64) == pytest.approx(0.0 if constant else 1.0, abs=1e-3)
+
+
+@given(hnp.arrays(np.int16, (6, 7, 3), elements=st.integers(-3, 5)))
+def test_zscore_nonzero_leaves_the_surroundings_at_0_and_scales_the_rest(channel: np.ndarray) -> None:
+    from scipy import ndimage
+
+    inside = ndimage.binary_fill_holes(channel != 0)
+    out = zscore_nonzero(channel, {})
+    assert not out[~inside].any()
+    if inside.any() and channel[inside].std() > 0:
+        assert abs(out[inside].mean(dtype=np.float64)) < 1e-3
+        assert out[inside].std(dtype=np.float64) == pytest.approx(1.0, abs=1e-3)
+    if inside.all():
+        np.testing.assert_array_equal(out, zscore(channel, {}))
+
+
+def test_zeros_inside_the_object_belong_to_it() -> None:
+    channel = np.zeros((9, 9), dtype=np.float32)
+    channel[2:7, 2:7] = 10
+    channel[4, 4] = 0
+    out = zscore_nonzero(channel, {})
+    assert out[4, 4] < -1
+    assert out[0, 0] == 0
+
+
+@given(channels)
+def test_rescale_goes_from_0_to_1(channel: np.ndarray) -> None:
+    out = rescale(channel, {})
+    assert out.min() == 0
+    assert out.max() == (1 if channel.max() > channel.min() else 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ([0, 51, 255], np.uint8, [0, 0.2, 1]),
+        # A dark picture stays dark.
+        ([0, 0, 1], np.uint8, [0, 0, 1 / 255]),
+        ([0, 255, 65535], np.uint16, [0, 255 / 65535, 1]),
+        ([0, 51, 255], np.uint16, [0, 0.2, 1]),
+        ([0, 0.5, 1], np.float32, [0, 0.5, 1]),
+        ([0, 51, 255], np.float64, [0, 0.2, 1]),
+    ],
+)
+def test_colours_are_scaled_alike_in_every_image(values: list, dtype: type, expected: list) -> None:
+    np.testing.assert_allclose(rgb(np.array([values], dtype=dtype), {}), [expected], rtol=1e-6)
 
 
 @given(channels)
@@ -49,7 +95,17 @@ def test_a_few_bright_pixels_on_black_stay_numbers_that_can_be_stored(name: str,
     assert out.max() > out.min()
 
 
-@pytest.mark.parametrize("name", ["zscore", "percentile"])
+@pytest.mark.parametrize("sliver", [1e-12, 1e-3, 0.5, 30.0])
+@pytest.mark.parametrize("bright", [1, 5, 500])
+def test_a_sliver_of_range_beside_bright_pixels_stays_within_16_bits(sliver: float, bright: int) -> None:
+    channel = np.linspace(0, sliver, 6400, dtype=np.float64).reshape(80, 80)
+    channel.ravel()[:: 6400 // bright][:bright] = 60_000
+    out = percentile(channel, {})
+    assert np.isfinite(out.astype(np.float16)).all()
+    assert out.max() - out.min() <= LARGEST * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("name", ["zscore", "percentile", "rescale"])
 def test_per_image_rules_do_not_depend_on_the_scale_of_the_scanner(name: str) -> None:
     rule, channel = NORMALIZATIONS[name], np.random.default_rng(0).gamma(2.0, size=(20, 20))
     np.testing.assert_allclose(rule(channel * 37 + 500, {}), rule(channel, {}), atol=1e-3)

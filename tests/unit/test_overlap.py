@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from medseg.image.labels import IGNORE
 from medseg.metrics.overlap import OverlapCounts, dice, iou, overlap_counts
 
 K = 4
@@ -92,3 +93,31 @@ def test_counts_do_not_wrap_in_small_integer_types() -> None:
 def test_maps_that_are_no_label_channels_are_refused(reference: np.ndarray, prediction: np.ndarray, cause: str) -> None:
     with pytest.raises(ValueError, match=cause):
         overlap_counts(reference, prediction, 2)
+
+
+# Regions, and voxels without annotation
+
+
+@given(pairs())
+def test_region_counts_are_those_of_the_united_masks(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    members = [(1, 2, 3), (3, 1), (2,)]
+    found = overlap_counts(*pair, K, members)
+    for counts, inside in zip(found, members, strict=True):
+        reference, prediction = (np.isin(m, inside).astype(int) for m in pair)
+        assert [counts] == overlap_counts(reference, prediction, 2)
+    assert overlap_counts(*pair, K, [(k,) for k in range(1, K)]) == overlap_counts(*pair, K)
+
+
+@given(pairs(), st.data())
+def test_what_nobody_annotated_is_not_counted(pair: tuple[np.ndarray, np.ndarray], data: st.DataObject) -> None:
+    reference, prediction = pair
+    gone = data.draw(hnp.arrays(bool, reference.shape))
+    sparse = np.where(gone, IGNORE, reference)
+    assert overlap_counts(sparse, prediction, K) == overlap_counts(reference[~gone], prediction[~gone], K)
+    whatever = np.where(gone, data.draw(st.integers(0, K - 1)), prediction)
+    assert overlap_counts(sparse, whatever, K) == overlap_counts(sparse, prediction, K)
+
+
+def test_not_annotated_is_no_prediction() -> None:
+    with pytest.raises(ValueError, match="prediction has values"):
+        overlap_counts(np.zeros((2, 2), np.uint8), np.full((2, 2), IGNORE, np.uint8), K)

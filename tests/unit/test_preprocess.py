@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg.errors import BusyError, DataError
+from medseg.errors import BusyError, ConfigError, DataError
 from medseg.files import sha256_file, writer_lock
 from medseg.image.formats import read_labels
 from medseg.image.geometry import Geometry
@@ -159,6 +159,40 @@ def test_normalisation_comes_before_resampling_and_after_cropping() -> None:
     assert same.std() == pytest.approx(1.0, abs=1e-4)
 
 
+def test_an_axis_may_keep_each_images_own_spacing() -> None:
+    """Target 0.0: what a 2-D model on volumes wants along the axis of its slices."""
+    for depth, spacing in ((7, 5.0), (11, 3.3)):
+        geometry = Geometry.from_spacing((20, 18, depth), (1.0, 1.0, spacing), "mm")
+        image = np.arange(1, 20 * 18 * depth + 1, dtype=np.float32).reshape(1, 20, 18, depth)
+        finer, record = prepare_image(image, geometry, grid_plan((0.5, 1.0, 0.0)))
+        assert finer.shape == (1, 40, 18, depth)
+        same, _ = prepare_image(image, geometry, grid_plan((1.0, 1.0, 0.0)))
+        np.testing.assert_array_equal(same, image)
+        labels = np.arange(depth, dtype=np.uint8) * np.ones((20, 18, 1), np.uint8)
+        np.testing.assert_array_equal(prepare_labels(labels, record)[0, 0], np.arange(depth))
+
+
+@pytest.mark.parametrize(("axes", "signs"), TURNS)
+def test_far_slices_are_never_mixed(axes: tuple[int, ...], signs: tuple[int, ...]) -> None:
+    """On an anisotropic grid every prepared slice comes from one stored slice, and so do its labels."""
+    geometry = tilted(axes, signs, (0.9, 0.9, 4.5))
+    numbers = np.arange(SHAPE[2]) * np.ones((*SHAPE[:2], 1))
+    coarse = axes[2]
+    target = tuple(2.0 if a == coarse else 0.7 for a in range(3))
+    image, record = prepare_image(numbers[None] + 1, geometry, grid_plan(target))
+    labels = prepare_labels(numbers.astype(np.uint8), record)
+    assert record.prepared_shape[coarse] == round(SHAPE[2] * 4.5 / 2)
+    np.testing.assert_allclose(image[0], labels + 1.0, rtol=1e-6)
+    # Isotropic enough, slices are blended.
+    blended, _ = prepare_image(numbers[None] + 1, tilted(axes, signs, (0.9, 0.9, 2.5)), grid_plan((0.9, 0.9, 1.5)))
+    assert len(np.unique(blended.round(3))) > SHAPE[2]
+
+
+def test_channels_must_be_those_of_the_grid() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        prepare_image(np.ones((2, 5, 5)), Geometry.from_spacing((5, 5), (1, 1)), grid_plan((1.0, 1.0)))
+
+
 def test_record_json_round_trip() -> None:
     _, record = prepare_image(np.ones((1, *SHAPE)), tilted(*TURNS[1], (0.9, 1.2, 2.0)), grid_plan((1.0, 1.0, 1.5)))
     assert InverseRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
@@ -220,7 +254,7 @@ def test_intensities_beyond_half_precision_do_not_become_infinite(tmp_path: Path
     np.testing.assert_allclose(stored, image, rtol=1e-3)
 
 
-@pytest.mark.parametrize("damage", [*FILES, "case.json", "cut", "key", "gone", "{}", "[]", '{"key'])
+@pytest.mark.parametrize("damage", [*FILES, "case.json", "digit", "cut", "key", "gone", "{}", "[]", '{"key'])
 def test_only_whole_cases_of_the_right_key_are_reused(tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "c"
     some_case(folder)
@@ -233,6 +267,11 @@ def test_only_whole_cases_of_the_right_key_are_reused(tmp_path: Path, damage: st
         path.write_bytes(path.read_bytes()[:-5])
     elif damage == "gone":
         (folder / "label.b2nd").unlink()
+    elif damage == "digit":
+        # Still JSON, but another crop box.
+        text = (folder / "case.json").read_text()
+        (folder / "case.json").write_text(text.replace('"start": [\n      0', '"start": [\n      1'))
+        assert text != (folder / "case.json").read_text()
     elif damage[0] in "{[":
         (folder / "case.json").write_text(damage)
     elif damage == "case.json":
@@ -245,10 +284,54 @@ def test_only_whole_cases_of_the_right_key_are_reused(tmp_path: Path, damage: st
 
 
 def test_a_damaged_index_is_told(tmp_path: Path) -> None:
-    for text in ("{}", '{"cases": {"a": {}}}', "[]", "no json"):
+    for text in ("{}", '{"cases": {"a": {}}}', "[]", "no json", '{"digest": "x"}', '{"digest": 1, "cases": {}}'):
         (tmp_path / "index.json").write_text(text)
         with pytest.raises(DataError, match=r"index\.json"):
             open_store(tmp_path / "index.json")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["byte", "gone", "cut"])
+def test_damaged_files_are_never_read(study: Any, tmp_path: Path, name: str, damage: str) -> None:
+    shutil.copytree(study.index("flat").parent, tmp_path / "s")
+    _, cases, _ = open_store(tmp_path / "s" / "index.json")
+    path = tmp_path / "s" / "f1" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(bytes(data[:-3] if damage == "cut" else data))
+    for case_id, case in cases.items():
+        for file, read in zip(FILES, (case.read_image, case.read_labels, case.read_locations), strict=True):
+            if (case_id, file) == ("f1", name):
+                with pytest.raises(DataError, match=rf"f1/{name}: gone or damaged.*index\.json"):
+                    read()
+            else:
+                read()
+
+
+def test_a_file_replaced_after_its_first_reading_is_checked_again(study: Any, tmp_path: Path) -> None:
+    shutil.copytree(study.index("flat").parent, tmp_path / "s")
+    _, cases, _ = open_store(tmp_path / "s" / "index.json")
+    cases["f0"].read_labels()
+    path = tmp_path / "s" / "f0" / "label.b2nd"
+    path.unlink()
+    shutil.copy(tmp_path / "s" / "f1" / "label.b2nd", path)
+    with pytest.raises(DataError, match="damaged"):
+        cases["f0"].read_labels()
+
+
+def test_a_digest_is_taken_once(study: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from medseg.preprocess import store
+
+    shutil.copytree(study.index("flat").parent, tmp_path / "s")
+    taken: list[Path] = []
+    monkeypatch.setattr(store, "sha256_file", lambda path: (taken.append(path), sha256_file(path))[1])
+    _, cases, _ = open_store(tmp_path / "s" / "index.json")
+    for _ in range(3):
+        cases["f0"].read_image((slice(0, 2), slice(0, 2)))
+    assert taken == [tmp_path / "s" / "f0" / "image.b2nd"]
 
 
 # The stage
@@ -270,18 +353,105 @@ def test_store_does_not_depend_on_workers_or_time(study: Any, tmp_path: Path, na
     assert digests(tmp_path / "one") == digests(tmp_path / "three") == digests(study.index(name).parent)
 
 
-def test_what_is_there_is_kept_and_what_is_damaged_is_rebuilt(study: Any, tmp_path: Path) -> None:
-    shutil.copytree(study.index("flat").parent, tmp_path / "s")
-    before = digests(tmp_path / "s")
-    whole = {c: (tmp_path / "s" / c / "image.b2nd").stat().st_ino for c in ("f0", "f1")}
-    path = tmp_path / "s" / "f1" / "image.b2nd"
-    path.write_bytes(path.read_bytes()[:-1])
-    run_stage(study, "flat", tmp_path / "s")
-    assert digests(tmp_path / "s") == before
-    assert (tmp_path / "s" / "f0" / "image.b2nd").stat().st_ino == whole["f0"]
-    assert path.stat().st_ino != whole["f1"]
-    run_stage(study, "flat", tmp_path / "s", code="other")
-    assert digests(tmp_path / "s") != before
+def inodes(out: Path) -> dict[str, int]:
+    """Changes for a file that was written anew."""
+    return {c: (out / c / "case.json").stat().st_ino for c in ("f0", "f1", "f2", "f3")}
+
+
+@pytest.mark.parametrize("name", [*FILES, "case.json"])
+@pytest.mark.parametrize("damage", ["byte", "gone"])
+def test_what_is_damaged_is_rebuilt_and_nothing_else(study: Any, tmp_path: Path, name: str, damage: str) -> None:
+    out = tmp_path / "s"
+    shutil.copytree(study.index("flat").parent, out)
+    before, written = digests(out), inodes(out)
+    path = out / "f1" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink()
+    if damage == "byte":
+        path.write_bytes(bytes(data))
+    run_stage(study, "flat", out)
+    assert digests(out) == before
+    assert {c for c, inode in inodes(out).items() if inode != written[c]} == {"f1"}
+
+
+def test_other_code_or_another_grid_rebuilds_all(study: Any, tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    shutil.copytree(study.index("flat").parent, out)
+    before, written = digests(out), inodes(out)
+    run_stage(study, "flat", out, code="other")
+    assert digests(out) != before
+    assert not set(inodes(out).values()) & set(written.values())
+    written = inodes(out)
+    model = study.config.models["unet"]
+    fixed = model.plan.model_copy(update={"normalization": "zscore"})
+    config = study.config.model_copy(update={"models": {"unet": model.model_copy(update={"plan": fixed})}})
+    stage.run(config, "unet", study.manifest("flat"), study.fingerprint("flat"), out, "other", 1)
+    assert not set(inodes(out).values()) & set(written.values())
+
+
+def test_a_changed_file_rebuilds_its_entry_and_nothing_else(study: Any, tmp_path: Path) -> None:
+    """From the files on: `ingest` sees the new bytes, and the fingerprint of the others stays what it was."""
+    from medseg.image.formats import read_image, write_labels
+    from medseg.ingest import run as ingest
+
+    data, out = tmp_path / "data", tmp_path / "s"
+    shutil.copytree(study.folder("flat"), data / "flat")
+    shutil.copytree(study.index("flat").parent, out)
+    config = study.config.model_copy(update={"data_root": str(data)})
+    image, geometry = read_image(data / "flat" / "images" / "f2.png")
+    image[0, 5, 5] += 1
+    write_labels(data / "flat" / "images" / "f2.png", image[0], geometry)
+    written = inodes(out)
+    with pytest.raises(DataError, match=r"f2\.png: changed"):
+        stage.run(config, "unet", study.manifest("flat"), study.fingerprint("flat"), tmp_path / "new", "code", 1)
+    ingest.run(config, "flat", tmp_path / "ingest")
+    manifest = tmp_path / "ingest" / "manifest.tsv"
+    stage.run(config, "unet", manifest, study.fingerprint("flat"), out, "code", 1)
+    assert {c for c, inode in inodes(out).items() if inode != written[c]} == {"f2"}
+    stored = open_store(out / "index.json")[1]["f2"].read_image()
+    assert not np.array_equal(stored, open_store(study.index("flat"))[1]["f2"].read_image())
+
+
+# Shards
+
+
+def test_shards_give_the_store_of_one_job(study: Any, tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    inputs = (study.config, "unet", study.manifest("flat"), study.fingerprint("flat"), out, "code", 2)
+    for index in (2, 0, 1):
+        shard = stage.Shard(index, 3)
+        stage.run(*inputs, shard)
+        done = json.loads((out / f"shard-{index}-of-3.json").read_text())
+        assert done["cases"] == ["f0", "f1", "f2", "f3"][index::3]
+        assert not (out / "index.json").exists()
+    written = inodes(out)
+    stage.run(*inputs)
+    assert inodes(out) == written
+    made = {name: digest for name, digest in digests(out).items() if not name.startswith("shard-")}
+    assert made == digests(study.index("flat").parent)
+
+
+def test_more_shards_than_cases_is_no_harm(study: Any, tmp_path: Path) -> None:
+    inputs = (study.config, "unet", study.manifest("flat"), study.fingerprint("flat"), tmp_path, "code", 1)
+    stage.run(*inputs, stage.Shard(8, 9))
+    assert json.loads((tmp_path / "shard-8-of-9.json").read_text())["cases"] == []
+
+
+def test_shards_write_side_by_side_but_none_twice(study: Any, tmp_path: Path) -> None:
+    inputs = (study.config, "unet", study.manifest("flat"), study.fingerprint("flat"), tmp_path, "code", 1)
+    with writer_lock(tmp_path / ".shard-0-of-2"):
+        stage.run(*inputs, stage.Shard(1, 2))
+        with pytest.raises(BusyError):
+            stage.run(*inputs, stage.Shard(0, 2))
+
+
+@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/b", "1/2/3", "0/0", " 0/2", "1.0/2", "9999999/99999999"])
+def test_shards_that_make_no_sense_are_refused(text: str) -> None:
+    assert stage.Shard.parse("0/1") == stage.Shard(0, 1)
+    assert stage.Shard.parse("11/12") == stage.Shard(11, 12)
+    with pytest.raises(ConfigError, match="expected i/n"):
+        stage.Shard.parse(text)
 
 
 def test_prepared_labels_are_those_of_the_files(study: Any) -> None:
@@ -324,13 +494,36 @@ def test_a_case_is_keyed_by_everything_it_depends_on(study: Any) -> None:
         "statistics": stage.case_key(case, manifest, replace(grid, statistics=({"mean": 1.0},)), "code"),
         "image": stage.case_key(replace(case, images_sha256=("0" * 64,)), manifest, grid, "code"),
         "label": stage.case_key(replace(case, labels_sha256=("0" * 64,)), manifest, grid, "code"),
+        # The same bytes lie on another grid where the pixel size is configured, and are read as the case says.
+        "geometry": stage.case_key(replace(case, geometry=case.geometry.resampled((9, 9))), manifest, grid, "code"),
+        "fill": stage.case_key(replace(case, fill=-1.0), manifest, grid, "code"),
         # The same files, read with another table of labels, make other channels.
         "labels": stage.case_key(case, replace(manifest, labels=LabelTable.create({"ball": 1})), grid, "code"),
     }
     assert len(set(keys.values())) == len(keys)
-    assert stage.case_key(replace(case, subject="other"), manifest, grid, "code") == keys["same"]
+    for change in ({"subject": "other"}, {"site": "other"}, {"images": ("moved.png",)}):
+        assert stage.case_key(replace(case, **change), manifest, grid, "code") == keys["same"]
 
 
 def test_two_jobs_never_write_one_store(study: Any, tmp_path: Path) -> None:
     with writer_lock(tmp_path), pytest.raises(BusyError):
         run_stage(study, "flat", tmp_path)
+
+
+def test_shards_by_hand(study: Any, tmp_path: Path) -> None:
+    """The commands that the workflow runs."""
+    from typer.testing import CliRunner
+
+    from medseg.cli import app
+    from medseg.files import write_json
+
+    config = tmp_path / "config.json"
+    write_json(config, study.config.model_dump(mode="json"))
+    options = ["preprocess", "--config", str(config), "--model", "unet", "--code", "code", "--out", str(tmp_path / "s")]
+    options += ["--manifest", str(study.manifest("solid")), "--fingerprint", str(study.fingerprint("solid"))]
+    for shard in (["--shard", "0/2"], ["--shard", "1/2"], []):
+        done = CliRunner().invoke(app, [*options, *shard])
+        assert done.exit_code == 0, done.output
+    made = {name: digest for name, digest in digests(tmp_path / "s").items() if not name.startswith("shard-")}
+    assert made == digests(study.index("solid").parent)
+    assert isinstance(CliRunner().invoke(app, [*options, "--shard", "2/2"]).exception, ConfigError)

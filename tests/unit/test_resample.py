@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
+from medseg.errors import GeometryError
 from medseg.image.geometry import Geometry
 from medseg.image.resample import (
+    coarse_axis,
     crop,
     nonzero_box,
     reorient,
     reorient_back,
-    resample_image,
+    resample_channel,
     resample_labels,
+    resample_to,
     resampled_shape,
 )
+from medseg.image.spline import BLOCK, AxisChange, cardinal_cubic, weight_blocks
 
 shapes = st.lists(st.integers(1, 9), min_size=2, max_size=3).map(tuple)
 label_maps = shapes.flatmap(
@@ -77,7 +82,7 @@ def test_image_values_stay_at_their_place_in_the_world(
         points = grid.affine[:-1, :-1] @ index + grid.affine[:-1, -1:]
         return points.reshape(grid.dims, *grid.shape)
 
-    out = resample_image(ramps(old), new, order=order)
+    out = np.stack([resample_channel(ramp, new, order) for ramp in ramps(old)])
     assert out.dtype == np.float32
     # The border is clamped, and cubic splines ring a little before they have forgotten it.
     edge = [max(1, round(6 * n / m)) for n, m in zip(new, shape, strict=True)]
@@ -89,16 +94,163 @@ def test_image_values_stay_at_their_place_in_the_world(
 @given(st.lists(st.integers(1, 8), min_size=2, max_size=3), st.data())
 def test_resampling_keeps_constants_and_identity(shape: list[int], data: st.DataObject) -> None:
     new = [data.draw(st.integers(1, 12)) for _ in shape]
-    np.testing.assert_allclose(resample_image(np.full((2, *shape), -3.25), new), -3.25, rtol=1e-5)
-    image = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
-    np.testing.assert_array_equal(resample_image(image, shape), image)
+    np.testing.assert_allclose(resample_channel(np.full(shape, -3.25), new), -3.25, rtol=1e-5)
+    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    np.testing.assert_array_equal(resample_channel(image, shape), image)
 
 
-def test_channels_are_resampled_apart() -> None:
-    image = np.random.default_rng(0).standard_normal((3, 8, 9))
-    both = resample_image(image, (12, 5))
-    for channel, alone in zip(both, image, strict=True):
-        np.testing.assert_array_equal(channel, resample_image(alone[None], (12, 5))[0])
+# The spline
+
+
+def zoomed(channel: np.ndarray, shape: tuple[int, ...], order: int) -> np.ndarray:
+    """The oracle: the same promise, kept by a gather in double precision."""
+    factors = [n / m for n, m in zip(shape, channel.shape, strict=True)]
+    return ndimage.zoom(channel, factors, order=order, mode="nearest", grid_mode=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=3), st.sampled_from([1, 3]), st.data())
+def test_separable_resampling_is_scipys_zoom(shape: list[int], order: int, data: st.DataObject) -> None:
+    new = tuple(data.draw(st.integers(1, 60)) for _ in shape)
+    channel = np.random.default_rng(len(shape)).uniform(-1, 1, shape).astype(np.float32)
+    np.testing.assert_allclose(resample_channel(channel, new, order), zoomed(channel, new, order), atol=1e-5)
+
+
+def test_blocks_of_long_axes_meet() -> None:
+    channel = np.random.default_rng(0).uniform(-1, 1, (3 * BLOCK + 5, 6)).astype(np.float32)
+    for new in (5 * BLOCK + 1, BLOCK, 2 * BLOCK - 1):
+        np.testing.assert_allclose(resample_channel(channel, (new, 6)), zoomed(channel, (new, 6), 3), atol=1e-5)
+
+
+def test_the_layout_in_memory_does_not_matter() -> None:
+    image = np.random.default_rng(0).integers(-1000, 3000, (20, 30, 25)).astype(np.int16)
+    expected = resample_channel(image, (31, 22, 25))
+    for order in ("F", "C"):
+        for flips in ((), (0,), (1, 2)):
+            stored = np.flip(np.array(np.flip(image, flips), order=order), flips)
+            np.testing.assert_array_equal(resample_channel(stored, (31, 22, 25)), expected)
+
+
+def test_the_cardinal_spline_goes_through_the_samples() -> None:
+    np.testing.assert_allclose(cardinal_cubic(np.arange(-12.0, 13.0)), np.arange(-12, 13) == 0, atol=1e-9)
+    u = np.linspace(-3, 3, 101)
+    np.testing.assert_allclose(cardinal_cubic(u), cardinal_cubic(-u), atol=1e-12)
+    spread = sum(cardinal_cubic(u - k) for k in range(-13, 14))
+    np.testing.assert_allclose(spread, 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize(("old", "new"), [(1, 7), (7, 1), (9, 9), (100, 260), (260, 100)])
+def test_every_new_voxel_has_weights_that_add_up_to_one(old: int, new: int, order: int) -> None:
+    seen = []
+    for rows, columns, weights in weight_blocks(AxisChange(old, new, order)):
+        np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
+        assert weights.shape == (rows.stop - rows.start, columns.stop - columns.start)
+        assert 0 <= columns.start < columns.stop <= old
+        seen += range(rows.start, rows.stop)
+    assert seen == list(range(new))
+
+
+# Anisotropy
+
+
+@pytest.mark.parametrize(
+    ("spacing", "target", "axis"),
+    [
+        ((0.8, 0.8, 3.0), (1.0, 1.0, 1.0), 2),
+        ((5.0, 0.8, 0.8), (1.0, 1.0, 1.0), 0),
+        ((1.0, 1.0, 3.0), (1.0, 1.0, 1.0), None),  # three times is not more than three times
+        ((1.0, 1.0, 3.00000012), (1.0, 1.0, 1.0), None),  # nor is it when a header rounds
+        ((0.24, 1.25, 1.25000006), (1.0, 1.0, 1.0), None),
+        ((1.0, 1.0, 1.0), (0.5, 4.0, 0.5), 1),  # the new grid alone is anisotropic
+        ((0.5, 0.5, 4.0), (4.0, 0.5, 0.5), 2),  # the old grid's axis comes first
+        ((0.24, 1.25, 1.25), (1.0, 1.0, 1.0), None),  # two coarse axes: none of them is the slice axis
+        ((0.24, 1.25, 1.25), (1.0, 1.0, 9.0), None),
+        ((1.0, 9.0), (1.0, 1.0), None),  # pictures have no slices
+    ],
+)
+def test_the_coarse_axis_of_anisotropic_grids(
+    spacing: tuple[float, ...], target: tuple[float, ...], axis: int | None
+) -> None:
+    assert coarse_axis(spacing, target) == axis
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_far_apart_are_resampled_one_by_one(axis: int) -> None:
+    """As two steps of the oracle: cubic within each slice, then the slice whose voxels hold the new centres."""
+    rng = np.random.default_rng(axis)
+    old, new = [18, 15, 12], [25, 11, 16]
+    channel = rng.uniform(-1, 1, old).astype(np.float32)
+    flat = tuple(n for a, n in enumerate(new) if a != axis)
+    slices = np.stack([zoomed(s, flat, 3) for s in np.moveaxis(channel, axis, 0)])
+    index = resample_labels(np.arange(old[axis])[:, None], (new[axis], 1))[:, 0]
+    expected = np.moveaxis(slices[index], 0, axis)
+    np.testing.assert_allclose(resample_channel(channel, new, coarse=axis), expected, atol=1e-5)
+
+
+@given(st.integers(1, 9), st.integers(1, 20))
+def test_images_and_labels_take_the_same_slices(old: int, new: int) -> None:
+    numbers = np.arange(old, dtype=np.int16)[:, None, None] * np.ones((1, 4, 4), np.int16)
+    image = resample_channel(numbers, (new, 4, 4), coarse=0)
+    np.testing.assert_array_equal(image, resample_labels(numbers, (new, 4, 4)))
+
+
+def test_order_zero_is_what_labels_get() -> None:
+    labels = np.random.default_rng(0).integers(0, 9, (7, 11, 5))
+    np.testing.assert_array_equal(resample_channel(labels, (13, 4, 9), order=0), resample_labels(labels, (13, 4, 9)))
+
+
+# Onto another grid
+
+OBLIQUE = Geometry.create((12, 10, 8), np.array([[0, 1.2, 0, 3], [-0.9, 0, 0.1, 4], [0, 0.1, 2, -1], [0, 0, 0, 1]]))
+
+
+def some_channels() -> np.ndarray:
+    return np.random.default_rng(0).integers(1, 900, (2, *OBLIQUE.shape)).astype(np.int16)
+
+
+@pytest.mark.parametrize("order", [0, 1, 3])
+def test_the_same_grid_in_any_orientation_keeps_every_value(order: int) -> None:
+    image = some_channels()
+    for axes, flips in (((0, 1, 2), (False,) * 3), ((2, 0, 1), (True, False, True))):
+        moved = resample_to(image, OBLIQUE, OBLIQUE.reoriented(axes, flips), order)
+        assert moved.dtype == np.float32
+        np.testing.assert_allclose(moved, reorient(image, axes, flips), atol=2e-3)
+
+
+@pytest.mark.parametrize("lowest", [0, -1024])
+def test_outside_of_what_was_measured_there_is_nothing(lowest: int) -> None:
+    image = some_channels()
+    image[0, 3, 3, 3] = lowest
+    wide = resample_to(image, OBLIQUE, OBLIQUE.cropped((-2, 3, 1), (20, 5, 9)), 0)
+    np.testing.assert_array_equal(wide[:, 2:14, :, :7], image[:, :, 3:8, 1:8])
+    for part in (wide[0, :2], wide[0, 14:], wide[0, :, :, 7:]):
+        assert (part == lowest).all()
+    assert (wide[1, :2] == 0).all()
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_channels_stay_at_their_place_in_the_world(order: int) -> None:
+    target = Geometry.create((9, 9, 9), np.array([[0.8, 0.2, 0, 6], [-0.2, 0.9, 0, -2], [0, 0, 1.1, 4], [0, 0, 0, 1]]))
+
+    def ramp(grid: Geometry) -> np.ndarray:
+        points = grid.affine[:3, :3] @ np.indices(grid.shape).reshape(3, -1) + grid.affine[:3, 3:]
+        return (np.array([3.0, -2.0, 1.5]) @ points + 500).reshape(grid.shape)
+
+    found = resample_to(ramp(OBLIQUE)[None], OBLIQUE, target, order)[0]
+    inside = resample_to(np.ones((1, *OBLIQUE.shape)), OBLIQUE, target, 0)[0] == 1
+    assert 0.2 < inside.mean() < 1
+    assert (found[~inside] == 0).all()
+    deep = ndimage.binary_erosion(inside, iterations=3)
+    assert deep.any()
+    np.testing.assert_allclose(found[deep], ramp(target)[deep], atol=0.05)
+
+
+def test_grids_without_a_common_world_are_refused() -> None:
+    flat = Geometry.from_spacing((4, 4), (1, 1), "um")
+    for other in (OBLIQUE, Geometry.from_spacing((4, 4), (1, 1), "px")):
+        with pytest.raises(GeometryError, match="share no world"):
+            resample_to(np.ones((1, 4, 4)), flat, other)
 
 
 @given(shapes, st.data())

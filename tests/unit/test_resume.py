@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from medseg.errors import TrainingError
+from medseg.image.labels import LabelTable
 from medseg.losses.zoo import build_loss
 from medseg.models.step import Step, build_optimizer
 from medseg.models.zoo import build_model
@@ -24,7 +25,7 @@ from medseg.train.checkpoint import network_tensors, pack_tensors
 from medseg.train.loop import Fold, train
 from medseg.train.resume import KEPT, generations, load_state, save_state
 
-NAMES = ("ball", "rod")
+LABELS = LabelTable.create({"ball": 1, "rod": 3})
 
 
 class Killed(BaseException):
@@ -34,7 +35,7 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def folds(tiny_cases: Any) -> dict[int, Fold]:
     made = {dims: tiny_cases(dims) for dims in (2, 3)}
-    return {dims: Fold(cases, cases[:1], NAMES) for dims, cases in made.items()}
+    return {dims: Fold(cases, cases[:1], LABELS) for dims, cases in made.items()}
 
 
 @pytest.fixture

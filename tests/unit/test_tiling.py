@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg.patches.tiling import gaussian_window, predict_tiled, window_starts
+from medseg.patches.tiling import gaussian_window, predict_slabs, predict_tiled, slab_axis, window_starts
 
 sizes = st.integers(1, 70)
 overlaps = st.sampled_from([0.0, 0.25, 0.5, 0.7])
@@ -106,3 +106,57 @@ def test_half_precision_outputs_are_blended_in_full() -> None:
     out = predict_tiled(lambda x: torch.full_like(x, 0.1).bfloat16(), torch.zeros(1, 50, 50), (16, 16))
     assert out.dtype == torch.float32
     torch.testing.assert_close(out, torch.full_like(out, float(torch.tensor(0.1).bfloat16())), atol=1e-6, rtol=0)
+
+
+# Slabs and slices
+
+
+@settings(max_examples=30)
+@given(scenes(), st.data())
+def test_slabs_along_any_axis_are_the_whole(scene: tuple, data: st.DataObject) -> None:
+    shape, window, overlap, batch = scene
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    # What it says of a voxel depends on where in its window that stands, so blending shows.
+    place = torch.rand(window, generator=torch.Generator().manual_seed(1))
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x * place, x + place], dim=1)
+
+    whole = predict_tiled(network, image, window, overlap=overlap, batch=batch)
+    slabs = list(predict_slabs(network, image, window, axis=axis, overlap=overlap, batch=batch))
+    torch.testing.assert_close(torch.cat(slabs, dim=axis + 1), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_slabs_are_cut_where_windows_are_thinnest() -> None:
+    assert slab_axis((40, 400, 50), (40, 64, 40)) == 1
+    assert slab_axis((200, 200, 9), (128, 128, 1)) == 2
+    slabs = predict_slabs(lambda x: x, torch.zeros(1, 8, 100), (8, 10), axis=1, batch=1)
+    assert max(s.shape[2] for s in slabs) <= 10
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_a_volume_in_slices_is_the_stack_of_its_slices(axis: int, batch: int) -> None:
+    source = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 9, 11, 7, generator=source)
+    network = torch.nn.Conv2d(2, 3, 3, padding=1).eval()
+    window = [6, 8]
+    with torch.inference_mode():
+        whole = predict_tiled(network, image, [*window[:axis], 1, *window[axis:]], batch=batch, slice_axis=axis)
+        slices = [predict_tiled(network, s, window, batch=batch) for s in image.unbind(axis + 1)]
+    assert whole.shape == (3, 9, 11, 7)
+    torch.testing.assert_close(whole, torch.stack(slices, dim=axis + 1), rtol=1e-5, atol=1e-6)
+
+
+def test_slices_of_several_places_go_through_the_network_together() -> None:
+    seen = []
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(x.shape))
+        return x
+
+    image = torch.randn(1, 8, 8, 10)
+    out = predict_tiled(network, image, (8, 8, 1), batch=4, slice_axis=2)
+    assert seen == [(4, 1, 8, 8), (4, 1, 8, 8), (2, 1, 8, 8)]
+    torch.testing.assert_close(out, image)

@@ -24,7 +24,7 @@ datasets:
     generate: {kind: cells, cases: 4, seed: 3}
     postprocess: {min_size: 5}
 models:
-  unet: {network: unet, plan: {patch: [64, 64], widths: [4, 8, 8], strides: [[1, 1], [2, 2], [2, 2]]}}
+  unet: {network: unet, plan: {patch: [64, 64], widths: [8, 8, 16], strides: [[1, 1], [2, 2], [2, 2]]}}
 folds: {count: 2, run: [0]}
 budget: {steps: 300}
 threads: 1

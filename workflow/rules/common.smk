@@ -20,6 +20,7 @@ CONFIG_FILE = f"{RESULTS}/config.json"
 UI_URI = f" --uri {CONFIG.tracking.uri}" if CONFIG.tracking.uri else ""
 # One machine's jobs share its memory; training is given what its budget says.
 TRAIN_MB = int((CONFIG.budget.memory_gb or 4) * 1000)
+HOST_MB = int((CONFIG.budget.host_gb or 4) * 1000)
 
 # Only the process that will run jobs takes the folder: not dry-runs, reports, or the jobs themselves.
 if workflow.is_main_process and not workflow.dryrun:
@@ -33,6 +34,7 @@ wildcard_constraints:
     grid=r"default|grid-[0-9a-f]{8}",
     fold=r"\d+",
     seed=r"\d+",
+    shard=r"\d+",
 
 
 def of_runs(pattern):
@@ -59,9 +61,9 @@ def predictions_of(wildcards):
     return f"{RESULTS}/{wildcards.dataset}/{stage}/{wildcards.model}/fold{wildcards.fold}-seed{wildcards.seed}/predictions.json"
 
 
-def generated(wildcards):
-    """The marker of a generated data set; nothing for data that are there."""
+def made(wildcards):
+    """The marker of a generated or downloaded data set; nothing for data that are there."""
     dataset = CONFIG.datasets[wildcards.dataset]
-    return (
-        f"{CONFIG.data_root}/{dataset.path}/phantoms.json" if dataset.generate else []
-    )
+    if dataset.generate:
+        return f"{CONFIG.data_root}/{dataset.path}/phantoms.json"
+    return f"{RESULTS}/{wildcards.dataset}/download.json" if dataset.download else []

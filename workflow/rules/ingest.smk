@@ -25,9 +25,31 @@ for _name, _dataset in CONFIG.datasets.items():
                 "medseg phantoms --config {params.config:q} --dataset {params.dataset:q} 2>&1 | tee {log:q}"
 
 
+# Nodes of a cluster often have no way out; does nothing where the folder is there.
+localrules:
+    download,
+
+
+rule download:
+    output:
+        record=f"{RESULTS}/{{dataset}}/download.json",
+    log:
+        f"{RESULTS}/logs/{{dataset}}/download.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/{{dataset}}/download.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        config=CONFIG_FILE,
+        depends=lambda w: study.download_slice(CONFIG, w.dataset),
+    shell:
+        "medseg download --config {params.config:q} --dataset {wildcards.dataset:q} --out {output.record:q}"
+        " 2>&1 | tee {log:q}"
+
+
 rule ingest:
     input:
-        generated,
+        made,
     output:
         manifest=f"{RESULTS}/{{dataset}}/ingest/manifest.tsv",
         facts=f"{RESULTS}/{{dataset}}/ingest/dataset.json",

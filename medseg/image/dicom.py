@@ -1,0 +1,169 @@
+"""DICOM series as volumes: a folder, a zip archive, or one file; images and segmentations.
+
+Slices are put together by their positions alone (``medseg.image.dicom_stack``). Whatever is doubtful is an error: a
+missing or doubled slice, mixed orientations, several series of which none was named. Nothing but geometry and pixels
+leaves this reader; a series is named to the user by SeriesInstanceUID, number, modality and count, never by its
+description.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.image.content import Content
+from medseg.image.dicom_frames import Frame, frames_of
+from medseg.image.dicom_header import DIRECTORY_CLASS, Header, NoDicomError, layout_of, prefix, read_header
+from medseg.image.dicom_pixels import SYNTAXES, Layout, check_pixels, compressed_frames, native_frames
+from medseg.image.dicom_seg import SEGMENTATION_CLASSES, read_segmentation
+from medseg.image.dicom_stack import TOLERANCE, stack_planes
+from medseg.image.stored import FormatError, Stored, check_size
+from medseg.image.zipped import members
+
+# Files of a folder that are no slices and no reason to complain.
+LITTER = {"dicomdir", "thumbs.db", "desktop.ini"}
+# A whole-body CT has some 2,000 slices; several series of a study may lie together.
+MAX_FILES = 50_000
+# Series, or odd files, that one message lists.
+SHOWN = 8
+
+
+def read_dicom_zip(path: Path, content: Content) -> Stored:
+    """Read a series from a zip archive, in memory; as ``read_dicom``, and ``FormatError`` for unsafe archives."""
+    return read_dicom(path, Content(members(path, content.main, MAX_FILES), content.series))
+
+
+def read_dicom(path: Path, content: Content) -> Stored:
+    """Read the series that a folder or file holds; see ``medseg.image.formats.read_stored`` for the contract.
+
+    Returns:
+        Voxels (1, columns, rows, slices) in the stored type (float32 where slices scale differently, as in PET), slices
+        in ascending order along the normal of the image plane; affine to RAS+ mm. A segmentation gives a label map.
+
+    Raises:
+        FormatError: with one of the codes ``series``, ``slice-gap``, ``slice-twice``, ``slice-mixed``,
+            ``slice-position``, ``decoder``, or ``unreadable``.
+    """
+    if len(content.files) > MAX_FILES:
+        raise FormatError(path, f"{len(content.files)} files, allowed {MAX_FILES}", "keep one series per folder")
+    chosen = choose_series(path, _headers(path, content.files), content.series)
+    layouts = [layout_of(path, header) for header in chosen]
+    for header, layout in zip(chosen, layouts, strict=True):
+        there = len(header.data) - header.pixels_at
+        check_pixels(path, prefix(path, header.name), layout, SYNTAXES[header.syntax], header.pixels_length, there)
+    if chosen[0].sop_class in SEGMENTATION_CLASSES:
+        if len(chosen) > 1:
+            cause = f"{len(chosen)} segmentation files in one series, expected one"
+            raise FormatError(path, cause, "keep one of them", "series")
+        return read_segmentation(path, chosen[0], layouts[0], pixels(path, chosen[0], layouts[0]))
+    return _read_images(path, chosen, layouts)
+
+
+def _headers(path: Path, files: Mapping[str, bytes]) -> list[Header]:
+    """The headers of all DICOM files but directories; any other file is an error."""
+    headers, others = [], []
+    for name, data in files.items():
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        if len(files) > 1 and (any(p.startswith(".") for p in parts) or parts[-1].casefold() in LITTER):
+            continue
+        try:
+            header = read_header(path, name, data)
+        except NoDicomError:
+            others.append(name)
+            continue
+        if header.sop_class != DIRECTORY_CLASS:
+            headers.append(header)
+    if others:
+        names = ", ".join(others[:SHOWN]) + (f" and {len(others) - SHOWN} more" if len(others) > SHOWN else "")
+        cause = "the content is no DICOM file" if others == [path.name] else f"no DICOM files: {names}"
+        raise FormatError(path, cause, "move other files out of the series' folder; convert those without preamble")
+    return headers
+
+
+def choose_series(path: Path, headers: Sequence[Header], wanted: str) -> list[Header]:
+    """The files of the one series with pixels, or of the one that is wanted.
+
+    Raises:
+        FormatError: code ``series`` if several are there and none, or not exactly one, is named.
+    """
+    groups: dict[str, list[Header]] = defaultdict(list)
+    for header in headers:
+        if header.has_pixels:
+            groups[header.series].append(header)
+    for header in headers:
+        # Structured reports and contours have a series of their own; a slice without pixels was cut.
+        if not header.has_pixels and (header.series in groups or "SeriesInstanceUID" not in header.fields):
+            raise FormatError(path, f"{prefix(path, header.name)}truncated: no pixels")
+    if not groups:
+        raise FormatError(path, "no DICOM image", "name the folder of a series")
+    named = [u for u, group in groups.items() if wanted in ("", u, group[0].series_number)]
+    if len(named) == 1:
+        return groups[named[0]]
+    listed = [
+        f"{uid} (number {group[0].series_number or '?'}, {group[0].modality}, {len(group)} files)"
+        for uid, group in sorted(groups.items())
+    ]
+    shown = "; ".join(listed[:SHOWN]) + (f"; and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
+    what = f"{len(named)} of {len(groups)} series are '{wanted}'" if wanted else f"{len(groups)} series"
+    raise FormatError(path, f"{what}: {shown}", "name one by `series`: its UID or number", "series")
+
+
+def pixels(path: Path, header: Header, layout: Layout) -> NDArray[Any]:
+    """All frames (frames, rows, columns) of a file whose pixels were checked."""
+    syntax = SYNTAXES[header.syntax]
+    if syntax.decode:
+        return compressed_frames(path, prefix(path, header.name), header.data[header.pixels_at :], layout, syntax)
+    return native_frames(header.data, header.pixels_at, layout, syntax)
+
+
+def _read_images(path: Path, headers: Sequence[Header], layouts: Sequence[Layout]) -> Stored:
+    first = layouts[0]
+    for header, layout in zip(headers, layouts, strict=True):
+        if (layout.rows, layout.columns, layout.dtype) != (first.rows, first.columns, first.dtype):
+            cause = (
+                f"{header.name}: {layout.rows} x {layout.columns} {layout.dtype}, "
+                f"{headers[0].name} has {first.rows} x {first.columns} {first.dtype}"
+            )
+            raise FormatError(path, cause, "keep only the slices of one stack in the folder", "slice-mixed")
+    frames = [frames_of(path, header, layout) for header, layout in zip(headers, layouts, strict=True)]
+    flat = [frame for group in frames for frame in group]
+    stack = stack_planes(path, [frame.plane for frame in flat], first.rows, first.columns)
+    scaling = {(frame.slope, frame.intercept) for frame in flat}
+    one = len(scaling) == 1
+    dtype = first.dtype if one else np.dtype(np.float32)
+    size = len(flat) * first.rows * first.columns * dtype.itemsize
+    check_size(path, size, max(size, 1))
+    volume = np.empty((len(flat), first.rows, first.columns), dtype)
+    place = np.argsort(stack.order)
+    number = 0
+    for header, layout, group in zip(headers, layouts, frames, strict=True):
+        for frame, values in zip(group, pixels(path, header, layout), strict=True):
+            volume[place[number]] = values if one else _scaled(path, values, frame)
+            number += 1
+    slope, intercept = scaling.pop() if one else (1.0, 0.0)
+    lossy = any(layout.lossy for layout in layouts)
+    tilted = f"slices shift by {stack.tilt:.2f} voxels in their plane from first to last: tilted gantry"
+    return Stored(
+        path,
+        np.ascontiguousarray(volume.transpose(2, 1, 0))[None],
+        stack.affine,
+        "mm",
+        slope,
+        intercept,
+        lossy=lossy,
+        notes=(("gantry-tilt", tilted),) if stack.tilt > TOLERANCE else (),
+    )
+
+
+def _scaled(path: Path, values: NDArray[Any], frame: Frame) -> NDArray[Any]:
+    """Real values of a slice that scales for itself."""
+    with np.errstate(over="ignore"):
+        real = (values * frame.slope + frame.intercept).astype(np.float32)
+    if not np.isfinite(real).all():
+        raise FormatError(path, f"{frame.plane.name}: rescale slope {frame.slope:g} makes values overflow")
+    return real

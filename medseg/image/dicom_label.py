@@ -1,0 +1,223 @@
+"""Label maps as DICOM segmentations (PS3.3 A.51, C.8.20), written from labels and grid alone.
+
+Up to ``MOST_SEGMENTS`` the file is of type BINARY, which every viewer knows: one segment per class value, one frame per
+segment and slice; above (object numbers) it is a label map, one frame per slice with the values as pixels. The first
+segment, or the label map, has a frame for every slice, so that the whole grid can be read back. The source's data sets
+are not at hand here, so no identity can come along; UIDs follow from the content, and equal labels give equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.errors import GeometryError
+from medseg.image.dicom_header import silence_pydicom
+from medseg.image.dicom_seg import LABEL_MAP_STORAGE, SEGMENTATION_STORAGE
+from medseg.image.dicom_stack import LPS_TO_RAS, Plane, stack_planes
+from medseg.image.geometry import Geometry
+from medseg.image.stored import FormatError
+
+EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
+MOST_SEGMENTS = 255
+# What comes back may lie this far from what was written, in voxels.
+ROUND_TRIP = 1e-3
+# Digits behind the point of every number written: few enough that what was read back is written as the same bytes.
+DIGITS = 9
+MEND = "write .nii.gz"
+
+
+def segmentation_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
+    """A DICOM segmentation with the values of ``labels`` (X, Y, Z) as segment numbers.
+
+    Raises:
+        FormatError: for values outside 0 to 65535, and for grids that DICOM cannot express: not in mm, rows and columns
+            not at right angles, or slices against the normal of the image plane (a left-handed grid).
+    """
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.filewriter import dcmwrite
+
+    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    if geometry.dims != 3 or geometry.unit != "mm":
+        raise FormatError(path, f"a grid of {geometry.dims} axes in {geometry.unit}, expected 3 in mm", MEND)
+    if low < 0 or high > 65535:
+        raise FormatError(path, f"labels {low} to {high}, a segmentation holds 0 to 65535", MEND)
+    silence_pydicom()
+    planes = _planes(path, geometry)
+    slices = np.ascontiguousarray(labels.transpose(2, 1, 0)).astype(np.uint8 if high <= 255 else np.uint16)
+    binary = high <= MOST_SEGMENTS
+    frames = list(_binary_frames(slices, max(high, 1))) if binary else [(k, 0) for k in range(len(slices))]
+    image = Dataset()
+    _describe(image, slices, planes, binary)
+    numbers = range(1, max(high, 1) + 1) if binary else (n for n in np.unique(slices).tolist() if n)
+    image.SegmentSequence = [_segment(number) for number in numbers]
+    image.SharedFunctionalGroupsSequence = [_shared(planes[0])]
+    image.PerFrameFunctionalGroupsSequence = [_own(planes[k], k, number) for k, number in frames]
+    image.NumberOfFrames = len(frames)
+    if binary:
+        bits = np.stack([slices[k] == number for k, number in frames])
+        image.PixelData = _even(np.packbits(bits, axis=None, bitorder="little").tobytes())
+    else:
+        image.PixelData = _even(slices.astype("<u2").tobytes())
+    image["PixelData"].VR = "OW"
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = EXPLICIT_LITTLE
+    out = io.BytesIO()
+    dcmwrite(out, image, enforce_file_format=True, implicit_vr=False, little_endian=True)
+    return out.getvalue()
+
+
+def segmentation_zip(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
+    """A zip archive that holds ``segmentation_bytes``, without name of the source and time."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(
+            zipfile.ZipInfo("labels.dcm"), segmentation_bytes(path, labels, geometry), zipfile.ZIP_DEFLATED
+        )
+    return out.getvalue()
+
+
+def _planes(path: Path, geometry: Geometry) -> list[Plane]:
+    """The planes of a grid's slices, or ``FormatError`` if they would not be read back as that grid."""
+    lps = np.linalg.inv(LPS_TO_RAS) @ geometry.affine
+    columns, rows = (float(v) for v in np.linalg.norm(lps[:3, :2], axis=0))
+    across, down = _settled(lps[:3, 0] / columns), _settled(lps[:3, 1] / rows)
+    start, step = np.round(lps[:3, 3], DIGITS), np.round(lps[:3, 2], DIGITS)
+    normal = np.cross(across, down)
+    apart = abs(float(step @ normal) / float(np.linalg.norm(normal)))
+    orientation = tuple(float(v) for v in (*across, *down))
+    places = [tuple(float(v) for v in start + k * step) for k in range(geometry.shape[2])]
+    planes = [Plane(f"slice {k}", place, orientation, (rows, columns), apart) for k, place in enumerate(places)]
+    try:
+        back = Geometry.create(geometry.shape, stack_planes(path, planes, geometry.shape[1], geometry.shape[0]).affine)
+        off = geometry.corner_distance_voxels(back)
+    except (FormatError, GeometryError) as error:
+        cause = error.cause if isinstance(error, FormatError) else str(error)
+        raise FormatError(path, f"a grid that DICOM cannot express ({cause})", MEND) from None
+    if off > ROUND_TRIP:
+        raise FormatError(
+            path, f"a grid that DICOM cannot express (off by {off:.3g} voxels: left-handed or sheared)", MEND
+        )
+    return planes
+
+
+def _settled(direction: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A unit vector rounded such that bringing it to length 1 and rounding again changes nothing."""
+    rounded: NDArray[np.float64] = np.round(direction, DIGITS)
+    for _ in range(20):
+        again: NDArray[np.float64] = np.round(rounded / float(np.linalg.norm(rounded)), DIGITS)
+        if (again == rounded).all():
+            break
+        rounded = again
+    return rounded
+
+
+def _binary_frames(slices: NDArray[Any], most: int) -> Iterator[tuple[int, int]]:
+    """(slice, segment) of the frames that are written: all of segment 1, of others those with a voxel."""
+    present = [set(np.unique(values).tolist()) for values in slices]
+    for number in range(1, most + 1):
+        yield from ((k, number) for k in range(len(slices)) if number == 1 or number in present[k])
+
+
+def _describe(image: Any, slices: NDArray[Any], planes: Sequence[Plane], binary: bool) -> None:
+    """The elements that hold for the whole file; whatever could name a person or a date is there and empty."""
+    numbers = [*planes[0].orientation, *planes[0].spacing, *planes[0].position, *planes[-1].position]
+    place = repr((slices.shape, [_decimal(v) for v in numbers])).encode()
+    content = hashlib.sha256(slices.tobytes()).digest()
+    image.SOPClassUID = SEGMENTATION_STORAGE if binary else LABEL_MAP_STORAGE
+    image.SOPInstanceUID = _uid(b"instance", place, content)
+    image.StudyInstanceUID = _uid(b"study", place, content)
+    image.SeriesInstanceUID = _uid(b"series", place, content)
+    image.FrameOfReferenceUID = _uid(b"frame of reference", place)
+    image.DimensionOrganizationSequence = [_item(DimensionOrganizationUID=_uid(b"dimensions"))]
+    for keyword in (
+        *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime"),
+        *("AccessionNumber", "ReferringPhysicianName", "ContentDate", "ContentTime", "ContentDescription"),
+        *("ContentCreatorName", "PositionReferenceIndicator"),
+    ):
+        setattr(image, keyword, "")
+    image.Modality, image.ImageType, image.ContentLabel = "SEG", ["DERIVED", "PRIMARY"], "LABELS"
+    image.Manufacturer = image.ManufacturerModelName = image.SoftwareVersions = "medseg"
+    image.DeviceSerialNumber, image.SeriesNumber, image.InstanceNumber = "0", 1, 1
+    bits = 1 if binary else 16
+    image.SamplesPerPixel, image.PhotometricInterpretation, image.PixelRepresentation = 1, "MONOCHROME2", 0
+    image.Rows, image.Columns = slices.shape[1:]
+    image.BitsAllocated, image.BitsStored, image.HighBit = bits, bits, bits - 1
+    image.LossyImageCompression, image.BurnedInAnnotation = "00", "NO"
+    image.SegmentationType = "BINARY" if binary else "LABELMAP"
+    organization = image.DimensionOrganizationSequence[0].DimensionOrganizationUID
+    pointers = [(0x0020_0032, 0x0020_9113)] if not binary else [(0x0062_000B, 0x0062_000A), (0x0020_0032, 0x0020_9113)]
+    image.DimensionIndexSequence = [
+        _item(DimensionOrganizationUID=organization, DimensionIndexPointer=tag, FunctionalGroupPointer=group)
+        for tag, group in pointers
+    ]
+
+
+def _segment(number: int) -> Any:
+    tissue = {"CodeValue": "85756007", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Tissue"}
+    return _item(
+        SegmentNumber=int(number),
+        SegmentLabel=str(int(number)),
+        SegmentAlgorithmType="AUTOMATIC",
+        SegmentAlgorithmName="medseg",
+        SegmentedPropertyCategoryCodeSequence=[_item(**tissue)],
+        SegmentedPropertyTypeCodeSequence=[_item(**tissue)],
+    )
+
+
+def _shared(plane: Plane) -> Any:
+    """Functional groups of all frames: orientation and distances."""
+    apart = _decimal(plane.thickness)
+    measures = _item(
+        PixelSpacing=[_decimal(v) for v in plane.spacing], SliceThickness=apart, SpacingBetweenSlices=apart
+    )
+    return _item(
+        PlaneOrientationSequence=[_item(ImageOrientationPatient=[_decimal(v) for v in plane.orientation])],
+        PixelMeasuresSequence=[measures],
+    )
+
+
+def _own(plane: Plane, index: int, segment: int) -> Any:
+    """Functional groups of one frame: its place, and its segment unless it is a label map (0)."""
+    indices = [segment, index + 1] if segment else [index + 1]
+    item = _item(
+        FrameContentSequence=[_item(DimensionIndexValues=indices)],
+        PlanePositionSequence=[_item(ImagePositionPatient=[_decimal(v) for v in plane.position])],
+    )
+    if segment:
+        item.SegmentIdentificationSequence = [_item(ReferencedSegmentNumber=segment)]
+    return item
+
+
+def _item(**elements: Any) -> Any:
+    """A data set with these elements, by keyword."""
+    from pydicom.dataset import Dataset
+
+    item = Dataset()
+    for keyword, value in elements.items():
+        setattr(item, keyword, value)
+    return item
+
+
+def _decimal(value: float) -> str:
+    """A number as a decimal string of at most 16 characters."""
+    from pydicom.valuerep import format_number_as_ds
+
+    return str(format_number_as_ds(round(value, DIGITS) + 0.0))
+
+
+def _uid(*parts: bytes) -> str:
+    """A UID that follows from the parts alone, in the arc for UUIDs (PS3.5 B.2)."""
+    return f"2.25.{int.from_bytes(hashlib.sha256(b'|'.join(parts)).digest()[:16])}"
+
+
+def _even(data: bytes) -> bytes:
+    """Values have an even length."""
+    return data + b"\0" * (len(data) % 2)

@@ -1,0 +1,308 @@
+"""NRRD, attached (.nrrd) and detached (.nhdr): "Definition of NRRD File Format", teem.sourceforge.net/nrrd/format.html.
+
+Encodings raw, gzip and bzip2. World coordinates come out in RAS+.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.image.content import Content
+from medseg.image.geometry import Geometry
+from medseg.image.headers import (
+    MAX_HEADER,
+    axis_vectors,
+    finite,
+    first_axis_fastest,
+    grid_affine,
+    integers,
+    numbers_text,
+    reals,
+    require_axes,
+)
+from medseg.image.stored import MAX_DEFLATE_RATIO, FormatError, Stored, check_size, memory_budget, without_alpha
+from medseg.image.streams import Packing, pack_gzip, unpack
+
+_NAMES = {
+    "i1": "signed char, int8, int8_t",
+    "u1": "uchar, unsigned char, uint8, uint8_t",
+    "i2": "short, short int, signed short, signed short int, int16, int16_t",
+    "u2": "ushort, unsigned short, unsigned short int, uint16, uint16_t",
+    "i4": "int, signed int, int32, int32_t",
+    "u4": "uint, unsigned int, uint32, uint32_t",
+    "i8": "longlong, long long, long long int, signed long long, signed long long int, int64, int64_t",
+    "u8": "ulonglong, unsigned long long, unsigned long long int, uint64, uint64_t",
+    "f4": "float",
+    "f8": "double",
+}
+TYPES = {name: code for code, names in _NAMES.items() for name in names.split(", ")}
+_PACKING: dict[str, Packing] = {"gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
+# Every field of the definition; those with two spellings stand under the first.
+_FIELDS = {
+    *("dimension", "type", "block size", "encoding", "endian", "content", "min", "max", "old min", "old max"),
+    *("data file", "line skip", "byte skip", "number", "sizes", "spacings", "thicknesses", "axis mins", "axis maxs"),
+    *("centers", "labels", "units", "kinds", "sample units", "space", "space dimension", "space units"),
+    *("space origin", "space directions", "measurement frame"),
+}
+_SPELLINGS = {
+    "datafile": "data file",
+    "lineskip": "line skip",
+    "byteskip": "byte skip",
+    "blocksize": "block size",
+    "oldmin": "old min",
+    "oldmax": "old max",
+    "axismins": "axis mins",
+    "axismaxs": "axis maxs",
+    "centerings": "centers",
+    "sampleunits": "sample units",
+}
+# Worlds with known axes: signs of their axes in RAS+.
+_WORLDS = {
+    "right-anterior-superior": (1, 1, 1),
+    "ras": (1, 1, 1),
+    "left-anterior-superior": (-1, 1, 1),
+    "las": (-1, 1, 1),
+    "left-posterior-superior": (-1, -1, 1),
+    "lps": (-1, -1, 1),
+}
+_UNKNOWN_WORLDS = {"scanner-xyz", "3d-right-handed", "3d-left-handed"}
+_SPATIAL_KINDS = {"domain", "space", "???", "none"}
+_CHANNEL_KINDS = {
+    *("list", "vector", "stub", "scalar", "2-vector", "3-vector", "4-vector"),
+    *("3-color", "4-color", "rgb-color", "rgba-color", "xyz-color", "hsv-color"),
+}
+_UNITS = {**dict.fromkeys(("", "mm", "millimeter", "millimeters", "???"), "mm")}
+_UNITS |= dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers"), "um")
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """Fields by name, and where the data begin in the file that holds the header."""
+
+    path: Path
+    fields: Mapping[str, str]
+    end: int
+
+    def need(self, name: str) -> str:
+        if name not in self.fields:
+            raise FormatError(self.path, f"NRRD header without '{name}'", "correct the header")
+        return self.fields[name]
+
+
+def _parse(path: Path, data: bytes) -> _Header:
+    """The header's fields: up to an empty line, or the end of the file."""
+    start = bytes(data[:MAX_HEADER])
+    gap = re.search(rb"\n\r?\n", start)
+    end = gap.end() if gap else len(data)
+    if not gap and len(data) > MAX_HEADER:
+        raise FormatError(path, f"NRRD header without an end in the first {MAX_HEADER} bytes")
+    try:
+        lines = start[:end].decode().splitlines()[1:]
+    except UnicodeDecodeError:
+        raise FormatError(path, "NRRD header is no text") from None
+    fields: dict[str, str] = {}
+    for line in lines:
+        if not line.strip() or line.startswith("#") or ":=" in line:
+            continue
+        name, colon, value = line.partition(": ")
+        name = name.strip().lower()
+        name = _SPELLINGS.get(name, name)
+        if not colon or name not in _FIELDS:
+            raise FormatError(path, f"NRRD header line {line[:80]!r} is no known field", "correct the header")
+        if name in fields:
+            raise FormatError(path, f"NRRD header has '{name}' twice", "correct the header")
+        fields[name] = value.strip()
+    return _Header(path, fields, end)
+
+
+def nrrd_companions(path: Path, data: bytes) -> Sequence[str]:
+    """The data file that a detached header names."""
+    header = _parse(path, data)
+    if "data file" not in header.fields:
+        raise FormatError(path, "no 'data file' in the header", "rename it to .nrrd if the data follow the header")
+    name = header.fields["data file"]
+    if name.upper().startswith("LIST") or "%" in name:
+        raise FormatError(path, "data spread over several files", "store them in one file")
+    if len(data) > header.end:
+        raise FormatError(path, f"{len(data) - header.end} bytes follow the detached header")
+    return (name.removeprefix("./"),)
+
+
+def read_nrrd(path: Path, content: Content) -> Stored:
+    """Read ``.nrrd`` or ``.nhdr``; see ``medseg.image.formats.read_stored`` for the contract."""
+    header = _parse(path, content.main)
+    if content.companion is None and "data file" in header.fields:
+        raise FormatError(path, "its data lie in another file", "rename it to .nhdr and keep the data file beside it")
+    body = memoryview(content.main)[header.end :] if content.companion is None else memoryview(content.companion)
+    sizes, dtype = _sizes(header), _dtype(header)
+    spatial, channel = _axes(header, len(sizes))
+    array = _voxels(header, body, sizes, dtype)
+    voxels = array[np.newaxis] if channel is None else np.moveaxis(array, channel, 0)
+    affine, unit, notes = _world(header, spatial)
+    native = np.ascontiguousarray(voxels, dtype=dtype.newbyteorder("="))
+    remarks: tuple[str, ...] = ()
+    if channel is not None and _kinds(header, len(sizes))[channel] == "rgba-color":
+        native, remarks = without_alpha(path, native)
+    return Stored(path, native, affine, unit, notes=notes, remarks=remarks)
+
+
+def _sizes(header: _Header) -> list[int]:
+    sizes = integers(header.path, "sizes", header.need("sizes"))
+    if integers(header.path, "dimension", header.need("dimension")) != [len(sizes)] or min(sizes) < 1:
+        cause = f"impossible sizes {sizes} for dimension {header.fields['dimension'][:20]}"
+        raise FormatError(header.path, cause, "correct the header")
+    return sizes
+
+
+def _dtype(header: _Header) -> np.dtype[Any]:
+    name = header.need("type").lower()
+    if name not in TYPES:
+        raise FormatError(header.path, f"NRRD type {name[:40]!r}, expected integers or real numbers", "convert it")
+    dtype = np.dtype(TYPES[name])
+    if dtype.itemsize == 1:
+        return dtype
+    order = header.need("endian").lower()
+    if order not in ("little", "big"):
+        raise FormatError(header.path, f"endian {order[:20]!r}, expected little or big", "correct the header")
+    return dtype.newbyteorder("<" if order == "little" else ">")
+
+
+def _kinds(header: _Header, rank: int) -> list[str]:
+    kinds = header.fields.get("kinds", "").lower().split() or ["???"] * rank
+    if len(kinds) != rank:
+        raise FormatError(header.path, f"{len(kinds)} kinds for {rank} axes", "correct the header")
+    return kinds
+
+
+def _axes(header: _Header, rank: int) -> tuple[list[int], int | None]:
+    """Which axes are spatial, and which one holds channels (None: there is none)."""
+    kinds, vectors = _kinds(header, rank), _vectors(header, rank)
+    if vectors is None:
+        spatial = [axis for axis, kind in enumerate(kinds) if kind in _SPATIAL_KINDS]
+    else:
+        spatial = [axis for axis, vector in enumerate(vectors) if vector is not None]
+    others = [axis for axis in range(rank) if axis not in spatial]
+    known = all(kinds[axis] in _CHANNEL_KINDS for axis in others)
+    if len(spatial) not in (2, 3) or len(others) > 1 or not known:
+        told = ", ".join(f"{size} ({kind})" for size, kind in zip(header.fields["sizes"].split(), kinds, strict=True))
+        mend = "declare `kinds` (domain for space, list for channels) or convert it"
+        raise FormatError(header.path, f"axes {told}; expected 2 or 3 of space and at most one of channels", mend)
+    return spatial, (others[0] if others else None)
+
+
+def _vectors(header: _Header, rank: int) -> list[list[float] | None] | None:
+    """World vector per axis, None for axes outside space; None if the header has no directions."""
+    text = header.fields.get("space directions")
+    if text is None:
+        return None
+    words = re.findall(r"none|\([^()]*\)", text)
+    if len(words) != rank or re.sub(r"none|\([^()]*\)|\s", "", text):
+        raise FormatError(header.path, f"space directions {text[:80]!r} for {rank} axes", "correct the header")
+    return [None if w == "none" else reals(header.path, "space directions", w[1:-1], ",") for w in words]
+
+
+def _voxels(header: _Header, body: memoryview, sizes: list[int], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The array in the file's axis order, first axis fastest."""
+    size = math.prod(sizes) * dtype.itemsize
+    encoding = header.need("encoding").lower()
+    skips = [integers(header.path, name, header.fields.get(name, "0")) for name in ("line skip", "byte skip")]
+    if skips[0] != [0] or len(skips[1]) != 1 or (skips[1] != [0] and encoding != "raw"):
+        raise FormatError(header.path, "skips lines, or bytes of compressed data", "store it without")
+    if encoding == "raw":
+        skip = len(body) - size if skips[1] == [-1] else skips[1][0]
+        check_size(header.path, size, len(body))
+        if skip < 0 or len(body) != skip + size:
+            raise FormatError(header.path, f"{len(body)} bytes of data, the header needs exactly {size}")
+        plain: bytearray | memoryview = body[skip:]
+    elif encoding in _PACKING:
+        packing = _PACKING[encoding]
+        # bzip2 has no useful bound: there, memory grows with what really comes out of the stream.
+        check_size(header.path, size, len(body) * MAX_DEFLATE_RATIO if packing == "gzip" else memory_budget())
+        plain = unpack(header.path, body, size, packing)
+    else:
+        raise FormatError(header.path, f"encoding {encoding[:20]!r}, expected raw, gzip or bzip2", "convert it")
+    return np.frombuffer(plain, dtype).reshape(sizes, order="F")
+
+
+def _world(header: _Header, spatial: list[int]) -> tuple[NDArray[np.float64] | None, str, tuple[tuple[str, str], ...]]:
+    """Affine in RAS+ (or None), unit, and notes about what is doubtful."""
+    path, rank, count = header.path, len(integers(header.path, "sizes", header.fields["sizes"])), len(spatial)
+    unit = _unit(header, spatial, rank)
+    vectors = _vectors(header, rank)
+    if vectors is None:
+        if "spacings" not in header.fields:
+            return None, "px", ()
+        spacings = reals(path, "spacings", header.fields["spacings"])
+        if len(spacings) != rank:
+            raise FormatError(path, f"{len(spacings)} spacings for {rank} axes", "correct the header")
+        sizes = finite(path, "spacings", [spacings[axis] for axis in spatial], count)
+        unknown = (("no-orientation", "no space directions: orientation unknown, axes taken as RAS"),)
+        return np.diag([*sizes, 1.0]), unit, unknown if count == 3 else ()
+    axes = np.stack([finite(path, "space directions", vectors[axis] or [], count) for axis in spatial], axis=1)
+    text = header.fields.get("space origin")
+    origin = np.zeros(count)
+    if text is not None:
+        if not (text.startswith("(") and text.endswith(")")):
+            raise FormatError(path, f"space origin {text[:80]!r}, expected (x,y,z)", "correct the header")
+        origin = finite(path, "space origin", reals(path, "space origin", text[1:-1], ","), count)
+    world = header.fields.get("space", "").lower()
+    if count == 2 or world in _WORLDS:
+        return grid_affine(axes, origin, _WORLDS.get(world, (1, 1, 1))[:count]), unit, ()
+    if world and world not in _UNKNOWN_WORLDS:
+        raise FormatError(path, f"space {world[:40]!r} is none of the definition's", "correct the header")
+    note = f"space {world or 'is not named'}: orientation unknown, axes taken as RAS"
+    return grid_affine(axes, origin, (1, 1, 1)), unit, (("no-orientation", note),)
+
+
+def _unit(header: _Header, spatial: list[int], rank: int) -> str:
+    """Unit of the world: what the header names, else millimetres."""
+    if "space units" in header.fields:
+        found = re.findall(r'"([^"]*)"', header.fields["space units"])
+    else:
+        every = re.findall(r'"([^"]*)"', header.fields.get("units", ""))
+        found = [every[axis] for axis in spatial] if len(every) == rank else every
+    units = {_UNITS.get(name.strip().lower()) for name in found} or {"mm"}
+    if len(units) > 1 or None in units:
+        raise FormatError(
+            header.path, f"units {', '.join(found)[:80]}, expected all mm or all um", "correct the header"
+        )
+    return str(units.pop())
+
+
+def _header_text(path: Path, labels: NDArray[Any], geometry: Geometry, data_file: str = "") -> bytes:
+    require_axes(path, geometry)
+    name = next(names.split(", ")[-2] for code, names in _NAMES.items() if np.dtype(code) == labels.dtype)
+    lines = ["NRRD0005", f"type: {name}", f"dimension: {geometry.dims}"]
+    if geometry.unit != "px":
+        lines.append("space: right-anterior-superior" if geometry.dims == 3 else "space dimension: 2")
+    lines.append(f"sizes: {' '.join(map(str, labels.shape))}")
+    if geometry.unit != "px":
+        vectors = " ".join(f"({numbers_text(v).replace(' ', ',')})" for v in axis_vectors(geometry))
+        lines.append(f"space directions: {vectors}")
+    lines += [f"kinds: {' '.join(['domain'] * geometry.dims)}", "endian: little", "encoding: gzip"]
+    if geometry.unit != "px":
+        units = " ".join([f'"{geometry.unit}"'] * geometry.dims)
+        lines += [f"space units: {units}"]
+        lines += [f"space origin: ({numbers_text(geometry.affine[:-1, -1].tolist()).replace(' ', ',')})"]
+    lines += [f"data file: {data_file}"] if data_file else [""]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def nrrd_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
+    """An attached NRRD, gzipped, with a fresh header in RAS+."""
+    return _header_text(path, labels, geometry) + pack_gzip(first_axis_fastest(labels))
+
+
+def nhdr_files(path: Path, labels: NDArray[Any], geometry: Geometry) -> Content:
+    """A detached NRRD header and its gzipped data file."""
+    name = f"{path.name[: -len('.nhdr')]}.raw.gz"
+    header = _header_text(path, labels, geometry, name)
+    return Content({path.name: header, name: pack_gzip(first_axis_fastest(labels))})

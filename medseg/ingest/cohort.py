@@ -1,0 +1,146 @@
+"""What the cases of a data set say about one another: channels, axes, copies, classes missing in folds."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.errors import Fault
+from medseg.image.labels import LabelTable
+from medseg.ingest.faults import fault
+from medseg.ingest.splits import Fold
+
+if TYPE_CHECKING:
+    from medseg.ingest.checks import Checked
+
+# Channels count as swapped only in sets of at least so many cases, …
+ENOUGH_CASES = 5
+# … whose two channels differ by at least this factor in spread, and by as many times their variation over cases …
+CLEAR_FACTOR, CLEAR_DEVIATIONS = 2.0, 6.0
+# … and if after swapping the case comes this close to the others, as a share of that difference.
+CLOSE = 1 / 3
+
+
+def name_channels(checked: Sequence[Checked], named: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The names given, or else numbered ones for as many channels as most cases have."""
+    count = _majority([one.channels for one in checked if one.channels is not None])
+    return named or tuple(f"channel{k}" for k in range(count))
+
+
+def cohort_faults(checked: Sequence[Checked], names: tuple[str, ...]) -> list[Fault]:
+    """All faults that show only when cases are compared, except those of folds."""
+    return [
+        *_channel_faults(checked, names),
+        *_dims_faults(checked),
+        *_copies(checked),
+        *_channel_order(checked, names),
+    ]
+
+
+def fold_faults(checked: Sequence[Checked], labels: LabelTable, folds: Sequence[Fold]) -> list[Fault]:
+    """Classes that no training or no validation case of a fold shows; a label that could not be read shows all."""
+    counts = {one.candidate.id: one.label_counts for one in checked}
+    faults = []
+    for name, value in labels.names:
+        key = 1 if labels.instances else value
+        cases = {case for case, known in counts.items() if known is None or known.get(key)}
+        lacking = [
+            f"no {side} case of fold {_numbers(missing)}"
+            for part, side in (("train", "training"), ("val", "validation"))
+            if (missing := [k for k, fold in enumerate(folds) if not cases & set(fold[part])])
+        ]
+        if lacking:
+            shows = f"{len(cases)} of {len(counts)} cases show class {name} ({value})"
+            faults.append(fault("class-absent", "-", "-", f"{shows}, {' and '.join(lacking)}"))
+    return faults
+
+
+def _numbers(numbers: Iterable[int]) -> str:
+    return ", ".join(str(n) for n in numbers)
+
+
+def _majority(numbers: list[int]) -> int:
+    """The most frequent number; the smallest of several."""
+    return min(Counter(numbers).items(), key=lambda item: (-item[1], item[0]))[0] if numbers else 0
+
+
+def _channel_faults(checked: Sequence[Checked], names: tuple[str, ...]) -> list[Fault]:
+    faults = []
+    for one in checked:
+        if one.channels is None or one.geometry is None or one.channels == len(names):
+            continue
+        axes = " x ".join(str(n) for n in one.geometry.shape)
+        cause = f"{one.channels} channels of {axes} voxels, expected {len(names)} ({', '.join(names)})"
+        faults.append(fault("channels", one.candidate.id, one.candidate.images[0], cause))
+    return faults
+
+
+def _dims_faults(checked: Sequence[Checked]) -> list[Fault]:
+    """Pictures, single slices and volumes in one data set."""
+    grids = [(one.candidate, one.geometry) for one in checked if one.geometry is not None]
+    usual = _majority([sum(n > 1 for n in grid.shape) for _, grid in grids])
+    dims = _majority([grid.dims for _, grid in grids])
+    faults = []
+    for c, grid in grids:
+        if grid.dims != dims:
+            cause = f"{grid.dims} spatial axes {grid.shape}, most cases have {dims}"
+            faults.append(fault("dims-mismatch", c.id, c.images[0], cause))
+        elif (extended := sum(n > 1 for n in grid.shape)) < usual:
+            cause = f"{grid.shape}: more than one voxel along {extended} axes, most cases along {usual}"
+            faults.append(fault("dims-mismatch", c.id, c.images[0], cause))
+    return faults
+
+
+def _copies(checked: Sequence[Checked]) -> list[Fault]:
+    """Cases whose images hold the voxels of an earlier one, however stored: between folds they would leak."""
+    seen: dict[tuple[str, ...], list[Checked]] = defaultdict(list)
+    faults = []
+    for one in checked:
+        key = tuple(one.voxels_sha256)
+        if "" in key:
+            continue
+        c, twins = one.candidate, seen[key]
+        strangers = [t.candidate.id for t in twins if t.candidate.subject != c.subject]
+        if strangers:
+            cause = f"the same voxels as case {strangers[0]}, which counts as another subject"
+            faults.append(fault("leakage", c.id, c.images[0], cause))
+        elif twins:
+            cause = f"the same voxels as case {twins[0].candidate.id} of the same subject"
+            faults.append(fault("identical-images", c.id, c.images[0], cause))
+        twins.append(one)
+    return faults
+
+
+def _channel_order(checked: Sequence[Checked], names: tuple[str, ...]) -> list[Fault]:
+    """Cases whose channels fit the others' better in another order, told by orders of magnitude of their spread."""
+    known = [one for one in checked if len(one.spreads) == len(names) > 1 and min(one.spreads) > 0]
+    if len(known) < ENOUGH_CASES:
+        return []
+    faults = []
+    for index, (a, b) in swapped_channels(np.log10([one.spreads for one in known])).items():
+        c = known[index].candidate
+        cause = (
+            f"{names[a]} and {names[b]} look swapped: their ranges of intensities are those of one another elsewhere"
+        )
+        faults.append(fault("channel-order", c.id, c.images[0], cause))
+    return faults
+
+
+def swapped_channels(logs: NDArray[np.float64]) -> dict[int, tuple[int, int]]:
+    """Cases (rows of logarithmic spreads, (cases, channels)) with two channels that look swapped: row -> the two."""
+    usual = np.median(logs, axis=0)
+    deviation = 1.4826 * np.median(np.abs(logs - usual), axis=0)
+    found: dict[int, tuple[int, int]] = {}
+    for a in range(logs.shape[1]):
+        for b in range(a + 1, logs.shape[1]):
+            gap = abs(usual[a] - usual[b])
+            if gap < max(np.log10(CLEAR_FACTOR), CLEAR_DEVIATIONS * max(deviation[a], deviation[b])):
+                continue
+            close = (np.abs(logs[:, a] - usual[b]) < CLOSE * gap) & (np.abs(logs[:, b] - usual[a]) < CLOSE * gap)
+            for row in np.flatnonzero(close):
+                found.setdefault(int(row), (a, b))
+    return dict(sorted(found.items()))

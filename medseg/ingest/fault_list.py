@@ -1,0 +1,22 @@
+"""Faults of a data set for reading in a terminal: by kind, with what to do about it once."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from medseg.errors import DatasetFaults
+from medseg.ingest.faults import FAULTS
+
+
+def fault_list(error: DatasetFaults) -> str:
+    """All faults, one per line under their kind; kinds that the configuration can allow say so."""
+    faults = sorted(error.faults, key=lambda f: (f.code, f.mend, f))
+    lines = [str(error).partition("\n")[0]]
+    for (code, mend), group in groupby(faults, key=lambda f: (f.code, f.mend)):
+        same = list(group)
+        allowed = FAULTS[code].allowed
+        choice = f"; or `allow: [{code}]` ({allowed})" if allowed else ""
+        lines += ["", f"{code} ({len(same)}): {mend}{choice}"]
+        # What concerns no case or no file has a dash there.
+        lines += ["  " + " · ".join(part for part in (f.case, f.file, f.cause) if part != "-") for f in same]
+    return "\n".join(lines)

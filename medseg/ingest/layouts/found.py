@@ -1,0 +1,166 @@
+"""What every layout gives back, and how it looks into folders without being led out of them."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from medseg.config import DatasetConfig
+from medseg.errors import ConfigError, Fault
+from medseg.image.formats import FORMATS, stem_of, suffix_of
+from medseg.image.labels import LabelTable
+from medseg.ingest.faults import fault
+
+# Left behind by file managers; files whose names begin with a dot are ignored as well.
+LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
+# Headers whose voxels lie in a further file of the same name.
+HEADERS = {".mhd", ".nhdr", ".hdr"}
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An image with its label files, found but not yet read.
+
+    Attributes:
+        id: case id.
+        subject: grouping key for folds; empty where the layout does not know it.
+        images: files (or DICOM folders), one per channel or one with all, relative to the data set's folder.
+        labels: label files, relative likewise: one label map, or one mask file per object.
+        site, series: as in ``medseg.ingest.manifest.Case``.
+        spacing: micrometres per axis of files without a header, where the layout knows them for this very case.
+    """
+
+    id: str
+    subject: str
+    images: tuple[str, ...]
+    labels: tuple[str, ...]
+    site: str = ""
+    series: str = ""
+    spacing: tuple[float, ...] | None = None
+
+
+@dataclass(slots=True)
+class Found:
+    """What a layout found.
+
+    Attributes:
+        candidates: in any order; those whose files are not all there are only among the faults.
+        labels: what label values mean; None if that could not be found out (then ``faults`` says why).
+        channels: channel names, or None where the data set does not name them.
+        faults: everything wrong with the way files are listed, named and paired.
+        splits: a file of folds that the layout brings, relative to the data set's folder; empty: none.
+    """
+
+    candidates: list[Candidate] = field(default_factory=list)
+    labels: LabelTable | None = None
+    channels: tuple[str, ...] | None = None
+    faults: list[Fault] = field(default_factory=list)
+    splits: str = ""
+
+
+def table_of(names: Mapping[str, int], config: DatasetConfig) -> LabelTable:
+    """The label table of class names -> values, with what the configuration says beyond them."""
+    return LabelTable.create(names, instances=config.instances, regions=config.regions, ignore=config.ignore)
+
+
+def required_table(dataset: str, config: DatasetConfig) -> LabelTable:
+    """The label table of the configuration, for layouts whose files name no classes; ``ConfigError`` without one."""
+    if not config.labels:
+        example = "labels: {nucleus: 1}"
+        what = f"the {config.layout} layout needs the classes, e.g. {example}"
+        raise ConfigError(f"datasets.{dataset}.labels: missing; {what}")
+    return table_of(config.labels, config)
+
+
+def visible(root: Path, folder: str) -> list[str]:
+    """Entries of a folder as paths relative to the data set's, sorted, without hidden ones and litter."""
+    if not (root / folder).is_dir():
+        return []
+    names = (p.name for p in (root / folder).iterdir())
+    return sorted(str(PurePosixPath(folder, n)) for n in names if not n.startswith(".") and n not in LITTER)
+
+
+def walk(root: Path, folder: str) -> list[str]:
+    """All visible files below a folder, sorted; links to folders are not followed, so that no loop is walked."""
+    files = []
+    for place, folders, names in os.walk(root / folder, followlinks=False):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in LITTER]
+        here = Path(place).relative_to(root).as_posix()
+        files += [f"{here}/{name}" for name in names if not name.startswith(".") and name not in LITTER]
+    return sorted(files)
+
+
+def stem(root: Path, file: str) -> str:
+    """Name without the suffix of a format; a folder (a DICOM series) has none, unless it is called like a file."""
+    path = root / file
+    return path.name if suffix_of(path) not in FORMATS and path.is_dir() else stem_of(path)
+
+
+def by_stem(root: Path, files: Iterable[str]) -> dict[str, list[str]]:
+    """Files by ``stem``; the voxel files that headers like MHD point to do not count as images of their own."""
+    files = list(files)
+    headers = {stem_of(Path(file)) for file in files if suffix_of(Path(file)) in HEADERS}
+    groups: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        name = Path(file).name
+        voxels = suffix_of(Path(file)) not in FORMATS and any(name.startswith(f"{header}.") for header in headers)
+        if not voxels or suffix_of(Path(file)) in HEADERS:
+            groups[stem(root, file)].append(file)
+    return groups
+
+
+def outside(root: Path, files: Iterable[str]) -> list[Fault]:
+    """Files that lie, links followed, outside the data set's folder."""
+    base = os.path.realpath(root)
+    return [
+        fault("unsafe-path", stem_of(Path(file)), file, "leads out of the data set's folder")
+        for file in files
+        if not Path(os.path.realpath(root / file)).is_relative_to(base)
+    ]
+
+
+def usable(name: object) -> bool:
+    """Whether a value read from a file can name a file at all."""
+    if not isinstance(name, str) or not name or "\0" in name or len(name) > 1024:
+        return False
+    try:
+        return all(len(os.fsencode(part)) <= 255 for part in PurePosixPath(name).parts)
+    except UnicodeEncodeError:
+        return False
+
+
+def same_name(name: str) -> str:
+    """A key under which names fall together that some file system takes for one: other case, other Unicode form."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def files_there(root: Path, listed: Iterable[Candidate]) -> tuple[list[Candidate], list[Fault]]:
+    """Those of listed cases whose files are all there and inside the folder, and what is wrong with the others."""
+    kept: list[Candidate] = []
+    faults: list[Fault] = []
+    for case in listed:
+        if escapes := outside(root, (*case.images, *case.labels)):
+            faults += escapes
+            continue
+        no_image = [file for file in case.images if not (root / file).exists()]
+        no_label = [file for file in case.labels if not (root / file).exists()]
+        if not no_image and case.labels and not no_label:
+            kept.append(case)
+        elif not no_image:
+            cause = f"{no_label[0]} is listed but not there" if no_label else "no label is listed for it"
+            faults.append(fault("image-without-label", case.id, case.images[0], cause))
+        elif len(no_image) < len(case.images):
+            cause = f"{no_image[0]} is listed but not there: {len(no_image)} of {len(case.images)} channel files"
+            faults.append(fault("channels", case.id, case.images[0], cause, "add the file"))
+        elif case.labels and not no_label:
+            cause = f"{no_image[0]} is listed but not there"
+            faults.append(fault("label-without-image", case.id, case.labels[0], cause))
+        else:
+            cause = f"neither {no_image[0]} nor {no_label[0] if no_label else 'a label'} is there"
+            mend = "add the files or take the case off the list"
+            faults.append(fault("missing", case.id, no_image[0], cause, mend))
+    return kept, faults

@@ -1,0 +1,155 @@
+"""Layout ``table``: a TSV or CSV file of the user's own with a row per case."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from medseg.config import DatasetConfig
+from medseg.errors import ConfigError, DataError
+from medseg.ingest.faults import fault
+from medseg.ingest.layouts.found import Candidate, Found, files_there, required_table, usable
+
+COLUMNS = ("case", "image", "label", "subject", "site", "series", "spacing", "fold")
+# What others call our columns: overlooking one of these would be worse than refusing it.
+SYNONYMS = {
+    **dict.fromkeys(("id", "case_id", "caseid", "name"), "case"),
+    **dict.fromkeys(("patient", "patient_id", "patientid", "subject_id", "participant", "participant_id"), "subject"),
+    **dict.fromkeys(("mask", "segmentation", "seg", "annotation"), "label"),
+    **dict.fromkeys(("center", "centre", "hospital", "institution"), "site"),
+}
+MAX_TABLE_BYTES = 1 << 28
+
+
+def table_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
+    """Take one case per row; ``docs/data.md`` describes the columns.
+
+    Raises:
+        ConfigError: if the configuration names no table or no classes.
+    """
+    if not config.table:
+        example = "table: cases.tsv"
+        raise ConfigError(
+            f"datasets.{dataset}.table: missing; the table layout needs the file of cases, e.g. {example}"
+        )
+    found = Found(labels=required_table(dataset, config))
+    name = config.table
+    try:
+        header, rows = read_table(root / name)
+    except DataError as error:
+        found.faults.append(fault("table", "-", name, str(error).removeprefix(f"{root / name}: ")))
+        return found
+    own = [channel for channel in config.channels or () if channel in header]
+    images = own or [column for column in header if column == "image" or re.fullmatch(r"image_.+", column)]
+    causes = _header_faults(header, images, config.channels or [])
+    found.faults += [fault("table", "-", name, cause) for cause in causes]
+    if causes:
+        return found
+    if len(images) > 1:
+        found.channels = tuple(column.removeprefix("image_") for column in images)
+    listed = []
+    for number, row in enumerate(rows, start=2):
+        wrong = _row_faults(row, images)
+        where = f"line {number}: "
+        found.faults += [fault("table", row.get("case", "") or "-", name, where + cause) for cause in wrong]
+        if not wrong:
+            listed.append(_candidate(row, images))
+    found.candidates, faults = files_there(root, listed)
+    found.faults += faults
+    if any(row.get("fold", "") for row in rows):
+        found.splits = name
+    return found
+
+
+def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Read a table with a header: columns by name, cells stripped, empty lines left out.
+
+    The separator is a tab in ``.tsv``; elsewhere a comma, or a semicolon where the header has no comma.
+
+    Raises:
+        DataError: if it is missing, no text, or a line has another number of cells than the header.
+    """
+    try:
+        if path.stat().st_size > MAX_TABLE_BYTES:
+            raise DataError(f"{path}: {path.stat().st_size} bytes; a table is at most {MAX_TABLE_BYTES}")
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the name in the configuration") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    first = text.partition("\n")[0]
+    separator = "\t" if path.suffix == ".tsv" else ";" if ";" in first and "," not in first else ","
+    try:
+        lines = list(csv.reader(text.splitlines(keepends=True), delimiter=separator, strict=True))
+    except csv.Error as error:
+        raise DataError(f'{path}: {error}; quote cells like "a,b" or leave quotes out') from None
+    cells = [[cell.strip() for cell in line] for line in lines]
+    if not cells or not any(cells[0]):
+        raise DataError(f"{path}: empty; the first line names the columns: {', '.join(COLUMNS)}")
+    for number, line in enumerate(cells, start=1):
+        if any(line) and len(line) != len(cells[0]):
+            cause = f"line {number} has {len(line)} cells, the header {len(cells[0])}"
+            raise DataError(f"{path}: {cause}; correct the line or the separator")
+    header = cells[0]
+    return header, [dict(zip(header, line, strict=True)) for line in cells[1:] if any(line)]
+
+
+def _header_faults(header: list[str], images: list[str], channels: list[str]) -> list[str]:
+    """What is wrong with the names of the columns, misspelt ones included; others are the user's own."""
+    causes = [f"two columns '{name}'" for name in sorted({n for n in header if header.count(n) > 1})]
+    for name in header:
+        if name in COLUMNS or name in images:
+            continue
+        plain = name.lower().strip()
+        near = difflib.get_close_matches(plain, COLUMNS, n=1, cutoff=0.8) or [SYNONYMS.get(plain, "")]
+        if near[0] and near[0] not in header:
+            causes.append(f"unknown column '{name}'; did you mean '{near[0]}'?")
+    missing = [name for name in ("case", "label") if name not in header]
+    causes += [f"no column '{name}'" for name in missing if not any(f"mean '{name}'" in cause for cause in causes)]
+    if not images and not any("mean 'image'" in cause for cause in causes):
+        causes.append("no column 'image', nor one per channel (image_1, image_2, … or the names in `channels`)")
+    elif len(images) > 1 and "image" in images:
+        causes.append(f"columns {', '.join(images)}: either 'image' or one per channel")
+    if channels and len(images) > 1 and len(images) != len(channels):
+        causes.append(f"columns {', '.join(images)}, but the configuration names channels {', '.join(channels)}")
+    return causes
+
+
+def _row_faults(row: Mapping[str, str], images: list[str]) -> list[str]:
+    """What is wrong with the cells of one row."""
+    causes = [f"column '{name}' is empty" for name in ("case", *images) if not row[name]]
+    for name in (*images, "label"):
+        if row[name] and not usable(row[name]):
+            causes.append(f"column '{name}': {row[name][:80]!r} can be no file's name")
+    if row.get("spacing") and _spacing(row["spacing"]) is None:
+        causes.append(f"column 'spacing': {row['spacing']!r}, expected micrometres per axis, e.g. '0.5 0.25 0.25'")
+    if "subject" in row and not row["subject"]:
+        causes.append("column 'subject' is empty")
+    return causes
+
+
+def _spacing(text: str) -> tuple[float, ...] | None:
+    """Numbers above 0, separated by spaces, 'x' or ';', or None."""
+    try:
+        numbers = tuple(float(part) for part in re.split(r"\s*[x;]\s*|\s+", text.strip()))
+    except ValueError:
+        return None
+    return numbers if len(numbers) in (2, 3) and all(math.isfinite(n) and n > 0 for n in numbers) else None
+
+
+def _candidate(row: Mapping[str, str], images: list[str]) -> Candidate:
+    files = tuple(str(PurePosixPath(row[column])) for column in images)
+    label = (str(PurePosixPath(row["label"])),) if row["label"] else ()
+    return Candidate(
+        id=row["case"],
+        subject=row.get("subject", ""),
+        images=files,
+        labels=label,
+        site=row.get("site", ""),
+        series=row.get("series", ""),
+        spacing=_spacing(row["spacing"]) if row.get("spacing") else None,
+    )

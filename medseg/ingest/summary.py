@@ -1,0 +1,66 @@
+"""What a data set holds, told in a few lines at the end of the ingest stage."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from medseg.ingest.manifest import Manifest
+from medseg.ingest.splits import Fold
+
+# Different remarks of readers that are told; all are in the manifest.
+REMARKS_SHOWN = 8
+
+
+def summary(manifest: Manifest, folds: Sequence[Fold]) -> list[str]:
+    """Cases, channels, sizes, classes, folds and what was allowed: one line each."""
+    cases = manifest.cases
+    subjects = len({c.subject for c in cases})
+    channels = ", ".join(manifest.channels)
+    parts = ", ".join(f"{len(fold['train'])} + {len(fold['val'])}" for fold in folds)
+    sizes, spacings = _ranges([c.geometry.shape for c in cases]), _ranges([c.geometry.spacing for c in cases])
+    lines = [
+        f"{len(cases)} cases of {subjects} subjects, {manifest.dims}-D, channels: {channels}",
+        f"voxels {sizes}, spacing {spacings} {cases[0].geometry.unit}",
+        *_classes(manifest),
+        f"{len(folds)} folds of training + validation cases: {parts}",
+    ]
+    empty = {c.id for c in cases if c.labels and not _foreground(manifest, c.label_counts)}
+    if empty:
+        counts = ", ".join(str(len(empty & set(fold["val"]))) for fold in folds)
+        lines.append(f"{len(empty)} cases show no class; per validation fold: {counts}")
+    remarks = Counter(remark for c in cases for remark in c.remarks)
+    lines += [f"{n} cases: {remark}" for remark, n in sorted(remarks.items())[:REMARKS_SHOWN]]
+    codes = Counter(line.partition(" · ")[0] for line in manifest.allowed)
+    if codes:
+        lines.append("allowed by name: " + ", ".join(f"{n} x {code}" for code, n in sorted(codes.items())))
+        lines += [f"  {line}" for line in manifest.allowed]
+    return lines
+
+
+def _ranges(rows: Sequence[Sequence[float]]) -> str:
+    """Least to greatest value per axis: ``34-48 x 40-55 x 36``."""
+    return " x ".join(
+        f"{min(axis):.4g}" if min(axis) == max(axis) else f"{min(axis):.4g}-{max(axis):.4g}"
+        for axis in zip(*rows, strict=True)
+    )
+
+
+def _foreground(manifest: Manifest, counts: Mapping[int, int]) -> dict[int, int]:
+    return {v: n for v, n in counts.items() if v not in (0, manifest.labels.ignore)}
+
+
+def _classes(manifest: Manifest) -> list[str]:
+    """Per class its share of all annotated voxels, and in how many cases it is."""
+    counted = [dict(c.label_counts) for c in manifest.cases if c.labels]
+    table = manifest.labels
+    total = sum(n for counts in counted for v, n in counts.items() if v != table.ignore)
+    lines = []
+    for name, value in table.names:
+        key = 1 if table.instances else value
+        voxels = sum(counts.get(key, 0) for counts in counted)
+        cases = sum(key in counts for counts in counted)
+        share = voxels / total if total else 0.0
+        what = "all objects" if table.instances else str(value)
+        lines.append(f"class {name} ({what}): {share:.3%} of voxels, {cases} of {len(counted)} cases")
+    return lines

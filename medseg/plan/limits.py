@@ -1,0 +1,50 @@
+"""What bounds a plan besides the data: on a GPU its memory (nnU-Net's rules), on a processor the time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds within which a network is shaped; a planner that tries candidates makes one of these for each.
+
+    Attributes:
+        voxels: volume of the patch that planning starts from, before it is clipped to the median image.
+        base_width: feature channels of the first stage.
+        width_cap: most feature channels of a stage.
+        max_batch: most patches per step; None: as memory and data allow.
+        max_stages: most resolution stages; None: as the patch allows.
+        refill: whether the voxels that clipping to the median image saved go to the other axes. nnU-Net starts far
+            above what memory holds and does not need it; a small start does.
+    """
+
+    voxels: int
+    base_width: int
+    width_cap: int
+    max_batch: int | None = None
+    max_stages: int | None = None
+    refill: bool = False
+
+
+# cuda: Isensee et al. 2021. cpu: ours, measured (docs/notebook.md): there the wall-clock runs out, not the memory.
+LIMITS: dict[tuple[str, int], Limits] = {
+    ("cuda", 2): Limits(voxels=2048**2, base_width=32, width_cap=512),
+    ("cuda", 3): Limits(voxels=256**3, base_width=32, width_cap=320),
+    ("cpu", 2): Limits(voxels=256**2, base_width=16, width_cap=256, max_batch=8, max_stages=6, refill=True),
+    ("cpu", 3): Limits(voxels=2**17, base_width=16, width_cap=256, max_batch=4, max_stages=6, refill=True),
+}
+
+
+# Base widths that a budget in minutes chooses from, each with the steps it must get to be taken before the one above it
+# in this table. 16 against 8 on a processor: in 3 minutes both reached the same Dice, at 320 and 820 steps
+# (docs/notebook.md). 32: published results on small data gain nothing by larger networks, so it has to come cheap.
+CANDIDATES: dict[str, tuple[tuple[int, int], ...]] = {
+    "cpu": ((8, 1), (16, 320), (32, 1500)),
+    "cuda": ((16, 1), (32, 320)),
+}
+
+
+def limits_of(device: str, dims: int) -> Limits:
+    """The bounds for networks of ``dims`` axes that train on ``device``, ``cpu`` or ``cuda``."""
+    return LIMITS[device, dims]

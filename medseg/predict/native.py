@@ -1,0 +1,100 @@
+"""From logits on the prepared grid to a label map on the image's own voxels, a slab at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medseg.image.spline import nearest_index
+from medseg.losses.targets import read_labels
+from medseg.preprocess.prepare import InverseRecord
+
+# Logits that are held at once on the fine grid, all channels together (at least one row of voxels is).
+SLAB_VALUES = 2**24
+
+
+class Lookup(NamedTuple):
+    """Where the voxels of one axis of the fine grid lie on the prepared one: between two of its voxels, or on one.
+
+    Attributes:
+        low, high: indices of the neighbours.
+        share: of the higher neighbour; 0 everywhere for nearest-neighbour lookup.
+    """
+
+    low: Tensor
+    high: Tensor
+    share: Tensor
+
+    def rows(self, begin: int, end: int) -> Lookup:
+        """The lookup of the fine voxels from ``begin`` to ``end``."""
+        return Lookup(self.low[begin:end], self.high[begin:end], self.share[begin:end])
+
+    def take(self, values: Tensor, axis: int, first: int = 0) -> Tensor:
+        """Interpolate along ``axis`` of ``values``, which begin at prepared voxel ``first``."""
+        low = values.index_select(axis, self.low - first)
+        if not self.share.any():
+            return low
+        share = self.share.reshape(-1, *[1] * (values.ndim - axis - 1))
+        return torch.lerp(low, values.index_select(axis, self.high - first), share)
+
+
+def lookup(fine: int, prepared: int, nearest: bool) -> Lookup:
+    """How ``fine`` voxels lie over ``prepared`` ones of the same extent, as in ``medseg.image.resample``."""
+    if nearest or fine == prepared:
+        index = torch.from_numpy(np.asarray(nearest_index(fine, prepared), dtype=np.int64))
+        return Lookup(index, index, torch.zeros(fine))
+    centre = ((torch.arange(fine, dtype=torch.float64) + 0.5) * prepared / fine - 0.5).clamp(0, prepared - 1)
+    low = centre.floor().long()
+    return Lookup(low, (low + 1).clamp_max(prepared - 1), (centre - low).float())
+
+
+def native_labels(
+    slabs: Iterable[Tensor],
+    axis: int,
+    record: InverseRecord,
+    *,
+    coarse: int | None = None,
+    painted: Sequence[int] = (),
+) -> NDArray[np.uint8]:
+    """Resample logits linearly to the box of the image that was kept and read the labels off them.
+
+    All logits of the fine grid never exist at once.
+
+    Args:
+        slabs: logits (K, slab) of the prepared image, slab after slab along ``axis``.
+        axis: spatial axis that the slabs are cut along.
+        record: how the image was prepared.
+        coarse: spatial axis that was resampled by nearest neighbour and goes back in the same way.
+        painted: the class that each region paints; empty: channels are classes.
+
+    Returns:
+        Channel indices (``record.shape``).
+    """
+    lookups = [
+        lookup(fine, prepared, a == coarse)
+        for a, (fine, prepared) in enumerate(zip(record.shape, record.prepared_shape, strict=True))
+    ]
+    out = np.zeros(record.shape, dtype=np.uint8)
+    plane = out.size // record.shape[axis]
+    along, row, first = lookups[axis], 0, 0
+    held: Tensor | None = None
+    for slab in slabs:
+        held = slab if held is None else torch.cat([held, slab], dim=axis + 1)
+        ready = int(torch.searchsorted(along.high, first + held.shape[axis + 1]))
+        while row < ready:
+            end = min(ready, row + max(1, SLAB_VALUES // (len(held) * plane)))
+            values = along.rows(row, end).take(held, axis + 1, first)
+            for other, places in enumerate(lookups):
+                if other != axis and record.shape[other] != record.prepared_shape[other]:
+                    values = places.take(values, other + 1)
+            out[(slice(None),) * axis + (slice(row, end),)] = read_labels(values, painted).numpy()
+            row = end
+        if row < len(along.low):
+            gone = min(int(along.low[row]) - first, held.shape[axis + 1])
+            held, first = held.narrow(axis + 1, gone, held.shape[axis + 1] - gone), first + gone
+    return out

@@ -1,0 +1,51 @@
+"""Classes that a case has in its file and no longer has on the grid that it was brought to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medseg.errors import DatasetFaults, Fault
+from medseg.image.labels import LabelTable
+from medseg.ingest.faults import fault
+from medseg.ingest.manifest import Case, Manifest
+from medseg.plan.plan import GridPlan
+from medseg.progress import say
+
+
+def report_lost_classes(
+    manifest: Manifest, cases: Sequence[Case], grid: GridPlan, folder: Path, out: Path, allow: Sequence[str]
+) -> None:
+    """Tell which prepared cases lost a class: nobody could learn or find there what the reference shows.
+
+    Args:
+        manifest: the data set.
+        cases: those that lie prepared under ``out``, kept ones included.
+        grid: the grid that they were brought to.
+        folder: the data set's folder, for the message.
+        out: folder of the store.
+        allow: codes of faults that are allowed by name.
+
+    Raises:
+        DatasetFaults: with every such case, unless ``lost-class`` is allowed.
+    """
+    faults = [found for case in cases for found in _faults(case, manifest.labels, grid, out)]
+    if faults and "lost-class" not in allow:
+        raise DatasetFaults(manifest.dataset, folder, faults)
+    for one in faults:
+        say(f"preprocess {manifest.dataset}: allowed by name: {one}")
+
+
+def _faults(case: Case, table: LabelTable, grid: GridPlan, out: Path) -> list[Fault]:
+    rows = np.load(out / case.id / "locations.npy", allow_pickle=False)
+    left = {int(channel) for channel in np.unique(rows[:, 0])}
+    faults = []
+    for channel, (name, value) in enumerate(table.names, start=1):
+        voxels = case.label_counts.get(1 if table.instances else value, 0)
+        if voxels and channel not in left:
+            spacing = " x ".join(f"{s:.4g}" for s in grid.spacing)
+            cause = f"none of the {voxels} voxels of class {name} ({value}) is left at spacing {spacing}"
+            faults.append(fault("lost-class", case.id, case.labels[0], cause))
+    return faults

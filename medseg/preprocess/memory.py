@@ -1,0 +1,148 @@
+"""How much host memory preparing a case takes, and a gate that keeps the sum over workers within the budget."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import threading
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.errors import DataError
+from medseg.image.geometry import canonical_axes
+from medseg.image.resample import resampled_shape
+from medseg.ingest.manifest import Case
+from medseg.plan.plan import GridPlan
+from medseg.preprocess.prepare import own_spacing
+
+# What the process holds before the first case: interpreter, libraries, compression buffers.
+PROCESS_BYTES = 300_000_000
+CGROUP = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
+
+
+def host_budget(host_gb: float | None) -> int:
+    """Bytes that preparing may take: ``budget.host_gb``, else half of what this process can have at most.
+
+    That is the machine's memory or, below it, the limit of the control group (container, SLURM job).
+    """
+    if host_gb is not None:
+        return int(host_gb * 1e9)
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_group_limits()]) // 2
+
+
+def _group_limits() -> list[int]:
+    """Memory limits of this process's control group (version 1 or 2) and of those around it; none if there are none."""
+    found = []
+    for line in MEMBERSHIP.read_text().splitlines() if MEMBERSHIP.is_file() else []:
+        number, controllers, name = line.split(":", 2)
+        if number == "0":
+            root, file = CGROUP, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, file = CGROUP / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = root / name.strip("/")
+        folders = [group, *(folder for folder in group.parents if folder.is_relative_to(root))]
+        found += [(folder / file).read_text().strip() for folder in folders if (folder / file).is_file()]
+    return [int(text) for text in found if text.isdigit()]
+
+
+def case_bytes(case: Case, grid: GridPlan, folder: Path) -> int:
+    """Estimated peak of host memory while one case is prepared, in bytes; an upper bound, known before it is read.
+
+    With V native voxels per channel (the crop to the non-zero box is not known yet), P prepared ones, C channels, M
+    label files and b bytes per stored number, the largest of:
+
+    - reading: files + 2 b C V (decoded bytes and their array); 26 C V unless a NIfTI header promises plain integers,
+      since other numbers may go through double precision;
+    - preparing: b C V + 4 C P (result) + a channel while it is scaled (20 V) or resampled (4 V + 8 max(V, P));
+    - labels: 4 C P + files + 2 M V + 12 V (36 V unless plain integers) + 9 P (locations);
+    - writing: 4 C P + 2 C P (half precision) + P.
+    """
+    axes, flips = canonical_axes(case.geometry)
+    turned = case.geometry.reoriented(axes, flips)
+    native = math.prod(turned.shape)
+    wanted = own_spacing(grid.spacing, turned.spacing)
+    prepared = math.prod(resampled_shape(turned.shape, turned.spacing, wanted))
+    channels = len(grid.normalization)
+    stored = np.dtype(case.dtype).itemsize * channels * native
+    images, labels = ([folder / name for name in names] for names in (case.images, case.labels))
+    files = sum(_file_bytes(path) for path in (*images, *labels))
+    result = 4 * channels * prepared
+    per_label = 12 if all(_plain_integers(path) for path in labels) else 36
+    return max(
+        files + (2 * stored if all(_plain_integers(path) for path in images) else 26 * channels * native),
+        stored + result + max(20 * native, 4 * native + 8 * max(native, prepared)),
+        result + files + (2 * len(labels) + per_label) * native + 9 * prepared,
+        result + 2 * channels * prepared + prepared,
+    )
+
+
+def _plain_integers(path: Path) -> bool:
+    """Whether a NIfTI header says that integers of up to 16 bits are stored as they are; all else: no."""
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        return False
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+
+    try:
+        stored: Any = nibabel.load(path)
+    except (ImageFileError, OSError, EOFError, ValueError, zlib.error):
+        # Whatever is wrong with it is told when it is read.
+        return False
+    scaling = (float(stored.dataobj.slope), float(stored.dataobj.inter))
+    dtype = stored.get_data_dtype()
+    return scaling == (1.0, 0.0) and dtype.kind in "iu" and dtype.itemsize <= 2
+
+
+def _file_bytes(path: Path) -> int:
+    if path.is_dir():
+        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    # A missing file is told when it is read.
+    return path.stat().st_size if path.is_file() else 0
+
+
+def require_fit(needs: Mapping[str, int], budget: int) -> None:
+    """Raise ``DataError`` naming every case (id -> bytes) that alone exceeds the budget."""
+    free = budget - PROCESS_BYTES
+    large = sorted((case for case, need in needs.items() if need > free), key=lambda case: -needs[case])
+    if large:
+        named = ", ".join(f"'{case}' {needs[case] / 1e9:.2f} GB" for case in large[:5])
+        rest = f" and {len(large) - 5} more" if len(large) > 5 else ""
+        wanted = math.ceil((needs[large[0]] + PROCESS_BYTES) / 1e8) / 10
+        raise DataError(
+            f"preparing {named}{rest} takes more than the {max(free, 0) / 1e9:.2f} GB that the host budget of "
+            f"{budget / 1e9:.2f} GB leaves; set budget.host_gb to at least {wanted:.1f} on a machine that has them, "
+            "choose a coarser plan.spacing, or crop the images"
+        )
+
+
+class MemoryGate:
+    """Lets work begin while the sum of what is under way stays within the budget.
+
+    Args:
+        budget: bytes for all work together; whoever asks for more than that alone must be refused before.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._free = budget - PROCESS_BYTES
+        self._change = threading.Condition()
+
+    @contextlib.contextmanager
+    def hold(self, need: int) -> Iterator[None]:
+        """Wait until ``need`` bytes are free, and keep them during the block."""
+        with self._change:
+            self._change.wait_for(lambda: need <= self._free)
+            self._free -= need
+        try:
+            yield
+        finally:
+            with self._change:
+                self._free += need
+                self._change.notify_all()

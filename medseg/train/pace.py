@@ -1,0 +1,116 @@
+"""The pace of training on this machine: the loop's own parts, timed on made-up cases of the data's size."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from medseg.image.geometry import Geometry
+from medseg.losses.zoo import build_loss
+from medseg.models.step import Step, autocast, build_optimizer, place, set_exact
+from medseg.models.zoo import build_model
+from medseg.patches.tiling import predict_slabs, slab_axis, window_starts
+from medseg.plan.budget import Pace
+from medseg.plan.plan import Plan
+from medseg.preprocess.prepare import InverseRecord
+from medseg.preprocess.store import PreparedCase, write_case
+from medseg.train.data import make_batch
+from medseg.train.loop import SAVE_INTERVAL_S, SAVE_PATIENCE
+from medseg.train.resume import save_state
+
+# The first steps choose algorithms and fill caches.
+WARM_UP = 2
+LEAST_STEPS = 3
+# Made-up cases are no larger than this many windows per axis; a step reads no more of them anyway.
+LARGEST_IN_WINDOWS = 2
+
+
+def measure(plan: Plan, shape: Sequence[float], seconds: float) -> Pace:
+    """Time training steps for about ``seconds``, one validation case and one save.
+
+    Args:
+        plan: what to train; its steps do not matter.
+        shape: voxels of the median prepared image per axis of the data.
+        seconds: how long to take steps, after two that do not count; at least three are timed.
+    """
+    set_exact(plan.threads)
+    torch.manual_seed(0)
+    network = place(build_model(plan.network, plan.network_spec), plan.device, plan.dims)
+    optimizer = build_optimizer(plan.optimizer, network.parameters(), plan.lr, plan.weight_decay)
+    loss = build_loss(plan.loss, plan.regions, ignore=plan.ignore)
+    step = Step(network, optimizer, loss, plan.device, plan.precision)
+    with tempfile.TemporaryDirectory() as folder:
+        cases = [_made_up_case(plan, shape, Path(folder) / f"case{k}", k) for k in range(2)]
+        times = _step_times(step, cases, plan, seconds)
+        begun = _now(plan.device)
+        save_state(Path(folder) / "state", 0, network, optimizer, step.scaler)
+        save_s = _now(plan.device) - begun
+    return Pace(
+        step_s=float(np.mean(times)),
+        validation_s=_validation_seconds(network, plan, shape),
+        save_share=save_s / max(SAVE_INTERVAL_S, SAVE_PATIENCE * save_s),
+    )
+
+
+def _step_times(step: Step, cases: Sequence[PreparedCase], plan: Plan, seconds: float) -> list[float]:
+    """Seconds of each step; the slowest tenth, a moment's disturbance, is left out."""
+    times: list[float] = []
+    begun = _now(plan.device)
+    number = 0
+    while number < WARM_UP + LEAST_STEPS or _now(plan.device) - begun < seconds:
+        if number == WARM_UP:
+            begun = _now(plan.device)
+        started = _now(plan.device)
+        step(*make_batch(cases, plan, 0, number))
+        times.append(_now(plan.device) - started)
+        number += 1
+    kept = sorted(times[WARM_UP:])
+    return kept[: len(kept) - len(kept) // 10]
+
+
+def _made_up_case(plan: Plan, shape: Sequence[float], folder: Path, seed: int) -> PreparedCase:
+    """A prepared case of noise, with labels of every class and as many locations as a real one has at most."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    size = tuple(max(1, min(round(n), LARGEST_IN_WINDOWS * w)) for n, w in zip(shape, plan.window, strict=True))
+    image = rng.standard_normal((plan.in_channels, *size), dtype=np.float32)
+    labels = rng.integers(0, plan.classes, size, dtype=np.uint8)
+    voxels = rng.integers(0, size, (1000 * (plan.classes - 1), len(size)))
+    classes = np.repeat(np.arange(1, plan.classes), 1000)[:, None]
+    axes = tuple(range(len(size)))
+    grid = Geometry.from_spacing(size, [s or 1.0 for s in plan.spacing], plan.unit)
+    record = InverseRecord(grid, axes, (False,) * len(size), (0,) * len(size), size, size)
+    write_case(folder, "", image, labels, np.hstack([classes, voxels]).astype(np.int32), record)
+    return PreparedCase(folder.name, size, record, folder)
+
+
+def _validation_seconds(network: nn.Module, plan: Plan, shape: Sequence[float]) -> float:
+    """Seconds to predict a median image: windows of a made-up one are timed, and counted in the median one."""
+    size = [max(1, min(round(n), LARGEST_IN_WINDOWS * w)) for n, w in zip(shape, plan.window, strict=True)]
+    image = torch.randn(plan.in_channels, *size, device=plan.device)
+    axis = slab_axis(size, plan.window)
+    network.eval()
+    with torch.inference_mode(), autocast(plan.device, plan.precision):
+        for _ in range(2):
+            begun = _now(plan.device)
+            slabs = predict_slabs(network, image, plan.window, axis=axis, batch=plan.batch, slice_axis=plan.slice_axis)
+            for slab in slabs:
+                slab.argmax(dim=0)
+            seconds = _now(plan.device) - begun
+    return seconds * _windows([max(1, round(n)) for n in shape], plan) / _windows(size, plan)
+
+
+def _windows(shape: Sequence[int], plan: Plan) -> int:
+    """Sliding windows that cover an image."""
+    return int(np.prod([len(window_starts(n, w)) for n, w in zip(shape, plan.window, strict=True)]))
+
+
+def _now(device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()

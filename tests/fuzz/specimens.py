@@ -1,0 +1,156 @@
+"""Small valid files of every format, made on the fly, for the fuzzer to damage."""
+
+from __future__ import annotations
+
+import functools
+import io
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import nibabel
+import numpy as np
+import tifffile
+
+from medseg.image.formats import write_labels
+from medseg.image.geometry import Geometry
+
+AFFINE = np.array([[1.5, 0.0, 0.0, 33.0], [0.0, 1.2, -0.9, -40.5], [0.0, 0.9, 1.2, 7.25], [0.0, 0.0, 0.0, 1.0]])
+Files = dict[str, bytes]
+
+
+def _own(suffix: str, shape: tuple[int, ...], unit: str, dtype: str) -> Files:
+    """What the project itself writes."""
+    sizes = [0.5, 0.25, 0.75][: len(shape)]
+    oblique = len(shape) == 3 and unit == "mm"
+    geometry = Geometry.create(shape, AFFINE, "mm") if oblique else Geometry.from_spacing(shape, sizes, unit)
+    if unit == "px":
+        geometry = Geometry.from_spacing(shape, [1.0] * len(shape), "px")
+    labels = np.random.default_rng(len(shape)).integers(0, 99, shape).astype(dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"case{suffix}"
+        write_labels(path, labels, geometry)
+        names = [path.name, *sorted(p.name for p in path.parent.iterdir() if p.name != path.name)]
+        return {name: (path.parent / name).read_bytes() for name in names}
+
+
+def _tiff(voxels: np.ndarray, **options: Any) -> Files:
+    out = io.BytesIO()
+    tifffile.imwrite(out, voxels, **options)
+    return {"case.tif": out.getvalue()}
+
+
+def _text(name: str, lines: str, body: bytes) -> Files:
+    return {name: lines.encode() + body}
+
+
+def _nifti(suffix: str) -> list[Files]:
+    voxels = np.random.default_rng(3).normal(0, 50, (5, 6, 4)).astype(np.float32)
+    made = [_own(suffix, (7, 6, 5), "mm", "int16")]
+    if suffix == ".nii":
+        header = nibabel.Nifti1Header(endianness=">")
+        made.append({"case.nii": nibabel.Nifti1Image(voxels, AFFINE, header).to_bytes()})
+        made.append({"case.nii": nibabel.Nifti2Image(voxels[..., None, None], AFFINE).to_bytes()})
+    return made
+
+
+def _nrrd() -> list[Files]:
+    head = "NRRD0004\ntype: short\ndimension: 4\nspace: left-posterior-superior\nsizes: 2 3 4 5\n"
+    head += "space directions: none (1,0,0) (0,1.5,0) (0,0,2)\nkinds: list domain domain domain\nendian: big\n"
+    made = [_own(".nrrd", (7, 6, 5), "mm", "uint16"), _own(".nrrd", (9, 8), "um", "uint8")]
+    made.append(_text("case.nrrd", head + "encoding: raw\nspace origin: (1,2,3)\nname:=value\n\n", bytes(240)))
+    packed = imagecodecs.bz2_encode(bytes(240))
+    made.append(_text("case.nrrd", head + "encoding: bzip2\nspace origin: (1,2,3)\n\n", packed))
+    plain = "NRRD0001\n# remark\ntype: float\ndimension: 3\nsizes: 3 4 5\nspacings: 1 1 2\nencoding: raw\n"
+    return [*made, _text("case.nrrd", f"{plain}endian: little\n\n", bytes(240))]
+
+
+def _metaimage() -> list[Files]:
+    head = "ObjectType = Image\nNDims = 3\nBinaryData = True\nElementByteOrderMSB = True\nOffset = 1 2 3\n"
+    head += "TransformMatrix = 1 0 0 0 1 0 0 0 1\nElementSpacing = 1 1.5 2\nDimSize = 3 4 5\n"
+    head += "ElementNumberOfChannels = 2\nElementType = MET_SHORT_ARRAY\nElementDataFile = LOCAL\n"
+    return [
+        _own(".mha", (7, 6, 5), "mm", "uint16"),
+        _own(".mha", (9, 8), "um", "uint8"),
+        _text("case.mha", head, bytes(240)),
+    ]
+
+
+def _png() -> list[Files]:
+    rng = np.random.default_rng(2)
+    pictures: list[np.ndarray] = [rng.integers(0, 255, (9, 7, c)).astype(np.uint8) for c in (1, 3)]
+    pictures.append(np.dstack([pictures[1], np.full((9, 7), 255, np.uint8)]))
+    pictures.append(rng.integers(0, 65535, (9, 7)).astype(np.uint16))
+    return [{"case.png": bytes(imagecodecs.png_encode(picture))} for picture in pictures]
+
+
+def _tif() -> list[Files]:
+    rng = np.random.default_rng(4)
+    flat, deep = rng.integers(0, 99, (33, 27)).astype(np.uint8), rng.integers(0, 99, (3, 20, 22)).astype(np.uint16)
+    colour = rng.integers(0, 255, (32, 32, 3)).astype(np.uint8)
+    ij: dict[str, Any] = {"axes": "ZYX", "spacing": 2.0, "unit": "um"}
+    return [
+        _tiff(flat, metadata=None),
+        _tiff(flat, compression="lzw", rowsperstrip=8, byteorder=">"),
+        _tiff(deep, photometric="minisblack", compression="zlib", metadata={"axes": "ZYX"}, predictor=True),
+        _tiff(deep, imagej=True, resolution=(2.0, 2.0), metadata=ij),
+        _tiff(colour, photometric="rgb", tile=(16, 16), compression="zstd", bigtiff=True),
+        _tiff(colour, photometric="rgb", compression="jpeg"),
+        _tiff(np.eye(20, dtype=bool), compression="packbits"),
+        _tiff(deep.astype(np.float32), photometric="minisblack"),
+    ]
+
+
+def _slice() -> Files:
+    """One CT slice."""
+    import pydicom
+
+    from tests.faults.sets import write_series
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_series(Path(folder), np.arange(30, dtype=np.int16).reshape(6, 5, 1))
+        found = pydicom.dcmread(next(Path(folder).iterdir()))
+    # The identifiers follow from the folder's name, which is another one each time.
+    found.SeriesInstanceUID, found.SOPInstanceUID, found.file_meta.MediaStorageSOPInstanceUID = (
+        "1.2.3",
+        "1.2.4",
+        "1.2.4",
+    )
+    out = io.BytesIO()
+    pydicom.dcmwrite(out, found, enforce_file_format=True)
+    return {"case.dcm": out.getvalue()}
+
+
+def _zipped(files: Files) -> Files:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return {"case.zip": out.getvalue()}
+
+
+def _ome() -> list[Files]:
+    made = [_own(".ome.tif", shape, "um", "uint16") for shape in ((4, 12, 10), (21, 17))]
+    out = io.BytesIO()
+    tifffile.imwrite(out, np.zeros((2, 3, 16, 16), np.uint8), ome=True, metadata={"axes": "CZYX", "PhysicalSizeX": 0.5})
+    return [*made, {"case.ome.tif": out.getvalue()}]
+
+
+# Suffix -> makes valid files (once); the first name of each is the one that is read.
+SPECIMENS: dict[str, Callable[[], list[Files]]] = {
+    ".nii": functools.cache(lambda: _nifti(".nii")),
+    ".nii.gz": functools.cache(lambda: _nifti(".nii.gz")),
+    ".hdr": functools.cache(lambda: [_own(".hdr", (7, 6, 5), "mm", "int16")]),
+    ".nrrd": functools.cache(_nrrd),
+    ".nhdr": functools.cache(lambda: [_own(".nhdr", (7, 6, 5), "mm", "uint16")]),
+    ".mha": functools.cache(_metaimage),
+    ".mhd": functools.cache(lambda: [_own(".mhd", (7, 6, 5), "mm", "uint16")]),
+    ".png": functools.cache(_png),
+    ".tif": functools.cache(_tif),
+    ".ome.tif": functools.cache(_ome),
+    ".dcm": functools.cache(lambda: [_own(".dcm", (7, 6, 5), "mm", "uint8"), _slice()]),
+    ".zip": functools.cache(lambda: [_own(".zip", (7, 6, 5), "mm", "uint8"), _zipped(_slice())]),
+}
