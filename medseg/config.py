@@ -23,8 +23,8 @@ MAX_CONFIG_BYTES = 1 << 20
 Name = Annotated[str, Field(pattern=rf"^{SAFE_NAME.pattern}$")]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-# oneDNN in torch 2.13 writes beyond its memory in strided 1x1 convolutions (2-D, channels-last) of fewer channels than a
-# vector register holds: 8 numbers of 32 bits with AVX2.
+# oneDNN in torch 2.13 writes beyond its memory in strided 1x1 convolutions (2-D, channels-last) of fewer channels than
+# a vector register holds: 8 numbers of 32 bits with AVX2.
 MIN_WIDTH = 8
 KnownArchive = Literal[
     "Task01_BrainTumour",
@@ -100,9 +100,11 @@ class DownloadConfig(Section):
 class DatasetConfig(Section):
     """Where a data set lies and what its files mean."""
 
-    layout: Literal["pairs", "decathlon", "nnunet", "bids", "dsb2018", "table"] = Field(
+    layout: Literal["pairs", "decathlon", "nnunet", "bids", "dsb2018", "table"] | None = Field(
+        default=None,
         description="pairs: images/NAME.* and masks/NAME.*; decathlon, nnunet: dataset.json, imagesTr/, labelsTr/; "
-        "bids: sub-XX/; dsb2018: ID/images/, ID/masks/ with a file per object; table: a TSV or CSV file (docs/data.md)"
+        "bids: sub-XX/; dsb2018: ID/images/, ID/masks/ with a file per object; table: a TSV or CSV file; none: the one "
+        "whose landmarks the folder has (docs/data.md)",
     )
     path: str = Field(description="folder of the data set, relative to data_root")
     labels: dict[str, int] | None = Field(
@@ -263,17 +265,23 @@ class TrackingConfig(Section):
 class Config(Section):
     """A whole experiment: data sets x models x folds x seeds."""
 
-    experiment: Name = Field(description="name of the experiment; its results lie under results/<experiment>/")
+    experiment: Name = Field(
+        default="study", description="name of the experiment; its results lie under results/<experiment>/"
+    )
     data_root: str = Field(default="data", description="folder that the data sets' paths are relative to")
     results: str = Field(default="results", description="folder of all results")
     datasets: dict[Name, DatasetConfig] = Field(min_length=1)
-    models: dict[Name, ModelConfig] = Field(min_length=1)
+    models: dict[Name, ModelConfig] = Field(
+        default_factory=lambda: {"unet": ModelConfig(network="unet")}, min_length=1, description="none: a U-Net"
+    )
     folds: FoldsConfig = Field(default_factory=FoldsConfig)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], min_length=1)
     budget: BudgetConfig
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     threads: Count = Field(default=2, description="CPU threads of a training or prediction job; part of its exactness")
-    shards: Count = Field(default=1, description="preprocessing jobs per data set, for clusters; their results are equal")
+    shards: Count = Field(
+        default=1, description="preprocessing jobs per data set, for clusters; their results are equal"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where networks run")
 
     def dataset(self, name: str) -> DatasetConfig:
@@ -336,7 +344,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         # JSON is not quite YAML: its 1e-05 is a number, YAML 1.1's is text.
-        value = json.loads(text, object_pairs_hook=_unique) if path.suffix == ".json" else yaml.load(text, Loader=_StrictLoader)
+        value = (
+            json.loads(text, object_pairs_hook=_unique)
+            if path.suffix == ".json"
+            else yaml.load(text, Loader=_StrictLoader)
+        )
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:

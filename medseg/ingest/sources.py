@@ -17,6 +17,7 @@ from medseg.ingest.layouts.bids import bids_layout
 from medseg.ingest.layouts.decathlon import decathlon_layout
 from medseg.ingest.layouts.dsb2018 import dsb2018_layout
 from medseg.ingest.layouts.found import Candidate, Found, same_name
+from medseg.ingest.layouts.guess import guess_layout
 from medseg.ingest.layouts.nnunet import nnunet_layout
 from medseg.ingest.layouts.pairs import pairs_layout
 from medseg.ingest.layouts.table import table_layout
@@ -66,7 +67,8 @@ def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Source:
     if not root.is_dir():
         mend = f"run `medseg download --dataset {dataset}` with this configuration" if config.download else ""
         return Source(root, (), None, None, (fault("missing", "-", "-", f"no folder {root}", mend),))
-    found = LAYOUTS[config.layout](dataset, root, config)
+    layout = config.layout or guess_layout(dataset, root, config)
+    found = LAYOUTS[layout](dataset, root, config.model_copy(update={"layout": layout}))
     faults = [*found.faults, *_id_faults(found.candidates)]
     candidates: dict[str, Candidate] = {}
     for case in sorted(found.candidates, key=lambda c: (c.id, c.images)):

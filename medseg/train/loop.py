@@ -16,6 +16,7 @@ from torch import nn
 from medseg.errors import TrainingError
 from medseg.image.labels import LabelTable
 from medseg.losses.zoo import build_loss
+from medseg.models.head import expect_rare
 from medseg.models.step import Step, build_optimizer, place, set_exact
 from medseg.models.zoo import build_model
 from medseg.patches.sampling import generator
@@ -67,7 +68,10 @@ def train(plan: Plan, fold: Fold, seed: int, state: Path, label: str) -> nn.Modu
     """
     set_exact(plan.threads)
     torch.manual_seed(int(generator(seed, 0).integers(2**62)))
-    network = place(build_model(plan.network, plan.network_spec), plan.device, plan.dims)
+    network = build_model(plan.network, plan.network_spec)
+    if plan.regions:
+        expect_rare(network, plan.outputs)
+    network = place(network, plan.device, plan.dims)
     optimizer = build_optimizer(plan.optimizer, network.parameters(), plan.lr, plan.weight_decay)
     loss_of = build_loss(plan.loss, plan.regions, ignore=plan.ignore)
     step_once = Step(network, optimizer, loss_of, plan.device, plan.precision)

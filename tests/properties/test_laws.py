@@ -128,7 +128,9 @@ def test_no_draw_comes_from_a_global_generator(network: str, tiny_cases: Any, ti
         random.seed(number)
         np.random.seed(number)  # noqa: NPY002
         torch.manual_seed(number)
-        trained = train(plan, Fold(cases, cases[:1], LabelTable.create({"ball": 1, "rod": 3})), 0, tmp_path / str(number), "x")
+        trained = train(
+            plan, Fold(cases, cases[:1], LabelTable.create({"ball": 1, "rod": 3})), 0, tmp_path / str(number), "x"
+        )
         seen.add(hashlib.sha256(pack_tensors(network_tensors(trained))).hexdigest())
     assert len(seen) == 1
 

@@ -186,7 +186,7 @@ def test_every_layout_has_an_example_and_a_place_in_the_configuration() -> None:
 
     from medseg.config import DatasetConfig
 
-    assert set(EXAMPLES) == set(LAYOUTS) == set(get_args(DatasetConfig.model_fields["layout"].annotation))
+    assert set(EXAMPLES) == set(LAYOUTS) == set(get_args(get_args(DatasetConfig.model_fields["layout"].annotation)[0]))
 
 
 @pytest.mark.parametrize("layout", EXAMPLES)
@@ -803,3 +803,26 @@ def test_layouts_that_know_subjects_are_believed_unless_the_configuration_says_o
     assert [c.subject for c in check(config(tmp_path, "table", **section), "data").cases] == ["P0", "P0", "P3", "P2"]
     own = check(config(tmp_path, "table", **section, subject="case"), "data")
     assert [c.subject for c in own.cases] == [c.id for c in own.cases]
+
+
+# Without a layout
+
+
+@pytest.mark.parametrize("layout", EXAMPLES)
+def test_a_folder_tells_its_layout_by_its_landmarks(
+    layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = EXAMPLES[layout]
+    example.write(tmp_path / "data")
+    section = config(tmp_path, layout, **example.section).datasets["data"]
+    said = find_cases("data", tmp_path / "data", section)
+    found = find_cases("data", tmp_path / "data", section.model_copy(update={"layout": None}))
+    assert found == said
+    assert f"ingest data: layout {layout} (" in capsys.readouterr().err
+
+
+def test_a_folder_without_landmarks_is_told_which_there_are(tmp_path: Path) -> None:
+    (tmp_path / "data" / "scans").mkdir(parents=True)
+    section = config(tmp_path, "pairs").datasets["data"].model_copy(update={"layout": None})
+    with pytest.raises(ConfigError, match=r"datasets\.data\.layout: not given.*pairs: folders images and masks"):
+        find_cases("data", tmp_path / "data", section)
