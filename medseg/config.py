@@ -122,12 +122,17 @@ class DatasetConfig(Section):
     )
     channels: list[str] | None = Field(default=None, description="channel names; a name 'CT' selects CT normalization")
     spacing: list[Positive] | None = Field(
-        default=None, description="pixel size in micrometres per axis, for formats without a header"
+        default=None, description="pixel size in micrometres per axis, for files that do not state a size"
     )
     subject: str | None = Field(
         default=None,
         description="regular expression with one group: the subject within a case id; or the word case: each case is a "
         "subject of its own; none: what the layout says, else each its own unless ids look as if subjects repeat",
+    )
+    series: str | None = Field(
+        default=None,
+        description="which series of DICOM folders that hold several: SeriesNumber or SeriesInstanceUID; the table layout's "
+        "column series says it per case",
     )
     bids: BidsConfig | None = Field(default=None, description="which files the bids layout takes")
     table: str | None = Field(default=None, description="the table layout's file, relative to the data set's folder")

@@ -77,7 +77,8 @@ def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Source:
         if not subject:
             cause = f"'{config.subject}' finds no subject in this id"
             faults.append(fault("subject", case.id, case.images[0], cause))
-        candidates.setdefault(case.id, dataclasses.replace(case, subject=subject or case.id))
+        series = case.series or config.series or ""
+        candidates.setdefault(case.id, dataclasses.replace(case, subject=subject or case.id, series=series))
     if config.subject is None and not all(case.subject for case in found.candidates):
         faults += repeated_subjects(list(candidates))
     if not found.candidates and not faults:

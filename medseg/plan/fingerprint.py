@@ -186,4 +186,4 @@ def _statistics(values: NDArray[np.float32]) -> dict[str, float]:
 
 
 def _floats(values: NDArray[np.float64]) -> tuple[float, ...]:
-    return tuple(float(v) for v in values)
+    return tuple(round(float(v), 6) for v in values)
