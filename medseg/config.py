@@ -131,7 +131,7 @@ class DatasetConfig(Section):
     )
     series: str | None = Field(
         default=None,
-        description="which series of DICOM folders that hold several: SeriesNumber or SeriesInstanceUID; the table layout's "
+        description="which series of DICOM folders that hold several: SeriesNumber or SeriesInstanceUID; a table's "
         "column series says it per case",
     )
     bids: BidsConfig | None = Field(default=None, description="which files the bids layout takes")

@@ -69,8 +69,7 @@ def train(plan: Plan, fold: Fold, seed: int, state: Path, label: str) -> nn.Modu
     set_exact(plan.threads)
     torch.manual_seed(int(generator(seed, 0).integers(2**62)))
     network = build_model(plan.network, plan.network_spec)
-    if plan.regions:
-        expect_rare(network, plan.outputs)
+    expect_rare(network, plan.outputs, regions=bool(plan.regions))
     network = place(network, plan.device, plan.dims)
     optimizer = build_optimizer(plan.optimizer, network.parameters(), plan.lr, plan.weight_decay)
     loss_of = build_loss(plan.loss, plan.regions, ignore=plan.ignore)

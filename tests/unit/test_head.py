@@ -1,4 +1,4 @@
-"""Region outputs start near the share of an image that a region may fill, whatever the network."""
+"""Outputs start near the share of an image that foreground may fill, whatever the network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_sigmoids_start_near_the_prior(name: str, dims: int, regions: Any, tiny_
     plan = tiny_plan(name, dims, regions=regions)
     network = build_model(name, plan.network_spec)
     before = {k: v.clone() for k, v in network.state_dict().items()}
-    expect_rare(network, plan.outputs)
+    expect_rare(network, plan.outputs, regions=True)
     changed = {k for k, v in network.state_dict().items() if not torch.equal(v, before[k])}
     assert {network.state_dict()[k].shape for k in changed} == {(plan.outputs,)}
     with torch.inference_mode():
@@ -42,7 +42,19 @@ def test_sigmoids_start_near_the_prior(name: str, dims: int, regions: Any, tiny_
     assert float(logits.mean().sigmoid()) == pytest.approx(PRIOR, abs=0.05)
 
 
-def test_only_regions_are_expected_to_be_rare(tiny_cases: Any, tiny_plan: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", MODELS)
+def test_classes_share_the_prior(name: str, dims: int, tiny_plan: Any) -> None:
+    torch.manual_seed(0)
+    plan = tiny_plan(name, dims)
+    network = build_model(name, plan.network_spec)
+    expect_rare(network, plan.outputs, regions=False)
+    with torch.inference_mode():
+        shares = network.eval()(torch.randn(2, 1, *plan.patch)).softmax(dim=1)
+    assert float(shares[:, 1:].sum(dim=1).mean()) == pytest.approx(PRIOR, abs=0.05)
+
+
+def test_training_starts_there(tiny_cases: Any, tiny_plan: Any, tmp_path: Path) -> None:
     table = LabelTable.create({"ball": 1, "rod": 3}, regions={"both": ["ball", "rod"], "rod": ["rod"]})
     cases = tiny_cases(2)
     started = {}
@@ -53,4 +65,4 @@ def test_only_regions_are_expected_to_be_rare(tiny_cases: Any, tiny_plan: Any, t
         with torch.inference_mode():
             started[name] = network.eval()(torch.from_numpy(cases[0].read_image()[None, :, :32, :24]))
     assert float(started["regions"].mean().sigmoid()) == pytest.approx(PRIOR, abs=0.05)
-    assert float(started["classes"].mean().abs()) < 0.5
+    assert float(started["classes"].softmax(dim=1)[:, 1:].sum(dim=1).mean()) == pytest.approx(PRIOR, abs=0.05)
