@@ -15,7 +15,7 @@ from medseg.losses.zoo import build_loss
 from medseg.models.spec import NetworkSpec
 from medseg.models.step import DTYPES, Step, autocast, build_optimizer, fast_precision, memory_format, pick_device
 from medseg.models.zoo import MODELS, build_model, check_input
-from medseg.plan.rules import feature_voxels, topology
+from medseg.plan.topology import feature_voxels, padded_patch, plan_kernels, plan_strides, total_stride
 
 EVERY = [pytest.param(name, dims, id=f"{name}-{dims}d") for name in MODELS for dims in (2, 3)]
 # (spacing that gives the strides, patch): one cube, one anisotropic grid whose first stages leave an axis alone.
@@ -27,7 +27,8 @@ GRIDS = {
 
 def spec_of(dims: int, channels: int = 1, classes: int = 3, grid: str = "even") -> tuple[NetworkSpec, tuple[int, ...]]:
     spacing, patch = GRIDS[dims][grid]
-    strides, kernels, patch = topology(patch, spacing)
+    strides = plan_strides(patch, spacing)
+    kernels, patch = plan_kernels(strides, spacing), padded_patch(patch, total_stride(strides))
     widths = tuple(8 * 2 ** min(i, 2) for i in range(len(strides)))
     return NetworkSpec(dims, channels, classes, widths, strides, kernels), patch
 
@@ -141,11 +142,11 @@ def test_the_memory_proxy_counts_the_feature_maps_that_the_unet_makes(dims: int,
     net, counted = built("unet", spec), []
     convolutions = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     for module in net.modules():
-        if isinstance(module, convolutions) and module.out_channels != spec.out_channels:
+        if isinstance(module, convolutions):
             module.register_forward_hook(lambda _module, _input, output: counted.append(output.numel()))
     with torch.inference_mode():
         net(images(spec, patch, 1))
-    assert sum(counted) == feature_voxels(patch, spec.strides, spec.widths)
+    assert sum(counted) == feature_voxels(patch, spec.strides, spec.widths, spec.out_channels)
 
 
 def test_unknown_networks_and_inputs_that_do_not_fit_are_named() -> None:
