@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ LARGEST_IN_WINDOWS = 2
 def measure(plan: Plan, shape: Sequence[float], seconds: float) -> Pace:
     """Time training steps for about ``seconds``, one validation case and one save.
 
+    The median step and the quickest validation count: a moment's disturbance must not plan a day's training.
+
     Args:
         plan: what to train; its steps do not matter.
         shape: voxels of the median prepared image per axis of the data.
@@ -52,14 +55,14 @@ def measure(plan: Plan, shape: Sequence[float], seconds: float) -> Pace:
         save_state(Path(folder) / "state", 0, network, optimizer, step.scaler)
         save_s = _now(plan.device) - begun
     return Pace(
-        step_s=float(np.mean(times)),
+        step_s=statistics.median(times),
         validation_s=_validation_seconds(network, plan, shape),
         save_share=save_s / max(SAVE_INTERVAL_S, SAVE_PATIENCE * save_s),
     )
 
 
 def _step_times(step: Step, cases: Sequence[PreparedCase], plan: Plan, seconds: float) -> list[float]:
-    """Seconds of each step; the slowest tenth, a moment's disturbance, is left out."""
+    """Seconds of each step."""
     times: list[float] = []
     begun = _now(plan.device)
     number = 0
@@ -70,8 +73,7 @@ def _step_times(step: Step, cases: Sequence[PreparedCase], plan: Plan, seconds: 
         step(*make_batch(cases, plan, 0, number))
         times.append(_now(plan.device) - started)
         number += 1
-    kept = sorted(times[WARM_UP:])
-    return kept[: len(kept) - len(kept) // 10]
+    return times[WARM_UP:]
 
 
 def _made_up_case(plan: Plan, shape: Sequence[float], folder: Path, seed: int) -> PreparedCase:
@@ -95,14 +97,15 @@ def _validation_seconds(network: nn.Module, plan: Plan, shape: Sequence[float]) 
     image = torch.randn(plan.in_channels, *size, device=plan.device)
     axis = slab_axis(size, plan.window)
     network.eval()
+    times = []
     with torch.inference_mode(), autocast(plan.device, plan.precision):
-        for _ in range(2):
+        for _ in range(4):
             begun = _now(plan.device)
             slabs = predict_slabs(network, image, plan.window, axis=axis, batch=plan.batch, slice_axis=plan.slice_axis)
             for slab in slabs:
                 slab.argmax(dim=0)
-            seconds = _now(plan.device) - begun
-    return seconds * _windows([max(1, round(n)) for n in shape], plan) / _windows(size, plan)
+            times.append(_now(plan.device) - begun)
+    return min(times) * _windows([max(1, round(n)) for n in shape], plan) / _windows(size, plan)
 
 
 def _windows(shape: Sequence[int], plan: Plan) -> int:
