@@ -126,13 +126,6 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def require_digest(path: Path, sha256: str, maker: str) -> None:
-    """Raise ``DataError`` unless ``path`` is there with these very bytes; ``maker`` is the command that makes it."""
-    if not path.is_file() or sha256_file(path) != sha256:
-        state = "changed" if path.is_file() else "gone"
-        raise DataError(f"{path}: {state} since it was made; delete what is left of it and run `{maker}` again")
-
-
 @contextlib.contextmanager
 def writer_lock(folder: Path) -> Iterator[None]:
     """Hold the right to write into ``folder``; a second writer gets ``BusyError`` that names the first.

@@ -11,8 +11,8 @@ import pandas as pd
 
 from medseg.config import Config
 from medseg.evaluate.score import COLUMNS, RunKey, score_case
-from medseg.files import read_json, require_digest, write_with
-from medseg.image.formats import read_labels
+from medseg.files import read_json, write_with
+from medseg.image.formats import read_labels, read_recorded
 from medseg.image.geometry import require_same_grid
 from medseg.ingest.cases import read_case_labels
 from medseg.ingest.manifest import read_manifest
@@ -34,9 +34,9 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> No
     for case_id, entry in facts["cases"].items():
         case = manifest.case(case_id)
         path = predictions.parent / entry["file"]
-        require_digest(path, entry["sha256"], "medseg predict")
         reference, grid = read_case_labels(case, folder), case.geometry
-        predicted, predicted_grid = read_labels(path, spacing=case.pixel_size)
+        written = read_recorded(path, entry["sha256"], "medseg predict")
+        predicted, predicted_grid = read_labels(path, written, spacing=case.pixel_size)
         require_same_grid(predicted_grid, grid, f"prediction of case '{case_id}' ({path.name})")
         rows += score_case(
             key,

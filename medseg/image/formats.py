@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.errors import DataError
 from medseg.files import write_bytes
 from medseg.image.content import Content, kind_of
 from medseg.image.dicom import MAX_FILES, read_dicom, read_dicom_zip
@@ -134,6 +135,19 @@ def read_content(path: Path, series: str = "") -> Content:
         if Path(name).name != name or name in (".", "..", path.name):
             raise FormatError(path, f"its data file {name!r} is not beside it", "keep header and data in one folder")
     return Content(files | _files(path, names, path.parent), series)
+
+
+def read_recorded(path: Path, sha256: str, maker: str) -> Content:
+    """The content of an image that a stage wrote, companions included, if it still is what was recorded.
+
+    Raises:
+        DataError: if it is gone or changed; ``maker`` is the command that makes it again.
+    """
+    content = read_content(path) if path.exists() else None
+    if content is None or content.sha256 != sha256:
+        state = "gone" if content is None else "changed"
+        raise DataError(f"{path}: {state} since it was made; delete what is left of it and run `{maker}` again")
+    return content
 
 
 def _files(path: Path, names: Sequence[str], folder: Path | None = None) -> dict[str, bytes]:

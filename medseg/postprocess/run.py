@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from medseg.config import Config, PostprocessConfig
 from medseg.errors import ConfigError
-from medseg.files import read_json, require_digest, sha256_file, write_json, writer_lock
-from medseg.image.formats import read_labels, write_labels
+from medseg.files import read_json, write_json, writer_lock
+from medseg.image.formats import read_content, read_labels, read_recorded, write_labels
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest
 from medseg.postprocess.components import fill_holes, largest_component, remove_small
@@ -26,11 +26,11 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> No
     with writer_lock(out):
         for case_id, entry in facts["cases"].items():
             case = manifest.case(case_id)
-            require_digest(predictions.parent / entry["file"], entry["sha256"], "medseg predict")
-            labels, _ = read_labels(predictions.parent / entry["file"])
+            source = predictions.parent / entry["file"]
+            labels, _ = read_labels(source, read_recorded(source, entry["sha256"], "medseg predict"))
             target = out / entry["file"]
             write_labels(target, apply(labels, steps, manifest.labels), case.geometry)
-            cases[case_id] = {"file": target.name, "sha256": sha256_file(target)}
+            cases[case_id] = {"file": target.name, "sha256": read_content(target).sha256}
         write_json(out / "predictions.json", {**facts, "cases": cases, "postprocess": steps.model_dump()})
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from medseg.config import Config
 from medseg.errors import DataError
-from medseg.files import read_json, sha256_file, write_json, writer_lock
+from medseg.files import read_json, write_json, writer_lock
 from medseg.image.formats import label_suffix, read_content, read_image, stem_of, write_labels
+from medseg.image.stored import FormatError
 from medseg.ingest.cases import read_case_image
 from medseg.ingest.manifest import Case, read_manifest
 from medseg.ingest.splits import read_split
@@ -43,7 +44,7 @@ def run(config: Config, manifest_path: Path, splits: Path, fold: int, model: Pat
                 labels = predictor.predict(image, case.geometry, case.id)
                 target = out / f"{case.id}{label_suffix(folder / case.images[0])}"
                 write_labels(target, labels, case.geometry)
-                entry = {"file": target.name, "sha256": sha256_file(target)}
+                entry = {"file": target.name, "sha256": read_content(target).sha256}
                 write_json(stamp, {**entry, "weights_sha256": weights, "images_sha256": list(case.images_sha256)})
             entries[case.id] = entry
             bar.update(done)
@@ -112,6 +113,14 @@ def _kept(out: Path, stamp: Path, case: Case, weights: str) -> dict[str, str] | 
     facts = read_json(stamp)
     target = out / facts["file"]
     same = facts["weights_sha256"] == weights and facts["images_sha256"] == list(case.images_sha256)
-    if same and target.is_file() and sha256_file(target) == facts["sha256"]:
+    if same and _whole(target, facts["sha256"]):
         return {"file": facts["file"], "sha256": facts["sha256"]}
     return None
+
+
+def _whole(target: Path, sha256: str) -> bool:
+    """Whether a label map is there as it was written; one that cannot be read any more is made anew."""
+    try:
+        return target.exists() and read_content(target).sha256 == sha256
+    except FormatError:
+        return False

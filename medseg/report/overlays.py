@@ -14,9 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from medseg.errors import DataError
-from medseg.files import sha256_file
-from medseg.image.formats import read_labels
+from medseg.image.formats import read_labels, read_recorded
 from medseg.image.geometry import Geometry, canonical_axes, require_same_grid
 from medseg.image.labels import COLOURS, IGNORE
 from medseg.ingest.cases import read_case_image, read_case_labels
@@ -113,19 +111,11 @@ def draw_case(study: Study, root: Path, dataset: str, case_id: str) -> dict[str,
     return {model: _draw(planes, place + 1, geometry.dims) for place, model in enumerate(runs)}
 
 
-def _recorded(path: Path, sha256: str) -> Path:
-    """The path, if the file still is what was recorded: a page must not show other data than was scored."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; was it moved since it was recorded?")
-    if sha256_file(path) != sha256:
-        raise DataError(f"{path}: changed since it was recorded (SHA-256 differs); run its stage again")
-    return path
-
-
 def _prediction(run: Run, case: Case, manifest: Manifest) -> NDArray[np.uint8]:
     entry = run.cases[case.id]
     path = run.folder / entry["file"]
-    labels, found = read_labels(_recorded(path, entry["sha256"]), spacing=case.pixel_size)
+    # A page must not show other data than was scored.
+    labels, found = read_labels(path, read_recorded(path, entry["sha256"], "medseg predict"), spacing=case.pixel_size)
     require_same_grid(found, case.geometry, f"{path}: prediction of '{case.id}'")
     return manifest.labels.to_channels(labels)
 

@@ -360,7 +360,7 @@ def test_planned_but_not_evaluated_is_named(tmp_path: Path) -> None:
     ("victim", "told"),
     [
         ("data/cells/images/c*.png", "changed since `medseg ingest`"),
-        ("results/first-light/cells/predict/*/*/*.png", "changed since it was recorded"),
+        ("results/first-light/cells/predict/*/*/*.png", "changed since it was made"),
         ("results/first-light/organs/train/unet/fold0-seed0/history.jsonl", "not a training journal"),
         ("results/first-light/compare/summary.json", "not readable JSON"),
     ],
