@@ -19,7 +19,9 @@ CURVE_STEPS = 25
 # Cases of the validation fold that are predicted for a point of the curve.
 VALIDATION_CASES = 8
 # Starting Python, torch and MONAI; building the network; writing the model.
-START_S = 10.0
+START_S = 12.0
+# A long training is a little slower than a short look at it: measured 3 % (docs/notebook.md).
+RESERVE = 0.03
 # Time spent on a first look at a candidate, and on the one that was taken (at most this share of the budget).
 LOOK_S, CLOSE_LOOK_S, CLOSE_LOOK_SHARE = 2.0, 20.0, 0.02
 
@@ -86,7 +88,7 @@ def fit(candidates: Sequence[Candidate], minutes: float, stopwatch: Stopwatch) -
     why = (
         f"{minutes:g} min hold {steps} steps of {pace.step_s:.3f} s, measured here with {chosen.threads} threads, "
         f"beside {START_S:.0f} s to start, {rounds} validations of {VALIDATION_CASES * pace.validation_s:.1f} s and "
-        f"{pace.save_share:.1%} for saving"
+        f"{pace.save_share:.1%} for saving; {RESERVE:.0%} kept back"
     )
     reasons = {**chosen.reasons, "steps": why}
     if looks:
@@ -96,7 +98,7 @@ def fit(candidates: Sequence[Candidate], minutes: float, stopwatch: Stopwatch) -
 
 def steps_in(minutes: float, pace: Pace) -> int:
     """Whole steps that fit into ``minutes`` beside start, validation and saving; 0 if none does."""
-    seconds = (minutes * 60 - START_S) * (1 - pace.save_share)
+    seconds = (minutes * 60 - START_S) * (1 - pace.save_share) * (1 - RESERVE)
     most = 0
     for rounds in range(1, VALIDATIONS + 1):
         fits = int((seconds - rounds * VALIDATION_CASES * pace.validation_s) / pace.step_s)

@@ -79,9 +79,14 @@ class Fingerprint:
 
     def median_shape_at(self, spacing: Sequence[float]) -> tuple[float, ...]:
         """Median voxels per axis of the cases at ``spacing``; where that is 0.0, an axis stays as it is."""
+        return _floats(np.median(self.shapes_at(spacing), axis=0))
+
+    def shapes_at(self, spacing: Sequence[float]) -> list[tuple[int, ...]]:
+        """Voxels per axis of every case at ``spacing``; where that is 0.0, an axis stays as it is."""
         own = np.asarray(self.spacings)
         target = np.where(np.asarray(spacing) == 0.0, own, spacing)
-        return _floats(np.median(np.maximum(np.round(own / target * self.shapes), 1), axis=0))
+        shapes = np.maximum(np.round(own / target * self.shapes), 1)
+        return [tuple(int(n) for n in shape) for shape in shapes]
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; a line per case, and medians for whoever reads the file."""

@@ -20,9 +20,9 @@ from medseg.progress import say
 __all__ = ["explain_file", "explained", "run", "run_fingerprint"]
 
 
-# (plan, voxels of the median prepared image, seconds to spend) -> pace of training on this machine. It times the
+# (plan, voxels of the prepared images, seconds to spend) -> pace of training on this machine. It times the
 # training loop's own parts, which lie downstream, so the command line passes it in.
-Measure = Callable[[Plan, Sequence[float], float], Pace]
+Measure = Callable[[Plan, Sequence[tuple[int, ...]], float], Pace]
 
 
 def run_fingerprint(config: Config, manifest_path: Path, out: Path, workers: int) -> None:
@@ -61,8 +61,8 @@ def run(
                 )
                 for width, enough in CANDIDATES[machine.device]
             ]
-        shape = fingerprint.median_shape_at(plan.spacing)
-        plan = fit(candidates, config.budget.minutes, lambda plan, seconds: measure(plan, shape, seconds))
+        shapes = fingerprint.shapes_at(plan.spacing)
+        plan = fit(candidates, config.budget.minutes, lambda plan, seconds: measure(plan, shapes, seconds))
     if out is not None:
         write_json(out, plan.to_json())
     for key in ("spacing", "patch", "batch", "widths", "strides", "steps", "precision", "lr"):

@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ import torch
 from torch import nn
 
 from medseg.image.geometry import Geometry
+from medseg.image.labels import LabelTable
 from medseg.losses.zoo import build_loss
-from medseg.models.step import Step, autocast, build_optimizer, place, set_exact
+from medseg.models.step import Step, build_optimizer, place, set_exact
 from medseg.models.zoo import build_model
-from medseg.patches.tiling import predict_slabs, slab_axis, window_starts
+from medseg.patches.tiling import window_starts
 from medseg.plan.budget import Pace
 from medseg.plan.plan import Plan
 from medseg.preprocess.prepare import InverseRecord
@@ -24,22 +26,23 @@ from medseg.preprocess.store import PreparedCase, write_case
 from medseg.train.data import make_batch
 from medseg.train.loop import SAVE_INTERVAL_S, SAVE_PATIENCE
 from medseg.train.resume import save_state
+from medseg.train.validate import validate
 
 # The first steps choose algorithms and fill caches.
 WARM_UP = 2
 LEAST_STEPS = 3
-# Made-up cases are no larger than this many windows per axis; a step reads no more of them anyway.
+VALIDATED = 4
 LARGEST_IN_WINDOWS = 2
 
 
-def measure(plan: Plan, shape: Sequence[float], seconds: float) -> Pace:
+def measure(plan: Plan, shapes: Sequence[tuple[int, ...]], seconds: float) -> Pace:
     """Time training steps for about ``seconds``, one validation case and one save.
 
     The median step and the quickest validation count: a moment's disturbance must not plan a day's training.
 
     Args:
         plan: what to train; its steps do not matter.
-        shape: voxels of the median prepared image per axis of the data.
+        shapes: voxels per axis of the data of every prepared image.
         seconds: how long to take steps, after two that do not count; at least three are timed.
     """
     set_exact(plan.threads)
@@ -48,15 +51,21 @@ def measure(plan: Plan, shape: Sequence[float], seconds: float) -> Pace:
     optimizer = build_optimizer(plan.optimizer, network.parameters(), plan.lr, plan.weight_decay)
     loss = build_loss(plan.loss, plan.regions, ignore=plan.ignore)
     step = Step(network, optimizer, loss, plan.device, plan.precision)
+    # Cases are no larger than some windows per axis: a step reads no more of them anyway.
+    median = np.median(shapes, axis=0)
+    size = tuple(max(1, min(round(n), LARGEST_IN_WINDOWS * w)) for n, w in zip(median, plan.window, strict=True))
     with tempfile.TemporaryDirectory() as folder:
-        cases = [_made_up_case(plan, shape, Path(folder) / f"case{k}", k) for k in range(2)]
+        cases = [_made_up_case(plan, size, Path(folder) / f"case{k}", k) for k in range(2)]
         times = _step_times(step, cases, plan, seconds)
         begun = _now(plan.device)
         save_state(Path(folder) / "state", 0, network, optimizer, step.scaler)
         save_s = _now(plan.device) - begun
+        # Time goes with the windows that it takes to cover an image.
+        windows = statistics.mean(_windows(shape, plan) for shape in shapes)
+        validation_s = _validation_seconds(network, cases[0], plan) * windows / _windows(size, plan)
     return Pace(
         step_s=statistics.median(times),
-        validation_s=_validation_seconds(network, plan, shape),
+        validation_s=validation_s,
         save_share=save_s / max(SAVE_INTERVAL_S, SAVE_PATIENCE * save_s),
     )
 
@@ -76,14 +85,13 @@ def _step_times(step: Step, cases: Sequence[PreparedCase], plan: Plan, seconds: 
     return times[WARM_UP:]
 
 
-def _made_up_case(plan: Plan, shape: Sequence[float], folder: Path, seed: int) -> PreparedCase:
+def _made_up_case(plan: Plan, size: tuple[int, ...], folder: Path, seed: int) -> PreparedCase:
     """A prepared case of noise, with labels of every class and as many locations as a real one has at most."""
     rng = np.random.Generator(np.random.PCG64(seed))
-    size = tuple(max(1, min(round(n), LARGEST_IN_WINDOWS * w)) for n, w in zip(shape, plan.window, strict=True))
     image = rng.standard_normal((plan.in_channels, *size), dtype=np.float32)
     labels = rng.integers(0, plan.classes, size, dtype=np.uint8)
-    voxels = rng.integers(0, size, (1000 * (plan.classes - 1), len(size)))
-    classes = np.repeat(np.arange(1, plan.classes), 1000)[:, None]
+    classes = np.repeat(np.arange(0 if plan.ignore else 1, plan.classes), 1000)[:, None]
+    voxels = rng.integers(0, size, (len(classes), len(size)))
     axes = tuple(range(len(size)))
     grid = Geometry.from_spacing(size, [s or 1.0 for s in plan.spacing], plan.unit)
     record = InverseRecord(grid, axes, (False,) * len(size), (0,) * len(size), size, size)
@@ -91,21 +99,17 @@ def _made_up_case(plan: Plan, shape: Sequence[float], folder: Path, seed: int) -
     return PreparedCase(folder.name, size, record, folder)
 
 
-def _validation_seconds(network: nn.Module, plan: Plan, shape: Sequence[float]) -> float:
-    """Seconds to predict a median image: windows of a made-up one are timed, and counted in the median one."""
-    size = [max(1, min(round(n), LARGEST_IN_WINDOWS * w)) for n, w in zip(shape, plan.window, strict=True)]
-    image = torch.randn(plan.in_channels, *size, device=plan.device)
-    axis = slab_axis(size, plan.window)
-    network.eval()
+def _validation_seconds(network: nn.Module, case: PreparedCase, plan: Plan) -> float:
+    """Seconds to validate on one case, by the loop's own function; the quickest of some."""
+    # Reading off regions costs what reading off as many classes does.
+    flat = replace(plan, regions=(), ignore=False, classes=max(plan.classes, plan.outputs))
+    labels = LabelTable.create({str(k): k for k in range(1, flat.classes)})
     times = []
-    with torch.inference_mode(), autocast(plan.device, plan.precision):
-        for _ in range(4):
-            begun = _now(plan.device)
-            slabs = predict_slabs(network, image, plan.window, axis=axis, batch=plan.batch, slice_axis=plan.slice_axis)
-            for slab in slabs:
-                slab.argmax(dim=0)
-            times.append(_now(plan.device) - begun)
-    return min(times) * _windows([max(1, round(n)) for n in shape], plan) / _windows(size, plan)
+    for _ in range(VALIDATED):
+        begun = _now(plan.device)
+        validate(network, [case], flat, labels)
+        times.append(_now(plan.device) - begun)
+    return min(times)
 
 
 def _windows(shape: Sequence[int], plan: Plan) -> int:

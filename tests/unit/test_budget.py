@@ -22,7 +22,7 @@ paces = st.builds(Pace, st.floats(1e-3, 30), st.floats(1e-3, 20), st.floats(0, 0
 def seconds_of(steps: int, pace: Pace) -> float:
     """What a training of ``steps`` takes, told apart from the planner's own sum."""
     validations = math.ceil(steps / validate_every(steps)) * budget.VALIDATION_CASES * pace.validation_s
-    return budget.START_S + (steps * pace.step_s + validations) / (1 - pace.save_share)
+    return budget.START_S + (steps * pace.step_s + validations) / (1 - pace.save_share) / (1 - budget.RESERVE)
 
 
 @given(st.floats(0.5, 600), paces)

@@ -467,9 +467,16 @@ def test_the_pace_is_that_of_the_training_loop(
 
     steps = []
     monkeypatch.setattr(pace, "Step", lambda *args: steps.append(Step(*args)) or steps[-1])
-    found = pace.measure(tiny_plan(network, dims), (50.0,) * dims, 0.0)
+    found = pace.measure(tiny_plan(network, dims), [(50,) * dims, (40,) * dims], 0.0)
     assert 0 < found.step_s < math.inf
     assert 0 < found.validation_s < math.inf
     assert 0 < found.save_share < 0.05
     # It was the plan's own network that was timed.
     assert steps[0].optimizer.state_dict()["state"]
+
+
+@pytest.mark.parametrize("changes", [{"ignore": True}, {"regions": ((1, 2), (2,), (1,), (1, 2), (2,))}])
+def test_the_pace_of_plans_with_regions_and_sparse_labels(changes: Any, tiny_plan: Any) -> None:
+    from medseg.train import pace
+
+    assert pace.measure(tiny_plan(**changes), [(40, 40)], 0.0).step_s > 0
