@@ -1,11 +1,12 @@
-"""Where a network's answers start: foreground is rare, and its last layer is told so before the first step."""
+"""Where a network's answers start (foreground is rare, and its last layer is told so) and how they are read."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # Share of an image that foreground (a region, or all classes together) is taken to fill before anything is learnt.
 PRIOR = 0.05
@@ -31,3 +32,22 @@ def expect_rare(network: nn.Module, outputs: int, *, regions: bool) -> None:
         else:
             bias.fill_(math.log(PRIOR / (outputs - 1)))
             bias[0] = math.log(1 - PRIOR)
+
+
+def read_labels(logits: Tensor, painted: Sequence[int] = ()) -> Tensor:
+    """Channel indices (S, uint8) from the logits (K or R, S) of one image.
+
+    Args:
+        logits: of classes, or of regions.
+        painted: the class that each region paints; empty: the classes exclude one another and the largest logit wins.
+
+    Returns:
+        The label map. A region holds a voxel if its probability (sigmoid) is above 1/2; regions are painted in their
+        order, later ones over earlier ones, on background (as nnU-Net does).
+    """
+    if not painted:
+        return logits.argmax(dim=0).to(torch.uint8)
+    labels = torch.zeros(logits.shape[1:], dtype=torch.uint8, device=logits.device)
+    for logit, channel in zip(logits, painted, strict=True):
+        labels[logit > 0] = channel
+    return labels

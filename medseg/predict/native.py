@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.image.spline import nearest_index
-from medseg.losses.targets import read_labels
+from medseg.models.head import read_labels
 from medseg.preprocess.prepare import InverseRecord
 
 # Logits that are held at once on the fine grid, all channels together (at least one row of voxels is).

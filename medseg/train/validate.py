@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from medseg.image.labels import LabelTable
-from medseg.losses.targets import read_labels
 from medseg.metrics.overlap import OverlapCounts, dice, overlap_counts
+from medseg.models.head import read_labels
 from medseg.models.step import autocast
 from medseg.patches.tiling import predict_slabs, slab_axis
 from medseg.plan.plan import Plan

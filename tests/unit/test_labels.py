@@ -15,7 +15,8 @@ from medseg.config import Config
 from medseg.errors import ConfigError, DataError
 from medseg.files import canonical_json
 from medseg.image.labels import IGNORE, LabelTable
-from medseg.losses.targets import annotated, multi_hot, read_labels
+from medseg.losses.targets import annotated, multi_hot
+from medseg.models.head import read_labels
 
 TUMOUR = {"necrosis": 1, "edema": 2, "enhancing": 4}
 NESTED = {"whole": ["necrosis", "edema", "enhancing"], "core": ["necrosis", "enhancing"], "active": ["enhancing"]}

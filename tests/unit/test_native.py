@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from medseg.image.geometry import Geometry
 from medseg.image.resample import resample_labels
-from medseg.losses.targets import read_labels
+from medseg.models.head import read_labels
 from medseg.predict import native
 from medseg.preprocess.prepare import InverseRecord
 

@@ -60,7 +60,7 @@ SEEN = {
     "evaluate/score.py": {"evaluate"},
     "metrics/overlap.py": {"train", "evaluate"},
     "train/loop.py": {"train"},
-    "augment/spatial.py": {"plan", "train"},
+    "augment/spatial.py": {"train"},
     "models/deeplab.py": {"plan", "train", "predict"},
     "postprocess/components.py": {"postprocess"},
 }
