@@ -18,6 +18,8 @@ CONFIG = study.read_config(
 RESULTS = f"{CONFIG.results}/{CONFIG.experiment}"
 CONFIG_FILE = f"{RESULTS}/config.json"
 UI_URI = f" --uri {CONFIG.tracking.uri}" if CONFIG.tracking.uri else ""
+# Work on cases goes over all cores: its results do not depend on how many there are.
+CASE_WORKERS = workflow.cores or CONFIG.threads
 # One machine's jobs share its memory; training is given what its budget says.
 TRAIN_MB = int((CONFIG.budget.memory_gb or 4) * 1000)
 HOST_MB = int((CONFIG.budget.host_gb or 4) * 1000)

@@ -60,7 +60,7 @@ rule ingest:
         f"{RESULTS}/benchmarks/{{dataset}}/ingest.tsv"
     conda:
         "../../environment.yml"
-    threads: CONFIG.threads
+    threads: CASE_WORKERS
     resources:
         mem_mb=2000,
         runtime=120,

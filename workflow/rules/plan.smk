@@ -11,7 +11,7 @@ rule fingerprint:
         f"{RESULTS}/benchmarks/{{dataset}}/fingerprint.tsv"
     conda:
         "../../environment.yml"
-    threads: CONFIG.threads
+    threads: CASE_WORKERS
     resources:
         mem_mb=4000,
         runtime=120,

@@ -16,7 +16,7 @@ rule preprocess_shard:
         f"{RESULTS}/benchmarks/{{dataset}}/preprocess/{{grid}}-shard{{shard}}-of-{CONFIG.shards}.tsv"
     conda:
         "../../environment.yml"
-    threads: CONFIG.threads
+    threads: CASE_WORKERS
     resources:
         mem_mb=HOST_MB,
         runtime=240,
@@ -45,7 +45,7 @@ rule preprocess:
         f"{RESULTS}/benchmarks/{{dataset}}/preprocess/{{grid}}.tsv"
     conda:
         "../../environment.yml"
-    threads: CONFIG.threads
+    threads: CASE_WORKERS
     resources:
         mem_mb=HOST_MB,
         runtime=240,
