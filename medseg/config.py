@@ -230,6 +230,12 @@ class FoldsConfig(Section):
     )
 
     @model_validator(mode="after")
+    def _file_or_scheme(self) -> FoldsConfig:
+        if self.file is not None and self.scheme != "balanced":
+            raise ValueError(f"file: the folds of {self.file} and scheme {self.scheme} exclude each other; give one")
+        return self
+
+    @model_validator(mode="after")
     def _folds_exist(self) -> FoldsConfig:
         # How many folds sites and files make shows when they are read.
         last = self.count - 1 if self.scheme != "site" and self.file is None else max(self.run, default=0)

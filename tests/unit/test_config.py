@@ -71,7 +71,7 @@ FULL: dict[str, Any] = {
             },
         }
     },
-    "folds": {"scheme": "nnunet", "count": 3, "run": [0, 2], "group": "subject", "seed": 4, "file": "f.json"},
+    "folds": {"scheme": "balanced", "count": 3, "run": [0, 2], "group": "subject", "seed": 4, "file": "f.json"},
     "seeds": [0, 1],
     "budget": {"steps": 10, "memory_gb": 2.0, "host_gb": 4.0},
     "tracking": {"uri": "http://mlflow"},
@@ -235,6 +235,11 @@ def test_missing_keys_are_named(key: str) -> None:
     value = minimal()
     del value[key]
     assert f"missing key '{key}'" in refusal(value)
+
+
+def test_folds_of_a_file_and_a_scheme_exclude_each_other() -> None:
+    value = {**minimal(), "folds": {"file": "mine.json", "scheme": "nnunet"}}
+    assert "the folds of mine.json and scheme nnunet exclude each other" in refusal(value)
 
 
 def test_all_problems_are_told_at_once() -> None:
