@@ -152,6 +152,7 @@ def train(
     state: Annotated[Path, typer.Option("--state", help="folder for the state of unfinished trainings")],
     out: Out,
     code: Code = None,
+    start: Annotated[Path | None, typer.Option("--start", help="model folder to start from")] = None,
     track: Annotated[Path | None, typer.Option("--track", help="store.json: mirror the curves to MLflow")] = None,
 ) -> None:
     """Train one model on one fold with one seed; started again after a kill, it goes on and ends with the same bits."""
@@ -164,14 +165,15 @@ def train(
     from medseg.train import run as stage
 
     code = code or code_digest("train")
+    inputs = stage.Inputs(manifest, plan, index, splits, fold, seed, start)
     with contextlib.ExitStack() as stack:
         if track is not None:
             from medseg.tracking import Mirror, training_spec
 
-            key = stage.fingerprint_of(plan, index, splits, fold, seed, code)
+            key = stage.fingerprint_of(inputs, state, code)
             spec = training_spec(manifest, plan, fold, seed, key)
             stack.enter_context(Mirror(track, spec, stage.journal_path(state, key)))
-        stage.run(manifest, plan, index, splits, fold, seed, state, out, code)
+        stage.run(inputs, state, out, code)
 
 
 @app.command()
@@ -219,12 +221,15 @@ def predict(
 
 
 @app.command()
-def postprocess(config: ConfigFile, manifest: ManifestFile, predictions: Predictions, out: Out) -> None:
-    """Apply the operations that the data set's configuration names to predicted label maps."""
+def postprocess(
+    config: ConfigFile, manifest: ManifestFile, predictions: Predictions, out: Out, code: Code = None
+) -> None:
+    """Apply the operations that the data set's configuration names to predictions."""
     from medseg.config import load_config
     from medseg.postprocess import run as stage
+    from medseg.provenance import code_digest
 
-    stage.run(load_config([config]), manifest, predictions, out)
+    stage.run(load_config([config]), manifest, predictions, out, code or code_digest("postprocess"))
 
 
 @app.command()
@@ -299,6 +304,23 @@ def ui(
     from medseg.tracking import serve_ui
 
     serve_ui(uri, port)
+
+
+@app.command()
+def models(name: Annotated[str | None, typer.Argument(help="a row of the table: its options, too")] = None) -> None:
+    """The table of networks: what `models.<name>.network` and its `options` can be."""
+    from medseg.errors import ConfigError
+    from medseg.networks import MODELS
+
+    if name is None:
+        for row, network in MODELS.items():
+            typer.echo(f"{row:16}{'/'.join(f'{d}-D' for d in network.dims):9}{network.paper}")
+        return
+    if name not in MODELS:
+        raise ConfigError(f"no network '{name}'; there are: {', '.join(MODELS)}")
+    typer.echo(f"{name}: {MODELS[name].paper}")
+    for option, field in MODELS[name].options.model_fields.items():
+        typer.echo(f"  {option} (default {json.dumps(field.default)}): {field.description}")
 
 
 @app.command()

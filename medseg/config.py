@@ -10,13 +10,23 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from medseg.errors import ConfigError
 from medseg.files import SAFE_NAME
+from medseg.networks import MODELS, options_of
 
 MAX_CONFIG_BYTES = 1 << 20
 
@@ -39,8 +49,23 @@ KnownArchive = Literal[
     "Task10_Colon",
     "BBBC038_stage1_train",
 ]
-Network = Literal["unet", "deeplabv3plus"]
-Loss = Literal["dice_ce", "dice", "ce"]
+if TYPE_CHECKING:
+    Network = str
+else:
+    Network = Literal[tuple(MODELS)]
+Loss = Literal[
+    "dice_ce",
+    "dice",
+    "ce",
+    "dice_focal",
+    "dice_topk",
+    "tversky",
+    "generalised_dice",
+    "lovasz",
+    "dice_boundary",
+    "dice_hausdorff",
+    "cldice",
+]
 Normalization = Literal["zscore", "zscore_nonzero", "ct", "percentile", "rescale", "rgb", "none"]
 
 
@@ -58,9 +83,32 @@ class GenerateConfig(Section):
     seed: int = Field(default=0, ge=0, description="random seed of the phantoms")
 
 
-class PostprocessConfig(Section):
-    """Fixed operations on predicted label maps, in this order; none is chosen from data."""
+class CrfConfig(Section):
+    """Fully connected conditional random field (Kraehenbuehl & Koltun 2011): moves borders to the image's."""
 
+    iterations: Count = Field(default=5, description="iterations of mean field")
+    position_weight: float = Field(default=1.0, ge=0, description="weight of neighbourhood alone; 0: without")
+    position_sigma: Positive = Field(
+        default=1.0, description="how far it reaches: standard deviation in the data's unit (mm, um, else pixels)"
+    )
+    appearance_weight: float = Field(default=1.0, ge=0, description="weight of neighbours that look alike; 0: without")
+    appearance_sigma: Positive = Field(
+        default=10.0, description="how far it reaches: standard deviation in the data's unit (mm, um, else pixels)"
+    )
+    intensity_sigma: Positive = Field(
+        default=0.05,
+        description="how alike: standard deviation of intensities, as a share of the range from each channel's 1st to "
+        "its 99.8th percentile in the image",
+    )
+
+
+class PostprocessConfig(Section):
+    """Fixed operations on predictions, in this order; none is chosen from data."""
+
+    crf: CrfConfig | None = Field(
+        default=None,
+        description="refine probabilities by the image (docs/postprocess.md); {}: with the defaults; none: do not",
+    )
     fill_holes: bool = Field(default=False, description="fill background holes enclosed by a class")
     largest_component: list[str] = Field(
         default_factory=list, description="class names of which only the largest connected component is kept"
@@ -195,20 +243,85 @@ class PlanOverrides(Section):
         return value
 
 
+# Rows of the augmentation recipes (medseg/augment/tables.py) -> the widest range that makes sense; none: has no range.
+AUGMENTATION: dict[str, tuple[float, float] | None] = {
+    "rotation": (-180, 180),
+    "scaling": (0.1, 10),
+    "elastic": (0, 0.4),
+    "bias_field": (-2, 2),
+    "stain": (-1, 1),
+    "colour": (-1, 1),
+    "noise": (0, 10),
+    "blur": (0, 20),
+    "brightness": (0, 10),
+    "contrast": (0, 10),
+    "low_resolution": (0.05, 1),
+    "gamma_inverted": (0.1, 10),
+    "gamma": (0.1, 10),
+    "mirror": None,
+    "quarter_turn": None,
+}
+
+
+class ChangeConfig(Section):
+    """One row of an augmentation recipe; what is not said stays as the recipe has it."""
+
+    probability: float | None = Field(default=None, ge=0, le=1, description="share of the samples that are changed")
+    range: list[float] | None = Field(
+        default=None, min_length=2, max_length=2, description="lowest and highest value (medseg/augment/steps.py)"
+    )
+
+
 class ModelConfig(Section):
     """One model of the study; everything not said is planned."""
 
-    network: Network = Field(description="architecture, a row of MODELS in medseg/models/zoo.py")
+    network: Network = Field(description="architecture, a row of MODELS in medseg/networks.py (docs/models.md)")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of that row; none: their defaults")
     dims: Literal[2, 3] | None = Field(default=None, description="spatial dimensions; none: those of the data")
-    loss: Loss = Field(default="dice_ce", description="training loss")
+    datasets: list[Name] | None = Field(default=None, min_length=1, description="data sets to train it on; none: all")
+    start: Name | None = Field(
+        default=None, description="a model of this configuration whose weights training starts from, where they fit"
+    )
+    loss: Loss = Field(default="dice_ce", description="training loss (docs/losses.md)")
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="optimiser")
     lr: Positive | None = Field(default=None, description="peak learning rate; none: 2e-3 for adamw, 1e-2 for sgd")
     weight_decay: float = Field(default=1e-4, ge=0, description="weight decay")
-    augment: Literal["default", "none"] = Field(default="default", description="augmentation recipe")
+    augment: Literal["default", "nnunet", "microscopy", "none"] = Field(
+        default="default", description="augmentation recipe (medseg/augment/tables.py)"
+    )
+    augmentation: dict[str, ChangeConfig] = Field(
+        default_factory=dict, description="changes of the recipes nnunet and microscopy, e.g. {blur: {probability: 0}}"
+    )
     foreground: float = Field(
         default=0.33, ge=0, le=1, description="share of the patches of a batch that are centred on foreground"
     )
     plan: PlanOverrides = Field(default_factory=PlanOverrides)
+
+    @model_validator(mode="after")
+    def _augmentation_fits_the_recipe(self) -> ModelConfig:
+        if self.augmentation and self.augment in ("default", "none"):
+            raise ValueError(f"augmentation: the recipe {self.augment} is fixed; write augment: nnunet or microscopy")
+        for name, row in self.augmentation.items():
+            if name not in AUGMENTATION:
+                near = difflib.get_close_matches(name, AUGMENTATION, n=1, cutoff=0.5)
+                hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(AUGMENTATION)}"
+                raise ValueError(f"augmentation: the recipes have no row '{name}', {hint}")
+            limits = AUGMENTATION[name]
+            if row.range is not None and (limits is None or not limits[0] <= row.range[0] <= row.range[1] <= limits[1]):
+                wanted = f"two numbers, rising, within {list(limits)}" if limits else "no range: it has none"
+                raise ValueError(f"augmentation.{name}.range: {row.range}, expected {wanted}")
+        return self
+
+    @field_validator("options")
+    @classmethod
+    def _options_exist(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "network" in info.data:
+            network = info.data["network"]
+            try:
+                options_of(network, value)
+            except ValidationError as error:
+                raise ValueError("; ".join(_option(network, detail) for detail in error.errors())) from None
+        return value
 
 
 class FoldsConfig(Section):
@@ -294,6 +407,46 @@ class Config(Section):
         default=1, description="preprocessing jobs per data set, for clusters; their results are equal"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where networks run")
+
+    @model_validator(mode="after")
+    def _starts_exist(self) -> Config:
+        for name in self.models:
+            seen = [name]
+            while (start := self.models[seen[-1]].start) is not None:
+                if start not in self.models:
+                    raise ValueError(
+                        f"models.{seen[-1]}.start: no model '{start}'; there are: {', '.join(self.models)}"
+                    )
+                if start in seen:
+                    raise ValueError(f"models.{name}.start: {' -> '.join([*seen, start])} goes in a circle")
+                seen.append(start)
+        return self
+
+    @model_validator(mode="after")
+    def _datasets_of_models_exist(self) -> Config:
+        for name, model in self.models.items():
+            unknown = sorted(set(model.datasets or ()) - self.datasets.keys())
+            if unknown:
+                raise ValueError(
+                    f"models.{name}.datasets: no data set {unknown}; there are: {', '.join(self.datasets)}"
+                )
+            if model.start is not None:
+                here, there = (m.datasets or list(self.datasets) for m in (model, self.models[model.start]))
+                apart = sorted(set(here) - set(there))
+                if apart:
+                    raise ValueError(f"models.{name}.start: '{model.start}' is not trained on {', '.join(apart)}")
+        return self
+
+    def runs(self) -> list[tuple[str, str, int, int]]:
+        """All trainings of the experiment: data set, model, fold, seed."""
+        return [
+            (dataset, name, fold, seed)
+            for dataset in self.datasets
+            for name, model in self.models.items()
+            if model.datasets is None or dataset in model.datasets
+            for fold in self.folds.run
+            for seed in self.seeds
+        ]
 
     def dataset(self, name: str) -> DatasetConfig:
         """The data set of this name; ``ConfigError`` names those there are."""
@@ -395,6 +548,17 @@ def load_config(paths: Sequence[Path], overrides: Mapping[str, Any] | None = Non
         lines = [f"{source}: {_explain(detail)}" for detail in error.errors()]
         raise ConfigError("\n".join(lines)) from None
     return config
+
+
+def _option(network: str, detail: Any) -> str:
+    """What is wrong with an option of a network."""
+    name = ".".join(str(part) for part in detail["loc"])
+    valid = list(MODELS[network].options.model_fields)
+    if detail["type"] != "extra_forbidden":
+        return f"{name}: {detail['msg']}"
+    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"its options: {', '.join(valid) or 'none'}"
+    return f"{network} has no option '{name}', {hint}"
 
 
 def _explain(detail: Any) -> str:

@@ -151,6 +151,16 @@ def plan_slice(config: Config, model: str) -> str:
     return canonical_json({"model": config.models[model].model_dump(), **general})
 
 
+def predict_slice(config: Config, dataset: str) -> str:
+    """What predicting depends on, besides model and images: whether probabilities are wanted."""
+    return canonical_json({"probabilities": wants_probabilities(config, dataset)})
+
+
+def wants_probabilities(config: Config, dataset: str) -> bool:
+    """Whether the data set's post-processing works on probabilities and the image."""
+    return config.datasets[dataset].postprocess.crf is not None
+
+
 def postprocess_slice(config: Config, dataset: str) -> str:
     """What post-processing depends on."""
     return canonical_json(config.datasets[dataset].postprocess.model_dump())

@@ -222,7 +222,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
         plan.run_fingerprint(here, made.manifest(name), made.fingerprint(name), 1)
         plan.run(here, "unet", made.fingerprint(name), made.plan(name))
         preprocess.run(here, "unet", made.manifest(name), made.fingerprint(name), made.index(name).parent, "code", 1)
-        inputs = (made.manifest(name), made.plan(name), made.index(name), made.splits(name))
-        train.run(*inputs, 0, 0, root / ".state" / name, made.model(name), "code")
+        inputs = train.Inputs(made.manifest(name), made.plan(name), made.index(name), made.splits(name), 0, 0)
+        train.run(inputs, root / ".state" / name, made.model(name), "code")
         predict.run(here, made.manifest(name), made.splits(name), 0, made.model(name), made.predictions(name).parent)
     yield made

@@ -2,19 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from medseg.augment.draws import Draws
 from medseg.augment.intensity import brightness_contrast, gamma, noise
+from medseg.augment.moves import draw_moves, reach
 from medseg.augment.spatial import apply_affine, draw_affine
+from medseg.augment.steps import STEPS, Batch
+from medseg.augment.tables import TABLES, coarse_axis, table_of
+from medseg.augment.warp import warp
 
-Recipe = Callable[[Tensor, Tensor, torch.Generator, tuple[float, ...], bool], tuple[Tensor, Tensor]]
+Overrides = Mapping[str, Mapping[str, Any]]
+
+# How far beyond the patch images are read, as a share of it; farther away there are zeros. nnU-Net reads this far for
+# its rotations of volumes.
+MAX_REACH = 0.3
+
+
+class Recipe(Protocol):
+    """Images (N, C, S) and labels (N, S) to new ones of the patch's shape.
+
+    ``patch`` is the part in their centre that is wanted, where ``margins`` asks for more; none: all of it.
+    ``overrides`` are probabilities and ranges that take the place of the recipe's (``table_of``).
+    """
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        spacing: tuple[float, ...],
+        oriented: bool,
+        patch: tuple[int, ...] | None = None,
+        overrides: Overrides | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Augment a batch."""
+        ...
 
 
 def default_recipe(
-    images: Tensor, labels: Tensor, generator: torch.Generator, spacing: tuple[float, ...], oriented: bool
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+    spacing: tuple[float, ...],
+    oriented: bool,
+    patch: tuple[int, ...] | None = None,
+    overrides: Overrides | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Rotate, scale, gamma, brightness, contrast, noise; and mirror what has no orientation.
 
@@ -26,6 +63,7 @@ def default_recipe(
         generator: source of every draw, keyed by (seed, step).
         spacing: voxel size per axis.
         oriented: whether the axes have a meaning (world orientation) that must be kept.
+        patch, overrides: not used: nothing beyond the patch is looked at, and nothing can be changed.
     """
     matrix = draw_affine(
         len(images),
@@ -42,11 +80,98 @@ def default_recipe(
     return noise(images, generator, 0.3), labels
 
 
+def nnunet_recipe(
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+    spacing: tuple[float, ...],
+    oriented: bool,
+    patch: tuple[int, ...] | None = None,
+    overrides: Overrides | None = None,
+) -> tuple[Tensor, Tensor]:
+    """nnU-Net's whole table in its order (Isensee et al. 2021), whether or not the axes have a meaning.
+
+    Rotations are rotations in the data's unit, where nnU-Net turns the grid of voxels.
+    """
+    return _by_table("nnunet", images, labels, generator, spacing, patch, overrides)
+
+
+def microscopy_recipe(
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+    spacing: tuple[float, ...],
+    oriented: bool,
+    patch: tuple[int, ...] | None = None,
+    overrides: Overrides | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Any direction, bends, blur, light, noise; stains and colours where there are three channels."""
+    return _by_table("microscopy", images, labels, generator, spacing, patch, overrides)
+
+
 def no_recipe(
-    images: Tensor, labels: Tensor, generator: torch.Generator, spacing: tuple[float, ...], oriented: bool
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+    spacing: tuple[float, ...],
+    oriented: bool,
+    patch: tuple[int, ...] | None = None,
+    overrides: Overrides | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Leave the batch as it is."""
     return images, labels
 
 
-RECIPES: dict[str, Recipe] = {"default": default_recipe, "none": no_recipe}
+def _by_table(
+    recipe: str,
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+    spacing: tuple[float, ...],
+    patch: tuple[int, ...] | None,
+    overrides: Overrides | None,
+) -> tuple[Tensor, Tensor]:
+    patch = patch or tuple(labels.shape[1:])
+    table, draws = table_of(recipe, patch, spacing, overrides), Draws(len(images), generator)
+    images, labels = warp(images, labels, draw_moves(table, draws, patch, spacing), patch, spacing)
+    batch = Batch(images, labels, spacing, coarse_axis(patch, spacing))
+    for name, row in table.items():
+        if name in STEPS and row.probability:
+            STEPS[name](batch, row, draws)
+    return batch.images, batch.labels
+
+
+def margins(
+    recipe: str,
+    count: int,
+    patch: Sequence[int],
+    spacing: Sequence[float],
+    generator: torch.Generator,
+    overrides: Overrides | None = None,
+) -> Tensor:
+    """Voxels (N, d) that the recipe looks beyond the patch, on either side of each axis, in each sample of a batch.
+
+    Known before anything is read, since draws are functions of their key: only samples that are turned, scaled or bent
+    need more than their patch. At most ``MAX_REACH`` of the patch.
+
+    Args:
+        recipe: name in ``RECIPES``.
+        count: samples in the batch.
+        patch, spacing: per axis.
+        generator: the one that the recipe will be given; it is not advanced.
+        overrides: those that the recipe will be given.
+    """
+    if recipe not in TABLES:
+        return torch.zeros(count, len(patch), dtype=torch.int64)
+    twin = torch.Generator()
+    twin.set_state(generator.get_state())
+    moves = draw_moves(table_of(recipe, patch, spacing, overrides), Draws(count, twin), patch, spacing)
+    return torch.minimum(reach(moves, patch, spacing), (torch.tensor(patch) * MAX_REACH).long())
+
+
+RECIPES: dict[str, Recipe] = {
+    "default": default_recipe,
+    "nnunet": nnunet_recipe,
+    "microscopy": microscopy_recipe,
+    "none": no_recipe,
+}

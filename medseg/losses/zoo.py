@@ -1,95 +1,68 @@
-"""The table of losses. MONAI's where they exist and are right.
+"""The table of losses: MONAI's where they exist and are right. ``docs/losses.md`` says when to use which.
 
 Each row is a loss for classes that exclude one another (softmax) and one for overlapping regions (sigmoid). Voxels
-labelled ``IGNORE`` add nothing to a loss and get no gradient; a batch without an annotated voxel has loss 0.
+labelled ``IGNORE`` add nothing to a loss and get no gradient; a batch without an annotated voxel has loss 0. A sure and
+right answer has loss 0, any other more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
-from medseg.image.labels import IGNORE
-from medseg.losses.targets import annotated, multi_hot
+from medseg.losses.distance import BOUNDARY, HAUSDORFF
+from medseg.losses.lovasz import LOVASZ
+from medseg.losses.overlap import DICE, GENERALISED_DICE, TVERSKY
+from medseg.losses.pixelwise import CROSS_ENTROPY, FOCAL, TOP_K
+from medseg.losses.skeleton import CL_DICE
+from medseg.losses.targets import Loss, Term, annotated, multi_hot
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-# From logits (N, R, S), multi-hot targets (N, R, S) and the mask of annotated voxels (N, 1, S).
-RegionLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def dice(ignore: bool) -> Loss:
-    """Soft Dice (Milletari et al. 2016) over the foreground classes, pooled over the batch.
-
-    Pooling keeps a patch without foreground from dragging the mean to 0 or 1.
-    """
-    from monai.losses import DiceLoss
-
-    index = IGNORE if ignore else None
-    soft = DiceLoss(softmax=True, to_onehot_y=True, include_background=False, batch=True, ignore_index=index)
-    return lambda logits, labels: soft(logits, labels[:, None])
-
-
-def cross_entropy(ignore: bool) -> Loss:
-    """Mean cross-entropy over all annotated voxels."""
-    if not ignore:
-        return F.cross_entropy
-
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        # The library's own mean is 0/0 where nothing is annotated.
-        total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
-        return total / (labels != IGNORE).sum().clamp_min(1)
-
-    return loss
-
-
-def region_dice() -> RegionLoss:
-    """Soft Dice over the regions, pooled over the batch."""
-    from monai.losses import DiceLoss
-
-    # Its own ``ignore_index`` takes voxels outside every region for ignored ones, so the mask is applied here.
-    soft = DiceLoss(include_background=True, batch=True)
-    return lambda logits, targets, mask: soft(logits.sigmoid() * mask, targets * mask)
-
-
-def region_cross_entropy() -> RegionLoss:
-    """Mean binary cross-entropy over the regions and all annotated voxels."""
-
-    def loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-        total = (F.binary_cross_entropy_with_logits(logits, targets, reduction="none") * mask).sum()
-        return total / (mask.sum() * logits.shape[1]).clamp_min(1)
-
-    return loss
-
-
-# Name -> its terms for classes and for regions; the loss is their plain sum. Dice and cross-entropy together: nnU-Net's
-# (Isensee et al. 2021).
-LOSSES: dict[str, tuple[tuple[Callable[[bool], Loss], Callable[[], RegionLoss]], ...]] = {
-    "dice_ce": ((dice, region_dice), (cross_entropy, region_cross_entropy)),
-    "dice": ((dice, region_dice),),
-    "ce": ((cross_entropy, region_cross_entropy),),
+# Name -> its terms; the loss is their plain sum. Dice and cross-entropy together: nnU-Net's (Isensee et al. 2021).
+LOSSES: dict[str, tuple[Term, ...]] = {
+    "dice_ce": (DICE, CROSS_ENTROPY),
+    "dice": (DICE,),
+    "ce": (CROSS_ENTROPY,),
+    "dice_focal": (DICE, FOCAL),
+    "dice_topk": (DICE, TOP_K),
+    "tversky": (TVERSKY,),
+    "generalised_dice": (GENERALISED_DICE,),
+    "lovasz": (LOVASZ,),
+    "dice_boundary": (DICE, BOUNDARY),
+    "dice_hausdorff": (DICE, HAUSDORFF),
+    "cldice": (DICE, CL_DICE),
 }
 
 
 def build_loss(name: str, regions: Sequence[Sequence[int]] = (), *, ignore: bool = False) -> Loss:
-    """The loss of a table row: maps float logits and integer labels (N, S) to a scalar.
+    """The loss of a table row: maps logits and integer labels (N, S) to a scalar.
 
     Args:
         name: row of ``LOSSES``.
         regions: classes that each output channel unites; empty: channel k is class k.
-        ignore: whether labels may be ``IGNORE``; where they never are, the masking is not paid for.
+        ignore: whether labels may be ``IGNORE``.
 
     Returns:
-        A function of logits (N, K, S), or (N, R, S) with regions, and labels 0..K-1 or ``IGNORE``.
+        A function of logits (N, K, S), or (N, R, S) with regions, and labels 0..K-1 or ``IGNORE``. It widens
+        logits of 16 bits to float32 first.
     """
     if not regions:
-        terms = [exclusive(ignore) for exclusive, _ in LOSSES[name]]
-        return lambda logits, labels: sum((term(logits, labels) for term in terms[1:]), terms[0](logits, labels))
-    overlapping = [region() for _, region in LOSSES[name]]
+        terms = [term.classes(ignore) for term in LOSSES[name]]
+
+        def exclusive(logits: Tensor, labels: Tensor) -> Tensor:
+            logits = _widened(logits)
+            return sum((term(logits, labels) for term in terms[1:]), terms[0](logits, labels))
+
+        return exclusive
+    overlapping = [term.regions() for term in LOSSES[name]]
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        targets, mask = multi_hot(labels, regions), annotated(labels)
+        logits, targets, mask = _widened(logits), multi_hot(labels, regions), annotated(labels)
         return sum((term(logits, targets, mask) for term in overlapping[1:]), overlapping[0](logits, targets, mask))
 
     return loss
+
+
+def _widened(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +25,26 @@ def expect_rare(network: nn.Module, outputs: int, *, regions: bool) -> None:
         regions: whether they are sigmoids of regions, each ``PRIOR``; else a softmax of background and classes, which
             share ``PRIOR``.
     """
-    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d) and m.out_channels == outputs]
-    bias = next(m.bias for m in reversed(layers) if m.bias is not None)
     with torch.no_grad():
-        if regions:
-            bias.fill_(math.log(PRIOR / (1 - PRIOR)))
-        else:
-            bias.fill_(math.log(PRIOR / (outputs - 1)))
-            bias[0] = math.log(1 - PRIOR)
+        for bias in output_biases(network, outputs):
+            if regions:
+                bias.fill_(math.log(PRIOR / (1 - PRIOR)))
+            else:
+                bias.fill_(math.log(PRIOR / (outputs - 1)))
+                bias[0] = math.log(1 - PRIOR)
+
+
+def output_biases(network: nn.Module, outputs: int) -> list[Tensor]:
+    """The biases that shift a network's logits, one per output that it gives while training.
+
+    A network says which of its layers have them in an attribute ``heads``; else it is the last convolution with as many
+    channels as there are outputs.
+    """
+    named: Any = next((m.heads for m in network.modules() if hasattr(m, "heads")), ())
+    if named:
+        return [layer.bias for layer in named]
+    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d) and m.out_channels == outputs]
+    return [next(m.bias for m in reversed(layers) if m.bias is not None)]
 
 
 def read_labels(logits: Tensor, painted: Sequence[int] = ()) -> Tensor:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medseg.models.supervision import supervised
+
 # Gradients are clipped to this norm, as nnU-Net does (Isensee et al. 2021).
 CLIP_NORM = 12.0
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -96,8 +98,8 @@ class Step:
         A step with a non-finite loss changes no weight.
         """
         with autocast(self.device, self.precision):
-            logits = self.network(images)
-        loss = self.loss(logits.float(), labels)
+            outputs = self.network(images)
+        loss = supervised(self.loss, outputs, labels)
         value = float(loss.detach())
         if value != value or value in (float("inf"), float("-inf")):
             return value

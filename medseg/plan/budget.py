@@ -20,10 +20,10 @@ CURVE_STEPS = 25
 VALIDATION_CASES = 8
 # Starting Python, torch and MONAI; building the network; writing the model.
 START_S = 12.0
-# A long training is a little slower than a short look at it: measured 3 % (docs/notebook.md).
-RESERVE = 0.03
+# A long training is a little slower than a short look at it: measured 3 to 4 % (docs/notebook.md).
+RESERVE = 0.05
 # Time spent on a first look at a candidate, and on the one that was taken (at most this share of the budget).
-LOOK_S, CLOSE_LOOK_S, CLOSE_LOOK_SHARE = 2.0, 20.0, 0.02
+LOOK_S, CLOSE_LOOK_S, CLOSE_LOOK_SHARE = 2.0, 40.0, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,13 @@ class Pace:
         step_s: seconds of a step, from reading its patches to the updated weights.
         validation_s: seconds to predict one case of the median size.
         save_share: share of the training time that saving its state takes.
+        finish_s: seconds after the last step to fit what is not learnt by gradients.
     """
 
     step_s: float
     validation_s: float
     save_share: float
+    finish_s: float = 0.0
 
 
 # (plan, seconds to spend) -> its pace on this machine.
@@ -79,7 +81,7 @@ def fit(candidates: Sequence[Candidate], minutes: float, stopwatch: Stopwatch) -
     pace = stopwatch(chosen, min(CLOSE_LOOK_S, CLOSE_LOOK_SHARE * minutes * 60))
     steps = steps_in(minutes, pace)
     if steps < 1:
-        used = START_S + VALIDATION_CASES * pace.validation_s
+        used = START_S + pace.finish_s + VALIDATION_CASES * pace.validation_s
         raise PlanError(
             f"budget.minutes: {minutes:g} is used up by start and validation ({used:.0f} s) before the first step "
             f"({pace.step_s:.2f} s); raise it, or give budget.steps"
@@ -98,7 +100,7 @@ def fit(candidates: Sequence[Candidate], minutes: float, stopwatch: Stopwatch) -
 
 def steps_in(minutes: float, pace: Pace) -> int:
     """Whole steps that fit into ``minutes`` beside start, validation and saving; 0 if none does."""
-    seconds = (minutes * 60 - START_S) * (1 - pace.save_share) * (1 - RESERVE)
+    seconds = (minutes * 60 - START_S) * (1 - pace.save_share) * (1 - RESERVE) - pace.finish_s
     most = 0
     for rounds in range(1, VALIDATIONS + 1):
         fits = int((seconds - rounds * VALIDATION_CASES * pace.validation_s) / pace.step_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from medseg.errors import PlanError
@@ -88,6 +88,8 @@ class Plan:
     slice_axis: int | None = None
     regions: tuple[tuple[int, ...], ...] = ()
     ignore: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    augmentation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def data_dims(self) -> int:
@@ -119,7 +121,16 @@ class Plan:
     @property
     def network_spec(self) -> NetworkSpec:
         """The part of the plan that building the network needs."""
-        return NetworkSpec(self.dims, self.in_channels, self.outputs, self.widths, self.strides, self.kernels)
+        return NetworkSpec(
+            self.dims,
+            self.in_channels,
+            self.outputs,
+            self.widths,
+            self.strides,
+            self.kernels,
+            self.patch,
+            self.options,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, in reading order."""

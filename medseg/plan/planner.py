@@ -102,6 +102,8 @@ def make_plan(
         slice_axis=grid.slice_axis,
         regions=fingerprint.regions,
         ignore=fingerprint.ignore,
+        options=model.options,
+        augmentation={name: row.model_dump(exclude_none=True) for name, row in model.augmentation.items()},
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medseg.config import Config
+from medseg.errors import PlanError
 from medseg.files import read_json, write_json
 from medseg.ingest.manifest import read_manifest
 from medseg.plan.budget import Candidate, Pace, fit
@@ -49,7 +50,8 @@ def run(
     machine = this_machine(config)
     plan = plan_within_memory(model, wanted, fingerprint, config, machine)
     if config.budget.minutes is not None and wanted.plan.steps is None:
-        assert measure is not None
+        if measure is None:
+            raise PlanError("budget.minutes is measured, and no stopwatch was given (see medseg/train/pace.py)")
         say(f"plan {fingerprint.dataset}/{model}: measuring the pace of training on this machine")
         candidates = [Candidate(plan, 1)]
         if wanted.plan.widths is None:

@@ -2,36 +2,107 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from medseg.config import Config, PostprocessConfig
-from medseg.errors import ConfigError
-from medseg.files import read_json, write_json, writer_lock
+from medseg.config import Config, CrfConfig, PostprocessConfig
+from medseg.errors import ConfigError, DataError
+from medseg.files import digest_of, read_json, write_json, writer_lock
 from medseg.image.formats import read_content, read_labels, read_recorded, write_labels
 from medseg.image.labels import LabelTable
-from medseg.ingest.manifest import read_manifest
+from medseg.image.stored import FormatError, memory_budget
+from medseg.ingest.cases import read_case_image
+from medseg.ingest.manifest import Case, read_manifest
 from medseg.postprocess.components import fill_holes, largest_component, remove_small
+from medseg.predict.probabilities import read_probabilities
+from medseg.progress import Progress
 
 
-def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> None:
-    """Apply the data set's operations to every label map of ``predictions`` (a ``predictions.json``) into ``out``."""
+def run(config: Config, manifest_path: Path, predictions: Path, out: Path, code: str = "") -> None:
+    """Apply the data set's operations to every case of ``predictions`` (a ``predictions.json``) into ``out``.
+
+    ``predictions.json`` comes last. Where probabilities are refined, which takes a while, a case that is already there
+    from the same prediction, image, operations and ``code`` (digest of this stage's) is kept.
+    """
     manifest = read_manifest(manifest_path)
-    steps = config.dataset(manifest.dataset).postprocess
+    dataset = config.dataset(manifest.dataset)
+    steps = dataset.postprocess
     check_names(steps, manifest.labels, manifest.dataset)
     facts = read_json(predictions)
+    given = {case_id: manifest.case(case_id) for case_id in facts["cases"]}
+    work = Work(Path(config.data_root) / dataset.path, predictions.parent, out, steps, manifest.labels, code)
+    if steps.crf is not None:
+        budget = int(config.budget.host_gb * 1e9) if config.budget.host_gb else memory_budget()
+        work.check_memory(list(given.values()), len(manifest.channels), budget)
+    bar = Progress(f"postprocess {manifest.dataset}/{facts['model']} fold {facts['fold']}", len(given))
     cases = {}
     with writer_lock(out):
-        for case_id, entry in facts["cases"].items():
-            case = manifest.case(case_id)
-            source = predictions.parent / entry["file"]
-            labels, _ = read_labels(source, read_recorded(source, entry["sha256"], "medseg predict"))
-            target = out / entry["file"]
-            write_labels(target, apply(labels, steps, manifest.labels), case.geometry)
-            cases[case_id] = {"file": target.name, "sha256": read_content(target).sha256}
+        for done, (case_id, case) in enumerate(given.items(), start=1):
+            cases[case_id] = work.case(case, facts["cases"][case_id])
+            if steps.crf is not None:
+                bar.update(done)
         write_json(out / "predictions.json", {**facts, "cases": cases, "postprocess": steps.model_dump()})
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is done to every case.
+
+    Attributes:
+        data: the data set's folder.
+        source, out: folders of the predictions and of the results.
+        steps, table: operations and label table.
+        code: digest of this stage's code.
+    """
+
+    data: Path
+    source: Path
+    out: Path
+    steps: PostprocessConfig
+    table: LabelTable
+    code: str
+
+    def case(self, case: Case, entry: Mapping[str, Any]) -> dict[str, str]:
+        """Make one case's label map, unless it is there; its entry in ``predictions.json``."""
+        target, stamp = self.out / entry["file"], self.out / f".{case.id}.json"
+        key = digest_of([entry, case.images_sha256, self.steps.model_dump(), self.table.to_json(), self.code])
+        if self.steps.crf is not None and _whole(target, stamp, key):
+            return {"file": target.name, "sha256": read_json(stamp)["sha256"]}
+        crf = self.steps.crf
+        labels = self._predicted(entry) if crf is None else self._refined(case, entry, crf)
+        write_labels(target, apply(labels, self.steps, self.table), case.geometry)
+        made = {"file": target.name, "sha256": read_content(target).sha256}
+        if crf is not None:
+            write_json(stamp, {**made, "key": key})
+        return made
+
+    def _predicted(self, entry: Mapping[str, Any]) -> NDArray[Any]:
+        path = self.source / entry["file"]
+        return read_labels(path, read_recorded(path, entry["sha256"], "medseg predict"))[0]
+
+    def _refined(self, case: Case, entry: Mapping[str, Any], options: CrfConfig) -> NDArray[Any]:
+        from medseg.postprocess.refine import refine
+
+        if "probabilities" not in entry:
+            raise DataError(
+                f"{self.source / 'predictions.json'}: case '{case.id}' has no probabilities, which postprocess.crf "
+                "refines; run `medseg predict` again with this configuration"
+            )
+        soft = entry["probabilities"]
+        probabilities, box = read_probabilities(self.source / soft["file"], soft["sha256"])
+        image = read_case_image(case, self.data)
+        return refine(probabilities, box, image, case.geometry, options, self.table)
+
+    def check_memory(self, cases: Sequence[Case], channels: int, budget: int) -> None:
+        """Raise ``DataError`` if a case is too large to be refined within ``budget`` bytes."""
+        from medseg.postprocess.refine import require_memory
+
+        for case in cases:
+            require_memory(case.id, case.geometry, channels, self.table.channels, budget)
 
 
 def apply(labels: NDArray[Any], steps: PostprocessConfig, table: LabelTable) -> NDArray[Any]:
@@ -57,3 +128,15 @@ def check_names(steps: PostprocessConfig, table: LabelTable, dataset: str) -> No
         raise ConfigError(
             f"datasets.{dataset}.postprocess.largest_component: no class {unknown}; there are {written}{why}"
         )
+
+
+def _whole(target: Path, stamp: Path, key: str) -> bool:
+    """Whether a result is there as it was written, made from what ``key`` says."""
+    if not stamp.is_file() or not target.exists():
+        return False
+    facts = read_json(stamp)
+    try:
+        return bool(facts["key"] == key and read_content(target).sha256 == facts["sha256"])
+    except FormatError:
+        # What cannot be read any more is made anew.
+        return False

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medseg.image.spline import nearest_index
 from medseg.models.head import read_labels
+from medseg.predict.probabilities import Keep
 from medseg.preprocess.prepare import InverseRecord
 
 # Logits that are held at once on the fine grid, all channels together (at least one row of voxels is).
@@ -60,6 +61,7 @@ def native_labels(
     *,
     coarse: int | None = None,
     painted: Sequence[int] = (),
+    keep: Keep | None = None,
 ) -> NDArray[np.uint8]:
     """Resample logits linearly to the box of the image that was kept and read the labels off them.
 
@@ -71,6 +73,7 @@ def native_labels(
         record: how the image was prepared.
         coarse: spatial axis that was resampled by nearest neighbour and goes back in the same way.
         painted: the class that each region paints; empty: channels are classes.
+        keep: gets the probabilities (K, slab) of the fine grid as well, slab after slab along ``axis``.
 
     Returns:
         Channel indices (``record.shape``).
@@ -93,6 +96,8 @@ def native_labels(
                 if other != axis and record.shape[other] != record.prepared_shape[other]:
                     values = places.take(values, other + 1)
             out[(slice(None),) * axis + (slice(row, end),)] = read_labels(values, painted).numpy()
+            if keep is not None:
+                keep((values.sigmoid() if painted else values.softmax(dim=0)).half().numpy())
             row = end
         if row < len(along.low):
             gone = min(int(along.low[row]) - first, held.shape[axis + 1])

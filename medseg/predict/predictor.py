@@ -16,6 +16,7 @@ from medseg.image.resample import coarse_axis
 from medseg.models.step import autocast, pick_device, place, set_exact
 from medseg.patches.tiling import predict_slabs, slab_axis
 from medseg.predict.native import native_labels
+from medseg.predict.probabilities import Box, Keep, write_probabilities
 from medseg.preprocess.prepare import own_spacing, prepare_image, restore_labels
 from medseg.train.checkpoint import read_checkpoint
 
@@ -41,11 +42,14 @@ class Predictor:
         set_exact(threads or self.plan.threads)
         self.network = place(network, self.device, self.plan.dims)
 
-    def predict(self, image: NDArray[Any], geometry: Geometry, name: str) -> NDArray[Any]:
+    def predict(
+        self, image: NDArray[Any], geometry: Geometry, name: str, probabilities: Path | None = None
+    ) -> NDArray[Any]:
         """Segment one image.
 
         Args:
             image: (C, S) as read; geometry: its grid; name: for error messages.
+            probabilities: file to write the probabilities to, see ``read_probabilities``; none: they are not kept.
 
         Returns:
             (S) label values of the model's label table, on the image's grid.
@@ -76,9 +80,17 @@ class Predictor:
         slabs = predict_slabs(
             self.network, tensor, plan.window, axis=axis, batch=plan.batch, slice_axis=plan.slice_axis
         )
+        finite = (_finite(slab, name) for slab in slabs)
+
+        def read(keep: Keep | None = None) -> NDArray[np.uint8]:
+            return native_labels(finite, axis, record, coarse=coarse, painted=labels.painted, keep=keep)
+
         with torch.inference_mode(), autocast(self.device, self.precision):
-            finite = (_finite(slab, name) for slab in slabs)
-            channels = native_labels(finite, axis, record, coarse=coarse, painted=labels.painted)
+            if probabilities is None:
+                channels = read()
+            else:
+                box = Box(record.axes, record.flips, record.start, record.shape)
+                channels = write_probabilities(probabilities, labels.channels, box, axis, read)
         return labels.to_values(restore_labels(channels, record))
 
 

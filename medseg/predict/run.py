@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from medseg.config import Config
 from medseg.errors import DataError
-from medseg.files import read_json, write_json, writer_lock
+from medseg.files import read_json, sha256_file, write_json, writer_lock
 from medseg.image.formats import label_suffix, read_content, read_image, stem_of, write_labels
 from medseg.image.stored import FormatError
 from medseg.ingest.cases import read_case_image
@@ -18,11 +19,14 @@ from medseg.predict.predictor import Predictor
 from medseg.progress import Progress
 from medseg.train.checkpoint import read_description
 
+PROBABILITIES = ".probabilities.b2nd"
+
 
 def run(config: Config, manifest_path: Path, splits: Path, fold: int, model: Path, out: Path) -> None:
     """Predict the validation cases of ``fold`` with the model folder ``model`` into ``out``.
 
-    ``predictions.json`` comes last. A prediction already there from the same weights and image is kept.
+    ``predictions.json`` comes last. A prediction already there from the same weights and image is kept. Probabilities
+    are written too where the data set's post-processing needs them.
     """
     manifest = read_manifest(manifest_path)
     dataset = config.dataset(manifest.dataset)
@@ -31,22 +35,28 @@ def run(config: Config, manifest_path: Path, splits: Path, fold: int, model: Pat
     checkpoint, weights = read_description(model)
     label = f"predict {manifest.dataset}/{checkpoint.plan.model} fold {fold} seed {checkpoint.seed}"
     bar = Progress(label, len(case_ids))
-    entries: dict[str, dict[str, str]] = {}
+    entries: dict[str, dict[str, Any]] = {}
+    crf = dataset.postprocess.crf is not None
     predictor: Predictor | None = None
     with writer_lock(out):
         for done, case_id in enumerate(case_ids, start=1):
             case = manifest.case(case_id)
             stamp = out / f".{case.id}.json"
-            entry = _kept(out, stamp, case, weights)
+            soft = out / f"{case.id}{PROBABILITIES}"
+            entry = _kept(out, stamp, case, weights, crf)
             if entry is None:
                 predictor = predictor or Predictor(model)
                 image = read_case_image(case, folder)
-                labels = predictor.predict(image, case.geometry, case.id)
+                labels = predictor.predict(image, case.geometry, case.id, soft if crf else None)
                 target = out / f"{case.id}{label_suffix(folder / case.images[0])}"
                 write_labels(target, labels, case.geometry)
                 entry = {"file": target.name, "sha256": read_content(target).sha256}
+                if crf:
+                    entry["probabilities"] = {"file": soft.name, "sha256": sha256_file(soft)}
                 write_json(stamp, {**entry, "weights_sha256": weights, "images_sha256": list(case.images_sha256)})
             entries[case.id] = entry
+            if not crf:
+                soft.unlink(missing_ok=True)
             bar.update(done)
         write_json(
             out / "predictions.json",
@@ -106,16 +116,21 @@ def predict_files(
     return targets
 
 
-def _kept(out: Path, stamp: Path, case: Case, weights: str) -> dict[str, str] | None:
+def _kept(out: Path, stamp: Path, case: Case, weights: str, crf: bool) -> dict[str, Any] | None:
     """The entry of a prediction that is there, whole, from these weights and this image; else None."""
     if not stamp.is_file():
         return None
     facts = read_json(stamp)
     target = out / facts["file"]
     same = facts["weights_sha256"] == weights and facts["images_sha256"] == list(case.images_sha256)
-    if same and _whole(target, facts["sha256"]):
-        return {"file": facts["file"], "sha256": facts["sha256"]}
-    return None
+    if not same or not _whole(target, facts["sha256"]):
+        return None
+    entry = {"file": facts["file"], "sha256": facts["sha256"]}
+    if not crf:
+        return entry
+    soft = facts.get("probabilities")
+    there = soft is not None and (out / soft["file"]).is_file() and sha256_file(out / soft["file"]) == soft["sha256"]
+    return {**entry, "probabilities": soft} if there else None
 
 
 def _whole(target: Path, sha256: str) -> bool:

@@ -37,6 +37,7 @@ STAGES = (
 # Plan entries shown for every model: heading, key.
 PLAN_ROWS = (
     ("Network", "network"),
+    ("Options", "options"),
     ("Dimensions", "dims"),
     ("Parameters", "parameters"),
     ("Patch", "patch"),

@@ -118,9 +118,7 @@ def read_study(results: Path, config_json: Path) -> Study:
     order = {name: place for place, name in enumerate([*config.datasets, *config.models])}
     keys.sort(key=lambda k: (order.get(k[0], len(order)), order.get(k[1], len(order)), k))
     names = list(dict.fromkeys(k[0] for k in keys))
-    wanted = [
-        (d, m, f, s) for d in config.datasets for m in config.models for f in config.folds.run for s in config.seeds
-    ]
+    wanted = config.runs()
     return Study(
         config,
         {d: read_manifest(results / d / "ingest" / "manifest.tsv") for d in names},

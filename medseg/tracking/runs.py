@@ -21,6 +21,7 @@ Value = str | int | float
 # Parameters of a plan that a run carries, with what separates the parts of a list. Every run has all of them.
 PARAMS: Mapping[str, str] = {
     "network": "",
+    "options": "",
     "dims": "",
     "spacing": " x ",
     "normalization": ", ",

@@ -90,6 +90,12 @@ def read_checkpoint(folder: Path) -> tuple[Checkpoint, nn.Module]:
     return checkpoint, network.eval()
 
 
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a model folder by name, digest checked; the network itself is not built."""
+    _, sha256 = read_description(folder)
+    return unpack_tensors(folder / "model.safetensors", sha256)
+
+
 def read_description(folder: Path) -> tuple[Checkpoint, str]:
     """``model.json`` as a ``Checkpoint``, and the digest of its weights; torch is not needed for more than types."""
     if folder.is_file():

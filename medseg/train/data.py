@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg.augment.policy import RECIPES
+from medseg.augment.policy import RECIPES, margins
 from medseg.models.step import memory_format
 from medseg.patches.sampling import case_of, forced_foreground, generator, patch_start
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
+
+# Enough for a linear classifier of regions: a batch holds hundreds of them.
+FINISHING_BATCHES = 16
 
 
 def batch_cases(cases: Sequence[PreparedCase], plan: Plan, seed: int, step: int) -> list[PreparedCase]:
@@ -27,18 +31,38 @@ def make_batch(cases: Sequence[PreparedCase], plan: Plan, seed: int, step: int) 
     Returns:
         images (N, C, patch) float32 in channels-last order, labels (N, patch) int64, ``IGNORE`` where not annotated.
     """
-    images = np.zeros((plan.batch, plan.in_channels, *plan.window), dtype=np.float32)
-    labels = np.zeros((plan.batch, *plan.window), dtype=np.int64)
+    draws = torch.Generator().manual_seed(int(generator(seed, 4, step).integers(2**62)))
+    around = _margins(plan, draws)
+    widest = around.max(axis=0)
+    # One size for the batch: of its margin, a sample only reads what it looks at.
+    size = np.add(plan.window, 2 * widest).tolist()
+    images = np.zeros((plan.batch, plan.in_channels, *size), dtype=np.float32)
+    labels = np.zeros((plan.batch, *size), dtype=np.int64)
     for position, case in enumerate(batch_cases(cases, plan, seed, step)):
         rng = generator(seed, 2, step, position)
         start = patch_start(case.shape, plan.window, rng, _centres(case, plan, position))
-        _read_patch(case, start, images[position], labels[position])
-    draws = torch.Generator().manual_seed(int(generator(seed, 4, step).integers(2**62)))
+        margin = around[position]
+        inner = tuple(slice(k, n - k) for k, n in zip((widest - margin).tolist(), size, strict=True))
+        corner = np.subtract(start, margin).tolist()
+        _read_patch(case, corner, images[position][(slice(None), *inner)], labels[position][inner])
     # Windows are one voxel thick along the slice axis, if there is one.
-    x = torch.from_numpy(images.reshape(plan.batch, plan.in_channels, *plan.patch)).to(plan.device)
-    y = torch.from_numpy(labels.reshape(plan.batch, *plan.patch)).to(plan.device)
-    x, y = RECIPES[plan.augment](x, y, draws, plan.patch_spacing, plan.oriented)
+    size = [n for axis, n in enumerate(size) if axis != plan.slice_axis]
+    x = torch.from_numpy(images.reshape(plan.batch, plan.in_channels, *size)).to(plan.device)
+    y = torch.from_numpy(labels.reshape(plan.batch, *size)).to(plan.device)
+    x, y = RECIPES[plan.augment](x, y, draws, plan.patch_spacing, plan.oriented, plan.patch, plan.augmentation)
     return x.contiguous(memory_format=memory_format(plan.dims)), y
+
+
+def finishing_batches(cases: Sequence[PreparedCase], plan: Plan, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches that a part of a network is fitted to after the last step: as they are, not augmented."""
+    plain = replace(plan, augment="none")
+    return (make_batch(cases, plain, seed, plan.steps + i) for i in range(FINISHING_BATCHES))
+
+
+def _margins(plan: Plan, draws: torch.Generator) -> NDArray[np.int64]:
+    """Voxels (batch, axes of the data) that the augmentation of each sample looks beyond its window, on either side."""
+    around = margins(plan.augment, plan.batch, plan.patch, plan.patch_spacing, draws, plan.augmentation).numpy()
+    return around if plan.slice_axis is None else np.insert(around, plan.slice_axis, 0, axis=1)
 
 
 def _centres(case: PreparedCase, plan: Plan, position: int) -> NDArray[np.int32] | None:

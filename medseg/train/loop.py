@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from medseg.errors import TrainingError
+from medseg.errors import PlanError, TrainingError
 from medseg.image.labels import LabelTable
 from medseg.losses.zoo import build_loss
+from medseg.models.finish import finishing
 from medseg.models.head import expect_rare
 from medseg.models.step import Step, build_optimizer, place, set_exact
 from medseg.models.zoo import build_model
@@ -23,9 +24,10 @@ from medseg.patches.sampling import generator
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
 from medseg.progress import Progress, say
-from medseg.train.data import batch_cases, make_batch
+from medseg.train.data import batch_cases, finishing_batches, make_batch
 from medseg.train.journal import Journal
 from medseg.train.resume import load_state, save_state
+from medseg.train.start import Start
 from medseg.train.validate import validate
 
 # State is saved this often, or less often if saving is slow: it takes at most one fortieth of the time.
@@ -59,8 +61,8 @@ def learning_rate(plan: Plan, step: int) -> float:
     return plan.lr * min(1.0, (step + 1) / warm) * decay
 
 
-def train(plan: Plan, fold: Fold, seed: int, state: Path, label: str) -> nn.Module:
-    """Train from scratch, or from the newest state in ``state``, to the plan's last step; return the network.
+def train(plan: Plan, fold: Fold, seed: int, state: Path, label: str, start: Start | None = None) -> nn.Module:
+    """Train from ``start`` (fresh weights), or the newest state in ``state``, to the last step; return the network.
 
     Raises:
         TrainingError: if the loss is not finite (names step and cases; the last good state stays), or after SIGTERM,
@@ -69,6 +71,11 @@ def train(plan: Plan, fold: Fold, seed: int, state: Path, label: str) -> nn.Modu
     set_exact(plan.threads)
     torch.manual_seed(int(generator(seed, 0).integers(2**62)))
     network = build_model(plan.network, plan.network_spec)
+    if plan.regions and finishing(network):
+        raise PlanError(
+            f"{label}: support vector machines tell classes apart that exclude one another, and regions overlap; "
+            "set options: {svm: false}, or leave out the regions"
+        )
     expect_rare(network, plan.outputs, regions=bool(plan.regions))
     network = place(network, plan.device, plan.dims)
     optimizer = build_optimizer(plan.optimizer, network.parameters(), plan.lr, plan.weight_decay)
@@ -76,6 +83,8 @@ def train(plan: Plan, fold: Fold, seed: int, state: Path, label: str) -> nn.Modu
     step_once = Step(network, optimizer, loss_of, plan.device, plan.precision)
     state.mkdir(parents=True, exist_ok=True)
     done, losses = load_state(state, network, optimizer, step_once.scaler)
+    if not done and start is not None:
+        start.apply(network, label)
     if done:
         say(f"{label}: resumed after step {done} of {plan.steps}")
     journal = Journal(state / "journal.jsonl", done)
@@ -87,12 +96,16 @@ def train(plan: Plan, fold: Fold, seed: int, state: Path, label: str) -> nn.Modu
         for step in range(done, plan.steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(plan, step)
+            # What a network draws by itself (dropout) is a function of the step, too.
+            torch.manual_seed(int(generator(seed, 5, step).integers(2**62)))
             loss = step_once(*make_batch(fold.train, plan, seed, step))
             if not math.isfinite(loss):
                 raise TrainingError(_not_finite(fold, plan, seed, step, loss, label))
             losses.append(loss)
             finished = step + 1
             last = finished == plan.steps
+            if last and (part := finishing(network)) is not None:
+                part.finish(finishing_batches(fold.train, plan, seed))
             if finished % journal_every == 0 or last:
                 journal.write(
                     finished, {"train/loss": sum(losses) / len(losses), "train/lr": learning_rate(plan, step)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.errors import DataError, PlanError
@@ -17,23 +18,50 @@ from medseg.preprocess.store import open_store
 from medseg.provenance import environment
 from medseg.train.checkpoint import Checkpoint, write_checkpoint
 from medseg.train.loop import Fold, train
+from medseg.train.start import Start
 
 
-def fingerprint(plan: Plan, index: Path, splits: Path, fold: int, seed: int, code: str) -> str:
-    """Digest of everything the weights depend on: plan, prepared data, fold, seed and code.
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The files that one training reads, and which training it is.
+
+    Attributes:
+        manifest, plan, index, splits: results of the stages before.
+        fold, seed: which training.
+        start: folder of the trained model that it starts from.
+    """
+
+    manifest: Path
+    plan: Path
+    index: Path
+    splits: Path
+    fold: int
+    seed: int
+    start: Path | None = None
+
+
+def fingerprint(plan: Plan, inputs: Inputs, start: Start, code: str) -> str:
+    """Digest of everything the weights depend on: plan, prepared data, fold, seed, first weights and code.
 
     The number of steps is part of it, since the learning rate at every step depends on it: state of a shorter run,
     continued, would give weights that no undisturbed run gives.
     """
     decisions = {k: v for k, v in plan.to_json().items() if k not in ("model", "reasons")}
-    digests = {case: entry["sha256"] for case, entry in read_json(index)["cases"].items()}
-    train, val = read_split(splits, fold)
-    return digest_of({"plan": decisions, "data": digests, "train": train, "val": val, "seed": seed, "code": code})
+    digests = {case: entry["sha256"] for case, entry in read_json(inputs.index)["cases"].items()}
+    train, val = read_split(inputs.splits, inputs.fold)
+    facts = {"plan": decisions, "data": digests, "train": train, "val": val, "seed": inputs.seed, "code": code}
+    return digest_of({**facts, "start": start.digests()})
 
 
-def fingerprint_of(plan_path: Path, index: Path, splits: Path, fold: int, seed: int, code: str) -> str:
+def fingerprint_of(inputs: Inputs, state: Path, code: str) -> str:
     """``fingerprint`` of the files on disk."""
-    return fingerprint(Plan.from_json(read_json(plan_path)), index, splits, fold, seed, code)
+    plan = Plan.from_json(read_json(inputs.plan))
+    return fingerprint(plan, inputs, Start.of(plan.options, inputs.start, weights_folder(state)), code)
+
+
+def weights_folder(state: Path) -> Path:
+    """Where weights that are fetched for a training lie."""
+    return state / "weights"
 
 
 def journal_path(state: Path, key: str) -> Path:
@@ -41,53 +69,47 @@ def journal_path(state: Path, key: str) -> Path:
     return state / key[:16] / "journal.jsonl"
 
 
-def run(
-    manifest_path: Path,
-    plan_path: Path,
-    index: Path,
-    splits: Path,
-    fold: int,
-    seed: int,
-    state: Path,
-    out: Path,
-    code: str,
-) -> None:
+def run(inputs: Inputs, state: Path, out: Path, code: str) -> None:
     """Train and write the model folder ``out``.
 
     Args:
-        manifest_path, plan_path, index, splits: results of the stages before.
-        fold, seed: which training.
+        inputs: what is read.
         state: folder for the state of unfinished trainings, kept apart from ``out``.
         out: the model folder.
         code: digest of the training code.
     """
     begun = time.monotonic()
-    manifest = read_manifest(manifest_path)
-    plan = Plan.from_json(read_json(plan_path))
-    grid, cases, _ = open_store(index)
+    manifest = read_manifest(inputs.manifest)
+    plan = Plan.from_json(read_json(inputs.plan))
+    grid, cases, _ = open_store(inputs.index)
     if grid != plan.grid:
-        raise PlanError(f"{index}: prepared on another grid than {plan_path} asks for; run `medseg preprocess` again")
-    train_ids, val_ids = read_split(splits, fold)
+        raise PlanError(
+            f"{inputs.index}: prepared on another grid than {inputs.plan} asks for; run `medseg preprocess` again"
+        )
+    train_ids, val_ids = read_split(inputs.splits, inputs.fold)
     absent = sorted({*train_ids, *val_ids} - cases.keys())
     if absent:
-        raise DataError(f"{splits}: cases {absent[:3]} are not prepared in {index}; run `medseg ingest` again")
-    key = fingerprint(plan, index, splits, fold, seed, code)
+        raise DataError(
+            f"{inputs.splits}: cases {absent[:3]} are not prepared in {inputs.index}; run `medseg ingest` again"
+        )
+    start = Start.of(plan.options, inputs.start, weights_folder(state))
+    key = fingerprint(plan, inputs, start, code)
     chosen = Fold(
         [cases[i] for i in train_ids],
         [cases[i] for i in val_ids[:VALIDATION_CASES]],
         manifest.labels,
     )
-    label = f"train {manifest.dataset}/{plan.model} fold {fold} seed {seed}"
+    label = f"train {manifest.dataset}/{plan.model} fold {inputs.fold} seed {inputs.seed}"
     folder = state / key[:16]
     with writer_lock(folder):
         attempts = _attempts(folder)
-        network = train(plan, chosen, seed, folder, label)
+        network = train(plan, chosen, inputs.seed, folder, label, start)
         seconds = attempts["seconds"] + time.monotonic() - begun
         write_bytes(out / "history.jsonl", (folder / "journal.jsonl").read_bytes())
         timing = {"seconds": round(seconds, 1), "steps": plan.steps, "attempts": attempts["attempts"]}
         write_json(out / "timing.json", {**timing, "device": plan.device, "threads": plan.threads})
         checkpoint = Checkpoint(
-            manifest.dataset, manifest.channels, manifest.labels, plan, fold, seed, key, environment()
+            manifest.dataset, manifest.channels, manifest.labels, plan, inputs.fold, inputs.seed, key, environment()
         )
         write_checkpoint(out, checkpoint, network)
 

@@ -1,8 +1,16 @@
-"""The contract of every row of MODELS, in 2-D and 3-D: a new network passes by being listed."""
+"""The contract of every row of MODELS, in all dimensions it exists in: a new network passes by being listed.
+
+Conditions are spread over the tests (image sizes, channels, classes, batch, precision, grid), so that each row meets
+every one of them and pairs of them, but not all their combinations.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
+import shutil
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,149 +22,229 @@ from medseg.errors import PlanError
 from medseg.losses.zoo import build_loss
 from medseg.models.spec import NetworkSpec
 from medseg.models.step import DTYPES, Step, autocast, build_optimizer, fast_precision, memory_format, pick_device
-from medseg.models.zoo import MODELS, build_model, check_input
+from medseg.models.supervision import supervised
+from medseg.models.zoo import build_model
+from medseg.networks import MODELS
 from medseg.plan.topology import feature_voxels, padded_patch, plan_kernels, plan_strides, total_stride
 
-EVERY = [pytest.param(name, dims, id=f"{name}-{dims}d") for name in MODELS for dims in (2, 3)]
+EVERY = [pytest.param(name, dims, id=f"{name}-{dims}d") for name, row in MODELS.items() for dims in row.dims]
+# Score layers that start at zero, as in their papers: what lies before them gets no gradient at the first step.
+ZERO_INIT: dict[str, str] = {
+    "resenc_unet": "the last norm of each residual block starts at scale 0, as nnU-Net's",
+}
 # (spacing that gives the strides, patch): one cube, one anisotropic grid whose first stages leave an axis alone.
 GRIDS = {
     2: {"even": ((1.0, 1.0), (32, 32)), "anisotropic": ((1.0, 2.5), (48, 16))},
     3: {"even": ((1.0, 1.0, 1.0), (16, 16, 16)), "anisotropic": ((4.0, 1.0, 1.0), (6, 24, 16))},
 }
+# Neither is a multiple of anything; the second is larger than the patch.
+ODD = {2: (17, 23), 3: (9, 12, 7)}
+LARGER = {2: (45, 19), 3: (19, 9, 12)}
 
 
-def spec_of(dims: int, channels: int = 1, classes: int = 3, grid: str = "even") -> tuple[NetworkSpec, tuple[int, ...]]:
+def spec_of(dims: int, channels: int = 1, classes: int = 3, grid: str = "even") -> NetworkSpec:
     spacing, patch = GRIDS[dims][grid]
     strides = plan_strides(patch, spacing)
     kernels, patch = plan_kernels(strides, spacing), padded_patch(patch, total_stride(strides))
-    widths = tuple(8 * 2 ** min(i, 2) for i in range(len(strides)))
-    return NetworkSpec(dims, channels, classes, widths, strides, kernels), patch
+    widths = tuple(8 * 2 ** min(i, 1) for i in range(len(strides)))
+    return NetworkSpec(dims, channels, classes, widths, strides, kernels, patch)
 
 
 def built(name: str, spec: NetworkSpec, seed: int = 0) -> nn.Module:
+    """A network whose layers all matter: those that start at zero are drawn, too."""
     torch.manual_seed(seed)
-    return build_model(name, spec)
+    network = build_model(name, spec)
+    with torch.no_grad():
+        for weight in network.parameters():
+            if weight.ndim > 1 and not weight.any():
+                weight.normal_(std=0.05)
+    return network
 
 
-def images(spec: NetworkSpec, patch: tuple[int, ...], batch: int = 2, seed: int = 1) -> Tensor:
-    return torch.randn(batch, spec.in_channels, *patch, generator=torch.Generator().manual_seed(seed))
+@cache
+def ready(name: str, dims: int) -> nn.Module:
+    """A network for two channels and three classes that predicts; shared, so not to be changed."""
+    return built(name, spec_of(dims, channels=2)).eval()
+
+
+def images(spec: NetworkSpec, size: Sequence[int], batch: int, seed: int = 1) -> Tensor:
+    drawn = torch.randn(batch, spec.in_channels, *size, generator=torch.Generator().manual_seed(seed))
+    return drawn.contiguous(memory_format=memory_format(spec.dims))
+
+
+def labels_of(spec: NetworkSpec, size: Sequence[int], batch: int) -> Tensor:
+    drawn = torch.Generator().manual_seed(2)
+    return torch.randint(0, spec.out_channels, (batch, *size), generator=drawn)
+
+
+def finest(outputs: Tensor | Sequence[Tensor]) -> Tensor:
+    return outputs if isinstance(outputs, Tensor) else outputs[0]
 
 
 @pytest.mark.parametrize(("name", "dims"), EVERY)
-@pytest.mark.parametrize("grid", ["even", "anisotropic"])
-@pytest.mark.parametrize(("batch", "channels", "classes"), [(1, 1, 2), (2, 3, 4)])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("precision", "grid", "channels", "classes", "odd", "training"),
+    [("fp32", "even", 1, 2, True, True), ("bf16", "anisotropic", 4, 5, False, False)],
+    ids=["fp32", "bf16"],
+)
 def test_logits_have_the_shape_of_the_image(
-    name: str, dims: int, grid: str, batch: int, channels: int, classes: int, precision: str
+    name: str, dims: int, precision: str, grid: str, channels: int, classes: int, odd: bool, training: bool
 ) -> None:
-    spec, patch = spec_of(dims, channels, classes, grid)
-    x = images(spec, patch, batch)
+    spec = spec_of(dims, channels, classes, grid)
+    size = ODD[dims] if odd else spec.patch
+    batch = 1 if training else 2
+    network = built(name, spec).train(training)
     with autocast("cpu", precision), torch.inference_mode():
-        logits = built(name, spec)(x.contiguous(memory_format=memory_format(dims)))
-    assert logits.shape == (batch, classes, *patch)
-    assert logits.dtype == DTYPES[precision]
+        logits = finest(network(images(spec, size, batch)))
+    assert logits.shape == (batch, classes, *size)
+    # autocast goes up in float32 where it interpolates.
+    assert logits.dtype in (DTYPES[precision], torch.float32)
     assert torch.isfinite(logits).all()
     # Untrained, but not blind: other voxels, other logits.
     assert logits.float().std() > 1e-3
 
 
 @pytest.mark.parametrize(("name", "dims"), EVERY)
-def test_larger_multiples_of_the_strides_fit_too(name: str, dims: int) -> None:
-    spec, patch = spec_of(dims)
-    wider = (patch[0] * 2, *patch[1:])
+def test_images_larger_than_the_patch_fit_or_the_error_names_their_size(name: str, dims: int) -> None:
+    spec, size = spec_of(dims, channels=2), LARGER[dims]
+    # A patch is padded to what a network takes, so that only much larger images are too large.
+    size = size if MODELS[name].sizes == "any" else tuple(4 * n for n in size)
+    x = images(spec, size, 1)
     with torch.inference_mode():
-        assert built(name, spec)(images(spec, wider, 1)).shape == (1, 3, *wider)
+        if MODELS[name].sizes == "any":
+            assert ready(name, dims)(x).shape == (1, 3, *size)
+        else:
+            with pytest.raises(ValueError, match=", ".join(map(str, size))):
+                ready(name, dims)(x)
 
 
 @pytest.mark.parametrize(("name", "dims"), EVERY)
-@pytest.mark.parametrize("grid", ["even", "anisotropic"])
-def test_the_gradient_reaches_every_parameter(name: str, dims: int, grid: str) -> None:
-    spec, patch = spec_of(dims, channels=2, grid=grid)
-    net = built(name, spec)
-    labels = torch.randint(0, 3, (2, *patch), generator=torch.Generator().manual_seed(2))
-    build_loss("dice_ce")(net(images(spec, patch)), labels).backward()
-    idle = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert idle == []
-    assert all(torch.isfinite(p.grad).all() for p in net.parameters())
+def test_the_gradient_reaches_every_parameter(name: str, dims: int) -> None:
+    """In training, at a batch of one."""
+    spec = spec_of(dims, channels=3)
+    found = gradients(name, spec, torch.float32)
+    assert [n for n, g in found.items() if g is None] == []
+    largest = {n: float(g.abs().max()) for n, g in found.items()}
+    assert all(map(math.isfinite, largest.values()))
+    # A parameter without effect gets what rounding leaves: little (of a bias, more), and much less in float64.
+    most = max(largest.values())
+    if any(v < (1e-5 if found[n].ndim == 1 else 1e-7) * most for n, v in largest.items()):
+        largest = {n: float(g.abs().max()) for n, g in gradients(name, spec, torch.float64).items()}
+    assert [n for n, v in largest.items() if v < 1e-13 * max(largest.values())] == []
+
+
+def gradients(name: str, spec: NetworkSpec, dtype: torch.dtype) -> dict[str, Any]:
+    size = ODD[spec.dims]
+    torch.manual_seed(0)
+    network = without_dropout(build_model(name, spec).to(dtype).train())
+    x, y = images(spec, size, 1).to(dtype), labels_of(spec, size, 1)
+    optimizer = build_optimizer("sgd", network.parameters(), 0.1, 0.0)
+    for _ in range(2 if name in ZERO_INIT else 1):
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        supervised(build_loss("dice_ce"), network(x), y).backward()
+    return {n: p.grad for n, p in network.named_parameters()}
+
+
+def without_dropout(network: nn.Module) -> nn.Module:
+    for module in network.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()
+    return network
 
 
 @pytest.mark.parametrize(("name", "dims"), EVERY)
-def test_two_evaluations_and_two_builds_agree_bit_for_bit(name: str, dims: int) -> None:
-    spec, patch = spec_of(dims)
-    net, x = built(name, spec).eval(), images(spec, patch)
-    with torch.inference_mode():
-        first = net(x)
-        assert torch.equal(first, net(x))
-        assert torch.equal(first, built(name, spec).eval()(x))
-        assert not torch.equal(first, built(name, spec, seed=9).eval()(x))
-
-
-@pytest.mark.parametrize(("name", "dims"), EVERY)
-def test_samples_of_a_batch_do_not_touch_each_other(name: str, dims: int) -> None:
+def test_two_evaluations_agree_bit_for_bit_and_samples_do_not_touch_each_other(name: str, dims: int) -> None:
     """Batches of tiles must predict what single tiles predict, in training mode as well (no batch statistics)."""
-    spec, patch = spec_of(dims)
-    net, x = built(name, spec), images(spec, patch, 3)
+    spec = spec_of(dims, channels=2)
+    network, x = ready(name, dims), images(spec, ODD[dims], 2)
     with torch.inference_mode():
-        together = net(x)
-        for mode in (net.eval(), net.train()):
-            alone = torch.cat([mode(x[i : i + 1]) for i in range(3)])
-            torch.testing.assert_close(alone, together, atol=1e-4, rtol=1e-4)
+        together = network(x)
+        alone = network(x[1:])
+        assert torch.equal(alone, network(x[1:]))
+        torch.testing.assert_close(alone, together[1:], atol=1e-4, rtol=1e-4)
+        training = without_dropout(copy.deepcopy(network).train())
+        together = finest(training(x))
+        torch.testing.assert_close(finest(training(x[1:])), together[1:], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "dims"), EVERY)
-def test_a_trained_step_survives_the_disk(name: str, dims: int, tmp_path: Path, tiny_plan: Any) -> None:
+def test_two_builds_agree_bit_for_bit(name: str, dims: int) -> None:
+    spec = spec_of(dims, channels=2)
+    first = ready(name, dims).state_dict()
+    same, other = (built(name, spec, seed).state_dict() for seed in (0, 9))
+    assert {n: v.shape for n, v in same.items()} == {n: v.shape for n, v in first.items()}
+    assert all(torch.equal(v, first[n]) for n, v in same.items())
+    assert not all(torch.equal(v, first[n]) for n, v in other.items())
+
+
+@pytest.mark.parametrize(("name", "dims"), EVERY)
+def test_learning_lowers_the_loss_and_what_was_learnt_survives_the_disk(
+    name: str, dims: int, draw_scene: Any, tmp_path: Path, tiny_plan: Any
+) -> None:
     from medseg.image.labels import LabelTable
     from medseg.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
     plan = tiny_plan(name, dims)
-    net = built(name, plan.network_spec)
-    step = Step(net, build_optimizer("adamw", net.parameters(), 0.01, 0.0), build_loss("ce"), "cpu", "fp32")
-    x = images(plan.network_spec, plan.patch)
-    assert math.isfinite(step(x, torch.ones(2, *plan.patch, dtype=torch.int64)))
-    labels = LabelTable.create({"a": 1, "b": 2})
-    write_checkpoint(tmp_path / "m", Checkpoint("d", ("MRI",), labels, plan, 0, 0, "f", {"medseg": "x"}), net)
-    torch.manual_seed(77)
-    checkpoint, loaded = read_checkpoint(tmp_path / "m")
-    assert checkpoint == Checkpoint("d", ("MRI",), labels, plan, 0, 0, "f", {"medseg": "x"})
-    assert not loaded.training
-    with torch.inference_mode():
-        assert torch.equal(loaded(x), net.eval()(x))
-    assert {n: p.shape for n, p in loaded.state_dict().items()} == {n: p.shape for n, p in net.state_dict().items()}
-
-
-@pytest.mark.parametrize(("name", "dims"), EVERY)
-def test_learning_lowers_the_loss(name: str, dims: int, draw_scene: Any) -> None:
-    spec, patch = spec_of(dims)
-    image, labels = draw_scene(patch, 3)
+    image, labels = draw_scene(plan.patch, 3)
     x, y = torch.from_numpy(image)[None, None], torch.from_numpy(labels)[None].long()
-    net = built(name, spec)
-    step = Step(net, build_optimizer("adamw", net.parameters(), 0.01, 0.0), build_loss("dice_ce"), "cpu", "fp32")
-    losses = [step(x, y) for _ in range(25)]
-    assert losses[-1] < 0.6 * losses[0]
+    torch.manual_seed(0)
+    network = build_model(name, plan.network_spec)
+    optimizer = build_optimizer("adamw", network.parameters(), 0.01, 0.0)
+    step = Step(network, optimizer, build_loss("dice_ce"), "cpu", "fp32")
+    # Steps in 3-D cost more, so that they stop earlier.
+    enough = {2: 0.6, 3: 0.75}[dims] * step(x, y)
+    assert any(step(x, y) < enough for _ in range(25))
+
+    checkpoint = Checkpoint("d", ("MRI",), LabelTable.create({"a": 1, "b": 2}), plan, 0, 0, "f", {"medseg": "x"})
+    write_checkpoint(tmp_path / "m", checkpoint, network)
+    torch.manual_seed(77)
+    read, loaded = read_checkpoint(tmp_path / "m")
+    assert read == checkpoint
+    assert not loaded.training
+    mine, theirs = network.state_dict(), loaded.state_dict()
+    assert list(mine) == list(theirs)
+    assert all(torch.equal(v, theirs[n]) for n, v in mine.items())
+    with torch.inference_mode():
+        assert torch.equal(loaded(x), network.eval()(x))
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "cl"))), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("name", ["unet", "deeplabv3plus"])
+def test_compiled_networks_agree_with_plain_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The compiler works on the C++ of every layer; without optimising it takes a fraction of the time.
+    monkeypatch.setenv("TORCHINDUCTOR_DEBUG_COMPILE", "1")
+    two = NetworkSpec(2, 1, 2, (8, 8), ((1, 1), (2, 2)), ((3, 3), (3, 3)), (16, 16))
+    network, x = built(name, two).eval(), images(two, (9, 14), 1)
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.compile(network)(x), network(x), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("grid", ["even", "anisotropic"])
 def test_the_memory_proxy_counts_the_feature_maps_that_the_unet_makes(dims: int, grid: str) -> None:
-    spec, patch = spec_of(dims, grid=grid)
-    net, counted = built("unet", spec), []
+    spec, counted = spec_of(dims, grid=grid), []
+    network = built("unet", spec)
     convolutions = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    for module in net.modules():
+    for module in network.modules():
         if isinstance(module, convolutions):
             module.register_forward_hook(lambda _module, _input, output: counted.append(output.numel()))
     with torch.inference_mode():
-        net(images(spec, patch, 1))
-    assert sum(counted) == feature_voxels(patch, spec.strides, spec.widths, spec.out_channels)
+        network(images(spec, spec.patch, 1))
+    assert sum(counted) == feature_voxels(spec.patch, spec.strides, spec.widths, spec.out_channels)
 
 
-def test_unknown_networks_and_inputs_that_do_not_fit_are_named() -> None:
-    spec, patch = spec_of(2, channels=2)
-    with pytest.raises(PlanError, match=r"'vnet'.*deeplabv3plus"):
-        build_model("vnet", spec)
-    check_input(spec, torch.zeros(1, 2, *patch))
-    for bad in (torch.zeros(1, 1, *patch), torch.zeros(1, 2, patch[0] + 1, patch[1])):
-        with pytest.raises(ValueError, match="expected 2 channels and sizes divisible by"):
-            check_input(spec, bad)
+def test_networks_that_are_not_in_the_zoo_are_refused_with_those_that_are() -> None:
+    with pytest.raises(PlanError, match=r"'resunet'.*deeplabv3plus"):
+        build_model("resunet", spec_of(2))
+
+
+def test_dimensions_that_a_network_does_not_exist_in_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    monkeypatch.setitem(MODELS, "unet", replace(MODELS["unet"], dims=(3,)))
+    with pytest.raises(PlanError, match=r"'unet' exists in \(3,\) dimensions, not in 2"):
+        build_model("unet", spec_of(2))
 
 
 # One step

@@ -1,4 +1,4 @@
-"""The first 20 losses of every network, in fp32 on one thread: a change of any number on the way shows here.
+"""The first losses of every network, in fp32 on one thread: a change of any number on the way shows here.
 
 Sampling, augmentation, initial weights, loss, optimiser and schedule all leave their trace. If a change is meant, write
 the traces anew and say why in the changelog:
@@ -18,23 +18,31 @@ import pytest
 
 from medseg.files import write_text
 from medseg.image.labels import LabelTable
-from medseg.models.zoo import MODELS
+from medseg.networks import MODELS
 from medseg.train.loop import Fold, train
 
 FILE = Path(__file__).parent / "traces.json"
 STEPS = 20
+# Their steps take longest.
+HEAVY = {f"{network}-3d" for network in ("fcn32s", "fcn16s", "fcn8s", "swin_unetr", "basic_unetpp")}
+HEAVY_STEPS = 6
 # Processors with other vector units round differently, and every step spreads that further: measured up to 1.2e-3 after
 # 15 steps between SSE4.1 and AVX-512. The first losses are nearly exact, so they are the sharpest test.
 TOLERANCE = np.geomspace(1e-4, 5e-3, STEPS)
 WRITING = "MEDSEG_WRITE_TRACES" in os.environ
-NAMES = [f"{network}-{dims}d" for network in MODELS for dims in (2, 3)]
+NAMES = [f"{network}-{dims}d" for network, row in MODELS.items() for dims in row.dims]
+
+
+def steps_of(name: str) -> int:
+    return HEAVY_STEPS if name in HEAVY else STEPS
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_are_those_written_down(name: str, tiny_cases: Any, tiny_plan: Any, tmp_path: Path) -> None:
     network, dims = name[:-3], int(name[-2])
     cases = tiny_cases(dims)
-    plan = tiny_plan(network, dims, steps=STEPS, validate_every=STEPS, lr=0.002)
+    steps = steps_of(name)
+    plan = tiny_plan(network, dims, steps=steps, validate_every=steps, lr=0.002)
     train(plan, Fold(cases, [], LabelTable.create({"ball": 1, "rod": 3})), 0, tmp_path, name)
     records = [json.loads(line)["metrics"] for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
     losses = [m["train/loss"] for m in records if "train/loss" in m]
@@ -45,15 +53,16 @@ def test_losses_are_those_written_down(name: str, tiny_cases: Any, tiny_plan: An
         write_text(FILE, f"{{\n{rows}\n}}\n")
         pytest.skip("traces written")
     relative = np.abs(np.array(losses) / traces[name] - 1)
-    assert (relative < TOLERANCE).all(), relative.round(6).tolist()
+    assert (relative < TOLERANCE[:steps]).all(), relative.round(6).tolist()
 
 
 @pytest.mark.skipif(WRITING, reason="traces are being written")
 def test_every_network_has_its_trace_and_learns() -> None:
     traces = json.loads(FILE.read_text())
     assert sorted(traces) == sorted(NAMES)
-    for trace in traces.values():
-        assert len(trace) == STEPS
-        assert np.mean(trace[-5:]) < 0.95 * np.mean(trace[:5])
+    for name, trace in traces.items():
+        assert len(trace) == steps_of(name)
+        # Six steps are too few to tell learning from the batches they saw.
+        assert name in HEAVY or np.mean(trace[-5:]) < 0.95 * np.mean(trace[:5])
     firsts = {trace[0] for trace in traces.values()}
     assert len(firsts) == len(traces)

@@ -165,7 +165,7 @@ NONSENSE: list[tuple[tuple[str, ...], Any]] = [
     (("dataset", "channels"), 3),
     (("plan",), []),
     (("plan",), "unet"),
-    (("plan", "network"), "vnet"),
+    (("plan", "network"), "nonet"),
     (("plan", "network"), 5),
     (("plan", "widths"), "wide"),
     (("plan", "widths"), [8, 16]),

@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-COMMANDS = ("ingest", "plan", "preprocess", "train", "predict", "postprocess", "evaluate", "compare", "report")
+COMMANDS = (
+    "models",
+    "ingest",
+    "plan",
+    "preprocess",
+    "train",
+    "predict",
+    "postprocess",
+    "evaluate",
+    "compare",
+    "report",
+)
 
 
 def medseg(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -72,3 +83,15 @@ def test_plan_explains_itself_with_and_without_writing(study: Any, tmp_path: Pat
     again = medseg("plan", "--explain", "--plan", str(out)).stdout
     assert again.strip() in shown
     assert medseg("plan", *given).returncode == 2, "neither a place to write to nor --explain"
+
+
+def test_networks_and_their_options_can_be_looked_up() -> None:
+    from medseg.networks import MODELS
+
+    table = medseg("models").stdout.splitlines()
+    assert [line.split()[0] for line in table] == list(MODELS)
+    shown = medseg("models", "unet").stdout
+    assert "deep_supervision (default false): " in shown
+    unknown = medseg("models", "nonet")
+    assert unknown.returncode == 2
+    assert "no network 'nonet'; there are: unet, " in unknown.stdout

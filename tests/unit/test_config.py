@@ -44,19 +44,46 @@ FULL: dict[str, Any] = {
             "fill": -1.0,
             "orientation": "sform",
             "max_gb": 1.5,
-            "postprocess": {"fill_holes": True, "largest_component": ["cell"], "min_size": 3},
+            "postprocess": {
+                "crf": {
+                    "iterations": 3,
+                    "position_weight": 1.0,
+                    "position_sigma": 2.0,
+                    "appearance_weight": 4.0,
+                    "appearance_sigma": 20.0,
+                    "intensity_sigma": 0.2,
+                },
+                "fill_holes": True,
+                "largest_component": ["cell"],
+                "min_size": 3,
+            },
             "generate": {"kind": "cells", "cases": 3, "seed": 1},
         }
     },
     "models": {
+        "first": {
+            "network": "unet",
+            "options": {},
+            "loss": "dice_ce",
+            "optimizer": "adamw",
+            "weight_decay": 0.0,
+            "augment": "default",
+            "augmentation": {},
+            "foreground": 0.33,
+            "plan": {"resolution": "full"},
+        },
         "unet": {
             "network": "unet",
+            "options": {"deep_supervision": True},
+            "start": "first",
+            "datasets": ["cells"],
             "dims": 2,
             "loss": "ce",
             "optimizer": "sgd",
             "lr": 0.01,
             "weight_decay": 0.0,
-            "augment": "none",
+            "augment": "nnunet",
+            "augmentation": {"rotation": {"probability": 0.3, "range": [-10.0, 10.0]}},
             "foreground": 0.5,
             "plan": {
                 "resolution": "low",
@@ -69,7 +96,7 @@ FULL: dict[str, Any] = {
                 "precision": "fp32",
                 "steps": 7,
             },
-        }
+        },
     },
     "folds": {"scheme": "balanced", "count": 3, "run": [0, 2], "group": "subject", "seed": 4, "file": "f.json"},
     "seeds": [0, 1],
@@ -79,7 +106,13 @@ FULL: dict[str, Any] = {
     "shards": 2,
     "device": "cpu",
 }
-NAMES = {("datasets",), ("models",), ("datasets", "cells", "labels")}  # mappings whose keys are free
+NAMES = {
+    ("datasets",),
+    ("models",),
+    ("datasets", "cells", "labels"),
+    ("models", "unet", "options"),
+    ("models", "unet", "augmentation"),
+}  # mappings whose keys are free
 
 
 def minimal() -> dict[str, Any]:
@@ -130,6 +163,53 @@ def test_table_of_keys_is_complete() -> None:
     schema = config_schema()
     assert {key for _, key in KEYS} | {"epochs", "minutes", "name"} == fields(schema, schema)
     assert load_config([], FULL).model_dump(exclude_none=True) == FULL
+
+
+@pytest.mark.parametrize(
+    ("augment", "rows", "told"),
+    [
+        ("default", {"blur": {"probability": 0.1}}, "the recipe default is fixed; write augment: nnunet or microscopy"),
+        ("nnunet", {"rotaton": {}}, "the recipes have no row 'rotaton', did you mean 'rotation'?"),
+        ("nnunet", {"zzz": {}}, "the recipes have no row 'zzz', there are: rotation, scaling"),
+        (
+            "nnunet",
+            {"gamma": {"range": [1.5, 0.5]}},
+            "gamma.range: [1.5, 0.5], expected two numbers, rising",
+        ),
+        ("nnunet", {"elastic": {"range": [0.0, 0.5]}}, "rising, within [0, 0.4]"),
+        ("microscopy", {"mirror": {"range": [0.0, 1.0]}}, "expected no range: it has none"),
+        ("microscopy", {"mirror": {"probability": 1.5}}, "less than or equal to 1"),
+    ],
+)
+def test_rows_of_augmentation_are_checked(augment: str, rows: dict[str, Any], told: str) -> None:
+    value = {**minimal(), "models": {"m": {"network": "unet", "augment": augment, "augmentation": rows}}}
+    assert told in refusal(value)
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "told"),
+    [
+        ("unet", {"deep_supervison": True}, "unet has no option 'deep_supervison', did you mean 'deep_supervision'?"),
+        ("unet", {"zzz": 1}, "unet has no option 'zzz', its options: deep_supervision, upsampling"),
+        ("unet", {"upsampling": "cubic"}, "upsampling: Input should be 'transposed', 'linear' or 'shuffle'"),
+        ("unet", {"deep_supervision": "yes"}, "deep_supervision: Input should be a valid boolean"),
+    ],
+)
+def test_options_are_checked_against_the_network(network: str, options: dict[str, Any], told: str) -> None:
+    value = {**minimal(), "models": {"m": {"network": network, "options": options}}}
+    text = refusal(value)
+    assert told in text
+    assert "'models.m.options'" in text
+
+
+def test_models_are_trained_on_data_sets_that_exist() -> None:
+    value = {**minimal(), "datasets": {"a": {"path": "a"}, "b": {"path": "b"}}}
+    value["models"] = {"m": {"network": "unet", "datasets": ["b"]}, "n": {"network": "unet"}}
+    assert [run[:2] for run in load_config([], value).runs()] == [("a", "n"), ("b", "m"), ("b", "n")]
+    value["models"]["m"]["datasets"] = ["c"]
+    assert "models.m.datasets: no data set ['c']; there are: a, b" in refusal(value)
+    value["models"] = {"m": {"network": "unet", "datasets": ["b"]}, "n": {"network": "unet", "start": "m"}}
+    assert "models.n.start: 'm' is not trained on a" in refusal(value)
 
 
 def one_edit(word: str) -> list[str]:
@@ -185,7 +265,7 @@ WRONG = [
     (("models", "m"), "weight_decay", float("nan")),
     (("models", "m"), "weight_decay", float("inf")),
     (("models", "m"), "foreground", 1.5),
-    (("models", "m"), "network", "vnet"),
+    (("models", "m"), "network", "nonet"),
     (("models", "m"), "dims", 4),
     (("models", "m"), "dims", "3"),
     (("models", "m"), "plan", {"patch": [32, 0]}),
@@ -386,12 +466,14 @@ def test_models_share_a_grid_unless_they_override_it() -> None:
 SLICES = {
     "dataset": lambda c: workflow.dataset_slice(c, "d"),
     "plan": lambda c: workflow.plan_slice(c, "m"),
+    "predict": lambda c: workflow.predict_slice(c, "d"),
     "postprocess": lambda c: workflow.postprocess_slice(c, "d"),
 }
 # change -> the slices that must see it; all others must not.
 CHANGES = [
     (("datasets", "d"), "labels", {"a": 1}, {"dataset"}),
     (("datasets", "d"), "postprocess", {"min_size": 5}, {"postprocess"}),
+    (("datasets", "d"), "postprocess", {"crf": {}}, {"predict", "postprocess"}),
     (("models", "m"), "lr", 0.5, {"plan"}),
     ((), "budget", {"steps": 4}, {"plan"}),
     ((), "folds", {"seed": 3}, {"dataset"}),
@@ -411,6 +493,16 @@ def test_a_change_is_seen_by_what_depends_on_it_and_nothing_else(
 ) -> None:
     before, after = load_config([], minimal()), load_config([], changed(minimal(), place, key, value))
     assert {name for name, cut in SLICES.items() if cut(before) != cut(after)} == seen
+
+
+def test_numbers_of_the_crf_concern_post_processing_alone() -> None:
+    one, two = (
+        load_config([], changed(minimal(), ("datasets", "d"), "postprocess", {"crf": {"iterations": n}}))
+        for n in (1, 2)
+    )
+    assert workflow.predict_slice(one, "d") == workflow.predict_slice(two, "d")
+    assert workflow.postprocess_slice(one, "d") != workflow.postprocess_slice(two, "d")
+    assert workflow.has_postprocess(one, "d")
 
 
 def test_a_changed_data_file_is_seen(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_stage_writes_the_same_form(study: Any, tmp_path: Path, name: str) -> No
     steps = {"fill_holes": True, "min_size": 30}
     stage.run(config_with(study, name, **steps), study.manifest(name), study.predictions(name), tmp_path / "done")
     done = read_json(tmp_path / "done" / "predictions.json")
-    assert done["postprocess"] == {"fill_holes": True, "largest_component": [], "min_size": 30}
+    assert done["postprocess"] == {"crf": None, "fill_holes": True, "largest_component": [], "min_size": 30}
     assert {k: done[k] for k in ("dataset", "model", "fold", "seed", "weights_sha256")} == {
         k: before[k] for k in ("dataset", "model", "fold", "seed", "weights_sha256")
     }

@@ -271,7 +271,7 @@ def test_predictions_are_kept_unless_damaged_or_of_other_weights(
 ) -> None:
     predicted: list[str] = []
     plain = Predictor.predict
-    monkeypatch.setattr(Predictor, "predict", lambda self, *rest: predicted.append(rest[-1]) or plain(self, *rest))
+    monkeypatch.setattr(Predictor, "predict", lambda self, *rest: predicted.append(rest[2]) or plain(self, *rest))
     first = run_stage(study, tmp_path)
     cases = list(first["cases"])
     assert predicted == cases

@@ -73,6 +73,7 @@ def metrics_of(state: Path) -> list[tuple[int, dict[str, float]]]:
 PLANS = {
     "unet-2d": ("unet", 2, {}),
     "deeplab-2d": ("deeplabv3plus", 2, {}),
+    "dropout-2d": ("fcn32s", 2, {"options": {"encoder": "alexnet"}}),
     "unet-3d-sgd": ("unet", 3, {"optimizer": "sgd"}),
     "unet-2d-bf16": ("unet", 2, {"precision": "bf16"}),
     "unet-2d-fp16": ("unet", 2, {"precision": "fp16"}),

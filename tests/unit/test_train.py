@@ -30,6 +30,7 @@ from medseg.train.data import batch_cases, make_batch
 from medseg.train.journal import Journal
 from medseg.train.loop import Fold, learning_rate, train
 from medseg.train.resume import generations
+from medseg.train.start import Start
 from medseg.train.validate import validate
 
 LABELS = LabelTable.create({"ball": 1, "rod": 3})
@@ -290,11 +291,11 @@ def test_stage_leaves_a_complete_model_folder(study: Any, name: str) -> None:
 def test_two_runs_of_the_stage_give_equal_weights_and_a_second_call_trains_no_more(
     study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage.run(*arguments(study), 0, 0, tmp_path / "state", tmp_path / "out", "code")
+    stage.run(stage.Inputs(*arguments(study), 0, 0), tmp_path / "state", tmp_path / "out", "code")
     weights = sha256_file(tmp_path / "out" / "model.safetensors")
     assert weights == sha256_file(study.model("flat") / "model.safetensors")
     monkeypatch.setattr(loop, "make_batch", lambda *_: pytest.fail("trained again"))
-    stage.run(*arguments(study), 0, 0, tmp_path / "state", tmp_path / "again", "code")
+    stage.run(stage.Inputs(*arguments(study), 0, 0), tmp_path / "state", tmp_path / "again", "code")
     assert sha256_file(tmp_path / "again" / "model.safetensors") == weights
     assert read_json(tmp_path / "again" / "timing.json")["attempts"] == 2
     assert (tmp_path / "again" / "history.jsonl").read_bytes() == (tmp_path / "out" / "history.jsonl").read_bytes()
@@ -302,12 +303,12 @@ def test_two_runs_of_the_stage_give_equal_weights_and_a_second_call_trains_no_mo
 
 def test_state_is_keyed_by_everything_the_weights_depend_on(study: Any, tmp_path: Path) -> None:
     plan = Plan.from_json(read_json(study.plan("flat")))
-    _, _, index, splits = arguments(study)
+    inputs = stage.Inputs(*arguments(study), 0, 0)
 
-    def key(plan: Plan = plan, index: Path = index, splits: Path = splits, fold: int = 0, **changes: Any) -> str:
-        return stage.fingerprint(plan, index, splits, fold, changes.get("seed", 0), changes.get("code", "code"))
+    def key(plan: Plan = plan, code: str = "code", start: Start | None = None, **changes: Any) -> str:
+        return stage.fingerprint(plan, replace(inputs, **changes), start or Start(), code)
 
-    facts = read_json(index)
+    facts = read_json(inputs.index)
     next(iter(facts["cases"].values()))["sha256"]["image.b2nd"] = "0" * 64
     write_json(tmp_path / "index.json", facts)
     different = {
@@ -320,10 +321,12 @@ def test_state_is_keyed_by_everything_the_weights_depend_on(study: Any, tmp_path
         "lr": key(replace(plan, lr=0.5)),
         "threads": key(replace(plan, threads=2)),
         "patch": key(replace(plan, patch=(16, 16))),
+        "options": key(replace(plan, options={"deep_supervision": True})),
+        "start": key(start=Start(model=study.model("flat"))),
     }
     assert len(set(different.values())) == len(different)
     assert key(replace(plan, model="renamed", reasons={"lr": "other words"})) == key()
-    assert stage.fingerprint_of(study.plan("flat"), index, splits, 0, 0, "code") == key()
+    assert stage.fingerprint_of(inputs, study.root / ".state", "code") == key()
     assert stage.journal_path(tmp_path, key()).parent.name == key()[:16]
     written = read_json(study.model("flat") / "model.json")["fingerprint"]
     assert written == key()
@@ -334,22 +337,26 @@ def test_inputs_that_do_not_belong_together_are_refused(study: Any, tmp_path: Pa
     manifest, plan, index, splits = arguments(study)
     write_json(tmp_path / "plan.json", {**read_json(plan), "spacing": [2.0, 2.0]})
     with pytest.raises(PlanError, match=r"another grid.*medseg preprocess"):
-        stage.run(manifest, tmp_path / "plan.json", index, splits, 0, 0, tmp_path / "s", tmp_path / "o", "code")
+        stage.run(
+            stage.Inputs(manifest, tmp_path / "plan.json", index, splits, 0, 0), tmp_path / "s", tmp_path / "o", "code"
+        )
     facts = read_json(splits)
     facts["folds"][0]["val"].append("ghost")
     write_json(tmp_path / "splits.json", facts)
     with pytest.raises(DataError, match="ghost"):
-        stage.run(manifest, plan, index, tmp_path / "splits.json", 0, 0, tmp_path / "s", tmp_path / "o", "code")
+        stage.run(
+            stage.Inputs(manifest, plan, index, tmp_path / "splits.json", 0, 0), tmp_path / "s", tmp_path / "o", "code"
+        )
     with pytest.raises(DataError, match="fold 7"):
-        stage.run(manifest, plan, index, splits, 7, 0, tmp_path / "s", tmp_path / "o", "code")
+        stage.run(stage.Inputs(manifest, plan, index, splits, 7, 0), tmp_path / "s", tmp_path / "o", "code")
     assert not (tmp_path / "o").exists()
 
 
 def test_two_processes_never_train_one_model(study: Any, tmp_path: Path) -> None:
-    _, plan, index, splits = arguments(study)
-    key = stage.fingerprint_of(plan, index, splits, 0, 0, "code")
+    inputs = stage.Inputs(*arguments(study), 0, 0)
+    key = stage.fingerprint_of(inputs, tmp_path / "s", "code")
     with writer_lock(tmp_path / "s" / key[:16]), pytest.raises(BusyError):
-        stage.run(*arguments(study), 0, 0, tmp_path / "s", tmp_path / "o", "code")
+        stage.run(inputs, tmp_path / "s", tmp_path / "o", "code")
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "empty"])
@@ -363,4 +370,9 @@ def test_a_damaged_store_is_an_error_that_names_the_file(study: Any, tmp_path: P
         if damage != "gone":
             (folder / name).write_bytes(data[: len(data) // 2] if damage == "cut" else b"")
     with pytest.raises(DataError, match=rf"{name}: gone or damaged.*run"):
-        stage.run(manifest, plan, tmp_path / "store" / "index.json", splits, 0, 0, tmp_path / "s", tmp_path / "o", "c")
+        stage.run(
+            stage.Inputs(manifest, plan, tmp_path / "store" / "index.json", splits, 0, 0),
+            tmp_path / "s",
+            tmp_path / "o",
+            "c",
+        )

@@ -1,4 +1,5 @@
 # Configuration, names and digests. Everything here runs again in every remote job: keep it light.
+import shlex
 import sys
 from pathlib import Path
 
@@ -41,18 +42,30 @@ wildcard_constraints:
 
 def of_runs(pattern):
     """All trainings of the experiment, as paths."""
+    dataset, model, fold, seed = zip(*CONFIG.runs())
     return expand(
         f"{RESULTS}/{pattern}",
-        dataset=CONFIG.datasets,
-        model=CONFIG.models,
-        fold=CONFIG.folds.run,
-        seed=CONFIG.seeds,
+        zip,
+        dataset=dataset,
+        model=model,
+        fold=fold,
+        seed=seed,
     )
 
 
 def example_model():
     """A model folder to show in a command."""
     return of_runs("{dataset}/train/{model}/fold{fold}-seed{seed}")[0]
+
+
+def start_of(wildcards):
+    """The model that a training starts from; nothing for fresh weights."""
+    start = CONFIG.models[wildcards.model].start
+    return (
+        f"{RESULTS}/{wildcards.dataset}/train/{start}/fold{wildcards.fold}-seed{wildcards.seed}/model.json"
+        if start
+        else []
+    )
 
 
 def predictions_of(wildcards):

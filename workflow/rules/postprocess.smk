@@ -1,4 +1,4 @@
-# prediction -> prediction, by the operations that the configuration names
+# prediction (and the image, where probabilities are refined) -> prediction, by the operations that are configured
 rule postprocess:
     input:
         manifest=rules.ingest.output.manifest,
@@ -12,7 +12,9 @@ rule postprocess:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
+        mem_mb=lambda w: (
+            HOST_MB if study.wants_probabilities(CONFIG, w.dataset) else 2000
+        ),
         runtime=120,
     params:
         config=CONFIG_FILE,
@@ -21,4 +23,4 @@ rule postprocess:
         out=lambda w, output: str(Path(output[0]).parent),
     shell:
         "medseg postprocess --config {params.config:q} --manifest {input.manifest:q}"
-        " --predictions {input.predictions:q} --out {params.out:q} 2>&1 | tee {log:q}"
+        " --predictions {input.predictions:q} --code {params.code:q} --out {params.out:q} 2>&1 | tee {log:q}"

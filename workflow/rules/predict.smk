@@ -21,6 +21,7 @@ rule predict:
     params:
         config=CONFIG_FILE,
         code=code_of("predict"),
+        depends=lambda w: study.predict_slice(CONFIG, w.dataset),
         model=lambda w, input: str(Path(input.spec).parent),
         out=lambda w, output: str(Path(output[0]).parent),
     shell:

@@ -1,0 +1,43 @@
+"""Random numbers of a batch: those of a sample depend on the key and on its position, not on its neighbours."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Draws:
+    """One random generator per sample, on the CPU whatever the device, so that a run on any device draws the same.
+
+    Args:
+        count: samples in the batch; a sample draws the same numbers in a larger batch.
+        generator: source of the samples' seeds.
+    """
+
+    def __init__(self, count: int, generator: torch.Generator) -> None:
+        self._generators = [_seeded(s) for s in torch.randint(2**62, (count,), generator=generator).tolist()]
+
+    def uniform(self, *shape: int) -> Tensor:
+        """(N, *shape) numbers from 0 to 1."""
+        return torch.stack([torch.rand(shape, generator=g) for g in self._generators])
+
+    def chance(self, probability: float) -> Tensor:
+        """(N,) booleans that are true with ``probability``."""
+        return self.uniform() < probability
+
+    def normal(self, index: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """(len(index), *shape) standard normal numbers for some of the samples; what follows does not depend on which.
+
+        Args:
+            index: positions in the batch.
+            shape: of one sample.
+        """
+        seeds = [int(torch.randint(2**62, (), generator=g)) for g in self._generators]
+        out = torch.empty(len(index), *shape)
+        for row, position in zip(out, index.tolist(), strict=True):
+            row.normal_(generator=_seeded(seeds[position]))
+        return out
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,122 @@
+"""Turns, scalings and bends of a batch: how they are drawn and how far beyond the patch they look."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medseg.augment.draws import Draws
+from medseg.augment.parts import Where
+from medseg.augment.tables import Change, Table, coarse_axis
+
+# Cells of the control grid of bends along the longest axis of the patch.
+CELLS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """Where the samples of a batch are looked up.
+
+    Output offsets from the patch centre, in the data's unit, go to input offsets ``matrix @ (offset + bend(offset))``.
+
+    Attributes:
+        active: (N,) booleans; the other samples stay as they are.
+        matrix: (N, d, d), output to input.
+        bends: (N, d, K, ...) control points of cubic B-splines: displacements in the data's unit; None: no bends.
+        coarse: an axis along which nothing moves; None: there is none.
+    """
+
+    active: Tensor
+    matrix: Tensor
+    bends: Tensor | None = None
+    coarse: int | None = None
+
+    def chosen(self, index: Where) -> Moves:
+        """Those of some samples."""
+        bends = None if self.bends is None else self.bends[index]
+        return Moves(self.active[index], self.matrix[index], bends, self.coarse)
+
+    def within_slices(self) -> Moves:
+        """The same without the coarse axis."""
+        if self.coarse is None:
+            return self
+        rest = [a for a in range(self.matrix.shape[-1]) if a != self.coarse]
+        bends = None if self.bends is None else self.bends[:, rest].squeeze(self.coarse + 2)
+        return Moves(self.active, self.matrix[:, rest][:, :, rest], bends)
+
+
+def cells(patch: Sequence[int], spacing: Sequence[float]) -> tuple[list[int], float]:
+    """Cells of the control grid per axis (0 along a coarse axis: nothing bends along it) and their size."""
+    extents = [n * s for n, s in zip(patch, spacing, strict=True)]
+    coarse = coarse_axis(patch, spacing)
+    size = max(e for a, e in enumerate(extents) if a != coarse) / CELLS
+    return [0 if a == coarse else math.ceil(e / size - 1e-6) for a, e in enumerate(extents)], size
+
+
+def draw_moves(table: Table, draws: Draws, patch: Sequence[int], spacing: Sequence[float]) -> Moves:
+    """Draw rotations, scalings and bends of a batch.
+
+    ``rotation`` is in degrees, about each axis (about the coarse axis only, if there is one). ``scaling`` is how much
+    more of the image is seen, one factor for all axes but the coarse one. ``elastic`` is the largest displacement, as a
+    share of a cell of the control grid: below 0.4 nothing folds (Choi & Lee 2000).
+    """
+    dims, coarse = len(patch), coarse_axis(patch, spacing)
+    planes = [tuple(b for b in range(dims) if b != a) for a in (range(3) if dims == 3 else (2,))]
+    if coarse is not None:
+        planes = [planes[coarse]]
+    none = Change(0.0)
+    turn, scale, bend = (table.get(k, none) for k in ("rotation", "scaling", "elastic"))
+    turned, scaled, bent = (draws.chance(row.probability) for row in (turn, scale, bend))
+    angles = torch.deg2rad(_ranged(turn, draws.uniform(len(planes)))) * turned[:, None]
+    factor = torch.where(scaled, _ranged(scale, draws.uniform()), 1.0)
+    stretch = torch.stack([torch.ones_like(factor) if a == coarse else factor for a in range(dims)], dim=1)
+    matrix = rotations(angles, planes, dims) * stretch[:, None, :]
+    counts, size = cells(patch, spacing)
+    shape = [c + 3 if c else 1 for c in counts]
+    largest = _ranged(bend, draws.uniform()) * size * bent
+    bends = (draws.uniform(dims, *shape) * 2 - 1) * largest.reshape(-1, *[1] * (dims + 1))
+    if coarse is not None:
+        bends[:, coarse] = 0
+    return Moves(turned | scaled | bent, matrix, bends if bool(bent.any()) else None, coarse)
+
+
+def _ranged(row: Change, uniform: Tensor) -> Tensor:
+    return row.low + (row.high - row.low) * uniform
+
+
+def rotations(angles: Tensor, planes: Sequence[Sequence[int]], dims: int) -> Tensor:
+    """Products (N, d, d) of turns by ``angles`` (N, len(planes)), in radians, in these planes of axes."""
+    matrix = torch.eye(dims).repeat(len(angles), 1, 1)
+    for index, (a, b) in enumerate(planes):
+        turn = torch.eye(dims).repeat(len(angles), 1, 1)
+        cos, sin = torch.cos(angles[:, index]), torch.sin(angles[:, index])
+        turn[:, a, a], turn[:, b, b], turn[:, a, b], turn[:, b, a] = cos, cos, -sin, sin
+        matrix = matrix @ turn
+    return matrix
+
+
+def reach(moves: Moves, patch: Sequence[int], spacing: Sequence[float]) -> Tensor:
+    """Voxels (N, d) that each sample looks beyond the patch, on either side of each axis."""
+    half = (torch.tensor(patch) - 1) / 2
+    needed = in_voxels(moves.matrix, spacing).abs() @ half - half
+    if moves.bends is not None:
+        needed += bends_in_voxels(moves, spacing).flatten(2).abs().amax(dim=2)
+    # Rounding of what does not move must not read a voxel more.
+    return torch.ceil(needed - 1e-3).clamp_min(0).long() * moves.active[:, None]
+
+
+def in_voxels(matrix: Tensor, spacing: Sequence[float]) -> Tensor:
+    """Maps (N, d, d) of physical offsets as maps of voxel offsets."""
+    space = torch.tensor(spacing, dtype=matrix.dtype)
+    return matrix * space[None, None, :] / space[None, :, None]
+
+
+def bends_in_voxels(moves: Moves, spacing: Sequence[float]) -> Tensor:
+    """Control points of the displacements in the input, in its voxels."""
+    assert moves.bends is not None
+    space = torch.tensor(spacing).reshape(1, -1, *[1] * (moves.bends.ndim - 2))
+    return torch.einsum("nab,nb...->na...", moves.matrix, moves.bends) / space

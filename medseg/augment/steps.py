@@ -1,0 +1,179 @@
+"""The rows of the recipes' tables as changes of a batch in place: drawn per sample, computed for those drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medseg.augment import appearance, colour, field, resolution
+from medseg.augment.draws import Draws
+from medseg.augment.mirror import mirror, quarter_turn
+from medseg.augment.parts import parts
+from medseg.augment.tables import Change
+
+RGB = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What the steps change.
+
+    Attributes:
+        images: (N, C, S) float, contiguous.
+        labels: (N, S) integers.
+        spacing: voxel size per axis.
+        coarse: the coarse axis; None: there is none.
+    """
+
+    images: Tensor
+    labels: Tensor
+    spacing: tuple[float, ...]
+    coarse: int | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels per axis."""
+        return tuple(self.labels.shape[1:])
+
+
+Step = Callable[[Batch, Change, Draws], None]
+# Rows (M, S) and (M, columns) uniform draws -> changed rows.
+RowChange = Callable[[Tensor, Tensor, Change], Tensor]
+
+
+def _ranged(row: Change, uniform: Tensor) -> Tensor:
+    return row.low + (row.high - row.low) * uniform
+
+
+def _factor(row: Change, uniform: Tensor) -> Tensor:
+    """Factors (M,) of two columns: as many below 1 as above, each side uniform (as nnU-Net draws them)."""
+    below = (uniform[:, 0] < 0.5) & (row.low < 1)
+    low, high = torch.where(below, row.low, max(row.low, 1.0)), torch.where(below, min(row.high, 1.0), row.high)
+    return low + (high - low) * uniform[:, 1]
+
+
+def _by_channel(batch: Batch, row: Change, draws: Draws, columns: int, change: RowChange) -> None:
+    channels = batch.images.shape[1]
+    # One row of numbers per channel: whether it is changed, and how.
+    values = draws.uniform(channels, 1 + columns)
+    chosen = draws.chance(row.probability)[:, None] & (values[..., 0] < row.per_channel)
+    values = values[:, : 1 if row.shared else channels, 1:].expand(-1, channels, -1).flatten(0, 1)
+    rows = batch.images.flatten(0, 1)
+    for where, drawn in parts(chosen.flatten().nonzero().flatten(), rows.device):
+        rows[where] = change(rows[where], values[drawn], row)
+
+
+def _by_sample(batch: Batch, row: Change, draws: Draws, columns: int, change: RowChange) -> None:
+    """As ``_by_channel``, for what changes all channels of colour images together; others are left as they are."""
+    index = draws.chance(row.probability).nonzero().flatten()
+    values = draws.uniform(columns)
+    if batch.images.shape[1] == RGB:
+        for where, drawn in parts(index, batch.images.device):
+            batch.images[where] = change(batch.images[where], values[drawn], row)
+
+
+def blur(batch: Batch, row: Change, draws: Draws) -> None:
+    """Gaussian blur; the range is of the deviation in voxels, drawn per axis."""
+    change: RowChange = lambda rows, u, r: resolution.blur(rows, _ranged(r, u))  # noqa: E731
+    _by_channel(batch, row, draws, len(batch.shape), change)
+
+
+def bias_field(batch: Batch, row: Change, draws: Draws) -> None:
+    """Smooth multiplicative field; the range is of the coefficients of its logarithm."""
+    change: RowChange = lambda rows, u, r: field.bias_field(rows, _ranged(r, u))  # noqa: E731
+    _by_channel(batch, row, draws, len(field.terms(len(batch.shape))), change)
+
+
+def brightness(batch: Batch, row: Change, draws: Draws) -> None:
+    """Multiplication; the range is of the factor."""
+    _by_channel(batch, row, draws, 2, lambda rows, u, r: appearance.brightness(rows, _factor(r, u)))
+
+
+def contrast(batch: Batch, row: Change, draws: Draws) -> None:
+    """Stretching about the mean, range kept; the range is of the factor."""
+    _by_channel(batch, row, draws, 2, lambda rows, u, r: appearance.contrast(rows, _factor(r, u)))
+
+
+def gamma(batch: Batch, row: Change, draws: Draws) -> None:
+    """Powers, mean and deviation kept; the range is of the exponent."""
+    _by_channel(batch, row, draws, 2, lambda rows, u, r: appearance.gamma(rows, _factor(r, u)))
+
+
+def gamma_inverted(batch: Batch, row: Change, draws: Draws) -> None:
+    """As ``gamma``, of the negative."""
+    _by_channel(batch, row, draws, 2, lambda rows, u, r: appearance.gamma(rows, _factor(r, u), inverted=True))
+
+
+def low_resolution(batch: Batch, row: Change, draws: Draws) -> None:
+    """Shrinking and enlarging, the coarse axis spared; the range is of the small grid's share of the large one."""
+
+    def change(rows: Tensor, uniform: Tensor, row: Change) -> Tensor:
+        return resolution.low_resolution(rows, _ranged(row, uniform[:, 0]), batch.coarse)
+
+    _by_channel(batch, row, draws, 1, change)
+
+
+def noise(batch: Batch, row: Change, draws: Draws) -> None:
+    """Gaussian noise; the range is of its deviation, in units of the normalised intensities."""
+    index = draws.chance(row.probability).nonzero().flatten()
+    level = _ranged(row, draws.uniform())[index]
+    values = draws.normal(index, tuple(batch.images.shape[1:]))
+    if len(index):
+        values *= level.reshape(-1, *[1] * (values.ndim - 1))
+        batch.images[index.to(batch.images.device)] += values.to(batch.images.device)
+
+
+def stain(batch: Batch, row: Change, draws: Draws) -> None:
+    """Amounts of stains (colour images only); the range is of the shift, and of the gain about 1."""
+
+    def change(images: Tensor, uniform: Tensor, row: Change) -> Tensor:
+        values = _ranged(row, uniform)
+        return colour.stain(images, 1 + values[:, :RGB], values[:, RGB:])
+
+    _by_sample(batch, row, draws, 2 * RGB, change)
+
+
+def hue_saturation(batch: Batch, row: Change, draws: Draws) -> None:
+    """Hue and saturation (colour images only); the range is of the shift in turns, and of the factor about 1."""
+
+    def change(images: Tensor, uniform: Tensor, row: Change) -> Tensor:
+        values = _ranged(row, uniform)
+        return colour.colour(images, values[:, 0], 1 + values[:, 1])
+
+    _by_sample(batch, row, draws, 2, change)
+
+
+def mirrors(batch: Batch, row: Change, draws: Draws) -> None:
+    """Reversal of each axis with the row's probability."""
+    mirror(batch.images, batch.labels, draws.uniform(len(batch.shape)) < row.probability)
+
+
+def quarter_turns(batch: Batch, row: Change, draws: Draws) -> None:
+    """Turns by 90, 180 or 270 degrees in the plane across the coarsest axis; by 180 only if it is not square."""
+    turned, turns = draws.chance(row.probability), 1 + (3 * draws.uniform()).long()
+    dims = len(batch.shape)
+    across = max(range(dims), key=lambda a: batch.spacing[a]) if dims > 2 else dims
+    a, b = (axis for axis in range(dims) if axis != across)
+    if batch.shape[a] != batch.shape[b] or batch.spacing[a] != batch.spacing[b]:
+        turned &= turns == 2
+    quarter_turn(batch.images, batch.labels, torch.where(turned, turns, 0), (a, b))
+
+
+# Rows that move voxels are drawn and applied together, before these: medseg.augment.moves.
+STEPS: Mapping[str, Step] = {
+    "bias_field": bias_field,
+    "noise": noise,
+    "blur": blur,
+    "brightness": brightness,
+    "contrast": contrast,
+    "low_resolution": low_resolution,
+    "gamma_inverted": gamma_inverted,
+    "gamma": gamma,
+    "stain": stain,
+    "colour": hue_saturation,
+    "mirror": mirrors,
+    "quarter_turn": quarter_turns,
+}

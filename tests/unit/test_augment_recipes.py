@@ -1,0 +1,407 @@
+"""The recipes made of tables: keyed draws, shares and ranges, integer labels, context beyond the patch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+
+from medseg.augment import tables
+from medseg.augment.draws import Draws
+from medseg.augment.moves import CELLS, cells, draw_moves, reach
+from medseg.augment.policy import MAX_REACH, RECIPES, margins
+from medseg.augment.steps import STEPS, Batch
+from medseg.augment.tables import MICROSCOPY, NNUNET, TABLES, Change, coarse_axis, table_of
+from medseg.augment.warp import spline_field, warp
+from medseg.config import AUGMENTATION, ModelConfig
+
+MOVING = ("rotation", "scaling", "elastic", "mirror", "quarter_turn")
+SHAPES = [(24, 24), (20, 31), (9, 12, 14), (4, 20, 20)]
+
+
+def keyed(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def batch_of(shape: tuple[int, ...], count: int = 6, channels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    images = torch.randn(count, channels, *shape, generator=keyed(5))
+    return images, torch.randint(0, 4, (count, *shape), generator=keyed(6))
+
+
+def always(table: Mapping[str, Change], *names: str) -> dict[str, Change]:
+    """The table with these rows certain (none: all), the others off."""
+    chosen = names or tuple(table)
+    return {k: replace(v, probability=float(k in chosen), per_channel=1.0) for k, v in table.items()}
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def put(name: str, table: Mapping[str, Change]) -> None:
+        monkeypatch.setattr(tables, "TABLES", {**TABLES, name: table})
+
+    return put
+
+
+# Tables
+
+
+def test_nnunet_table_is_the_published_one_in_its_order() -> None:
+    rows = [
+        ("rotation", 0.2, -30, 30, 1, False),
+        ("scaling", 0.2, 0.7, 1.4, 1, False),
+        ("noise", 0.1, 0, 0.1, 1, False),
+        ("blur", 0.2, 0.5, 1, 0.5, False),
+        ("brightness", 0.15, 0.75, 1.25, 1, False),
+        ("contrast", 0.15, 0.75, 1.25, 1, False),
+        ("low_resolution", 0.25, 0.5, 1, 0.5, False),
+        ("gamma_inverted", 0.1, 0.7, 1.5, 1, False),
+        ("gamma", 0.3, 0.7, 1.5, 1, False),
+        ("mirror", 0.5, 0, 0, 1, False),
+    ]
+    on = {name: row for name, row in NNUNET.items() if row.probability}
+    assert list(on.items()) == [(name, Change(*row)) for name, *row in rows]
+
+
+def test_every_row_is_known_and_every_recipe_can_be_configured() -> None:
+    for table in TABLES.values():
+        assert set(table) <= {"rotation", "scaling", "elastic", *STEPS}
+    assert set(get_args(ModelConfig.model_fields["augment"].annotation)) == set(RECIPES)
+    assert set(TABLES) < set(RECIPES)
+
+
+@pytest.mark.parametrize(
+    ("patch", "spacing", "axis", "degrees"),
+    [
+        ((64, 64, 64), (1.0, 1.0, 1.0), None, 30.0),
+        ((64, 64, 22), (1.0, 1.0, 3.0), None, 30.0),
+        ((64, 64, 16), (1.0, 1.0, 3.0), 2, 180.0),
+        ((16, 64, 64), (3.0, 1.0, 1.0), 0, 180.0),
+        ((64, 16, 64), (1.0, 1.0, 1.0), 1, 180.0),
+        ((64, 16, 64), (1.0, 1.0, 3.0), None, 30.0),
+        ((64, 64), (1.0, 5.0), None, 180.0),
+        ((100, 64), (1.0, 1.0), None, 15.0),
+    ],
+)
+def test_coarse_axis_and_rotations_of_patches(patch: Any, spacing: Any, axis: int | None, degrees: float) -> None:
+    assert coarse_axis(patch, spacing) == axis
+    assert table_of("nnunet", patch, spacing)["rotation"] == Change(0.2, -degrees, degrees)
+
+
+# Draws
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_sample_is_a_function_of_its_position_and_the_key(name: str, shape: tuple[int, ...], use: Any) -> None:
+    use(name, {k: replace(v, probability=0.5) for k, v in TABLES[name].items()})
+    images, labels = batch_of(shape)
+    spacing = (1.0,) * len(shape)
+    x, y = RECIPES[name](images, labels, keyed(3), spacing, True)
+    few_x, few_y = RECIPES[name](images[:2], labels[:2], keyed(3), spacing, True)
+    assert torch.equal(x[:2], few_x)
+    assert torch.equal(y[:2], few_y)
+    others = torch.cat([images[:1], images[1:].flip(0)])
+    first, _ = RECIPES[name](others, labels, keyed(3), spacing, True)
+    assert torch.equal(first[0], x[0])
+    assert not torch.equal(x[0], x[1])
+
+
+def test_draws_do_not_depend_on_which_fields_are_needed() -> None:
+    some, none = Draws(4, keyed()), Draws(4, keyed())
+    field = some.normal(torch.tensor([1, 3]), (2, 20))
+    assert none.normal(torch.tensor([], dtype=torch.int64), (2, 20)).shape == (0, 2, 20)
+    assert torch.equal(some.uniform(3), none.uniform(3))
+    assert torch.equal(Draws(4, keyed()).normal(torch.tensor([3]), (2, 20))[0], field[1])
+    assert abs(float(Draws(1, keyed()).normal(torch.tensor([0]), (10_000,)).std()) - 1) < 0.05
+
+
+def within_binomial(hits: int, trials: int, probability: float) -> bool:
+    return abs(hits - trials * probability) <= 4.5 * math.sqrt(trials * probability * (1 - probability)) + 1e-9
+
+
+@pytest.mark.parametrize(("table", "name"), [(t, n) for t in TABLES for n in TABLES[t] if n in STEPS])
+def test_steps_are_applied_as_often_as_they_say(table: str, name: str) -> None:
+    row = TABLES[table][name]
+    count, channels = 1500, 3
+    images = torch.rand(count, channels, 6, 6, generator=keyed(1))
+    batch = Batch(images.clone(), torch.zeros(count, 6, 6, dtype=torch.int64), (1.0, 1.0), None)
+    STEPS[name](batch, row, Draws(count, keyed(2)))
+    changed = (batch.images != images).flatten(2).any(dim=2)
+    assert torch.isfinite(batch.images).all()
+    if name in ("stain", "colour", "noise", "quarter_turn") or row.shared:
+        assert within_binomial(int(changed.any(dim=1).sum()), count, row.probability)
+    elif name == "mirror":
+        for flips in ((1, 0), (0, 1), (1, 1), (0, 0)):
+            axes = [a + 2 for a, flip in enumerate(flips) if flip]
+            hits = (batch.images == images.flip(axes)).flatten(1).all(dim=1)
+            assert within_binomial(int(hits.sum()), count, 0.25)
+    else:
+        # A grid shrunk by less than a tenth of 6 voxels is the old one.
+        seen = row.per_channel * (0.8333 if name == "low_resolution" else 1)
+        assert within_binomial(int(changed[:, 0].sum()), count, row.probability * seen)
+        assert within_binomial(int(changed.any(dim=1).sum()), count, row.probability * (1 - (1 - seen) ** channels))
+
+
+def test_moves_are_drawn_as_often_and_as_far_as_they_say() -> None:
+    count, patch = 3000, (32, 32, 32)
+    table = {**NNUNET, "elastic": Change(0.3, 0.05, 0.25)}
+    moves = draw_moves(table, Draws(count, keyed(1)), patch, (1.0,) * 3)
+    scale = moves.matrix.double().det() ** (1 / 3)
+    assert within_binomial(int(((scale - 1).abs() > 1e-5).sum()), count, 0.2)
+    assert 0.7 - 1e-4 < scale.min() < 0.72
+    assert 1.38 < scale.max() < 1.4 + 1e-4
+    unit = moves.matrix / scale[:, None, None]
+    turned = (unit - torch.eye(3)).abs().amax(dim=(1, 2)) > 1e-4
+    assert within_binomial(int(turned.sum()), count, 0.2)
+    assert moves.bends is not None
+    bent = moves.bends.flatten(1).abs().amax(dim=1)
+    assert within_binomial(int((bent > 0).sum()), count, 0.3)
+    assert bent.max() <= 0.25 * 32 / CELLS
+    assert within_binomial(int(moves.active.sum()), count, 1 - 0.8 * 0.8 * 0.7)
+    still = ~moves.active
+    assert torch.equal(moves.matrix[still], torch.eye(3).expand(int(still.sum()), 3, 3))
+
+
+def test_factors_are_as_often_below_1_as_above() -> None:
+    count = 2000
+    batch = Batch(torch.ones(count, 1, 2, 2), torch.zeros(count, 2, 2), (1.0, 1.0), None)
+    STEPS["brightness"](batch, Change(1.0, 0.9, 1.5), Draws(count, keyed()))
+    factor = batch.images[:, 0, 0, 0]
+    assert within_binomial(int((factor < 1).sum()), count, 0.5)
+    assert (0.9 <= factor.min() < 0.91) and (1.49 < factor.max() <= 1.5)
+
+
+def test_shared_changes_leave_the_ratio_of_channels() -> None:
+    images = torch.rand(50, 3, 4, 4, generator=keyed(1)) + 0.1
+    batch = Batch(images.clone(), torch.zeros(50, 4, 4), (1.0, 1.0), None)
+    STEPS["brightness"](batch, MICROSCOPY["brightness"], Draws(50, keyed()))
+    ratio = (batch.images / images).flatten(1)
+    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))
+
+
+# What happens to a batch
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_nothing_drawn_changes_no_bit(name: str, shape: tuple[int, ...], use: Any) -> None:
+    use(name, {k: replace(v, probability=0.0) for k, v in TABLES[name].items()})
+    images, labels = batch_of(shape)
+    x, y = RECIPES[name](images, labels, keyed(), (1.0,) * len(shape), True)
+    assert torch.equal(x, images)
+    assert torch.equal(y, labels)
+    assert x.data_ptr() != images.data_ptr()
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.5])
+def test_constant_images_stay_finite(name: str, shape: tuple[int, ...], value: float, use: Any) -> None:
+    use(name, always(TABLES[name]))
+    images, labels = torch.full((3, 3, *shape), value), torch.zeros(3, *shape, dtype=torch.int64)
+    for seed in range(3):
+        x, _ = RECIPES[name](images, labels, keyed(seed), (1.0,) * len(shape), False)
+        assert torch.isfinite(x).all()
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_labels_are_those_that_were_there(name: str, shape: tuple[int, ...], use: Any) -> None:
+    use(name, always(TABLES[name]))
+    images, labels = batch_of(shape)
+    labels = torch.tensor([1, 2, 200, 255])[labels]
+    x, y = RECIPES[name](images, labels, keyed(1), (1.0,) * len(shape), False)
+    assert (y.dtype, y.shape) == (torch.int64, labels.shape)
+    assert (x.dtype, x.shape) == (torch.float32, images.shape)
+    assert set(y.unique().tolist()) <= {0, 1, 2, 200, 255}
+    assert 255 in y
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("shape", [(48, 48), (40, 57), (24, 28, 32), (6, 40, 40)])
+def test_image_and_label_move_together(name: str, shape: tuple[int, ...], use: Any) -> None:
+    use(name, always(TABLES[name], *(k for k in MOVING if k in TABLES[name])))
+    labels = torch.zeros(8, *shape, dtype=torch.int64)
+    labels[..., shape[-2] // 4 : shape[-2] // 2, shape[-1] // 5 : -shape[-1] // 3] = 1
+    x, y = RECIPES[name](labels[:, None].float(), labels, keyed(2), (1.0,) * len(shape), False)
+    assert not torch.equal(y, labels)
+    assert ((x[:, 0] > 0.5) == (y > 0)).float().mean() > 0.99
+    assert ((x[:, 0] > 0.999) <= (y > 0)).all()
+
+
+def test_nothing_is_turned_or_bent_across_a_coarse_axis(use: Any) -> None:
+    """Slices of constant value stay constant, whatever happens within them; mirrors may swap them."""
+    shape, spacing = (5, 32, 32), (4.0, 1.0, 1.0)
+    use("nnunet", {**always(NNUNET, "rotation", "scaling", "elastic", "low_resolution"), "mirror": Change(0.0)})
+    images = torch.arange(1.0, 6)[None, None, :, None, None].expand(4, 1, *shape).clone()
+    x, _ = RECIPES["nnunet"](images, torch.zeros(4, *shape, dtype=torch.int64), keyed(), spacing, True)
+    for z in range(5):
+        centre = x[:, 0, z, 12:20, 12:20]
+        torch.testing.assert_close(centre, torch.full_like(centre, z + 1.0), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("shape", "spacing"), [((32, 40), (1.0, 1.0)), ((24, 28, 20), (1.0, 1.0, 1.5))])
+def test_the_strongest_bends_do_not_fold(shape: tuple[int, ...], spacing: tuple[float, ...]) -> None:
+    counts, size = cells(shape, spacing)
+    dims = len(shape)
+    most = max(t["elastic"].high for t in TABLES.values())
+    points = (torch.randint(0, 2, (40, dims, *[c + 3 for c in counts]), generator=keyed()) * 2.0 - 1) * size * most
+    displaced = spline_field(points, shape, spacing)
+    jacobian = torch.stack(torch.gradient(displaced, spacing=list(spacing), dim=list(range(2, 2 + dims))), dim=2)
+    matrices = jacobian.flatten(3).permute(0, 3, 1, 2) + torch.eye(dims)
+    assert matrices.det().min() > 0
+
+
+# Context
+
+
+@pytest.mark.parametrize(("patch", "spacing"), [((20, 26), (1.0, 2.0)), ((12, 10, 14), (1.0, 1.5, 1.0))])
+def test_reach_is_all_that_a_sample_looks_at(patch: tuple[int, ...], spacing: tuple[float, ...]) -> None:
+    table = {"rotation": Change(0.4, -180, 180), "scaling": Change(0.4, 0.7, 1.4), "elastic": Change(0.5, 0, 0.3)}
+    moves = draw_moves(table, Draws(16, keyed()), patch, spacing)
+    around = reach(moves, patch, spacing)
+    assert (around[~moves.active] == 0).all()
+    assert (~moves.active).any()
+    wide = int(around.max()) + 3
+    images = torch.randn(16, 1, *[n + 2 * wide for n in patch], generator=keyed(1))
+    labels = torch.randint(1, 9, (16, *images.shape[2:]), generator=keyed(2))
+    all_x, all_y = warp(images, labels, moves, patch, spacing)
+    for n, margin in enumerate(around.tolist()):
+        inner = tuple(slice(wide - m, -(wide - m)) for m in margin)
+        one = type(moves)(moves.active[n : n + 1], moves.matrix[n : n + 1], moves.bends[n : n + 1])
+        x, y = warp(images[n : n + 1][(..., *inner)], labels[n : n + 1][(..., *inner)], one, patch, spacing)
+        torch.testing.assert_close(x[0], all_x[n], atol=1e-4, rtol=1e-4)
+        assert (y[0] == all_y[n]).float().mean() > 0.999
+        assert (y > 0).all(), "nothing from outside"
+
+
+def test_margins_are_those_of_the_draws_that_follow() -> None:
+    patch, spacing = (32, 32), (1.0, 1.0)
+    generator = keyed(4)
+    around = margins("nnunet", 64, patch, spacing, generator)
+    assert torch.equal(generator.get_state(), keyed(4).get_state())
+    moves = draw_moves(table_of("nnunet", patch, spacing), Draws(64, keyed(4)), patch, spacing)
+    limit = int(32 * MAX_REACH)
+    assert torch.equal(around, reach(moves, patch, spacing).clamp_max(limit))
+    assert 0 < int((around > 0).any(dim=1).sum()) < 40
+    for name in ("default", "none"):
+        assert not margins(name, 8, patch, spacing, keyed()).any()
+
+
+def test_unequal_margins_are_refused() -> None:
+    images, labels = batch_of((9, 9))
+    with pytest.raises(ValueError, match="9 voxels do not hold a patch of 8"):
+        RECIPES["nnunet"](images, labels, keyed(), (1.0, 1.0), False, (8, 9))
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("slices", [False, True])
+def test_training_patches_hold_what_lies_around_them(
+    name: str, slices: bool, use: Any, tiny_cases: Any, tiny_plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inside an image that is 1 everywhere, turned patches have no empty corners, unless they read too little."""
+    from medseg.train import data
+
+    def fill(index: int, image: np.ndarray) -> None:
+        image[:] = 1.0
+
+    use(name, always(TABLES[name], "rotation"))
+    dims = 3 if slices else 2
+    cases = tiny_cases(dims, spoil=fill)
+    changes = {"slice_axis": 1, "spacing": (1.0, 0.0, 1.0)} if slices else {}
+    size = 8 if slices else 16
+    plan = tiny_plan(dims=2, augment=name, batch=4, patch=(size, size), foreground=0.0, **changes)
+    middle = lambda shape, patch, rng, rows=None: tuple((n - p) // 2 for n, p in zip(shape, patch, strict=True))  # noqa: E731
+    monkeypatch.setattr(data, "patch_start", middle)
+    x, y = data.make_batch(cases, plan, 0, 1)
+    assert x.shape == (4, 1, size, size)
+    assert y.shape == (4, size, size)
+    torch.testing.assert_close(x, torch.ones_like(x), atol=1e-4, rtol=0)
+    again, _ = data.make_batch(cases, plan, 0, 1)
+    assert torch.equal(x, again)
+    monkeypatch.setattr(data, "margins", lambda *options: torch.zeros(4, 2, dtype=torch.int64))
+    assert float(data.make_batch(cases, plan, 0, 1)[0].min()) < 0.5
+
+
+# Overrides
+
+
+def test_every_row_can_be_overridden_in_every_recipe() -> None:
+    for table in TABLES.values():
+        assert set(table) == set(AUGMENTATION)
+        for name, row in table.items():
+            limits = AUGMENTATION[name]
+            assert (limits is None) == (row.low == row.high == 0)
+            assert limits is None or limits[0] <= row.low <= row.high <= limits[1]
+
+
+def test_overrides_take_the_place_of_the_recipe_and_of_its_rules() -> None:
+    overrides = {"rotation": {"range": [-5.0, 5.0]}, "blur": {"probability": 1.0}}
+    table = table_of("nnunet", (32, 32), (1.0, 1.0), overrides)
+    assert table["rotation"] == Change(0.2, -5.0, 5.0)
+    assert table["blur"] == Change(1.0, 0.5, 1.0, per_channel=0.5)
+    assert {k: v for k, v in table.items() if k not in overrides} == {
+        k: v for k, v in NNUNET.items() if k not in overrides
+    }
+    images, labels = batch_of((32, 32))
+    off = {name: {"probability": 0.0} for name in NNUNET}
+    x, _ = RECIPES["nnunet"](images, labels, keyed(), (1.0, 1.0), False, None, off)
+    assert torch.equal(x, images)
+    x, _ = RECIPES["nnunet"](images, labels, keyed(), (1.0, 1.0), False, None, {**off, "noise": {"probability": 1.0}})
+    assert not torch.equal(x, images)
+
+
+def test_training_uses_the_overrides_of_the_plan(tiny_cases: Any, tiny_plan: Any) -> None:
+    from medseg.train.data import make_batch
+
+    cases = tiny_cases(2)
+    off = {name: {"probability": 0.0} for name in NNUNET}
+    x, y = make_batch(cases, tiny_plan(augment="nnunet", augmentation=off), 0, 0)
+    plain_x, plain_y = make_batch(cases, tiny_plan(augment="none"), 0, 0)
+    assert torch.equal(x, plain_x)
+    assert torch.equal(y, plain_y)
+
+
+# How it is computed changes nothing
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_together_as_on_a_gpu_equals_one_after_the_other(
+    name: str, shape: tuple[int, ...], use: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medseg.augment import steps
+    from medseg.augment import warp as warping
+
+    use(name, {k: replace(v, probability=0.6) for k, v in TABLES[name].items()})
+    images, labels = batch_of(shape)
+    spacing = (1.0,) * len(shape)
+    x, y = RECIPES[name](images, labels, keyed(2), spacing, True)
+    for module in (steps, warping):
+        monkeypatch.setattr(module, "parts", lambda index, device: [(index, index)] if len(index) else [])
+    together_x, together_y = RECIPES[name](images, labels, keyed(2), spacing, True)
+    torch.testing.assert_close(together_x, x, atol=1e-4, rtol=1e-4)
+    assert (together_y == y).float().mean() > 0.999
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((6, 30, 26), 0), ((30, 6, 26), 1), ((30, 26, 6), 2)])
+def test_slices_as_channels_equal_volumes(shape: tuple[int, ...], axis: int) -> None:
+    spacing = tuple(3.0 if a == axis else 1.0 for a in range(3))
+    table = {"rotation": Change(0.7, -180, 180), "scaling": Change(0.7, 0.7, 1.4), "elastic": Change(0.7, 0.1, 0.25)}
+    moves = draw_moves(table, Draws(5, keyed(1)), shape, spacing)
+    assert moves.coarse == axis
+    assert not reach(moves, shape, spacing)[:, axis].any()
+    larger = [n + 4 for n in shape]
+    images, labels = (
+        torch.randn(5, 2, *larger, generator=keyed(3)),
+        torch.randint(0, 9, (5, *larger), generator=keyed(4)),
+    )
+    x, y = warp(images, labels, moves, shape, spacing)
+    volume_x, volume_y = warp(images, labels, replace(moves, coarse=None), shape, spacing)
+    torch.testing.assert_close(x, volume_x, atol=1e-4, rtol=1e-4)
+    assert (y == volume_y).float().mean() > 0.995

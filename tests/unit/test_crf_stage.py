@@ -1,0 +1,230 @@
+"""The CRF on its way through the stages: predict keeps probabilities where they are wanted, postprocess refines."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medseg.config import CrfConfig, PostprocessConfig
+from medseg.errors import ConfigError, DataError
+from medseg.files import read_json, sha256_file
+from medseg.image.formats import read_image, read_labels
+from medseg.image.geometry import Geometry
+from medseg.image.labels import LabelTable
+from medseg.image.resample import reorient_back
+from medseg.postprocess import refine as refining
+from medseg.postprocess import run as stage
+from medseg.postprocess.crf import dense_crf
+from medseg.postprocess.refine import refine, require_memory
+from medseg.predict import run as predict
+from medseg.predict.predictor import Predictor
+from medseg.predict.probabilities import Box, read_probabilities, write_probabilities
+from medseg.preprocess.prepare import prepare_image
+
+TABLE = LabelTable.create({"ball": 1, "rod": 3})
+
+
+def config_with(study: Any, name: str, crf: CrfConfig | None, **steps: Any) -> Any:
+    datasets = dict(study.config.datasets)
+    datasets[name] = datasets[name].model_copy(update={"postprocess": PostprocessConfig(crf=crf, **steps)})
+    return study.config.model_copy(update={"datasets": datasets})
+
+
+def predicted(study: Any, name: str, out: Path, crf: CrfConfig | None) -> dict[str, Any]:
+    config = config_with(study, name, crf)
+    predict.run(config, study.manifest(name), study.splits(name), 0, study.model(name), out)
+    return read_json(out / "predictions.json")
+
+
+@pytest.fixture(scope="module")
+def soft(study: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Predictions with probabilities of both data sets."""
+    root = tmp_path_factory.mktemp("soft")
+    for name in ("flat", "solid"):
+        predicted(study, name, root / name, CrfConfig())
+    return root
+
+
+# Probabilities on disk
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("slabs", [[10, 1, 59], [70], [1] * 70])
+def test_probabilities_come_back(axis: int, slabs: list[int], tmp_path: Path) -> None:
+    shape = [5, 6, 7]
+    shape[axis] = 70
+    values = np.random.default_rng(0).random((3, *shape)).astype(np.float16)
+    box = Box((2, 0, 1), (True, False, True), (4, 5, 6), tuple(shape))
+    path = tmp_path / "x.b2nd"
+    cuts = np.cumsum(slabs)[:-1]
+
+    def produce(keep: Any) -> str:
+        for slab in np.split(values, cuts, axis=axis + 1):
+            keep(slab)
+        return "made"
+
+    assert write_probabilities(path, 3, box, axis, produce) == "made"
+    found, where = read_probabilities(path, sha256_file(path))
+    np.testing.assert_array_equal(found, values)
+    assert where == box
+    first = path.read_bytes()
+    write_probabilities(path, 3, box, axis, produce)
+    assert path.read_bytes() == first
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(DataError, match="medseg predict"):
+        read_probabilities(path, "0" * 64)
+
+
+def test_a_failure_leaves_no_part_of_a_file(tmp_path: Path) -> None:
+    def produce(keep: Any) -> None:
+        keep(np.zeros((2, 3, 4), np.float16))
+        raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        write_probabilities(tmp_path / "x.b2nd", 2, Box((0, 1), (False, False), (0, 0), (9, 4)), 0, produce)
+    assert list(tmp_path.iterdir()) == []
+
+
+# The predict stage
+
+
+@pytest.mark.parametrize("name", ["flat", "solid"])
+def test_predict_keeps_probabilities_that_agree_with_its_labels(study: Any, soft: Path, name: str) -> None:
+    facts, plain = (read_json(p) for p in (soft / name / "predictions.json", study.predictions(name)))
+    for case, entry in facts["cases"].items():
+        assert {k: entry[k] for k in ("file", "sha256")} == plain["cases"][case], "the label maps are the same bytes"
+        values, box = read_probabilities(soft / name / entry["probabilities"]["file"], entry["probabilities"]["sha256"])
+        np.testing.assert_allclose(values.astype(np.float32).sum(axis=0), 1, atol=2e-3)
+        labels, geometry = read_labels(soft / name / entry["file"])
+        full = np.zeros([geometry.shape[a] for a in box.axes], dtype=np.uint8)
+        full[tuple(slice(s, s + n) for s, n in zip(box.start, box.shape, strict=True))] = values.argmax(axis=0)
+        expected = TABLE.to_values(reorient_back(full, box.axes, box.flips))
+        assert (labels == expected).mean() > 0.999, "but for ties of 16 bits"
+
+
+def test_probabilities_are_kept_made_anew_and_removed(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+    plain = Predictor.predict
+    monkeypatch.setattr(Predictor, "predict", lambda self, *rest: names.append(rest[2]) or plain(self, *rest))
+    without = predicted(study, "flat", tmp_path, None)
+    cases = list(without["cases"])
+    first = predicted(study, "flat", tmp_path, CrfConfig())
+    assert names == cases * 2, "label maps alone are not enough"
+    assert predicted(study, "flat", tmp_path, CrfConfig(iterations=1)) == first
+    assert names == cases * 2
+    path = tmp_path / first["cases"][cases[0]]["probabilities"]["file"]
+    path.write_bytes(path.read_bytes()[:-3])
+    assert predicted(study, "flat", tmp_path, CrfConfig()) == first
+    assert names == [*cases * 2, cases[0]]
+    assert predicted(study, "flat", tmp_path, None) == without
+    assert names == [*cases * 2, cases[0]]
+    assert list(tmp_path.glob("*.b2nd")) == []
+
+
+# The postprocess stage
+
+
+@pytest.mark.parametrize("name", ["flat", "solid"])
+def test_the_stage_does_what_the_function_does_on_the_images_grid(
+    study: Any, soft: Path, tmp_path: Path, name: str
+) -> None:
+    options = CrfConfig(position_sigma=1.5, appearance_sigma=5.0, iterations=3)
+    config = config_with(study, name, options, min_size=4)
+    stage.run(config, study.manifest(name), soft / name / "predictions.json", tmp_path / "o")
+    facts = read_json(tmp_path / "o" / "predictions.json")
+    changed = 0
+    for case, entry in read_json(soft / name / "predictions.json")["cases"].items():
+        (source,) = study.folder(name).glob(f"image*/{case}.*")
+        image, geometry = read_image(source)
+        _, record = prepare_image(image, geometry, Predictor(study.model(name)).plan.grid)
+        values, _ = read_probabilities(soft / name / entry["probabilities"]["file"], entry["probabilities"]["sha256"])
+        turned = np.flip(image[0].transpose(record.axes), [a for a, f in enumerate(record.flips) if f])
+        inside = turned[tuple(slice(s, s + n) for s, n in zip(record.start, record.shape, strict=True))]
+        low, high = np.percentile(inside, (1.0, 99.8))
+        scaled = torch.from_numpy(((inside - low) / (high - low)).astype(np.float32))[None]
+        spacing = [geometry.spacing[a] for a in record.axes]
+        expected = dense_crf(torch.from_numpy(values), scaled, spacing, options).argmax(dim=0).numpy()
+        found, grid = read_labels(tmp_path / "o" / facts["cases"][case]["file"])
+        assert sha256_file(tmp_path / "o" / facts["cases"][case]["file"]) == facts["cases"][case]["sha256"]
+        assert grid.corner_distance_voxels(geometry) < 1e-3
+        back = np.zeros(turned.shape, np.uint8)
+        back[tuple(slice(s, s + n) for s, n in zip(record.start, record.shape, strict=True))] = expected
+        whole = TABLE.to_values(reorient_back(back, record.axes, record.flips))
+        np.testing.assert_array_equal(found, stage.apply(whole, PostprocessConfig(min_size=4), TABLE))
+        changed += int((read_labels(soft / name / entry["file"])[0] != whole).sum())
+    assert changed, "or the test could not fail"
+    assert facts["postprocess"]["crf"] == options.model_dump()
+
+
+def test_refined_cases_are_kept_unless_something_changed(
+    study: Any, soft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    plain = refining.refine
+    monkeypatch.setattr(refining, "refine", lambda *rest: calls.append(1) or plain(*rest))
+
+    def run(options: CrfConfig, code: str = "a") -> dict[str, Any]:
+        calls.clear()
+        config = config_with(study, "flat", options)
+        stage.run(config, study.manifest("flat"), soft / "flat" / "predictions.json", tmp_path, code)
+        return read_json(tmp_path / "predictions.json")
+
+    first = run(CrfConfig())
+    count = len(first["cases"])
+    assert len(calls) == count
+    assert (run(CrfConfig()), len(calls)) == (first, 0)
+    path = tmp_path / next(iter(first["cases"].values()))["file"]
+    path.write_bytes(path.read_bytes()[:-3])
+    assert (run(CrfConfig()), len(calls)) == (first, 1)
+    assert (run(CrfConfig(), "b"), len(calls)) == (first, count)
+    run(CrfConfig(iterations=1), "b")
+    assert len(calls) == count
+
+
+def test_predictions_without_probabilities_are_refused(study: Any, soft: Path, tmp_path: Path) -> None:
+    config = config_with(study, "flat", CrfConfig())
+    with pytest.raises(DataError, match=r"no probabilities.*medseg predict"):
+        stage.run(config, study.manifest("flat"), study.predictions("flat"), tmp_path / "o")
+    shutil.copytree(soft / "flat", tmp_path / "p")
+    next((tmp_path / "p").glob("*.b2nd")).unlink()
+    with pytest.raises(DataError, match=r"probabilities\.b2nd: gone"):
+        stage.run(config, study.manifest("flat"), tmp_path / "p" / "predictions.json", tmp_path / "o")
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_read(study: Any, soft: Path, tmp_path: Path) -> None:
+    config = config_with(study, "solid", CrfConfig())
+    config = config.model_copy(update={"budget": config.budget.model_copy(update={"host_gb": 0.5})})
+    with pytest.raises(DataError, match=r"refining case 's\d'.*budget\.host_gb"):
+        stage.run(config, study.manifest("solid"), soft / "solid" / "predictions.json", tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+    require_memory("x", Geometry.from_spacing((512, 512, 100), (1.0, 1.0, 1.0)), 1, 3, 4 * 10**9)
+
+
+# Regions, and what cannot be
+
+
+def test_every_region_is_refined_for_itself() -> None:
+    """A ball of noise in a large region: each is what its own two-class problem gives, painted in order."""
+    table = LabelTable.create({"rim": 1, "core": 2}, regions={"whole": ["rim", "core"], "inner": ["core"]})
+    place = np.stack(np.meshgrid(*[np.linspace(-1, 1, 40)] * 2, indexing="ij"))
+    radius = np.sqrt((place**2).sum(axis=0))
+    rng = np.random.default_rng(0)
+    image = (2.0 * (radius < 0.4) + (radius < 0.8) + 0.05 * rng.standard_normal((40, 40)))[None].astype(np.float32)
+    regions = np.stack([0.2 + 0.6 * (radius < r) + rng.uniform(-0.4, 0.4, (40, 40)) for r in (0.8, 0.4)])
+    regions = regions.clip(0.01, 0.99).astype(np.float16)
+    box, grid = Box((0, 1), (False, False), (0, 0), (40, 40)), Geometry.from_spacing((40, 40), (1.0, 1.0))
+    found = refine(regions, box, image, grid, CrfConfig(position_sigma=1.5), table)
+    expected = np.where(radius < 0.4, 2, np.where(radius < 0.8, 1, 0))
+    raw = np.where(regions[1] > 0.5, 2, np.where(regions[0] > 0.5, 1, 0))
+    assert (found != expected).sum() < (raw != expected).sum() / 4
+    with pytest.raises(DataError, match="run `medseg predict` again"):
+        refine(regions[:, 1:], box, image, grid, CrfConfig(), table)
+    with pytest.raises(ConfigError, match=r"postprocess\.crf: .* dimensions.*larger sigmas"):
+        refine(regions, box, image, grid, CrfConfig(appearance_sigma=1e-7, intensity_sigma=1e-7), table)
