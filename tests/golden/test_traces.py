@@ -64,5 +64,5 @@ def test_every_network_has_its_trace_and_learns() -> None:
         assert len(trace) == steps_of(name)
         # Six steps are too few to tell learning from the batches they saw.
         assert name in HEAVY or np.mean(trace[-5:]) < 0.95 * np.mean(trace[:5])
-    firsts = {trace[0] for trace in traces.values()}
-    assert len(firsts) == len(traces)
+    # First losses may agree: skips of FCN-16s start at zero, as an FCN-32s.
+    assert len({tuple(trace) for trace in traces.values()}) == len(traces)
