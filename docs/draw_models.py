@@ -1,7 +1,6 @@
 """Draw every network of the zoo as the row of its feature maps: python docs/draw_models.py
 
-Nothing is drawn by hand. Each network is built at its paper's width without weights (torch's meta device), an image goes
-through it, and every convolution that it meets becomes a bar: as tall as its feature map is fine, as wide as it has
+Nothing is drawn by hand. Each network is built at its paper's width, the shape of an image goes through it (torch's meta device), and every convolution that it meets becomes a bar: as tall as its feature map is fine, as wide as it has
 channels, in the colour of its dilation.
 """
 
@@ -61,8 +60,7 @@ def bars_of(name: str) -> tuple[list[Bar], int]:
             Bar(output.shape[1], output.shape[2], max(module.dilation), isinstance(module, nn.ConvTranspose2d))  # type: ignore[arg-type]
         )
 
-    with torch.device("meta"):
-        network = build_model(name, spec).eval()
+    network = build_model(name, spec).eval().to("meta")
     for module in network.modules():
         if isinstance(module, CONVOLUTIONS):
             module.register_forward_hook(note)

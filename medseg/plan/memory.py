@@ -94,17 +94,18 @@ def onednn_workspace(args: Any) -> int:
     - grouped, 16-bit, 3-D, not dilated: it lays out every patch under the kernel, borders included, for all channels of
       one image (on a processor with avx512_bf16, which are the only ones that train in 16 bits; within 2 % for images
       of 8 to 24 voxels);
-    - 32-bit, dilated, wider than 3: it lays out every patch under the kernel of one image and has the kernel four times
-      over in layouts of its own.
+    - dilated: it has the kernel four times over in 32 bits, beside its gradient, and if the numbers are of 32 bits and
+      the kernel is wider than 3, lays out every patch under it of one image.
     """
     gradient, image, weight, dilation, groups = args[0], args[1], args[2], args[6], args[9]
     under = math.prod(weight.shape[2:])
     if groups > 1 and gradient.ndim == 5 and gradient.dtype == torch.bfloat16 and max(dilation) == 1:
         voxels = math.prod(n + 2 for n in gradient.shape[2:])
         return int(gradient.shape[1] * voxels * under * 2)
-    if gradient.dtype == torch.float32 and max(dilation) > 1 and max(weight.shape[2:]) > 3:
-        columns = image.shape[1] * math.prod(gradient.shape[2:]) * under
-        return int(4 * (5 * weight.numel() + columns + image.numel()))
+    if max(dilation) > 1:
+        wide = gradient.dtype == torch.float32 and max(weight.shape[2:]) > 3
+        columns = image.shape[1] * math.prod(gradient.shape[2:]) * under if wide else 0
+        return int((4 * 4 + gradient.element_size()) * weight.numel() + 4 * (columns + image.numel()))
     return 0
 
 

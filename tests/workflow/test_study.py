@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -120,11 +121,14 @@ def test_second_pipeline_is_refused_and_names_the_first(finished_copy: Path) -> 
         lock = finished_copy / ".snakemake/medseg.lock"
         while f"process {first.pid} " not in lock.read_text():
             assert first.poll() is None
+        # On a busy machine it might end before the second one looks.
+        first.send_signal(signal.SIGSTOP)
         second = run(finished_copy)
         assert second.returncode == 2
         assert f"process {first.pid} " in second.stdout
         assert "Traceback" not in second.stdout
     finally:
+        first.send_signal(signal.SIGCONT)
         assert first.wait() == 0
 
 

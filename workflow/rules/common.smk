@@ -1,5 +1,4 @@
 # Configuration, names and digests. Everything here runs again in every remote job: keep it light.
-import shlex
 import sys
 from pathlib import Path
 

@@ -27,14 +27,13 @@ rule train:
     params:
         code=code_of("train"),
         out=lambda w, output: str(Path(output.weights).parent),
+        # None, or two words; quoted one by one below.
         start=lambda w, input: (
-            f"--start {shlex.quote(str(Path(input.start).parent))}"
-            if input.start
-            else ""
+            ["--start", str(Path(input.start).parent)] if input.start else []
         ),
         # Not an output: Snakemake deletes the outputs of a failed job, and this is what it goes on from.
         state=f"{RESULTS}/.state/{{dataset}}/{{model}}/fold{{fold}}-seed{{seed}}",
     shell:
         "medseg train --manifest {input.manifest:q} --plan {input.plan:q} --index {input.index:q}"
         " --splits {input.splits:q} --fold {wildcards.fold} --seed {wildcards.seed} --code {params.code:q}"
-        " --state {params.state:q} {params.start} --track {input.store:q} --out {params.out:q} 2>&1 | tee {log:q}"
+        " --state {params.state:q} {params.start:q} --track {input.store:q} --out {params.out:q} 2>&1 | tee {log:q}"
