@@ -1,6 +1,7 @@
 """Draw every network of the zoo as the row of its feature maps: python docs/draw_models.py
 
-Nothing is drawn by hand. Each network is built at its paper's width, the shape of an image goes through it (torch's meta device), and every convolution that it meets becomes a bar: as tall as its feature map is fine, as wide as it has
+Nothing is drawn by hand. Each network is built at its paper's width, the shape of an image goes through it (torch's
+meta device), and every convolution that it meets becomes a bar: as tall as its feature map is fine, as wide as it has
 channels, in the colour of its dilation.
 """
 
@@ -82,7 +83,7 @@ def draw(name: str, out: Path) -> None:
                                hatch="////" if bar.up else None))  # fmt: skip
         left += width + 0.08
     ax.set_xlim(-0.5, left + 0.5)
-    ax.set_ylim(-5.2, 5.2)
+    ax.set_ylim(-6.6, 4.8)  # the legend stands below the bars
     ax.axis("off")
     ax.set_title(
         f"{name}: {len(bars)} convolutions, {parameters / 1e6:.1f} M parameters, edges {min(b.edge for b in bars)} to "

@@ -1,4 +1,4 @@
-"""The table of networks: name, paper, dimensions, options, sizes. Free of torch, so that configurations are cheap to check.
+"""The table of networks: name, paper, dimensions, options, sizes. Free of torch: configurations are cheap to check.
 
 The code that builds a row stands in ``medseg/models/zoo.py`` under the same name. Widths of papers are given for their
 first stage of 64 channels; ``width`` replaces the 64 and everything else follows in proportion. Where it is not said,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -102,3 +103,14 @@ def test_no_local_paths_in_the_project() -> None:
         if path.suffix in {".py", ".smk", ".md", ".yaml", ".yml", ".toml", ".json", ".txt"} and path.is_file():
             text = path.read_text()
             assert not any(f"/{place}/" in text for place in ("home", "root")), name
+
+
+def test_every_network_has_its_words_and_its_drawing() -> None:
+    from medseg.networks import MODELS
+
+    page = (ROOT / "docs/models.md").read_text()
+    for name in MODELS:
+        assert f"`{name}`" in page or f"models/{name}.svg" in page, name
+        # Regions are no row of feature maps.
+        assert name == "rcnn" or (ROOT / f"docs/models/{name}.svg").is_file(), name
+    assert all((ROOT / "docs" / link).is_file() for link in re.findall(r"\]\((models/[^)]+)\)", page))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from monai.networks.blocks import Convolution
 from monai.networks.layers import get_act_layer, get_norm_layer
@@ -32,6 +33,22 @@ class FrozenBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, S) to (N, C, S)."""
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+class GroupedConv2d(nn.Conv2d):
+    """Grouped 2-D convolution that a processor computes in 32 bits where it is dilated, whatever autocast says.
+
+    oneDNN in torch 2.13 sums the gradient of such a kernel in bfloat16 over memory that nobody has written: it is NaN,
+    huge or a little wrong, depending on what lay there. Tested in ``tests/unit/test_blocks.py``.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', H', W'), in the type that autocast asks for."""
+        if x.device.type != "cpu" or max(self.dilation) == 1 or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            wide: Tensor = super().forward(x.float())
+        return wide.to(torch.get_autocast_dtype("cpu"))
 
 
 class Subsample(nn.Module):
@@ -103,11 +120,19 @@ def conv(
     if max(kernels) == 1 < max(strides):
         block.add_module("subsample", Subsample(strides))
         strides = (1,) * dims
-    layer = Convolution(
-        dims, inputs, outputs, strides=strides, kernel_size=kernels, dilation=dilation, groups=groups,
-        bias=norm == "none" if bias is None else bias, conv_only=True,
-    )  # fmt: skip
-    block.add_module("conv", layer.conv)
+    biased = norm == "none" if bias is None else bias
+    if dims == 2 and groups > 1:
+        (height, width), (down, right) = kernels, strides
+        padding = (dilation * (height // 2), dilation * (width // 2))
+        layer: nn.Module = GroupedConv2d(
+            inputs, outputs, (height, width), (down, right), padding, dilation, groups=groups, bias=biased
+        )
+    else:
+        layer = Convolution(
+            dims, inputs, outputs, strides=strides, kernel_size=kernels, dilation=dilation, groups=groups,
+            bias=biased, conv_only=True,
+        ).conv  # fmt: skip
+    block.add_module("conv", layer)
     if norm != "none":
         block.add_module("norm", make_norm(norm, dims, outputs))
     if act is not None:
