@@ -35,14 +35,18 @@ def collect(results: Path) -> dict[str, Any]:
     rows = []
     for dataset in config["datasets"]:
         for folder in sorted((results / dataset / "train").iterdir()):
-            runs = [json.loads(p.read_text()) for p in sorted(folder.glob("*/model.json"))]
-            timings = [json.loads(p.read_text()) for p in sorted(folder.glob("*/timing.json"))]
+            folders = [f for n in config["folds"]["run"] for f in sorted(folder.glob(f"fold{n}-seed*"))]
+            runs = [json.loads((f / "model.json").read_text()) for f in folders]
+            timings = [json.loads((f / "timing.json").read_text()) for f in folders]
             scores = {
                 r["metric"]: r
                 for r in summary
                 if (r["dataset"], r["model"], r["label"]) == (dataset, folder.name, "mean")
             }
-            plan, jobs = runs[0]["plan"], _job_seconds(results / "benchmarks" / dataset, folder.name)
+            plan, jobs = (
+                runs[0]["plan"],
+                _job_seconds(results / "benchmarks" / dataset, [f"{folder.name}-{f.name}" for f in folders]),
+            )
             rows.append(
                 {
                     "dataset": dataset,
@@ -77,13 +81,14 @@ def collect(results: Path) -> dict[str, Any]:
     }
 
 
-def _job_seconds(folder: Path, model: str) -> dict[str, list[float]]:
+def _job_seconds(folder: Path, names: list[str]) -> dict[str, list[float]]:
     """Wall-clock of the whole training and prediction jobs, start of the interpreter included."""
-    seconds = {}
-    for stage in ("train", "predict"):
-        tables = sorted((folder / stage).glob(f"{model}-fold*.tsv"))
-        seconds[f"{stage}_job_s"] = [float(t.read_text().splitlines()[1].split("\t")[0]) for t in tables]
-    return seconds
+    return {
+        f"{stage}_job_s": [
+            float((folder / stage / f"{n}.tsv").read_text().splitlines()[1].split("\t")[0]) for n in names
+        ]
+        for stage in ("train", "predict")
+    }
 
 
 def table(found: dict[str, Any]) -> str:
@@ -94,7 +99,7 @@ def table(found: dict[str, Any]) -> str:
     lines += [
         f"## The families side by side: {found['minutes']:g} minute{'s' if found['minutes'] != 1 else ''} each",
         "",
-        f"`config/zoo.yaml` on {hardware['cores']} cores ({hardware['processor']}, {hardware['device']}), folds {folds}: every"
+        f"`config/zoo.yaml` on {hardware['cores']} cores ({hardware['processor']}, {hardware['device']}), fold {folds}: every"
         " network gets the same wall-clock, start and validation included, and is planned for it (width, patch, batch and"
         " steps). This compares what the ideas give *at this budget*; it is no ranking of what they can reach.",
         "",
