@@ -99,9 +99,10 @@ def table(found: dict[str, Any]) -> str:
     lines += [
         f"## The families side by side: {found['minutes']:g} minute{'s' if found['minutes'] != 1 else ''} each",
         "",
-        f"`config/zoo.yaml` on {hardware['cores']} cores ({hardware['processor']}, {hardware['device']}), fold {folds}: every"
-        " network gets the same wall-clock, start and validation included, and is planned for it (width, patch, batch and"
-        " steps). This compares what the ideas give *at this budget*; it is no ranking of what they can reach.",
+        f"`config/zoo.yaml` on {hardware['cores']} cores ({hardware['processor']}, {hardware['device']}), fold {folds}:"
+        " every network gets the same wall-clock, start and validation included, and is planned for it (width, patch,"
+        " batch and steps). This compares what the ideas give *at this budget*;"
+        " it is no ranking of what they can reach.",
         "",
     ]
     for dataset in dict.fromkeys(r["dataset"] for r in found["rows"]):
@@ -113,9 +114,9 @@ def table(found: dict[str, Any]) -> str:
             "|---|---|---|---|---|---|---|",
         ]
         for r in rows:
-            dice = r["dice"]
+            dice, iou = r["dice"], r["iou"]["mean"]
             lines.append(
-                f"| {r['model']} | **{dice['mean']:.3f}** ({dice['low']:.3f} to {dice['high']:.3f}) | {r['iou']['mean']:.3f} "
+                f"| {r['model']} | **{dice['mean']:.3f}** ({dice['low']:.3f} to {dice['high']:.3f}) | {iou:.3f} "
                 f"| {r['parameters'] / 1e6:.2f} M | {r['width']} | {r['steps']} | {statistics.mean(r['train_s']):.0f} |"
             )
         lines.append("")
@@ -127,7 +128,8 @@ def picture(found: dict[str, Any], out: Path) -> None:
     """Dice with intervals, a panel per data set."""
     datasets = list(dict.fromkeys(r["dataset"] for r in found["rows"]))
     most = max(sum(r["dataset"] == d for r in found["rows"]) for d in datasets)
-    fig, axes = plt.subplots(1, len(datasets), figsize=(4.6 * len(datasets), 0.3 * most + 1), layout="constrained", squeeze=False)  # fmt: skip
+    size = (4.6 * len(datasets), 0.3 * most + 1)
+    fig, axes = plt.subplots(1, len(datasets), figsize=size, layout="constrained", squeeze=False)
     for ax, dataset in zip(axes[0], datasets, strict=True):
         rows = [r for r in found["rows"] if r["dataset"] == dataset][::-1]
         means = [r["dice"]["mean"] for r in rows]

@@ -109,7 +109,6 @@ def main() -> None:
     for name, row in MODELS.items():
         if 2 in row.dims and name not in NOT_DRAWN:
             draw(name, HERE / f"{name}.svg")
-            print(name)
 
 
 if __name__ == "__main__":
