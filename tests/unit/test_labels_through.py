@@ -124,8 +124,8 @@ def river(tmp_path_factory: pytest.TempPathFactory) -> River:
         plan_path = root / "plan" / f"{name}.json"
         plan_stage.run(config, name, fingerprint, plan_path)
         preprocess.run(config, name, made.manifest, fingerprint, made.index(name).parent, "code", 1)
-        inputs = (made.manifest, plan_path, made.index(name), made.splits)
-        train.run(*inputs, 0, 0, root / ".state" / name, made.model(name), "code")
+        inputs = train.Inputs(made.manifest, plan_path, made.index(name), made.splits, 0, 0)
+        train.run(inputs, root / ".state" / name, made.model(name), "code")
         predict.run(config, made.manifest, made.splits, 0, made.model(name), made.predictions(name).parent)
         evaluate.run(config, made.manifest, made.predictions(name), root / "evaluate" / f"{name}.parquet")
     return made
