@@ -80,35 +80,6 @@ def default_recipe(
     return noise(images, generator, 0.3), labels
 
 
-def nnunet_recipe(
-    images: Tensor,
-    labels: Tensor,
-    generator: torch.Generator,
-    spacing: tuple[float, ...],
-    oriented: bool,
-    patch: tuple[int, ...] | None = None,
-    overrides: Overrides | None = None,
-) -> tuple[Tensor, Tensor]:
-    """nnU-Net's whole table in its order (Isensee et al. 2021), whether or not the axes have a meaning.
-
-    Rotations are rotations in the data's unit, where nnU-Net turns the grid of voxels.
-    """
-    return _by_table("nnunet", images, labels, generator, spacing, patch, overrides)
-
-
-def microscopy_recipe(
-    images: Tensor,
-    labels: Tensor,
-    generator: torch.Generator,
-    spacing: tuple[float, ...],
-    oriented: bool,
-    patch: tuple[int, ...] | None = None,
-    overrides: Overrides | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Any direction, bends, blur, light, noise; stains and colours where there are three channels."""
-    return _by_table("microscopy", images, labels, generator, spacing, patch, overrides)
-
-
 def no_recipe(
     images: Tensor,
     labels: Tensor,
@@ -122,23 +93,31 @@ def no_recipe(
     return images, labels
 
 
-def _by_table(
-    recipe: str,
-    images: Tensor,
-    labels: Tensor,
-    generator: torch.Generator,
-    spacing: tuple[float, ...],
-    patch: tuple[int, ...] | None,
-    overrides: Overrides | None,
-) -> tuple[Tensor, Tensor]:
-    patch = patch or tuple(labels.shape[1:])
-    table, draws = table_of(recipe, patch, spacing, overrides), Draws(len(images), generator)
-    images, labels = warp(images, labels, draw_moves(table, draws, patch, spacing), patch, spacing)
-    batch = Batch(images, labels, spacing, coarse_axis(patch, spacing))
-    for name, row in table.items():
-        if name in STEPS and row.probability:
-            STEPS[name](batch, row, draws)
-    return batch.images, batch.labels
+def by_table(name: str) -> Recipe:
+    """The recipe of a row of ``TABLES``, whether or not the axes have a meaning.
+
+    Rotations are rotations in the data's unit, where nnU-Net turns the grid of voxels.
+    """
+
+    def recipe(
+        images: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        spacing: tuple[float, ...],
+        oriented: bool,
+        patch: tuple[int, ...] | None = None,
+        overrides: Overrides | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        patch = patch or tuple(labels.shape[1:])
+        table, draws = table_of(name, patch, spacing, overrides), Draws(len(images), generator)
+        images, labels = warp(images, labels, draw_moves(table, draws, patch, spacing), patch, spacing)
+        batch = Batch(images, labels, spacing, coarse_axis(patch, spacing))
+        for change, row in table.items():
+            if change in STEPS and row.probability:
+                STEPS[change](batch, row, draws)
+        return batch.images, batch.labels
+
+    return recipe
 
 
 def margins(
@@ -171,7 +150,9 @@ def margins(
 
 RECIPES: dict[str, Recipe] = {
     "default": default_recipe,
-    "nnunet": nnunet_recipe,
-    "microscopy": microscopy_recipe,
+    # nnU-Net's whole table in its order (Isensee et al. 2021).
+    "nnunet": by_table("nnunet"),
+    # Any direction, bends, blur, light, noise; stains and colours where there are three channels.
+    "microscopy": by_table("microscopy"),
     "none": no_recipe,
 }

@@ -6,7 +6,7 @@ from monai.networks.layers.factories import Conv, Pool
 from torch import Tensor, nn
 
 from medseg.models.blocks import he_normal, make_act, make_norm
-from medseg.models.encoders.encoder import Encoder, EncoderSpec, MaxPool, Strides, check_spec, same_conv
+from medseg.models.encoders.encoder import Encoder, EncoderSpec, MaxPool, Strides, check_spec, same_conv, tapped
 
 # (channels, kernel, whether a 3-wide pool of stride 2 follows) of conv1 to conv5; conv1 has stride 4.
 CONVOLUTIONS = ((64, 11, True), (192, 5, True), (384, 3, False), (256, 3, False), (256, 3, True))
@@ -56,9 +56,4 @@ class AlexNet(Encoder):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, C, S) to six features."""
-        found = []
-        for index, layer in enumerate(self.features):
-            x = layer(x)
-            if index in self.taps:
-                found.append(x)
-        return found
+        return tapped(self.features, self.taps, x)

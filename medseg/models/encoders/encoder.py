@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 import torch.nn.functional as F
@@ -134,3 +135,13 @@ def check_spec(name: str, spec: EncoderSpec, finest: int, *, multi_grid: bool) -
         raise PlanError(f"encoder '{name}': output stride {spec.output_stride}; expected one of {possible}")
     if spec.multi_grid is not None and not multi_grid:
         raise PlanError(f"encoder '{name}' has no residual units for multi_grid {spec.multi_grid}; leave it out")
+
+
+def tapped(layers: nn.Sequential, taps: Container[int], x: Tensor) -> list[Tensor]:
+    """What the layers with the numbers ``taps`` give for an image ``x`` (N, C, S), in their order."""
+    found = []
+    for number, layer in enumerate(layers):
+        x = layer(x)
+        if number in taps:
+            found.append(x)
+    return found

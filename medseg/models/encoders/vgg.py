@@ -6,7 +6,7 @@ from monai.networks.layers.factories import Pool
 from torch import Tensor, nn
 
 from medseg.models.blocks import he_normal, make_act, make_norm
-from medseg.models.encoders.encoder import Encoder, EncoderSpec, MaxPool, Strides, check_spec, same_conv
+from medseg.models.encoders.encoder import Encoder, EncoderSpec, MaxPool, Strides, check_spec, same_conv, tapped
 
 # (convolutions, channels) of the five blocks.
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -53,9 +53,4 @@ class VGG16(Encoder):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, C, S) to six features."""
-        found = []
-        for index, layer in enumerate(self.features):
-            x = layer(x)
-            if index in self.taps:
-                found.append(x)
-        return found
+        return tapped(self.features, self.taps, x)
