@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg import workflow
-from medseg.config import Config, config_schema, load_config, merge
+from medseg.config import Config, config_schema, load_config
 from medseg.errors import ConfigError
+from medseg.settings import merge
 
 ROOT = Path(__file__).parents[2]
 # Every key that there is, with a value that differs from the default (``minutes`` and ``epochs`` exclude ``steps``,
