@@ -34,7 +34,8 @@ def collect(results: Path) -> dict[str, Any]:
     summary = json.loads((results / "compare/summary.json").read_text())["rows"]
     rows = []
     for dataset in config["datasets"]:
-        for folder in sorted((results / dataset / "train").iterdir()):
+        trained = [n for n, m in config["models"].items() if m["datasets"] is None or dataset in m["datasets"]]
+        for folder in sorted(results / dataset / "train" / name for name in trained):
             folders = [f for n in config["folds"]["run"] for f in sorted(folder.glob(f"fold{n}-seed*"))]
             runs = [json.loads((f / "model.json").read_text()) for f in folders]
             timings = [json.loads((f / "timing.json").read_text()) for f in folders]
@@ -94,12 +95,12 @@ def _job_seconds(folder: Path, names: list[str]) -> dict[str, list[float]]:
 def table(found: dict[str, Any]) -> str:
     """The leaderboard as Markdown."""
     lines = []
-    folds = ", ".join(str(f) for f in found["folds"])
+    folds = f"fold{'s' if len(found['folds']) > 1 else ''} {', '.join(str(f) for f in found['folds'])}"
     hardware = found["hardware"]
     lines += [
         f"## The families side by side: {found['minutes']:g} minute{'s' if found['minutes'] != 1 else ''} each",
         "",
-        f"`config/zoo.yaml` on {hardware['cores']} cores ({hardware['processor']}, {hardware['device']}), fold {folds}:"
+        f"`config/zoo.yaml` on {hardware['cores']} cores ({hardware['processor']}, {hardware['device']}), {folds}:"
         " every network gets the same wall-clock, start and validation included, and is planned for it (width, patch,"
         " batch and steps). This compares what the ideas give *at this budget*;"
         " it is no ranking of what they can reach.",
