@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The samples of a batch that are at hand, where several processes hold one batch between them.
+
+    Attributes:
+        batch: samples in the whole batch.
+        positions: those at hand, ascending, in the order of the tensors that hold them.
+    """
+
+    batch: int
+    positions: range
+
+    @classmethod
+    def whole(cls, batch: int) -> Share:
+        """All samples of a batch."""
+        return cls(batch, range(batch))
+
+    @property
+    def rows(self) -> slice:
+        """Where they stand in what is drawn for the whole batch."""
+        return slice(self.positions.start, self.positions.stop, self.positions.step)
 
 
 class Draws:
@@ -12,10 +37,12 @@ class Draws:
     Args:
         count: samples in the batch; a sample draws the same numbers in a larger batch.
         generator: source of the samples' seeds.
+        rows: the samples that numbers are wanted for; what they are does not depend on which.
     """
 
-    def __init__(self, count: int, generator: torch.Generator) -> None:
-        self._generators = [_seeded(s) for s in torch.randint(2**62, (count,), generator=generator).tolist()]
+    def __init__(self, count: int, generator: torch.Generator, rows: slice = slice(None)) -> None:
+        seeds = torch.randint(2**62, (count,), generator=generator)[rows]
+        self._generators = [_seeded(s) for s in seeds.tolist()]
 
     def uniform(self, *shape: int) -> Tensor:
         """(N, *shape) numbers from 0 to 1."""
@@ -29,7 +56,7 @@ class Draws:
         """(len(index), *shape) standard normal numbers for some of the samples; what follows does not depend on which.
 
         Args:
-            index: positions in the batch.
+            index: their places among the samples that numbers are wanted for.
             shape: of one sample.
         """
         seeds = [int(torch.randint(2**62, (), generator=g)) for g in self._generators]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from medseg.augment.draws import Draws
+from medseg.augment.draws import Draws, Share
 from medseg.augment.intensity import brightness_contrast, gamma, noise
 from medseg.augment.moves import draw_moves, reach
 from medseg.augment.spatial import apply_affine, draw_affine
@@ -28,6 +28,7 @@ class Recipe(Protocol):
 
     ``patch`` is the part in their centre that is wanted, where ``margins`` asks for more; none: all of it.
     ``overrides`` are probabilities and ranges that take the place of the recipe's (``table_of``).
+    ``share`` tells which samples of a larger batch these are; they become what they become in it. None: all of it.
     """
 
     def __call__(
@@ -39,6 +40,7 @@ class Recipe(Protocol):
         oriented: bool,
         patch: tuple[int, ...] | None = None,
         overrides: Overrides | None = None,
+        share: Share | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Augment a batch."""
         ...
@@ -52,6 +54,7 @@ def default_recipe(
     oriented: bool,
     patch: tuple[int, ...] | None = None,
     overrides: Overrides | None = None,
+    share: Share | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Rotate, scale, gamma, brightness, contrast, noise; and mirror what has no orientation.
 
@@ -64,9 +67,12 @@ def default_recipe(
         spacing: voxel size per axis.
         oriented: whether the axes have a meaning (world orientation) that must be kept.
         patch, overrides: not used: nothing beyond the patch is looked at, and nothing can be changed.
+        share: which samples of a larger batch these are; on several threads, sums over a single sample are rounded
+            otherwise than over several (measured: 5e-7).
     """
+    share = share or Share.whole(len(images))
     matrix = draw_affine(
-        len(images),
+        share.batch,
         labels.ndim - 1,
         generator,
         rotation_deg=15.0 if oriented else 180.0,
@@ -74,10 +80,10 @@ def default_recipe(
         mirror=not oriented,
         probability=0.5,
     )
-    images, labels = apply_affine(images, labels, matrix, spacing)
-    images = gamma(images, generator, 0.3)
-    images = brightness_contrast(images, generator, 0.3)
-    return noise(images, generator, 0.3), labels
+    images, labels = apply_affine(images, labels, matrix[share.rows], spacing)
+    images = gamma(images, generator, 0.3, share)
+    images = brightness_contrast(images, generator, 0.3, share)
+    return noise(images, generator, 0.3, share), labels
 
 
 def no_recipe(
@@ -88,6 +94,7 @@ def no_recipe(
     oriented: bool,
     patch: tuple[int, ...] | None = None,
     overrides: Overrides | None = None,
+    share: Share | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Leave the batch as it is."""
     return images, labels
@@ -107,9 +114,10 @@ def by_table(name: str) -> Recipe:
         oriented: bool,
         patch: tuple[int, ...] | None = None,
         overrides: Overrides | None = None,
+        share: Share | None = None,
     ) -> tuple[Tensor, Tensor]:
-        patch = patch or tuple(labels.shape[1:])
-        table, draws = table_of(name, patch, spacing, overrides), Draws(len(images), generator)
+        patch, share = patch or tuple(labels.shape[1:]), share or Share.whole(len(images))
+        table, draws = table_of(name, patch, spacing, overrides), Draws(share.batch, generator, share.rows)
         images, labels = warp(images, labels, draw_moves(table, draws, patch, spacing), patch, spacing)
         batch = Batch(images, labels, spacing, coarse_axis(patch, spacing))
         for change, row in table.items():
@@ -131,7 +139,7 @@ def margins(
     """Voxels (N, d) that the recipe looks beyond the patch, on either side of each axis, in each sample of a batch.
 
     Known before anything is read, since draws are functions of their key: only samples that are turned, scaled or bent
-    need more than their patch. At most ``MAX_REACH`` of the patch.
+    need more than their patch. At most ``farthest``.
 
     Args:
         recipe: name in ``RECIPES``.
@@ -145,7 +153,12 @@ def margins(
     twin = torch.Generator()
     twin.set_state(generator.get_state())
     moves = draw_moves(table_of(recipe, patch, spacing, overrides), Draws(count, twin), patch, spacing)
-    return torch.minimum(reach(moves, patch, spacing), (torch.tensor(patch) * MAX_REACH).long())
+    return torch.minimum(reach(moves, patch, spacing), farthest(recipe, patch))
+
+
+def farthest(recipe: str, patch: Sequence[int]) -> Tensor:
+    """The most (d) that ``margins`` gives along each axis, whatever is drawn."""
+    return (torch.tensor(patch) * (MAX_REACH if recipe in TABLES else 0.0)).long()
 
 
 RECIPES: dict[str, Recipe] = {

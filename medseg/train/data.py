@@ -1,15 +1,17 @@
-"""Training batches as a function of (seed, step)."""
+"""Training batches as a function of (seed, step): read on the host, then augmented on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medseg.augment.draws import Share
 from medseg.augment.policy import RECIPES, margins
 from medseg.models.step import memory_format
 from medseg.patches.sampling import case_of, forced_foreground, generator, patch_start
@@ -20,43 +22,134 @@ from medseg.preprocess.store import PreparedCase
 FINISHING_BATCHES = 16
 
 
+@dataclass(frozen=True, slots=True)
+class RawBatch:
+    """What was read for one step, not augmented yet.
+
+    Attributes:
+        step: which step.
+        images: (N, C, S) float32 on the host; S is the patch and what the augmentation looks at beyond it.
+        labels: (N, S) int64, ``IGNORE`` where not annotated.
+    """
+
+    step: int
+    images: Tensor
+    labels: Tensor
+
+    def on(self, device: str) -> RawBatch:
+        """The same on a device."""
+        return RawBatch(self.step, self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Memory that holds one batch at a time.
+
+    Attributes:
+        images: flat float32, of the largest batch or larger.
+        labels: flat int64, likewise.
+    """
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    @classmethod
+    def create(cls, shape: Sequence[int]) -> Space:
+        """New memory, all zeros, for images of this shape (N, C, S) and their labels."""
+        voxels = math.prod((shape[0], *shape[2:]))
+        return cls(np.zeros(math.prod(shape), dtype=np.float32), np.zeros(voxels, dtype=np.int64))
+
+    def shaped(self, shape: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Its beginning as images of this shape (N, C, S), and labels (N, S)."""
+        flat = (shape[0], *shape[2:])
+        return self.images[: math.prod(shape)].reshape(shape), self.labels[: math.prod(flat)].reshape(flat)
+
+    def batch(self, step: int, shape: Sequence[int]) -> RawBatch:
+        """The batch of images of this shape that lies in it."""
+        images, labels = self.shaped(shape)
+        return RawBatch(step, torch.from_numpy(images), torch.from_numpy(labels))
+
+
 def batch_cases(cases: Sequence[PreparedCase], plan: Plan, seed: int, step: int) -> list[PreparedCase]:
     """The cases of one step's batch."""
     return [cases[case_of(step, i, plan.batch, len(cases), seed)] for i in range(plan.batch)]
 
 
-def make_batch(cases: Sequence[PreparedCase], plan: Plan, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """One augmented batch on the plan's device; a 2-D network gets slices of volumes.
+def read_batch(
+    cases: Sequence[PreparedCase],
+    plan: Plan,
+    seed: int,
+    step: int,
+    part: range | None = None,
+    reading: Callable[[int], None] | None = None,
+    into: Space | None = None,
+) -> RawBatch:
+    """Read what one step needs, on the host; a 2-D network gets slices of volumes.
 
-    Returns:
-        images (N, C, patch) float32 in channels-last order, labels (N, patch) int64, ``IGNORE`` where not annotated.
+    Args:
+        cases, plan, seed, step: all that a batch depends on.
+        part: positions of the batch that are read, where several processes read a share each; none: all.
+        reading: told the position whose case is read next.
+        into: memory to read into; none: new memory.
     """
-    draws = torch.Generator().manual_seed(int(generator(seed, 4, step).integers(2**62)))
-    around = _margins(plan, draws)
+    positions = range(plan.batch) if part is None else part
+    around = _margins(plan, _draws(seed, step))
+    # One size for the batch, whatever part of it is read: of its margin, a sample only reads what it looks at.
     widest = around.max(axis=0)
-    # One size for the batch: of its margin, a sample only reads what it looks at.
     size = np.add(plan.window, 2 * widest).tolist()
-    images = np.zeros((plan.batch, plan.in_channels, *size), dtype=np.float32)
-    labels = np.zeros((plan.batch, *size), dtype=np.int64)
-    for position, case in enumerate(batch_cases(cases, plan, seed, step)):
-        rng = generator(seed, 2, step, position)
+    lead = (len(positions), plan.in_channels)
+    space = into or Space.create((*lead, *size))
+    images, labels = space.shaped((*lead, *size))
+    if into is not None:
+        # An earlier batch lay there.
+        images.fill(0)
+        labels.fill(0)
+    chosen = batch_cases(cases, plan, seed, step)
+    for row, position in enumerate(positions):
+        if reading is not None:
+            reading(position)
+        case, rng, margin = chosen[position], generator(seed, 2, step, position), around[position]
         start = patch_start(case.shape, plan.window, rng, _centres(case, plan, position))
-        margin = around[position]
         inner = tuple(slice(k, n - k) for k, n in zip((widest - margin).tolist(), size, strict=True))
         corner = np.subtract(start, margin).tolist()
-        _read_patch(case, corner, images[position][(slice(None), *inner)], labels[position][inner])
+        _read_patch(case, corner, images[row][(slice(None), *inner)], labels[row][inner])
     # Windows are one voxel thick along the slice axis, if there is one.
     size = [n for axis, n in enumerate(size) if axis != plan.slice_axis]
-    x = torch.from_numpy(images.reshape(plan.batch, plan.in_channels, *size)).to(plan.device)
-    y = torch.from_numpy(labels.reshape(plan.batch, *size)).to(plan.device)
-    x, y = RECIPES[plan.augment](x, y, draws, plan.patch_spacing, plan.oriented, plan.patch, plan.augmentation)
-    return x.contiguous(memory_format=memory_format(plan.dims)), y
+    return space.batch(step, (*lead, *size))
+
+
+def augment_batch(raw: RawBatch, plan: Plan, seed: int, part: range | None = None) -> tuple[Tensor, Tensor]:
+    """Bring what was read to the plan's device and augment it there.
+
+    Args:
+        raw: from ``read_batch`` with the same plan, seed and part; a part becomes what it becomes in the whole batch.
+        plan, seed, part: as they were when it was read.
+
+    Returns:
+        images (N, C, patch) float32 in the plan's layout, labels (N, patch) int64, ``IGNORE`` where not annotated.
+    """
+    raw = raw.on(plan.device)
+    x, y = raw.images, raw.labels
+    share = None if part is None else Share(plan.batch, part)
+    recipe, draws = RECIPES[plan.augment], _draws(seed, raw.step)
+    x, y = recipe(x, y, draws, plan.patch_spacing, plan.oriented, plan.patch, plan.augmentation, share)
+    return x.contiguous(memory_format=memory_format(plan.dims, plan.channels_last)), y
+
+
+def make_batch(cases: Sequence[PreparedCase], plan: Plan, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """One batch, read and augmented, on the plan's device: see ``augment_batch``."""
+    return augment_batch(read_batch(cases, plan, seed, step), plan, seed)
 
 
 def finishing_batches(cases: Sequence[PreparedCase], plan: Plan, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches that a part of a network is fitted to after the last step: as they are, not augmented."""
     plain = replace(plan, augment="none")
     return (make_batch(cases, plain, seed, plan.steps + i) for i in range(FINISHING_BATCHES))
+
+
+def _draws(seed: int, step: int) -> torch.Generator:
+    """The source of all that is drawn for the augmentation of one step."""
+    return torch.Generator().manual_seed(int(generator(seed, 4, step).integers(2**62)))
 
 
 def _margins(plan: Plan, draws: torch.Generator) -> NDArray[np.int64]:

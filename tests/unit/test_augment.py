@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from medseg.augment.draws import Draws, Share
 from medseg.augment.intensity import brightness_contrast, gamma, noise
 from medseg.augment.policy import RECIPES
 from medseg.augment.spatial import apply_affine, draw_affine
+from medseg.augment.tables import TABLES
 
 SHAPES = [(16, 21), (9, 12, 14)]
 
@@ -180,6 +182,29 @@ def test_recipes_are_functions_of_their_key(name: str, dims: int) -> None:
     assert torch.equal(labels, before[1])
     other, _ = RECIPES[name](images, labels, keyed(2), *options)
     assert torch.equal(x, other) == (name == "none")
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_share_of_a_batch_becomes_what_it_becomes_in_the_whole(name: str, dims: int) -> None:
+    images, labels = batch_of(SHAPES[dims - 2], count=7, channels=3)
+    spacing = (1.0,) * dims
+    often = {row: {"probability": 0.7} for row in TABLES.get(name, {})}
+    x, y = RECIPES[name](images, labels, keyed(1), spacing, False, None, often)
+    for positions in (range(7), range(3), range(3, 7), range(6, 7), range(1, 7, 3)):
+        share = Share(7, positions)
+        some, their = images[share.rows].clone(), labels[share.rows].clone()
+        some_x, some_y = RECIPES[name](some, their, keyed(1), spacing, False, None, often, share)
+        assert torch.equal(some_x, x[share.rows])
+        assert torch.equal(some_y, y[share.rows])
+
+
+def test_draws_of_some_samples_are_those_of_all() -> None:
+    some, every = Draws(5, keyed(), slice(1, 5, 2)), Draws(5, keyed())
+    assert torch.equal(some.uniform(3), every.uniform(3)[1::2])
+    field = every.normal(torch.tensor([1, 2]), (4, 20))
+    assert torch.equal(some.normal(torch.tensor([0]), (4, 20))[0], field[0])
+    assert torch.equal(some.chance(0.5), every.chance(0.5)[1::2])
 
 
 def test_oriented_volumes_are_never_mirrored() -> None:
