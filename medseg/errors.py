@@ -36,7 +36,7 @@ class BusyError(MedsegError, RuntimeError):
 
 
 class TrainingError(MedsegError, RuntimeError):
-    """Training met a number it must not go on with."""
+    """Training met something it must not go on with: a number, a process that reads, a wish to stop."""
 
 
 class TrackingError(MedsegError, RuntimeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -37,6 +38,11 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """Print one line to standard error in one write, so that lines of parallel jobs do not mix."""
+    """Print one line to standard error in one write, so that lines of parallel jobs do not mix.
+
+    Of the processes that ``torchrun`` starts for one training, the first speaks for all.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
     sys.stderr.write(line + "\n")
     sys.stderr.flush()

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import yaml
 
-from medseg.config import Config, load_config
+from medseg.config import Config, is_elsewhere, load_config
 from medseg.errors import BusyError, MedsegError
 from medseg.files import canonical_json, digest_of, sha256_file, write_json
 from medseg.provenance import closure_digest
@@ -143,9 +143,22 @@ def splits_stamp(config: Config, dataset: str) -> str:
     return sha256_file(Path(name)) if name and Path(name).is_file() else ""
 
 
+def start_of(config: Config, dataset: str, model: str, fold: str, seed: str) -> tuple[str | None, str | None]:
+    """What a training starts from: the file that it waits for, and the model as `medseg train --start` wants it."""
+    start = config.models[model].start
+    if start is None:
+        return None, None
+    if not is_elsewhere(start):
+        folder = f"{config.results}/{config.experiment}/{dataset}/train/{start}/fold{fold}-seed{seed}"
+        return f"{folder}/model.json", folder
+    # Runs of MLflow never change; a folder may.
+    file = Path(start) / "model.json"
+    return str(file) if file.is_file() else None, start
+
+
 def plan_slice(config: Config, model: str) -> str:
     """What planning a model depends on, besides the fingerprint."""
-    keys = ("budget", "threads", "device", "folds")
+    keys = ("budget", "threads", "device", "folds", "processes")
     general = config.model_dump(include=set(keys))
     general["folds"] = general["folds"]["count"]
     return canonical_json({"model": config.models[model].model_dump(), **general})
@@ -172,8 +185,20 @@ def has_postprocess(config: Config, dataset: str) -> bool:
 
 
 def wants_gpu(config: Config) -> int:
-    """1 if trainings will ask for a GPU: by configuration, or ``auto`` where an NVIDIA device file exists."""
+    """1 if networks will ask for a GPU: by configuration, or ``auto`` where an NVIDIA device file exists."""
     return int(config.device == "cuda" or (config.device == "auto" and any(Path("/dev").glob("nvidia[0-9]*"))))
+
+
+def training_gpus(config: Config) -> int:
+    """GPUs of one training."""
+    return wants_gpu(config) * config.processes
+
+
+def reading_workers(config: Config) -> int:
+    """Processes that read a training's batches ahead."""
+    if config.loader.workers is not None:
+        return config.loader.workers
+    return 2 if wants_gpu(config) else 0
 
 
 __all__ = [

@@ -274,7 +274,7 @@ def _channels(spec: NetworkSpec) -> dict[str, Any]:
 
 
 def _half_width(spec: NetworkSpec) -> int:
-    """First width of networks that start with 16 channels in their paper; see MIN_WIDTH in ``medseg/config.py``."""
+    """First width of networks that start with 16 channels in their paper; see MIN_WIDTH in ``config/model.py``."""
     return max(8, spec.widths[0] // 2)
 
 

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from medseg.models.group import ALONE, Group
+from medseg.models.phases import Phases
 from medseg.models.supervision import supervised
 
 # Gradients are clipped to this norm, as nnU-Net does (Isensee et al. 2021).
 CLIP_NORM = 12.0
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(wish: str) -> str:
-    """``cpu`` or ``cuda`` for the wish ``auto``, ``cpu`` or ``cuda``."""
+    """``cpu``, ``cuda`` or ``mps`` for the wish ``auto`` (a CUDA device if there is one) or one of them."""
     if wish == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wish == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("device 'cuda' was asked for, but torch sees no CUDA device; set device: cpu or auto")
+    if wish == "mps" and not torch.backends.mps.is_available():
+        raise RuntimeError("device 'mps' was asked for, but torch sees no Apple GPU; set device: cpu or auto")
     return wish
 
 
@@ -37,44 +42,57 @@ def fast_precision(device: str) -> str:
     return "bf16" if any(getattr(probe, n)() for n in names if hasattr(probe, n)) else "fp32"
 
 
-def memory_format(dims: int) -> torch.memory_format:
-    """Channels-last for 2-D or 3-D, which convolutions prefer."""
+def memory_format(dims: int, channels_last: bool = True) -> torch.memory_format:
+    """Channels innermost, for 2-D or 3-D, or outermost."""
+    if not channels_last:
+        return torch.contiguous_format
     return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
-def place(network: nn.Module, device: str, dims: int) -> nn.Module:
-    """Move a network to ``device`` in the memory layout that its convolutions prefer."""
-    moved: nn.Module = network.to(device, memory_format=memory_format(dims))  # type: ignore[call-overload]
+def place(network: nn.Module, device: str, dims: int, channels_last: bool = True) -> nn.Module:
+    """Move a network to ``device`` in a memory layout."""
+    moved: nn.Module = network.to(device, memory_format=memory_format(dims, channels_last))  # type: ignore[call-overload]
     return moved
 
 
 def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[Any]:
     """Run the network in ``precision`` on ``device``; weights stay float32."""
-    if precision == "fp32":
+    if precision in ("fp32", "tf32"):
         return contextlib.nullcontext()
     return torch.autocast(device, DTYPES[precision])
 
 
-def set_exact(threads: int) -> None:
-    """Fix what changes bits: the number of threads and the choice of algorithms."""
+def set_exact(threads: int, precision: str) -> None:
+    """Fix what changes bits: the number of threads, the choice of algorithms, and what 32-bit products are made of."""
     torch.set_num_threads(threads)
+    # On GPUs that have it; 19 of 32 bits, unless asked for, would be a silent change of precision.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
 
 
 def build_optimizer(name: str, parameters: Iterable[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019) or SGD with Nesterov momentum 0.99 (Isensee et al. 2021)."""
+    """AdamW (Loshchilov & Hutter 2019) or SGD, Nesterov momentum 0.99 (Isensee et al. 2021), less what is frozen."""
+    trained = [p for p in parameters if p.requires_grad]
+    # One kernel for all parameters instead of some per parameter.
+    fused = trained[0].device.type == "cuda"
     if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay)
-    return torch.optim.SGD(parameters, lr=lr, weight_decay=decay, momentum=0.99, nesterov=True)
+        return torch.optim.AdamW(trained, lr=lr, weight_decay=decay, fused=fused)
+    return torch.optim.SGD(trained, lr=lr, weight_decay=decay, momentum=0.99, nesterov=True, fused=fused)
 
 
 class Step:
     """Forward, loss, backward, clip, update.
 
+    Where the device has too little memory for a batch at once, half as many samples go through the network together
+    from then on (``at_once``), and half of these if need be. The step stays that of the whole batch: outputs are made
+    part by part without gradients, the loss is taken of all of them, and each part goes through the network again with
+    the gradients of its outputs. Networks that draw (dropout) draw the same both times.
+
     Attributes:
         network, optimizer: what is trained.
         scaler: loss scaling, active for fp16 only.
+        at_once: samples that go through the network together; None: all.
     """
 
     def __init__(
@@ -84,29 +102,112 @@ class Step:
         loss: Callable[[Tensor, Tensor], Tensor],
         device: str,
         precision: str,
+        *,
+        clip: float | None = CLIP_NORM,
+        compiled: bool = False,
+        group: Group = ALONE,
+        phases: Phases | None = None,
     ) -> None:
         self.network = network
         self.optimizer = optimizer
         self.loss = loss
         self.device = device
         self.precision = precision
+        self.clip = clip
+        self.group = group
+        self.phases = phases or Phases(device)
+        self.at_once: int | None = None
         self.scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
+        shared = group.share(network, device)
+        self._forward: Callable[[Tensor], Any] = torch.compile(shared) if compiled else shared
 
     def __call__(self, images: Tensor, labels: Tensor) -> float:
         """Train on images (N, C, S) float and labels (N, S) integer; return the loss, possibly not finite.
 
         A step with a non-finite loss changes no weight.
+
+        Raises:
+            torch.OutOfMemoryError: if not even one sample fits, or several processes share the batch.
         """
-        with autocast(self.device, self.precision):
-            outputs = self.network(images)
-        loss = supervised(self.loss, outputs, labels)
-        value = float(loss.detach())
-        if value != value or value in (float("inf"), float("-inf")):
+        # Whatever was drawn by an attempt that ran out of memory is drawn again.
+        seed = torch.initial_seed()
+        while (value := self._gradients(images, labels)) is None:
+            torch.manual_seed(seed)
+        if not math.isfinite(value):
             return value
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        with self.phases.phase("update"):
+            self.scaler.unscale_(self.optimizer)
+            if self.clip is not None:
+                nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         return value
+
+    def _gradients(self, images: Tensor, labels: Tensor) -> float | None:
+        """Leave the gradients of the loss in the parameters and return it; None: out of memory, ``at_once`` is less."""
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            if self.at_once is None:
+                return self._whole(images, labels)
+            return self._in_parts(images, labels, self.at_once)
+        except torch.OutOfMemoryError:
+            together = self.at_once or len(images)
+            if together == 1 or self.group.size > 1:
+                raise
+            self.at_once = together // 2
+        # Out of the handler, since the error holds the frames and with them what is in memory.
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _whole(self, images: Tensor, labels: Tensor) -> float:
+        with self.phases.phase("forward"), autocast(self.device, self.precision):
+            outputs = self._forward(images)
+        with self.phases.phase("loss"):
+            joint, all_labels = _each(outputs, self.group.gather), self.group.gather(labels)
+            loss = supervised(self.loss, joint, all_labels)
+            value = float(loss.detach())
+        if math.isfinite(value):
+            with self.phases.phase("backward"):
+                # The mean over processes of their gradients is multiplied by their number here.
+                self.scaler.scale(loss * self.group.size if self.group.size > 1 else loss).backward()  # type: ignore[no-untyped-call]
+        return value
+
+    def _in_parts(self, images: Tensor, labels: Tensor, together: int) -> float:
+        seed, parts = torch.initial_seed(), torch.split(images, together)
+        outputs = []
+        with self.phases.phase("forward"), torch.no_grad(), autocast(self.device, self.precision):
+            for number, part in enumerate(parts):
+                torch.manual_seed(seed + number)
+                outputs.append(self._forward(part))
+        with self.phases.phase("loss"):
+            joint = _joint(outputs)
+            leaves = [joint] if isinstance(joint, Tensor) else joint
+            for leaf in leaves:
+                leaf.requires_grad_()
+            loss = supervised(self.loss, joint, labels)
+            value = float(loss.detach())
+        if not math.isfinite(value):
+            return value
+        with self.phases.phase("backward"):
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            gradients = [torch.split(leaf.grad, together) for leaf in leaves if leaf.grad is not None]
+            for number, part in enumerate(parts):
+                torch.manual_seed(seed + number)
+                with autocast(self.device, self.precision):
+                    again = self._forward(part)
+                tensors = [again] if isinstance(again, Tensor) else list(again)
+                torch.autograd.backward(tensors, [g[number] for g in gradients])
+        return value
+
+
+def _each(outputs: Tensor | Sequence[Tensor], change: Callable[[Tensor], Tensor]) -> Tensor | list[Tensor]:
+    """One output or several, changed."""
+    return change(outputs) if isinstance(outputs, Tensor) else [change(o) for o in outputs]
+
+
+def _joint(parts: Sequence[Any]) -> Any:
+    """The outputs of the parts of a batch as those of the whole."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))
+    return [torch.cat(same) for same in zip(*parts, strict=True)]

@@ -22,6 +22,8 @@ VALIDATION_CASES = 8
 START_S = 12.0
 # A long training is a little slower than a short look at it: measured 3 to 4 % (docs/notebook.md).
 RESERVE = 0.05
+# Another arithmetic or layout is taken from this share of the time on.
+WORTH_IT = 0.95
 # Time spent on a first look at a candidate, and on the one that was taken (at most this share of the budget).
 LOOK_S, CLOSE_LOOK_S, CLOSE_LOOK_SHARE = 2.0, 40.0, 0.05
 
@@ -58,6 +60,21 @@ class Candidate:
 
     plan: Plan
     enough: int
+
+
+def quickest(variants: Sequence[Plan], stopwatch: Stopwatch) -> tuple[Plan, str]:
+    """The variant (of arithmetic and memory layout) whose steps are shortest here, and what was measured.
+
+    The first stays unless another is quicker by more than a short look can be wrong.
+    """
+    times = [stopwatch(variant, LOOK_S).step_s for variant in variants]
+    best = min(range(len(variants)), key=lambda k: times[k])
+    chosen = best if times[best] < WORTH_IT * times[0] else 0
+    told = [
+        f"{time:.3f} s in {v.precision}, channels {'innermost' if v.channels_last else 'outermost'}"
+        for v, time in zip(variants, times, strict=True)
+    ]
+    return variants[chosen], f"a step took {'; '.join(told)}"
 
 
 def fit(candidates: Sequence[Candidate], minutes: float, stopwatch: Stopwatch) -> Plan:

@@ -42,13 +42,17 @@ def explain(facts: Facts) -> dict[str, str]:
         "slice_axis": _slice_axis(facts),
         "crop": _crop(facts.fingerprint),
         "normalization": OVERRIDE if fixed.normalization else _normalization(facts.fingerprint, facts.grid),
+        "channels_last": OVERRIDE
+        if fixed.channels_last is not None
+        else "convolutions mostly prefer it; measured where the budget is in minutes",
         "precision": OVERRIDE if fixed.precision else f"fastest in the hardware of this {facts.machine.device}",
         "patch": f"{OVERRIDE}, padded to the strides" if fixed.patch else _patch(facts),
         "strides": OVERRIDE if fixed.strides else _strides(facts),
         "kernels": _kernels(facts.scene),
         "widths": OVERRIDE if fixed.widths else _widths(facts.limits, facts.machine),
         "batch": OVERRIDE if fixed.batch else _batch(facts),
-        "lr": OVERRIDE if facts.model.lr else f"default of {facts.model.optimizer}",
+        "lr": OVERRIDE if facts.model.lr else f"default of {facts.model.training.optimizer}",
+        "recipe": f"{facts.model.recipe}: what optimiser, schedule and augmentation are where they are not said",
     }
     return {name: why for name, why in reasons.items() if why}
 

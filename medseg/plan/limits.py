@@ -46,5 +46,14 @@ CANDIDATES: dict[str, tuple[tuple[int, int], ...]] = {
 
 
 def limits_of(device: str, dims: int) -> Limits:
-    """The bounds for networks of ``dims`` axes that train on ``device``, ``cpu`` or ``cuda``."""
-    return LIMITS[device, dims]
+    """The bounds for networks of ``dims`` axes that train on ``device``."""
+    return LIMITS[_kind(device), dims]
+
+
+def candidates_of(device: str) -> tuple[tuple[int, int], ...]:
+    """The base widths that a budget in minutes chooses from on ``device``, with the steps that each must get."""
+    return CANDIDATES[_kind(device)]
+
+
+def _kind(device: str) -> str:
+    return "cpu" if device == "cpu" else "cuda"

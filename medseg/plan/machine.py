@@ -14,16 +14,18 @@ class Machine:
     """Where training will run.
 
     Attributes:
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu``, ``cuda`` or ``mps``.
         precision: arithmetic that is fastest in its hardware: bf16, fp16 or fp32.
         memory_bytes: what a training may take.
-        threads: of a training on the processor.
+        threads: of each process of a training on the processor.
+        processes: that share each batch of a training, each on a GPU of its own if there are any.
     """
 
     device: str
     precision: str
     memory_bytes: float
     threads: int
+    processes: int = 1
 
 
 def this_machine(config: Config) -> Machine:
@@ -46,4 +48,5 @@ def this_machine(config: Config) -> Machine:
         memory = 0.8 * torch.cuda.get_device_properties(0).total_memory
     else:
         memory = 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(device, fast_precision(device), memory, config.threads)
+    threads = max(1, config.threads // config.processes)
+    return Machine(device, fast_precision(device), memory, threads, config.processes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,9 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from medseg.losses.zoo import build_loss
-from medseg.models.step import Step, build_optimizer, memory_format
-from medseg.models.zoo import build_model
+from medseg.models.step import memory_format
+from medseg.plan.engine import build_network, build_step
 from medseg.plan.plan import Plan
 
 # The first step makes the optimiser's state; the second is like all that follow.
@@ -126,14 +126,13 @@ def estimate_memory(plan: Plan) -> int:
     """
     workspace = onednn_workspace if plan.device == "cpu" else no_workspace
     with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes(workspace) as count:
-        network = build_model(plan.network, plan.network_spec)
-        optimizer = build_optimizer(plan.optimizer, network.parameters(), plan.lr, plan.weight_decay)
-        loss = build_loss(plan.loss, plan.regions, ignore=plan.ignore)
-        step = Step(network, optimizer, loss, "cpu", "fp32" if plan.precision == "fp32" else "bf16")
-        layout = memory_format(plan.dims)
+        precision = "bf16" if plan.precision in ("bf16", "fp16") else "fp32"
+        shapes = replace(plan, device="cpu", precision=precision, compile=False)
+        step = build_step(build_network(shapes), shapes)
+        layout, samples = memory_format(plan.dims, plan.channels_last), plan.batch // plan.processes
         for _ in range(STEPS):
-            images = torch.empty(plan.batch, plan.in_channels, *plan.patch).contiguous(memory_format=layout)
-            labels = torch.zeros(plan.batch, *plan.patch, dtype=torch.int64)
+            images = torch.empty(samples, plan.in_channels, *plan.patch).contiguous(memory_format=layout)
+            labels = torch.zeros(samples, *plan.patch, dtype=torch.int64)
             step(images, labels)
     peak: int = count.peak
     return peak

@@ -90,6 +90,15 @@ class Plan:
     ignore: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     augmentation: Mapping[str, Any] = field(default_factory=dict)
+    schedule: str = "poly"
+    warmup: float = 0.05
+    clip: float | None = 12.0
+    average: float | None = None
+    freeze: tuple[str, ...] = ()
+    patience: float | None = None
+    compile: bool = False
+    channels_last: bool = True
+    processes: int = 1
 
     @property
     def data_dims(self) -> int:

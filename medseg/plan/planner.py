@@ -19,8 +19,6 @@ from medseg.plan.topology import Scene, configure, feature_voxels, room
 
 __all__ = ["Machine", "make_plan", "plan_within_memory", "this_machine"]
 
-LEARNING_RATES = {"adamw": 2e-3, "sgd": 1e-2}
-
 
 def make_plan(
     name: str,
@@ -68,8 +66,13 @@ def make_plan(
         widths=tuple(fixed.widths) if fixed.widths else None,
     )
     batch = fixed.batch or batch
+    if batch % machine.processes:
+        raise PlanError(
+            f"batch: {batch} samples cannot be shared equally by {machine.processes} processes; set "
+            f"models.{name}.plan.batch to a multiple of it, or processes"
+        )
     steps, steps_why = _steps(config.budget, fingerprint.cases, config.folds.count, batch)
-    lr = model.lr or LEARNING_RATES[model.optimizer]
+    training = model.training
     reasons = explain(Facts(fingerprint, model, machine, limits, grid, scene, shape, memory))
     return Plan(
         model=name,
@@ -86,10 +89,10 @@ def make_plan(
         in_channels=len(fingerprint.channels),
         classes=fingerprint.classes,
         loss=model.loss,
-        optimizer=model.optimizer,
-        lr=lr,
-        weight_decay=model.weight_decay,
-        augment=model.augment,
+        optimizer=training.optimizer,
+        lr=model.peak_lr,
+        weight_decay=training.weight_decay,
+        augment=training.augment,
         oriented=fingerprint.oriented,
         foreground=model.foreground,
         steps=fixed.steps or steps,
@@ -102,8 +105,17 @@ def make_plan(
         slice_axis=grid.slice_axis,
         regions=fingerprint.regions,
         ignore=fingerprint.ignore,
-        options=model.options,
+        options=model.network_options,
         augmentation={name: row.model_dump(exclude_none=True) for name, row in model.augmentation.items()},
+        schedule=training.schedule,
+        warmup=training.warmup,
+        clip=model.clip,
+        average=model.average,
+        freeze=tuple(model.freeze),
+        patience=config.budget.patience,
+        compile=model.compile,
+        channels_last=fixed.channels_last is not False,
+        processes=machine.processes,
     )
 
 

@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medseg.config import Config
+from medseg.config import Config, ModelConfig
 from medseg.errors import PlanError
 from medseg.files import read_json, write_json
 from medseg.ingest.manifest import read_manifest
-from medseg.plan.budget import Candidate, Pace, fit
+from medseg.plan.budget import Candidate, Pace, Stopwatch, fit, quickest
 from medseg.plan.explain import explained
 from medseg.plan.fingerprint import Fingerprint, take_fingerprint
-from medseg.plan.limits import CANDIDATES, limits_of
+from medseg.plan.limits import candidates_of, limits_of
+from medseg.plan.machine import Machine, this_machine
 from medseg.plan.plan import Plan
-from medseg.plan.planner import plan_within_memory, this_machine
+from medseg.plan.planner import plan_within_memory
 from medseg.progress import say
 
 __all__ = ["explain_file", "explained", "run", "run_fingerprint"]
@@ -52,24 +53,55 @@ def run(
     if config.budget.minutes is not None and wanted.plan.steps is None:
         if measure is None:
             raise PlanError("budget.minutes is measured, and no stopwatch was given (see medseg/train/pace.py)")
-        say(f"plan {fingerprint.dataset}/{model}: measuring the pace of training on this machine")
-        candidates = [Candidate(plan, 1)]
-        if wanted.plan.widths is None:
-            limits = limits_of(machine.device, plan.dims)
-            candidates = [
-                Candidate(
-                    plan_within_memory(model, wanted, fingerprint, config, machine, replace(limits, base_width=width)),
-                    enough,
-                )
-                for width, enough in CANDIDATES[machine.device]
-            ]
         shapes = fingerprint.shapes_at(plan.spacing)
-        plan = fit(candidates, config.budget.minutes, lambda plan, seconds: measure(plan, shapes, seconds))
+        stopwatch: Stopwatch = lambda plan, seconds: measure(plan, shapes, seconds)  # noqa: E731
+        plan = _fitted(config, config.budget.minutes, wanted, plan, fingerprint, machine, stopwatch)
     if out is not None:
         write_json(out, plan.to_json())
     for key in ("spacing", "patch", "batch", "widths", "strides", "steps", "precision", "lr"):
         say(f"plan {fingerprint.dataset}/{model}: {key} = {plan.to_json()[key]} ({plan.reasons[key]})")
     return plan
+
+
+def _fitted(
+    config: Config,
+    minutes: float,
+    wanted: ModelConfig,
+    plan: Plan,
+    fingerprint: Fingerprint,
+    machine: Machine,
+    stopwatch: Stopwatch,
+) -> Plan:
+    """The plan with the arithmetic, layout, width and steps that a budget in minutes is best spent on."""
+    say(f"plan {fingerprint.dataset}/{plan.model}: measuring the pace of training on this machine")
+    variants = _variants(plan, wanted)
+    if len(variants) > 1:
+        best, measured = quickest(variants, stopwatch)
+        machine = replace(machine, precision=best.precision)
+        layout = wanted.plan.model_copy(update={"channels_last": best.channels_last})
+        wanted = wanted.model_copy(update={"plan": layout})
+    limits = limits_of(machine.device, plan.dims)
+    widths = candidates_of(machine.device) if wanted.plan.widths is None else ((limits.base_width, 1),)
+    candidates = [
+        Candidate(
+            plan_within_memory(plan.model, wanted, fingerprint, config, machine, replace(limits, base_width=width)),
+            enough,
+        )
+        for width, enough in widths
+    ]
+    fitted = fit(candidates, minutes, stopwatch)
+    if len(variants) == 1:
+        return fitted
+    return replace(fitted, reasons={**fitted.reasons, "precision": measured, "channels_last": measured})
+
+
+def _variants(plan: Plan, wanted: ModelConfig) -> list[Plan]:
+    """What may be quicker than what the hardware's flags suggest; what the user fixed stays."""
+    layouts = [True, False] if wanted.plan.channels_last is None else [plan.channels_last]
+    variants = [replace(plan, channels_last=layout) for layout in layouts]
+    if wanted.plan.precision is None and plan.device == "cpu" and plan.precision != "fp32":
+        variants.append(replace(variants[0], precision="fp32"))
+    return variants
 
 
 def explain_file(path: Path) -> str:

@@ -34,13 +34,13 @@ class Predictor:
         self.checkpoint, network = read_checkpoint(folder)
         self.plan = self.checkpoint.plan
         try:
-            self.device = pick_device(device or ("auto" if self.plan.device == "cuda" else "cpu"))
+            self.device = pick_device(device or ("cpu" if self.plan.device == "cpu" else "auto"))
         except RuntimeError as error:
             raise PlanError(str(error)) from None
         # A GPU's fast precision may be slow or absent elsewhere; full precision always works.
         self.precision = self.plan.precision if self.device == self.plan.device else "fp32"
-        set_exact(threads or self.plan.threads)
-        self.network = place(network, self.device, self.plan.dims)
+        set_exact(threads or self.plan.threads, self.precision)
+        self.network = place(network, self.device, self.plan.dims, self.plan.channels_last)
 
     def predict(
         self, image: NDArray[Any], geometry: Geometry, name: str, probabilities: Path | None = None

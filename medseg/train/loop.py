@@ -1,4 +1,4 @@
-"""The training loop, readable top to bottom: resume; then step, journal, validate and save to the plan's last step."""
+"""The training loop, readable top to bottom: resume; then step, journal, validate and save to the last step."""
 
 from __future__ import annotations
 
@@ -9,24 +9,29 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from medseg.errors import PlanError, TrainingError
 from medseg.image.labels import LabelTable
-from medseg.losses.zoo import build_loss
 from medseg.models.finish import finishing
+from medseg.models.group import ALONE, Group
 from medseg.models.head import expect_rare
-from medseg.models.step import Step, build_optimizer, place, set_exact
-from medseg.models.zoo import build_model
+from medseg.models.phases import Phases
+from medseg.models.step import set_exact
 from medseg.patches.sampling import generator
+from medseg.plan.engine import build_placed, build_step
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
 from medseg.progress import Progress, say
-from medseg.train.data import batch_cases, finishing_batches, make_batch
+from medseg.train.average import Average
+from medseg.train.data import augment_batch, batch_cases, finishing_batches
 from medseg.train.journal import Journal
+from medseg.train.loader import batches
 from medseg.train.resume import load_state, save_state
+from medseg.train.schedule import learning_rate, tail_of
 from medseg.train.start import Start
 from medseg.train.validate import validate
 
@@ -34,9 +39,8 @@ from medseg.train.validate import validate
 SAVE_INTERVAL_S = 5.0
 SAVE_PATIENCE = 40.0
 JOURNAL_RECORDS = 200
-WARM_UP_SHARE = 0.05
-WARM_UP_STEPS = 100
-POLY_POWER = 0.9
+# Steps that ``Means.trace`` records, after as many that are left out.
+TRACED_STEPS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,77 +58,149 @@ class Fold:
     labels: LabelTable
 
 
-def learning_rate(plan: Plan, step: int) -> float:
-    """Linear warm-up over 5 % of the steps (at most 100) times polynomial decay, power 0.9 (Isensee et al. 2021)."""
-    warm = min(WARM_UP_STEPS, max(1, int(plan.steps * WARM_UP_SHARE)))
-    decay: float = (1 - step / plan.steps) ** POLY_POWER
-    return plan.lr * min(1.0, (step + 1) / warm) * decay
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a training is carried out with; no bit of its result depends on it, but for the group's size.
+
+    Attributes:
+        workers: processes that read batches ahead; 0: this one reads.
+        timeout_s: a batch that takes them longer is an error.
+        group: the processes that share each batch.
+        trace: file for a trace of some steps, for chrome://tracing or ui.perfetto.dev; None: none.
+    """
+
+    workers: int = 0
+    timeout_s: float = 300.0
+    group: Group = ALONE
+    trace: Path | None = None
 
 
-def train(plan: Plan, fold: Fold, seed: int, state: Path, label: str, start: Start | None = None) -> nn.Module:
+def train(
+    plan: Plan,
+    fold: Fold,
+    seed: int,
+    state: Path,
+    label: str,
+    start: Start | None = None,
+    means: Means | None = None,
+    phases: Phases | None = None,
+) -> nn.Module:
     """Train from ``start`` (fresh weights), or the newest state in ``state``, to the last step; return the network.
 
+    Args:
+        plan: what to train.
+        fold: on what.
+        seed: of every draw.
+        state: folder of this training's state and journal.
+        label: how messages call it.
+        start: weights to begin with.
+        means: what to train with.
+        phases: filled with where the time went.
+
     Raises:
-        TrainingError: if the loss is not finite (names step and cases; the last good state stays), or after SIGTERM,
-            once the state is saved.
+        TrainingError: if the loss is not finite (names step and cases; the last good state stays), if a process that
+            reads dies or hangs, or after SIGTERM, once the state is saved.
     """
-    set_exact(plan.threads)
+    means, phases = means or Means(), phases or Phases(plan.device)
+    group = means.group
+    network = _network(plan, seed, label, start)
+    step_once = build_step(network, plan, group, phases)
+    average = Average(network, plan.average) if plan.average else None
+    state.mkdir(parents=True, exist_ok=True)
+    with group.in_turn():
+        done, memory = load_state(state, step_once, average)
+    journal_every = max(1, plan.steps // JOURNAL_RECORDS)
+    tail = tail_of(plan, memory.records, journal_every)
+    last_step = tail.end if tail else plan.steps
+    if done:
+        say(f"{label}: resumed after step {done} of {last_step}")
+    bar = Progress(label, plan.steps, start=done)
+    saved, interval, score = time.monotonic(), SAVE_INTERVAL_S, math.nan
+    network.train()
+    with contextlib.ExitStack() as stack:
+        asked_to_stop = stack.enter_context(_sigterm())
+        journal = Journal(state / "journal.jsonl" if group.leads else None, done)
+        stack.callback(journal.close)
+        profiler = stack.enter_context(_traced(means.trace)) if means.trace else None
+        steps, part = range(done, last_step), group.part(plan.batch)
+        reading = batches(fold.train, plan, seed, steps, workers=means.workers, timeout_s=means.timeout_s, part=part)
+        ahead = stack.enter_context(reading)
+        for step in steps:
+            phases.begin_step(step)
+            for parameters in step_once.optimizer.param_groups:
+                parameters["lr"] = learning_rate(plan, step, tail)
+            with phases.phase("read"):
+                raw = next(ahead)
+            with phases.phase("transfer"):
+                raw = raw.on(plan.device)
+            # What a network draws by itself (dropout) is a function of the step, too, and other in every process.
+            torch.manual_seed(int(generator(seed, 5, step, *([group.rank] if group.rank else [])).integers(2**62)))
+            at_once = step_once.at_once
+            with phases.phase("augment"):
+                images, labels = augment_batch(raw, plan, seed, part)
+            loss = step_once(images, labels)
+            if not math.isfinite(loss):
+                raise TrainingError(_not_finite(fold, plan, seed, step, loss, label))
+            finished = step + 1
+            if step_once.at_once != at_once:
+                few = f"{step_once.at_once} of {plan.batch} samples at once"
+                say(f"{label}: out of memory at step {finished}; {few} from now on")
+                journal.write(finished, {"train/samples_at_once": float(step_once.at_once or plan.batch)})
+            if average is not None:
+                average.update(step)
+            memory.losses.append(loss)
+            last = finished == last_step
+            if finished % journal_every == 0 or last:
+                mean_loss = sum(memory.losses) / len(memory.losses)
+                journal.write(finished, {"train/loss": mean_loss, "train/lr": learning_rate(plan, step, tail)})
+                memory.records.append(mean_loss)
+                memory.losses = []
+                if tail is None and (tail := tail_of(plan, memory.records, journal_every)) is not None and not last:
+                    say(f"{label}: the loss falls no more; ends after step {tail.end} of {plan.steps}")
+                    last_step = tail.end
+            if last:
+                if average is not None:
+                    average.keep()
+                if (fitted := finishing(network)) is not None:
+                    fitted.finish(finishing_batches(fold.train, plan, seed))
+            if finished % plan.validate_every == 0 or last:
+                with phases.phase("validate"), average.in_place() if average and not last else contextlib.nullcontext():
+                    scores = validate(network, fold.watch, plan, fold.labels, group)
+                score = scores.get("val/dice/mean", math.nan)
+                journal.write(finished, scores)
+            stop = group.agree(asked_to_stop())
+            if group.leads and (time.monotonic() - saved > interval or last or stop):
+                begun = time.monotonic()
+                with phases.phase("save"):
+                    save_state(state, finished, step_once, memory, average)
+                saved = time.monotonic()
+                interval = max(SAVE_INTERVAL_S, SAVE_PATIENCE * (saved - begun))
+            bar.update(finished, f"loss {loss:.3f}" + ("" if math.isnan(score) else f" dice {score:.3f}"))
+            if stop and not last:
+                group.wait()
+                raise TrainingError(
+                    f"{label}: stopped by SIGTERM after step {finished}; the state is saved, run again to go on"
+                )
+            if profiler is not None:
+                profiler.step()
+            if last:
+                break
+    return network
+
+
+def _network(plan: Plan, seed: int, label: str, start: Start | None) -> nn.Module:
+    """The network before its first step."""
+    set_exact(plan.threads, plan.precision)
     torch.manual_seed(int(generator(seed, 0).integers(2**62)))
-    network = build_model(plan.network, plan.network_spec)
+    network = build_placed(plan)
     if plan.regions and finishing(network):
         raise PlanError(
             f"{label}: support vector machines tell classes apart that exclude one another, and regions overlap; "
             "set options: {svm: false}, or leave out the regions"
         )
     expect_rare(network, plan.outputs, regions=bool(plan.regions))
-    network = place(network, plan.device, plan.dims)
-    optimizer = build_optimizer(plan.optimizer, network.parameters(), plan.lr, plan.weight_decay)
-    loss_of = build_loss(plan.loss, plan.regions, ignore=plan.ignore)
-    step_once = Step(network, optimizer, loss_of, plan.device, plan.precision)
-    state.mkdir(parents=True, exist_ok=True)
-    done, losses = load_state(state, network, optimizer, step_once.scaler)
-    if not done and start is not None:
+    if start is not None:
         start.apply(network, label)
-    if done:
-        say(f"{label}: resumed after step {done} of {plan.steps}")
-    journal = Journal(state / "journal.jsonl", done)
-    journal_every = max(1, plan.steps // JOURNAL_RECORDS)
-    bar = Progress(label, plan.steps, start=done)
-    saved, interval, score = time.monotonic(), SAVE_INTERVAL_S, math.nan
-    network.train()
-    with _sigterm() as asked_to_stop, contextlib.closing(journal):
-        for step in range(done, plan.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(plan, step)
-            # What a network draws by itself (dropout) is a function of the step, too.
-            torch.manual_seed(int(generator(seed, 5, step).integers(2**62)))
-            loss = step_once(*make_batch(fold.train, plan, seed, step))
-            if not math.isfinite(loss):
-                raise TrainingError(_not_finite(fold, plan, seed, step, loss, label))
-            losses.append(loss)
-            finished = step + 1
-            last = finished == plan.steps
-            if last and (part := finishing(network)) is not None:
-                part.finish(finishing_batches(fold.train, plan, seed))
-            if finished % journal_every == 0 or last:
-                journal.write(
-                    finished, {"train/loss": sum(losses) / len(losses), "train/lr": learning_rate(plan, step)}
-                )
-                losses = []
-            if finished % plan.validate_every == 0 or last:
-                scores = validate(network, fold.watch, plan, fold.labels)
-                score = scores.get("val/dice/mean", math.nan)
-                journal.write(finished, scores)
-            if time.monotonic() - saved > interval or last or asked_to_stop():
-                begun = time.monotonic()
-                save_state(state, finished, network, optimizer, step_once.scaler, losses)
-                saved = time.monotonic()
-                interval = max(SAVE_INTERVAL_S, SAVE_PATIENCE * (saved - begun))
-            bar.update(finished, f"loss {loss:.3f}" + ("" if math.isnan(score) else f" dice {score:.3f}"))
-            if asked_to_stop() and not last:
-                raise TrainingError(
-                    f"{label}: stopped by SIGTERM after step {finished}; the state is saved, run again to go on"
-                )
     return network
 
 
@@ -134,6 +210,19 @@ def _not_finite(fold: Fold, plan: Plan, seed: int, step: int, loss: float, label
         f"{label}: loss {loss} at step {step}, cases {', '.join(cases)}; the state before it is kept. "
         "Lower the learning rate (models.<name>.lr), set plan.precision: fp32, or look at these cases"
     )
+
+
+@contextlib.contextmanager
+def _traced(path: Path) -> Iterator[Any]:
+    """Record every operation of some steps; the trace is written when they are done."""
+    from torch import profiler
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with profiler.profile(
+        schedule=profiler.schedule(wait=TRACED_STEPS, warmup=1, active=TRACED_STEPS, repeat=1),
+        on_trace_ready=lambda made: made.export_chrome_trace(str(path)),
+    ) as running:
+        yield running
 
 
 @contextlib.contextmanager

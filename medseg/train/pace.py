@@ -15,18 +15,17 @@ from torch import nn
 
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
-from medseg.losses.zoo import build_loss
 from medseg.models.finish import finishing
-from medseg.models.step import Step, build_optimizer, place, set_exact
-from medseg.models.zoo import build_model
+from medseg.models.step import Step, set_exact
 from medseg.patches.tiling import window_starts
 from medseg.plan.budget import Pace
+from medseg.plan.engine import build_placed, build_step
 from medseg.plan.plan import Plan
 from medseg.preprocess.prepare import InverseRecord
 from medseg.preprocess.store import PreparedCase, write_case
 from medseg.train.data import finishing_batches, make_batch
 from medseg.train.loop import SAVE_INTERVAL_S, SAVE_PATIENCE
-from medseg.train.resume import save_state
+from medseg.train.resume import Memory, save_state
 from medseg.train.validate import validate
 
 # The first steps choose algorithms and fill caches.
@@ -47,12 +46,12 @@ def measure(plan: Plan, shapes: Sequence[tuple[int, ...]], seconds: float) -> Pa
         shapes: voxels per axis of the data of every prepared image.
         seconds: how long to take steps, after two that do not count; at least three are timed.
     """
-    set_exact(plan.threads)
+    # Each of several processes takes its part of a batch at the same time.
+    plan = replace(plan, batch=plan.batch // plan.processes, processes=1)
+    set_exact(plan.threads, plan.precision)
     torch.manual_seed(0)
-    network = place(build_model(plan.network, plan.network_spec), plan.device, plan.dims)
-    optimizer = build_optimizer(plan.optimizer, network.parameters(), plan.lr, plan.weight_decay)
-    loss = build_loss(plan.loss, plan.regions, ignore=plan.ignore)
-    step = Step(network, optimizer, loss, plan.device, plan.precision)
+    network = build_placed(plan)
+    step = build_step(network, plan)
     # Cases are no larger than some windows per axis: a step reads no more of them anyway.
     median = np.median(shapes, axis=0)
     size = tuple(max(1, min(round(n), LARGEST_IN_WINDOWS * w)) for n, w in zip(median, plan.window, strict=True))
@@ -60,7 +59,7 @@ def measure(plan: Plan, shapes: Sequence[tuple[int, ...]], seconds: float) -> Pa
         cases = [_made_up_case(plan, size, Path(folder) / f"case{k}", k) for k in range(2)]
         times = _step_times(step, cases, plan, seconds)
         begun = _now(plan.device)
-        save_state(Path(folder) / "state", 0, network, optimizer, step.scaler)
+        save_state(Path(folder) / "state", 0, step, Memory())
         save_s = _now(plan.device) - begun
         # Time goes with the windows that it takes to cover an image.
         windows = statistics.mean(_windows(shape, plan) for shape in shapes)

@@ -8,37 +8,44 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medseg.errors import CheckpointError, DataError
 from medseg.files import digest_of, fsync_folder, read_json, sha256_bytes, write_bytes, write_json
+from medseg.models.step import Step
 from medseg.progress import say
+from medseg.train.average import Average
 from medseg.train.checkpoint import load_tensors, network_tensors, pack_tensors, unpack_tensors
 
 KEPT = 2
 PREFIX = "step-"
 
 
-def save_state(
-    folder: Path,
-    step: int,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    losses: Sequence[float] = (),
-) -> None:
-    """Save everything that the next step depends on, after ``step`` steps; older generations beyond two are removed.
+@dataclass
+class Memory:
+    """What the loop remembers besides the weights.
 
-    ``losses`` are those since the last journal record: after a resume the next record covers the same steps.
+    Attributes:
+        losses: of the steps since the journal's last record, so that after a resume the next one covers the same steps.
+        records: the training losses that the journal has.
     """
-    scalars, tensors = _optimizer_state(optimizer)
-    weights = {f"model.{name}": tensor for name, tensor in network_tensors(network).items()}
-    data = pack_tensors({**weights, **tensors})
+
+    losses: list[float] = field(default_factory=list)
+    records: list[float] = field(default_factory=list)
+
+
+def save_state(folder: Path, step: int, trained: Step, memory: Memory, average: Average | None = None) -> None:
+    """Save everything that the next step depends on, after ``step`` steps; older generations beyond two are removed."""
+    scalars, tensors = _optimizer_state(trained.optimizer)
+    weights = {f"model.{name}": tensor for name, tensor in network_tensors(trained.network).items()}
+    mean = {f"average.{name}": t.detach().cpu().contiguous() for name, t in (average.mean if average else {}).items()}
+    data = pack_tensors({**weights, **tensors, **mean})
     building = folder / f".{PREFIX}{step:09d}.{os.getpid()}"
     shutil.rmtree(building, ignore_errors=True)
     write_bytes(building / "state.safetensors", data)
@@ -46,8 +53,9 @@ def save_state(
         "step": step,
         "sha256": sha256_bytes(data),
         "optimizer": scalars,
-        "scaler": scaler.state_dict(),
-        "losses": list(losses),
+        "scaler": trained.scaler.state_dict(),
+        "at_once": trained.at_once,
+        **asdict(memory),
     }
     write_json(building / "state.json", {**facts, "digest": digest_of(facts)})
     final = folder / f"{PREFIX}{step:09d}"
@@ -59,10 +67,8 @@ def save_state(
         shutil.rmtree(old)
 
 
-def load_state(
-    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> tuple[int, list[float]]:
-    """Load the newest generation that is whole; return the steps done (0 if there is none) and the saved ``losses``.
+def load_state(folder: Path, trained: Step, average: Average | None = None) -> tuple[int, Memory]:
+    """Load the newest generation that is whole; return the steps done (0 if there is none) and what was remembered.
 
     A damaged generation is reported and the one before it is taken.
     """
@@ -75,18 +81,29 @@ def load_state(
                 raise CheckpointError(f"{generation / 'state.json'}: its digest is wrong")
             if generation.name != f"{PREFIX}{facts['step']:09d}":
                 raise CheckpointError(f"{generation}: holds step {facts['step']}")
-            scalars, scale, losses = facts["optimizer"], facts["scaler"], facts["losses"]
+            scalars, scale, memory = facts["optimizer"], facts["scaler"], Memory(facts["losses"], facts["records"])
+            at_once = facts["at_once"]
             tensors = unpack_tensors(generation / "state.safetensors", facts["sha256"])
-            weights = {k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")}
-            load_tensors(network, weights, generation / "state.safetensors", type(network).__name__)
+            weights, mean = _named(tensors, "model."), _named(tensors, "average.")
+            if average is not None and average.mean.keys() != mean.keys():
+                raise CheckpointError(f"{generation / 'state.safetensors'}: holds another mean of the weights")
+            load_tensors(trained.network, weights, generation / "state.safetensors", type(trained.network).__name__)
+            if average is not None:
+                average.load(mean)
         except (CheckpointError, DataError, KeyError, TypeError, ValueError, AttributeError) as error:
             say(f"resume: {generation.name} is damaged ({error}); taking the generation before")
             shutil.rmtree(generation)
             continue
-        _restore_optimizer(optimizer, scalars, tensors)
-        scaler.load_state_dict(scale)
-        return int(facts["step"]), losses
-    return 0, []
+        _restore_optimizer(trained.optimizer, scalars, tensors)
+        trained.scaler.load_state_dict(scale)
+        trained.at_once = at_once
+        return int(facts["step"]), memory
+    return 0, Memory()
+
+
+def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def generations(folder: Path) -> list[Path]:

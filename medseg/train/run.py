@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.errors import DataError, PlanError
 from medseg.files import digest_of, read_json, write_bytes, write_json, writer_lock
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.splits import read_split
+from medseg.models.group import joined
+from medseg.models.phases import Phases
 from medseg.plan.budget import VALIDATION_CASES
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import open_store
+from medseg.progress import say
 from medseg.provenance import environment
 from medseg.train.checkpoint import Checkpoint, write_checkpoint
-from medseg.train.loop import Fold, train
+from medseg.train.loop import Fold, Means, train
 from medseg.train.start import Start
 
 
@@ -69,15 +72,21 @@ def journal_path(state: Path, key: str) -> Path:
     return state / key[:16] / "journal.jsonl"
 
 
-def run(inputs: Inputs, state: Path, out: Path, code: str) -> None:
-    """Train and write the model folder ``out``.
+def run(inputs: Inputs, state: Path, out: Path, code: str, means: Means | None = None) -> None:
+    """Train and write the model folder ``out``; several processes under ``torchrun`` share the work.
 
     Args:
         inputs: what is read.
         state: folder for the state of unfinished trainings, kept apart from ``out``.
         out: the model folder.
         code: digest of the training code.
+        means: what to train with.
     """
+    with joined(Plan.from_json(read_json(inputs.plan)).device) as group:
+        _run(inputs, state, out, code, replace(means or Means(), group=group))
+
+
+def _run(inputs: Inputs, state: Path, out: Path, code: str, means: Means) -> None:
     begun = time.monotonic()
     manifest = read_manifest(inputs.manifest)
     plan = Plan.from_json(read_json(inputs.plan))
@@ -101,13 +110,22 @@ def run(inputs: Inputs, state: Path, out: Path, code: str) -> None:
     )
     label = f"train {manifest.dataset}/{plan.model} fold {inputs.fold} seed {inputs.seed}"
     folder = state / key[:16]
+    phases = Phases(plan.device)
+    if not means.group.leads:
+        train(plan, chosen, inputs.seed, folder, label, start, means, phases)
+        return
     with writer_lock(folder):
         attempts = _attempts(folder)
-        network = train(plan, chosen, inputs.seed, folder, label, start)
+        network = train(plan, chosen, inputs.seed, folder, label, start, means, phases)
+        say(f"{label}: {phases.told()}")
         seconds = attempts["seconds"] + time.monotonic() - begun
-        write_bytes(out / "history.jsonl", (folder / "journal.jsonl").read_bytes())
-        timing = {"seconds": round(seconds, 1), "steps": plan.steps, "attempts": attempts["attempts"]}
-        write_json(out / "timing.json", {**timing, "device": plan.device, "threads": plan.threads})
+        history = (folder / "journal.jsonl").read_bytes()
+        write_bytes(out / "history.jsonl", history)
+        steps = json.loads(history.splitlines()[-1])["step"]
+        timing = {"seconds": round(seconds, 1), "steps": steps, "attempts": attempts["attempts"]}
+        timing |= {"device": plan.device, "threads": plan.threads, "processes": plan.processes}
+        watched = [case.id for case in chosen.watch]
+        write_json(out / "timing.json", {**timing, "phases": phases.to_json(), "watched": watched})
         checkpoint = Checkpoint(
             manifest.dataset, manifest.channels, manifest.labels, plan, inputs.fold, inputs.seed, key, environment()
         )

@@ -10,6 +10,7 @@ from torch import nn
 
 from medseg.image.labels import LabelTable
 from medseg.metrics.overlap import OverlapCounts, dice, overlap_counts
+from medseg.models.group import ALONE, Group
 from medseg.models.head import read_labels
 from medseg.models.step import autocast
 from medseg.patches.tiling import predict_slabs, slab_axis
@@ -17,13 +18,18 @@ from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
 
 
-def validate(network: nn.Module, cases: Sequence[PreparedCase], plan: Plan, labels: LabelTable) -> dict[str, float]:
-    """Dice per class or region, annotated voxels pooled over ``cases``, and their mean; what is nowhere is left out."""
+def validate(
+    network: nn.Module, cases: Sequence[PreparedCase], plan: Plan, labels: LabelTable, group: Group = ALONE
+) -> dict[str, float]:
+    """Dice per class or region, annotated voxels pooled over ``cases``, and their mean; what is nowhere is left out.
+
+    The processes of a group share the cases.
+    """
     network.eval()
     names = labels.target_names
     sums = [OverlapCounts(0, 0, 0)] * len(names)
     with torch.inference_mode(), autocast(plan.device, plan.precision):
-        for case in cases:
+        for case in cases[group.rank :: group.size]:
             image = torch.from_numpy(case.read_image()).to(plan.device)
             axis = slab_axis(image.shape[1:], plan.window)
             slabs = predict_slabs(network, image, plan.window, axis=axis, batch=plan.batch, slice_axis=plan.slice_axis)
@@ -31,6 +37,8 @@ def validate(network: nn.Module, cases: Sequence[PreparedCase], plan: Plan, labe
             counts = overlap_counts(case.read_labels(), predicted, plan.classes, labels.members)
             sums = [OverlapCounts(a.tp + b.tp, a.fp + b.fp, a.fn + b.fn) for a, b in zip(sums, counts, strict=True)]
     network.train()
+    total = iter(group.add([n for c in sums for n in (c.tp, c.fp, c.fn)]))
+    sums = [OverlapCounts(tp, fp, fn) for tp, fp, fn in zip(total, total, total, strict=True)]
     scores = {f"val/dice/{name}": dice(c) for name, c in zip(names, sums, strict=True)}
     scores = {name: value for name, value in scores.items() if not math.isnan(value)}
     return {**scores, "val/dice/mean": sum(scores.values()) / len(scores)} if scores else {}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medseg.errors import PlanError
 from medseg.plan import budget
-from medseg.plan.budget import Candidate, Pace, fit, steps_in, validate_every
+from medseg.plan.budget import Candidate, Pace, fit, quickest, steps_in, validate_every
 from medseg.plan.plan import Plan
 
 paces = st.builds(Pace, st.floats(1e-3, 30), st.floats(1e-3, 20), st.floats(0, 0.03))
@@ -95,3 +95,21 @@ def test_the_curve_has_some_ten_points(steps: int) -> None:
     every = validate_every(steps)
     assert 1 <= every <= steps
     assert steps / every <= 2 * budget.VALIDATIONS or steps <= budget.CURVE_STEPS
+
+
+def test_another_arithmetic_is_taken_only_if_it_is_clearly_quicker(tiny_plan: Any) -> None:
+    plan = tiny_plan(precision="bf16")
+    variants = [plan, replace(plan, channels_last=False), replace(plan, precision="fp32")]
+
+    def measured(*seconds: float) -> Callable[[Plan, float], Pace]:
+        times = iter(seconds)
+        return lambda plan, spend: Pace(next(times), 0.1, 0.02)
+
+    assert quickest(variants, measured(1.0, 0.97, 1.2))[0] is variants[0]
+    assert quickest(variants, measured(1.0, 0.8, 1.2))[0] is variants[1]
+    best, why = quickest(variants, measured(1.0, 0.9, 0.5))
+    assert best is variants[2]
+    assert why == (
+        "a step took 1.000 s in bf16, channels innermost; 0.900 s in bf16, channels outermost; "
+        "0.500 s in fp32, channels innermost"
+    )

@@ -65,9 +65,13 @@ FULL: dict[str, Any] = {
         "first": {
             "network": "unet",
             "options": {},
+            "freeze": [],
+            "recipe": "short",
             "loss": "dice_ce",
             "optimizer": "adamw",
             "weight_decay": 0.0,
+            "clip": 12.0,
+            "compile": False,
             "augment": "default",
             "augmentation": {},
             "foreground": 0.33,
@@ -78,11 +82,18 @@ FULL: dict[str, Any] = {
             "options": {"deep_supervision": True},
             "start": "first",
             "datasets": ["cells"],
+            "freeze": ["encoder"],
             "dims": 2,
+            "recipe": "nnunet",
             "loss": "ce",
             "optimizer": "sgd",
             "lr": 0.01,
+            "schedule": "cosine",
+            "warmup": 0.1,
             "weight_decay": 0.0,
+            "clip": 1.0,
+            "average": 0.999,
+            "compile": True,
             "augment": "nnunet",
             "augmentation": {"rotation": {"probability": 0.3, "range": [-10.0, 10.0]}},
             "foreground": 0.5,
@@ -95,15 +106,18 @@ FULL: dict[str, Any] = {
                 "widths": [8, 16],
                 "strides": [[1, 1], [2, 2]],
                 "precision": "fp32",
+                "channels_last": False,
                 "steps": 7,
             },
         },
     },
     "folds": {"scheme": "balanced", "count": 3, "run": [0, 2], "group": "subject", "seed": 4, "file": "f.json"},
     "seeds": [0, 1],
-    "budget": {"steps": 10, "memory_gb": 2.0, "host_gb": 4.0},
+    "budget": {"steps": 10, "patience": 0.2, "memory_gb": 2.0, "host_gb": 4.0},
     "tracking": {"uri": "http://mlflow"},
     "threads": 1,
+    "processes": 2,
+    "loader": {"workers": 1, "timeout_s": 60.0},
     "shards": 2,
     "device": "cpu",
 }
@@ -517,3 +531,56 @@ def test_a_changed_data_file_is_seen(tmp_path: Path) -> None:
     (tmp_path / "p" / "b.png").write_bytes(b"1")
     stamps.append(workflow.dataset_slice(config, "d"))
     assert len(set(stamps)) == 3
+
+
+def model_of(**section: Any) -> Any:
+    return load_config([], changed(minimal(), ("models",), "m", {"network": "unet", **section})).models["m"]
+
+
+def test_a_recipe_fills_in_what_is_not_said() -> None:
+    short, nnunet = model_of(), model_of(recipe="nnunet")
+    assert (short.training.optimizer, short.peak_lr, short.training.augment) == ("adamw", 2e-3, "default")
+    assert (nnunet.training.optimizer, nnunet.peak_lr, nnunet.training.augment) == ("sgd", 1e-2, "nnunet")
+    assert (nnunet.training.weight_decay, nnunet.training.warmup) == (3e-5, 0.0)
+    assert (short.network_options, nnunet.network_options) == ({}, {"deep_supervision": True})
+    own = model_of(recipe="nnunet", optimizer="adamw", warmup=0.1, options={"deep_supervision": False})
+    assert (own.training.optimizer, own.peak_lr, own.training.warmup) == ("adamw", 2e-3, 0.1)
+    assert (own.training.weight_decay, own.training.schedule) == (3e-5, "poly")
+    assert own.network_options == {"deep_supervision": False}
+    # Rows that have no deep supervision do without.
+    assert model_of(network="fcn8s", recipe="nnunet").network_options == {}
+    # The recipe's augmentation can be changed, where it can be.
+    changes = {"blur": {"probability": 0.0}}
+    assert model_of(recipe="nnunet", augmentation=changes).augmentation["blur"].probability == 0.0
+    broken = changed(minimal(), ("models",), "m", {"network": "unet", "augmentation": changes})
+    assert "the recipe default is fixed" in refusal(broken)
+
+
+@pytest.mark.parametrize(
+    "start", ["../other/results/a/train/m/fold0-seed0", "runs:/x", "models:/best@champion", "0" * 32]
+)
+def test_a_start_from_elsewhere_is_no_model_of_the_configuration(start: str, tmp_path: Path) -> None:
+    config = load_config([], changed(minimal(), ("models",), "m", {"network": "unet", "start": start}))
+    assert workflow.start_of(config, "d", "m", "0", "1") == (None, start)
+    # A folder that is there is waited for, so that a new model in it is a reason to train again.
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.json").write_text("{}")
+    config = load_config([], changed(minimal(), ("models",), "m", {"network": "unet", "start": str(folder)}))
+    assert workflow.start_of(config, "d", "m", "0", "1") == (f"{folder}/model.json", str(folder))
+
+
+def test_a_start_within_the_configuration_is_the_same_fold_and_seed() -> None:
+    models = {"m": {"network": "unet"}, "n": {"network": "unet", "start": "m"}}
+    config = load_config([], {**minimal(), "models": models})
+    folder = "results/e/d/train/m/fold2-seed7"
+    assert workflow.start_of(config, "d", "n", "2", "7") == (f"{folder}/model.json", folder)
+    assert workflow.start_of(config, "d", "m", "2", "7") == (None, None)
+    broken = {**minimal(), "models": {"n": {"network": "unet", "start": "q"}}}
+    assert "no model 'q'; there are: n; a folder is told by a '/'" in refusal(broken)
+
+
+def test_readers_are_told_or_follow_the_device() -> None:
+    assert workflow.reading_workers(load_config([], {**minimal(), "device": "cpu"})) == 0
+    assert workflow.reading_workers(load_config([], {**minimal(), "device": "cuda"})) == 2
+    assert workflow.reading_workers(load_config([], {**minimal(), "device": "cuda", "loader": {"workers": 0}})) == 0

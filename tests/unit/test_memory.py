@@ -51,7 +51,7 @@ def allocated_peak(plan: Plan) -> int:
 def test_estimate_is_within_15_percent_of_what_is_allocated(
     network: str, dims: int, precision: str, tiny_plan: Any
 ) -> None:
-    # From 16 channels on: see MIN_WIDTH in medseg/config.py.
+    # From 16 channels on: see MIN_WIDTH in medseg/config/model.py.
     plan = tiny_plan(network, dims, patch=PATCH[dims], widths=(16, 16, 32), precision=precision)
     assert estimate_memory(plan) == pytest.approx(allocated_peak(plan), rel=0.15)
 

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from medseg.config import Config, load_config
 from medseg.errors import DataError, PlanError
 from medseg.ingest.manifest import read_manifest
-from medseg.models.step import Step
-from medseg.plan import planner, topology
 from medseg.plan import run as stage
+from medseg.plan import topology
 from medseg.plan.budget import Pace, validate_every
 from medseg.plan.explain import explained
 from medseg.plan.fingerprint import Fingerprint, take_fingerprint
@@ -27,6 +26,7 @@ from medseg.plan.limits import limits_of
 from medseg.plan.machine import Machine, this_machine
 from medseg.plan.plan import GridPlan, Plan
 from medseg.plan.planner import make_plan, proxy_bytes
+from medseg.recipes import LEARNING_RATES
 
 CPU = Machine("cpu", "fp32", 8e9, 2)
 GPU = Machine("cuda", "bf16", 8e9, 8)
@@ -99,6 +99,7 @@ OVERRIDES = [
     ("widths", [9, 10, 11, 12]),
     ("strides", [[1, 1, 1], [2, 2, 1], [2, 2, 2]]),
     ("precision", "fp16"),
+    ("channels_last", False),
     ("steps", 77),
 ]
 
@@ -120,10 +121,27 @@ def test_all_overrides_are_tested() -> None:
 
 
 def test_values_of_the_model_section_reach_the_plan() -> None:
-    section = {"loss": "ce", "optimizer": "sgd", "weight_decay": 0.5, "augment": "none", "foreground": 0.7}
+    section: dict[str, Any] = {
+        "loss": "ce",
+        "optimizer": "sgd",
+        "weight_decay": 0.5,
+        "augment": "none",
+        "foreground": 0.7,
+    }
     plan = planned(HIPPOCAMPUS, CPU, config_of(section)).to_json()
     assert {k: plan[k] for k in section} == section
-    assert plan["lr"] == planner.LEARNING_RATES["sgd"]
+    assert plan["lr"] == LEARNING_RATES["sgd"]
+    more = {"schedule": "cosine", "warmup": 0.1, "clip": 1.0, "average": 0.99, "freeze": ["encoder"], "compile": True}
+    plan = planned(HIPPOCAMPUS, CPU, config_of(more)).to_json()
+    assert {k: plan[k] for k in more} == more
+    nnunet = planned(HIPPOCAMPUS, CPU, config_of({"recipe": "nnunet"}))
+    assert (nnunet.optimizer, nnunet.lr, nnunet.augment, nnunet.options["deep_supervision"]) == (
+        "sgd",
+        0.01,
+        "nnunet",
+        True,
+    )
+    assert "nnunet" in nnunet.reasons["recipe"]
     assert planned(HIPPOCAMPUS, CPU, config_of({"lr": 0.25})).lr == 0.25
 
 
@@ -448,10 +466,17 @@ def test_stage_measures_only_a_budget_in_minutes(study: Any, tmp_path: Path) -> 
         assert (plan.steps == 9) == ("steps" in budget)
     # 3 minutes hold some 350 steps: enough for the second candidate, not for the third.
     assert 320 <= plan.steps <= 180 / 0.45
-    assert [width for width, _, _ in asked] == [8, 16, 32, 16]
+    # Layouts (and arithmetic, where the processor has others) by the plain width first, then the candidates.
+    first = [width for width, _, _ in asked if width]
+    variants = len(first) - 4
+    assert variants in (2, 3)
+    assert first == [16] * variants + [8, 16, 32, 16]
     assert plan.widths[0] == 16
+    assert "channels outermost" in plan.reasons["channels_last"]
     # What the user fixed is not measured against anything.
-    for fixed, calls in (({"steps": 8}, 4), ({"widths": [8] * len(plan.widths)}, 5)):
+    still = {"channels_last": True, "precision": "fp32"}
+    for fixed, calls in (({"steps": 8}, 0), ({"widths": [8] * len(plan.widths), **still}, 1), (still, 4)):
+        asked.clear()
         config = config_of({"plan": fixed}, budget={"minutes": 3.0}, device="cpu")
         stage.run(config, "m", study.fingerprint("flat"), file, measure)
         assert len(asked) == calls
@@ -465,7 +490,8 @@ def test_the_pace_is_that_of_the_training_loop(
     from medseg.train import pace
 
     steps = []
-    monkeypatch.setattr(pace, "Step", lambda *args: steps.append(Step(*args)) or steps[-1])
+    made = pace.build_step
+    monkeypatch.setattr(pace, "build_step", lambda *args: steps.append(made(*args)) or steps[-1])
     found = pace.measure(tiny_plan(network, dims), [(50,) * dims, (40,) * dims], 0.0)
     assert 0 < found.step_s < math.inf
     assert 0 < found.validation_s < math.inf

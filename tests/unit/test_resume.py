@@ -23,7 +23,7 @@ from medseg.models.zoo import build_model
 from medseg.train import loop, resume
 from medseg.train.checkpoint import network_tensors, pack_tensors
 from medseg.train.loop import Fold, train
-from medseg.train.resume import KEPT, generations, load_state, save_state
+from medseg.train.resume import KEPT, Memory, generations, load_state, save_state
 
 LABELS = LabelTable.create({"ball": 1, "rod": 3})
 
@@ -50,15 +50,15 @@ def bits(network: torch.nn.Module) -> str:
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], Any]) -> None:
     """Call ``act`` once, when the batch of ``step`` is made."""
-    made, pending = loop.make_batch, [step]
+    made, pending = loop.augment_batch, [step]
 
-    def make_batch(cases: Any, plan: Any, seed: int, now: int) -> Any:
-        if pending and now == pending[0]:
+    def augment_batch(raw: Any, *rest: Any) -> Any:
+        if pending and raw.step == pending[0]:
             pending.clear()
             act()
-        return made(cases, plan, seed, now)
+        return made(raw, *rest)
 
-    monkeypatch.setattr(loop, "make_batch", make_batch)
+    monkeypatch.setattr(loop, "augment_batch", augment_batch)
 
 
 def kill() -> None:
@@ -173,11 +173,11 @@ def fresh(plan: Any, seed: int = 0) -> Trained:
 def saved(tiny_plan: Any, tmp_path: Path) -> Iterator[tuple[Path, dict[int, str]]]:
     """A folder with states after steps 1 to 4, and the digest of the weights at each."""
     plan = tiny_plan()
-    network, optimizer, step = fresh(plan)
+    network, _, step = fresh(plan)
     source, digests = torch.Generator().manual_seed(0), {}
     for number in range(1, 5):
         step(torch.randn(1, 1, 32, 32, generator=source), torch.ones(1, 32, 32, dtype=torch.int64))
-        save_state(tmp_path / "s", number, network, optimizer, step.scaler)
+        save_state(tmp_path / "s", number, step, Memory())
         digests[number] = bits(network)
     yield tmp_path / "s", digests
 
@@ -188,8 +188,8 @@ def test_two_generations_are_kept_and_nothing_else(saved: tuple[Path, dict[int, 
     assert sorted(p.name for p in folder.iterdir()) == ["step-000000003", "step-000000004"]
     (folder / ".step-000000005.123").mkdir()
     (folder / ".step-000000005.123" / "state.safetensors").write_bytes(b"half")
-    network, optimizer, step = fresh(tiny_plan(), 5)
-    assert load_state(folder, network, optimizer, step.scaler)[0] == 4
+    network, _, step = fresh(tiny_plan(), 5)
+    assert load_state(folder, step)[0] == 4
     assert bits(network) == digests[4]
     assert sorted(p.name for p in folder.iterdir()) == ["step-000000003", "step-000000004"]
 
@@ -200,13 +200,13 @@ def test_the_optimizer_comes_back_whole(saved: tuple[Path, dict[int, str]], tiny
     runs = []
     for _ in range(2):
         network, optimizer, step = fresh(tiny_plan(), seed=len(runs))
-        assert load_state(folder, network, optimizer, step.scaler)[0] == 4
+        assert load_state(folder, step)[0] == 4
         assert optimizer.state_dict()["state"][0]["step"] == 4
         step(torch.ones(1, 1, 32, 32), torch.zeros(1, 32, 32, dtype=torch.int64))
         runs.append(bits(network))
     assert runs[0] == runs[1]
     network, optimizer, step = fresh(tiny_plan())
-    load_state(folder, network, optimizer, step.scaler)
+    load_state(folder, step)
     plain = build_optimizer("adamw", network.parameters(), 0.005, 1e-4)
     Step(network, plain, build_loss("ce"), "cpu", "fp32")(
         torch.ones(1, 1, 32, 32), torch.zeros(1, 32, 32, dtype=torch.int64)
@@ -222,10 +222,10 @@ def test_the_loss_scale_of_half_precision_comes_back(tiny_plan: Any, tmp_path: P
         step.scaler.scale(sum(p.sum() for p in network.parameters()) * value).backward()
         step.scaler.step(optimizer)
         step.scaler.update()
-    save_state(tmp_path, 3, network, optimizer, step.scaler)
-    other_network, other_optimizer, other = fresh(plan, 5)
+    save_state(tmp_path, 3, step, Memory())
+    _, _, other = fresh(plan, 5)
     assert other.scaler.state_dict() != step.scaler.state_dict()
-    load_state(tmp_path, other_network, other_optimizer, other.scaler)
+    load_state(tmp_path, other)
     assert other.scaler.state_dict() == step.scaler.state_dict()
 
 
@@ -268,7 +268,7 @@ def test_a_damaged_generation_gives_way_to_the_one_before(
     folder, digests = saved
     DAMAGES[damage](folder / "step-000000004")
     network, optimizer, step = fresh(tiny_plan(), 5)
-    assert load_state(folder, network, optimizer, step.scaler)[0] == 3
+    assert load_state(folder, step)[0] == 3
     assert bits(network) == digests[3]
     assert optimizer.state_dict()["state"][0]["step"] == 3
     assert "step-000000004" in capsys.readouterr().err
@@ -280,7 +280,7 @@ def test_without_a_whole_generation_training_starts_over(saved: tuple[Path, dict
         DAMAGES["weights flipped"](generation)
     network, optimizer, step = fresh(tiny_plan(), 5)
     before = bits(network)
-    assert load_state(folder, network, optimizer, step.scaler)[0] == 0
+    assert load_state(folder, step)[0] == 0
     assert bits(network) == before
     assert not optimizer.state_dict()["state"]
 
@@ -290,12 +290,12 @@ def test_a_damaged_generation_does_not_push_out_a_whole_one(saved: tuple[Path, d
     folder, _ = saved
     shutil.copytree(folder / "step-000000004", folder / "step-000000009")
     DAMAGES["weights cut"](folder / "step-000000009")
-    network, optimizer, step = fresh(tiny_plan())
-    assert load_state(folder, network, optimizer, step.scaler)[0] == 4
+    _, _, step = fresh(tiny_plan())
+    assert load_state(folder, step)[0] == 4
     for number in (5, 6):
-        save_state(folder, number, network, optimizer, step.scaler)
+        save_state(folder, number, step, Memory())
     DAMAGES["weights cut"](folder / "step-000000006")
-    assert load_state(folder, network, optimizer, step.scaler)[0] == 5
+    assert load_state(folder, step)[0] == 5
 
 
 @pytest.mark.parametrize("where", ["write_bytes", "write_json", "rename"])
@@ -303,23 +303,23 @@ def test_death_while_saving_leaves_the_generations_before(
     where: str, saved: tuple[Path, dict[int, str]], tiny_plan: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, digests = saved
-    network, optimizer, step = fresh(tiny_plan(), 5)
+    network, _, step = fresh(tiny_plan(), 5)
 
     def die(*args: Any, **kwargs: Any) -> None:
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(resume.os if where == "rename" else resume, where, die)
-        save_state(folder, 5, network, optimizer, step.scaler)
-    assert load_state(folder, network, optimizer, step.scaler)[0] == 4
+        save_state(folder, 5, step, Memory())
+    assert load_state(folder, step)[0] == 4
     assert bits(network) == digests[4]
 
 
 def test_weights_that_are_not_finite_are_never_continued(saved: tuple[Path, dict[int, str]], tiny_plan: Any) -> None:
     folder, digests = saved
-    network, optimizer, step = fresh(tiny_plan())
+    network, _, step = fresh(tiny_plan())
     with torch.no_grad():
         next(network.parameters()).fill_(math.nan)
-    save_state(folder, 5, network, optimizer, step.scaler)
-    assert load_state(folder, network, optimizer, step.scaler)[0] == 4
+    save_state(folder, 5, step, Memory())
+    assert load_state(folder, step)[0] == 4
     assert bits(network) == digests[4]

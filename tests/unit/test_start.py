@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from medseg.config import ConfigError, load_config
-from medseg.errors import PlanError
+from medseg.config import load_config
+from medseg.errors import ConfigError, PlanError
 from medseg.image.labels import LabelTable
 from medseg.models.zoo import build_model
 from medseg.train.checkpoint import Checkpoint, network_tensors, write_checkpoint
@@ -115,7 +115,7 @@ def test_what_is_fitted_to_classes_refuses_regions(
 ) -> None:
     from medseg.train import loop
 
-    monkeypatch.setattr(loop, "build_model", lambda *_: Fitted())
+    monkeypatch.setattr(loop, "build_placed", lambda *_: Fitted())
     fold = Fold(tiny_cases(2), [], LabelTable.create({"a": 1, "b": 3}))
     with pytest.raises(PlanError, match=re.escape("options: {svm: false}")):
         train(tiny_plan(regions=((1, 2), (2,))), fold, 0, tmp_path / "state", "t")
@@ -127,7 +127,7 @@ def test_a_part_that_is_fitted_is_finished_once(
     from medseg.train import loop
     from medseg.train.data import FINISHING_BATCHES
 
-    monkeypatch.setattr(loop, "build_model", lambda *_: Fitted())
+    monkeypatch.setattr(loop, "build_placed", lambda *_: Fitted())
     fold = Fold(tiny_cases(2), [], LabelTable.create({"a": 1, "b": 3}))
     for _ in range(2):  # the second time from the saved state
         network = train(tiny_plan(steps=3), fold, 0, tmp_path / "state", "t")

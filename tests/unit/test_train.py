@@ -8,14 +8,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from medseg.errors import BusyError, DataError, PlanError, TrainingError
@@ -28,8 +25,9 @@ from medseg.train import loop
 from medseg.train import run as stage
 from medseg.train.data import batch_cases, make_batch
 from medseg.train.journal import Journal
-from medseg.train.loop import Fold, learning_rate, train
+from medseg.train.loop import Fold, train
 from medseg.train.resume import generations
+from medseg.train.schedule import learning_rate
 from medseg.train.start import Start
 from medseg.train.validate import validate
 
@@ -86,23 +84,6 @@ def test_every_case_is_seen_once_per_epoch(tiny_cases: Any, tiny_plan: Any) -> N
     seen = [case.id for step in range(6) for case in batch_cases(cases, plan, 0, step)]
     for epoch in range(4):
         assert sorted(seen[epoch * 3 : epoch * 3 + 3]) == ["case0", "case1", "case2"]
-
-
-# Schedule
-
-
-@given(st.integers(1, 5000), st.sampled_from([1e-3, 0.5]))
-def test_learning_rate_warms_up_and_decays(steps: int, lr: float) -> None:
-    plan: Any = SimpleNamespace(steps=steps, lr=lr)
-    rates = [learning_rate(plan, s) for s in range(0, steps, max(1, steps // 50))]
-    warm = min(100, max(1, int(steps * 0.05)))
-    assert all(0 < r <= lr for r in rates)
-    assert learning_rate(plan, 0) == pytest.approx(lr / warm)
-    after = [learning_rate(plan, s) for s in range(warm - 1, steps, max(1, steps // 50))]
-    assert after == sorted(after, reverse=True)
-    last = steps - 1
-    if last >= warm:
-        assert learning_rate(plan, last) == pytest.approx(lr * (1 / steps) ** 0.9)
 
 
 # Journal
@@ -294,7 +275,7 @@ def test_two_runs_of_the_stage_give_equal_weights_and_a_second_call_trains_no_mo
     stage.run(stage.Inputs(*arguments(study), 0, 0), tmp_path / "state", tmp_path / "out", "code")
     weights = sha256_file(tmp_path / "out" / "model.safetensors")
     assert weights == sha256_file(study.model("flat") / "model.safetensors")
-    monkeypatch.setattr(loop, "make_batch", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "augment_batch", lambda *_: pytest.fail("trained again"))
     stage.run(stage.Inputs(*arguments(study), 0, 0), tmp_path / "state", tmp_path / "again", "code")
     assert sha256_file(tmp_path / "again" / "model.safetensors") == weights
     assert read_json(tmp_path / "again" / "timing.json")["attempts"] == 2

@@ -58,12 +58,9 @@ def example_model():
 
 
 def start_of(wildcards):
-    """The model that a training starts from; nothing for fresh weights."""
-    start = CONFIG.models[wildcards.model].start
-    return (
-        f"{RESULTS}/{wildcards.dataset}/train/{start}/fold{wildcards.fold}-seed{wildcards.seed}/model.json"
-        if start
-        else []
+    """The file of the model that a training starts from, if there is one to wait for; and how it is named."""
+    return study.start_of(
+        CONFIG, wildcards.dataset, wildcards.model, wildcards.fold, wildcards.seed
     )
 
 

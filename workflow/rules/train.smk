@@ -5,7 +5,7 @@ rule train:
         splits=rules.ingest.output.splits,
         plan=rules.plan.output,
         index=lambda w: f"{RESULTS}/{w.dataset}/preprocess/{study.grid_name(CONFIG, w.model)}/index.json",
-        start=start_of,
+        start=lambda w: start_of(w)[0] or [],
         # Where curves are mirrored to is no reason to train again.
         store=ancient(rules.tracking_init.output),
     output:
@@ -21,19 +21,21 @@ rule train:
         "../../environment.yml"
     threads: CONFIG.threads
     resources:
-        gpu=study.wants_gpu(CONFIG),
+        gpu=study.training_gpus(CONFIG),
+        # Resources, since no bit of a result depends on them: a change trains nothing again.
+        readers=study.reading_workers(CONFIG),
+        reading_s=int(CONFIG.loader.timeout_s),
         mem_mb=TRAIN_MB,
         runtime=int((CONFIG.budget.minutes or 1440) * 1.5) + 10,
     params:
         code=code_of("train"),
         out=lambda w, output: str(Path(output.weights).parent),
         # None, or two words; quoted one by one below.
-        start=lambda w, input: (
-            ["--start", str(Path(input.start).parent)] if input.start else []
-        ),
+        start=lambda w: ["--start", start_of(w)[1]] if start_of(w)[1] else [],
         # Not an output: Snakemake deletes the outputs of a failed job, and this is what it goes on from.
         state=f"{RESULTS}/.state/{{dataset}}/{{model}}/fold{{fold}}-seed{{seed}}",
     shell:
         "medseg train --manifest {input.manifest:q} --plan {input.plan:q} --index {input.index:q}"
         " --splits {input.splits:q} --fold {wildcards.fold} --seed {wildcards.seed} --code {params.code:q}"
+        " --workers {resources.readers} --worker-timeout {resources.reading_s}"
         " --state {params.state:q} {params.start:q} --track {input.store:q} --out {params.out:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,48 @@
+"""The typed configuration: one source for the YAML that users write, its checks and its JSON schema.
+
+Unknown keys are refused with the nearest valid one, types are strict (YAML 1.1 reads ``1e-4`` as text), and after
+parsing no dictionary travels further.
+"""
+
+from medseg.config.dataset import (
+    BidsConfig,
+    CrfConfig,
+    DatasetConfig,
+    DownloadConfig,
+    GenerateConfig,
+    KnownArchive,
+    PostprocessConfig,
+)
+from medseg.config.model import AUGMENTATION, Loss, ModelConfig, Network, PlanOverrides, is_elsewhere
+from medseg.config.study import (
+    BudgetConfig,
+    Config,
+    FoldsConfig,
+    LoaderConfig,
+    TrackingConfig,
+    config_schema,
+    load_config,
+)
+
+__all__ = [
+    "AUGMENTATION",
+    "BidsConfig",
+    "BudgetConfig",
+    "Config",
+    "CrfConfig",
+    "DatasetConfig",
+    "DownloadConfig",
+    "FoldsConfig",
+    "GenerateConfig",
+    "KnownArchive",
+    "LoaderConfig",
+    "Loss",
+    "ModelConfig",
+    "Network",
+    "PlanOverrides",
+    "PostprocessConfig",
+    "TrackingConfig",
+    "config_schema",
+    "is_elsewhere",
+    "load_config",
+]

@@ -1,0 +1,161 @@
+"""The block of a data set: where it lies, what its files mean, what happens to predictions on it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_serializer, field_validator, model_validator
+
+from medseg.config.section import Count, Positive, Section
+
+KnownArchive = Literal[
+    "Task01_BrainTumour",
+    "Task02_Heart",
+    "Task03_Liver",
+    "Task04_Hippocampus",
+    "Task05_Prostate",
+    "Task06_Lung",
+    "Task07_Pancreas",
+    "Task08_HepaticVessel",
+    "Task09_Spleen",
+    "Task10_Colon",
+    "BBBC038_stage1_train",
+]
+
+
+class GenerateConfig(Section):
+    """Make the data set before reading it (phantoms, for demonstrations and tests)."""
+
+    kind: Literal["cells", "organs"] = Field(description="cells: 2-D fluorescence-like; organs: 3-D CT-like")
+    cases: Count = Field(default=12, description="number of cases")
+    seed: int = Field(default=0, ge=0, description="random seed of the phantoms")
+
+
+class CrfConfig(Section):
+    """Fully connected conditional random field (Kraehenbuehl & Koltun 2011): moves borders to the image's."""
+
+    iterations: Count = Field(default=5, description="iterations of mean field")
+    position_weight: float = Field(default=1.0, ge=0, description="weight of neighbourhood alone; 0: without")
+    position_sigma: Positive = Field(
+        default=1.0, description="how far it reaches: standard deviation in the data's unit (mm, um, else pixels)"
+    )
+    appearance_weight: float = Field(default=1.0, ge=0, description="weight of neighbours that look alike; 0: without")
+    appearance_sigma: Positive = Field(
+        default=10.0, description="how far it reaches: standard deviation in the data's unit (mm, um, else pixels)"
+    )
+    intensity_sigma: Positive = Field(
+        default=0.05,
+        description="how alike: standard deviation of intensities, as a share of the range from each channel's 1st to "
+        "its 99.8th percentile in the image",
+    )
+
+
+class PostprocessConfig(Section):
+    """Fixed operations on predictions, in this order; none is chosen from data."""
+
+    crf: CrfConfig | None = Field(
+        default=None,
+        description="refine probabilities by the image (docs/postprocess.md); {}: with the defaults; none: do not",
+    )
+    fill_holes: bool = Field(default=False, description="fill background holes enclosed by a class")
+    largest_component: list[str] = Field(
+        default_factory=list, description="class names of which only the largest connected component is kept"
+    )
+    min_size: int = Field(default=0, ge=0, description="remove connected components with fewer voxels than this")
+
+
+class BidsConfig(Section):
+    """Which files of a BIDS folder are the images and which the label maps."""
+
+    image: str | list[str] = Field(
+        default="T2w",
+        description="end of the images' names, before the suffix (T2w, ce-GAD_T1w); a list: one per channel",
+    )
+    derivative: str = Field(default="labels", description="folder under derivatives/ that holds the label maps")
+    label: str = Field(default="dseg", description="end of the label maps' names, e.g. dseg or label-lesion_seg")
+
+
+class DownloadConfig(Section):
+    """An archive that holds the data set, fetched by `medseg download` where the folder is not there yet."""
+
+    name: KnownArchive | None = Field(default=None, description="a row of ARCHIVES in medseg/ingest/download.py")
+    url: str | None = Field(default=None, pattern=r"^https?://\S+$", description="any other zip or tar archive")
+    sha256: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="checksum of the archive; none: noted at the first download and held to afterwards",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DownloadConfig:
+        if (self.name is None) == (self.url is None):
+            raise ValueError("give either name or url")
+        return self
+
+
+class DatasetConfig(Section):
+    """Where a data set lies and what its files mean."""
+
+    layout: Literal["pairs", "decathlon", "nnunet", "bids", "dsb2018", "table"] | None = Field(
+        default=None,
+        description="pairs: images/NAME.* and masks/NAME.*; decathlon, nnunet: dataset.json, imagesTr/, labelsTr/; "
+        "bids: sub-XX/; dsb2018: ID/images/, ID/masks/ with a file per object; table: a TSV or CSV file; none: the one "
+        "whose landmarks the folder has (docs/data.md)",
+    )
+    path: str = Field(description="folder of the data set, relative to data_root")
+    labels: dict[str, int] | None = Field(
+        default=None,
+        description="class name -> value in the label files; dataset.json (decathlon, nnunet) brings its own",
+    )
+    instances: bool = Field(default=False, description="label values are object numbers of one class")
+    regions: dict[str, list[str]] | None = Field(
+        default=None,
+        description="region name -> the classes it unites, larger regions first: predicted in place of the classes, "
+        "may overlap, later ones are painted over earlier ones (docs/labels.md)",
+    )
+    ignore: int | None = Field(
+        default=None, description="value in the label files of voxels that nobody annotated: never trained on or scored"
+    )
+    channels: list[str] | None = Field(default=None, description="channel names; a name 'CT' selects CT normalization")
+    spacing: list[Positive] | None = Field(
+        default=None, description="pixel size in micrometres per axis, for files that do not state a size"
+    )
+    subject: str | None = Field(
+        default=None,
+        description="regular expression with one group: the subject within a case id; or the word case: each case is a "
+        "subject of its own; none: what the layout says, else each its own unless ids look as if subjects repeat",
+    )
+    series: str | None = Field(
+        default=None,
+        description="which series of DICOM folders that hold several: SeriesNumber or SeriesInstanceUID; a table's "
+        "column series says it per case",
+    )
+    bids: BidsConfig | None = Field(default=None, description="which files the bids layout takes")
+    table: str | None = Field(default=None, description="the table layout's file, relative to the data set's folder")
+    splits: str | None = Field(default=None, description="file of folds for this data set, in place of `folds.file`")
+    download: DownloadConfig | None = Field(default=None, description="where the data set can be fetched from")
+    allow: list[str] = Field(default_factory=list, description="codes of faults that are accepted, by name")
+    fill: float | None = Field(
+        default=None, description="stands for NaN and Inf voxels, with `allow: [nonfinite]`; e.g. -1024 for CT"
+    )
+    orientation: Literal["sform", "qform"] | None = Field(
+        default=None, description="which of a NIfTI header's two forms counts where they contradict each other"
+    )
+    max_gb: Positive | None = Field(
+        default=None, description="memory that one decoded file may take; none: half of this machine's"
+    )
+    postprocess: PostprocessConfig = Field(default_factory=PostprocessConfig)
+    generate: GenerateConfig | None = Field(default=None, description="generate the data set first")
+
+    @field_validator("regions", mode="before")
+    @classmethod
+    def _regions_from_pairs(cls, value: Any) -> Any:
+        pairs = isinstance(value, list) and all(
+            isinstance(v, list) and len(v) == 2 and isinstance(v[0], str) for v in value
+        )
+        return dict(value) if pairs else value
+
+    @field_serializer("regions")
+    def _regions_as_pairs(self, value: dict[str, list[str]] | None) -> list[list[Any]] | None:
+        # Their order counts, and digests and comparisons sort the keys of mappings.
+        return None if value is None else [[name, classes] for name, classes in value.items()]

@@ -1,0 +1,19 @@
+"""What all blocks of the configuration have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from medseg.files import SAFE_NAME
+
+Name = Annotated[str, Field(pattern=rf"^{SAFE_NAME.pattern}$")]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A block of the configuration: strict types, unknown keys refused, frozen."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

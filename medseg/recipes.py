@@ -1,0 +1,35 @@
+"""The training recipes that a configuration can name: the values of everything that it does not say itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# Peak learning rate of an optimiser, whatever the recipe.
+LEARNING_RATES: Mapping[str, float] = {"adamw": 2e-3, "sgd": 1e-2}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One row of ``RECIPES``; the attributes are keys of a model's section in the configuration.
+
+    Attributes:
+        optimizer, weight_decay, schedule, warmup, augment: as there.
+        deep_supervision: whether networks that have this option use it.
+    """
+
+    optimizer: str
+    weight_decay: float
+    schedule: str
+    warmup: float
+    augment: str
+    deep_supervision: bool
+
+
+RECIPES: Mapping[str, Recipe] = {
+    # For hundreds or thousands of steps: an adaptive optimiser, and no more augmentation than a short training repays.
+    "short": Recipe("adamw", 1e-4, "poly", 0.05, "default", False),
+    # Isensee et al. 2021, made for 250,000 steps: Nesterov momentum from the full rate on, their whole augmentation,
+    # a loss at every resolution.
+    "nnunet": Recipe("sgd", 3e-5, "poly", 0.0, "nnunet", True),
+}

@@ -1,0 +1,123 @@
+"""Several processes that share each batch train as one does, to rounding; and end, and go on, as one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medseg.config import load_config
+from medseg.errors import PlanError
+from medseg.files import read_json, sha256_file, write_json
+from medseg.models.group import ALONE, Group
+from medseg.plan.machine import Machine
+from medseg.workflow import training_gpus
+
+STEPS = 6
+
+
+def arguments(study: Any, plan: Path, folder: Path) -> list[str]:
+    paths = {"manifest": study.manifest("flat"), "index": study.index("flat"), "splits": study.splits("flat")}
+    inputs = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
+    where = ["--plan", str(plan), "--state", str(folder / "state"), "--out", str(folder / "out")]
+    return ["train", *inputs, *where, "--fold", "0", "--seed", "0", "--code", "code"]
+
+
+def start(study: Any, folder: Path, **changes: Any) -> subprocess.Popen[str]:
+    plan = folder / "plan.json"
+    base = {"batch": 4, "steps": STEPS, "validate_every": STEPS, "threads": 1, "device": "cpu"}
+    write_json(plan, {**read_json(study.plan("flat")), **base, **changes})
+    command = [sys.executable, "-m", "medseg", *arguments(study, plan, folder)]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    said, _ = process.communicate(timeout=180)
+    assert process.returncode == code, said
+    return said
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "out" / "history.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path) -> list[float]:
+    return [r["metrics"]["train/loss"] for r in records(folder) if "train/loss" in r["metrics"]]
+
+
+@pytest.mark.parametrize("loss", ["dice_ce", "lovasz"])
+def test_two_processes_have_the_losses_of_one(loss: str, study: Any, tmp_path: Path) -> None:
+    """Also of losses that are not means over samples: each process takes the loss of the whole batch."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    changes = {"loss": loss, "augment": "default", "precision": "fp32"}
+    for folder, processes in ((one, 1), (two, 2)):
+        folder.mkdir()
+        said = finish(start(study, folder, processes=processes, **changes))
+        # The leader speaks for all.
+        assert said.count("a step took") == 1
+        assert read_json(folder / "out" / "timing.json")["processes"] == processes
+    assert len(losses(two)) == STEPS
+    assert np.allclose(losses(two), losses(one), rtol=1e-5)
+    scores = [records(folder)[-1]["metrics"]["val/dice/mean"] for folder in (one, two)]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-3)
+
+
+def test_two_processes_stopped_and_continued_end_with_the_same_bits(study: Any, tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    steps = 150
+    for folder in (whole, stopped):
+        folder.mkdir()
+    finish(start(study, whole, processes=2, steps=steps, validate_every=steps))
+    process = start(study, stopped, processes=2, steps=steps, validate_every=steps)
+    while (
+        not (journals := list(stopped.glob("state/*/journal.jsonl"))) or len(journals[0].read_text().splitlines()) < 5
+    ):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert not (stopped / "out" / "model.json").exists()
+    saved = [p.name for p in stopped.glob("state/*/step-*")]
+    assert saved, said
+    said = finish(start(study, stopped, processes=2, steps=steps, validate_every=steps))
+    assert "resumed after step" in said
+    digests = {sha256_file(folder / "out" / "model.safetensors") for folder in (whole, stopped)}
+    assert len(digests) == 1
+
+
+def test_shares_of_a_batch() -> None:
+    assert ALONE.part(4) is None
+    assert [Group(rank, 2).part(6) for rank in (0, 1)] == [range(3), range(3, 6)]
+    assert [Group(rank, 2).leads for rank in (0, 1)] == [True, False]
+    assert ALONE.add([1, 2]) == [1, 2]
+    assert (ALONE.agree(True), ALONE.agree(False)) == (True, False)
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_refused(study: Any, tmp_path: Path) -> None:
+    from medseg.plan.fingerprint import Fingerprint
+    from medseg.plan.planner import make_plan
+
+    fingerprint = Fingerprint.from_json(read_json(study.fingerprint("flat")))
+    models = {"m": {"network": "unet", "plan": {"batch": 5}}}
+    config = load_config(
+        [], {"datasets": {"flat": {"path": "flat"}}, "models": models, "budget": {"steps": 3}, "processes": 2}
+    )
+    with pytest.raises(PlanError, match=r"5 samples cannot be shared equally by 2 processes.*plan\.batch"):
+        make_plan("m", config.model("m"), fingerprint, config, Machine("cpu", "fp32", 4e9, 1, 2))
+
+
+def test_a_training_asks_for_a_gpu_per_process(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("datasets: {d: {path: d}}\nbudget: {steps: 3}\nprocesses: 2\ndevice: cuda\n")
+    assert training_gpus(load_config([tmp_path / "c.yaml"])) == 2
+    (tmp_path / "c.yaml").write_text("datasets: {d: {path: d}}\nbudget: {steps: 3}\nprocesses: 2\ndevice: cpu\n")
+    assert training_gpus(load_config([tmp_path / "c.yaml"])) == 0

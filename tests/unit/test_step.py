@@ -1,0 +1,203 @@
+"""The optimisation step where memory runs out, parts are frozen, and where its time is counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medseg.errors import PlanError
+from medseg.image.labels import LabelTable
+from medseg.losses.zoo import LOSSES, build_loss
+from medseg.models.freeze import freeze
+from medseg.models.phases import STEP, Phases
+from medseg.models.step import Step, build_optimizer
+from medseg.models.zoo import build_model
+from medseg.train.loop import Fold, Means, train
+
+LABELS = LabelTable.create({"ball": 1, "rod": 3})
+
+
+class Small(nn.Module):
+    """A network that has memory for so many samples at once."""
+
+    def __init__(self, inner: nn.Module, room: int) -> None:
+        super().__init__()
+        self.inner, self.room, self.calls = inner, room, []
+
+    def forward(self, x: Tensor) -> Any:
+        self.calls.append(len(x))
+        if len(x) > self.room:
+            torch.rand(3)  # what a network drew before it ran out is drawn again
+            raise torch.OutOfMemoryError("no room")
+        return self.inner(x)
+
+
+def small(plan: Any, room: int, loss: str = "dice_ce") -> Step:
+    torch.manual_seed(0)
+    network = Small(build_model(plan.network, plan.network_spec), room)
+    optimizer = build_optimizer("sgd", network.parameters(), 0.1, 0.0)
+    return Step(network, optimizer, build_loss(loss), "cpu", "fp32")
+
+
+def batch(count: int = 5) -> tuple[Tensor, Tensor]:
+    source = torch.Generator().manual_seed(0)
+    return torch.randn(count, 1, 32, 32, generator=source), torch.randint(0, 3, (count, 32, 32), generator=source)
+
+
+@pytest.mark.parametrize("room", [4, 2, 1])
+@pytest.mark.parametrize("loss", ["dice_ce", "lovasz", "dice_topk"])
+@pytest.mark.parametrize("options", [{}, {"deep_supervision": True}])
+def test_out_of_memory_is_the_same_step_in_parts(room: int, loss: str, options: Any, tiny_plan: Any) -> None:
+    """Also for losses that are not means over samples."""
+    assert loss in LOSSES
+    plan = tiny_plan(options=options)
+    whole, parts = small(plan, 5, loss), small(plan, room, loss)
+    values = [step(*batch()) for step in (whole, parts)]
+    assert values[1] == pytest.approx(values[0], rel=1e-5)
+    assert whole.at_once is None
+    assert parts.at_once == {4: 2, 2: 2, 1: 1}[room]
+    for mine, theirs in zip(parts.network.parameters(), whole.network.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-5)
+    # From then on at once in parts, without trying again.
+    parts.network.calls.clear()
+    parts(*batch())
+    assert max(parts.network.calls) <= room
+
+
+def test_dropout_draws_the_same_in_both_passes(tiny_plan: Any) -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(1, 3, 1)
+            self.drop = nn.Dropout2d(0.5)
+            self.seen: list[Tensor] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = self.drop(self.layer(x))
+            self.seen.append(out.detach())
+            return out
+
+    network = Noisy()
+    step = Step(network, build_optimizer("sgd", network.parameters(), 0.1, 0.0), build_loss("ce"), "cpu", "fp32")
+    step.at_once = 2
+    torch.manual_seed(7)
+    step(*batch(4))
+    assert torch.equal(network.seen[0], network.seen[2])
+    assert torch.equal(network.seen[1], network.seen[3])
+    assert not torch.equal(network.seen[0] == 0, network.seen[1] == 0), "parts draw each their own"
+
+
+def test_one_sample_that_does_not_fit_is_an_error(tiny_plan: Any) -> None:
+    step = small(tiny_plan(), 0)
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        step(*batch())
+    assert step.network.calls == [5, 2, 1]
+
+
+def test_the_reaction_is_journalled_and_survives_a_resume(
+    tiny_cases: Any, tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medseg.train import loop
+
+    monkeypatch.setattr(loop, "SAVE_INTERVAL_S", -1.0)
+    monkeypatch.setattr(loop, "SAVE_PATIENCE", -1.0)
+    made, steps = loop.build_step, []
+
+    def build_step(network: nn.Module, *rest: Any) -> Step:
+        step = made(network, *rest)
+        plain = step._forward
+
+        def forward(x: Tensor) -> Any:
+            if network.training and len(x) > 1:
+                raise torch.OutOfMemoryError("no room")
+            return plain(x)
+
+        step._forward = forward
+        steps.append(step)
+        return step
+
+    monkeypatch.setattr(loop, "build_step", build_step)
+    cases, plan = tiny_cases(2), tiny_plan(batch=4, steps=3)
+    fold = Fold(cases, [], LABELS)
+    train(plan, fold, 0, tmp_path, "small")
+    records = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    told = [
+        (r["step"], r["metrics"]["train/samples_at_once"]) for r in records if "train/samples_at_once" in r["metrics"]
+    ]
+    assert told == [(1, 1.0)]
+    train(plan, fold, 0, tmp_path, "again")
+    assert steps[1].at_once == 1
+
+
+# Freezing
+
+
+def test_frozen_parts_stay_as_they_are(tiny_plan: Any, tiny_cases: Any, tmp_path: Path) -> None:
+    cases = tiny_cases(2)
+    fold = Fold(cases, [], LABELS)
+    plan = tiny_plan("fcn32s", options={"encoder": "alexnet"}, steps=2)
+    trained = train(plan, fold, 0, tmp_path / "all", "all")
+    frozen = train(
+        tiny_plan("fcn32s", options={"encoder": "alexnet"}, steps=2, freeze=("encoder",)),
+        fold,
+        0,
+        tmp_path / "some",
+        "some",
+    )
+    start = train(
+        tiny_plan("fcn32s", options={"encoder": "alexnet"}, steps=1, lr=1e-12, weight_decay=0.0),
+        fold,
+        0,
+        tmp_path / "none",
+        "none",
+    )
+    kept = {n: p for n, p in start.named_parameters() if n.startswith("network.encoder.")}
+    assert kept
+    for name, parameter in frozen.named_parameters():
+        if name in kept:
+            assert torch.allclose(parameter, kept[name], atol=1e-9)
+            assert not parameter.requires_grad
+    assert any(not torch.equal(p, kept[n]) for n, p in trained.named_parameters() if n in kept)
+
+
+def test_freezing_what_is_not_there_names_what_is(tiny_plan: Any) -> None:
+    plan = tiny_plan()
+    network = build_model(plan.network, plan.network_spec)
+    names = [name.removeprefix("network.") for name, _ in network.named_parameters()]
+    first = names[0].split(".")[0]
+    with pytest.raises(PlanError, match=rf"no tensor's name begins with 'encodr'; they begin with .*{first}"):
+        freeze(network, ["encodr"])
+    with pytest.raises(PlanError, match="nothing is left to train"):
+        freeze(network, sorted({name.split(".")[0] for name in names}))
+    with pytest.raises(PlanError, match="begins with"):
+        freeze(network, [first[:-1]])
+
+
+# Phases
+
+
+def test_phases_of_a_training_are_told(tiny_cases: Any, tiny_plan: Any, tmp_path: Path) -> None:
+    cases, phases = tiny_cases(2), Phases()
+    train(tiny_plan(steps=4, validate_every=2), Fold(cases, cases[:1], LABELS), 0, tmp_path, "x", phases=phases)
+    assert phases.steps == 4
+    facts = phases.to_json()
+    assert set(facts) == {*(f"step/{name}_s" for name in STEP), "total/validate_s", "total/save_s"}
+    assert all(value >= 0 for value in facts.values())
+    assert phases.told().startswith("a step took ")
+    assert all(f"{name} " in phases.told() for name in (*STEP, "validate", "save"))
+    assert Phases().told() == "no step was timed"
+
+
+def test_a_trace_of_some_steps_is_written(tiny_cases: Any, tiny_plan: Any, tmp_path: Path) -> None:
+    cases = tiny_cases(2)
+    means = Means(trace=tmp_path / "out" / "trace.json")
+    traced = train(tiny_plan(steps=13), Fold(cases, [], LABELS), 0, tmp_path / "a", "a", means=means)
+    names = {event.get("name") for event in json.loads((tmp_path / "out" / "trace.json").read_text())["traceEvents"]}
+    assert any("conv" in str(name) for name in names)
+    plain = train(tiny_plan(steps=13), Fold(cases, [], LABELS), 0, tmp_path / "b", "b")
+    assert all(torch.equal(p, q) for p, q in zip(traced.parameters(), plain.parameters(), strict=True))
