@@ -118,6 +118,16 @@ def tiny_cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[A
     return build
 
 
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A ``tests.file_server.Server``; give it ``replies``."""
+    from tests.file_server import serving
+
+    monkeypatch.setenv("no_proxy", "*")
+    with serving() as made:
+        yield made
+
+
 @dataclass(frozen=True)
 class Study:
     """A tiny experiment on disk, run up to its predictions: data sets ``flat`` (2-D PNG) and ``solid`` (3-D NIfTI)."""

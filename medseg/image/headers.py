@@ -1,18 +1,20 @@
-"""Text headers of NRRD and MetaImage: numbers, axes of the world, and arrays in the order of the file."""
+"""Text headers of NRRD and MetaImage: lines, fields, numbers, axes of the world, arrays in the order of the file."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.image.content import Content
 from medseg.image.geometry import Geometry
-from medseg.image.stored import FormatError
+from medseg.image.stored import FormatError, check_size
 
 # No header of an image is longer; what looks longer is none.
 MAX_HEADER = 1 << 20
@@ -21,12 +23,87 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?|[+-]?(nan|inf)", re.IGNORECASE)
 
 
-def integers(path: Path, name: str, text: str) -> list[int]:
-    """The integers of a header field, separated by spaces."""
-    words = text.split()
-    if not words or not all(_INTEGER.fullmatch(word) for word in words):
-        raise FormatError(path, f"header field '{name}' is {text[:80]!r}, expected integers", "correct the header")
-    return [int(word) for word in words]
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a text header says; the methods raise ``FormatError`` for what is missing or makes no sense.
+
+    Attributes:
+        path: the file, for messages.
+        kind: name of the format.
+        fields: texts by name.
+        end: where the data begin in the file that holds the header.
+    """
+
+    path: Path
+    kind: str
+    fields: Mapping[str, str]
+    end: int
+
+    def need(self, name: str) -> str:
+        """The text of a field that must be there."""
+        if name not in self.fields:
+            raise FormatError(self.path, f"{self.kind} header without '{name}'", "correct the header")
+        return self.fields[name]
+
+    def integers(self, name: str) -> list[int]:
+        """The integers of a field, separated by spaces."""
+        text = self.need(name)
+        words = text.split()
+        if not words or not all(_INTEGER.fullmatch(word) for word in words):
+            cause = f"header field '{name}' is {text[:80]!r}, expected integers"
+            raise FormatError(self.path, cause, "correct the header")
+        return [int(word) for word in words]
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        """The one integer of a field; without a default it must be there."""
+        if default is not None and name not in self.fields:
+            return default
+        found = self.integers(name)
+        if len(found) != 1:
+            cause = f"header field '{name}' is {found[:8]}, expected one integer"
+            raise FormatError(self.path, cause, "correct the header")
+        return found[0]
+
+    def data_file(self, name: str, behind: bytes) -> str:
+        """The file that a field names for all the data; ``behind``: what follows the header, where nothing should."""
+        text = self.need(name)
+        if text.upper().startswith("LIST") or "%" in text:
+            raise FormatError(self.path, "data spread over several files", "store them in one file")
+        if behind:
+            raise FormatError(self.path, f"{len(behind)} bytes follow the detached header")
+        return text.removeprefix("./")
+
+    def body(self, content: Content, *, detached: bool, suffix: str) -> memoryview:
+        """The data's bytes: behind the header, or, if it is ``detached`` (its files end in ``suffix``), beside it."""
+        if content.companion is not None:
+            return memoryview(content.companion)
+        if detached:
+            mend = f"rename it to {suffix} and keep the data file beside it"
+            raise FormatError(self.path, "its data lie in another file", mend)
+        return memoryview(content.main)[self.end :]
+
+
+def header_lines(path: Path, kind: str, data: bytes) -> Iterator[tuple[str, int]]:
+    """The lines at the start of a file, each with the place of the next one, as far as headers reach."""
+    at, limit = 0, min(len(data), MAX_HEADER)
+    while at < limit:
+        end = data.find(b"\n", at, limit)
+        end = limit if end < 0 else end
+        try:
+            line = bytes(data[at:end]).decode()
+        except UnicodeDecodeError:
+            raise FormatError(path, f"{kind} header is no text") from None
+        at = min(end + 1, len(data))
+        yield line.removesuffix("\r"), at
+
+
+def uncompressed(path: Path, body: memoryview, skip: int, size: int) -> memoryview:
+    """The ``size`` bytes of plain voxels at the end of ``body``, behind exactly ``skip`` others (-1: however many)."""
+    skip = len(body) - size if skip == -1 else skip
+    check_size(path, size, len(body))
+    if skip < 0 or len(body) != skip + size:
+        raise FormatError(path, f"{len(body)} bytes of data, the header needs exactly {size}")
+    return body[skip:]
 
 
 def reals(path: Path, name: str, text: str, separator: str | None = None) -> list[float]:

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,16 @@ from numpy.typing import NDArray
 from medseg.image.content import Content
 from medseg.image.geometry import Geometry
 from medseg.image.headers import (
-    MAX_HEADER,
+    Header,
     axis_vectors,
     finite,
     first_axis_fastest,
     grid_affine,
-    integers,
+    header_lines,
     numbers_text,
     reals,
     require_axes,
+    uncompressed,
 )
 from medseg.image.stored import MAX_DEFLATE_RATIO, FormatError, Stored, check_size
 from medseg.image.streams import unpack
@@ -61,90 +61,60 @@ _KEYS = {
 _UNITS = {"mm": "mm", "um": "um", "?": "mm"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """Values by key, and where the data begin in the file that holds the header."""
-
-    path: Path
-    values: Mapping[str, str]
-    end: int
-
-    def need(self, key: str) -> str:
-        if key not in self.values:
-            raise FormatError(self.path, f"MetaImage header without {key}", "correct the header")
-        return self.values[key]
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        found = integers(self.path, key, self.need(key) if default is None else self.values.get(key, str(default)))
-        if len(found) != 1:
-            raise FormatError(self.path, f"{key} is {found[:8]}, expected one integer", "correct the header")
-        return found[0]
-
-    def flag(self, key: str, default: bool) -> bool:
-        text = self.values.get(key, str(default)).lower()
-        if text not in ("true", "false", "1", "0"):
-            raise FormatError(self.path, f"{key} is {text[:20]!r}, expected True or False", "correct the header")
-        return text in ("true", "1")
-
-    def reals(self, key: str, count: int) -> NDArray[np.float64]:
-        return finite(self.path, key, reals(self.path, key, self.need(key)), count)
-
-
-def _parse(path: Path, data: bytes) -> _Header:
-    """The header's values: up to ``ElementDataFile``, which is its last line."""
-    values: dict[str, str] = {}
-    at = 0
-    while at < min(len(data), MAX_HEADER) and "ElementDataFile" not in values:
-        end = data.find(b"\n", at, MAX_HEADER)
-        end = min(len(data), MAX_HEADER) if end < 0 else end
-        try:
-            line = bytes(data[at:end]).decode()
-        except UnicodeDecodeError:
-            raise FormatError(path, "MetaImage header is no text") from None
-        at = end + 1
+def _parse(path: Path, data: bytes) -> Header:
+    """The header's fields: up to ``ElementDataFile``, which is its last line."""
+    fields: dict[str, str] = {}
+    for line, end in header_lines(path, "MetaImage", data):
         key, equals, value = line.partition("=")
         key = _SYNONYMS.get(key.strip(), key.strip())
         if line.strip() and not equals:
             raise FormatError(path, f"MetaImage header line {line[:80]!r} has no '='", "correct the header")
-        if key in _KEYS and key in values:
-            raise FormatError(path, f"MetaImage header has {key} twice", "correct the header")
-        values[key] = value.strip()
-    header = _Header(path, values, min(at, len(data)))
-    header.need("ElementDataFile")
-    return header
+        if key in _KEYS and key in fields:
+            raise FormatError(path, f"MetaImage header has '{key}' twice", "correct the header")
+        fields[key] = value.strip()
+        if key == "ElementDataFile":
+            return Header(path, "MetaImage", fields, end)
+    raise FormatError(path, "MetaImage header without 'ElementDataFile'", "correct the header")
+
+
+def _flag(header: Header, key: str, default: bool) -> bool:
+    text = header.fields.get(key, str(default)).lower()
+    if text not in ("true", "false", "1", "0"):
+        raise FormatError(header.path, f"{key} is {text[:20]!r}, expected True or False", "correct the header")
+    return text in ("true", "1")
+
+
+def _reals(header: Header, key: str, count: int) -> NDArray[np.float64]:
+    return finite(header.path, key, reals(header.path, key, header.need(key)), count)
 
 
 def metaimage_companions(path: Path, data: bytes) -> Sequence[str]:
     """The data file that the header names."""
     header = _parse(path, data)
-    name = header.values["ElementDataFile"]
-    if name.upper() == "LOCAL":
+    if _is_local(header):
         raise FormatError(path, "its data follow the header", "rename it to .mha")
-    if name.upper().startswith("LIST") or "%" in name:
-        raise FormatError(path, "data spread over several files", "store them in one file")
-    if data[header.end :].strip():
-        raise FormatError(path, f"{len(data) - header.end} bytes follow ElementDataFile")
-    return (name.removeprefix("./"),)
+    return (header.data_file("ElementDataFile", data[header.end :].strip()),)
+
+
+def _is_local(header: Header) -> bool:
+    return header.fields["ElementDataFile"].upper() == "LOCAL"
 
 
 def read_metaimage(path: Path, content: Content) -> Stored:
     """Read ``.mha`` or ``.mhd``; see ``medseg.image.formats.read_stored`` for the contract."""
     header = _parse(path, content.main)
-    local = header.values["ElementDataFile"].upper() == "LOCAL"
-    if content.companion is None and not local:
-        raise FormatError(path, "its data lie in another file", "rename it to .mhd and keep the data file beside it")
-    if header.values.get("ObjectType", "Image").lower() != "image" or not header.flag("BinaryData", True):
+    body = header.body(content, detached=not _is_local(header), suffix=".mhd")
+    if header.fields.get("ObjectType", "Image").lower() != "image" or not _flag(header, "BinaryData", True):
         raise FormatError(path, "a MetaImage without binary voxels, expected an image", "convert it")
     rank = header.integer("NDims")
-    shape = integers(path, "DimSize", header.need("DimSize"))
+    shape = header.integers("DimSize")
     channels = header.integer("ElementNumberOfChannels", 1)
     if rank not in (2, 3) or len(shape) != rank or min(shape) < 1 or channels < 1:
         cause = f"NDims {rank}, DimSize {shape[:8]}, {channels} channels; expected 2 or 3 axes"
         raise FormatError(path, cause, "convert it; channels belong to ElementNumberOfChannels")
     for key, plain in (("ElementToIntensityFunctionSlope", 1.0), ("ElementToIntensityFunctionOffset", 0.0)):
-        if key in header.values and header.reals(key, 1)[0] != plain:
+        if key in header.fields and _reals(header, key, 1)[0] != plain:
             raise FormatError(path, f"{key} scales the voxels, which programs read in two ways", "store real values")
-    body = memoryview(content.main)[header.end :] if content.companion is None else memoryview(content.companion)
     dtype = _dtype(header)
     flat = np.frombuffer(_plain(header, body, math.prod(shape) * channels * dtype.itemsize), dtype)
     voxels = flat.reshape((channels, *shape), order="F")
@@ -152,51 +122,47 @@ def read_metaimage(path: Path, content: Content) -> Stored:
     return Stored(path, np.ascontiguousarray(voxels, dtype=dtype.newbyteorder("=")), affine, unit, notes=notes)
 
 
-def _dtype(header: _Header) -> np.dtype[Any]:
+def _dtype(header: Header) -> np.dtype[Any]:
     name = header.need("ElementType").removesuffix("_ARRAY")
     if name not in TYPES:
         raise FormatError(header.path, f"ElementType {name[:40]!r}, expected integers or real numbers", "convert it")
-    return np.dtype(TYPES[name]).newbyteorder(">" if header.flag("BinaryDataByteOrderMSB", False) else "<")
+    return np.dtype(TYPES[name]).newbyteorder(">" if _flag(header, "BinaryDataByteOrderMSB", False) else "<")
 
 
-def _plain(header: _Header, body: memoryview, size: int) -> bytearray | memoryview:
+def _plain(header: Header, body: memoryview, size: int) -> bytearray | memoryview:
     """The voxels' bytes, exactly ``size`` of them."""
     path, skip = header.path, header.integer("HeaderSize", 0)
-    if not header.flag("CompressedData", False):
-        skip = len(body) - size if skip == -1 else skip
-        check_size(path, size, len(body))
-        if skip < 0 or len(body) != skip + size:
-            raise FormatError(path, f"{len(body)} bytes of data, the header needs exactly {size}")
-        return body[skip:]
+    if not _flag(header, "CompressedData", False):
+        return uncompressed(path, body, skip, size)
     if skip != 0:
         raise FormatError(path, "HeaderSize before compressed data", "store it without")
     if header.integer("CompressedDataSize", len(body)) != len(body):
-        found = header.values["CompressedDataSize"][:20]
+        found = header.fields["CompressedDataSize"][:20]
         raise FormatError(path, f"{len(body)} bytes of compressed data, the header says {found}")
     check_size(path, size, len(body) * MAX_DEFLATE_RATIO)
     return unpack(path, body, size, "zlib")
 
 
-def _world(header: _Header, rank: int) -> tuple[NDArray[np.float64] | None, str, tuple[tuple[str, str], ...]]:
+def _world(header: Header, rank: int) -> tuple[NDArray[np.float64] | None, str, tuple[tuple[str, str], ...]]:
     """Affine in RAS+ (or None), unit, and notes about what is doubtful."""
-    size = next((key for key in ("ElementSpacing", "ElementSize") if key in header.values), None)
+    size = next((key for key in ("ElementSpacing", "ElementSize") if key in header.fields), None)
     if size is None:
         return None, "px", ()
-    spacing = header.reals(size, rank)
+    spacing = _reals(header, size, rank)
     if (spacing <= 0).any():
         raise FormatError(header.path, f"{size} {spacing.tolist()}, expected sizes above 0", "correct the header")
-    unit = header.values.get("DistanceUnits", "mm")
+    unit = header.fields.get("DistanceUnits", "mm")
     if unit not in _UNITS:
         raise FormatError(header.path, f"DistanceUnits {unit[:20]!r}, expected mm or um", "correct the header")
     directions, origin = np.eye(rank), np.zeros(rank)
     notes: tuple[tuple[str, str], ...] = ()
-    if "TransformMatrix" in header.values:
+    if "TransformMatrix" in header.fields:
         # A row of the file is the direction of one axis: a column of the affine.
-        directions = header.reals("TransformMatrix", rank * rank).reshape(rank, rank).T
+        directions = _reals(header, "TransformMatrix", rank * rank).reshape(rank, rank).T
     elif rank == 3:
         notes = (("no-orientation", "no TransformMatrix: orientation unknown, axes taken as left-posterior-superior"),)
-    if "Offset" in header.values:
-        origin = header.reals("Offset", rank)
+    if "Offset" in header.fields:
+        origin = _reals(header, "Offset", rank)
     signs = (-1, -1, 1) if rank == 3 else (1, 1)
     with np.errstate(over="ignore"):  # no grid has such axes: the geometry refuses them
         axes = directions * spacing

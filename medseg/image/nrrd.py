@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,16 @@ from medseg.image.content import Content
 from medseg.image.geometry import Geometry
 from medseg.image.headers import (
     MAX_HEADER,
+    Header,
     axis_vectors,
     finite,
     first_axis_fastest,
     grid_affine,
-    integers,
+    header_lines,
     numbers_text,
     reals,
     require_axes,
+    uncompressed,
 )
 from medseg.image.stored import MAX_DEFLATE_RATIO, FormatError, Stored, check_size, memory_budget, without_alpha
 from medseg.image.streams import Packing, pack_gzip, unpack
@@ -83,33 +84,14 @@ _UNITS = {**dict.fromkeys(("", "mm", "millimeter", "millimeters", "???"), "mm")}
 _UNITS |= dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers"), "um")
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """Fields by name, and where the data begin in the file that holds the header."""
-
-    path: Path
-    fields: Mapping[str, str]
-    end: int
-
-    def need(self, name: str) -> str:
-        if name not in self.fields:
-            raise FormatError(self.path, f"NRRD header without '{name}'", "correct the header")
-        return self.fields[name]
-
-
-def _parse(path: Path, data: bytes) -> _Header:
-    """The header's fields: up to an empty line, or the end of the file."""
-    start = bytes(data[:MAX_HEADER])
-    gap = re.search(rb"\n\r?\n", start)
-    end = gap.end() if gap else len(data)
-    if not gap and len(data) > MAX_HEADER:
-        raise FormatError(path, f"NRRD header without an end in the first {MAX_HEADER} bytes")
-    try:
-        lines = start[:end].decode().splitlines()[1:]
-    except UnicodeDecodeError:
-        raise FormatError(path, "NRRD header is no text") from None
+def _parse(path: Path, data: bytes) -> Header:
+    """The header's fields: behind the magic, up to an empty line or the end of the file."""
     fields: dict[str, str] = {}
-    for line in lines:
+    lines = header_lines(path, "NRRD", data)
+    next(lines)
+    for line, end in lines:
+        if not line:
+            return Header(path, "NRRD", fields, end)
         if not line.strip() or line.startswith("#") or ":=" in line:
             continue
         name, colon, value = line.partition(": ")
@@ -120,7 +102,9 @@ def _parse(path: Path, data: bytes) -> _Header:
         if name in fields:
             raise FormatError(path, f"NRRD header has '{name}' twice", "correct the header")
         fields[name] = value.strip()
-    return _Header(path, fields, end)
+    if len(data) > MAX_HEADER:
+        raise FormatError(path, f"NRRD header without an end in the first {MAX_HEADER} bytes")
+    return Header(path, "NRRD", fields, len(data))
 
 
 def nrrd_companions(path: Path, data: bytes) -> Sequence[str]:
@@ -128,20 +112,13 @@ def nrrd_companions(path: Path, data: bytes) -> Sequence[str]:
     header = _parse(path, data)
     if "data file" not in header.fields:
         raise FormatError(path, "no 'data file' in the header", "rename it to .nrrd if the data follow the header")
-    name = header.fields["data file"]
-    if name.upper().startswith("LIST") or "%" in name:
-        raise FormatError(path, "data spread over several files", "store them in one file")
-    if len(data) > header.end:
-        raise FormatError(path, f"{len(data) - header.end} bytes follow the detached header")
-    return (name.removeprefix("./"),)
+    return (header.data_file("data file", data[header.end :]),)
 
 
 def read_nrrd(path: Path, content: Content) -> Stored:
     """Read ``.nrrd`` or ``.nhdr``; see ``medseg.image.formats.read_stored`` for the contract."""
     header = _parse(path, content.main)
-    if content.companion is None and "data file" in header.fields:
-        raise FormatError(path, "its data lie in another file", "rename it to .nhdr and keep the data file beside it")
-    body = memoryview(content.main)[header.end :] if content.companion is None else memoryview(content.companion)
+    body = header.body(content, detached="data file" in header.fields, suffix=".nhdr")
     sizes, dtype = _sizes(header), _dtype(header)
     spatial, channel = _axes(header, len(sizes))
     array = _voxels(header, body, sizes, dtype)
@@ -154,15 +131,15 @@ def read_nrrd(path: Path, content: Content) -> Stored:
     return Stored(path, native, affine, unit, notes=notes, remarks=remarks)
 
 
-def _sizes(header: _Header) -> list[int]:
-    sizes = integers(header.path, "sizes", header.need("sizes"))
-    if integers(header.path, "dimension", header.need("dimension")) != [len(sizes)] or min(sizes) < 1:
+def _sizes(header: Header) -> list[int]:
+    sizes = header.integers("sizes")
+    if header.integers("dimension") != [len(sizes)] or min(sizes) < 1:
         cause = f"impossible sizes {sizes} for dimension {header.fields['dimension'][:20]}"
         raise FormatError(header.path, cause, "correct the header")
     return sizes
 
 
-def _dtype(header: _Header) -> np.dtype[Any]:
+def _dtype(header: Header) -> np.dtype[Any]:
     name = header.need("type").lower()
     if name not in TYPES:
         raise FormatError(header.path, f"NRRD type {name[:40]!r}, expected integers or real numbers", "convert it")
@@ -175,14 +152,14 @@ def _dtype(header: _Header) -> np.dtype[Any]:
     return dtype.newbyteorder("<" if order == "little" else ">")
 
 
-def _kinds(header: _Header, rank: int) -> list[str]:
+def _kinds(header: Header, rank: int) -> list[str]:
     kinds = header.fields.get("kinds", "").lower().split() or ["???"] * rank
     if len(kinds) != rank:
         raise FormatError(header.path, f"{len(kinds)} kinds for {rank} axes", "correct the header")
     return kinds
 
 
-def _axes(header: _Header, rank: int) -> tuple[list[int], int | None]:
+def _axes(header: Header, rank: int) -> tuple[list[int], int | None]:
     """Which axes are spatial, and which one holds channels (None: there is none)."""
     kinds, vectors = _kinds(header, rank), _vectors(header, rank)
     if vectors is None:
@@ -198,7 +175,7 @@ def _axes(header: _Header, rank: int) -> tuple[list[int], int | None]:
     return spatial, (others[0] if others else None)
 
 
-def _vectors(header: _Header, rank: int) -> list[list[float] | None] | None:
+def _vectors(header: Header, rank: int) -> list[list[float] | None] | None:
     """World vector per axis, None for axes outside space; None if the header has no directions."""
     text = header.fields.get("space directions")
     if text is None:
@@ -209,19 +186,15 @@ def _vectors(header: _Header, rank: int) -> list[list[float] | None] | None:
     return [None if w == "none" else reals(header.path, "space directions", w[1:-1], ",") for w in words]
 
 
-def _voxels(header: _Header, body: memoryview, sizes: list[int], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _voxels(header: Header, body: memoryview, sizes: list[int], dtype: np.dtype[Any]) -> NDArray[Any]:
     """The array in the file's axis order, first axis fastest."""
     size = math.prod(sizes) * dtype.itemsize
     encoding = header.need("encoding").lower()
-    skips = [integers(header.path, name, header.fields.get(name, "0")) for name in ("line skip", "byte skip")]
-    if skips[0] != [0] or len(skips[1]) != 1 or (skips[1] != [0] and encoding != "raw"):
+    lines, skip = header.integer("line skip", 0), header.integer("byte skip", 0)
+    if lines or (skip and encoding != "raw"):
         raise FormatError(header.path, "skips lines, or bytes of compressed data", "store it without")
     if encoding == "raw":
-        skip = len(body) - size if skips[1] == [-1] else skips[1][0]
-        check_size(header.path, size, len(body))
-        if skip < 0 or len(body) != skip + size:
-            raise FormatError(header.path, f"{len(body)} bytes of data, the header needs exactly {size}")
-        plain: bytearray | memoryview = body[skip:]
+        plain: bytearray | memoryview = uncompressed(header.path, body, skip, size)
     elif encoding in _PACKING:
         packing = _PACKING[encoding]
         # bzip2 has no useful bound: there, memory grows with what really comes out of the stream.
@@ -232,9 +205,9 @@ def _voxels(header: _Header, body: memoryview, sizes: list[int], dtype: np.dtype
     return np.frombuffer(plain, dtype).reshape(sizes, order="F")
 
 
-def _world(header: _Header, spatial: list[int]) -> tuple[NDArray[np.float64] | None, str, tuple[tuple[str, str], ...]]:
+def _world(header: Header, spatial: list[int]) -> tuple[NDArray[np.float64] | None, str, tuple[tuple[str, str], ...]]:
     """Affine in RAS+ (or None), unit, and notes about what is doubtful."""
-    path, rank, count = header.path, len(integers(header.path, "sizes", header.fields["sizes"])), len(spatial)
+    path, rank, count = header.path, len(header.integers("sizes")), len(spatial)
     unit = _unit(header, spatial, rank)
     vectors = _vectors(header, rank)
     if vectors is None:
@@ -262,7 +235,7 @@ def _world(header: _Header, spatial: list[int]) -> tuple[NDArray[np.float64] | N
     return grid_affine(axes, origin, (1, 1, 1)), unit, (("no-orientation", note),)
 
 
-def _unit(header: _Header, spatial: list[int], rank: int) -> str:
+def _unit(header: Header, spatial: list[int], rank: int) -> str:
     """Unit of the world: what the header names, else millimetres."""
     if "space units" in header.fields:
         found = re.findall(r'"([^"]*)"', header.fields["space units"])

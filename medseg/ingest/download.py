@@ -14,10 +14,10 @@ from urllib.parse import unquote, urlsplit
 
 from medseg.config import Config, DownloadConfig
 from medseg.errors import ConfigError, DataError
-from medseg.files import read_json, write_json, write_text, writer_lock
+from medseg.files import read_json, sha256_file, write_json, write_text, writer_lock
 from medseg.ingest.archives import unpack
-from medseg.ingest.transfer import transfer
 from medseg.progress import say
+from medseg.transfer import fetch, forget, sha256_error, shown
 
 # Left in the data set's folder: what it was unpacked from.
 RECORD = ".download.json"
@@ -108,47 +108,17 @@ def _record(folder: Path, download: DownloadConfig) -> dict[str, Any]:
     wanted = {"url": _url(download), "sha256": download.sha256}
     for key, value in wanted.items():
         if value is not None and record.get(key) != value:
-            cause = f"holds the archive {record.get('url')} (SHA-256 {record.get('sha256')}), wanted {value}"
-            raise DataError(f"{folder}: {cause}; remove the folder, or give the data set another path")
+            cause = f"holds the archive {shown(str(record.get('url')))} (SHA-256 {record.get('sha256')})"
+            told = shown(value) if shown(value) not in cause else f"{shown(value)} with another query"
+            raise DataError(f"{folder}: {cause}, wanted {told}; remove the folder, or give the data set another path")
     return {key: record[key] for key in ("url", "sha256", "bytes")}
 
 
 def _fetch(dataset: str, download: DownloadConfig, work: Path, folder: Path, pause: Callable[[float], None]) -> Path:
-    """The archive, whole and with the right checksum; a wrong one is removed."""
-    url = _url(download)
+    """The archive, whole and with the right checksum."""
     part = work / "archive.part"
-    say(f"download {dataset}: {url}")
-    resumed = part.exists()
-    transfer(url, part, f"download {dataset}", pause)
-    error = _checksum_error(part, download, folder)
-    if error and resumed:
-        # The beginning may have been of an older version of the file.
-        say(f"download {dataset}: {error}; fetching all of it again")
-        _forget(part)
-        transfer(url, part, f"download {dataset}", pause)
-        error = _checksum_error(part, download, folder)
-    if error:
-        kind = _kind(part)
-        _forget(part)
-        raise DataError(f"{url}: {error}{kind}; not kept. Is the address right, or was the file replaced there?")
+    fetch(_url(download), part, f"download {dataset}", lambda whole: _checksum_error(whole, download, folder), pause)
     return part
-
-
-def _forget(part: Path) -> None:
-    for path in (part, part.with_name(f"{part.name}.state.json")):
-        path.unlink(missing_ok=True)
-
-
-def _kind(part: Path) -> str:
-    """What a wrong file looks like, if it is told easily."""
-    with open(part, "rb") as file:
-        start = file.read(512).lstrip().lower()
-    return ", the server sent a web page" if start.startswith((b"<!doctype html", b"<html")) else ""
-
-
-def _digest(part: Path, algorithm: str) -> str:
-    with open(part, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def _noted(folder: Path) -> Path:
@@ -157,18 +127,20 @@ def _noted(folder: Path) -> Path:
 
 
 def _checksum_error(part: Path, download: DownloadConfig, folder: Path) -> str:
-    """How the file differs from what was promised, or an empty text; notes the SHA-256 if nothing was promised."""
+    """How the file differs from what was promised, or an empty text, also if nothing was promised."""
     md5 = ARCHIVES[download.name].md5 if download.name else ""
-    sha256 = _digest(part, "sha256")
     promised = download.sha256 or ("" if md5 else _noted_digest(folder))
-    if promised and sha256 != promised:
-        source = (
-            "" if download.sha256 else f" (noted in {_noted(folder)} at the first download; remove it if you agree)"
-        )
-        return f"{part.stat().st_size} bytes with SHA-256 {sha256}, expected {promised}{source}"
-    if md5 and (found := _digest(part, "md5")) != md5:
+    if promised and (error := sha256_error(part, promised)):
+        noted = f" (noted in {_noted(folder)} at the first download; remove it if you agree)"
+        return error if download.sha256 else error + noted
+    if md5 and (found := _md5(part)) != md5:
         return f"{part.stat().st_size} bytes with MD5 {found}, expected {md5}"
     return ""
+
+
+def _md5(part: Path) -> str:
+    with open(part, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _noted_digest(folder: Path) -> str:
@@ -183,12 +155,12 @@ def _unpack(archive: Path, download: DownloadConfig, work: Path, folder: Path) -
     try:
         unpack(archive, files)
     except DataError as error:
-        _forget(archive)
+        forget(archive)
         shutil.rmtree(files, ignore_errors=True)
-        raise DataError(f"{url}: {str(error).removeprefix(f'{archive}: ')}") from None
+        raise DataError(f"{shown(url)}: {str(error).removeprefix(f'{archive}: ')}") from None
     inside = [path for path in files.iterdir() if not path.name.startswith(".")]
     content = inside[0] if len(inside) == 1 and inside[0].is_dir() else files
-    sha256 = _digest(archive, "sha256")
+    sha256 = sha256_file(archive)
     write_json(content / RECORD, {"url": url, "sha256": sha256, "bytes": archive.stat().st_size})
     if not download.sha256 and not (download.name and ARCHIVES[download.name].md5):
         write_text(_noted(folder), f"{sha256}  {PurePosixPath(unquote(urlsplit(url).path)).name}\n")

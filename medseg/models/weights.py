@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.client
+import os
 import pickle
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -18,19 +16,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from medseg import __version__
-from medseg.errors import CheckpointError
-from medseg.files import atomic_writer, sha256_file
+from medseg.errors import BusyError, CheckpointError, DataError
+from medseg.files import sha256_file, write_with, writer_lock
 from medseg.models.encoders.encoder import Encoder
-from medseg.progress import say
+from medseg.transfer import fetch, forget, sha256_error, shown
 
 SUFFIXES = (".safetensors", ".pth")
 # What classifiers have beyond their convolutions: heads, and GoogLeNet's auxiliary ones.
 HEADS = ("fc.", "classifier.", "aux1.", "aux2.")
 # Counts batches for an average that is not taken here; older files lack it.
 COUNTER = "num_batches_tracked"
-TIMEOUT_S = 60.0
-CHUNK = 1 << 20
+WAIT_S = 1.0
 # What torch runs into when a file is damaged or holds more than tensors.
 NONSENSE = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, pickle.PickleError)
 # Names that an error lists; the rest is counted.
@@ -132,13 +128,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def fetch_weights(address: str, sha256: str | None, cache: Path) -> Path:
+def fetch_weights(address: str, sha256: str | None, cache: Path, pause: Callable[[float], None] = time.sleep) -> Path:
     """The file of weights behind a path or an http(s) address.
 
     Args:
         address: a file, or where to fetch one.
         sha256: its checksum (hex); must be given with an address, may be with a file.
-        cache: folder for what is fetched; a file that is there already is not fetched again.
+        cache: folder for what is fetched; a file that is there already is not fetched again, a transfer that broke off
+            is gone on with, and one that another process has begun is waited for.
+        pause: how to wait between attempts.
 
     Returns:
         A file whose bytes have the checksum, where one is given.
@@ -147,7 +145,10 @@ def fetch_weights(address: str, sha256: str | None, cache: Path) -> Path:
         CheckpointError: without a checksum for an address, if fetching fails, or if the bytes have another checksum
             (then nothing is kept).
     """
-    url = urlsplit(address)
+    try:
+        url = urlsplit(address)
+    except ValueError:
+        raise CheckpointError(f"{shown(address)}: no valid address; check options.weights") from None
     if not url.scheme:
         path = Path(address)
         if not path.is_file():
@@ -155,62 +156,38 @@ def fetch_weights(address: str, sha256: str | None, cache: Path) -> Path:
         if sha256 is not None and (found := sha256_file(path)) != sha256:
             raise CheckpointError(f"{path}: SHA-256 is {found}, expected {sha256}; get the file again")
         return path
-    # Without user, password and query: those can be secrets.
-    shown = f"{url.scheme}://{url.hostname}{url.path}"
     if url.scheme not in ("http", "https"):
-        raise CheckpointError(f"{shown}: weights come from a file or an http(s) address")
+        raise CheckpointError(f"{shown(address)}: weights come from a file or an http(s) address")
     if sha256 is None:
-        raise CheckpointError(f"{shown}: weights from an address need their checksum; give options.sha256")
+        raise CheckpointError(f"{shown(address)}: weights from an address need their checksum; give options.sha256")
     suffix = Path(url.path).suffix
     if suffix not in SUFFIXES:
-        raise CheckpointError(f"{shown}: weights must be a file of {' or '.join(SUFFIXES)}")
+        raise CheckpointError(f"{shown(address)}: weights must be a file of {' or '.join(SUFFIXES)}")
     path = cache / f"{sha256}{suffix}"
-    if not path.exists() or sha256_file(path) != sha256:
-        say(f"fetching weights from {shown}")
-        _download(address, shown, sha256, path)
+    while not _is_there(path, sha256):
+        try:
+            with writer_lock(cache):
+                if not _is_there(path, sha256):
+                    _fetch_to(path, address, sha256, pause)
+        except BusyError:
+            # Processes that train together need the same file together: one fetches it, the others wait.
+            pause(WAIT_S)
     return path
 
 
-class _SaferRedirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects within HTTP(S), never from https to http."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        old, new = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
-        if new not in ("http", "https") or (old, new) == ("https", "http"):
-            fp.close()
-            raise CheckpointError(f"the server redirects from {old} to {new}; refused, name a direct address")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+def _is_there(path: Path, sha256: str) -> bool:
+    return path.exists() and sha256_file(path) == sha256
 
 
-def _download(address: str, shown: str, sha256: str, path: Path) -> None:
-    """Stream to ``path``; it only comes into being with the right checksum."""
-    request = urllib.request.Request(address, headers={"User-Agent": f"medseg/{__version__}"})
-    opener = urllib.request.build_opener(_SaferRedirects)
+def _fetch_to(path: Path, address: str, sha256: str, pause: Callable[[float], None]) -> None:
+    """Bring weights to ``path``, which only comes into being with the right checksum."""
+    part = path.with_name(f"{path.name}.part")
     try:
-        with opener.open(request, timeout=TIMEOUT_S) as response, atomic_writer(path) as file:
-            digest, received = hashlib.sha256(), 0
-            while chunk := response.read(CHUNK):
-                digest.update(chunk)
-                received += len(chunk)
-                file.write(chunk)
-            promised = response.headers.get("Content-Length", "")
-            if promised.isdigit() and received < int(promised):
-                raise CheckpointError(f"{shown}: the connection ended after {received} of {promised} bytes; try again")
-            if digest.hexdigest() != sha256:
-                raise CheckpointError(
-                    f"{shown}: SHA-256 is {digest.hexdigest()}, expected {sha256}; nothing was kept, "
-                    "check address and checksum"
-                )
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise CheckpointError(f"{shown}: the server answers {error.code} {error.reason}; check the address") from None
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            raise
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise CheckpointError(f"{shown}: the connection failed ({reason}); try again") from None
+        fetch(address, part, "weights of the encoder", lambda whole: sha256_error(whole, sha256), pause)
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
+    write_with(path, lambda temporary: os.replace(part, temporary))
+    forget(part)
 
 
 def _first_convolution(encoder: nn.Module) -> str:

@@ -1,19 +1,15 @@
-"""Downloads against a server on this machine that does everything a server can do wrong, and hostile archives."""
+"""Data sets that are fetched from a server on this machine, and hostile archives."""
 
 from __future__ import annotations
 
 import hashlib
-import http.server
 import io
 import re
 import shutil
-import socket
-import struct
 import tarfile
-import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,257 +23,9 @@ from medseg.files import writer_lock
 from medseg.ingest import archives
 from medseg.ingest.archives import unpack
 from medseg.ingest.download import ARCHIVES, RECORD, Archive, run_download
-from medseg.ingest.transfer import PAUSES_S, transfer
-
-Reply = Callable[["Handler"], None]
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Hands every request to the next reply of a list; the last one stays."""
-
-    server: Server
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.close_connection = True
-        self.server.requests.append(dict(self.headers))
-        replies = self.server.replies
-        (replies.pop(0) if len(replies) > 1 else replies[0])(self)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def start(self) -> int:
-        """First byte of the range that was asked for."""
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        return int(asked[1]) if asked else 0
-
-    def head(self, code: int, **headers: str) -> None:
-        self.send_response(code)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-
-
-class Server(http.server.ThreadingHTTPServer):
-    replies: list[Reply]
-    requests: list[dict[str, str]]
-
-    def handle_error(self, *_: Any) -> None:
-        pass
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/data.zip"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    made = Server(("127.0.0.1", 0), Handler)
-    made.replies, made.requests = [], []
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield made
-    made.shutdown()
-    made.server_close()
-    thread.join()
-
-
-def send(data: bytes, upto: int | None = None, *, etag: str = '"v1"', ranges: bool = True, claim: int = 0) -> Reply:
-    """A well-behaved reply; breaks off at byte ``upto``, names no version, ignores ranges, or claims another length."""
-
-    def reply(request: Handler) -> None:
-        start = request.start() if ranges else 0
-        if start and request.headers.get("If-Range", etag) != etag:
-            start = 0
-        headers = {"Content_Length": str((claim or len(data)) - start)}
-        headers |= {"ETag": etag} if etag else {}
-        if start >= len(data) > 0:
-            request.head(416, Content_Range=f"bytes */{len(data)}", Content_Length="0")
-            return
-        if start:
-            headers["Content_Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        request.head(206 if start else 200, **headers)
-        request.wfile.write(data[start:upto])
-
-    return reply
-
-
-def status(code: int) -> Reply:
-    return lambda request: request.head(code, Content_Length="0")
-
-
-def redirect(target: str) -> Reply:
-    return lambda request: request.head(302, Location=target, Content_Length="0")
-
-
-def hang_up(request: Handler) -> None:
-    """Close the connection with a reset, before any answer."""
-    request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
+from tests.file_server import Server, hang_up, send
 
 DATA = np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8).tobytes()
-
-
-def get(server: Server, tmp_path: Path, *replies: Reply) -> tuple[Path, list[float]]:
-    """Transfer with these replies; returns the file and the pauses between attempts."""
-    server.replies = list(replies)
-    pauses: list[float] = []
-    part = tmp_path / "part"
-    transfer(server.url, part, "test", pauses.append)
-    return part, pauses
-
-
-def refusal(server: Server, tmp_path: Path, *replies: Reply) -> str:
-    with pytest.raises(DataError) as caught:
-        get(server, tmp_path, *replies)
-    assert server.url in str(caught.value)
-    return str(caught.value)
-
-
-# One file over HTTP
-
-
-def test_a_file_comes_whole(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    part, pauses = get(server, tmp_path, send(DATA))
-    assert part.read_bytes() == DATA
-    assert pauses == []
-    assert "1/1 in" in capfd.readouterr().err
-    # Asked again, nothing is fetched.
-    get(server, tmp_path, status(500))
-    assert len(server.requests) == 1
-
-
-def test_a_transfer_that_breaks_off_is_gone_on_with(server: Server, tmp_path: Path) -> None:
-    part, pauses = get(server, tmp_path, send(DATA, 100_000), send(DATA, 250_000), send(DATA))
-    assert part.read_bytes() == DATA
-    assert [r.get("Range") for r in server.requests] == [None, "bytes=100000-", "bytes=250000-"]
-    assert {r["If-Range"] for r in server.requests[1:]} == {'"v1"'}
-    assert pauses == [PAUSES_S[0]] * 2
-
-
-def test_what_was_fetched_outlives_the_process(server: Server, tmp_path: Path) -> None:
-    told = refusal(server, tmp_path, send(DATA, 100_000), hang_up)
-    assert "100000 bytes are kept" in told
-    part, _ = get(server, tmp_path, send(DATA))
-    assert server.requests[-1]["Range"] == "bytes=100000-"
-    assert part.read_bytes() == DATA
-
-
-def test_a_server_without_versions_is_resumed_by_length(server: Server, tmp_path: Path) -> None:
-    part, _ = get(server, tmp_path, send(DATA, 100_000, etag=""), send(DATA, etag=""))
-    assert server.requests[1]["Range"] == "bytes=100000-"
-    assert "If-Range" not in server.requests[1]
-    assert part.read_bytes() == DATA
-
-
-def test_a_file_that_changed_meanwhile_is_fetched_anew(server: Server, tmp_path: Path) -> None:
-    new = DATA[::-1] + b"more"
-    part, _ = get(server, tmp_path, send(DATA, 100_000), send(new, etag='"v2"'))
-    assert part.read_bytes() == new
-    part.unlink()
-    # Without a version only the length tells.
-    part, _ = get(server, tmp_path, send(DATA, 100_000, etag=""), send(new, etag=""))
-    assert part.read_bytes() == new
-    part.unlink()
-    part, _ = get(server, tmp_path, send(DATA, 100_000, etag=""), send(DATA[:50_000], etag=""))
-    assert part.read_bytes() == DATA[:50_000]
-
-
-def test_a_server_that_ignores_ranges(server: Server, tmp_path: Path) -> None:
-    part, _ = get(server, tmp_path, send(DATA, 100_000), send(DATA, ranges=False))
-    assert server.requests[1]["Range"] == "bytes=100000-"
-    assert part.read_bytes() == DATA
-
-
-def test_a_server_that_sends_another_range(server: Server, tmp_path: Path) -> None:
-    def shifted(request: Handler) -> None:
-        request.head(206, Content_Length="10", Content_Range=f"bytes 5-14/{len(DATA)}")
-        request.wfile.write(DATA[5:15])
-
-    part, _ = get(server, tmp_path, send(DATA, 100_000), shifted, send(DATA))
-    assert part.read_bytes() == DATA
-
-
-def test_a_length_that_is_a_lie(server: Server, tmp_path: Path) -> None:
-    told = refusal(server, tmp_path, send(DATA, claim=len(DATA) + 1000, etag="", ranges=False))
-    assert f"the connection ended after {len(DATA)} of {len(DATA) + 1000} bytes" in told
-    assert f"{len(PAUSES_S) + 1} attempts" in told
-    # Too small a promise cuts the file: only its checksum can tell.
-    shutil.rmtree(tmp_path)
-    tmp_path.mkdir()
-    part, _ = get(server, tmp_path, send(DATA, claim=1000))
-    assert part.stat().st_size == 1000
-
-
-def test_no_length_at_all(server: Server, tmp_path: Path) -> None:
-    def endless(request: Handler) -> None:
-        request.head(200)
-        request.wfile.write(DATA)
-
-    part, _ = get(server, tmp_path, endless)
-    assert part.read_bytes() == DATA
-
-
-def test_chunks_that_end_too_early(server: Server, tmp_path: Path) -> None:
-    def chunked(request: Handler) -> None:
-        request.head(200, Transfer_Encoding="chunked")
-        request.wfile.write(b"5\r\nabcde\r\n100\r\nabc")
-
-    assert "the connection failed" in refusal(server, tmp_path, chunked)
-
-
-@pytest.mark.parametrize("code", [404, 403, 410, 400])
-def test_a_refusal_is_final(code: int, server: Server, tmp_path: Path) -> None:
-    assert f"the server answers {code}" in refusal(server, tmp_path, status(code))
-    assert len(server.requests) == 1
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("code", [500, 503, 429])
-def test_trouble_of_the_server_is_waited_out(code: int, server: Server, tmp_path: Path) -> None:
-    part, pauses = get(server, tmp_path, status(code), hang_up, status(code), send(DATA))
-    assert part.read_bytes() == DATA
-    assert pauses == list(PAUSES_S[:3])
-    part.unlink()
-    assert f"the server answers {code}" in refusal(server, tmp_path, status(code))
-
-
-def test_redirects_within_http_only(server: Server, tmp_path: Path) -> None:
-    part, _ = get(server, tmp_path, redirect("/elsewhere.zip"), send(DATA))
-    assert part.read_bytes() == DATA
-    (tmp_path / "secret").write_text("secret")
-    part.unlink()
-    for target in (f"file://{tmp_path}/secret", "ftp://127.0.0.1/x", "data:text/plain,x"):
-        assert target.split(":")[0] in refusal(server, tmp_path, redirect(target))
-    assert "secret" not in "".join(p.read_text() for p in tmp_path.iterdir() if p.name != "secret")
-    assert "answers 302" in refusal(server, tmp_path, redirect(server.url))
-
-
-def test_https_is_not_left() -> None:
-    from urllib.request import Request
-
-    from medseg.ingest.transfer import _SaferRedirects
-
-    with pytest.raises(DataError, match="from https to http://b"):
-        _SaferRedirects().redirect_request(Request("https://a/x"), io.BytesIO(), 302, "", {}, "http://b/x")
-
-
-def test_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}/x"
-    with pytest.raises(DataError, match="the connection failed"):
-        transfer(url, tmp_path / "part", "test", lambda _: None)
-
-
-def test_more_than_the_disk_holds(server: Server, tmp_path: Path) -> None:
-    assert "make room" in refusal(server, tmp_path, send(DATA, claim=1 << 60))
-
-
-# A data set
 
 
 def zipped(**files: bytes) -> bytes:
@@ -350,6 +98,24 @@ def test_a_wrong_file_is_refused_and_not_kept(server: Server, tmp_path: Path) ->
     with pytest.raises(DataError, match="neither a zip nor a tar archive"):
         fetch(server, tmp_path, b"<html>no such file</html>")
     assert not (tmp_path / "data/organs/d.sha256").exists()
+
+
+def test_secrets_in_an_address_are_not_repeated(
+    server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    for data, query in ((b"no archive", "s3cret"), (SOUND, "s3cret"), (SOUND, "other")):
+        server.replies = [send(data)]
+        try:
+            record = run_download(config(tmp_path, f"{server.url}?token={query}"), "d", lambda _: None)
+            assert record["url"].endswith("?token=s3cret")
+        except DataError as error:
+            told.append(str(error))
+    assert len(told) == 2
+    assert all(server.url in text for text in told)
+    assert "neither a zip nor a tar archive" in told[0]
+    assert "with another query; remove the folder" in told[1]
+    assert "s3cret" not in "".join(told) + capfd.readouterr().err
 
 
 def test_a_part_of_an_older_file_is_not_trusted(server: Server, tmp_path: Path) -> None:

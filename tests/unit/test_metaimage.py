@@ -55,7 +55,7 @@ def test_values_and_world() -> None:
 def test_synonyms(old: str, new: str) -> None:
     found = read(mha().replace(old.encode(), new.encode()))
     np.testing.assert_allclose(found.geometry().affine, read(mha()).geometry().affine)
-    with pytest.raises(FormatError, match=f"{old} twice"):
+    with pytest.raises(FormatError, match=f"'{old}' twice"):
         read(mha(**{new: KEYS[old]}))
 
 
@@ -102,7 +102,7 @@ def test_sizes_and_orientation_that_are_not_there() -> None:
         (mha(DimSize="3 4 0"), "expected 2 or 3 axes"),
         (mha(DimSize="3 4 6"), "needs exactly 144|can hold 120"),
         (mha(DimSize="3 4 4"), "needs exactly 96"),
-        (mha(DimSize=None), "without DimSize"),
+        (mha(DimSize=None), "without 'DimSize'"),
         (mha(ElementType="MET_STRING"), "ElementType 'MET_STRING'"),
         (mha(ElementNumberOfChannels="0"), "0 channels"),
         (mha(BinaryData="False"), "without binary voxels"),
@@ -125,7 +125,7 @@ def test_sizes_and_orientation_that_are_not_there() -> None:
         (mha(DistanceUnits="cm"), "DistanceUnits 'cm'"),
         (mha(ElementToIntensityFunctionSlope="2"), "ElementToIntensityFunctionSlope"),
         (mha(ElementDataFile="other.raw"), "rename it to .mhd"),
-        (mha(b"", ElementDataFile=None), "without ElementDataFile"),
+        (mha(b"", ElementDataFile=None), "without 'ElementDataFile'"),
         (mha().replace(b"NDims = 3", b"NDims 3"), "has no '='"),
         (mha().replace(b"NDims = 3", b"NDims = \xff"), "no text"),
     ],

@@ -138,6 +138,7 @@ def test_encodings_and_skips() -> None:
         nrrd(b"x" * 7 + plain, byte_skip="-1"),
         nrrd().replace(b"\n", b"\r\n", nrrd().index(b"\n\n") and 9),
         nrrd().replace(b"encoding: raw", b"encoding: raw\n# a remark\nkey:=a value"),
+        nrrd(content="only line feeds\x0cend\u2028lines"),
     ):
         np.testing.assert_array_equal(read(data).voxels[0], VOXELS)
 

@@ -98,8 +98,13 @@ CLOSURES = {
             "medseg.augment.spatial",
             "medseg.preprocess.store",
             "medseg.files",
+            "medseg.transfer",
         },
-        {"medseg.evaluate", "medseg.report", "medseg.tracking", "medseg.compare", "medseg.predict", "medseg.cli"},
+        {
+            *("medseg.evaluate", "medseg.report", "medseg.tracking", "medseg.compare", "medseg.predict", "medseg.cli"),
+            # What fetches weights is shared with what fetches data sets; what is done with those is not.
+            *("medseg.ingest.download", "medseg.ingest.archives"),
+        },
     ),
     "evaluate": (
         {"medseg.evaluate.score", "medseg.metrics.overlap", "medseg.image.geometry"},

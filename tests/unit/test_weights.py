@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import http.server
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medseg.errors import CheckpointError
+from medseg.files import writer_lock
 from medseg.models.encoders import ENCODERS, Encoder, build_encoder
 from medseg.models.weights import fetch_weights, load_encoder, read_tensors
+from tests.file_server import Reply, Server, hang_up, redirect, send, status
 
 
 def made(
@@ -183,112 +184,111 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 # Addresses
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves by name: ``right``, ``wrong`` and ``cut`` files, ``moved`` ones, and nothing else."""
-
-    server: Server
-
-    def do_GET(self) -> None:
-        self.server.asked.append(self.path)
-        data, name = self.server.data, self.path.split("?")[0].strip("/").removesuffix(".safetensors")
-        if name == "moved":
-            self.send_response(302)
-            self.send_header("Location", "ftp://127.0.0.1/right.safetensors")
-            self.end_headers()
-            return
-        if name == "nearby":
-            self.send_response(302)
-            self.send_header("Location", "/right.safetensors")
-            self.end_headers()
-            return
-        if name not in ("right", "wrong", "cut"):
-            self.send_error(404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write({"right": data, "wrong": data[::-1], "cut": data[:-5]}[name])
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-class Server(http.server.ThreadingHTTPServer):
-    data: bytes
-    asked: list[str]
-
-    def address(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/{name}.safetensors"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, file: Path) -> Iterator[Server]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    made = Server(("127.0.0.1", 0), Handler)
-    made.data, made.asked = file.read_bytes(), []
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield made
-    made.shutdown()
-    made.server_close()
-    thread.join()
-
-
 @pytest.fixture
 def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("name", ["right", "nearby"])
-def test_weights_are_fetched_once_and_load(name: str, server: Server, digest: str, tmp_path: Path) -> None:
+def fetched(server: Server, digest: str, cache: Path, *replies: Reply, query: str = "") -> Path:
+    """What ``fetch_weights`` gives with these replies."""
+    server.replies = list(replies)
+    return fetch_weights(server.address("w.safetensors") + query, digest, cache, lambda _: None)
+
+
+@pytest.mark.parametrize("ways", [(), (redirect("/elsewhere.safetensors"),), (status(503), hang_up)])
+def test_weights_are_fetched_once_and_load(
+    ways: tuple[Reply, ...], server: Server, file: Path, digest: str, tmp_path: Path
+) -> None:
     cache = tmp_path / "cache"
-    path = fetch_weights(server.address(name), digest, cache)
+    path = fetched(server, digest, cache, *ways, send(file.read_bytes()))
     assert path.parent == cache
-    assert path.read_bytes() == server.data
+    assert path.read_bytes() == file.read_bytes()
     assert len(load_encoder(made(seed=1), path).loaded) > 100
     asked = len(server.asked)
-    assert fetch_weights(server.address(name), digest, cache) == path
+    assert fetched(server, digest, cache, status(500)) == path
     assert len(server.asked) == asked
-    assert [p.name for p in cache.iterdir()] == [path.name]
+    assert [p.name for p in cache.iterdir() if not p.name.startswith(".")] == [path.name]
 
 
-def test_a_cached_file_that_was_damaged_is_fetched_again(server: Server, digest: str, tmp_path: Path) -> None:
-    path = fetch_weights(server.address("right"), digest, tmp_path / "cache")
+def test_a_cached_file_that_was_damaged_is_fetched_again(
+    server: Server, file: Path, digest: str, tmp_path: Path
+) -> None:
+    path = fetched(server, digest, tmp_path / "cache", send(file.read_bytes()))
     path.write_bytes(b"rot")
-    assert fetch_weights(server.address("right"), digest, tmp_path / "cache").read_bytes() == server.data
+    assert fetched(server, digest, tmp_path / "cache", send(file.read_bytes())).read_bytes() == file.read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("habit", "said"),
     [
-        ("wrong", "SHA-256 is .* expected .*nothing was kept"),
-        ("cut", "the connection ended after"),
-        ("absent", "the server answers 404"),
-        ("moved", "redirects from http to ftp; refused"),
+        (lambda data: send(data[::-1]), "SHA-256 .* expected .* is not kept"),
+        (lambda data: send(data, claim=1000), "1000 bytes with SHA-256 .* is not kept"),
+        (lambda data: send(b"<html>Log in"), "the server sent a web page"),
+        (lambda data: status(404), "the server answers 404"),
+        (lambda data: redirect("ftp://127.0.0.1/w.safetensors"), "redirects from http to ftp:.*refused"),
     ],
 )
-def test_a_wrong_file_is_not_kept(name: str, said: str, server: Server, digest: str, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=said):
-        fetch_weights(server.address(name), digest, tmp_path / "cache")
-    assert not any((tmp_path / "cache").glob("*"))
+def test_a_wrong_file_is_not_kept(
+    habit: Callable[[bytes], Reply], said: str, server: Server, file: Path, digest: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=said) as caught:
+        fetched(server, digest, tmp_path / "cache", habit(file.read_bytes()))
+    assert server.address("w.safetensors") in str(caught.value)
+    assert [p.name for p in (tmp_path / "cache").iterdir()] == [".writer.lock"]
+
+
+def test_weights_that_break_off_are_gone_on_with(server: Server, file: Path, digest: str, tmp_path: Path) -> None:
+    data, cache = file.read_bytes(), tmp_path / "cache"
+    with pytest.raises(CheckpointError, match=r"5 attempts\); 1000 bytes are kept in .*cache"):
+        fetched(server, digest, cache, send(data, 1000), hang_up)
+    assert not list(cache.glob("*.safetensors"))
+    asked = len(server.requests)
+    assert fetched(server, digest, cache, send(data)).read_bytes() == data
+    assert [r.get("Range") for r in server.requests[asked:]] == ["bytes=1000-"]
+
+
+def test_processes_that_need_the_same_weights_fetch_them_once(
+    server: Server, file: Path, digest: str, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    server.replies = [send(file.read_bytes())]
+    other = contextlib.ExitStack()
+    other.enter_context(writer_lock(cache))
+    waited: list[float] = []
+
+    def pause(seconds: float) -> None:
+        waited.append(seconds)
+        (cache / f"{digest}.safetensors").write_bytes(file.read_bytes())
+        other.close()
+
+    with other:
+        path = fetch_weights(server.address("w.safetensors"), digest, cache, pause)
+    assert path.read_bytes() == file.read_bytes()
+    assert len(waited) == 1
+    assert server.asked == []
 
 
 def test_addresses_need_a_checksum_and_a_known_kind_and_a_server(server: Server, digest: str, tmp_path: Path) -> None:
+    right = server.address("w.safetensors")
     with pytest.raises(CheckpointError, match="need their checksum"):
-        fetch_weights(server.address("right"), None, tmp_path)
+        fetch_weights(right, None, tmp_path)
     with pytest.raises(CheckpointError, match=r"must be a file of .safetensors or .pth"):
-        fetch_weights(server.address("right").replace(".safetensors", ".bin"), digest, tmp_path)
+        fetch_weights(right.replace(".safetensors", ".bin"), digest, tmp_path)
     with pytest.raises(CheckpointError, match="a file or an http"):
         fetch_weights("ftp://127.0.0.1/w.pth", digest, tmp_path)
+    with pytest.raises(CheckpointError, match="no valid address"):
+        fetch_weights("http://[/w.pth?s3cret", digest, tmp_path)
     assert server.asked == []
     with pytest.raises(CheckpointError, match="the connection failed"):
-        fetch_weights("http://127.0.0.1:1/w.pth", digest, tmp_path)
+        fetch_weights("http://127.0.0.1:1/w.pth", digest, tmp_path, lambda _: None)
 
 
-def test_secrets_in_an_address_are_not_repeated(server: Server, digest: str, tmp_path: Path, capfd: Any) -> None:
+def test_secrets_in_an_address_are_not_repeated(
+    server: Server, file: Path, digest: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(CheckpointError) as error:
-        fetch_weights(server.address("wrong") + "?token=s3cret", digest, tmp_path / "cache")
-    assert server.asked == ["/wrong.safetensors?token=s3cret"]
+        fetched(server, digest, tmp_path / "cache", send(b"wrong"), query="?token=s3cret")
+    assert server.asked == ["/w.safetensors?token=s3cret"]
     assert "s3cret" not in str(error.value) + capfd.readouterr().err
 
 
