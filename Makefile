@@ -20,8 +20,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install  ## the demonstration study, from generated images to the report
 	$(BIN)/snakemake --cores all
 
-test: install  ## all tests
-	$(BIN)/python -m pytest
+test: install  ## all tests, a file per processor at a time
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: install  ## formatting, style, types, layers, workflow
 	$(BIN)/ruff format --check .

@@ -5,14 +5,25 @@ Where only a share of a batch is at hand, all of it is drawn, since its samples 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
 from medseg.augment.draws import Share
+from medseg.augment.parts import parts
+
+# Images (n, C, S) and what was drawn for each, (n, 1, ...) or (n, C, S) -> changed images.
+Change = Callable[..., Tensor]
 
 
-def _per_sample(images: Tensor, values: Tensor, share: Share) -> Tensor:
-    return values[share.rows].to(images.device).reshape(-1, *[1] * (images.ndim - 1))
+def _changed(images: Tensor, active: Tensor, values: Sequence[Tensor], share: Share, change: Change) -> Tensor:
+    """The images, those changed for which ``active`` was drawn; all tensors of draws are of the whole batch."""
+    images = images.clone()
+    values = [v[share.rows].reshape(-1, *v.shape[1:], *[1] * (images.ndim - v.ndim)) for v in values]
+    for where, drawn in parts(active[share.rows].nonzero().flatten(), images.device):
+        images[where] = change(images[where], *[v[drawn].to(images.device) for v in values])
+    return images
 
 
 def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -26,11 +37,14 @@ def brightness_contrast(
     share = share or Share.whole(len(images))
     count = share.batch
     active = torch.rand(count, generator=generator) < probability
-    gain = torch.where(active, _uniform(count, 0.75, 1.25, generator), torch.ones(()))
-    shift = torch.where(active, _uniform(count, -0.2, 0.2, generator), torch.zeros(()))
+    drawn = _uniform(count, 0.75, 1.25, generator), _uniform(count, -0.2, 0.2, generator)
     axes = tuple(range(1, images.ndim))
-    mean, std = images.mean(dim=axes, keepdim=True), images.std(dim=axes, keepdim=True)
-    return (images - mean) * _per_sample(images, gain, share) + mean + std * _per_sample(images, shift, share)
+
+    def change(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+        mean, std = x.mean(dim=axes, keepdim=True), x.std(dim=axes, keepdim=True)
+        return (x - mean) * gain + mean + std * shift
+
+    return _changed(images, active, drawn, share, change)
 
 
 def gamma(images: Tensor, generator: torch.Generator, probability: float, share: Share | None = None) -> Tensor:
@@ -38,11 +52,15 @@ def gamma(images: Tensor, generator: torch.Generator, probability: float, share:
     share = share or Share.whole(len(images))
     count = share.batch
     active = torch.rand(count, generator=generator) < probability
-    power = torch.where(active, _uniform(count, 0.7, 1.5, generator), torch.ones(()))
+    drawn = (_uniform(count, 0.7, 1.5, generator),)
     axes = tuple(range(1, images.ndim))
-    low, high = images.amin(dim=axes, keepdim=True), images.amax(dim=axes, keepdim=True)
-    span = (high - low).clamp_min(1e-6)
-    return ((images - low) / span).pow(_per_sample(images, power, share)) * span + low
+
+    def change(x: Tensor, power: Tensor) -> Tensor:
+        low, high = x.amin(dim=axes, keepdim=True), x.amax(dim=axes, keepdim=True)
+        span = (high - low).clamp_min(1e-6)
+        return ((x - low) / span).pow(power) * span + low
+
+    return _changed(images, active, drawn, share, change)
 
 
 def noise(images: Tensor, generator: torch.Generator, probability: float, share: Share | None = None) -> Tensor:
@@ -50,8 +68,14 @@ def noise(images: Tensor, generator: torch.Generator, probability: float, share:
     share = share or Share.whole(len(images))
     count = share.batch
     active = torch.rand(count, generator=generator) < probability
-    level = torch.where(active, _uniform(count, 0.0, 0.1, generator), torch.zeros(()))
-    std = images.std(dim=tuple(range(1, images.ndim)), keepdim=True)
+    level = _uniform(count, 0.0, 0.1, generator)
+    if not bool(active.any()):
+        return images
     # Drawn on the CPU, so that a run on any device sees the same noise.
-    field = torch.randn((count, *images.shape[1:]), generator=generator)[share.rows].to(images.device)
-    return images + field * std * _per_sample(images, level, share)
+    field = torch.randn((count, *images.shape[1:]), generator=generator)
+    axes = tuple(range(1, images.ndim))
+
+    def change(x: Tensor, level: Tensor, values: Tensor) -> Tensor:
+        return x + values * x.std(dim=axes, keepdim=True) * level
+
+    return _changed(images, active, (level, field), share, change)

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medseg.augment.mirror import mirror
+from medseg.augment.parts import parts
+
 
 def draw_affine(
     count: int,
@@ -56,6 +59,16 @@ def apply_affine(images: Tensor, labels: Tensor, matrix: Tensor, spacing: tuple[
     Returns:
         images (zero outside) and labels of the same shapes and types.
     """
+    moved_images, moved_labels = images.clone(), labels.clone()
+    # Exact, and quicker than looking up: what does not move, or is mirrored and nothing else.
+    plain = (matrix.abs() == torch.eye(matrix.shape[-1])).flatten(1).all(dim=1)
+    mirror(moved_images, moved_labels, plain[:, None] & (matrix.diagonal(dim1=1, dim2=2) < 0))
+    for where, drawn in parts((~plain).nonzero().flatten(), images.device):
+        moved_images[where], moved_labels[where] = _looked_up(images[where], labels[where], matrix[drawn], spacing)
+    return moved_images, moved_labels
+
+
+def _looked_up(images: Tensor, labels: Tensor, matrix: Tensor, spacing: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     shape = labels.shape[1:]
     dims = len(shape)
     size = torch.tensor(shape, dtype=torch.float32, device=images.device)

@@ -23,7 +23,7 @@ START_S = 12.0
 # A long training is a little slower than a short look at it: measured 3 to 4 % (docs/notebook.md).
 RESERVE = 0.05
 # Another arithmetic or layout is taken from this share of the time on.
-WORTH_IT = 0.95
+WORTH_IT = 0.9
 # Time spent on a first look at a candidate, and on the one that was taken (at most this share of the budget).
 LOOK_S, CLOSE_LOOK_S, CLOSE_LOOK_SHARE = 2.0, 40.0, 0.05
 

@@ -7,9 +7,10 @@ taken when a process reads it for the first time (once, 1.5 s per gigabyte), and
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from medseg.preprocess.prepare import InverseRecord
 
 CHUNK = 64
 SLICE_CHUNK = 256
+# Arrays up to this size stay decoded in a process that reads them, up to so much in all.
+DECODED_ARRAY_BYTES, DECODED_BYTES = 8 << 20, 512 << 20
 FILES = ("image.b2nd", "label.b2nd", "locations.npy")
 ENTRY = "case.json"
 
@@ -179,12 +182,48 @@ def _sha256_once(path: Path, size: int, mtime_ns: int, inode: int) -> str:
     return sha256_file(path)
 
 
+@dataclass
+class _Decoded:
+    """Small arrays as they were read first, since training reads the same ones again and again.
+
+    Attributes:
+        arrays: by path and the file's size, time and number; read-only.
+        size: their bytes.
+    """
+
+    arrays: dict[tuple[Any, ...], NDArray[Any]] = field(default_factory=dict)
+    size: int = 0
+
+    def has_room(self, size: int) -> bool:
+        """Whether an array of so many bytes is small and would fit; the earliest ones stay."""
+        return size <= DECODED_ARRAY_BYTES and self.size + size <= DECODED_BYTES
+
+    def keep(self, key: tuple[Any, ...], array: NDArray[Any]) -> None:
+        """Keep an array that there is room for."""
+        array.flags.writeable = False
+        self.arrays[key] = array
+        self.size += array.nbytes
+
+
+_decoded = _Decoded()
+
+
 def _read_array(path: Path, box: Any) -> NDArray[Any]:
+    """A box of an array, possibly read-only."""
     try:
-        array: NDArray[Any] = blosc2.open(str(path), mode="r")[box]
+        facts = os.stat(path)
+        key = (path, facts.st_size, facts.st_mtime_ns, facts.st_ino)
+        if key in _decoded.arrays:
+            return _decoded.arrays[key][box]
+        stored = blosc2.open(str(path), mode="r")
+        if not _decoded.has_room(math.prod(stored.shape) * stored.dtype.itemsize):
+            array: NDArray[Any] = stored[box]
+            return array
+        whole: NDArray[Any] = stored[...]
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         raise DataError(f"{path}: damaged or gone ({error}); run `medseg preprocess` again") from error
-    return array
+    _decoded.keep(key, whole)
+    return whole[box]
 
 
 def _write_array(path: Path, array: NDArray[Any], lead: int, slice_axis: int | None) -> None:

@@ -87,7 +87,7 @@ def test_code_changes_rerun_what_depends_on_them_and_nothing_else(finished_copy:
     edit(score, '"ml", 1e-3', '"ml", 2e-3')
     assert jobs(run(folder, "-n").stdout) == {"evaluate", "compare", "report", "track"}
     edit(score, '"ml", 2e-3', '"ml", 1e-3')
-    edit(folder / "medseg/train/loop.py", "POLY_POWER = 0.9", "POLY_POWER = 1.0")
+    edit(folder / "medseg/train/schedule.py", "POLY_POWER = 0.9", "POLY_POWER = 1.0")
     downstream = {"train", "predict", "postprocess", "evaluate", "compare", "report", "track"}
     assert jobs(run(folder, "-n").stdout) == downstream
 

@@ -37,5 +37,5 @@ rule train:
     shell:
         "medseg train --manifest {input.manifest:q} --plan {input.plan:q} --index {input.index:q}"
         " --splits {input.splits:q} --fold {wildcards.fold} --seed {wildcards.seed} --code {params.code:q}"
-        " --workers {resources.readers} --worker-timeout {resources.reading_s}"
+        " --workers {resources.readers:q} --worker-timeout {resources.reading_s:q}"
         " --state {params.state:q} {params.start:q} --track {input.store:q} --out {params.out:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,61 @@
+"""Small prepared arrays stay decoded: the same values, a new file is a new array, and no more memory than allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medseg.preprocess import store
+from medseg.preprocess.store import _Decoded, _read_array, _write_array
+
+BOX = (slice(None), slice(1, 4), slice(0, 7))
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> _Decoded:
+    fresh = _Decoded()
+    monkeypatch.setattr(store, "_decoded", fresh)
+    return fresh
+
+
+def write(path: Path, seed: int) -> np.ndarray[Any, Any]:
+    array = np.random.default_rng(seed).standard_normal((2, 9, 8)).astype(np.float16)
+    path.unlink(missing_ok=True)
+    _write_array(path, array, 1, None)
+    return array
+
+
+def test_boxes_are_the_same_decoded_or_not(decoded: _Decoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = write(tmp_path / "a.b2nd", 0)
+    for box in (BOX, ..., BOX):
+        assert np.array_equal(_read_array(tmp_path / "a.b2nd", box), array[box])
+    assert len(decoded.arrays) == 1
+    monkeypatch.setattr(store, "DECODED_ARRAY_BYTES", 10)
+    write(tmp_path / "b.b2nd", 1)
+    assert np.array_equal(_read_array(tmp_path / "b.b2nd", BOX), write(tmp_path / "b.b2nd", 1)[BOX])
+    assert len(decoded.arrays) == 1
+
+
+def test_a_replaced_file_is_read_anew(decoded: _Decoded, tmp_path: Path) -> None:
+    for seed in range(3):
+        array = write(tmp_path / "a.b2nd", seed)
+        assert np.array_equal(_read_array(tmp_path / "a.b2nd", BOX), array[BOX])
+
+
+def test_what_is_kept_cannot_be_changed(decoded: _Decoded, tmp_path: Path) -> None:
+    write(tmp_path / "a.b2nd", 0)
+    with pytest.raises(ValueError, match="read-only"):
+        _read_array(tmp_path / "a.b2nd", ...)[0] = 1
+
+
+def test_no_more_is_kept_than_allowed(decoded: _Decoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "DECODED_BYTES", 2 * 9 * 8 * 2 * 2)
+    arrays = {name: write(tmp_path / f"{name}.b2nd", k) for k, name in enumerate("abcd")}
+    for _ in range(2):
+        for name, array in arrays.items():
+            assert np.array_equal(_read_array(tmp_path / f"{name}.b2nd", BOX), array[BOX])
+    assert sorted(key[0].stem for key in decoded.arrays) == ["a", "b"]
+    assert decoded.size == store.DECODED_BYTES
