@@ -58,7 +58,8 @@ PEER_EPOCH = 250
 # Its convolutions have biases that the norm behind them takes away; ours have none.
 SAME_SIZE = 0.002
 DID = {
-    "loop": "efficiency: seconds on the resident batch over seconds of the loop's step, sums over a round's steps",
+    "loop": "efficiency: seconds on the resident batch over seconds of the loop's step, sums over a round's steps, "
+    "after a first pass over the cases",
     "peer": "nnunet: nnUNetTrainer.train_step(next(dataloader_train)), threads as nnUNetv2_train sets them; medseg: "
     "the step of the loop; validation, journal and saving are left out of both",
     "reach": "curve: seconds since the start of the training job, eight watched cases, pooled; dice: all cases of the "

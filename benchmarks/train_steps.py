@@ -55,6 +55,11 @@ class Trainer:
         _, cases, _ = open_store(Path(files["index"]))
         self.cases = [cases[i] for i in read_split(Path(files["splits"]), 0)[0]]
         self.number, self.workers = 0, workers
+        if not workers:
+            # As after a training's first pass over its cases, from when on small ones are decoded.
+            for case in self.cases:
+                case.read_image()
+                case.read_labels()
         set_exact(plan.threads, plan.precision)
         torch.manual_seed(0)
         self.step = build_step(build_placed(plan).train(), plan)
