@@ -210,20 +210,23 @@ _decoded = _Decoded()
 
 def _read_array(path: Path, box: Any) -> NDArray[Any]:
     """A box of an array, possibly read-only."""
+    array: NDArray[Any]
     try:
         facts = os.stat(path)
         key = (path, facts.st_size, facts.st_mtime_ns, facts.st_ino)
         if key in _decoded.arrays:
-            return _decoded.arrays[key][box]
+            array = _decoded.arrays[key][box]
+            return array
         stored = blosc2.open(str(path), mode="r")
         if not _decoded.has_room(math.prod(stored.shape) * stored.dtype.itemsize):
-            array: NDArray[Any] = stored[box]
+            array = stored[box]
             return array
         whole: NDArray[Any] = stored[...]
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         raise DataError(f"{path}: damaged or gone ({error}); run `medseg preprocess` again") from error
     _decoded.keep(key, whole)
-    return whole[box]
+    array = whole[box]
+    return array
 
 
 def _write_array(path: Path, array: NDArray[Any], lead: int, slice_axis: int | None) -> None:
