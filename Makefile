@@ -13,6 +13,7 @@ help:  ## this list
 install: $(STAMP)  ## make .venv and install everything from constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
+	@echo "installing into $(VENV): some minutes, without further words"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@

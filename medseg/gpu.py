@@ -21,14 +21,20 @@ _held: list[IO[str]] = []
 def one_gpu(devices: int | None = None, folder: Path | None = None) -> int | None:
     """Wait for a free GPU, take its token and set ``CUDA_VISIBLE_DEVICES``; return its number.
 
-    Must run before torch starts CUDA. Does nothing without GPUs or when the variable is set already.
+    Must run before torch starts CUDA. Does nothing without GPUs or when the variable is set already; of several that
+    were set for the processes of one training (``LOCAL_RANK``), each takes its own.
 
     Args:
         devices: number of GPUs; none: the NVIDIA device files of this machine.
         folder: where tokens lie; none: the machine's temporary folder, shared by all jobs of this user.
     """
     count = len(list(Path("/dev").glob("nvidia[0-9]*"))) if devices is None else devices
-    if not count or "CUDA_VISIBLE_DEVICES" in os.environ:
+    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        mine, rank = given.split(","), int(os.environ.get("LOCAL_RANK", "0"))
+        if "LOCAL_RANK" in os.environ and rank < len(mine):
+            os.environ["CUDA_VISIBLE_DEVICES"] = mine[rank]
+        return None
+    if not count:
         return None
     folder = folder or Path(tempfile.gettempdir())
     told = False

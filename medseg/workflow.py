@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import shutil
 import sys
@@ -192,6 +193,11 @@ def wants_gpu(config: Config) -> int:
 def training_gpus(config: Config) -> int:
     """GPUs of one training."""
     return wants_gpu(config) * config.processes
+
+
+def reading_seconds(config: Config) -> int:
+    """How long a batch may take them, in whole seconds, as Snakemake's resources are."""
+    return math.ceil(config.loader.timeout_s)
 
 
 def reading_workers(config: Config) -> int:

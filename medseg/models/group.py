@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from medseg.errors import PlanError
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +86,43 @@ class Group:
 
 
 ALONE = Group()
+# How often a process looks whether ``torchrun`` still lives.
+LOOK_S = 0.5
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[Group]:
-    """The group that this process was started in by ``torchrun``; ``ALONE`` if it was not."""
+def joined(device: str, processes: int) -> Iterator[Group]:
+    """The group that this process was started in by ``torchrun``; ``ALONE`` if it was not.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``mps``.
+        processes: how many there must be.
+
+    Raises:
+        PlanError: if there are others, since batches would be shared otherwise than planned.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size != processes:
+        raise PlanError(
+            f"the plan wants {processes} processes, and WORLD_SIZE is {size}; set processes: {size} in the "
+            "configuration and plan again, or let `medseg train` start them itself (unset WORLD_SIZE)"
+        )
     if size == 1:
         yield ALONE
         return
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield Group(dist.get_rank(), size)
     finally:
         dist.destroy_process_group()
+
+
+def _end_with(parent: int) -> None:
+    """Die with ``torchrun``: it puts its processes into sessions of their own, which a kill of its group spares."""
+    while os.getppid() == parent:
+        time.sleep(LOOK_S)
+    os._exit(1)
 
 
 def _device() -> str:

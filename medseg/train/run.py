@@ -82,7 +82,8 @@ def run(inputs: Inputs, state: Path, out: Path, code: str, means: Means | None =
         code: digest of the training code.
         means: what to train with.
     """
-    with joined(Plan.from_json(read_json(inputs.plan)).device) as group:
+    plan = Plan.from_json(read_json(inputs.plan))
+    with joined(plan.device, plan.processes) as group:
         _run(inputs, state, out, code, replace(means or Means(), group=group))
 
 

@@ -70,3 +70,18 @@ def test_machines_without_devices_are_left_alone(tmp_path: Path, monkeypatch: py
     assert gpu.one_gpu(devices=0, folder=tmp_path) is None
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_of_one_training_each_take_their_own_of_the_gpus_they_were_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert gpu.one_gpu(devices=8, folder=tmp_path) is None
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert gpu.one_gpu(devices=8, folder=tmp_path) is None
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+    # One device for two processes: both have it.
+    assert gpu.one_gpu(devices=8, folder=tmp_path) is None
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+    assert not list(tmp_path.iterdir())

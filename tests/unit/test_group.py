@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import pytest
 from medseg.config import load_config
 from medseg.errors import PlanError
 from medseg.files import read_json, sha256_file, write_json
-from medseg.models.group import ALONE, Group
+from medseg.models.group import ALONE, Group, joined
 from medseg.plan.machine import Machine
 from medseg.workflow import training_gpus
 
@@ -93,6 +94,39 @@ def test_two_processes_stopped_and_continued_end_with_the_same_bits(study: Any, 
     assert "resumed after step" in said
     digests = {sha256_file(folder / "out" / "model.safetensors") for folder in (whole, stopped)}
     assert len(digests) == 1
+
+
+def test_processes_end_with_the_one_that_started_them(study: Any, tmp_path: Path) -> None:
+    """torchrun puts them into sessions of their own: a kill of the job's group spares them."""
+    steps = 100_000
+    process = start(study, tmp_path, processes=2, steps=steps, validate_every=steps)
+    while not list(tmp_path.glob("state/*/journal.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    assert len(started_in(tmp_path)) == 3
+    process.kill()
+    process.communicate()
+    for _ in range(600):
+        if not started_in(tmp_path):
+            break
+        time.sleep(0.1)
+    assert not started_in(tmp_path)
+
+
+def started_in(folder: Path) -> list[int]:
+    """Processes whose command names the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(folder).encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_another_number_of_processes_than_planned_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(PlanError, match="the plan wants 3 processes, and WORLD_SIZE is 2"), joined("cpu", 3):
+        pass
 
 
 def test_shares_of_a_batch() -> None:

@@ -24,7 +24,7 @@ rule train:
         gpu=study.training_gpus(CONFIG),
         # Resources, since no bit of a result depends on them: a change trains nothing again.
         readers=study.reading_workers(CONFIG),
-        reading_s=int(CONFIG.loader.timeout_s),
+        reading_s=study.reading_seconds(CONFIG),
         mem_mb=TRAIN_MB,
         runtime=int((CONFIG.budget.minutes or 1440) * 1.5) + 10,
     params:
