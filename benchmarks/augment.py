@@ -130,7 +130,7 @@ def ours(facts: dict[str, Any]) -> float:
     """Samples per second of the recipe here."""
     import torch
 
-    from medseg.augment.policy import RECIPES, margins
+    from medseg.augment.policy import RECIPES, Setting, margins
     from medseg.augment.warp import centre
 
     torch.set_num_threads(1)
@@ -145,7 +145,7 @@ def ours(facts: dict[str, Any]) -> float:
         around = margins("nnunet", batch, patch, spacing, generator).amax(dim=0).tolist()
         size = [n + 2 * m for n, m in zip(patch, around, strict=True)]
         x, y = centre(images[part], size), centre(labels[part], size)
-        RECIPES["nnunet"](x, y, generator, spacing, False, patch)
+        RECIPES["nnunet"](x, y, generator, Setting(spacing, False, patch))
 
     return _rate(once, facts, batch, device)
 

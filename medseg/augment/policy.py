@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,38 +24,31 @@ Overrides = Mapping[str, Mapping[str, Any]]
 MAX_REACH = 0.3
 
 
-class Recipe(Protocol):
-    """Images (N, C, S) and labels (N, S) to new ones of the patch's shape.
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a recipe knows of a batch besides its voxels.
 
-    ``patch`` is the part in their centre that is wanted, where ``margins`` asks for more; none: all of it.
-    ``overrides`` are probabilities and ranges that take the place of the recipe's (``table_of``).
-    ``share`` tells which samples of a larger batch these are; they become what they become in it. None: all of it.
+    Attributes:
+        spacing: voxel size per axis.
+        oriented: whether the axes have a meaning (world orientation) that may have to be kept.
+        patch: the part in the centre that is wanted, where ``margins`` asks for more; none: all of it.
+        overrides: probabilities and ranges that take the place of the recipe's (``table_of``).
+        share: which samples of a larger batch these are; they become what they become in it. None: all of it.
     """
 
-    def __call__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        generator: torch.Generator,
-        spacing: tuple[float, ...],
-        oriented: bool,
-        patch: tuple[int, ...] | None = None,
-        overrides: Overrides | None = None,
-        share: Share | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Augment a batch."""
-        ...
+    spacing: tuple[float, ...]
+    oriented: bool
+    patch: tuple[int, ...] | None = None
+    overrides: Overrides | None = None
+    share: Share | None = None
+
+
+# Images (N, C, S) float and labels (N, S) integer, source of every draw, setting -> new ones of the patch's shape.
+Recipe = Callable[[Tensor, Tensor, torch.Generator, Setting], tuple[Tensor, Tensor]]
 
 
 def default_recipe(
-    images: Tensor,
-    labels: Tensor,
-    generator: torch.Generator,
-    spacing: tuple[float, ...],
-    oriented: bool,
-    patch: tuple[int, ...] | None = None,
-    overrides: Overrides | None = None,
-    share: Share | None = None,
+    images: Tensor, labels: Tensor, generator: torch.Generator, setting: Setting
 ) -> tuple[Tensor, Tensor]:
     """Rotate, scale, gamma, brightness, contrast, noise; and mirror what has no orientation.
 
@@ -64,38 +58,25 @@ def default_recipe(
     Args:
         images: (N, C, S) float; labels: (N, S) integer.
         generator: source of every draw, keyed by (seed, step).
-        spacing: voxel size per axis.
-        oriented: whether the axes have a meaning (world orientation) that must be kept.
-        patch, overrides: not used: nothing beyond the patch is looked at, and nothing can be changed.
-        share: which samples of a larger batch these are; on several threads, sums over a single sample are rounded
-            otherwise than over several (measured: 5e-7).
+        setting: its patch and overrides are not used: nothing beyond the patch is looked at, nothing can be changed.
     """
-    share = share or Share.whole(len(images))
+    share = setting.share or Share.whole(len(images))
     matrix = draw_affine(
         share.batch,
         labels.ndim - 1,
         generator,
-        rotation_deg=15.0 if oriented else 180.0,
+        rotation_deg=15.0 if setting.oriented else 180.0,
         scale=(0.85, 1.2),
-        mirror=not oriented,
+        mirror=not setting.oriented,
         probability=0.5,
     )
-    images, labels = apply_affine(images, labels, matrix[share.rows], spacing)
+    images, labels = apply_affine(images, labels, matrix[share.rows], setting.spacing)
     images = gamma(images, generator, 0.3, share)
     images = brightness_contrast(images, generator, 0.3, share)
     return noise(images, generator, 0.3, share), labels
 
 
-def no_recipe(
-    images: Tensor,
-    labels: Tensor,
-    generator: torch.Generator,
-    spacing: tuple[float, ...],
-    oriented: bool,
-    patch: tuple[int, ...] | None = None,
-    overrides: Overrides | None = None,
-    share: Share | None = None,
-) -> tuple[Tensor, Tensor]:
+def no_recipe(images: Tensor, labels: Tensor, generator: torch.Generator, setting: Setting) -> tuple[Tensor, Tensor]:
     """Leave the batch as it is."""
     return images, labels
 
@@ -106,17 +87,9 @@ def by_table(name: str) -> Recipe:
     Rotations are rotations in the data's unit, where nnU-Net turns the grid of voxels.
     """
 
-    def recipe(
-        images: Tensor,
-        labels: Tensor,
-        generator: torch.Generator,
-        spacing: tuple[float, ...],
-        oriented: bool,
-        patch: tuple[int, ...] | None = None,
-        overrides: Overrides | None = None,
-        share: Share | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        patch, share = patch or tuple(labels.shape[1:]), share or Share.whole(len(images))
+    def recipe(images: Tensor, labels: Tensor, generator: torch.Generator, setting: Setting) -> tuple[Tensor, Tensor]:
+        spacing, overrides = setting.spacing, setting.overrides
+        patch, share = setting.patch or tuple(labels.shape[1:]), setting.share or Share.whole(len(images))
         table, draws = table_of(name, patch, spacing, overrides), Draws(share.batch, generator, share.rows)
         images, labels = warp(images, labels, draw_moves(table, draws, patch, spacing), patch, spacing)
         batch = Batch(images, labels, spacing, coarse_axis(patch, spacing))

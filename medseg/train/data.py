@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.augment.draws import Share
-from medseg.augment.policy import RECIPES, margins
+from medseg.augment.policy import RECIPES, Setting, margins
 from medseg.models.step import memory_format
 from medseg.patches.sampling import case_of, forced_foreground, generator, patch_start
 from medseg.plan.plan import Plan
@@ -132,7 +132,7 @@ def augment_batch(raw: RawBatch, plan: Plan, seed: int, part: range | None = Non
     x, y = raw.images, raw.labels
     share = None if part is None else Share(plan.batch, part)
     recipe, draws = RECIPES[plan.augment], _draws(seed, raw.step)
-    x, y = recipe(x, y, draws, plan.patch_spacing, plan.oriented, plan.patch, plan.augmentation, share)
+    x, y = recipe(x, y, draws, Setting(plan.patch_spacing, plan.oriented, plan.patch, plan.augmentation, share))
     return x.contiguous(memory_format=memory_format(plan.dims, plan.channels_last)), y
 
 

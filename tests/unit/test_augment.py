@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from medseg.augment.draws import Draws, Share
 from medseg.augment.intensity import brightness_contrast, gamma, noise
-from medseg.augment.policy import RECIPES
+from medseg.augment.policy import RECIPES, Setting
 from medseg.augment.spatial import apply_affine, draw_affine
 from medseg.augment.tables import TABLES
 
@@ -172,15 +172,15 @@ def test_recipes_are_functions_of_their_key(name: str, dims: int) -> None:
     images, labels = batch_of(SHAPES[dims - 2])
     before = images.clone(), labels.clone()
     options = ((1.0,) * dims, dims == 3)
-    x, y = RECIPES[name](images, labels, keyed(1), *options)
-    again = RECIPES[name](images, labels, keyed(1), *options)
+    x, y = RECIPES[name](images, labels, keyed(1), Setting(*options))
+    again = RECIPES[name](images, labels, keyed(1), Setting(*options))
     assert torch.equal(x, again[0])
     assert torch.equal(y, again[1])
     assert (x.shape, y.shape, y.dtype) == (images.shape, labels.shape, labels.dtype)
     assert torch.isfinite(x).all()
     assert torch.equal(images, before[0])
     assert torch.equal(labels, before[1])
-    other, _ = RECIPES[name](images, labels, keyed(2), *options)
+    other, _ = RECIPES[name](images, labels, keyed(2), Setting(*options))
     assert torch.equal(x, other) == (name == "none")
 
 
@@ -190,11 +190,11 @@ def test_a_share_of_a_batch_becomes_what_it_becomes_in_the_whole(name: str, dims
     images, labels = batch_of(SHAPES[dims - 2], count=7, channels=3)
     spacing = (1.0,) * dims
     often = {row: {"probability": 0.7} for row in TABLES.get(name, {})}
-    x, y = RECIPES[name](images, labels, keyed(1), spacing, False, None, often)
+    x, y = RECIPES[name](images, labels, keyed(1), Setting(spacing, False, None, often))
     for positions in (range(7), range(3), range(3, 7), range(6, 7), range(1, 7, 3)):
         share = Share(7, positions)
         some, their = images[share.rows].clone(), labels[share.rows].clone()
-        some_x, some_y = RECIPES[name](some, their, keyed(1), spacing, False, None, often, share)
+        some_x, some_y = RECIPES[name](some, their, keyed(1), Setting(spacing, False, None, often, share))
         assert torch.equal(some_x, x[share.rows])
         assert torch.equal(some_y, y[share.rows])
 
@@ -212,8 +212,8 @@ def test_oriented_volumes_are_never_mirrored() -> None:
     labels = torch.zeros(60, 12, 12, 12, dtype=torch.int64)
     labels[:, 1:5, 4:8, 4:8] = 1
     images = labels[:, None].float()
-    _, kept = RECIPES["default"](images, labels, keyed(), (1.0,) * 3, True)
-    _, mixed = RECIPES["default"](images, labels, keyed(), (1.0,) * 3, False)
+    _, kept = RECIPES["default"](images, labels, keyed(), Setting((1.0,) * 3, True))
+    _, mixed = RECIPES["default"](images, labels, keyed(), Setting((1.0,) * 3, False))
     assert not kept[:, 7:].any()
     flipped = mixed[:, 7:].flatten(1).any(dim=1).float().mean()
     assert 0.25 < flipped < 0.9
