@@ -22,6 +22,7 @@ from torch import Tensor
 
 from medseg.files import read_json
 from medseg.ingest.splits import read_split
+from medseg.models.heap import keep_freed_memory
 from medseg.models.phases import Phases
 from medseg.models.step import set_exact
 from medseg.patches.sampling import generator
@@ -61,6 +62,7 @@ class Trainer:
                 case.read_image()
                 case.read_labels()
         set_exact(plan.threads, plan.precision)
+        keep_freed_memory()
         torch.manual_seed(0)
         self.step = build_step(build_placed(plan).train(), plan)
         # Steps of either kind note where their time goes, which is a part of what they cost.

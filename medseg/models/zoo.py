@@ -21,6 +21,7 @@ from medseg.models import (
     unet2015,
 )
 from medseg.models.deeplab import v1, v2, v3, v3plus
+from medseg.models.instance_norm import with_instance_norm
 from medseg.models.spec import NetworkSpec
 from medseg.networks import MODELS, options_of
 
@@ -63,4 +64,4 @@ def build_model(network: str, spec: NetworkSpec) -> nn.Module:
         raise PlanError(f"network '{network}' is not in the zoo; there are: {', '.join(MODELS)}")
     if spec.dims not in MODELS[network].dims:
         raise PlanError(f"network '{network}' exists in {MODELS[network].dims} dimensions, not in {spec.dims}")
-    return BUILDERS[network](spec, options_of(network, spec.options))
+    return with_instance_norm(BUILDERS[network](spec, options_of(network, spec.options)))

@@ -19,6 +19,7 @@ from medseg.image.labels import LabelTable
 from medseg.models.finish import finishing
 from medseg.models.group import ALONE, Group
 from medseg.models.head import expect_rare
+from medseg.models.heap import keep_freed_memory
 from medseg.models.phases import Phases
 from medseg.models.step import set_exact
 from medseg.patches.sampling import generator
@@ -114,7 +115,7 @@ def train(
     last_step = tail.end if tail else plan.steps
     if done:
         say(f"{label}: resumed after step {done} of {last_step}")
-    bar = Progress(label, plan.steps, start=done)
+    bar = Progress(label, last_step, start=done)
     saved, interval, score = time.monotonic(), SAVE_INTERVAL_S, math.nan
     network.train()
     with contextlib.ExitStack() as stack:
@@ -157,7 +158,7 @@ def train(
                 memory.losses = []
                 if tail is None and (tail := tail_of(plan, memory.records, journal_every)) is not None and not last:
                     say(f"{label}: the loss falls no more; ends after step {tail.end} of {plan.steps}")
-                    last_step = tail.end
+                    last_step = bar.total = tail.end
             if last:
                 if average is not None:
                     average.keep()
@@ -191,6 +192,7 @@ def train(
 def _network(plan: Plan, seed: int, label: str, start: Start | None) -> nn.Module:
     """The network before its first step."""
     set_exact(plan.threads, plan.precision)
+    keep_freed_memory()
     torch.manual_seed(int(generator(seed, 0).integers(2**62)))
     network = build_placed(plan)
     if plan.regions and finishing(network):

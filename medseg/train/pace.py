@@ -16,6 +16,7 @@ from torch import nn
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.models.finish import finishing
+from medseg.models.heap import keep_freed_memory
 from medseg.models.step import Step, set_exact
 from medseg.patches.tiling import window_starts
 from medseg.plan.budget import Pace
@@ -49,6 +50,7 @@ def measure(plan: Plan, shapes: Sequence[tuple[int, ...]], seconds: float) -> Pa
     # Each of several processes takes its part of a batch at the same time.
     plan = replace(plan, batch=plan.batch // plan.processes, processes=1)
     set_exact(plan.threads, plan.precision)
+    keep_freed_memory()
     torch.manual_seed(0)
     network = build_placed(plan)
     step = build_step(network, plan)

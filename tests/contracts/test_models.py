@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,16 @@ from torch import Tensor, nn
 from medseg.errors import PlanError
 from medseg.losses.zoo import build_loss
 from medseg.models.spec import NetworkSpec
-from medseg.models.step import DTYPES, Step, autocast, build_optimizer, fast_precision, memory_format, pick_device
+from medseg.models.step import (
+    DTYPES,
+    Step,
+    autocast,
+    build_optimizer,
+    fast_precision,
+    memory_format,
+    pick_device,
+    place,
+)
 from medseg.models.supervision import supervised
 from medseg.models.zoo import build_model
 from medseg.networks import MODELS
@@ -207,6 +216,33 @@ def test_learning_lowers_the_loss_and_what_was_learnt_survives_the_disk(
     assert all(torch.equal(v, theirs[n]) for n, v in mine.items())
     with torch.inference_mode():
         assert torch.equal(loaded(x), network.eval()(x))
+
+
+@pytest.mark.parametrize(("name", "dims"), EVERY)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_nothing_is_computed_from_memory_that_nobody_has_written(
+    name: str, dims: int, precision: str, soiled: None
+) -> None:
+    spec = spec_of(dims, channels=2)
+    network = place(built(name, spec), "cpu", dims).train()
+    x, y = images(spec, spec.patch, 2), labels_of(spec, spec.patch, 2)
+    step = Step(
+        network, build_optimizer("sgd", network.parameters(), 0.01, 0.0), build_loss("dice_ce"), "cpu", precision
+    )
+    assert math.isfinite(step(x, y))
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
+@pytest.fixture
+def soiled() -> Iterator[None]:
+    """Memory that holds NaN whenever torch hands it out."""
+    before = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.utils.deterministic.fill_uninitialized_memory = before
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "cl"))), reason="torch.compile needs a C++ compiler")

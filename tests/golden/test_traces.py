@@ -26,9 +26,12 @@ STEPS = 20
 # Their steps take longest.
 HEAVY = {f"{network}-3d" for network in ("fcn32s", "fcn16s", "fcn8s", "swin_unetr", "basic_unetpp")}
 HEAVY_STEPS = 6
-# Processors with other vector units round differently, and every step spreads that further: measured up to 1.2e-3 after
-# 15 steps between SSE4.1 and AVX-512. The first losses are nearly exact, so they are the sharpest test.
-TOLERANCE = np.geomspace(1e-4, 5e-3, STEPS)
+# SGD, since Adam makes a whole step of a gradient that is nothing but rounding. Networks without norms still multiply
+# what processors round differently from step to step, and learn gently here.
+GENTLE = {"unet2015", "fcn32s", "fcn16s", "fcn8s", "dilated", "deeplabv1", "deeplabv2", "deeplabv3", "hypercolumns"}
+# Between AVX2 and AVX-512 losses differ by up to 2e-4 in the first steps, where a norm has two voxels to average, and
+# that grows.
+TOLERANCE = np.geomspace(5e-4, 5e-3, STEPS)
 WRITING = "MEDSEG_WRITE_TRACES" in os.environ
 NAMES = [f"{network}-{dims}d" for network, row in MODELS.items() for dims in row.dims]
 
@@ -42,7 +45,8 @@ def test_losses_are_those_written_down(name: str, tiny_cases: Any, tiny_plan: An
     network, dims = name[:-3], int(name[-2])
     cases = tiny_cases(dims)
     steps = steps_of(name)
-    plan = tiny_plan(network, dims, steps=steps, validate_every=steps, lr=0.002)
+    lr = 0.002 if network in GENTLE else 0.01
+    plan = tiny_plan(network, dims, steps=steps, validate_every=steps, optimizer="sgd", lr=lr)
     train(plan, Fold(cases, [], LabelTable.create({"ball": 1, "rod": 3})), 0, tmp_path, name)
     records = [json.loads(line)["metrics"] for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
     losses = [m["train/loss"] for m in records if "train/loss" in m]

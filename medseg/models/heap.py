@@ -1,0 +1,22 @@
+"""Memory of a processor between two steps of a training."""
+
+from __future__ import annotations
+
+import ctypes
+
+# From glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+NEVER = 2**31 - 1
+
+
+def keep_freed_memory() -> None:
+    """Keep memory that tensors gave back, for the next ones, until the process ends.
+
+    By itself glibc gives large blocks back to the kernel at once, which then has to clear every page of the next ones:
+    a fifth of a step of a 2-D network (docs/notebook.md). What a step takes, the next one takes again, so that holding
+    it makes the most that a training holds no larger. Other C libraries (macOS, musl) are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, NEVER)
