@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from medseg.config.explain import explain_option
 from medseg.config.section import Count, Name, Positive, Section
 from medseg.networks import MODELS, options_of
-from medseg.recipes import LEARNING_RATES, RECIPES, Recipe
+from medseg.recipes import LEARNING_RATES, NNUNET_FROM, RECIPES, Recipe, recipe_for
 
 # oneDNN in torch 2.13 writes beyond its memory in strided 1x1 convolutions (2-D, channels-last) of fewer channels than
 # a vector register holds: 8 numbers of 32 bits with AVX2.
@@ -117,8 +117,10 @@ class ModelConfig(Section):
         default_factory=list,
         description="parts of the network that are not trained, by the beginning of their tensors' names; for `start`",
     )
-    recipe: Literal["short", "nnunet"] = Field(
-        default="short", description="what everything below is where it is not said (medseg/recipes.py)"
+    recipe: Literal["auto", "short", "nnunet"] = Field(
+        default="auto",
+        description="what everything below is where it is not said (medseg/recipes.py); "
+        f"auto: nnunet from {NNUNET_FROM:,} steps on, else short",
     )
     loss: Loss = Field(default="dice_ce", description="training loss (docs/losses.md)")
     optimizer: Literal["adamw", "sgd"] | None = Field(default=None, description="optimiser; none: the recipe's")
@@ -150,7 +152,10 @@ class ModelConfig(Section):
     def _augmentation_fits_the_recipe(self) -> ModelConfig:
         augment = self.training.augment
         if self.augmentation and augment in ("default", "none"):
-            raise ValueError(f"augmentation: the recipe {augment} is fixed; write augment: nnunet or microscopy")
+            reached = ", and recipe: auto may mean it" if self.augment is None and self.recipe == "auto" else ""
+            raise ValueError(
+                f"augmentation: the recipe {augment} is fixed{reached}; write augment: nnunet or microscopy"
+            )
         for name, row in self.augmentation.items():
             if name not in AUGMENTATION:
                 near = difflib.get_close_matches(name, AUGMENTATION, n=1, cutoff=0.5)
@@ -173,11 +178,16 @@ class ModelConfig(Section):
                 raise ValueError("; ".join(explain_option(network, detail) for detail in error.errors())) from None
         return value
 
+    def settled(self, steps: int) -> ModelConfig:
+        """This model with the recipe that ``auto`` means for so many steps; itself if it names one."""
+        return self.model_copy(update={"recipe": recipe_for(steps)}) if self.recipe == "auto" else self
+
     @property
     def training(self) -> Recipe:
-        """The recipe, with what this section says itself in its place."""
+        """The recipe, with what this section says itself in its place; that of ``short`` until ``auto`` is settled."""
+        recipe = RECIPES["short" if self.recipe == "auto" else self.recipe]
         own = {name: getattr(self, name) for name in ("optimizer", "weight_decay", "schedule", "warmup", "augment")}
-        return replace(RECIPES[self.recipe], **{name: value for name, value in own.items() if value is not None})
+        return replace(recipe, **{name: value for name, value in own.items() if value is not None})
 
     @property
     def peak_lr(self) -> float:

@@ -15,6 +15,7 @@ from medseg.plan.limits import Limits
 from medseg.plan.machine import Machine
 from medseg.plan.plan import GridPlan, Plan
 from medseg.plan.topology import Scene, Shape
+from medseg.recipes import NNUNET_FROM, recipe_for
 
 OVERRIDE = "override in the configuration"
 
@@ -52,9 +53,16 @@ def explain(facts: Facts) -> dict[str, str]:
         "widths": OVERRIDE if fixed.widths else _widths(facts.limits, facts.machine),
         "batch": OVERRIDE if fixed.batch else _batch(facts),
         "lr": OVERRIDE if facts.model.lr else f"default of {facts.model.training.optimizer}",
-        "recipe": f"{facts.model.recipe}: what optimiser, schedule and augmentation are where they are not said",
     }
     return {name: why for name, why in reasons.items() if why}
+
+
+def explain_recipe(model: ModelConfig, steps: int) -> str:
+    """Which recipe the model trains by in so many steps, and why."""
+    if model.recipe != "auto":
+        return f"{model.recipe}: {OVERRIDE}"
+    bound = f"{NNUNET_FROM:,} or more" if steps >= NNUNET_FROM else f"fewer than {NNUNET_FROM:,}"
+    return f"{recipe_for(steps)}: {steps:,} steps are {bound}"
 
 
 def explained(plan: Plan) -> str:

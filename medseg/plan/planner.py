@@ -9,7 +9,7 @@ from medseg.config import BudgetConfig, Config, ModelConfig
 from medseg.errors import PlanError
 from medseg.plan import rules
 from medseg.plan.budget import validate_every
-from medseg.plan.explain import OVERRIDE, Facts, explain
+from medseg.plan.explain import OVERRIDE, Facts, explain, explain_recipe
 from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.grid import full_spacing, plan_grid
 from medseg.plan.limits import Limits, limits_of
@@ -29,6 +29,8 @@ def make_plan(
     limits: Limits | None = None,
 ) -> Plan:
     """Plan one model by rules alone; a budget in minutes leaves ``steps`` at 1 for ``medseg.plan.budget.fit`` to set.
+
+    By the steps, ``recipe: auto`` is settled; with a budget in minutes, that leaves ``short`` until they are measured.
 
     Args:
         name: of the model in the configuration.
@@ -72,6 +74,8 @@ def make_plan(
             f"models.{name}.plan.batch to a multiple of it, or processes"
         )
     steps, steps_why = _steps(config.budget, fingerprint.cases, config.folds.count, batch)
+    steps = fixed.steps or steps
+    recipe_why, model = explain_recipe(model, steps), model.settled(steps)
     training = model.training
     reasons = explain(Facts(fingerprint, model, machine, limits, grid, scene, shape, memory))
     return Plan(
@@ -95,13 +99,13 @@ def make_plan(
         augment=training.augment,
         oriented=fingerprint.oriented,
         foreground=model.foreground,
-        steps=fixed.steps or steps,
-        validate_every=validate_every(fixed.steps or steps),
+        steps=steps,
+        validate_every=validate_every(steps),
         precision=precision,
         threads=machine.threads,
         device=machine.device,
         statistics=grid.statistics,
-        reasons={**reasons, "steps": OVERRIDE if fixed.steps else steps_why},
+        reasons={**reasons, "steps": OVERRIDE if fixed.steps else steps_why, "recipe": recipe_why},
         slice_axis=grid.slice_axis,
         regions=fingerprint.regions,
         ignore=fingerprint.ignore,

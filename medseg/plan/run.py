@@ -11,7 +11,7 @@ from medseg.errors import PlanError
 from medseg.files import read_json, write_json
 from medseg.ingest.manifest import read_manifest
 from medseg.plan.budget import Candidate, Pace, Stopwatch, fit, quickest
-from medseg.plan.explain import explained
+from medseg.plan.explain import explain_recipe, explained
 from medseg.plan.fingerprint import Fingerprint, take_fingerprint
 from medseg.plan.limits import candidates_of, limits_of
 from medseg.plan.machine import Machine, this_machine
@@ -82,17 +82,23 @@ def _fitted(
         wanted = wanted.model_copy(update={"plan": layout})
     limits = limits_of(machine.device, plan.dims)
     widths = candidates_of(machine.device) if wanted.plan.widths is None else ((limits.base_width, 1),)
-    candidates = [
-        Candidate(
-            plan_within_memory(plan.model, wanted, fingerprint, config, machine, replace(limits, base_width=width)),
-            enough,
-        )
-        for width, enough in widths
-    ]
-    fitted = fit(candidates, minutes, stopwatch)
-    if len(variants) == 1:
-        return fitted
-    return replace(fitted, reasons={**fitted.reasons, "precision": measured, "channels_last": measured})
+
+    def planned(model: ModelConfig, width: int) -> Plan:
+        within = replace(limits, base_width=width)
+        return plan_within_memory(plan.model, model, fingerprint, config, machine, within)
+
+    fitted = fit([Candidate(planned(wanted, width), enough) for width, enough in widths], minutes, stopwatch)
+    reasons = {"recipe": explain_recipe(wanted, fitted.steps)}
+    settled = wanted.settled(fitted.steps)
+    if wanted.recipe == "auto" and settled.recipe != "short":
+        # Candidates are measured as ``short``. The other recipe's steps may take longer; fewer of them do not change it
+        # back, or there might be no end.
+        reasons["widths"] = fitted.reasons["widths"]
+        fitted = fit([Candidate(planned(settled, fitted.widths[0]), 1)], minutes, stopwatch)
+        reasons["recipe"] += f", measured as short; with {settled.recipe} they are {fitted.steps:,}, and it stays"
+    if len(variants) > 1:
+        reasons |= {"precision": measured, "channels_last": measured}
+    return replace(fitted, reasons={**fitted.reasons, **reasons})
 
 
 def _variants(plan: Plan, wanted: ModelConfig) -> list[Plan]:

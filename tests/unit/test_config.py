@@ -552,8 +552,29 @@ def test_a_recipe_fills_in_what_is_not_said() -> None:
     # The recipe's augmentation can be changed, where it can be.
     changes = {"blur": {"probability": 0.0}}
     assert model_of(recipe="nnunet", augmentation=changes).augmentation["blur"].probability == 0.0
-    broken = changed(minimal(), ("models",), "m", {"network": "unet", "augmentation": changes})
-    assert "the recipe default is fixed" in refusal(broken)
+    broken = changed(minimal(), ("models",), "m", {"network": "unet", "recipe": "short", "augmentation": changes})
+    assert "the recipe default is fixed; write augment: nnunet or microscopy" in refusal(broken)
+
+
+def test_auto_is_settled_by_the_number_of_steps() -> None:
+    auto = model_of()
+    assert auto.recipe == "auto"
+    assert (auto.training, auto.peak_lr, auto.network_options) == (model_of(recipe="short").training, 2e-3, {})
+    assert auto.settled(9_999) == model_of(recipe="short")
+    assert auto.settled(10_000) == model_of(recipe="nnunet")
+    for recipe in ("short", "nnunet"):
+        assert {model_of(recipe=recipe).settled(steps).recipe for steps in (1, 9_999, 10_000, 10**6)} == {recipe}
+    own = model_of(optimizer="adamw", options={"deep_supervision": False}).settled(10_000)
+    assert (own.training.optimizer, own.peak_lr, own.training.augment) == ("adamw", 2e-3, "nnunet")
+    assert own.network_options == {"deep_supervision": False}
+
+
+def test_rows_of_augmentation_under_auto_need_a_recipe_that_has_rows() -> None:
+    section: dict[str, Any] = {"network": "unet", "augmentation": {"blur": {"probability": 0.0}}}
+    told = "the recipe default is fixed, and recipe: auto may mean it; write augment: nnunet or microscopy"
+    assert told in refusal(changed(minimal(), ("models",), "m", section))
+    given = model_of(**section, augment="nnunet")
+    assert [given.settled(steps).training.augment for steps in (1, 10_000)] == ["nnunet", "nnunet"]
 
 
 @pytest.mark.parametrize(

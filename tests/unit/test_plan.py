@@ -18,14 +18,15 @@ from medseg.errors import DataError, PlanError
 from medseg.ingest.manifest import read_manifest
 from medseg.plan import run as stage
 from medseg.plan import topology
-from medseg.plan.budget import Pace, validate_every
+from medseg.plan.budget import Pace, steps_in, validate_every
 from medseg.plan.explain import explained
 from medseg.plan.fingerprint import Fingerprint, take_fingerprint
 from medseg.plan.grid import plan_grid
 from medseg.plan.limits import limits_of
 from medseg.plan.machine import Machine, this_machine
+from medseg.plan.memory import estimate_memory
 from medseg.plan.plan import GridPlan, Plan
-from medseg.plan.planner import make_plan, proxy_bytes
+from medseg.plan.planner import make_plan, plan_within_memory, proxy_bytes
 from medseg.recipes import LEARNING_RATES
 
 CPU = Machine("cpu", "fp32", 8e9, 2)
@@ -141,7 +142,7 @@ def test_values_of_the_model_section_reach_the_plan() -> None:
         "nnunet",
         True,
     )
-    assert "nnunet" in nnunet.reasons["recipe"]
+    assert nnunet.reasons["recipe"] == "nnunet: override in the configuration"
     assert planned(HIPPOCAMPUS, CPU, config_of({"lr": 0.25})).lr == 0.25
 
 
@@ -352,6 +353,77 @@ def test_budgets_become_steps(budget: dict[str, Any], steps: int) -> None:
     assert plan.validate_every == validate_every(steps)
 
 
+SHORT: tuple[Any, ...] = ("adamw", 2e-3, 1e-4, 0.05, "default", {})
+NNUNET: tuple[Any, ...] = ("sgd", 1e-2, 3e-5, 0.0, "nnunet", {"deep_supervision": True})
+
+
+def recipe_of(plan: Plan) -> tuple[Any, ...]:
+    """What a recipe says, from the plan."""
+    return plan.optimizer, plan.lr, plan.weight_decay, plan.warmup, plan.augment, plan.options
+
+
+@pytest.mark.parametrize(
+    ("budget", "fixed", "steps", "recipe", "why"),
+    [
+        ({"steps": 9_999}, {}, 9_999, SHORT, "short: 9,999 steps are fewer than 10,000"),
+        ({"steps": 10_000}, {}, 10_000, NNUNET, "nnunet: 10,000 steps are 10,000 or more"),
+        # An epoch of 208 cases has 52 batches of 4, or 104 of 2.
+        ({"epochs": 192}, {"batch": 4}, 9_984, SHORT, "short: 9,984 steps are fewer than 10,000"),
+        ({"epochs": 193}, {"batch": 4}, 10_036, NNUNET, "nnunet: 10,036 steps are 10,000 or more"),
+        ({"epochs": 192}, {"batch": 2}, 19_968, NNUNET, "nnunet: 19,968 steps are 10,000 or more"),
+        # Steps that the user fixed count, whatever the budget.
+        ({"steps": 10_000}, {"steps": 100}, 100, SHORT, "short: 100 steps are fewer than 10,000"),
+        ({"minutes": 1.0}, {"steps": 12_000}, 12_000, NNUNET, "nnunet: 12,000 steps are 10,000 or more"),
+    ],
+)
+def test_the_steps_settle_the_recipe(
+    budget: dict[str, Any], fixed: dict[str, Any], steps: int, recipe: tuple[Any, ...], why: str
+) -> None:
+    plan = planned(HIPPOCAMPUS, CPU, config_of({"plan": fixed}, budget=budget))
+    assert plan.steps == steps
+    assert recipe_of(plan) == recipe
+    assert plan.reasons["recipe"] == why
+    assert plan.reasons["lr"] == f"default of {plan.optimizer}"
+    assert f"recipe\n    {why}" in explained(plan)
+
+
+@pytest.mark.parametrize("steps", [1, 9_999, 10_000, 250_000])
+@pytest.mark.parametrize(("name", "recipe"), [("short", SHORT), ("nnunet", NNUNET)])
+def test_a_recipe_that_is_named_stays_at_any_steps(steps: int, name: str, recipe: tuple[Any, ...]) -> None:
+    plan = planned(HIPPOCAMPUS, CPU, config_of({"recipe": name}, budget={"steps": steps}))
+    assert recipe_of(plan) == recipe
+    assert plan.reasons["recipe"] == f"{name}: override in the configuration"
+
+
+def test_what_a_model_says_itself_wins_over_the_recipe_of_auto() -> None:
+    own = {"optimizer": "adamw", "augment": "microscopy", "options": {"deep_supervision": False}}
+    plan = planned(HIPPOCAMPUS, CPU, config_of(own, budget={"steps": 10_000}))
+    assert recipe_of(plan) == ("adamw", 2e-3, 3e-5, 0.0, "microscopy", {"deep_supervision": False})
+    # A network without deep supervision takes the rest of the recipe.
+    plan = planned(HIPPOCAMPUS, CPU, config_of({"network": "vnet"}, budget={"steps": 10_000}))
+    assert recipe_of(plan) == (*NNUNET[:-1], {})
+
+
+def test_what_the_recipe_of_auto_takes_is_counted_as_memory() -> None:
+    """Losses at every resolution take more than the one of ``short``: here with memory between the two."""
+    few = {"patch": [64, 64], "widths": [8, 8, 8, 8], "strides": [[1, 1], [2, 2], [2, 2], [2, 2]]}
+    data = fingerprint_of((64, 64))
+
+    def within(memory: float, steps: int, **fixed: Any) -> Plan:
+        config = config_of({"optimizer": "sgd", "plan": {**few, **fixed}}, budget={"steps": steps})
+        return plan_within_memory("m", config.models["m"], data, config, replace(CPU, memory_bytes=memory))
+
+    less, more = (estimate_memory(within(1e12, steps, batch=8)) for steps in (9_999, 10_000))
+    assert less < more
+    between = (less + more) / 2
+    assert "at most" in within(between, 9_999, batch=8).reasons["memory"]
+    assert "though more than" in within(between, 10_000, batch=8).reasons["memory"]
+    # What is not fixed shrinks.
+    plan = within(more / 2, 10_000)
+    assert recipe_of(plan) == NNUNET
+    assert estimate_memory(plan) <= more / 2
+
+
 def test_plan_json_round_trip_and_other_versions() -> None:
     plan = planned(HIPPOCAMPUS)
     value = json.loads(json.dumps(plan.to_json()))
@@ -480,6 +552,60 @@ def test_stage_measures_only_a_budget_in_minutes(study: Any, tmp_path: Path) -> 
         config = config_of({"plan": fixed}, budget={"minutes": 3.0}, device="cpu")
         stage.run(config, "m", study.fingerprint("flat"), file, measure)
         assert len(asked) == calls
+
+
+@pytest.mark.parametrize(
+    ("short_s", "nnunet_s", "recipe", "why"),
+    [
+        (0.017, 0.014, SHORT, "short: {short:,} steps are fewer than 10,000"),
+        (0.013, 0.014, NNUNET, "nnunet: {short:,} steps are 10,000 or more, measured as short; {then}"),
+        # Its own steps are fewer than 10,000, and it is kept.
+        (0.013, 0.03, NNUNET, "nnunet: {short:,} steps are 10,000 or more, measured as short; {then}"),
+    ],
+    ids=["fewer", "more", "more, but slower"],
+)
+def test_steps_that_were_measured_settle_the_recipe(
+    short_s: float, nnunet_s: float, recipe: tuple[Any, ...], why: str, study: Any, tmp_path: Path
+) -> None:
+    asked: list[Plan] = []
+
+    def measure(plan: Plan, shapes: Any, seconds: float) -> Pace:
+        asked.append(plan)
+        # The widest gets too few steps to be taken.
+        return Pace(1.0 if plan.widths[0] == 32 else nnunet_s if plan.augment == "nnunet" else short_s, 0.001, 0.0)
+
+    config = config_of(budget={"minutes": 3.0}, device="cpu", threads=1)
+    plan = stage.run(config, "m", study.fingerprint("flat"), tmp_path / "plan.json", measure)
+    assert Plan.from_json(json.loads((tmp_path / "plan.json").read_text())) == plan
+    short, nnunet = (steps_in(3.0, Pace(seconds, 0.001, 0.0)) for seconds in (short_s, nnunet_s))
+    steps = short if recipe == SHORT else nnunet
+    assert (plan.steps, plan.validate_every, plan.widths[0]) == (steps, validate_every(steps), 16)
+    assert recipe_of(plan) == recipe
+    then = f"with nnunet they are {nnunet:,}, and it stays"
+    assert plan.reasons["recipe"] == why.format(short=short, then=then)
+    assert f"hold {steps} steps" in plan.reasons["steps"]
+    # The width was chosen once, by the steps of ``short``, and how is told.
+    assert f"16 gets {short} steps of 320, 32 gets " in plan.reasons["widths"]
+    assert "channels outermost" in plan.reasons["channels_last"]
+    again = [(p.widths, p.options) for p in asked if p.augment == "nnunet"]
+    assert again == ([(plan.widths, plan.options)] if recipe == NNUNET else [])
+
+
+@pytest.mark.parametrize(("name", "recipe"), [("short", SHORT), ("nnunet", NNUNET)])
+def test_a_recipe_that_is_named_is_measured_once(name: str, recipe: tuple[Any, ...], study: Any) -> None:
+    asked: list[Plan] = []
+
+    def measure(plan: Plan, shapes: Any, seconds: float) -> Pace:
+        asked.append(plan)
+        # As many steps as would let ``auto`` mean the other.
+        return Pace(0.013 if name == "short" else 0.03, 0.001, 0.0)
+
+    still = {"channels_last": True, "precision": "fp32", "widths": [8] * 4}
+    config = config_of({"recipe": name, "plan": still}, budget={"minutes": 3.0}, device="cpu", threads=1)
+    plan = stage.run(config, "m", study.fingerprint("flat"), None, measure)
+    assert (plan.steps >= 10_000) == (name == "short")
+    assert plan.reasons["recipe"] == f"{name}: override in the configuration"
+    assert [recipe_of(p) for p in asked] == [recipe] == [recipe_of(plan)]
 
 
 @pytest.mark.parametrize("network", ["unet", "deeplabv3plus", "rcnn"])
