@@ -132,13 +132,16 @@ def ours(facts: dict[str, Any]) -> float:
 
     from medseg.augment.policy import RECIPES, Setting, margins
     from medseg.augment.warp import centre
+    from medseg.models.heap import keep_freed_memory
 
     torch.set_num_threads(1)
     patch, spacing, _, batch = SCENES[facts["scene"]]
     stored, device = np.load(facts["samples"]), facts["device"]
     images, labels = torch.from_numpy(stored["images"]), torch.from_numpy(stored["labels"])
     sets = [slice(start, start + batch) for start in range(0, len(images) - batch + 1, batch)]
-    images, labels = images.to(device), labels.to(device)
+    # Types as a training reads them; its process keeps freed memory, too.
+    images, labels = images.to(device), labels.to(torch.uint8).to(device)
+    keep_freed_memory()
 
     def once(number: int) -> None:
         generator, part = torch.Generator().manual_seed(number), sets[number % len(sets)]

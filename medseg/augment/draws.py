@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+# Numbers that a sample draws in one go: most of what the recipes take.
+AT_ONCE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +47,17 @@ class Draws:
     def __init__(self, count: int, generator: torch.Generator, rows: slice = slice(None)) -> None:
         seeds = torch.randint(2**62, (count,), generator=generator)[rows]
         self._generators = [_seeded(s) for s in seeds.tolist()]
+        self._ahead = torch.empty(len(seeds), 0)
 
     def uniform(self, *shape: int) -> Tensor:
         """(N, *shape) numbers from 0 to 1."""
-        return torch.stack([torch.rand(shape, generator=g) for g in self._generators])
+        wanted = math.prod(shape)
+        if self._ahead.shape[1] < wanted:
+            # Many at once: a call costs as much as a hundred numbers.
+            fresh = [torch.rand(max(wanted, AT_ONCE), generator=g) for g in self._generators]
+            self._ahead = torch.cat([self._ahead, torch.stack(fresh)], dim=1)
+        taken, self._ahead = self._ahead[:, :wanted], self._ahead[:, wanted:]
+        return taken.reshape(-1, *shape)
 
     def chance(self, probability: float) -> Tensor:
         """(N,) booleans that are true with ``probability``."""
@@ -59,10 +70,11 @@ class Draws:
             index: their places among the samples that numbers are wanted for.
             shape: of one sample.
         """
-        seeds = [int(torch.randint(2**62, (), generator=g)) for g in self._generators]
+        # Two numbers of 24 bits make a seed.
+        halves = (self.uniform(2) * 2**24).long()
         out = torch.empty(len(index), *shape)
-        for row, position in zip(out, index.tolist(), strict=True):
-            row.normal_(generator=_seeded(seeds[position]))
+        for row, (high, low) in zip(out, halves[index].tolist(), strict=True):
+            row.normal_(generator=_seeded(high << 24 | low))
         return out
 
 

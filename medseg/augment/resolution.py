@@ -27,17 +27,26 @@ def _blur_along(rows: Tensor, sigma: Tensor, axis: int) -> Tensor:
     offsets = torch.arange(int(radius.max()) + 1)
     weights = torch.exp(-0.5 * (offsets / sigma.clamp_min(1e-6)[:, None]) ** 2) * (offsets <= radius[:, None])
     weights = (weights / (2 * weights.sum(dim=1, keepdim=True) - weights[:, :1])).to(rows.device)
-    length = rows.shape[axis]
-    where = _reflected(length, len(offsets) - 1, rows.device)
-    padded = rows.index_select(axis, where) if len(offsets) > 1 else rows
+    length, margin = rows.shape[axis], len(offsets) - 1
+    padded = _mirrored(rows, margin, axis)
     column = (-1, *[1] * (rows.ndim - 1))
     # Shifted sums: several times faster than grouped convolutions on a CPU.
     out = rows * weights[:, 0].reshape(column)
     for offset in range(1, len(offsets)):
-        start = len(offsets) - 1
-        pair = padded.narrow(axis, start - offset, length) + padded.narrow(axis, start + offset, length)
+        pair = padded.narrow(axis, margin - offset, length) + padded.narrow(axis, margin + offset, length)
         out.addcmul_(pair, weights[:, offset].reshape(column))
     return out
+
+
+def _mirrored(rows: Tensor, margin: int, axis: int) -> Tensor:
+    """Rows with ``margin`` more voxels at both ends of an axis."""
+    length = rows.shape[axis]
+    where = _reflected(length, margin, rows.device)
+    padded = rows.new_empty([n + 2 * margin if a == axis else n for a, n in enumerate(rows.shape)])
+    padded.narrow(axis, margin, length).copy_(rows)
+    for start, index in ((0, where[:margin]), (margin + length, where[margin + length :])):
+        padded.narrow(axis, start, margin).copy_(rows.index_select(axis, index))
+    return padded
 
 
 def _reflected(length: int, margin: int, device: torch.device) -> Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from medseg.augment.lookup import linear, nearest, places_of
 from medseg.augment.mirror import mirror
+from medseg.augment.moves import in_voxels
 from medseg.augment.parts import parts
 
 
@@ -52,7 +53,7 @@ def apply_affine(images: Tensor, labels: Tensor, matrix: Tensor, spacing: tuple[
 
     Args:
         images: (N, C, S) float.
-        labels: (N, S) integer; looked up at the nearest voxel, background outside.
+        labels: (N, S) integers below 2^24; looked up at the nearest voxel, background outside.
         matrix: (N, d, d) from ``draw_affine``, in isotropic physical coordinates.
         spacing: voxel size per axis, so that rotations stay rotations on anisotropic grids.
 
@@ -63,27 +64,9 @@ def apply_affine(images: Tensor, labels: Tensor, matrix: Tensor, spacing: tuple[
     # Exact, and quicker than looking up: what does not move, or is mirrored and nothing else.
     plain = (matrix.abs() == torch.eye(matrix.shape[-1])).flatten(1).all(dim=1)
     mirror(moved_images, moved_labels, plain[:, None] & (matrix.diagonal(dim1=1, dim2=2) < 0))
-    for where, drawn in parts((~plain).nonzero().flatten(), images.device):
-        moved_images[where], moved_labels[where] = _looked_up(images[where], labels[where], matrix[drawn], spacing)
-    return moved_images, moved_labels
-
-
-def _looked_up(images: Tensor, labels: Tensor, matrix: Tensor, spacing: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     shape = labels.shape[1:]
-    dims = len(shape)
-    size = torch.tensor(shape, dtype=torch.float32, device=images.device)
-    space = torch.tensor(spacing, dtype=torch.float32, device=images.device)
-    matrix = matrix.to(images.device) * space[None, None, :] / space[None, :, None]
-    axes = [torch.arange(n, dtype=torch.float32, device=images.device) - (n - 1) / 2 for n in shape]
-    offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, dims)
-    moved = offsets[None] @ matrix.transpose(1, 2)
-    # grid_sample wants (x, y, z) order, -1 and 1 at the outer voxel edges.
-    grid = (moved * 2 / size).flip(-1).reshape(len(images), *shape, dims)
-    images = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    index = torch.round(moved + (size - 1) / 2).long()
-    inside = ((index >= 0) & (index < size.long())).all(dim=-1)
-    flat = torch.zeros_like(index[..., 0])
-    for axis in range(dims):
-        flat = flat * shape[axis] + index[..., axis].clamp(0, shape[axis] - 1)
-    looked = labels.reshape(len(labels), -1).gather(1, flat)
-    return images, torch.where(inside, looked, torch.zeros_like(looked)).reshape(labels.shape)
+    for where, drawn in parts((~plain).nonzero().flatten(), images.device):
+        places = places_of(in_voxels(matrix[drawn], spacing).to(images.device), shape)
+        moved_images[where] = linear(images[where], places)
+        moved_labels[where] = nearest(labels[where][:, None], places)[:, 0]
+    return moved_images, moved_labels

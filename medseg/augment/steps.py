@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -40,8 +41,10 @@ class Batch:
 
 
 Step = Callable[[Batch, Change, Draws], None]
-# Rows (M, S) and (M, columns) uniform draws -> changed rows.
-RowChange = Callable[[Tensor, Tensor, Change], Tensor]
+# A row of a recipe and (M, columns) uniform draws -> values, of as many rows or samples.
+Values = Callable[[Change, Tensor], Tensor]
+# Rows (M, S) of single channels, or samples (M, C, S), and their values -> changed ones.
+Apply = Callable[[Tensor, Tensor], Tensor]
 
 
 def _ranged(row: Change, uniform: Tensor) -> Tensor:
@@ -55,65 +58,60 @@ def _factor(row: Change, uniform: Tensor) -> Tensor:
     return low + (high - low) * uniform[:, 1]
 
 
-def _by_channel(batch: Batch, row: Change, draws: Draws, columns: int, change: RowChange) -> None:
+def _by_channel(batch: Batch, row: Change, draws: Draws, columns: int, values: Values, change: Apply) -> None:
     channels = batch.images.shape[1]
     # One row of numbers per channel: whether it is changed, and how.
-    values = draws.uniform(channels, 1 + columns)
-    chosen = draws.chance(row.probability)[:, None] & (values[..., 0] < row.per_channel)
-    values = values[:, : 1 if row.shared else channels, 1:].expand(-1, channels, -1).flatten(0, 1)
-    rows = batch.images.flatten(0, 1)
-    for where, drawn in parts(chosen.flatten().nonzero().flatten(), rows.device):
-        rows[where] = change(rows[where], values[drawn], row)
+    drawn = draws.uniform(channels, 1 + columns)
+    chosen = draws.chance(row.probability)[:, None] & (drawn[..., 0] < row.per_channel)
+    drawn = drawn[:, : 1 if row.shared else channels, 1:].expand(-1, channels, -1).flatten(0, 1)
+    found, rows = values(row, drawn), batch.images.flatten(0, 1)
+    for where, those in parts(chosen.flatten().nonzero().flatten(), rows.device):
+        rows[where] = change(rows[where], found[those])
 
 
-def _by_sample(batch: Batch, row: Change, draws: Draws, columns: int, change: RowChange) -> None:
+def _by_sample(batch: Batch, row: Change, draws: Draws, columns: int, change: Apply) -> None:
     """As ``_by_channel``, for what changes all channels of colour images together; others are left as they are."""
     index = draws.chance(row.probability).nonzero().flatten()
-    values = draws.uniform(columns)
+    found = _ranged(row, draws.uniform(columns))
     if batch.images.shape[1] == RGB:
-        for where, drawn in parts(index, batch.images.device):
-            batch.images[where] = change(batch.images[where], values[drawn], row)
+        for where, those in parts(index, batch.images.device):
+            batch.images[where] = change(batch.images[where], found[those])
 
 
 def blur(batch: Batch, row: Change, draws: Draws) -> None:
     """Gaussian blur; the range is of the deviation in voxels, drawn per axis."""
-    change: RowChange = lambda rows, u, r: resolution.blur(rows, _ranged(r, u))  # noqa: E731
-    _by_channel(batch, row, draws, len(batch.shape), change)
+    _by_channel(batch, row, draws, len(batch.shape), _ranged, resolution.blur)
 
 
 def bias_field(batch: Batch, row: Change, draws: Draws) -> None:
     """Smooth multiplicative field; the range is of the coefficients of its logarithm."""
-    change: RowChange = lambda rows, u, r: field.bias_field(rows, _ranged(r, u))  # noqa: E731
-    _by_channel(batch, row, draws, len(field.terms(len(batch.shape))), change)
+    _by_channel(batch, row, draws, len(field.terms(len(batch.shape))), _ranged, field.bias_field)
 
 
 def brightness(batch: Batch, row: Change, draws: Draws) -> None:
     """Multiplication; the range is of the factor."""
-    _by_channel(batch, row, draws, 2, lambda rows, u, r: appearance.brightness(rows, _factor(r, u)))
+    _by_channel(batch, row, draws, 2, _factor, appearance.brightness)
 
 
 def contrast(batch: Batch, row: Change, draws: Draws) -> None:
     """Stretching about the mean, range kept; the range is of the factor."""
-    _by_channel(batch, row, draws, 2, lambda rows, u, r: appearance.contrast(rows, _factor(r, u)))
+    _by_channel(batch, row, draws, 2, _factor, appearance.contrast)
 
 
 def gamma(batch: Batch, row: Change, draws: Draws) -> None:
     """Powers, mean and deviation kept; the range is of the exponent."""
-    _by_channel(batch, row, draws, 2, lambda rows, u, r: appearance.gamma(rows, _factor(r, u)))
+    _by_channel(batch, row, draws, 2, _factor, appearance.gamma)
 
 
 def gamma_inverted(batch: Batch, row: Change, draws: Draws) -> None:
     """As ``gamma``, of the negative."""
-    _by_channel(batch, row, draws, 2, lambda rows, u, r: appearance.gamma(rows, _factor(r, u), inverted=True))
+    _by_channel(batch, row, draws, 2, _factor, partial(appearance.gamma, inverted=True))
 
 
 def low_resolution(batch: Batch, row: Change, draws: Draws) -> None:
     """Shrinking and enlarging, the coarse axis spared; the range is of the small grid's share of the large one."""
-
-    def change(rows: Tensor, uniform: Tensor, row: Change) -> Tensor:
-        return resolution.low_resolution(rows, _ranged(row, uniform[:, 0]), batch.coarse)
-
-    _by_channel(batch, row, draws, 1, change)
+    change: Apply = lambda rows, share: resolution.low_resolution(rows, share[:, 0], batch.coarse)  # noqa: E731
+    _by_channel(batch, row, draws, 1, _ranged, change)
 
 
 def noise(batch: Batch, row: Change, draws: Draws) -> None:
@@ -128,22 +126,13 @@ def noise(batch: Batch, row: Change, draws: Draws) -> None:
 
 def stain(batch: Batch, row: Change, draws: Draws) -> None:
     """Amounts of stains (colour images only); the range is of the shift, and of the gain about 1."""
-
-    def change(images: Tensor, uniform: Tensor, row: Change) -> Tensor:
-        values = _ranged(row, uniform)
-        return colour.stain(images, 1 + values[:, :RGB], values[:, RGB:])
-
+    change: Apply = lambda images, v: colour.stain(images, 1 + v[:, :RGB], v[:, RGB:])  # noqa: E731
     _by_sample(batch, row, draws, 2 * RGB, change)
 
 
 def hue_saturation(batch: Batch, row: Change, draws: Draws) -> None:
     """Hue and saturation (colour images only); the range is of the shift in turns, and of the factor about 1."""
-
-    def change(images: Tensor, uniform: Tensor, row: Change) -> Tensor:
-        values = _ranged(row, uniform)
-        return colour.colour(images, values[:, 0], 1 + values[:, 1])
-
-    _by_sample(batch, row, draws, 2, change)
+    _by_sample(batch, row, draws, 2, lambda images, v: colour.colour(images, v[:, 0], 1 + v[:, 1]))
 
 
 def mirrors(batch: Batch, row: Change, draws: Draws) -> None:

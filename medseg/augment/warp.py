@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from medseg.augment.lookup import linear, nearest, places_of
 from medseg.augment.moves import Moves, bends_in_voxels, cells, in_voxels
 from medseg.augment.parts import parts
 
@@ -29,33 +29,29 @@ def warp(
     dims, device = len(patch), images.device
     out = torch.empty(*images.shape[:-dims], *patch, dtype=images.dtype, device=device)
     looked = torch.empty(len(labels), *patch, dtype=labels.dtype, device=device)
+    middle = centre(images, patch), centre(labels, patch)
     for where, _ in parts((~moves.active).nonzero().flatten(), device):
-        out[where], looked[where] = centre(images, patch)[where], centre(labels, patch)[where]
-    coarse = moves.coarse
-    slices = None if coarse is None else (coarse, patch[coarse])
-    moving = [axis for axis in range(dims) if axis != coarse]
-    shape, inner, space = (
-        [labels.shape[1 + a] for a in moving],
-        [patch[a] for a in moving],
-        [spacing[a] for a in moving],
-    )
+        out[where], looked[where] = middle[0][where], middle[1][where]
+    slices = None if moves.coarse is None else (moves.coarse, patch[moves.coarse])
+    moving = [axis for axis in range(dims) if axis != moves.coarse]
+    inner, space = [patch[a] for a in moving], [spacing[a] for a in moving]
     for where, chosen in parts(moves.active.nonzero().flatten(), device):
-        grid = _grid(moves.chosen(chosen).within_slices(), shape, inner, space, device)
-        out[where] = _sampled(images[where], grid, "bilinear", slices)
-        # The nearest voxel is copied, and whole numbers below 2^24 are exact in single precision.
-        numbers = _sampled(labels[where][:, None].float(), grid, "nearest", slices)
-        looked[where] = numbers[:, 0].to(labels.dtype)
+        places = _places(moves.chosen(chosen).within_slices(), inner, space, device)
+        out[where] = _looked_up(linear, images[where], places, slices)
+        looked[where] = _looked_up(nearest, labels[where][:, None], places, slices)[:, 0]
     return out, looked
 
 
-def _sampled(values: Tensor, grid: Tensor, mode: str, slices: tuple[int, int] | None) -> Tensor:
-    """Values (n, C, S) at the grid's places; of volumes with slices (axis, how many), all move alike, as channels."""
+def _looked_up(
+    look: Callable[[Tensor, Tensor], Tensor], values: Tensor, places: Tensor, slices: tuple[int, int] | None
+) -> Tensor:
+    """Values (n, C, S) at places; of volumes with slices (axis, how many), all move alike, as channels."""
     if slices is None:
-        return F.grid_sample(values, grid, mode=mode, padding_mode="zeros", align_corners=False)
+        return look(values, places)
     axis, count = slices[0] + 2, slices[1]
     channels = values.shape[1]
     values = values.narrow(axis, (values.shape[axis] - count) // 2, count).movedim(axis, 2).flatten(1, 2)
-    values = F.grid_sample(values, grid, mode=mode, padding_mode="zeros", align_corners=False)
+    values = look(values, places)
     return values.reshape(len(values), channels, count, *values.shape[2:]).movedim(2, axis)
 
 
@@ -69,27 +65,12 @@ def centre(values: Tensor, patch: Sequence[int]) -> Tensor:
     return values
 
 
-def _grid(
-    moves: Moves, shape: Sequence[int], patch: Sequence[int], spacing: Sequence[float], device: torch.device
-) -> Tensor:
-    """Places (n, patch, d) in the input: -1 and 1 at its outer edges, the last axis first, as grid_sample wants."""
-    dims, count = len(patch), len(moves.matrix)
-    size = torch.tensor(shape, dtype=torch.float32)
-    matrix = (in_voxels(moves.matrix, spacing) * 2 / size[None, :, None]).to(device)
-    # Planes of coordinates, seen as the last axis: written in one pass each.
-    places = torch.empty(count, dims, *patch, device=device)
-    for a in range(dims):
-        place = torch.zeros((), device=device)
-        for b, n in enumerate(patch):
-            offsets = torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2
-            along = [1] * dims
-            along[b] = n
-            place = place + (matrix[:, a, b, None] * offsets).reshape(count, *along)
-        places[:, dims - 1 - a] = place
+def _places(moves: Moves, patch: Sequence[int], spacing: Sequence[float], device: torch.device) -> Tensor:
+    """Places (n, d, patch) in the input, in voxels from its centre."""
+    places = places_of(in_voxels(moves.matrix, spacing).to(device), patch)
     if moves.bends is not None:
-        points = (bends_in_voxels(moves, spacing) * 2 / size.reshape(1, -1, *[1] * dims)).to(device)
-        places += spline_field(points, patch, spacing).flip(1)
-    return places.movedim(1, -1)
+        places += spline_field(bends_in_voxels(moves, spacing).to(device), patch, spacing)
+    return places
 
 
 def spline_field(points: Tensor, patch: Sequence[int], spacing: Sequence[float]) -> Tensor:

@@ -29,7 +29,7 @@ class RawBatch:
     Attributes:
         step: which step.
         images: (N, C, S) float32 on the host; S is the patch and what the augmentation looks at beyond it.
-        labels: (N, S) int64, ``IGNORE`` where not annotated.
+        labels: (N, S) uint8, as they are stored, ``IGNORE`` where not annotated.
     """
 
     step: int
@@ -47,19 +47,19 @@ class Space:
 
     Attributes:
         images: flat float32, of the largest batch or larger.
-        labels: flat int64, likewise.
+        labels: flat uint8, likewise.
     """
 
     images: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.uint8]
 
     @classmethod
     def create(cls, shape: Sequence[int]) -> Space:
         """New memory, all zeros, for images of this shape (N, C, S) and their labels."""
         voxels = math.prod((shape[0], *shape[2:]))
-        return cls(np.zeros(math.prod(shape), dtype=np.float32), np.zeros(voxels, dtype=np.int64))
+        return cls(np.zeros(math.prod(shape), dtype=np.float32), np.zeros(voxels, dtype=np.uint8))
 
-    def shaped(self, shape: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def shaped(self, shape: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Its beginning as images of this shape (N, C, S), and labels (N, S)."""
         flat = (shape[0], *shape[2:])
         return self.images[: math.prod(shape)].reshape(shape), self.labels[: math.prod(flat)].reshape(flat)
@@ -133,7 +133,7 @@ def augment_batch(raw: RawBatch, plan: Plan, seed: int, part: range | None = Non
     share = None if part is None else Share(plan.batch, part)
     recipe, draws = RECIPES[plan.augment], _draws(seed, raw.step)
     x, y = recipe(x, y, draws, Setting(plan.patch_spacing, plan.oriented, plan.patch, plan.augmentation, share))
-    return x.contiguous(memory_format=memory_format(plan.dims, plan.channels_last)), y
+    return x.contiguous(memory_format=memory_format(plan.dims, plan.channels_last)), y.long()
 
 
 def make_batch(cases: Sequence[PreparedCase], plan: Plan, seed: int, step: int) -> tuple[Tensor, Tensor]:
@@ -169,7 +169,7 @@ def _centres(case: PreparedCase, plan: Plan, position: int) -> NDArray[np.int32]
 
 
 def _read_patch(
-    case: PreparedCase, start: Sequence[int], image: NDArray[np.float32], labels: NDArray[np.int64]
+    case: PreparedCase, start: Sequence[int], image: NDArray[np.float32], labels: NDArray[np.uint8]
 ) -> None:
     """Fill ``image`` (C, patch) and ``labels`` (patch) from the case; what hangs over its edge stays 0."""
     source, target = [], []

@@ -229,5 +229,5 @@ def _shared_space(plan: Plan, part: range | None) -> Space:
     size = [n + 2 * far for n, far in zip(plan.patch, farthest(plan.augment, plan.patch).tolist(), strict=True)]
     voxels = math.prod(size) * (plan.batch if part is None else len(part))
     # Pages are taken when they are first written to.
-    images, labels = mmap.mmap(-1, voxels * plan.in_channels * 4), mmap.mmap(-1, voxels * 8)
-    return Space(np.frombuffer(images, dtype=np.float32), np.frombuffer(labels, dtype=np.int64))
+    images, labels = mmap.mmap(-1, voxels * plan.in_channels * 4), mmap.mmap(-1, voxels)
+    return Space(np.frombuffer(images, dtype=np.float32), np.frombuffer(labels, dtype=np.uint8))
