@@ -10,7 +10,8 @@ Parts, each of which replaces its own section of the result, so that they can be
         last two are stated.
     peer: samples per second of nnU-Net's own loop (its plan, trainer and loaders, with its number of augmentation
         workers and with others) and of this one: with the same network, patch, batch and recipe, in the arithmetic and
-        layout that planning measures and chooses, and in 32 bits; and with what is planned here. In turn, each in
+        layout that planning measures and chooses, and in 32 bits; with a network of as many parameters, patch, batch
+        and recipe the same, whose finest stages are narrower; and with what is planned here. In turn, each in
         processes of its own, after a warm-up.
     reach: the plain study by its command with growing budgets, until the mean Dice over all cases of the validation
         fold, whole images on their native grid, is reached.
@@ -18,7 +19,8 @@ Parts, each of which replaces its own section of the result, so that they can be
 
 No part: only the picture is drawn. nnU-Net is installed from the package index into an environment of its own. Where
 FOLDER has no hippocampus/ or nuclei_fluo/, generated phantoms stand in. Everything runs on the planned device; results
-of CPU and GPU lie side by side in the JSON. Only ratios taken in one run on a quiet machine count.
+of GPUs, of processors and of processors without 16-bit arithmetic lie side by side in the JSON. Only ratios taken in
+one run on a quiet machine count.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +59,9 @@ PEER_WORKERS: dict[str, tuple[int | None, ...]] = {"cpu": (None, 0), "cuda": (No
 PEER_NUMBER, PEER_NAME = "4", "Dataset004_benchmark"
 PEER_EPOCH = 250
 # Its convolutions have biases that the norm behind them takes away; ours have none.
-SAME_SIZE = 0.002
+SAME_NETWORK = 0.002
+# The coarsest stage takes back the parameters that the finest ones lost, in whole registers.
+SAME_SIZE, REGISTER = 0.02, 16
 DID = {
     "loop": "efficiency: seconds on the resident batch over seconds of the loop's step, sums over a round's steps, "
     "after a first pass over the cases",
@@ -109,6 +114,14 @@ def this_device() -> str:
     from medseg.models.step import pick_device
 
     return pick_device("auto")
+
+
+def this_kind() -> str:
+    """Whose results these are: a device's, or those of a processor that computes in 32 bits only."""
+    from medseg.models.step import fast_precision
+
+    device = this_device()
+    return f"{device}_fp32" if device == "cpu" and fast_precision(device) == "fp32" else device
 
 
 class Study:
@@ -224,11 +237,26 @@ def peer_study(folder: Path, options: argparse.Namespace) -> Study:
     return study
 
 
+def narrowed(widths: Sequence[int]) -> list[int]:
+    """Widths of a U-Net of as many parameters, half as wide in its two finest stages, where most of the time goes."""
+
+    def size(widths: Sequence[int]) -> int:
+        # Kernels of 3^3 voxels, strides of 2: two convolutions a stage down, one transposed and two up.
+        down = sum(27 * (a * b + b * b) for a, b in pairwise((1, *widths)))
+        return down + sum(8 * fine * coarse + 27 * 3 * fine**2 for fine, coarse in pairwise(widths))
+
+    finer = [width // 2 for width in widths[:2]] + list(widths[2:-1])
+    options = ([*finer, last] for last in range(REGISTER, 4 * widths[-1], REGISTER))
+    return min(options, key=lambda option: abs(size(option) - size(widths)))
+
+
 def check_same(systems: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise unless what is compared as the same network is."""
-    theirs, ours = systems["nnunet"], systems["medseg_same"]
-    if ours["batch"] != theirs["batch"] or abs(ours["parameters"] / theirs["parameters"] - 1) > SAME_SIZE:
-        raise RuntimeError(f"not the same: {ours} and {theirs}")
+    """Raise unless what is compared as the same network, and as one of the same size, is."""
+    theirs = systems["nnunet"]
+    for name, most in (("medseg_same", SAME_NETWORK), ("medseg_same_size", SAME_SIZE)):
+        ours = systems[name]
+        if ours["batch"] != theirs["batch"] or abs(ours["parameters"] / theirs["parameters"] - 1) > most:
+            raise RuntimeError(f"{name} is not the same: {ours} and {theirs}")
 
 
 def measure_peer(folder: Path, options: argparse.Namespace, binaries: Path) -> dict[str, Any]:
@@ -237,7 +265,8 @@ def measure_peer(folder: Path, options: argparse.Namespace, binaries: Path) -> d
     paths, overrides = plan_peer(study, binaries)
     same = {"network": "unet", "recipe": "nnunet", "plan": overrides}
     exact = {**same, "plan": {**overrides, "precision": "fp32"}}
-    study.configure(models={"own": {"network": "unet"}, "same": same, "same_fp32": exact})
+    narrow = {**same, "plan": {**overrides, "widths": narrowed(overrides["widths"])}}
+    study.configure(models={"own": {"network": "unet"}, "same": same, "same_fp32": exact, "same_size": narrow})
     study.prepare("own")
     clock = {"warm": WARM[device], "least": LEAST_STEPS, "seconds": options.seconds}
     runs: dict[str, tuple[list[str | Path], dict[str, str]]] = {}
@@ -336,7 +365,7 @@ def keep(out: Path, part: str, found: Mapping[str, Any], load: float, peer: Path
         versions |= {k: v for k, v in versions_of(peer).items() if k.startswith("nnunet/")}
     about = {"did": DID[part], "load_before": load, "hardware": hardware(), "versions": versions}
     everything = saved(out)
-    parts = everything.setdefault(this_device(), {})
+    parts = everything.setdefault(this_kind(), {})
     parts[part] = {**rounded(found), **about}
     if "reach" in parts:
         parts["reach"]["nnunet_at_least"] = rounded(bound(parts))

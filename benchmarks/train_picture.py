@@ -20,7 +20,12 @@ TARGETS: dict[str, dict[str, list[float]]] = {
     "cpu": {"loop": [0.97], "peer": [2.5], "augment": [3.0], "reach": [6.0]},
     "cuda": {"loop": [0.97], "peer": [1.5, 3.0], "augment": [20.0], "reach": []},
 }
-SYSTEMS = {"medseg_same": "same network", "medseg_same_fp32": "same, 32 bits", "medseg_own": "own plan"}
+SYSTEMS = {
+    "medseg_same": "same network",
+    "medseg_same_fp32": "same, 32 bits",
+    "medseg_same_size": "same size",
+    "medseg_own": "own plan",
+}
 Bars = dict[str, float]
 LEAST_ROOM = 4
 
@@ -33,8 +38,9 @@ def peer_bars(found: Mapping[str, Any]) -> tuple[str, Bars]:
     bars = {}
     for system, told in SYSTEMS.items():
         for peer in (k for k in found["samples_per_s"] if k.startswith("nnunet")):
-            workers = found["systems"][peer]["workers"]
-            bars[f"{told} / {workers} workers"] = found["ratios"][f"{system}/{peer}"]
+            workers, pair = found["systems"][peer]["workers"], f"{system}/{peer}"
+            if pair in found["ratios"]:
+                bars[f"{told} / {workers} workers"] = found["ratios"][pair]
     return "samples/s, ratio to nnU-Net", bars
 
 
@@ -88,7 +94,7 @@ def draw(found: Mapping[str, Any], augment: Mapping[str, Any] | None, out: Path)
         for ax, part in zip(line, columns, strict=True):
             if part in made:
                 title, bars = made[part]
-                draw_panel(ax, f"{device}: {title}", bars, TARGETS[device][part])
+                draw_panel(ax, f"{device}: {title}", bars, TARGETS[device.split("_")[0]][part])
             else:
                 ax.set_axis_off()
     buffer = io.BytesIO()

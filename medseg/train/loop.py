@@ -28,18 +28,17 @@ from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
 from medseg.progress import Progress, say
 from medseg.train.average import Average
+from medseg.train.curve import Curve
 from medseg.train.data import augment_batch, batch_cases, finishing_batches
 from medseg.train.journal import Journal
 from medseg.train.loader import batches
 from medseg.train.resume import load_state, save_state
-from medseg.train.schedule import learning_rate, tail_of
 from medseg.train.start import Start
 from medseg.train.validate import validate
 
 # State is saved this often, or less often if saving is slow: it takes at most one fortieth of the time.
 SAVE_INTERVAL_S = 5.0
 SAVE_PATIENCE = 40.0
-JOURNAL_RECORDS = 200
 # Steps that ``Means.trace`` records, after as many that are left out.
 TRACED_STEPS = 5
 
@@ -110,72 +109,57 @@ def train(
     state.mkdir(parents=True, exist_ok=True)
     with group.in_turn():
         done, memory = load_state(state, step_once, average)
-    journal_every = max(1, plan.steps // JOURNAL_RECORDS)
-    tail = tail_of(plan, memory.records, journal_every)
-    last_step = tail.end if tail else plan.steps
-    if done:
-        say(f"{label}: resumed after step {done} of {last_step}")
-    bar = Progress(label, last_step, start=done)
-    saved, interval, score = time.monotonic(), SAVE_INTERVAL_S, math.nan
     network.train()
+    score = math.nan
     with contextlib.ExitStack() as stack:
         asked_to_stop = stack.enter_context(_sigterm())
-        journal = Journal(state / "journal.jsonl" if group.leads else None, done)
-        stack.callback(journal.close)
+        journal = stack.enter_context(
+            contextlib.closing(Journal(state / "journal.jsonl" if group.leads else None, done))
+        )
         profiler = stack.enter_context(_traced(means.trace)) if means.trace else None
-        steps, part = range(done, last_step), group.part(plan.batch)
+        curve = Curve(plan, memory, journal, label)
+        saver = _Saver(lambda step: save_state(state, step, step_once, memory, average), phases)
+        if done:
+            say(f"{label}: resumed after step {done} of {curve.last_step}")
+        bar = Progress(label, curve.last_step, start=done)
+        steps, part = range(done, curve.last_step), group.part(plan.batch)
         reading = batches(fold.train, plan, seed, steps, workers=means.workers, timeout_s=means.timeout_s, part=part)
         ahead = stack.enter_context(reading)
         for step in steps:
             phases.begin_step(step)
             for parameters in step_once.optimizer.param_groups:
-                parameters["lr"] = learning_rate(plan, step, tail)
+                parameters["lr"] = curve.rate(step)
             with phases.phase("read"):
                 raw = next(ahead)
             with phases.phase("transfer"):
                 raw = raw.on(plan.device)
-            # What a network draws by itself (dropout) is a function of the step, too, and other in every process.
-            torch.manual_seed(int(generator(seed, 5, step, *([group.rank] if group.rank else [])).integers(2**62)))
-            at_once = step_once.at_once
             with phases.phase("augment"):
                 images, labels = augment_batch(raw, plan, seed, part)
+            # What a network draws by itself (dropout) is a function of the step, too, and other in every process.
+            torch.manual_seed(int(generator(seed, 5, step, *([group.rank] if group.rank else [])).integers(2**62)))
+            at_once, finished = step_once.at_once, step + 1
             loss = step_once(images, labels)
             if not math.isfinite(loss):
                 raise TrainingError(_not_finite(fold, plan, seed, step, loss, label))
-            finished = step + 1
             if step_once.at_once != at_once:
                 few = f"{step_once.at_once} of {plan.batch} samples at once"
                 say(f"{label}: out of memory at step {finished}; {few} from now on")
                 journal.write(finished, {"train/samples_at_once": float(step_once.at_once or plan.batch)})
             if average is not None:
                 average.update(step)
-            memory.losses.append(loss)
-            last = finished == last_step
-            if finished % journal_every == 0 or last:
-                mean_loss = sum(memory.losses) / len(memory.losses)
-                journal.write(finished, {"train/loss": mean_loss, "train/lr": learning_rate(plan, step, tail)})
-                memory.records.append(mean_loss)
-                memory.losses = []
-                if tail is None and (tail := tail_of(plan, memory.records, journal_every)) is not None and not last:
-                    say(f"{label}: the loss falls no more; ends after step {tail.end} of {plan.steps}")
-                    last_step = bar.total = tail.end
+            curve.take(step, loss)
+            bar.total = curve.last_step
+            last = finished == curve.last_step
             if last:
-                if average is not None:
-                    average.keep()
-                if (fitted := finishing(network)) is not None:
-                    fitted.finish(finishing_batches(fold.train, plan, seed))
+                _finish(network, average, fold, plan, seed)
             if finished % plan.validate_every == 0 or last:
                 with phases.phase("validate"), average.in_place() if average and not last else contextlib.nullcontext():
                     scores = validate(network, fold.watch, plan, fold.labels, group)
                 score = scores.get("val/dice/mean", math.nan)
                 journal.write(finished, scores)
             stop = group.agree(asked_to_stop())
-            if group.leads and (time.monotonic() - saved > interval or last or stop):
-                begun = time.monotonic()
-                with phases.phase("save"):
-                    save_state(state, finished, step_once, memory, average)
-                saved = time.monotonic()
-                interval = max(SAVE_INTERVAL_S, SAVE_PATIENCE * (saved - begun))
+            if group.leads and (last or stop or saver.due()):
+                saver.save(finished)
             bar.update(finished, f"loss {loss:.3f}" + ("" if math.isnan(score) else f" dice {score:.3f}"))
             if stop and not last:
                 group.wait()
@@ -187,6 +171,34 @@ def train(
             if last:
                 break
     return network
+
+
+def _finish(network: nn.Module, average: Average | None, fold: Fold, plan: Plan, seed: int) -> None:
+    """What comes after the last step: the mean of the weights takes their place, and the rest is fitted to it."""
+    if average is not None:
+        average.keep()
+    if (fitted := finishing(network)) is not None:
+        fitted.finish(finishing_batches(fold.train, plan, seed))
+
+
+class _Saver:
+    """Says when the state is to be saved again, and saves it."""
+
+    def __init__(self, save: Callable[[int], None], phases: Phases) -> None:
+        self._save, self._phases = save, phases
+        self._saved, self._interval = time.monotonic(), SAVE_INTERVAL_S
+
+    def due(self) -> bool:
+        """Whether the last time is long enough ago."""
+        return time.monotonic() - self._saved > self._interval
+
+    def save(self, step: int) -> None:
+        """Save the state after ``step`` steps."""
+        begun = time.monotonic()
+        with self._phases.phase("save"):
+            self._save(step)
+        self._saved = time.monotonic()
+        self._interval = max(SAVE_INTERVAL_S, SAVE_PATIENCE * (self._saved - begun))
 
 
 def _network(plan: Plan, seed: int, label: str, start: Start | None) -> nn.Module:

@@ -20,7 +20,7 @@ from medseg.image.labels import LabelTable
 from medseg.losses.zoo import build_loss
 from medseg.models.step import Step, build_optimizer
 from medseg.models.zoo import build_model
-from medseg.train import loop, resume
+from medseg.train import curve, loop, resume
 from medseg.train.checkpoint import network_tensors, pack_tensors
 from medseg.train.loop import Fold, train
 from medseg.train.resume import KEPT, Memory, generations, load_state, save_state
@@ -87,7 +87,7 @@ def test_killed_and_continued_is_undisturbed(
     network, dims, changes = PLANS[name]
     plan = tiny_plan(network, dims, **changes)
     # A record of the journal covers several steps, some of them before the kill.
-    monkeypatch.setattr(loop, "JOURNAL_RECORDS", 2)
+    monkeypatch.setattr(curve, "JOURNAL_RECORDS", 2)
     whole = train(plan, folds[dims], 3, tmp_path / "whole", "whole")
     # Only even steps are saved, so that a kill throws steps away and they are done again.
     saved = loop.save_state

@@ -21,7 +21,7 @@ from medseg.image.labels import LabelTable
 from medseg.metrics.overlap import dice, overlap_counts
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
-from medseg.train import loop
+from medseg.train import curve, loop
 from medseg.train import run as stage
 from medseg.train.data import batch_cases, make_batch
 from medseg.train.journal import Journal
@@ -219,7 +219,7 @@ def test_long_trainings_journal_means_of_many_steps(
     single = [
         r["metrics"]["train/loss"] for r in lines_of(tmp_path / "all" / "journal.jsonl") if "train/loss" in r["metrics"]
     ]
-    monkeypatch.setattr(loop, "JOURNAL_RECORDS", 2)
+    monkeypatch.setattr(curve, "JOURNAL_RECORDS", 2)
     train(plan, Fold(cases, cases[:1], LABELS), 0, tmp_path / "few", "few")
     few = [r for r in lines_of(tmp_path / "few" / "journal.jsonl") if "train/loss" in r["metrics"]]
     assert [r["step"] for r in few] == [3, 6, 7]
@@ -357,3 +357,22 @@ def test_a_damaged_store_is_an_error_that_names_the_file(study: Any, tmp_path: P
             tmp_path / "o",
             "c",
         )
+
+
+def test_memory_does_not_grow_over_fifty_passes_over_the_cases(
+    tiny_cases: Any, tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a step left behind, its batch of half a megabyte above all, would add up to more than a twentieth."""
+    pages: list[int] = []
+
+    def validate(*_: Any) -> dict[str, float]:
+        pages.append(int(Path("/proc/self/statm").read_text().split()[1]))
+        return {}
+
+    monkeypatch.setattr(loop, "validate", validate)
+    cases = tiny_cases(2, count=8)
+    plan = tiny_plan(batch=8, patch=(128, 128), widths=(8, 16), strides=((1, 1), (2, 2)), kernels=((3, 3),) * 2)
+    train(replace(plan, steps=250, validate_every=25), Fold(cases, cases[:1], LABELS), 0, tmp_path, "soak")
+    # Five passes to fill caches.
+    assert len(pages) == 10
+    assert max(pages[1:]) < 1.05 * pages[0]
