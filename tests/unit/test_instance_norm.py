@@ -57,7 +57,7 @@ def test_numbers_gradients_and_layout(shape: tuple[int, ...], dtype: torch.dtype
 
 
 def test_statistics_of_large_images_that_are_mostly_zero_are_exact() -> None:
-    """As of a small image in much padding; one sum after the other in single precision is off by 1e-3."""
+    """As of a small image in much padding; one sum after the other in single precision is off by 2e-3."""
     x = torch.zeros(1, 4, 64, 64, 64)
     x[..., :8, :8, :8] = 80 + torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     x = x.contiguous(memory_format=torch.channels_last_3d)
