@@ -22,7 +22,8 @@ def contrast(rows: Tensor, factor: Tensor) -> Tensor:
     low, high = rows.amin(dim=axes, keepdim=True), rows.amax(dim=axes, keepdim=True)
     # Written so that a factor of 1 changes no bit.
     changed = (rows * scale).add_(rows.mean(dim=axes, keepdim=True) * (1 - scale))
-    return torch.clamp_(changed, low, high)
+    # Clamping by tensors goes number by number on a CPU: ten times as slow.
+    return torch.minimum(torch.maximum(changed, low, out=changed), high, out=changed)
 
 
 def gamma(rows: Tensor, power: Tensor, *, inverted: bool = False) -> Tensor:

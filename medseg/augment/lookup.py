@@ -1,33 +1,48 @@
 """Values of batches between their voxels: linear for images, nearest for labels, zeros outside.
 
-Places are voxel offsets from the centre of what is looked up. torch's ``grid_sample`` does it, but for volumes on
-processors, where it goes voxel by voxel: there, whole arrays of neighbours are gathered (1.5 to 4 times as fast on one
-core, docs/notebook.md).
+Places are voxel offsets from the centre of what is looked up. torch's ``grid_sample`` does it, but on processors
+it goes through volumes voxel by voxel. There, whole arrays of neighbours are gathered, and what is stretched but not
+turned is looked up axis by axis (figures in docs/notebook.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# One place per plane across each axis, (P_a,): what is not turned. Small, and quicker in numpy.
+Lines = tuple[np.ndarray, ...]
+# One place per voxel, (n, d, P), or those of one sample on a processor that is not turned.
+Places = Tensor | Lines
+
 VOLUME = 3
 # Voxels that are looked up at once.
 SLAB = 2**16
+# Rows whose columns are taken at once.
+ROWS = 2**10
 
 
-def places_of(matrix: Tensor, shape: Sequence[int]) -> Tensor:
+def places_of(matrix: Tensor, shape: Sequence[int]) -> Places:
     """Where the voxels of a patch lie after linear maps about its centre.
 
     Args:
         matrix: (n, d, d), in voxels.
         shape: of the patch.
-
-    Returns:
-        (n, d, shape).
     """
+    # Of slices, nothing is gained.
+    if matrix.device.type == "cpu" and len(matrix) == 1 and len(shape) == VOLUME:
+        stretch = matrix[0].diagonal()
+        if torch.equal(matrix[0], stretch.diag()):
+            return tuple(_line(n, by) for n, by in zip(shape, stretch.tolist(), strict=True))
+    return grid_of(matrix, shape)
+
+
+def grid_of(matrix: Tensor, shape: Sequence[int]) -> Tensor:
+    """As ``places_of``, always one place per voxel: (n, d, shape)."""
     dims, device = len(shape), matrix.device
     places = torch.empty(len(matrix), dims, *shape, device=device)
     offsets = [torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2 for n in shape]
@@ -40,21 +55,86 @@ def places_of(matrix: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.add(start, matrix[:, :, -1].reshape(column) * along[-1], out=places)
 
 
-def linear(values: Tensor, places: Tensor) -> Tensor:
-    """Values (n, C, S) float at places (n, d, P), by linear interpolation: (n, C, P)."""
+def _line(length: int, by: float) -> np.ndarray:
+    return (np.arange(length, dtype=np.float32) - np.float32((length - 1) / 2)) * np.float32(by)
+
+
+def linear(values: Tensor, places: Places) -> Tensor:
+    """Values (n, C, S) float at places, by linear interpolation: (n, C, P)."""
+    if isinstance(places, tuple):
+        return _axis_by_axis(values, places)
     if _gathered(values, places):
         # Zeros around, as far as the neighbours of what is clamped to the first of them.
         return _slab_by_slab(_trilinear, F.pad(values, (1, 2) * VOLUME), values.shape[2:], places)
     return F.grid_sample(values, _grid(places, values.shape[2:]), "bilinear", "zeros", align_corners=False)
 
 
-def nearest(values: Tensor, places: Tensor) -> Tensor:
-    """Values (n, C, S), integers below 2^24, at the voxels nearest to places (n, d, P): (n, C, P)."""
+def nearest(values: Tensor, places: Places) -> Tensor:
+    """Values (n, C, S), integers below 2^24, at the voxels nearest to places: (n, C, P)."""
+    if isinstance(places, tuple):
+        return _all_axes(values, places)
     if _gathered(values, places):
         return _slab_by_slab(_closest, F.pad(values, (1, 1) * VOLUME), values.shape[2:], places)
     # The nearest voxel is copied, and whole numbers below 2^24 are exact in single precision.
     grid = _grid(places, values.shape[2:])
     return F.grid_sample(values.float(), grid, "nearest", "zeros", align_corners=False).to(values.dtype)
+
+
+def enlarged(values: Tensor, shape: Sequence[int]) -> Tensor:
+    """Values (1, 1, S) on a finer grid of equal extent, by linear interpolation; beyond the outer voxels as these."""
+    if values.device.type != "cpu" or len(shape) != VOLUME:
+        return F.interpolate(values, shape, mode="bilinear" if len(shape) == 2 else "trilinear")
+    ends = [(m - 1) / 2 for m in values.shape[2:]]
+    lines = [_line(n, m / n).clip(-end, end) for n, m, end in zip(shape, values.shape[2:], ends, strict=True)]
+    return linear(values, tuple(lines))
+
+
+def _axis_by_axis(values: Tensor, lines: Lines) -> Tensor:
+    """Values (n, C, S) between the planes across one axis after the other."""
+    values, indices = _indexed(values, lines)
+    for axis, index in enumerate(indices, start=2):
+        low = np.floor(index)
+        weight = torch.from_numpy(index - low).reshape(-1, *[1] * (values.ndim - 1 - axis))
+        high = np.minimum(low + 1, values.shape[axis] - 1)
+        values = _planes(values, axis, low).lerp_(_planes(values, axis, high), weight)
+    return values
+
+
+def _all_axes(values: Tensor, lines: Lines) -> Tensor:
+    """Values (n, C, S) nearest to places: a step less to look up each than axis by axis."""
+    values, indices = _indexed(values, lines)
+    index = np.zeros((), dtype=np.int64)
+    for size, along in zip(values.shape[2:], indices, strict=True):
+        index = np.add.outer(index * size, np.rint(along).astype(np.int64))
+    flat, where = values.flatten(2).flatten(0, 1), torch.from_numpy(index.ravel())
+    return torch.stack([channel.index_select(0, where) for channel in flat]).reshape(*values.shape[:2], *index.shape)
+
+
+def _indexed(values: Tensor, lines: Lines) -> tuple[Tensor, list[np.ndarray]]:
+    """Values with zeros around them, where these are seen, and the places in voxels from the first."""
+    padding: list[int] = []
+    indices = []
+    for size, line in zip(values.shape[2:], lines, strict=True):
+        index = (line + np.float32((size - 1) / 2)).clip(-1, size)
+        before, after = int(index.min() < 0), int(index.max() > size - 1)
+        padding = [before, after, *padding]
+        indices.append(index + np.float32(before))
+    return F.pad(values, padding) if any(padding) else values, indices
+
+
+def _planes(values: Tensor, axis: int, index: np.ndarray) -> Tensor:
+    """The planes across an axis that whole numbers name, several times as fast as one ``index_select`` takes them."""
+    outer, inner, size = values.shape[:axis], values.shape[axis + 1 :], values.shape[axis]
+    index = index.astype(np.int64)
+    if inner:
+        # Rows of a matrix, each copied as a whole.
+        rows = np.add.outer(np.arange(outer.numel()) * size, index).ravel()
+        taken = values.reshape(-1, inner.numel()).index_select(0, torch.from_numpy(rows))
+    else:
+        taken, where = values.new_empty(outer.numel(), len(index)), torch.from_numpy(index)
+        for slab, out in zip(torch.split(values.reshape(-1, size), ROWS), torch.split(taken, ROWS), strict=True):
+            torch.index_select(slab, 1, where, out=out)
+    return taken.reshape(*outer, -1, *inner)
 
 
 def _gathered(values: Tensor, places: Tensor) -> bool:

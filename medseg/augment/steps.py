@@ -121,7 +121,7 @@ def noise(batch: Batch, row: Change, draws: Draws) -> None:
     values = draws.normal(index, tuple(batch.images.shape[1:]))
     if len(index):
         values *= level.reshape(-1, *[1] * (values.ndim - 1))
-        batch.images[index.to(batch.images.device)] += values.to(batch.images.device)
+        batch.images.index_add_(0, index.to(batch.images.device), values.to(batch.images.device))
 
 
 def stain(batch: Batch, row: Change, draws: Draws) -> None:

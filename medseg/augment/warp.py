@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from medseg.augment.lookup import linear, nearest, places_of
+from medseg.augment.lookup import Places, grid_of, linear, nearest, places_of
 from medseg.augment.moves import Moves, bends_in_voxels, cells, in_voxels
 from medseg.augment.parts import parts
 
@@ -43,7 +43,7 @@ def warp(
 
 
 def _looked_up(
-    look: Callable[[Tensor, Tensor], Tensor], values: Tensor, places: Tensor, slices: tuple[int, int] | None
+    look: Callable[[Tensor, Places], Tensor], values: Tensor, places: Places, slices: tuple[int, int] | None
 ) -> Tensor:
     """Values (n, C, S) at places; of volumes with slices (axis, how many), all move alike, as channels."""
     if slices is None:
@@ -65,12 +65,12 @@ def centre(values: Tensor, patch: Sequence[int]) -> Tensor:
     return values
 
 
-def _places(moves: Moves, patch: Sequence[int], spacing: Sequence[float], device: torch.device) -> Tensor:
-    """Places (n, d, patch) in the input, in voxels from its centre."""
-    places = places_of(in_voxels(moves.matrix, spacing).to(device), patch)
-    if moves.bends is not None:
-        places += spline_field(bends_in_voxels(moves, spacing).to(device), patch, spacing)
-    return places
+def _places(moves: Moves, patch: Sequence[int], spacing: Sequence[float], device: torch.device) -> Places:
+    """Where to look, in voxels from the centre of the input."""
+    matrix = in_voxels(moves.matrix, spacing).to(device)
+    if moves.bends is None:
+        return places_of(matrix, patch)
+    return grid_of(matrix, patch).add_(spline_field(bends_in_voxels(moves, spacing).to(device), patch, spacing))
 
 
 def spline_field(points: Tensor, patch: Sequence[int], spacing: Sequence[float]) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 from scipy.interpolate import BSpline
 
-from medseg.augment import appearance, colour, field, resolution
+from medseg.augment import appearance, colour, field, lookup, resolution
 from medseg.augment.mirror import mirror, quarter_turn
 from medseg.augment.moves import Moves, cells, rotations
 from medseg.augment.warp import _basis, spline_field, warp
@@ -30,15 +32,23 @@ def turned(dims: int, count: int = 3, seed: int = 1) -> torch.Tensor:
     return rotations(angles, planes, dims) * (0.7 + 0.6 * torch.rand(count, 1, 1, generator=keyed(seed + 1)))
 
 
+def stretched(dims: int) -> torch.Tensor:
+    """Without turns: these are looked up axis by axis. Two look beyond the image, the last mirrors it."""
+    return torch.diag_embed(torch.tensor([[1.3, 0.71, 1.63], [1.4, 1.4, 1.4], [-0.77, 0.83, -0.6]])[:, :dims])
+
+
+@pytest.mark.parametrize("maps", [turned, stretched])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 1.0, 0.5)])
 @pytest.mark.parametrize("margin", [0, 3])
-def test_maps_as_in_scipy(shape: tuple[int, ...], spacing: tuple[float, ...], margin: int) -> None:
+def test_maps_as_in_scipy(
+    maps: Callable[[int], torch.Tensor], shape: tuple[int, ...], spacing: tuple[float, ...], margin: int
+) -> None:
     dims, space = len(shape), spacing[: len(shape)]
     larger = tuple(n + 2 * margin for n in shape)
     images = torch.randn(3, 2, *larger, generator=keyed(5))
     labels = torch.randint(0, 4, (3, *larger), generator=keyed(6))
-    matrix = turned(dims)
+    matrix = maps(dims)
     moved, looked = warp(images, labels, Moves(torch.ones(3, dtype=torch.bool), matrix), shape, space)
     inside = tuple(slice(margin, margin + n) for n in shape)
     centre = (np.array(larger) - 1) / 2
@@ -51,6 +61,20 @@ def test_maps_as_in_scipy(shape: tuple[int, ...], spacing: tuple[float, ...], ma
         nearest = ndimage.affine_transform(labels[n].numpy(), linear, order=0, **options)[inside]
         # Voxels on a border between two may round either way in single precision.
         assert (looked[n].numpy() == nearest).mean() > 0.995
+
+
+def test_volumes_axis_by_axis_are_those_voxel_by_voxel() -> None:
+    shape = SHAPES[1]
+    images = torch.randn(1, 2, *[n + 4 for n in shape], generator=keyed(5))
+    labels = torch.randint(0, 4, (1, 1, *images.shape[2:]), generator=keyed(6), dtype=torch.uint8)
+    for matrix in (*stretched(3)[:, None], torch.eye(3)[None]):
+        lines, voxels = lookup.places_of(matrix, shape), lookup.grid_of(matrix, shape)
+        assert [len(line) for line in lines] == list(shape)
+        assert lookup.nearest(labels, lines).dtype == torch.uint8
+        torch.testing.assert_close(lookup.linear(images, lines), lookup.linear(images, voxels), atol=1e-4, rtol=1e-4)
+        assert (lookup.nearest(labels, lines) == lookup.nearest(labels, voxels)).float().mean() > 0.995
+    assert isinstance(lookup.places_of(turned(3, 1), shape), torch.Tensor), "turns have no places per plane"
+    assert torch.equal(lookup.linear(images, lines), images[..., 2:-2, 2:-2, 2:-2]), "the last moved nothing"
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
@@ -108,7 +132,8 @@ def test_low_resolution_as_in_monai(shape: tuple[int, ...]) -> None:
     rows, zoom = rows_of(shape), torch.tensor([0.5, 0.61, 0.87, 1.0])
     out = resolution.low_resolution(rows, zoom)
     for row, share, ours in zip(rows, zoom.tolist(), out, strict=True):
-        theirs = RandSimulateLowResolution(1.0, "nearest-exact", resolution.MODES[len(shape)], (share, share))
+        mode = "bilinear" if len(shape) == 2 else "trilinear"
+        theirs = RandSimulateLowResolution(1.0, "nearest-exact", mode, (share, share))
         torch.testing.assert_close(ours, torch.as_tensor(theirs(row[None]))[0], atol=1e-5, rtol=1e-5)
     assert torch.equal(out[3], rows[3])
 
