@@ -403,8 +403,8 @@ def main() -> None:
         subprocess.run([sys.executable, str(ROOT / "benchmarks/augment.py")], check=True)
     from train_picture import draw
 
-    augment = ROOT / "benchmarks/results/augment.json"
-    draw(saved(options.out), read_json(augment) if augment.is_file() else None, options.out.with_suffix(".svg"))
+    augment = [read_json(path) for path in sorted((ROOT / "benchmarks/results").glob("augment*.json"))]
+    draw(saved(options.out), augment, options.out.with_suffix(".svg"))
 
 
 if __name__ == "__main__":
