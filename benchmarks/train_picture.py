@@ -95,7 +95,7 @@ def draw_panel(ax: Axes, title: str, bars: Bars, targets: list[float]) -> None:
 
 
 def draw(found: Mapping[str, Any], augment: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """Draw results (device -> part -> what was found), and those of augment.py, into an SVG; equal results give equal bytes."""
+    """Draw results (device -> part -> what was found) and those of augment.py; equal results give equal bytes."""
     rows = {device: panels(device, parts, augment) for device, parts in found.items()}
     columns = [part for part in TARGETS["cpu"] if any(part in made for made in rows.values())]
     if not columns:

@@ -77,11 +77,14 @@ def draw_moves(table: Table, draws: Draws, patch: Sequence[int], spacing: Sequen
     matrix = rotations(angles, planes, dims) * stretch[:, None, :]
     counts, size = cells(patch, spacing)
     shape = [c + 3 if c else 1 for c in counts]
-    largest = _ranged(bend, draws.uniform()) * size * bent
-    bends = (draws.uniform(dims, *shape) * 2 - 1) * largest.reshape(-1, *[1] * (dims + 1))
+    share, points = draws.uniform(), draws.uniform(dims, *shape)
+    if not bool(bent.any()):
+        return Moves(turned | scaled, matrix, None, coarse)
+    largest = _ranged(bend, share) * size * bent
+    bends = (points * 2 - 1) * largest.reshape(-1, *[1] * (dims + 1))
     if coarse is not None:
         bends[:, coarse] = 0
-    return Moves(turned | scaled | bent, matrix, bends if bool(bent.any()) else None, coarse)
+    return Moves(turned | scaled | bent, matrix, bends, coarse)
 
 
 def _ranged(row: Change, uniform: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from medseg.augment import appearance, colour, field, resolution
 from medseg.augment.draws import Draws
 from medseg.augment.mirror import mirror, quarter_turn
 from medseg.augment.parts import parts
+from medseg.augment.parts import rows as chosen_rows
 from medseg.augment.tables import Change
 
 RGB = 3
@@ -65,7 +66,7 @@ def _by_channel(batch: Batch, row: Change, draws: Draws, columns: int, values: V
     chosen = draws.chance(row.probability)[:, None] & (drawn[..., 0] < row.per_channel)
     drawn = drawn[:, : 1 if row.shared else channels, 1:].expand(-1, channels, -1).flatten(0, 1)
     found, rows = values(row, drawn), batch.images.flatten(0, 1)
-    for where, those in parts(chosen.flatten().nonzero().flatten(), rows.device):
+    for where, those in chosen_rows(chosen, rows[0].numel(), rows.device):
         rows[where] = change(rows[where], found[those])
 
 

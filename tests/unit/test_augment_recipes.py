@@ -14,6 +14,8 @@ import torch
 from medseg.augment import tables
 from medseg.augment.draws import Draws
 from medseg.augment.moves import CELLS, cells, draw_moves, reach
+from medseg.augment.parts import SMALL
+from medseg.augment.parts import rows as chosen_rows
 from medseg.augment.policy import MAX_REACH, RECIPES, Setting, margins
 from medseg.augment.steps import STEPS, Batch
 from medseg.augment.tables import MICROSCOPY, NNUNET, TABLES, Change, coarse_axis, table_of
@@ -384,11 +386,25 @@ def test_together_as_on_a_gpu_equals_one_after_the_other(
     images, labels = batch_of(shape)
     spacing = (1.0,) * len(shape)
     x, y = RECIPES[name](images, labels, keyed(2), Setting(spacing, True))
+    together = lambda index, device: [(index, index)] if len(index) else []  # noqa: E731
     for module in (steps, warping):
-        monkeypatch.setattr(module, "parts", lambda index, device: [(index, index)] if len(index) else [])
+        monkeypatch.setattr(module, "parts", together)
+    flat = lambda chosen, size, device: together(chosen.flatten().nonzero().flatten(), device)  # noqa: E731
+    monkeypatch.setattr(steps, "chosen_rows", flat)
     together_x, together_y = RECIPES[name](images, labels, keyed(2), Setting(spacing, True))
     torch.testing.assert_close(together_x, x, atol=1e-4, rtol=1e-4)
     assert (together_y == y).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rows_are_those_chosen_each_once(channels: int) -> None:
+    chosen = torch.rand(40, channels, generator=keyed(1)) < 0.6
+    chosen[0], cpu = True, torch.device("cpu")
+    for size in (SMALL, SMALL + 1):
+        pieces = [where for where, _ in chosen_rows(chosen, size, cpu)]
+        seen = torch.cat([torch.arange(40 * channels)[where] for where in pieces])
+        assert torch.equal(seen, chosen.flatten().nonzero().flatten())
+        assert max(piece.stop - piece.start for piece in pieces) == (channels if size == SMALL else 1)
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((6, 30, 26), 0), ((30, 6, 26), 1), ((30, 26, 6), 2)])
