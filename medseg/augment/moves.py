@@ -38,6 +38,9 @@ class Moves:
     def chosen(self, index: Where) -> Moves:
         """Those of some samples."""
         bends = None if self.bends is None else self.bends[index]
+        if bends is not None and not bool(bends.any()):
+            # Whether others bend must not matter to how these are looked up.
+            bends = None
         return Moves(self.active[index], self.matrix[index], bends, self.coarse)
 
     def within_slices(self) -> Moves:
