@@ -62,18 +62,15 @@ def reach_bars(found: Mapping[str, Any]) -> tuple[str, Bars]:
     return f"minutes to Dice {found['dice']:g}", {k: v / 60 for k, v in spent.items() if reached and v is not None}
 
 
-def processors(parts: Mapping[str, Any]) -> set[str]:
-    return {part["hardware"]["processor"] for part in parts.values()}
-
-
 def panels(device: str, parts: Mapping[str, Any], augment: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, Bars]]:
     """Per part: title and bars; parts without any are left out. Augmentation is what was measured on this processor."""
     made = {}
     for part, bars_of in (("loop", loop_bars), ("peer", peer_bars), ("reach", reach_bars)):
         if part in parts:
             made[part] = bars_of(parts[part])
+    processors = {part["hardware"]["processor"] for part in parts.values()}
     for found in augment:
-        if found["hardware"]["processor"] in processors(parts):
+        if found["hardware"]["processor"] in processors:
             made["augment"] = augment_bars(found, device)
     return {part: drawn for part, drawn in made.items() if drawn[1]}
 

@@ -28,7 +28,7 @@ def parts(index: Tensor, device: torch.device) -> Iterator[tuple[Where, Where]]:
         yield index.to(device), index
 
 
-def rows(chosen: Tensor, size: int, device: torch.device) -> Iterator[tuple[Where, Where]]:
+def chosen_rows(chosen: Tensor, size: int, device: torch.device) -> Iterator[tuple[Where, Where]]:
     """As ``parts``, for the rows n C + c that ``chosen`` (N, C) names, on a CPU; those of a small sample at once.
 
     Args:

@@ -17,7 +17,7 @@ def blur(rows: Tensor, sigma: Tensor) -> Tensor:
 
     Args:
         rows: (M, S).
-        sigma: (M, d) standard deviations in voxels; 0: no blur along that axis.
+        sigma: (M, d) standard deviations in voxels, on the CPU; 0: no blur along that axis.
     """
     for axis, along in enumerate(sigma.numpy().T, start=1):
         rows = _blur_along(rows, along, axis)

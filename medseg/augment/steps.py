@@ -12,8 +12,7 @@ from torch import Tensor
 from medseg.augment import appearance, colour, field, resolution
 from medseg.augment.draws import Draws
 from medseg.augment.mirror import mirror, quarter_turn
-from medseg.augment.parts import parts
-from medseg.augment.parts import rows as chosen_rows
+from medseg.augment.parts import chosen_rows, parts
 from medseg.augment.tables import Change
 
 RGB = 3

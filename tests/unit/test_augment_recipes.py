@@ -14,8 +14,7 @@ import torch
 from medseg.augment import tables
 from medseg.augment.draws import Draws
 from medseg.augment.moves import CELLS, cells, draw_moves, reach
-from medseg.augment.parts import SMALL
-from medseg.augment.parts import rows as chosen_rows
+from medseg.augment.parts import SMALL, chosen_rows
 from medseg.augment.policy import MAX_REACH, RECIPES, Setting, margins
 from medseg.augment.steps import STEPS, Batch
 from medseg.augment.tables import MICROSCOPY, NNUNET, TABLES, Change, coarse_axis, table_of
