@@ -63,8 +63,11 @@ def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[A
 
 
 def set_exact(threads: int, precision: str) -> None:
-    """Fix what changes bits: the number of threads, the choice of algorithms, and what 32-bit products are made of."""
+    """Fix what changes bits: threads, the choice of algorithms, what 32-bit products are made of, the least numbers."""
     torch.set_num_threads(threads)
+    # Numbers below 1e-38, which the moments of weights without a gradient decay into, are zero: processors compute
+    # with them so slowly that a step of an FCN took ten times as long (docs/notebook.md).
+    torch.set_flush_denormal(True)
     # On GPUs that have it; 19 of 32 bits, unless asked for, would be a silent change of precision.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.use_deterministic_algorithms(True, warn_only=True)

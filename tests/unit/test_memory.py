@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch._C._profiler import _EventType
+from torch.profiler._utils import traverse_dfs
 
 from medseg.config import load_config
 from medseg.errors import PlanError
 from medseg.losses.zoo import LOSSES, build_loss
-from medseg.models.step import Step, build_optimizer, fast_precision, memory_format, place
+from medseg.models.step import Step, build_optimizer, fast_precision, memory_format, place, set_exact
 from medseg.models.zoo import build_model
 from medseg.networks import MODELS
 from medseg.plan.fingerprint import Fingerprint
@@ -28,6 +31,7 @@ PRECISION = ["fp32"] if fast_precision("cpu") == "fp32" else ["fp32", "bf16"]
 
 def allocated_peak(plan: Plan) -> int:
     """Most bytes that torch's allocator had given out during two real training steps."""
+    set_exact(1, plan.precision)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         network = place(build_model(plan.network, plan.network_spec), "cpu", plan.dims)
         optimizer = build_optimizer(plan.optimizer, network.parameters(), plan.lr, plan.weight_decay)
@@ -38,12 +42,43 @@ def allocated_peak(plan: Plan) -> int:
             labels = torch.zeros(plan.batch, *plan.patch, dtype=torch.int64)
             step(images.contiguous(memory_format=memory_format(plan.dims)), labels)
             del images, labels
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return peak_of_allocations(profile)
+
+
+def peak_of_allocations(profile: torch.profiler.profile) -> int:
+    """Most bytes given out and not yet given back, of blocks given out while the profile was taken.
+
+    The allocator also reports blocks freed here that an earlier profile saw given out, garbage of
+    an earlier test for one: those would count below zero, so only blocks of this profile count.
+    """
+    events = traverse_dfs(profile.profiler.kineto_results.experimental_event_tree())
+    blocks: dict[int, int] = {}
     live = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        live += event.nbytes()
+    for event in sorted((e for e in events if e.tag == _EventType.Allocation), key=lambda e: e.start_time_ns):
+        block = event.extra_fields
+        if block.alloc_size > 0:
+            blocks[block.ptr] = block.alloc_size
+            live += block.alloc_size
+        else:
+            live -= blocks.pop(block.ptr, 0)
         peak = max(peak, live)
     return peak
+
+
+def test_garbage_of_an_earlier_profile_does_not_count() -> None:
+    def profiled(work: Callable[[], None]) -> int:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            work()
+        return peak_of_allocations(profile)
+
+    kept: list[torch.Tensor] = []
+
+    def free_then_allocate() -> None:
+        kept.clear()
+        torch.empty(1000, dtype=torch.uint8)
+
+    assert profiled(lambda: kept.append(torch.empty(5000, dtype=torch.uint8))) == 5000
+    assert profiled(free_then_allocate) == 1000
 
 
 @pytest.mark.parametrize("precision", PRECISION)
