@@ -169,10 +169,12 @@ def train(
     from medseg.gpu import one_gpu
 
     one_gpu()
+    from medseg.models.step import flush_subnormals
     from medseg.provenance import code_digest
     from medseg.train import run as stage
     from medseg.train.loop import Means
 
+    flush_subnormals()
     code = code or code_digest("train")
     trace = out / "trace.json" if profile and leads() else None
     means = Means(workers, worker_timeout, trace=trace)
@@ -203,6 +205,9 @@ def predict(
     series: Annotated[str, typer.Option("--series", help="DICOM series, if several: its UID or number")] = "",
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda; none: as planned")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; none: as planned")] = None,
+    mirror: Annotated[
+        bool | None, typer.Option("--mirror/--no-mirror", help="average over mirror images; none: as trained")
+    ] = None,
     tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store of a run id")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="predict a fold: the configuration")] = None,
     manifest: Annotated[Path | None, typer.Option("--manifest", help="predict a fold: its manifest")] = None,
@@ -226,6 +231,7 @@ def predict(
             series=series,
             device=device,
             threads=threads,
+            mirror=mirror,
         ):
             print(path)
     elif config is not None and manifest is not None and splits is not None and fold is not None:

@@ -166,8 +166,8 @@ def plan_slice(config: Config, model: str) -> str:
 
 
 def predict_slice(config: Config, dataset: str) -> str:
-    """What predicting depends on, besides model and images: whether probabilities are wanted."""
-    return canonical_json({"probabilities": wants_probabilities(config, dataset)})
+    """What predicting depends on, besides model and images: how it is done, whether probabilities are wanted."""
+    return canonical_json({**config.predict.model_dump(), "probabilities": wants_probabilities(config, dataset)})
 
 
 def wants_probabilities(config: Config, dataset: str) -> bool:

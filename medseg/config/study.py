@@ -88,6 +88,15 @@ class LoaderConfig(Section):
     timeout_s: Positive = Field(default=300.0, description="a batch that takes longer is an error that names its cases")
 
 
+class PredictConfig(Section):
+    """How validation cases are predicted; changing it trains nothing again."""
+
+    mirror: bool | None = Field(
+        default=None,
+        description="average over all mirror images, 4 in 2-D and 8 in 3-D; none: where the training mirrored",
+    )
+
+
 class TrackingConfig(Section):
     """Where runs are recorded."""
 
@@ -109,6 +118,7 @@ class Config(Section):
     folds: FoldsConfig = Field(default_factory=FoldsConfig)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], min_length=1)
     budget: BudgetConfig
+    predict: PredictConfig = Field(default_factory=PredictConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     threads: Count = Field(default=2, description="CPU threads of a training or prediction job; part of its exactness")
     processes: Count = Field(

@@ -63,11 +63,8 @@ def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[A
 
 
 def set_exact(threads: int, precision: str) -> None:
-    """Fix what changes bits: threads, the choice of algorithms, what 32-bit products are made of, the least numbers."""
+    """Fix what changes bits: the number of threads, the choice of algorithms, and what 32-bit products are made of."""
     torch.set_num_threads(threads)
-    # Numbers below 1e-38, which the moments of weights without a gradient decay into, are zero: processors compute
-    # with them so slowly that a step of an FCN took ten times as long (docs/notebook.md).
-    torch.set_flush_denormal(True)
     # On GPUs that have it; 19 of 32 bits, unless asked for, would be a silent change of precision.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -75,6 +72,16 @@ def set_exact(threads: int, precision: str) -> None:
     # that for every network (tests/contracts/test_models.py): none may compute from what nobody has written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
+
+
+def flush_subnormals() -> None:
+    """Make numbers below 1e-38 zero in this thread and those it starts; for processes of their own that train.
+
+    The moments of weights without a gradient decay into such numbers, and processors compute with them so slowly that a
+    step of an FCN took ten times as long (docs/notebook.md). All else in the process computes so too, hence not in
+    ``set_exact``: a program that predicts with this library may need them.
+    """
+    torch.set_flush_denormal(True)
 
 
 def build_optimizer(name: str, parameters: Iterable[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:

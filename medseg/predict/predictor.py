@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medseg.augment.policy import mirrors
 from medseg.errors import DataError, PlanError
 from medseg.image.geometry import Geometry
 from medseg.image.resample import coarse_axis
 from medseg.models.step import autocast, pick_device, place, set_exact
 from medseg.patches.tiling import predict_slabs, slab_axis
+from medseg.plan.plan import Plan
+from medseg.predict.mirrored import mirrored
 from medseg.predict.native import native_labels
 from medseg.predict.probabilities import Box, Keep, write_probabilities
 from medseg.preprocess.prepare import own_spacing, prepare_image, restore_labels
@@ -28,9 +32,12 @@ class Predictor:
         folder: model folder.
         device: ``auto``, ``cpu`` or ``cuda``; none: the one the plan was made for, if it is here.
         threads: CPU threads; none: the plan's, which repeats a study's predictions bit for bit.
+        mirror: whether outputs are averaged over all mirror images; none: where the training mirrored.
     """
 
-    def __init__(self, folder: Path, device: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, device: str | None = None, threads: int | None = None, mirror: bool | None = None
+    ) -> None:
         self.checkpoint, network = read_checkpoint(folder)
         self.plan = self.checkpoint.plan
         try:
@@ -40,7 +47,8 @@ class Predictor:
         # A GPU's fast precision may be slow or absent elsewhere; full precision always works.
         self.precision = self.plan.precision if self.device == self.plan.device else "fp32"
         set_exact(threads or self.plan.threads, self.precision)
-        self.network = place(network, self.device, self.plan.dims, self.plan.channels_last)
+        placed = place(network, self.device, self.plan.dims, self.plan.channels_last)
+        self.network: Callable[[Tensor], Tensor] = mirrored(placed) if is_mirrored(self.plan, mirror) else placed
 
     def predict(
         self, image: NDArray[Any], geometry: Geometry, name: str, probabilities: Path | None = None
@@ -92,6 +100,11 @@ class Predictor:
                 box = Box(record.axes, record.flips, record.start, record.shape)
                 channels = write_probabilities(probabilities, labels.channels, box, axis, read)
         return labels.to_values(restore_labels(channels, record))
+
+
+def is_mirrored(plan: Plan, wish: bool | None) -> bool:
+    """Whether predictions are averaged over mirror images: as wished; without a wish, where the training mirrored."""
+    return mirrors(plan.augment, plan.oriented, plan.augmentation) if wish is None else wish
 
 
 def _finite(logits: Tensor, name: str) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from medseg.files import read_json, sha256_file, write_json, writer_lock
 from medseg.image.formats import label_suffix, read_content, read_image, stem_of, write_labels
 from medseg.image.stored import FormatError
 from medseg.ingest.cases import read_case_image
-from medseg.ingest.manifest import Case, read_manifest
+from medseg.ingest.manifest import read_manifest
 from medseg.ingest.splits import read_split
-from medseg.predict.predictor import Predictor
+from medseg.predict.predictor import Predictor, is_mirrored
 from medseg.progress import Progress
 from medseg.train.checkpoint import read_description
 
@@ -25,7 +25,8 @@ PROBABILITIES = ".probabilities.b2nd"
 def run(config: Config, manifest_path: Path, splits: Path, fold: int, model: Path, out: Path) -> None:
     """Predict the validation cases of ``fold`` with the model folder ``model`` into ``out``.
 
-    ``predictions.json`` comes last. A prediction already there from the same weights and image is kept. Probabilities
+    ``predictions.json`` comes last. A prediction already there from the same weights and image, and by the same
+    configuration, is kept. Probabilities
     are written too where the data set's post-processing needs them.
     """
     manifest = read_manifest(manifest_path)
@@ -37,15 +38,17 @@ def run(config: Config, manifest_path: Path, splits: Path, fold: int, model: Pat
     bar = Progress(label, len(case_ids))
     entries: dict[str, dict[str, Any]] = {}
     crf = dataset.postprocess.crf is not None
+    how = {"mirror": is_mirrored(checkpoint.plan, config.predict.mirror)}
     predictor: Predictor | None = None
     with writer_lock(out):
         for done, case_id in enumerate(case_ids, start=1):
             case = manifest.case(case_id)
             stamp = out / f".{case.id}.json"
             soft = out / f"{case.id}{PROBABILITIES}"
-            entry = _kept(out, stamp, case, weights, crf)
+            made_of = {"weights_sha256": weights, "images_sha256": list(case.images_sha256), **how}
+            entry = _kept(out, stamp, made_of, crf)
             if entry is None:
-                predictor = predictor or Predictor(model)
+                predictor = predictor or Predictor(model, **how)
                 image = read_case_image(case, folder)
                 labels = predictor.predict(image, case.geometry, case.id, soft if crf else None)
                 target = out / f"{case.id}{label_suffix(folder / case.images[0])}"
@@ -53,7 +56,7 @@ def run(config: Config, manifest_path: Path, splits: Path, fold: int, model: Pat
                 entry = {"file": target.name, "sha256": read_content(target).sha256}
                 if crf:
                     entry["probabilities"] = {"file": soft.name, "sha256": sha256_file(soft)}
-                write_json(stamp, {**entry, "weights_sha256": weights, "images_sha256": list(case.images_sha256)})
+                write_json(stamp, {**entry, **made_of})
             entries[case.id] = entry
             if not crf:
                 soft.unlink(missing_ok=True)
@@ -66,6 +69,7 @@ def run(config: Config, manifest_path: Path, splits: Path, fold: int, model: Pat
                 "fold": fold,
                 "seed": checkpoint.seed,
                 "weights_sha256": weights,
+                **how,
                 "cases": entries,
             },
         )
@@ -80,6 +84,7 @@ def predict_files(
     series: str = "",
     device: str | None = None,
     threads: int | None = None,
+    mirror: bool | None = None,
 ) -> list[Path]:
     """Predict image files (or DICOM folders); each label map gets its image's name and format, in ``out``.
 
@@ -89,7 +94,7 @@ def predict_files(
         out: folder, made if absent.
         spacing: pixel size in micrometres per axis, for formats without a header.
         series: which series of DICOM folders is wanted, if they hold several.
-        device, threads: see ``Predictor``.
+        device, threads, mirror: see ``Predictor``.
 
     Returns:
         The label maps written, in the order of ``images``.
@@ -107,7 +112,7 @@ def predict_files(
     same = [str(p) for p, t in zip(images, targets, strict=True) if t.exists() and t.samefile(p)]
     if same:
         raise DataError(f"the prediction would replace its input {', '.join(same)}; choose another output folder")
-    predictor = Predictor(model, device, threads)
+    predictor = Predictor(model, device, threads, mirror)
     bar = Progress("predict", len(images))
     for done, (path, target) in enumerate(zip(images, targets, strict=True), start=1):
         image, geometry = read_image(path, read_content(path, series), spacing=spacing)
@@ -116,13 +121,13 @@ def predict_files(
     return targets
 
 
-def _kept(out: Path, stamp: Path, case: Case, weights: str, crf: bool) -> dict[str, Any] | None:
-    """The entry of a prediction that is there, whole, from these weights and this image; else None."""
+def _kept(out: Path, stamp: Path, made_of: Mapping[str, Any], crf: bool) -> dict[str, Any] | None:
+    """The entry of a prediction that is there, whole, and made of this; else None."""
     if not stamp.is_file():
         return None
     facts = read_json(stamp)
     target = out / facts["file"]
-    same = facts["weights_sha256"] == weights and facts["images_sha256"] == list(case.images_sha256)
+    same = all(facts.get(name) == value for name, value in made_of.items())
     if not same or not _whole(target, facts["sha256"]):
         return None
     entry = {"file": facts["file"], "sha256": facts["sha256"]}

@@ -496,6 +496,7 @@ CHANGES = [
     ((), "folds", {"run": [0, 1]}, set()),
     ((), "seeds", [0, 1], set()),
     ((), "tracking", {"uri": "http://x"}, set()),
+    ((), "predict", {"mirror": False}, {"predict"}),
     ((), "experiment", "other", set()),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -16,7 +17,9 @@ import pytest
 import tifffile
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+from medseg.cli import app
 from medseg.errors import BusyError, DataError, GeometryError, PlanError
 from medseg.files import read_json, sha256_file, write_json, writer_lock
 from medseg.image.formats import read_image, read_labels, write_labels
@@ -24,7 +27,8 @@ from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.predict import predictor as predictor_module
 from medseg.predict import run as stage
-from medseg.predict.predictor import Predictor
+from medseg.predict.mirrored import mirrored
+from medseg.predict.predictor import Predictor, is_mirrored
 from medseg.train.checkpoint import Checkpoint, write_checkpoint
 
 VALUES = {0, 1, 3}  # background, ball, rod
@@ -133,6 +137,72 @@ def test_images_that_do_not_fit_the_model_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=f"scan.png: .*{cause}|scan.png: {cause}"):
         oracle_for(dims=2).predict(image, geometry, "scan.png")
+
+
+def mirror_images(x: Tensor) -> list[tuple[int, ...]]:
+    return [flip for n in range(x.ndim - 1) for flip in itertools.combinations(range(2, x.ndim), n)]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_mean_over_mirror_images(dims: int) -> None:
+    torch.manual_seed(0)
+    network = (nn.Conv2d if dims == 2 else nn.Conv3d)(2, 3, 3, padding=1)
+    calls: list[int] = []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    x = torch.randn(2, 2, *(5, 6, 7)[:dims])
+    with torch.no_grad():
+        found = mirrored(network)(x)
+        assert len(calls) == 2**dims
+        expected = [np.flip(network(x.flip(f)).numpy(), f) if f else network(x).numpy() for f in mirror_images(x)]
+        np.testing.assert_allclose(found, np.mean(expected, axis=0), atol=1e-6)
+        assert not torch.allclose(found, network(x), atol=1e-2)
+        for flip in mirror_images(x):
+            torch.testing.assert_close(mirrored(network)(x.flip(flip)), found.flip(flip))
+
+
+@pytest.mark.parametrize(
+    ("changes", "wish", "expected"),
+    [
+        ({"augment": "default", "oriented": False}, None, True),
+        ({"augment": "default", "oriented": True}, None, False),
+        ({"augment": "nnunet", "oriented": True}, None, True),
+        ({"augment": "nnunet", "augmentation": {"mirror": {"probability": 0.0}}}, None, False),
+        ({"augment": "nnunet", "augmentation": {"blur": {"probability": 0.0}}}, None, True),
+        ({"augment": "microscopy", "augmentation": {"mirror": {"probability": 0.1}}}, None, True),
+        ({"augment": "none"}, None, False),
+        ({"augment": "none"}, True, True),
+        ({"augment": "nnunet"}, False, False),
+    ],
+)
+def test_predictions_are_mirrored_where_the_training_was(
+    changes: Any, wish: bool | None, expected: bool, tiny_plan: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plan = tiny_plan("unet", 2, **changes)
+    assert is_mirrored(plan, wish) is expected
+    calls: list[Tensor] = []
+
+    class Counting(Oracle):
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(x)
+            return super().forward(x)
+
+    checkpoint = Checkpoint("d", ("MRI",), LabelTable.create({"ball": 1, "rod": 3}), plan, 0, 0, "f", {})
+    monkeypatch.setattr(predictor_module, "read_checkpoint", lambda folder: (checkpoint, Counting().eval()))
+    image = np.zeros((1, 32, 32), np.float32)
+    image[0, 3:9, 4:30] = 2.0
+    found = Predictor(tmp_path, mirror=wish).predict(image, Geometry.from_spacing((32, 32), (1.0, 1.0)), "x.png")
+    np.testing.assert_array_equal(found, np.where(image[0] > 0, 3, 0))
+    assert len(calls) == (4 if expected else 1)
+
+
+@pytest.mark.parametrize(("words", "expected"), [([], None), (["--mirror"], True), (["--no-mirror"], False)])
+def test_the_command_line_passes_the_wish_on(
+    words: list[str], expected: bool | None, study: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wishes: list[Any] = []
+    monkeypatch.setattr(stage, "predict_files", lambda *_, mirror, **__: wishes.append(mirror) or [])
+    outcome = CliRunner().invoke(app, ["predict", "x.png", "--model", str(study.model("flat")), "--out", "o", *words])
+    assert (outcome.exit_code, wishes) == (0, [expected]), outcome.output
 
 
 def test_an_output_that_is_not_finite_is_refused(oracle_for: Any) -> None:
@@ -291,6 +361,21 @@ def test_predictions_are_kept_unless_damaged_or_of_other_weights(
     other = run_stage(study, tmp_path, model=tmp_path / "other")
     assert predicted == [*cases, cases[0], *cases]
     assert other["weights_sha256"] != first["weights_sha256"]
+
+
+def test_other_ways_to_predict_predict_anew(study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predicted: list[str] = []
+    plain = Predictor.predict
+    monkeypatch.setattr(Predictor, "predict", lambda self, *rest: predicted.append(rest[2]) or plain(self, *rest))
+    ways = {}
+    for mirror in (None, False, True):
+        predict = study.config.predict.model_copy(update={"mirror": mirror})
+        config = study.config.model_copy(update={"predict": predict})
+        stage.run(config, study.manifest("flat"), study.splits("flat"), 0, study.model("flat"), tmp_path)
+        ways[mirror] = read_json(tmp_path / "predictions.json")
+    assert [ways[mirror].pop("mirror") for mirror in (None, False, True)] == [True, False, True]
+    assert ways[None] == ways[True] != ways[False]
+    assert predicted == list(ways[None]["cases"]) * 3
 
 
 def _nudge(folder: Path) -> None:

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+from medseg.cli import app
 from medseg.errors import PlanError
 from medseg.image.labels import LabelTable
 from medseg.losses.zoo import LOSSES, build_loss
 from medseg.models.freeze import freeze
 from medseg.models.phases import STEP, Phases
-from medseg.models.step import Step, build_optimizer, set_exact
+from medseg.models.step import Step, build_optimizer, flush_subnormals, set_exact
 from medseg.models.zoo import build_model
 from medseg.train.loop import Fold, Means, train
 
@@ -139,8 +141,27 @@ def test_the_reaction_is_journalled_and_survives_a_resume(
 
 def test_what_decays_below_normal_numbers_is_zero() -> None:
     """On processors that is what keeps steps of weights without a gradient from taking ten times as long."""
-    set_exact(1, "fp32")
-    assert torch.full((1000,), 1e-20).square().count_nonzero() == 0
+    tiny = torch.full((1000,), 1e-20)
+    try:
+        set_exact(1, "fp32")
+        assert tiny.square().count_nonzero() == 1000
+        flush_subnormals()
+        assert tiny.square().count_nonzero() == 0
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_medseg_train_flushes_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, study: Any) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr("medseg.train.run.run", lambda *_: seen.append(float(torch.tensor(1e-20).square())))
+    paths = {"manifest": study.manifest("flat"), "splits": study.splits("flat"), "index": tmp_path}
+    words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
+    words += ["--plan", str(study.plan("flat")), "--fold", "0", "--seed", "0", "--state", "s", "--out", "o"]
+    try:
+        outcome = CliRunner().invoke(app, ["train", *words])
+    finally:
+        torch.set_flush_denormal(False)
+    assert (outcome.exit_code, seen) == (0, [0.0]), outcome.output
 
 
 def test_frozen_parts_stay_as_they_are(tiny_plan: Any, tiny_cases: Any, tmp_path: Path) -> None:
