@@ -38,17 +38,17 @@ def run(config: Config, manifest_path: Path, splits: Path, fold: int, model: Pat
     bar = Progress(label, len(case_ids))
     entries: dict[str, dict[str, Any]] = {}
     crf = dataset.postprocess.crf is not None
-    how = {"mirror": is_mirrored(checkpoint.plan, config.predict.mirror)}
+    mirror = is_mirrored(checkpoint.plan, config.predict.mirror)
     predictor: Predictor | None = None
     with writer_lock(out):
         for done, case_id in enumerate(case_ids, start=1):
             case = manifest.case(case_id)
             stamp = out / f".{case.id}.json"
             soft = out / f"{case.id}{PROBABILITIES}"
-            made_of = {"weights_sha256": weights, "images_sha256": list(case.images_sha256), **how}
+            made_of = {"weights_sha256": weights, "images_sha256": list(case.images_sha256), "mirror": mirror}
             entry = _kept(out, stamp, made_of, crf)
             if entry is None:
-                predictor = predictor or Predictor(model, **how)
+                predictor = predictor or Predictor(model, mirror=mirror)
                 image = read_case_image(case, folder)
                 labels = predictor.predict(image, case.geometry, case.id, soft if crf else None)
                 target = out / f"{case.id}{label_suffix(folder / case.images[0])}"
@@ -69,7 +69,7 @@ def run(config: Config, manifest_path: Path, splits: Path, fold: int, model: Pat
                 "fold": fold,
                 "seed": checkpoint.seed,
                 "weights_sha256": weights,
-                **how,
+                "mirror": mirror,
                 "cases": entries,
             },
         )
