@@ -101,20 +101,6 @@ def by_table(name: str) -> Recipe:
     return recipe
 
 
-def mirrors(recipe: str, oriented: bool, overrides: Overrides | None = None) -> bool:
-    """Whether the recipe mirrors samples, so that a network trained with it takes mirror images as it takes images.
-
-    Args:
-        recipe: name in ``RECIPES``.
-        oriented: whether the axes have a meaning.
-        overrides: those that the recipe is given.
-    """
-    if recipe not in TABLES:
-        return recipe == "default" and not oriented
-    changed: Any = (overrides or {}).get("mirror", {}).get("probability", TABLES[recipe]["mirror"].probability)
-    return bool(changed > 0)
-
-
 def margins(
     recipe: str,
     count: int,

@@ -107,3 +107,16 @@ def table_of(
         low, high = change.get("range", (row.low, row.high))
         table[name] = replace(row, probability=change.get("probability", row.probability), low=low, high=high)
     return table
+
+
+def mirrors(recipe: str, oriented: bool, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> bool:
+    """Whether a recipe mirrors samples, so that a network trained with it takes mirror images as it takes images.
+
+    Args:
+        recipe: name in ``RECIPES`` (``medseg.augment.policy``).
+        oriented: whether the axes have a meaning.
+        overrides: see ``table_of``.
+    """
+    if recipe not in TABLES:
+        return recipe == "default" and not oriented
+    return bool((overrides or {}).get("mirror", {}).get("probability", TABLES[recipe]["mirror"].probability))

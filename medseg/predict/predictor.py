@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg.augment.policy import mirrors
+from medseg.augment.tables import mirrors
 from medseg.errors import DataError, PlanError
 from medseg.image.geometry import Geometry
 from medseg.image.resample import coarse_axis

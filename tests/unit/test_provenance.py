@@ -61,6 +61,7 @@ SEEN = {
     "metrics/overlap.py": {"train", "evaluate"},
     "train/loop.py": {"train"},
     "augment/spatial.py": {"train"},
+    "augment/tables.py": {"train", "predict"},
     "models/deeplab/v3plus.py": {"plan", "train", "predict"},
     "postprocess/components.py": {"postprocess"},
     "postprocess/permutohedral.py": {"postprocess"},
@@ -117,7 +118,8 @@ CLOSURES = {
     ),
     "predict": (
         {"medseg.patches.tiling", "medseg.models.zoo", "medseg.preprocess.prepare"},
-        {"medseg.train.loop", "medseg.evaluate", "medseg.losses", "medseg.augment"},
+        # Of augmentation it reads in the tables whether training mirrored.
+        {"medseg.train.loop", "medseg.evaluate", "medseg.losses", "medseg.augment.policy", "medseg.augment.spatial"},
     ),
     "postprocess": (
         {"medseg.postprocess.components", "medseg.postprocess.crf"},
