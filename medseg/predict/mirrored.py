@@ -17,15 +17,15 @@ def mirrored(network: Network) -> Network:
         network: maps (N, C, S) to (N, K, S).
 
     Returns:
-        A function of the same kind. Mirroring its input along any axis mirrors its output.
+        A function of the same kind, of 32-bit outputs. Mirroring its input along any axis mirrors its output.
     """
 
     def mean(x: Tensor) -> Tensor:
         axes = range(2, x.ndim)
-        flips = [flip for n in range(len(axes) + 1) for flip in itertools.combinations(axes, n)]
         total = network(x).float()
-        for flip in flips[1:]:
-            total = total + network(x.flip(flip)).float().flip(flip)
-        return total / len(flips)
+        for count in range(1, len(axes) + 1):
+            for flip in itertools.combinations(axes, count):
+                total = total + network(x.flip(flip)).float().flip(flip)
+        return total / 2 ** len(axes)
 
     return mean

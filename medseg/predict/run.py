@@ -25,9 +25,8 @@ PROBABILITIES = ".probabilities.b2nd"
 def run(config: Config, manifest_path: Path, splits: Path, fold: int, model: Path, out: Path) -> None:
     """Predict the validation cases of ``fold`` with the model folder ``model`` into ``out``.
 
-    ``predictions.json`` comes last. A prediction already there from the same weights and image, and by the same
-    configuration, is kept. Probabilities
-    are written too where the data set's post-processing needs them.
+    ``predictions.json`` comes last. A prediction already there, from the same weights and image and made the same way,
+    is kept. Probabilities are written too where the data set's post-processing needs them.
     """
     manifest = read_manifest(manifest_path)
     dataset = config.dataset(manifest.dataset)
