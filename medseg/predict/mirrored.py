@@ -26,6 +26,6 @@ def mirrored(network: Network) -> Network:
         for count in range(1, len(axes) + 1):
             for flip in itertools.combinations(axes, count):
                 total = total + network(x.flip(flip)).float().flip(flip)
-        return total / 2 ** len(axes)
+        return total / float(2 ** len(axes))
 
     return mean
