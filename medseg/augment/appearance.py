@@ -1,4 +1,7 @@
-"""Brightness, contrast and gamma of rows: single channels (M, S) of samples, each with its own parameter (M,)."""
+"""Brightness, contrast and gamma of rows: single channels (M, S) of samples, each with its own parameter (M,).
+
+Rows are contiguous, and changed in place.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ def _columns(rows: Tensor, values: Tensor) -> Tensor:
 
 def brightness(rows: Tensor, factor: Tensor) -> Tensor:
     """Multiply by ``factor``."""
-    return rows * _columns(rows, factor)
+    return rows.mul_(_columns(rows, factor))
 
 
 def contrast(rows: Tensor, factor: Tensor) -> Tensor:
@@ -21,9 +24,10 @@ def contrast(rows: Tensor, factor: Tensor) -> Tensor:
     scale = _columns(rows, factor)
     low, high = rows.amin(dim=axes, keepdim=True), rows.amax(dim=axes, keepdim=True)
     # Written so that a factor of 1 changes no bit.
-    changed = (rows * scale).add_(rows.mean(dim=axes, keepdim=True) * (1 - scale))
+    rest = rows.mean(dim=axes, keepdim=True) * (1 - scale)
+    rows.mul_(scale).add_(rest)
     # Clamping by tensors goes number by number on a CPU: ten times as slow.
-    return torch.minimum(torch.maximum(changed, low, out=changed), high, out=changed)
+    return torch.minimum(torch.maximum(rows, low, out=rows), high, out=rows)
 
 
 def gamma(rows: Tensor, power: Tensor, *, inverted: bool = False) -> Tensor:
@@ -35,18 +39,20 @@ def gamma(rows: Tensor, power: Tensor, *, inverted: bool = False) -> Tensor:
         inverted: whether the powers are taken from the bright end: of the negative.
     """
     sign = -1.0 if inverted else 1.0
-    flat, exponent = rows.flatten(1), power.to(rows.device)[:, None]
+    flat, exponent = rows.view(len(rows), -1), power.to(rows.device)[:, None]
     low, high = flat.amin(dim=1, keepdim=True), flat.amax(dim=1, keepdim=True)
     mean = flat.mean(dim=1, keepdim=True)
     # Sums of squares about the mean in two passes: fast, and exact where the spread is small.
-    spread = torch.linalg.vector_norm(flat - mean, dim=1, keepdim=True)
+    curve = flat - mean
+    spread = torch.linalg.vector_norm(curve, dim=1, keepdim=True)
     span = torch.where(high > low, high - low, 1.0)
     # The logarithm of 0 is minus infinity, and its exponential 0 again. Five times as fast as a power, as near as 1e-6.
-    curve = (flat - (high if inverted else low)).mul_(sign / span).log_().mul_(exponent).exp_()
+    torch.sub(flat, high if inverted else low, out=curve)
+    curve.mul_(sign / span).log_().mul_(exponent).exp_()
     curve -= curve.mean(dim=1, keepdim=True)
     curve_spread = torch.linalg.vector_norm(curve, dim=1, keepdim=True)
     curve *= sign * spread / torch.where(curve_spread > 0, curve_spread, 1.0)
-    curve += mean
     if bool((power == 1).any()):
-        curve = torch.where(exponent == 1, flat, curve)
-    return curve.reshape(rows.shape)
+        return rows.copy_(torch.where(exponent == 1, flat, curve + mean).view_as(rows))
+    torch.add(curve, mean, out=flat)
+    return rows

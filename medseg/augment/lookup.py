@@ -26,23 +26,39 @@ SLAB = 2**16
 ROWS = 2**10
 
 
-def places_of(matrix: Tensor, shape: Sequence[int]) -> Places:
+def places_of(matrix: Tensor, shape: Sequence[int], size: Sequence[int]) -> Places:
     """Where the voxels of a patch lie after linear maps about its centre.
 
     Args:
         matrix: (n, d, d), in voxels.
         shape: of the patch.
+        size: of what is looked up.
     """
     # Of slices, nothing is gained.
-    if matrix.device.type == "cpu" and len(matrix) == 1 and len(shape) == VOLUME:
+    if _gathers(matrix) and len(matrix) == 1:
         stretch = matrix[0].diagonal()
         if torch.equal(matrix[0], stretch.diag()):
             return tuple(_line(n, by) for n, by in zip(shape, stretch.tolist(), strict=True))
-    return grid_of(matrix, shape)
+    return grid_of(coordinates(matrix, size), shape)
+
+
+def coordinates(vectors: Tensor, size: Sequence[int]) -> Tensor:
+    """Vectors (n, d, ...) in voxels, in the units and the order of axes in which ``linear`` and ``nearest`` count.
+
+    Those of ``grid_sample`` where it is used: the last axis first, from -1 to 1 between the outer edges.
+    """
+    if _gathers(vectors):
+        return vectors
+    unit = torch.tensor([2 / n for n in size], device=vectors.device)
+    return (vectors * unit.reshape(-1, *[1] * (vectors.ndim - 2))).flip(1)
+
+
+def _gathers(vectors: Tensor) -> bool:
+    return vectors.device.type == "cpu" and vectors.shape[1] == VOLUME
 
 
 def grid_of(matrix: Tensor, shape: Sequence[int]) -> Tensor:
-    """As ``places_of``, always one place per voxel: (n, d, shape)."""
+    """Places (n, d, shape) of all voxels, in the ``coordinates`` that the maps (n, d, d) lead to."""
     dims, device = len(shape), matrix.device
     places = torch.empty(len(matrix), dims, *shape, device=device)
     offsets = [torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2 for n in shape]
@@ -63,21 +79,21 @@ def linear(values: Tensor, places: Places) -> Tensor:
     """Values (n, C, S) float at places, by linear interpolation: (n, C, P)."""
     if isinstance(places, tuple):
         return _axis_by_axis(values, places)
-    if _gathered(values, places):
+    if _gathers(places):
         # Zeros around, as far as the neighbours of what is clamped to the first of them.
         return _slab_by_slab(_trilinear, F.pad(values, (1, 2) * VOLUME), values.shape[2:], places)
-    return F.grid_sample(values, _grid(places, values.shape[2:]), "bilinear", "zeros", align_corners=False)
+    return F.grid_sample(values, places.movedim(1, -1), "bilinear", "zeros", align_corners=False)
 
 
 def nearest(values: Tensor, places: Places) -> Tensor:
     """Values (n, C, S), integers below 2^24, at the voxels nearest to places: (n, C, P)."""
     if isinstance(places, tuple):
         return _all_axes(values, places)
-    if _gathered(values, places):
+    if _gathers(places):
         return _slab_by_slab(_closest, F.pad(values, (1, 1) * VOLUME), values.shape[2:], places)
     # The nearest voxel is copied, and whole numbers below 2^24 are exact in single precision.
-    grid = _grid(places, values.shape[2:])
-    return F.grid_sample(values.float(), grid, "nearest", "zeros", align_corners=False).to(values.dtype)
+    looked = F.grid_sample(values.float(), places.movedim(1, -1), "nearest", "zeros", align_corners=False)
+    return looked.to(values.dtype)
 
 
 def enlarged(values: Tensor, shape: Sequence[int]) -> Tensor:
@@ -137,10 +153,6 @@ def _planes(values: Tensor, axis: int, index: np.ndarray) -> Tensor:
     return taken.reshape(*outer, -1, *inner)
 
 
-def _gathered(values: Tensor, places: Tensor) -> bool:
-    return values.device.type == "cpu" and places.shape[1] == VOLUME
-
-
 def _slab_by_slab(
     look: Callable[[Tensor, Tensor, Tensor], None], padded: Tensor, shape: Sequence[int], places: Tensor
 ) -> Tensor:
@@ -163,15 +175,6 @@ def _slab_by_slab(
                 along.clamp_(0, end)
             look(padded[sample], index, out[sample, :, slab : slab + thick])
     return out
-
-
-def _grid(places: Tensor, shape: Sequence[int]) -> Tensor:
-    """Places as ``grid_sample`` wants them: -1 and 1 at the outer edges, the last axis first."""
-    # Planes of coordinates, seen as the last axis.
-    grid = torch.empty_like(places)
-    for axis, size in enumerate(shape):
-        torch.mul(places[:, axis], 2 / size, out=grid[:, len(shape) - 1 - axis])
-    return grid.movedim(1, -1)
 
 
 def _trilinear(padded: Tensor, index: Tensor, out: Tensor) -> None:

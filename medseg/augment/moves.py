@@ -1,4 +1,4 @@
-"""Turns, scalings and bends of a batch: how they are drawn and how far beyond the patch they look."""
+"""Turns, scalings, mirrors and bends of a batch: how they are drawn and how far beyond the patch they look."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Moves:
     Output offsets from the patch centre, in the data's unit, go to input offsets ``matrix @ (offset + bend(offset))``.
 
     Attributes:
-        active: (N,) booleans; the other samples stay as they are.
+        active: (N,) booleans; the other samples are mirrored at most: their matrix is diagonal, of 1 and -1.
         matrix: (N, d, d), output to input.
         bends: (N, d, K, ...) control points of cubic B-splines: displacements in the data's unit; None: no bends.
-        coarse: an axis along which nothing moves; None: there is none.
+        coarse: an axis along which samples are mirrored at most; None: there is none.
     """
 
     active: Tensor
@@ -61,23 +61,25 @@ def cells(patch: Sequence[int], spacing: Sequence[float]) -> tuple[list[int], fl
 
 
 def draw_moves(table: Table, draws: Draws, patch: Sequence[int], spacing: Sequence[float]) -> Moves:
-    """Draw rotations, scalings and bends of a batch.
+    """Draw rotations, scalings, mirrors and bends of a batch.
 
     ``rotation`` is in degrees, about each axis (about the coarse axis only, if there is one). ``scaling`` is how much
-    more of the image is seen, one factor for all axes but the coarse one. ``elastic`` is the largest displacement, as a
-    share of a cell of the control grid: below 0.4 nothing folds (Choi & Lee 2000).
+    more of the image is seen, one factor for all axes but the coarse one. ``mirror`` reverses each axis with its
+    probability. ``elastic`` is the largest displacement, as a share of a cell of the control grid: below 0.4 nothing
+    folds (Choi & Lee 2000).
     """
     dims, coarse = len(patch), coarse_axis(patch, spacing)
     planes = [tuple(b for b in range(dims) if b != a) for a in (range(3) if dims == 3 else (2,))]
     if coarse is not None:
         planes = [planes[coarse]]
     none = Change(0.0)
-    turn, scale, bend = (table.get(k, none) for k in ("rotation", "scaling", "elastic"))
+    turn, scale, bend, mirror = (table.get(k, none) for k in ("rotation", "scaling", "elastic", "mirror"))
     turned, scaled, bent = (draws.chance(row.probability) for row in (turn, scale, bend))
     angles = torch.deg2rad(_ranged(turn, draws.uniform(len(planes)))) * turned[:, None]
     factor = torch.where(scaled, _ranged(scale, draws.uniform()), 1.0)
     stretch = torch.stack([torch.ones_like(factor) if a == coarse else factor for a in range(dims)], dim=1)
-    matrix = rotations(angles, planes, dims) * stretch[:, None, :]
+    signs = torch.where(draws.uniform(dims) < mirror.probability, -1.0, 1.0)
+    matrix = rotations(angles, planes, dims) * (stretch * signs)[:, None, :]
     counts, size = cells(patch, spacing)
     shape = [c + 3 if c else 1 for c in counts]
     share, points = draws.uniform(), draws.uniform(dims, *shape)

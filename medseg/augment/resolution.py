@@ -1,8 +1,13 @@
-"""Blur and simulated low resolution of rows: single channels (M, S) of samples, each with its own parameter."""
+"""Blur and simulated low resolution of rows: single channels (M, S) of samples, each with its own parameter.
+
+Rows are changed in place.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,45 +24,49 @@ def blur(rows: Tensor, sigma: Tensor) -> Tensor:
         rows: (M, S).
         sigma: (M, d) standard deviations in voxels, on the CPU; 0: no blur along that axis.
     """
-    for axis, along in enumerate(sigma.numpy().T, start=1):
-        rows = _blur_along(rows, along, axis)
+    for axis, along in enumerate(sigma.T.tolist(), start=1):
+        _blur_along(rows, along, axis)
     return rows
 
 
-def _blur_along(rows: Tensor, sigma: np.ndarray, axis: int) -> Tensor:
-    # Few numbers: quicker in numpy.
-    radius = (TRUNCATE * sigma + 0.5).astype(np.int64)[:, None]
-    offsets = np.arange(radius.max() + 1)
-    weights = np.exp(-0.5 * (offsets / np.maximum(sigma, 1e-6)[:, None]) ** 2) * (offsets <= radius)
-    weights /= 2 * weights.sum(axis=1, keepdims=True) - weights[:, :1]
-    columns = torch.from_numpy(weights).to(rows).reshape(*weights.shape, *[1] * (rows.ndim - 1))
-    length, margin = rows.shape[axis], len(offsets) - 1
-    padded = _mirrored(rows, margin, axis)
+def _blur_along(rows: Tensor, sigma: Sequence[float], axis: int) -> None:
+    weights = torch.tensor(_weights(sigma), dtype=rows.dtype, device=rows.device)
+    columns = weights.reshape(*weights.shape, *[1] * (rows.ndim - 1))
+    length, margin = rows.shape[axis], weights.shape[1] - 1
+    padded = _reflected(rows, margin, axis)
     # Shifted sums: several times faster than grouped convolutions on a CPU.
-    out = rows * columns[:, 0]
-    for offset in range(1, len(offsets)):
-        pair = padded.narrow(axis, margin - offset, length) + padded.narrow(axis, margin + offset, length)
-        out.addcmul_(pair, columns[:, offset])
-    return out
+    rows *= columns[:, 0]
+    pair = torch.empty_like(rows)
+    for offset in range(1, margin + 1):
+        before, behind = padded.narrow(axis, margin - offset, length), padded.narrow(axis, margin + offset, length)
+        rows.addcmul_(torch.add(before, behind, out=pair), columns[:, offset])
 
 
-def _mirrored(rows: Tensor, margin: int, axis: int) -> Tensor:
-    """Rows with ``margin`` more voxels at both ends of an axis."""
-    length = rows.shape[axis]
-    where = torch.from_numpy(_reflected(length, margin)).to(rows.device)
-    padded = rows.new_empty([n + 2 * margin if a == axis else n for a, n in enumerate(rows.shape)])
-    padded.narrow(axis, margin, length).copy_(rows)
-    for start, index in ((0, where[:margin]), (margin + length, where[margin:])):
-        padded.narrow(axis, start, margin).copy_(rows.index_select(axis, index))
-    return padded
+def _weights(sigma: Sequence[float]) -> list[list[float]]:
+    """Half of the kernel per row, from its middle on; few numbers, for which a library is slow."""
+    radius = [int(TRUNCATE * s + 0.5) for s in sigma]
+    halves = []
+    for s, r in zip(sigma, radius, strict=True):
+        half = [math.exp(-0.5 * (k / s) ** 2) if 0 < k <= r else float(k == 0) for k in range(max(radius) + 1)]
+        total = 2 * sum(half) - half[0]
+        halves.append([weight / total for weight in half])
+    return halves
 
 
-def _reflected(length: int, margin: int) -> np.ndarray:
-    """Indices -margin to -1 and length to length + margin - 1, reflected about the outer voxels as often as needed."""
-    beyond = np.arange(margin)
-    period = max(1, 2 * (length - 1))
-    index: np.ndarray = np.concatenate([beyond - margin, beyond + length]) % period
-    return np.asarray(np.minimum(index, np.minimum(period - index, length - 1)))
+def _reflected(rows: Tensor, margin: int, axis: int) -> Tensor:
+    """Rows with ``margin`` more voxels at both ends of an axis, reflected about the outer ones."""
+    length, inner = rows.shape[axis], rows.shape[axis + 1 :].numel()
+    # As a picture of many channels with that axis upright, or as many lines: what torch pads quickly.
+    padded = rows.reshape(1, -1, length) if inner == 1 else rows.reshape(1, -1, length, inner)
+    while margin:
+        if padded.shape[2] == 1:
+            padded = padded.repeat_interleave(1 + 2 * margin, dim=2)
+            break
+        # Axes shorter than the margin are reflected several times.
+        most = min(margin, padded.shape[2] - 1)
+        padded = F.pad(padded, (*[0, 0] * (padded.ndim - 3), most, most), mode="reflect")
+        margin -= most
+    return padded.reshape(*rows.shape[:axis], -1, *rows.shape[axis + 1 :])
 
 
 def low_resolution(rows: Tensor, zoom: Tensor, spared: int | None = None) -> Tensor:
@@ -69,9 +78,8 @@ def low_resolution(rows: Tensor, zoom: Tensor, spared: int | None = None) -> Ten
         spared: axis that keeps its size.
     """
     shape = rows.shape[1:]
-    out = torch.empty_like(rows)
     for index, share in enumerate(zoom.tolist()):
         small = [n if a == spared else max(1, round(n * share)) for a, n in enumerate(shape)]
         row = F.interpolate(rows[index, None, None], small, mode="nearest-exact")
-        out[index] = enlarged(row, shape)[0, 0]
-    return out
+        rows[index] = enlarged(row, shape)[0, 0]
+    return rows

@@ -66,7 +66,7 @@ def apply_affine(images: Tensor, labels: Tensor, matrix: Tensor, spacing: tuple[
     mirror(moved_images, moved_labels, plain[:, None] & (matrix.diagonal(dim1=1, dim2=2) < 0))
     shape = labels.shape[1:]
     for where, drawn in parts((~plain).nonzero().flatten(), images.device):
-        places = places_of(in_voxels(matrix[drawn], spacing).to(images.device), shape)
+        places = places_of(in_voxels(matrix[drawn], spacing).to(images.device), shape, shape)
         moved_images[where] = linear(images[where], places)
         moved_labels[where] = nearest(labels[where][:, None], places)[:, 0]
     return moved_images, moved_labels

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from medseg.augment import appearance, colour, field, resolution
 from medseg.augment.draws import Draws
-from medseg.augment.mirror import mirror, quarter_turn
-from medseg.augment.parts import chosen_rows, parts
+from medseg.augment.mirror import quarter_turn
+from medseg.augment.parts import Where, chosen_rows, parts
 from medseg.augment.tables import Change
 
 RGB = 3
@@ -43,7 +43,7 @@ class Batch:
 Step = Callable[[Batch, Change, Draws], None]
 # A row of a recipe and (M, columns) uniform draws -> values, of as many rows or samples.
 Values = Callable[[Change, Tensor], Tensor]
-# Rows (M, S) of single channels, or samples (M, C, S), and their values -> changed ones.
+# Rows (M, S) of single channels, or samples (M, C, S), and their values -> changed ones; maybe the same, in place.
 Apply = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -66,7 +66,16 @@ def _by_channel(batch: Batch, row: Change, draws: Draws, columns: int, values: V
     drawn = drawn[:, : 1 if row.shared else channels, 1:].expand(-1, channels, -1).flatten(0, 1)
     found, rows = values(row, drawn), batch.images.flatten(0, 1)
     for where, those in chosen_rows(chosen, rows[0].numel(), rows.device):
-        rows[where] = change(rows[where], found[those])
+        _put(rows, where, change, found[those])
+
+
+def _put(values: Tensor, where: Where, change: Apply, drawn: Tensor) -> None:
+    """Change a part of ``values``."""
+    part = values[where]
+    changed = change(part, drawn)
+    # A slice is the very memory: what was changed in place is there already.
+    if changed is not part or not isinstance(where, slice):
+        values[where] = changed
 
 
 def _by_sample(batch: Batch, row: Change, draws: Draws, columns: int, change: Apply) -> None:
@@ -75,7 +84,7 @@ def _by_sample(batch: Batch, row: Change, draws: Draws, columns: int, change: Ap
     found = _ranged(row, draws.uniform(columns))
     if batch.images.shape[1] == RGB:
         for where, those in parts(index, batch.images.device):
-            batch.images[where] = change(batch.images[where], found[those])
+            _put(batch.images, where, change, found[those])
 
 
 def blur(batch: Batch, row: Change, draws: Draws) -> None:
@@ -135,11 +144,6 @@ def hue_saturation(batch: Batch, row: Change, draws: Draws) -> None:
     _by_sample(batch, row, draws, 2, lambda images, v: colour.colour(images, v[:, 0], 1 + v[:, 1]))
 
 
-def mirrors(batch: Batch, row: Change, draws: Draws) -> None:
-    """Reversal of each axis with the row's probability."""
-    mirror(batch.images, batch.labels, draws.uniform(len(batch.shape)) < row.probability)
-
-
 def quarter_turns(batch: Batch, row: Change, draws: Draws) -> None:
     """Turns by 90, 180 or 270 degrees in the plane across the coarsest axis; by 180 only if it is not square."""
     turned, turns = draws.chance(row.probability), 1 + (3 * draws.uniform()).long()
@@ -151,7 +155,7 @@ def quarter_turns(batch: Batch, row: Change, draws: Draws) -> None:
     quarter_turn(batch.images, batch.labels, torch.where(turned, turns, 0), (a, b))
 
 
-# Rows that move voxels are drawn and applied together, before these: medseg.augment.moves.
+# Rows that look samples up elsewhere are drawn and applied together, before these: medseg.augment.moves.
 STEPS: Mapping[str, Step] = {
     "bias_field": bias_field,
     "noise": noise,
@@ -163,6 +167,5 @@ STEPS: Mapping[str, Step] = {
     "gamma": gamma,
     "stain": stain,
     "colour": hue_saturation,
-    "mirror": mirrors,
     "quarter_turn": quarter_turns,
 }

@@ -1,4 +1,4 @@
-"""Look batches up where their moves say: images linearly, labels at the nearest voxel."""
+"""Look batches up where their moves say: images linearly, labels at the nearest voxel; mirrors alone are exact."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from medseg.augment.lookup import Places, grid_of, linear, nearest, places_of
+from medseg.augment.lookup import Places, coordinates, grid_of, linear, nearest, places_of
 from medseg.augment.moves import Moves, bends_in_voxels, cells, in_voxels
 from medseg.augment.parts import parts
 
@@ -24,22 +24,34 @@ def warp(
         spacing: voxel size per axis.
 
     Returns:
-        New tensors (N, C, patch) and (N, patch); samples that do not move are copied exactly.
+        New tensors (N, C, patch) and (N, patch); samples that do not move are copied exactly, mirrored or not.
     """
     dims, device = len(patch), images.device
     out = torch.empty(*images.shape[:-dims], *patch, dtype=images.dtype, device=device)
     looked = torch.empty(len(labels), *patch, dtype=labels.dtype, device=device)
     middle = centre(images, patch), centre(labels, patch)
-    for where, _ in parts((~moves.active).nonzero().flatten(), device):
-        out[where], looked[where] = middle[0][where], middle[1][where]
+    # Axes from the last one back, which are the same of images and labels.
+    mirrored = [
+        [a - dims for a, m in enumerate(row) if m] for row in (moves.matrix.diagonal(dim1=1, dim2=2) < 0).tolist()
+    ]
+    for n in (~moves.active).nonzero().flatten().tolist():
+        out[n], looked[n] = (_flipped(of[n], mirrored[n]) for of in middle)
     slices = None if moves.coarse is None else (moves.coarse, patch[moves.coarse])
     moving = [axis for axis in range(dims) if axis != moves.coarse]
-    inner, space = [patch[a] for a in moving], [spacing[a] for a in moving]
+    inner, space, size = ([of[a] for a in moving] for of in (patch, spacing, labels.shape[1:]))
     for where, chosen in parts(moves.active.nonzero().flatten(), device):
-        places = _places(moves.chosen(chosen).within_slices(), inner, space, device)
+        places = _places(moves.chosen(chosen).within_slices(), inner, space, size, device)
         out[where] = _looked_up(linear, images[where], places, slices)
         looked[where] = _looked_up(nearest, labels[where][:, None], places, slices)[:, 0]
+    if moves.coarse is not None:
+        for n in moves.active.nonzero().flatten().tolist():
+            if moves.coarse - dims in mirrored[n]:
+                out[n], looked[n] = out[n].flip(moves.coarse - dims), looked[n].flip(moves.coarse - dims)
     return out, looked
+
+
+def _flipped(values: Tensor, axes: Sequence[int]) -> Tensor:
+    return values.flip(axes) if axes else values
 
 
 def _looked_up(
@@ -65,12 +77,15 @@ def centre(values: Tensor, patch: Sequence[int]) -> Tensor:
     return values
 
 
-def _places(moves: Moves, patch: Sequence[int], spacing: Sequence[float], device: torch.device) -> Places:
-    """Where to look, in voxels from the centre of the input."""
+def _places(
+    moves: Moves, patch: Sequence[int], spacing: Sequence[float], size: Sequence[int], device: torch.device
+) -> Places:
+    """Where to look in an input of this size."""
     matrix = in_voxels(moves.matrix, spacing).to(device)
     if moves.bends is None:
-        return places_of(matrix, patch)
-    return grid_of(matrix, patch).add_(spline_field(bends_in_voxels(moves, spacing).to(device), patch, spacing))
+        return places_of(matrix, patch, size)
+    bends = coordinates(bends_in_voxels(moves, spacing).to(device), size)
+    return grid_of(coordinates(matrix, size), patch).add_(spline_field(bends, patch, spacing))
 
 
 def spline_field(points: Tensor, patch: Sequence[int], spacing: Sequence[float]) -> Tensor:

@@ -61,6 +61,8 @@ PLAN_ROWS = (
 )
 # Plan entries with one number per axis.
 CROSSED = {"patch", "spacing"}
+# Whether predictions are means over mirror images, in words.
+MIRRORED = {True: "averaged in predictions", False: "not used in predictions", None: "–"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +285,8 @@ def _plans(study: Study, dataset: str) -> dict[str, Any]:
             for m, p in plans.items()
         ]
         rows.append({"heading": heading, "values": values, "differ": len(set(values)) > 1})
+    mirrored = [_distinct(MIRRORED[run.mirror] for run in study.runs_of(dataset, m)) for m in plans]
+    rows.append({"heading": "Mirror images", "values": mirrored, "differ": len(set(mirrored)) > 1})
     reasons = {m: {str(k): str(v) for k, v in p.get("reasons", {}).items()} for m, p in plans.items()}
     return {"rows": rows, "reasons": reasons}
 

@@ -30,6 +30,7 @@ class Run:
         timing: ``timing.json``.
         folder: where its label maps lie.
         cases: case id -> file and digest of its label map.
+        mirror: whether predictions are means over mirror images; None: not recorded.
     """
 
     dataset: str
@@ -41,6 +42,7 @@ class Run:
     timing: Mapping[str, Any]
     folder: Path
     cases: Mapping[str, Mapping[str, str]]
+    mirror: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ def _read_run(results: Path, dataset: str, model: str, fold: int, seed: int) -> 
     train = results / dataset / "train" / model / name
     folders = [results / dataset / stage / model / name for stage in ("postprocess", "predict")]
     folder = next((f for f in folders if (f / "predictions.json").is_file()), folders[-1])
+    predictions = read_json(folder / "predictions.json")
     return Run(
         dataset,
         model,
@@ -148,7 +151,8 @@ def _read_run(results: Path, dataset: str, model: str, fold: int, seed: int) -> 
         _read_history(train / "history.jsonl"),
         read_json(train / "timing.json"),
         folder,
-        read_json(folder / "predictions.json")["cases"],
+        predictions["cases"],
+        predictions.get("mirror"),
     )
 
 

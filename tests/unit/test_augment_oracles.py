@@ -68,12 +68,13 @@ def test_volumes_axis_by_axis_are_those_voxel_by_voxel() -> None:
     images = torch.randn(1, 2, *[n + 4 for n in shape], generator=keyed(5))
     labels = torch.randint(0, 4, (1, 1, *images.shape[2:]), generator=keyed(6), dtype=torch.uint8)
     for matrix in (*stretched(3)[:, None], torch.eye(3)[None]):
-        lines, voxels = lookup.places_of(matrix, shape), lookup.grid_of(matrix, shape)
+        lines, voxels = lookup.places_of(matrix, shape, images.shape[2:]), lookup.grid_of(matrix, shape)
         assert [len(line) for line in lines] == list(shape)
         assert lookup.nearest(labels, lines).dtype == torch.uint8
         torch.testing.assert_close(lookup.linear(images, lines), lookup.linear(images, voxels), atol=1e-4, rtol=1e-4)
         assert (lookup.nearest(labels, lines) == lookup.nearest(labels, voxels)).float().mean() > 0.995
-    assert isinstance(lookup.places_of(turned(3, 1), shape), torch.Tensor), "turns have no places per plane"
+    turns = lookup.places_of(turned(3, 1), shape, images.shape[2:])
+    assert isinstance(turns, torch.Tensor), "turns have no places per plane"
     assert torch.equal(lookup.linear(images, lines), images[..., 2:-2, 2:-2, 2:-2]), "the last moved nothing"
 
 
@@ -110,7 +111,7 @@ def test_blur_as_in_scipy(shape: tuple[int, ...]) -> None:
     rows = rows_of(shape)
     sigma = 0.2 + 1.3 * torch.rand(4, len(shape), generator=keyed(8))
     sigma[0] = 0
-    blurred = resolution.blur(rows, sigma)
+    blurred = resolution.blur(rows.clone(), sigma)
     for row, deviation, out in zip(rows, sigma.tolist(), blurred, strict=True):
         expected = ndimage.gaussian_filter(row.numpy(), deviation, mode="mirror", truncate=resolution.TRUNCATE)
         np.testing.assert_allclose(out, expected, atol=1e-5, rtol=1e-5)
@@ -120,7 +121,7 @@ def test_blur_as_in_scipy(shape: tuple[int, ...]) -> None:
 def test_blur_of_axes_shorter_than_the_kernel() -> None:
     for shape in ((2, 12), (1, 9, 2)):
         rows = rows_of(shape, 1)
-        out = resolution.blur(rows, torch.full((1, len(shape)), 1.4))
+        out = resolution.blur(rows.clone(), torch.full((1, len(shape)), 1.4))
         expected = ndimage.gaussian_filter(rows[0].numpy(), 1.4, mode="mirror", truncate=3.0)
         np.testing.assert_allclose(out[0], expected, atol=1e-5)
 
@@ -130,7 +131,7 @@ def test_low_resolution_as_in_monai(shape: tuple[int, ...]) -> None:
     from monai.transforms import RandSimulateLowResolution
 
     rows, zoom = rows_of(shape), torch.tensor([0.5, 0.61, 0.87, 1.0])
-    out = resolution.low_resolution(rows, zoom)
+    out = resolution.low_resolution(rows.clone(), zoom)
     for row, share, ours in zip(rows, zoom.tolist(), out, strict=True):
         mode = "bilinear" if len(shape) == 2 else "trilinear"
         theirs = RandSimulateLowResolution(1.0, "nearest-exact", mode, (share, share))
@@ -142,15 +143,15 @@ def test_low_resolution_enlarges_as_scipy() -> None:
     row = rows_of((12, 16), 1)
     small = row[0, 1::2, 1::2].numpy()  # nearest to the centre of two voxels, the later one
     expected = ndimage.zoom(small, 2, order=1, grid_mode=True, mode="nearest")
-    np.testing.assert_allclose(resolution.low_resolution(row, torch.tensor([0.5]))[0], expected, atol=1e-5)
+    np.testing.assert_allclose(resolution.low_resolution(row.clone(), torch.tensor([0.5]))[0], expected, atol=1e-5)
 
 
 def test_low_resolution_spares_the_coarse_axis() -> None:
     row = torch.zeros(1, 5, 16, 16)
     row[0, 2] = 1.0
-    out = resolution.low_resolution(row, torch.tensor([0.5]), spared=0)
+    out = resolution.low_resolution(row.clone(), torch.tensor([0.5]), spared=0)
     assert torch.equal(out, row)
-    assert not torch.equal(resolution.low_resolution(row, torch.tensor([0.5])), row)
+    assert not torch.equal(resolution.low_resolution(row.clone(), torch.tensor([0.5])), row)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -159,9 +160,9 @@ def test_brightness_and_contrast_as_in_monai(shape: tuple[int, ...]) -> None:
 
     rows, factor = rows_of(shape), torch.tensor([0.75, 1.0, 1.1, 1.25])
     torch.testing.assert_close(
-        appearance.brightness(rows, factor), rows * factor.reshape(-1, *[1] * len(shape)), atol=0, rtol=0
+        appearance.brightness(rows.clone(), factor), rows * factor.reshape(-1, *[1] * len(shape)), atol=0, rtol=0
     )
-    out = appearance.contrast(rows, factor)
+    out = appearance.contrast(rows.clone(), factor)
     for row, scale, ours in zip(rows, factor.tolist(), out, strict=True):
         theirs = torch.as_tensor(ScaleIntensityFixedMean(scale - 1, preserve_range=True)(row))
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
@@ -174,7 +175,7 @@ def test_gamma_as_in_monai(shape: tuple[int, ...], inverted: bool) -> None:
     from monai.transforms import AdjustContrast
 
     rows, power = rows_of(shape), torch.tensor([0.7, 1.0, 1.2, 1.5])
-    out = appearance.gamma(rows, power, inverted=inverted)
+    out = appearance.gamma(rows.clone(), power, inverted=inverted)
     for row, exponent, ours in zip(rows, power.tolist(), out, strict=True):
         theirs = torch.as_tensor(AdjustContrast(exponent, invert_image=inverted, retain_stats=True)(row))
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
@@ -187,7 +188,7 @@ def test_gamma_is_exact_where_the_spread_is_small() -> None:
     """One bright voxel on a nearly flat row: sums of squares about 0 would lose the spread."""
     row = torch.full((1, 64, 64), 1000.0) + 0.01 * torch.randn(1, 64, 64, generator=keyed(2))
     row[0, 3, 3] = 1001.0
-    out = appearance.gamma(row, torch.tensor([1.4])).double()
+    out = appearance.gamma(row.clone(), torch.tensor([1.4])).double()
     assert float(out.std()) == pytest.approx(float(row.double().std()), rel=0.02)
 
 

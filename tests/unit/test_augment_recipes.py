@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -70,7 +71,7 @@ def test_nnunet_table_is_the_published_one_in_its_order() -> None:
 
 def test_every_row_is_known_and_every_recipe_can_be_configured() -> None:
     for table in TABLES.values():
-        assert set(table) <= {"rotation", "scaling", "elastic", *STEPS}
+        assert set(table) <= {"rotation", "scaling", "elastic", "mirror", *STEPS}
     assert set(get_args(get_args(ModelConfig.model_fields["augment"].annotation)[0])) == set(RECIPES)
     assert set(TABLES) < set(RECIPES)
 
@@ -136,11 +137,6 @@ def test_steps_are_applied_as_often_as_they_say(table: str, name: str) -> None:
     assert torch.isfinite(batch.images).all()
     if name in ("stain", "colour", "noise", "quarter_turn") or row.shared:
         assert within_binomial(int(changed.any(dim=1).sum()), count, row.probability)
-    elif name == "mirror":
-        for flips in ((1, 0), (0, 1), (1, 1), (0, 0)):
-            axes = [a + 2 for a, flip in enumerate(flips) if flip]
-            hits = (batch.images == images.flip(axes)).flatten(1).all(dim=1)
-            assert within_binomial(int(hits.sum()), count, 0.25)
     else:
         # A grid shrunk by less than a tenth of 6 voxels is the old one.
         seen = row.per_channel * (0.8333 if name == "low_resolution" else 1)
@@ -150,7 +146,7 @@ def test_steps_are_applied_as_often_as_they_say(table: str, name: str) -> None:
 
 def test_moves_are_drawn_as_often_and_as_far_as_they_say() -> None:
     count, patch = 3000, (32, 32, 32)
-    table = {**NNUNET, "elastic": Change(0.3, 0.05, 0.25)}
+    table = {**NNUNET, "elastic": Change(0.3, 0.05, 0.25), "mirror": Change(0.0)}
     moves = draw_moves(table, Draws(count, keyed(1)), patch, (1.0,) * 3)
     scale = moves.matrix.double().det() ** (1 / 3)
     assert within_binomial(int(((scale - 1).abs() > 1e-5).sum()), count, 0.2)
@@ -166,6 +162,51 @@ def test_moves_are_drawn_as_often_and_as_far_as_they_say() -> None:
     assert within_binomial(int(moves.active.sum()), count, 1 - 0.8 * 0.8 * 0.7)
     still = ~moves.active
     assert torch.equal(moves.matrix[still], torch.eye(3).expand(int(still.sum()), 3, 3))
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (4, 6, 5), (2, 8, 8)])
+def test_mirrors_are_exact_and_as_often_as_they_say(shape: tuple[int, ...], use: Any) -> None:
+    use("nnunet", {**always(NNUNET, "mirror"), "mirror": Change(0.3)})
+    count, dims = 1500, len(shape)
+    images = torch.rand(count, 2, *shape, generator=keyed(1))
+    labels = torch.randint(0, 200, (count, *shape), generator=keyed(2), dtype=torch.uint8)
+    x, y = RECIPES["nnunet"](images, labels, keyed(3), Setting((1.0,) * dims, True))
+    found = torch.zeros(count, dtype=torch.int64)
+    for flips in itertools.product((False, True), repeat=dims):
+        axes = [a - dims for a, flip in enumerate(flips) if flip]
+        hits = (x == images.flip(axes)).flatten(1).all(dim=1) & (y == labels.flip(axes)).flatten(1).all(dim=1)
+        found += hits
+        assert within_binomial(int(hits.sum()), count, math.prod(0.3 if flip else 0.7 for flip in flips))
+    assert (found == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("patch", "spacing", "rows"),
+    [
+        ((20, 26), (1.0, 2.0), ("rotation", "scaling")),
+        ((12, 10, 14), (1.0, 1.5, 1.0), ("rotation", "scaling")),
+        ((12, 10, 14), (1.0, 1.5, 1.0), ("scaling",)),  # looked up axis by axis
+        ((4, 20, 20), (4.0, 1.0, 1.0), ("rotation", "scaling")),
+        ((20, 20, 4), (1.0, 1.0, 4.0), ("scaling",)),
+    ],
+)
+def test_what_moves_is_mirrored_like_what_does_not(
+    patch: tuple[int, ...], spacing: tuple[float, ...], rows: tuple[str, ...]
+) -> None:
+    table = table_of("nnunet", patch, spacing)
+    moves = draw_moves({k: replace(table[k], probability=0.7) for k in rows}, Draws(16, keyed()), patch, spacing)
+    signs = torch.where(torch.rand(16, len(patch), generator=keyed(1)) < 0.5, -1.0, 1.0)
+    images = torch.randn(16, 2, *[n + 2 for n in patch], generator=keyed(2))
+    labels = torch.randint(0, 9, (16, *images.shape[2:]), generator=keyed(3))
+    x, y = warp(images, labels, moves, patch, spacing)
+    mirrored = replace(moves, matrix=moves.matrix * signs[:, None])
+    flipped_x, flipped_y = warp(images, labels, mirrored, patch, spacing)
+    assert moves.active.any()
+    for n in range(16):
+        axes = [a - len(patch) for a, sign in enumerate(signs[n].tolist()) if sign < 0]
+        torch.testing.assert_close(flipped_x[n], x[n].flip(axes), atol=1e-4, rtol=1e-4)
+        # Places halfway between two voxels go to the same side, seen from either end.
+        assert (flipped_y[n] == y[n].flip(axes)).float().mean() > 0.99
 
 
 def test_factors_are_as_often_below_1_as_above() -> None:

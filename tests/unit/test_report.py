@@ -161,7 +161,8 @@ def add_run(
         key = RunKey(manifest.dataset, model, fold, 0)
         rows += score_case(key, case_id, case.subject, *maps, manifest.labels, grid.voxel_volume, grid.unit)
     facts = {"dataset": manifest.dataset, "model": model, "fold": fold, "seed": 0}
-    write_json(folder / "predictions.json", {**facts, "weights_sha256": "ab" * 32, "cases": entries})
+    made = {**facts, "weights_sha256": "ab" * 32, "mirror": manifest.dims == 2}
+    write_json(folder / "predictions.json", {**made, "cases": entries})
     table = base / "evaluate" / model / f"{run_name}.parquet"
     table.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_parquet(table, index=False)
@@ -265,6 +266,8 @@ def test_every_section_and_its_facts_are_there(study: tuple[Path, Path, str]) ->
         "Macro mean",
         "abc123",
         "fits the <b>budget</b>",
+        "Mirror images averaged in predictions averaged in predictions",
+        "Mirror images not used in predictions not used in predictions",
     ):
         assert fact in page.words, fact
 
