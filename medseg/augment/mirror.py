@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,14 @@ def mirror(images: Tensor, labels: Tensor, flips: Tensor) -> tuple[Tensor, Tenso
             images[n] = images[n].flip([a + 1 for a in axes])
             labels[n] = labels[n].flip(axes)
     return images, labels
+
+
+def turning_plane(shape: Sequence[int], spacing: Sequence[float]) -> tuple[tuple[int, int], bool]:
+    """The plane across the coarsest axis, and whether quarter turns in it keep the shape and the spacing."""
+    dims = len(shape)
+    across = max(range(dims), key=lambda a: spacing[a]) if dims > 2 else dims
+    a, b = (axis for axis in range(dims) if axis != across)
+    return (a, b), shape[a] == shape[b] and spacing[a] == spacing[b]
 
 
 def quarter_turn(images: Tensor, labels: Tensor, turns: Tensor, plane: tuple[int, int]) -> tuple[Tensor, Tensor]:

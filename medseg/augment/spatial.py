@@ -1,4 +1,4 @@
-"""Batched rotation, scaling and mirroring. Images are interpolated linearly, labels looked up in integers."""
+"""Batched rotation and scaling. Images are interpolated linearly, labels looked up in integers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from medseg.augment.lookup import linear, nearest, places_of
-from medseg.augment.mirror import mirror
 from medseg.augment.moves import in_voxels
 from medseg.augment.parts import parts
 
@@ -20,19 +19,17 @@ def draw_affine(
     *,
     rotation_deg: float,
     scale: tuple[float, float],
-    mirror: bool,
     probability: float,
 ) -> Tensor:
     """Random linear maps (N, d, d), output to input coordinates, in voxels.
 
-    Each sample is turned and scaled with ``probability`` (isotropic factor drawn log-uniformly from ``scale``; one
-    angle in 2-D, one about each axis in 3-D), and mirrored per axis with probability 1/2 if ``mirror``.
+    Each sample is turned and scaled with ``probability``: by an isotropic factor drawn log-uniformly from ``scale``,
+    and one angle in 2-D, one about each axis in 3-D.
     """
     active = torch.rand(count, generator=generator) < probability
     angles = (torch.rand(count, 3, generator=generator) * 2 - 1) * math.radians(rotation_deg)
     low, high = math.log(scale[0]), math.log(scale[1])
     factor = torch.exp(low + (high - low) * torch.rand(count, generator=generator))
-    flips = torch.rand(count, dims, generator=generator) < 0.5
     angles = torch.where(active[:, None], angles, torch.zeros(()))
     factor = torch.where(active, factor, torch.ones(()))
     matrix = torch.eye(dims).repeat(count, 1, 1)
@@ -42,10 +39,7 @@ def draw_affine(
         cos, sin = torch.cos(angles[:, index]), torch.sin(angles[:, index])
         turn[:, a, a], turn[:, b, b], turn[:, a, b], turn[:, b, a] = cos, cos, -sin, sin
         matrix = matrix @ turn
-    matrix = matrix / factor[:, None, None]
-    if mirror:
-        matrix = matrix * torch.where(flips, -1.0, 1.0)[:, None, :]
-    return matrix
+    return matrix / factor[:, None, None]
 
 
 def apply_affine(images: Tensor, labels: Tensor, matrix: Tensor, spacing: tuple[float, ...]) -> tuple[Tensor, Tensor]:
@@ -61,11 +55,10 @@ def apply_affine(images: Tensor, labels: Tensor, matrix: Tensor, spacing: tuple[
         images (zero outside) and labels of the same shapes and types.
     """
     moved_images, moved_labels = images.clone(), labels.clone()
-    # Exact, and quicker than looking up: what does not move, or is mirrored and nothing else.
-    plain = (matrix.abs() == torch.eye(matrix.shape[-1])).flatten(1).all(dim=1)
-    mirror(moved_images, moved_labels, plain[:, None] & (matrix.diagonal(dim1=1, dim2=2) < 0))
+    # What does not move is there already, exactly.
+    moving = (matrix != torch.eye(matrix.shape[-1])).flatten(1).any(dim=1)
     shape = labels.shape[1:]
-    for where, drawn in parts((~plain).nonzero().flatten(), images.device):
+    for where, drawn in parts(moving.nonzero().flatten(), images.device):
         places = places_of(in_voxels(matrix[drawn], spacing).to(images.device), shape, shape)
         moved_images[where] = linear(images[where], places)
         moved_labels[where] = nearest(labels[where][:, None], places)[:, 0]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medseg.augment import appearance, colour, field, resolution
 from medseg.augment.draws import Draws
-from medseg.augment.mirror import quarter_turn
+from medseg.augment.mirror import quarter_turn, turning_plane
 from medseg.augment.parts import Where, chosen_rows, parts
 from medseg.augment.tables import Change
 
@@ -147,12 +147,10 @@ def hue_saturation(batch: Batch, row: Change, draws: Draws) -> None:
 def quarter_turns(batch: Batch, row: Change, draws: Draws) -> None:
     """Turns by 90, 180 or 270 degrees in the plane across the coarsest axis; by 180 only if it is not square."""
     turned, turns = draws.chance(row.probability), 1 + (3 * draws.uniform()).long()
-    dims = len(batch.shape)
-    across = max(range(dims), key=lambda a: batch.spacing[a]) if dims > 2 else dims
-    a, b = (axis for axis in range(dims) if axis != across)
-    if batch.shape[a] != batch.shape[b] or batch.spacing[a] != batch.spacing[b]:
+    plane, square = turning_plane(batch.shape, batch.spacing)
+    if not square:
         turned &= turns == 2
-    quarter_turn(batch.images, batch.labels, torch.where(turned, turns, 0), (a, b))
+    quarter_turn(batch.images, batch.labels, torch.where(turned, turns, 0), plane)
 
 
 # Rows that look samples up elsewhere are drawn and applied together, before these: medseg.augment.moves.

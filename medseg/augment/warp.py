@@ -38,7 +38,7 @@ def warp(
         out[n], looked[n] = (_flipped(of[n], mirrored[n]) for of in middle)
     slices = None if moves.coarse is None else (moves.coarse, patch[moves.coarse])
     moving = [axis for axis in range(dims) if axis != moves.coarse]
-    inner, space, size = ([of[a] for a in moving] for of in (patch, spacing, labels.shape[1:]))
+    inner, space, size = [patch[a] for a in moving], [spacing[a] for a in moving], [labels.shape[a + 1] for a in moving]
     for where, chosen in parts(moves.active.nonzero().flatten(), device):
         places = _places(moves.chosen(chosen).within_slices(), inner, space, size, device)
         out[where] = _looked_up(linear, images[where], places, slices)
@@ -50,7 +50,7 @@ def warp(
     return out, looked
 
 
-def _flipped(values: Tensor, axes: Sequence[int]) -> Tensor:
+def _flipped(values: Tensor, axes: list[int]) -> Tensor:
     return values.flip(axes) if axes else values
 
 
