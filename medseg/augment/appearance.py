@@ -31,24 +31,23 @@ def contrast(rows: Tensor, factor: Tensor) -> Tensor:
 
 
 def gamma(rows: Tensor, power: Tensor, *, inverted: bool = False) -> Tensor:
-    """Raise the distance from the smallest value to ``power``, then restore mean and deviation.
+    """Raise the row, brought to 0..1 by its range, to ``power``, then restore its mean and deviation.
 
     Args:
         rows: (M, S).
         power: (M,) exponents.
-        inverted: whether the distance is that from the largest value, and counts as negative.
+        inverted: whether the powers are taken from the bright end: of the negative.
     """
     sign = -1.0 if inverted else 1.0
     flat, exponent = rows.view(len(rows), -1), power.to(rows.device)[:, None]
-    end = (flat.amax if inverted else flat.amin)(dim=1, keepdim=True)
+    low, high = flat.amin(dim=1, keepdim=True), flat.amax(dim=1, keepdim=True)
     mean = flat.mean(dim=1, keepdim=True)
     # Sums of squares about the mean in two passes: fast, and exact where the spread is small.
     curve = flat - mean
     spread = torch.linalg.vector_norm(curve, dim=1, keepdim=True)
     # The logarithm of 0 is minus infinity, and its exponential 0 again. Five times as fast as a power, as near as 1e-6.
-    # Not divided by the range: the deviation takes any factor away again.
-    torch.sub(*((end, flat) if inverted else (flat, end)), out=curve)
-    curve.log_().mul_(exponent).exp_()
+    torch.sub(flat, high if inverted else low, out=curve)
+    curve.mul_(sign / torch.where(high > low, high - low, 1.0)).log_().mul_(exponent).exp_()
     curve -= curve.mean(dim=1, keepdim=True)
     curve_spread = torch.linalg.vector_norm(curve, dim=1, keepdim=True)
     curve *= sign * spread / torch.where(curve_spread > 0, curve_spread, 1.0)

@@ -1,8 +1,9 @@
 """Values of batches between their voxels: linear for images, nearest for labels, zeros outside.
 
-Places are voxel offsets from the centre of what is looked up. torch's ``grid_sample`` does it, but on processors
-it goes through volumes voxel by voxel. There, whole arrays of neighbours are gathered, and what is stretched but not
-turned is looked up axis by axis (figures in docs/notebook.md).
+torch's ``grid_sample`` does it, but on processors it goes through volumes voxel by voxel. There, whole arrays of
+neighbours are gathered, and what is stretched but not turned is looked up axis by axis (figures in docs/notebook.md).
+So places are counted in two ways, which ``coordinates`` knows: as ``grid_sample`` wants them, or, of volumes on
+processors, in voxels from the centre of what is looked up.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 # One place per plane across each axis, (P_a,): what is not turned. Small, and quicker in numpy.
 Lines = tuple[np.ndarray, ...]
-# One place per voxel, (n, d, P), or those of one sample on a processor that is not turned.
+# One place per voxel, (n, d, P), in ``coordinates``, or those of one sample on a processor that is not turned.
 Places = Tensor | Lines
 
 VOLUME = 3
@@ -58,7 +59,7 @@ def _gathers(vectors: Tensor) -> bool:
 
 
 def grid_of(matrix: Tensor, shape: Sequence[int]) -> Tensor:
-    """Places (n, d, shape) of all voxels, in the ``coordinates`` that the maps (n, d, d) lead to."""
+    """Places (n, d, shape) of all voxels after maps (n, d, d) into ``coordinates``."""
     dims, device = len(shape), matrix.device
     places = torch.empty(len(matrix), dims, *shape, device=device)
     offsets = [torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2 for n in shape]

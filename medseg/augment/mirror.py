@@ -19,9 +19,9 @@ def mirror(images: Tensor, labels: Tensor, flips: Tensor) -> tuple[Tensor, Tenso
 
 
 def turning_plane(shape: Sequence[int], spacing: Sequence[float]) -> tuple[tuple[int, int], bool]:
-    """The plane across the coarsest axis, and whether quarter turns in it keep the shape and the spacing."""
+    """The plane across the coarsest axis (of equal ones, the shortest), and whether quarter turns in it fit."""
     dims = len(shape)
-    across = max(range(dims), key=lambda a: spacing[a]) if dims > 2 else dims
+    across = max(range(dims), key=lambda a: (spacing[a], -shape[a])) if dims > 2 else dims
     a, b = (axis for axis in range(dims) if axis != across)
     return (a, b), shape[a] == shape[b] and spacing[a] == spacing[b]
 

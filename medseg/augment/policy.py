@@ -51,13 +51,12 @@ Recipe = Callable[[Tensor, Tensor, torch.Generator, Setting], tuple[Tensor, Tens
 def default_recipe(
     images: Tensor, labels: Tensor, generator: torch.Generator, setting: Setting
 ) -> tuple[Tensor, Tensor]:
-    """Turn and scale, or mirror and turn by quarters; gamma, brightness, contrast, noise.
+    """Mirror, turn, scale; gamma, brightness, contrast, noise.
 
     For short trainings. An oriented volume (a patient lies in it) is turned by at most 15 degrees and never mirrored,
-    since its sides are not alike and a network gains from knowing it. What has no orientation takes any of the
-    positions that are exact on its grid: outlines stay as they were drawn and nothing of the patch is lost, which is
-    worth more there than any angle and size (docs/notebook.md). Ranges of intensities follow nnU-Net (Isensee et al.
-    2021).
+    since its sides are not alike and a network gains from knowing it. What has no orientation is mirrored, and turned
+    by quarters where the patch is square: outlines stay as they were drawn, and no corner is empty (docs/notebook.md).
+    Where it is not, any angle and other sizes are taken. Ranges of intensities follow nnU-Net (Isensee et al. 2021).
 
     Args:
         images: (N, C, S) float; labels: (N, S) integer.
@@ -65,28 +64,21 @@ def default_recipe(
         setting: its patch and overrides are not used: nothing beyond the patch is looked at, nothing can be changed.
     """
     share = setting.share or Share.whole(len(images))
-    if setting.oriented:
-        matrix = draw_affine(
-            share.batch, labels.ndim - 1, generator, rotation_deg=15.0, scale=(0.85, 1.2), probability=0.5
-        )
-        images, labels = apply_affine(images, labels, matrix[share.rows], setting.spacing)
+    dims, shape, spacing = labels.ndim - 1, labels.shape[1:], setting.spacing
+    plane, square = turning_plane(shape, spacing)
+    if setting.oriented or not square:
+        degrees = 15.0 if setting.oriented else 180.0
+        matrix = draw_affine(share.batch, dims, generator, rotation_deg=degrees, scale=(0.85, 1.2), probability=0.5)
+        images, labels = apply_affine(images, labels, matrix[share.rows], spacing)
     else:
-        images, labels = _repositioned(images, labels, generator, setting.spacing, share)
+        turned = torch.rand(share.batch, generator=generator)[share.rows] < 0.5
+        images, labels = quarter_turn(images.clone(), labels.clone(), turned.long(), plane)
+    if not setting.oriented:
+        flips = torch.rand(share.batch, dims, generator=generator)[share.rows] < 0.5
+        images, labels = mirror(images, labels, flips)
     images = gamma(images, generator, 0.3, share)
     images = brightness_contrast(images, generator, 0.3, share)
     return noise(images, generator, 0.3, share), labels
-
-
-def _repositioned(
-    images: Tensor, labels: Tensor, generator: torch.Generator, spacing: Sequence[float], share: Share
-) -> tuple[Tensor, Tensor]:
-    """Mirror each axis in half of the samples, and turn half of them by a quarter: every position is as likely."""
-    shape = labels.shape[1:]
-    flips = torch.rand(share.batch, len(shape), generator=generator)[share.rows] < 0.5
-    turned = torch.rand(share.batch, generator=generator)[share.rows] < 0.5
-    images, labels = mirror(images.clone(), labels.clone(), flips)
-    plane, square = turning_plane(shape, spacing)
-    return quarter_turn(images, labels, turned.long(), plane) if square else (images, labels)
 
 
 def no_recipe(images: Tensor, labels: Tensor, generator: torch.Generator, setting: Setting) -> tuple[Tensor, Tensor]:

@@ -56,15 +56,16 @@ def _weights(sigma: Sequence[float]) -> list[list[float]]:
 def _reflected(rows: Tensor, margin: int, axis: int) -> Tensor:
     """Rows with ``margin`` more voxels at both ends of an axis, reflected about the outer ones."""
     length, inner = rows.shape[axis], rows.shape[axis + 1 :].numel()
-    # As a picture of many channels with that axis upright, or as many lines: what torch pads quickly.
-    padded = rows.reshape(1, -1, length) if inner == 1 else rows.reshape(1, -1, length, inner)
+    # As pictures of which that axis is the width, or else the height.
+    width = inner == 1
+    padded = rows.reshape(1, len(rows), -1, length) if width else rows.reshape(1, -1, length, inner)
     while margin:
-        if padded.shape[2] == 1:
-            padded = padded.repeat_interleave(1 + 2 * margin, dim=2)
+        if length == 1:
+            padded = padded.repeat_interleave(1 + 2 * margin, dim=3 if width else 2)
             break
         # Axes shorter than the margin are reflected several times.
-        most = min(margin, padded.shape[2] - 1)
-        padded = F.pad(padded, (*[0, 0] * (padded.ndim - 3), most, most), mode="reflect")
+        most = min(margin, padded.shape[3 if width else 2] - 1)
+        padded = F.pad(padded, (most, most, 0, 0) if width else (0, 0, most, most), mode="reflect")
         margin -= most
     return padded.reshape(*rows.shape[:axis], -1, *rows.shape[axis + 1 :])
 

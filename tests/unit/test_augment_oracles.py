@@ -41,9 +41,18 @@ def stretched(dims: int) -> torch.Tensor:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 1.0, 0.5)])
 @pytest.mark.parametrize("margin", [0, 3])
+@pytest.mark.parametrize("gpu", [False, True])
 def test_maps_as_in_scipy(
-    maps: Callable[[int], torch.Tensor], shape: tuple[int, ...], spacing: tuple[float, ...], margin: int
+    maps: Callable[[int], torch.Tensor],
+    shape: tuple[int, ...],
+    spacing: tuple[float, ...],
+    margin: int,
+    gpu: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """By gathering and as on a GPU, where all is looked up by ``grid_sample``."""
+    if gpu:
+        monkeypatch.setattr(lookup, "_gathers", lambda vectors: False)
     dims, space = len(shape), spacing[: len(shape)]
     larger = tuple(n + 2 * margin for n in shape)
     images = torch.randn(3, 2, *larger, generator=keyed(5))
@@ -88,7 +97,12 @@ def test_splines_as_in_scipy(count: int) -> None:
 
 
 @pytest.mark.parametrize(("shape", "spacing"), [((24, 31), (1.0, 2.0)), ((10, 24, 20), (2.5, 1.0, 1.0))])
-def test_bends_as_in_scipy(shape: tuple[int, ...], spacing: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("gpu", [False, True])
+def test_bends_as_in_scipy(
+    shape: tuple[int, ...], spacing: tuple[float, ...], gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if gpu:
+        monkeypatch.setattr(lookup, "_gathers", lambda vectors: False)
     dims = len(shape)
     counts, size = cells(shape, spacing)
     points = (torch.rand(2, dims, *[c + 3 for c in counts], generator=keyed(4)) * 2 - 1) * size * 0.25
@@ -182,6 +196,15 @@ def test_gamma_as_in_monai(shape: tuple[int, ...], inverted: bool) -> None:
         assert float(ours.mean()) == pytest.approx(float(row.mean()), abs=1e-4)
         assert float(ours.std()) == pytest.approx(float(row.std()), rel=1e-4)
     assert torch.equal(out[1], rows[1])
+
+
+@pytest.mark.parametrize("power", [0.1, 10.0])
+@pytest.mark.parametrize("scale", [1e-3, 65535.0])
+def test_the_furthest_exponents_of_any_intensities_keep_mean_and_deviation(power: float, scale: float) -> None:
+    row = scale * torch.rand(1, 32, 32, generator=keyed(2))
+    out = appearance.gamma(row.clone(), torch.tensor([power]))
+    assert float(out.mean()) == pytest.approx(float(row.mean()), rel=1e-3)
+    assert float(out.std()) == pytest.approx(float(row.std()), rel=1e-3)
 
 
 def test_gamma_is_exact_where_the_spread_is_small() -> None:
