@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+PLANNED = ("network", "patch", "batch", "widths", "precision", "lr", "augment", "augmentation")
 
 
 def run(study: str, data_root: Path, folder: Path) -> float:
@@ -50,7 +51,7 @@ def collect(study: str, folder: Path, wall_s: float) -> dict[str, Any]:
         "steps": timing["steps"],
         "threads": timing["threads"],
         "parameters": facts["parameters"],
-        "plan": {k: facts["plan"][k] for k in ("network", "patch", "batch", "widths", "precision", "lr")},
+        "plan": {k: facts["plan"][k] for k in PLANNED},
         "scores": [{k: row[k] for k in keys} for row in rows],
         "hardware": {
             "processor": facts["provenance"]["processor"],
