@@ -66,15 +66,18 @@ def default_recipe(
     share = setting.share or Share.whole(len(images))
     dims, shape, spacing = labels.ndim - 1, labels.shape[1:], setting.spacing
     plane, square = turning_plane(shape, spacing)
+    degrees = 15.0 if setting.oriented else 180.0
+    matrix = draw_affine(share.batch, dims, generator, rotation_deg=degrees, scale=(0.85, 1.2), probability=0.5)
+    matrix = matrix[share.rows]
     if setting.oriented or not square:
-        degrees = 15.0 if setting.oriented else 180.0
-        matrix = draw_affine(share.batch, dims, generator, rotation_deg=degrees, scale=(0.85, 1.2), probability=0.5)
-        images, labels = apply_affine(images, labels, matrix[share.rows], spacing)
+        images, labels = apply_affine(images, labels, matrix, spacing)
     else:
-        turned = torch.rand(share.batch, generator=generator)[share.rows] < 0.5
-        images, labels = quarter_turn(images.clone(), labels.clone(), turned.long(), plane)
+        # What would move by any angle, half of the samples, moves by a quarter.
+        moved = (matrix != torch.eye(dims)).flatten(1).any(dim=1)
+        images, labels = quarter_turn(images.clone(), labels.clone(), moved.long(), plane)
+    # Drawn for all, so that what follows is drawn alike.
+    flips = torch.rand(share.batch, dims, generator=generator)[share.rows] < 0.5
     if not setting.oriented:
-        flips = torch.rand(share.batch, dims, generator=generator)[share.rows] < 0.5
         images, labels = mirror(images, labels, flips)
     images = gamma(images, generator, 0.3, share)
     images = brightness_contrast(images, generator, 0.3, share)
