@@ -19,6 +19,8 @@ POSITIVE = 0.75
 NEGATIVE = 0.5
 # Penalty of violated margins, for features of variance one.
 C = 1.0
+# Of the solver, at most. Noise, which the planner's stopwatch takes, needed 1,025, and scikit-learn stops at 1,000.
+ITERATIONS = 10_000
 # Scores of a class without examples, or without counterexamples.
 NEVER, ALWAYS = -1.0, 1.0
 
@@ -74,7 +76,7 @@ def fit_svms(
         if not is_class.any() or not is_not.any():
             biases[k] = ALWAYS if is_class.any() else NEVER
             continue
-        machine = LinearSVC(C=C, dual=False).fit(normal[chosen], is_class[chosen])
+        machine = LinearSVC(C=C, dual=False, max_iter=ITERATIONS).fit(normal[chosen], is_class[chosen])
         weights[k] = machine.coef_[0] / scale
         biases[k] = machine.intercept_[0] - weights[k] @ mean
     return weights, biases
