@@ -64,7 +64,7 @@ def _reflected(rows: Tensor, margin: int, axis: int) -> Tensor:
             padded = padded.repeat_interleave(1 + 2 * margin, dim=3 if width else 2)
             break
         # Axes shorter than the margin are reflected several times.
-        most = min(margin, padded.shape[3 if width else 2] - 1)
+        most = min(margin, length - 1)
         padded = F.pad(padded, (most, most, 0, 0) if width else (0, 0, most, most), mode="reflect")
         margin -= most
     return padded.reshape(*rows.shape[:axis], -1, *rows.shape[axis + 1 :])
