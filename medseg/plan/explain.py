@@ -179,11 +179,18 @@ def _patch(facts: Facts) -> str:
 
 
 def _strides(facts: Facts) -> str:
-    most = facts.limits.max_stages
+    scene, limits = facts.scene, facts.limits
+    most = topology.most_stages(scene, limits)
     size = numbers([p // d for p, d in zip(facts.shape.patch, topology.total_stride(facts.shape.strides), strict=True)])
+    why = ""
+    if most != limits.max_stages:
+        why = (
+            f": the median object is {scene.object_diameter:.3g} {facts.fingerprint.unit} across, "
+            f"{limits.object_voxels:g} voxels at the bottom or more"
+        )
     return (
         f"axes are halved while {topology.MIN_FEATURES} voxels remain ({size} at the bottom), axes "
-        f"{topology.SIMILAR:g} x coarser than the finest later{f'; at most {most} stages' if most else ''}"
+        f"{topology.SIMILAR:g} x coarser than the finest later{f'; at most {most} stages' if most else ''}{why}"
     )
 
 

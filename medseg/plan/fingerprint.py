@@ -41,6 +41,8 @@ class Fingerprint:
         intensities: per channel: mean, std, median, p00_5, p99_5, min, max of foreground voxels.
         regions: the classes that each region unites, if regions are predicted.
         ignore: whether labels may leave voxels without annotation.
+        object_diameter: median over all objects of the diameter, in ``unit``, of the disc or ball as large as one; 0:
+            labels are classes, not object numbers.
     """
 
     dataset: str
@@ -56,6 +58,7 @@ class Fingerprint:
     intensities: tuple[Mapping[str, float], ...]
     regions: tuple[tuple[int, ...], ...] = ()
     ignore: bool = False
+    object_diameter: float = 0.0
 
     @property
     def cases(self) -> int:
@@ -141,17 +144,22 @@ def take_fingerprint(manifest: Manifest, folder: Path, workers: int) -> Fingerpr
         ),
         regions=manifest.labels.members if manifest.labels.regions else (),
         ignore=manifest.labels.ignore is not None,
+        object_diameter=_median(np.concatenate([f.diameters for f in facts])),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _CaseFacts:
-    """Of one case: cropped shape, spacing, share of its voxels kept, sampled foreground intensities per channel."""
+    """Of one case: cropped shape, spacing, share of its voxels kept, sampled foreground intensities per channel.
+
+    ``diameters`` are those of its objects, where labels are object numbers.
+    """
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     relative_size: float
     samples: tuple[NDArray[np.float32], ...]
+    diameters: NDArray[np.float64]
 
 
 def _case_facts(index: int, case: Case, folder: Path, labels: LabelTable) -> _CaseFacts:
@@ -159,9 +167,12 @@ def _case_facts(index: int, case: Case, folder: Path, labels: LabelTable) -> _Ca
     axes, flips = canonical_axes(case.geometry)
     # The bounding box is that of nnU-Net's mask too: filling its holes does not move its outer edges.
     start, shape = nonzero_box(reorient(image, axes, flips))
-    foreground = np.zeros(image.shape[1:], dtype=bool)
+    foreground, diameters = np.zeros(image.shape[1:], dtype=bool), np.empty(0)
     if case.labels:
-        foreground = labels.foreground(read_case_labels(case, folder))
+        reference = read_case_labels(case, folder)
+        foreground = labels.foreground(reference)
+        if labels.instances:
+            diameters = _diameters(reference[foreground], case.geometry.spacing)
     samples = []
     cropped_mask = crop(reorient(foreground, axes, flips), start, shape)
     for channel in image:
@@ -171,7 +182,20 @@ def _case_facts(index: int, case: Case, folder: Path, labels: LabelTable) -> _Ca
         samples.append(values)
     geometry = case.geometry.reoriented(axes, flips)
     spacing = tuple(round(s, 6) for s in geometry.spacing)
-    return _CaseFacts(shape, spacing, math.prod(shape) / math.prod(image.shape[1:]), tuple(samples))
+    return _CaseFacts(shape, spacing, math.prod(shape) / math.prod(image.shape[1:]), tuple(samples), diameters)
+
+
+def _diameters(numbers: NDArray[Any], spacing: Sequence[float]) -> NDArray[np.float64]:
+    """Of the disc or ball as large as each object, from the object numbers of all their voxels."""
+    sizes = np.unique(numbers, return_counts=True)[1] * math.prod(spacing)
+    dims = len(spacing)
+    unit_ball = math.pi ** (dims / 2) / math.gamma(dims / 2 + 1)
+    diameters: NDArray[np.float64] = 2 * (sizes / unit_ball) ** (1 / dims)
+    return diameters
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    return round(float(np.median(values)), 6) if len(values) else 0.0
 
 
 def _statistics(values: NDArray[np.float32]) -> dict[str, float]:

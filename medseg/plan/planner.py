@@ -54,6 +54,7 @@ def make_plan(
         shape=tuple(volume[a] for a in axes),
         classes=len(fingerprint.regions) or fingerprint.classes,
         data_voxels=fingerprint.cases * math.prod(volume),
+        object_diameter=fingerprint.object_diameter,
     )
     if fixed.patch and len(fixed.patch) != dims:
         raise PlanError(f"plan.patch {fixed.patch}: expected {dims} numbers, one per axis")

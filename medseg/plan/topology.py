@@ -3,7 +3,8 @@
 Source of every rule that names none: Isensee et al. 2021, and the behaviour of nnU-Net 2.8.1, against which
 ``tests/unit/test_topology.py`` holds published and recorded plans. Axes are canonical here, while nnU-Net brings the
 coarsest axis to the front: results agree up to that order. Two rules are ours: networks of the zoo need three stages,
-so a tiny image is padded until it has them (``MIN_STAGES``), and ``Limits`` may bound what a processor is given.
+so a tiny image is padded until it has them (``MIN_STAGES``), and ``Limits`` may bound what a processor is given, also
+by the size of the objects (``most_stages``).
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ class Scene:
         shape: voxels of the median image at that spacing, along the same axes; halves occur.
         classes: output channels.
         data_voxels: voxels of all images of the data set, all axes counted.
+        object_diameter: of the median object, in the unit of ``spacing``; 0: labels are classes.
     """
 
     spacing: tuple[float, ...]
     shape: tuple[float, ...]
     classes: int
     data_voxels: float
+    object_diameter: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,19 @@ def initial_patch(spacing: Sequence[float], shape: Sequence[float], voxels: int,
         for a in free:
             patch[a] = min(patch[a] * spare ** (1 / len(free)), longest[a])
     return tuple(max(1, round(p)) for p in patch)
+
+
+def most_stages(scene: Scene, limits: Limits) -> int | None:
+    """The greatest number of stages; None: any.
+
+    Where labels are object numbers, ``Limits.object_voxels`` counts: the finest axis is halved while that many of its
+    voxels still fit across the median object.
+    """
+    if limits.object_voxels is None or not scene.object_diameter:
+        return limits.max_stages
+    across = scene.object_diameter / min(scene.spacing)
+    seen = max(MIN_STAGES, 1 + math.floor(math.log2(max(1.0, across / limits.object_voxels))))
+    return seen if limits.max_stages is None else min(seen, limits.max_stages)
 
 
 def plan_strides(patch: Sequence[float], spacing: Sequence[float], most: int | None = None) -> tuple[Axes, ...]:
@@ -179,7 +195,7 @@ def shape_for(
     widths: tuple[int, ...] | None = None,
 ) -> Shape:
     """The network for a patch of about this size; ``strides`` and ``widths`` that are given are kept."""
-    strides = strides or plan_strides(patch, scene.spacing, limits.max_stages)
+    strides = strides or plan_strides(patch, scene.spacing, most_stages(scene, limits))
     widths = widths or plan_widths(len(strides), limits.base_width, limits.width_cap)
     dims = len(scene.spacing)
     if len(widths) != len(strides) or any(len(s) != dims for s in strides):

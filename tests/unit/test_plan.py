@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from medseg.config import Config, load_config
 from medseg.errors import DataError, PlanError
@@ -301,8 +302,9 @@ def test_limits_are_what_differs_between_candidates() -> None:
         (HIPPOCAMPUS, (40, 56, 40), (16, 32, 64, 128), 4),
         (fingerprint_of((256, 256), cases=500), (256, 256), (16, 32, 64, 128, 256, 256), 8),
         (fingerprint_of((520, 696), cases=500), (256, 256), (16, 32, 64, 128, 256, 256), 8),
+        (fingerprint_of((256, 256), cases=500, object_diameter=19.1), (256, 256), (16, 32, 64, 128), 8),
     ],
-    ids=["hippocampus", "nuclei", "larger pictures"],
+    ids=["hippocampus", "pictures", "larger pictures", "nuclei"],
 )
 def test_plans_of_a_processor_stay(data: Fingerprint, patch: tuple, widths: tuple, batch: int) -> None:
     plan = planned(data, CPU)
@@ -480,6 +482,32 @@ def _canonical(geometry: Any) -> Any:
     from medseg.image.geometry import canonical_axes
 
     return canonical_axes(geometry)
+
+
+def test_objects_are_measured_in_the_unit_of_the_data(tmp_path: Path) -> None:
+    """Squares of 3, 4 and 5 pixels in two pictures; where nobody annotated is no object."""
+    from medseg.image.formats import write_labels
+    from medseg.image.geometry import Geometry
+    from medseg.ingest import run as ingest
+
+    objects = np.zeros((2, 20, 24), dtype=np.uint8)
+    objects[0, 1:4, 1:4], objects[0, 8:12, 8:12], objects[1, 2:7, 2:7] = 7, 3, 1
+    objects[1, 10:, 10:] = 255
+    cells = {"layout": "pairs", "path": "data", "labels": {"cell": 1}, "ignore": 255, "spacing": [0.5, 0.5]}
+
+    def measured(reference: NDArray[np.uint8], *, instances: bool) -> float:
+        for number in range(2):
+            for folder, picture in (("images", reference[number] + 1), ("masks", reference[number])):
+                path = tmp_path / "data" / folder / f"c{number}.png"
+                write_labels(path, picture, Geometry.from_spacing(picture.shape, (1.0, 1.0)))
+        data = {"d": {**cells, "instances": instances}}
+        config = config_of(data_root=str(tmp_path), datasets=data, folds={"count": 2})
+        ingest.run(config, "d", tmp_path / "out")
+        return take_fingerprint(read_manifest(tmp_path / "out" / "manifest.tsv"), tmp_path / "data", 1).object_diameter
+
+    assert measured(objects, instances=True) == pytest.approx(2 * math.sqrt(16 * 0.25 / math.pi), rel=1e-6)
+    classes = np.where(objects == 255, objects, np.minimum(objects, 1))
+    assert measured(classes, instances=False) == 0
 
 
 def test_intensities_are_those_of_the_foreground(study: Any) -> None:

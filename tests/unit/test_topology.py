@@ -100,6 +100,30 @@ def test_shrinking_skips_no_valid_size() -> None:
     assert smaller.patch == (224, 256)
 
 
+@pytest.mark.parametrize(
+    ("diameter", "spacing", "stages"),
+    [
+        (0.0, (1.0, 1.0), 6),
+        (1000.0, (1.0, 1.0), 6),
+        (16.0, (1.0, 1.0), 4),
+        (15.9, (1.0, 1.0), 3),
+        (1.0, (1.0, 1.0), 3),
+        (16.0, (0.5, 0.5), 5),
+        (16.0, (2.0, 0.5), 5),
+        (16.0, (1.0, 1.0, 1.0), 4),
+    ],
+)
+def test_stages_end_where_two_voxels_are_left_of_an_object(
+    diameter: float, spacing: tuple[float, ...], stages: int
+) -> None:
+    scene = Scene(spacing, (256.0,) * len(spacing), 2, 1e9, diameter)
+    processor = LIMITS["cpu", len(spacing)]
+    assert topology.most_stages(scene, processor) == stages
+    assert len(shape_for((256,) * len(spacing), scene, processor).strides) == stages
+    # On a GPU time does not run out first, and nnU-Net's rules are kept.
+    assert topology.most_stages(scene, LIMITS["cuda", len(spacing)]) is None
+
+
 def test_widths_double_up_to_the_cap() -> None:
     assert topology.plan_widths(6, 32, 320) == (32, 64, 128, 256, 320, 320)
     assert topology.plan_widths(1, 16, 256) == (16,)
