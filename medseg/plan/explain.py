@@ -185,8 +185,8 @@ def _strides(facts: Facts) -> str:
     why = ""
     if most != limits.max_stages:
         why = (
-            f": the median object is {scene.object_diameter:.3g} {facts.fingerprint.unit} across, "
-            f"{limits.object_voxels:g} voxels at the bottom or more"
+            f": halved while {limits.object_voxels:g} voxels fit across the median object "
+            f"({scene.object_diameter:.3g} {facts.fingerprint.unit}), {topology.MIN_STAGES} stages at least"
         )
     return (
         f"axes are halved while {topology.MIN_FEATURES} voxels remain ({size} at the bottom), axes "

@@ -186,7 +186,10 @@ def _case_facts(index: int, case: Case, folder: Path, labels: LabelTable) -> _Ca
 
 
 def _diameters(numbers: NDArray[Any], spacing: Sequence[float]) -> NDArray[np.float64]:
-    """Of the disc or ball as large as each object, from the object numbers of all their voxels."""
+    """Of the disc or ball as large as each object (objects,), from the object numbers (voxels,) of all their voxels.
+
+    In the unit of ``spacing``.
+    """
     sizes = np.unique(numbers, return_counts=True)[1] * math.prod(spacing)
     dims = len(spacing)
     unit_ball = math.pi ** (dims / 2) / math.gamma(dims / 2 + 1)

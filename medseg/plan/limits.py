@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +16,8 @@ class Limits:
         width_cap: most feature channels of a stage.
         max_batch: most patches per step; None: as memory and data allow.
         max_stages: most resolution stages; None: as the patch allows.
-        object_voxels: where labels are object numbers, a voxel of the coarsest stage is at most one of so many across
-            the median object; None: objects do not matter.
+        object_voxels: where labels are object numbers, axes are halved while so many voxels fit across the median
+            object; None: objects do not matter.
         refill: whether the voxels that clipping to the median image saved go to the other axes. nnU-Net starts far
             above what memory holds and does not need it; a small start does.
     """
@@ -31,31 +32,18 @@ class Limits:
 
 
 # Voxels of the coarsest stage across the median object: what lies far beyond one says little about its outline, and six
-# stages in place of four cost a third of the steps of a budget (docs/notebook.md).
+# stages in place of four cost a quarter of the steps of a budget (docs/notebook.md).
 OBJECT_VOXELS = 2.0
 
-# cuda: Isensee et al. 2021. cpu: ours, measured (docs/notebook.md): there the wall-clock runs out, not the memory.
+# Ours, measured (docs/notebook.md): on a processor the wall-clock runs out, not the memory.
+_processor = partial(Limits, base_width=16, width_cap=256, max_stages=6, refill=True, object_voxels=OBJECT_VOXELS)
+
 LIMITS: dict[tuple[str, int], Limits] = {
+    # Isensee et al. 2021.
     ("cuda", 2): Limits(voxels=2048**2, base_width=32, width_cap=512),
     ("cuda", 3): Limits(voxels=256**3, base_width=32, width_cap=320),
-    ("cpu", 2): Limits(
-        voxels=256**2,
-        base_width=16,
-        width_cap=256,
-        max_batch=8,
-        max_stages=6,
-        refill=True,
-        object_voxels=OBJECT_VOXELS,
-    ),
-    ("cpu", 3): Limits(
-        voxels=2**17,
-        base_width=16,
-        width_cap=256,
-        max_batch=4,
-        max_stages=6,
-        refill=True,
-        object_voxels=OBJECT_VOXELS,
-    ),
+    ("cpu", 2): _processor(voxels=256**2, max_batch=8),
+    ("cpu", 3): _processor(voxels=2**17, max_batch=4),
 }
 
 

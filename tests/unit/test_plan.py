@@ -202,7 +202,8 @@ def fingerprints(draw: st.DrawFn) -> Fingerprint:
     shape = draw(st.tuples(*[st.integers(1, 500)] * dims))
     spacing = draw(st.tuples(*[st.floats(0.3, 8.0)] * dims))
     cases = draw(st.integers(2, 500))
-    return fingerprint_of(shape, spacing, cases=cases)
+    diameter = draw(st.sampled_from([0.0, 2.0, 40.0]))
+    return fingerprint_of(shape, spacing, cases=cases, object_diameter=diameter)
 
 
 @settings(max_examples=60)
@@ -218,6 +219,15 @@ def test_any_data_get_a_plan_within_memory_or_an_error(data: Fingerprint, memory
     # The batch is rounded, as nnU-Net does.
     assert proxy_bytes(plan) <= memory * plan.batch / (plan.batch - 0.5) * (1 + 1e-9)
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+@pytest.mark.parametrize(("diameter", "stages"), [(19.1, 4), (3.0, 3)])
+def test_the_reason_of_fewer_stages_names_the_objects(diameter: float, stages: int) -> None:
+    plan = planned(fingerprint_of((256, 256), object_diameter=diameter))
+    assert len(plan.strides) == stages
+    why = f"at most {stages} stages: halved while 2 voxels fit across the median object ({diameter:g} px), 3 stages"
+    assert why in plan.reasons["strides"]
+    assert "object" not in planned(fingerprint_of((256, 256))).reasons["strides"]
 
 
 @settings(max_examples=30)
