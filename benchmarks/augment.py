@@ -145,7 +145,7 @@ def ours(facts: dict[str, Any]) -> float:
 
     def once(number: int) -> None:
         generator, part = torch.Generator().manual_seed(number), sets[number % len(sets)]
-        around = margins("nnunet", batch, patch, spacing, generator).amax(dim=0).tolist()
+        around = margins("nnunet", batch, patch, spacing, generator).max(axis=0).tolist()
         size = [n + 2 * m for n, m in zip(patch, around, strict=True)]
         x, y = centre(images[part], size), centre(labels[part], size)
         RECIPES["nnunet"](x, y, generator, Setting(spacing, False, patch))

@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# What is divided by in place of 0.
+TINY = torch.finfo(torch.float32).tiny
+
 
 def _columns(rows: Tensor, values: Tensor) -> Tensor:
     return values.to(rows.device).reshape(-1, *[1] * (rows.ndim - 1))
@@ -46,12 +49,11 @@ def gamma(rows: Tensor, power: Tensor, *, inverted: bool = False) -> Tensor:
     curve = flat - mean
     spread = torch.linalg.vector_norm(curve, dim=1, keepdim=True)
     # The logarithm of 0 is minus infinity, and its exponential 0 again. Five times as fast as a power, as near as 1e-6.
-    torch.sub(flat, high if inverted else low, out=curve)
-    curve.mul_(sign / torch.where(high > low, high - low, 1.0)).log_().mul_(exponent).exp_()
+    curve -= (high if inverted else low) - mean
+    curve.mul_(sign / (high - low).clamp_min_(TINY)).log_().mul_(exponent).exp_()
     curve -= curve.mean(dim=1, keepdim=True)
-    curve_spread = torch.linalg.vector_norm(curve, dim=1, keepdim=True)
-    curve *= sign * spread / torch.where(curve_spread > 0, curve_spread, 1.0)
-    if bool((power == 1).any()):
+    curve *= sign * spread / torch.linalg.vector_norm(curve, dim=1, keepdim=True).clamp_min_(TINY)
+    if 1 in power.tolist():
         return rows.copy_(torch.where(exponent == 1, flat, curve + mean).view_as(rows))
     torch.add(curve, mean, out=flat)
     return rows

@@ -1,15 +1,24 @@
-"""Random numbers of a batch: those of a sample depend on the key and on its position, not on its neighbours."""
+"""Random numbers of a batch: those of a sample depend on the key and on its position, not on its neighbours.
+
+They are few, and what is reckoned with few numbers is quicker in numpy: a call of torch costs as much as thousands.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+Numbers = NDArray[np.float32]
+Flags = NDArray[np.bool_]
+
 # Numbers that a sample draws in one go: most of what the recipes take.
-AT_ONCE = 128
+AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,35 +56,36 @@ class Draws:
     def __init__(self, count: int, generator: torch.Generator, rows: slice = slice(None)) -> None:
         seeds = torch.randint(2**62, (count,), generator=generator)[rows]
         self._generators = [_seeded(s) for s in seeds.tolist()]
-        self._ahead = torch.empty(len(seeds), 0)
+        self._ahead = np.empty((len(seeds), 0), dtype=np.float32)
 
-    def uniform(self, *shape: int) -> Tensor:
+    def uniform(self, *shape: int) -> Numbers:
         """(N, *shape) numbers from 0 to 1."""
         wanted = math.prod(shape)
         if self._ahead.shape[1] < wanted:
             # Many at once: a call costs as much as a hundred numbers.
-            fresh = [torch.rand(max(wanted, AT_ONCE), generator=g) for g in self._generators]
-            self._ahead = torch.cat([self._ahead, torch.stack(fresh)], dim=1)
+            fresh = [torch.rand(max(wanted, AT_ONCE), generator=g).numpy() for g in self._generators]
+            self._ahead = np.concatenate([self._ahead, np.stack(fresh)], axis=1)
         taken, self._ahead = self._ahead[:, :wanted], self._ahead[:, wanted:]
-        return taken.reshape(-1, *shape)
+        return taken.reshape(len(taken), *shape)
 
-    def chance(self, probability: float) -> Tensor:
+    def chance(self, probability: float) -> Flags:
         """(N,) booleans that are true with ``probability``."""
         return self.uniform() < probability
 
-    def normal(self, index: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """(len(index), *shape) standard normal numbers for some of the samples; what follows does not depend on which.
+    def normal(self, deviations: Numbers, shape: tuple[int, ...], where: Flags) -> Iterator[tuple[int, Tensor]]:
+        """Places of some samples, one after the other, and normal numbers (*shape) for each.
 
         Args:
-            index: their places among the samples that numbers are wanted for.
+            deviations: (N,) one per sample.
             shape: of one sample.
+            where: (N,) the samples that get numbers; what is drawn later does not depend on which.
         """
         # Two numbers of 24 bits make a seed.
-        halves = (self.uniform(2) * 2**24).long()
-        out = torch.empty(len(index), *shape)
-        for row, (high, low) in zip(out, halves[index].tolist(), strict=True):
-            row.normal_(generator=_seeded(high << 24 | low))
-        return out
+        seeds = (self.uniform(2) * 2**24).astype(np.int64) @ [2**24, 1]
+        return (
+            (n, torch.empty(shape).normal_(0.0, float(deviations[n]), generator=_seeded(int(seeds[n]))))
+            for n in np.flatnonzero(where).tolist()
+        )
 
 
 def _seeded(seed: int) -> torch.Generator:

@@ -21,7 +21,7 @@ def _changed(images: Tensor, active: Tensor, values: Sequence[Tensor], share: Sh
     """The images, those changed for which ``active`` was drawn; all tensors of draws are of the whole batch."""
     images = images.clone()
     values = [v[share.rows].reshape(-1, *v.shape[1:], *[1] * (images.ndim - v.ndim)) for v in values]
-    for where, drawn in parts(active[share.rows].nonzero().flatten(), images.device):
+    for where, drawn in parts(active[share.rows].numpy(), images.device):
         images[where] = change(images[where], *[v[drawn].to(images.device) for v in values])
     return images
 

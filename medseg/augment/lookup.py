@@ -3,7 +3,8 @@
 torch's ``grid_sample`` does it, but on processors it goes through volumes voxel by voxel. There, whole arrays of
 neighbours are gathered, and what is stretched but not turned is looked up axis by axis (figures in docs/notebook.md).
 So places are counted in two ways, which ``coordinates`` knows: as ``grid_sample`` wants them, or, of volumes on
-processors, in voxels from the centre of what is looked up.
+processors, in voxels from the centre of what is looked up. What is said with few numbers is reckoned in numpy, which
+is quicker there.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# One place per plane across each axis, (P_a,): what is not turned. Small, and quicker in numpy.
-Lines = tuple[np.ndarray, ...]
+from medseg.augment.draws import Numbers
+
+# One place per plane across each axis, (P_a,): what is not turned.
+Lines = tuple[Numbers, ...]
 # One place per voxel, (n, d, P), in ``coordinates``, or those of one sample on a processor that is not turned.
 Places = Tensor | Lines
 
@@ -27,52 +30,51 @@ SLAB = 2**16
 ROWS = 2**10
 
 
-def places_of(matrix: Tensor, shape: Sequence[int], size: Sequence[int]) -> Places:
+def places_of(matrix: Numbers, shape: Sequence[int], size: Sequence[int], device: torch.device) -> Places:
     """Where the voxels of a patch lie after linear maps about its centre.
 
     Args:
         matrix: (n, d, d), in voxels.
         shape: of the patch.
         size: of what is looked up.
+        device: where it is.
     """
     # Of slices, nothing is gained.
-    if _gathers(matrix) and len(matrix) == 1:
+    if _gathers(device, len(size)) and len(matrix) == 1:
         stretch = matrix[0].diagonal()
-        if torch.equal(matrix[0], stretch.diag()):
+        if np.array_equal(matrix[0], np.diag(stretch)):
             return tuple(_line(n, by) for n, by in zip(shape, stretch.tolist(), strict=True))
-    return grid_of(coordinates(matrix, size), shape)
+    return grid_of(coordinates(matrix, size, device), shape, device)
 
 
-def coordinates(vectors: Tensor, size: Sequence[int]) -> Tensor:
+def coordinates(vectors: Numbers, size: Sequence[int], device: torch.device) -> Numbers:
     """Vectors (n, d, ...) in voxels, in the units and the order of axes in which ``linear`` and ``nearest`` count.
 
     Those of ``grid_sample`` where it is used: the last axis first, from -1 to 1 between the outer edges.
     """
-    if _gathers(vectors):
+    if _gathers(device, len(size)):
         return vectors
-    unit = torch.tensor([2 / n for n in size], device=vectors.device)
-    return (vectors * unit.reshape(-1, *[1] * (vectors.ndim - 2))).flip(1)
+    unit = np.array([2 / n for n in size], dtype=np.float32)
+    return (vectors * unit.reshape(-1, *[1] * (vectors.ndim - 2)))[:, ::-1]
 
 
-def _gathers(vectors: Tensor) -> bool:
-    return vectors.device.type == "cpu" and vectors.shape[1] == VOLUME
+def _gathers(device: torch.device, dims: int) -> bool:
+    return device.type == "cpu" and dims == VOLUME
 
 
-def grid_of(matrix: Tensor, shape: Sequence[int]) -> Tensor:
+def grid_of(matrix: Numbers, shape: Sequence[int], device: torch.device) -> Tensor:
     """Places (n, d, shape) of all voxels after maps (n, d, d) into ``coordinates``."""
-    dims, device = len(shape), matrix.device
-    places = torch.empty(len(matrix), dims, *shape, device=device)
-    offsets = [torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2 for n in shape]
-    along = [offset.reshape(-1, *[1] * (dims - 1 - axis)) for axis, offset in enumerate(offsets)]
-    column = (-1, dims, *[1] * dims)
-    # Only the last sum is as large as the patch.
-    start = matrix[:, :, 0].reshape(column) * along[0]
-    for axis in range(1, dims - 1):
-        start = start + matrix[:, :, axis].reshape(column) * along[axis]
-    return torch.add(start, matrix[:, :, -1].reshape(column) * along[-1], out=places)
+    dims = len(shape)
+    # What each axis adds, (n, d, ..., length, ...): only the last sum is as large as the patch.
+    along = [
+        (matrix[:, :, axis, None] * _line(n, 1)).reshape(-1, dims, *[n if a == axis else 1 for a in range(dims)])
+        for axis, n in enumerate(shape)
+    ]
+    start, end = (torch.from_numpy(part).to(device) for part in (sum(along[1:-1], along[0]), along[-1]))
+    return torch.add(start, end)
 
 
-def _line(length: int, by: float) -> np.ndarray:
+def _line(length: int, by: float) -> Numbers:
     return (np.arange(length, dtype=np.float32) - np.float32((length - 1) / 2)) * np.float32(by)
 
 
@@ -80,7 +82,7 @@ def linear(values: Tensor, places: Places) -> Tensor:
     """Values (n, C, S) float at places, by linear interpolation: (n, C, P)."""
     if isinstance(places, tuple):
         return _axis_by_axis(values, places)
-    if _gathers(places):
+    if _gathers(places.device, places.shape[1]):
         # Zeros around, as far as the neighbours of what is clamped to the first of them.
         return _slab_by_slab(_trilinear, F.pad(values, (1, 2) * VOLUME), values.shape[2:], places)
     return F.grid_sample(values, places.movedim(1, -1), "bilinear", "zeros", align_corners=False)
@@ -90,7 +92,7 @@ def nearest(values: Tensor, places: Places) -> Tensor:
     """Values (n, C, S), integers below 2^24, at the voxels nearest to places: (n, C, P)."""
     if isinstance(places, tuple):
         return _all_axes(values, places)
-    if _gathers(places):
+    if _gathers(places.device, places.shape[1]):
         return _slab_by_slab(_closest, F.pad(values, (1, 1) * VOLUME), values.shape[2:], places)
     # The nearest voxel is copied, and whole numbers below 2^24 are exact in single precision.
     looked = F.grid_sample(values.float(), places.movedim(1, -1), "nearest", "zeros", align_corners=False)
@@ -127,7 +129,7 @@ def _all_axes(values: Tensor, lines: Lines) -> Tensor:
     return torch.stack([channel.index_select(0, where) for channel in flat]).reshape(*values.shape[:2], *index.shape)
 
 
-def _indexed(values: Tensor, lines: Lines) -> tuple[Tensor, list[np.ndarray]]:
+def _indexed(values: Tensor, lines: Lines) -> tuple[Tensor, list[Numbers]]:
     """Values with zeros around them, where these are seen, and the places in voxels from the first."""
     padding: list[int] = []
     indices = []
@@ -139,7 +141,7 @@ def _indexed(values: Tensor, lines: Lines) -> tuple[Tensor, list[np.ndarray]]:
     return F.pad(values, padding) if any(padding) else values, indices
 
 
-def _planes(values: Tensor, axis: int, index: np.ndarray) -> Tensor:
+def _planes(values: Tensor, axis: int, index: Numbers) -> Tensor:
     """The planes across an axis that whole numbers name, several times as fast as one ``index_select`` takes them."""
     outer, inner, size = values.shape[:axis], values.shape[axis + 1 :], values.shape[axis]
     index = index.astype(np.int64)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from medseg.augment.draws import Draws
-from medseg.augment.parts import Where
+from medseg.augment.draws import Draws, Flags, Numbers
+from medseg.augment.parts import Drawn
 from medseg.augment.tables import Change, Table, coarse_axis
 
 # Cells of the control grid of bends along the longest axis of the patch.
@@ -30,15 +31,15 @@ class Moves:
         coarse: an axis along which samples are mirrored at most; None: there is none.
     """
 
-    active: Tensor
-    matrix: Tensor
-    bends: Tensor | None = None
+    active: Flags
+    matrix: Numbers
+    bends: Numbers | None = None
     coarse: int | None = None
 
-    def chosen(self, index: Where) -> Moves:
+    def chosen(self, index: Drawn) -> Moves:
         """Those of some samples."""
         bends = None if self.bends is None else self.bends[index]
-        if bends is not None and not bool(bends.any()):
+        if bends is not None and not bends.any():
             # Whether others bend must not matter to how these are looked up.
             bends = None
         return Moves(self.active[index], self.matrix[index], bends, self.coarse)
@@ -75,56 +76,58 @@ def draw_moves(table: Table, draws: Draws, patch: Sequence[int], spacing: Sequen
     none = Change(0.0)
     turn, scale, bend, mirror = (table.get(k, none) for k in ("rotation", "scaling", "elastic", "mirror"))
     turned, scaled, bent = (draws.chance(row.probability) for row in (turn, scale, bend))
-    angles = torch.deg2rad(_ranged(turn, draws.uniform(len(planes)))) * turned[:, None]
-    factor = torch.where(scaled, _ranged(scale, draws.uniform()), 1.0)
-    stretch = torch.stack([torch.ones_like(factor) if a == coarse else factor for a in range(dims)], dim=1)
-    signs = torch.where(draws.uniform(dims) < mirror.probability, -1.0, 1.0)
+    angles = np.deg2rad(ranged(turn, draws.uniform(len(planes)))) * turned[:, None]
+    factor = np.where(scaled, ranged(scale, draws.uniform()), np.float32(1))
+    stretch = np.stack([np.ones_like(factor) if a == coarse else factor for a in range(dims)], axis=1)
+    signs = np.where(draws.uniform(dims) < mirror.probability, np.float32(-1), np.float32(1))
     matrix = rotations(angles, planes, dims) * (stretch * signs)[:, None, :]
     counts, size = cells(patch, spacing)
     shape = [c + 3 if c else 1 for c in counts]
     share, points = draws.uniform(), draws.uniform(dims, *shape)
-    if not bool(bent.any()):
+    if not bent.any():
         return Moves(turned | scaled, matrix, None, coarse)
-    largest = _ranged(bend, share) * size * bent
+    largest = ranged(bend, share) * size * bent
     bends = (points * 2 - 1) * largest.reshape(-1, *[1] * (dims + 1))
     if coarse is not None:
         bends[:, coarse] = 0
     return Moves(turned | scaled | bent, matrix, bends, coarse)
 
 
-def _ranged(row: Change, uniform: Tensor) -> Tensor:
+def ranged(row: Change, uniform: Numbers) -> Numbers:
+    """Numbers from 0 to 1 brought into the row's range."""
     return row.low + (row.high - row.low) * uniform
 
 
-def rotations(angles: Tensor, planes: Sequence[Sequence[int]], dims: int) -> Tensor:
+def rotations(angles: Numbers, planes: Sequence[Sequence[int]], dims: int) -> Numbers:
     """Products (N, d, d) of turns by ``angles`` (N, len(planes)), in radians, in these planes of axes."""
-    matrix = torch.eye(dims).repeat(len(angles), 1, 1)
-    for index, (a, b) in enumerate(planes):
-        turn = torch.eye(dims).repeat(len(angles), 1, 1)
-        cos, sin = torch.cos(angles[:, index]), torch.sin(angles[:, index])
-        turn[:, a, a], turn[:, b, b], turn[:, a, b], turn[:, b, a] = cos, cos, -sin, sin
-        matrix = matrix @ turn
-    return matrix
+    cos, sin = np.cos(angles), np.sin(angles)
+    turns = np.zeros((len(planes), len(angles), dims, dims), dtype=np.float32)
+    for turn, (a, b), c, s in zip(turns, planes, cos.T, sin.T, strict=True):
+        turn[:] = np.eye(dims)
+        turn[:, a, a], turn[:, b, b], turn[:, a, b], turn[:, b, a] = c, c, -s, s
+    return reduce(np.matmul, turns)
 
 
-def reach(moves: Moves, patch: Sequence[int], spacing: Sequence[float]) -> Tensor:
+def reach(moves: Moves, patch: Sequence[int], spacing: Sequence[float]) -> NDArray[np.int64]:
     """Voxels (N, d) that each sample looks beyond the patch, on either side of each axis."""
-    half = (torch.tensor(patch) - 1) / 2
-    needed = in_voxels(moves.matrix, spacing).abs() @ half - half
+    half = (np.asarray(patch, dtype=np.float32) - 1) / 2
+    needed = np.abs(in_voxels(moves.matrix, spacing)) @ half - half
     if moves.bends is not None:
-        needed += bends_in_voxels(moves, spacing).flatten(2).abs().amax(dim=2)
+        bends = bends_in_voxels(moves, spacing)
+        needed += np.abs(bends.reshape(*bends.shape[:2], -1)).max(axis=2)
     # Rounding of what does not move must not read a voxel more.
-    return torch.ceil(needed - 1e-3).clamp_min(0).long() * moves.active[:, None]
+    return np.maximum(np.ceil(needed - 1e-3), 0).astype(np.int64) * moves.active[:, None]
 
 
-def in_voxels(matrix: Tensor, spacing: Sequence[float]) -> Tensor:
+def in_voxels(matrix: Numbers, spacing: Sequence[float]) -> Numbers:
     """Maps (N, d, d) of physical offsets as maps of voxel offsets."""
-    space = torch.tensor(spacing, dtype=matrix.dtype)
-    return matrix * space[None, None, :] / space[None, :, None]
+    space = np.asarray(spacing, dtype=np.float32)
+    return matrix * space / space[:, None]
 
 
-def bends_in_voxels(moves: Moves, spacing: Sequence[float]) -> Tensor:
+def bends_in_voxels(moves: Moves, spacing: Sequence[float]) -> Numbers:
     """Control points of the displacements in the input, in its voxels."""
     assert moves.bends is not None
-    space = torch.tensor(spacing).reshape(1, -1, *[1] * (moves.bends.ndim - 2))
-    return torch.einsum("nab,nb...->na...", moves.matrix, moves.bends) / space
+    space = np.asarray(spacing, dtype=np.float32).reshape(-1, *[1] * (moves.bends.ndim - 2))
+    bends: Numbers = np.einsum("nab,nb...->na...", moves.matrix, moves.bends)
+    return bends / space

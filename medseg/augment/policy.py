@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.augment.draws import Draws, Share
@@ -116,7 +118,7 @@ def margins(
     spacing: Sequence[float],
     generator: torch.Generator,
     overrides: Overrides | None = None,
-) -> Tensor:
+) -> NDArray[np.int64]:
     """Voxels (N, d) that the recipe looks beyond the patch, on either side of each axis, in each sample of a batch.
 
     Known before anything is read, since draws are functions of their key: only samples that are turned, scaled or bent
@@ -130,16 +132,16 @@ def margins(
         overrides: those that the recipe will be given.
     """
     if recipe not in TABLES:
-        return torch.zeros(count, len(patch), dtype=torch.int64)
+        return np.zeros((count, len(patch)), dtype=np.int64)
     twin = torch.Generator()
     twin.set_state(generator.get_state())
     moves = draw_moves(table_of(recipe, patch, spacing, overrides), Draws(count, twin), patch, spacing)
-    return torch.minimum(reach(moves, patch, spacing), farthest(recipe, patch))
+    return np.minimum(reach(moves, patch, spacing), farthest(recipe, patch))
 
 
-def farthest(recipe: str, patch: Sequence[int]) -> Tensor:
+def farthest(recipe: str, patch: Sequence[int]) -> NDArray[np.int64]:
     """The most (d) that ``margins`` gives along each axis, whatever is drawn."""
-    return (torch.tensor(patch) * (MAX_REACH if recipe in TABLES else 0.0)).long()
+    return (np.asarray(patch) * (MAX_REACH if recipe in TABLES else 0.0)).astype(np.int64)
 
 
 RECIPES: dict[str, Recipe] = {

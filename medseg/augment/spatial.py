@@ -58,8 +58,8 @@ def apply_affine(images: Tensor, labels: Tensor, matrix: Tensor, spacing: tuple[
     # What does not move is there already, exactly.
     moving = (matrix != torch.eye(matrix.shape[-1])).flatten(1).any(dim=1)
     shape = labels.shape[1:]
-    for where, drawn in parts(moving.nonzero().flatten(), images.device):
-        places = places_of(in_voxels(matrix[drawn], spacing).to(images.device), shape, shape)
+    for where, drawn in parts(moving.numpy(), images.device):
+        places = places_of(in_voxels(matrix[drawn].numpy(), spacing), shape, shape, images.device)
         moved_images[where] = linear(images[where], places)
         moved_labels[where] = nearest(labels[where][:, None], places)[:, 0]
     return moved_images, moved_labels

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from medseg.augment import appearance, colour, field, resolution
-from medseg.augment.draws import Draws
+from medseg.augment.draws import Draws, Numbers
 from medseg.augment.mirror import quarter_turn, turning_plane
+from medseg.augment.moves import ranged
 from medseg.augment.parts import Where, chosen_rows, parts
 from medseg.augment.tables import Change
 
@@ -42,20 +44,16 @@ class Batch:
 
 Step = Callable[[Batch, Change, Draws], None]
 # A row of a recipe and (M, columns) uniform draws -> values, of as many rows or samples.
-Values = Callable[[Change, Tensor], Tensor]
+Values = Callable[[Change, Numbers], Numbers]
 # Rows (M, S) of single channels, or samples (M, C, S), and their values -> changed ones; maybe the same, in place.
 Apply = Callable[[Tensor, Tensor], Tensor]
 
 
-def _ranged(row: Change, uniform: Tensor) -> Tensor:
-    return row.low + (row.high - row.low) * uniform
-
-
-def _factor(row: Change, uniform: Tensor) -> Tensor:
+def _factor(row: Change, uniform: Numbers) -> Numbers:
     """Factors (M,) of two columns: as many below 1 as above, each side uniform (as nnU-Net draws them)."""
-    below = (uniform[:, 0] < 0.5) & (row.low < 1)
-    low, high = torch.where(below, row.low, max(row.low, 1.0)), torch.where(below, min(row.high, 1.0), row.high)
-    return low + (high - low) * uniform[:, 1]
+    below, share = (uniform[:, 0] < 0.5) & (row.low < 1), uniform[:, 1]
+    lower, upper = (row.low, min(row.high, 1.0)), (max(row.low, 1.0), row.high)
+    return np.where(below, *(low + (high - low) * share for low, high in (lower, upper)))
 
 
 def _by_channel(batch: Batch, row: Change, draws: Draws, columns: int, values: Values, change: Apply) -> None:
@@ -63,16 +61,18 @@ def _by_channel(batch: Batch, row: Change, draws: Draws, columns: int, values: V
     # One row of numbers per channel: whether it is changed, and how.
     drawn = draws.uniform(channels, 1 + columns)
     chosen = draws.chance(row.probability)[:, None] & (drawn[..., 0] < row.per_channel)
-    drawn = drawn[:, : 1 if row.shared else channels, 1:].expand(-1, channels, -1).flatten(0, 1)
-    found, rows = values(row, drawn), batch.images.flatten(0, 1)
+    drawn = drawn[:, :, 1:]
+    if row.shared:
+        drawn = np.repeat(drawn[:, :1], channels, axis=1)
+    found, rows = values(row, drawn.reshape(-1, columns)), batch.images.flatten(0, 1)
     for where, those in chosen_rows(chosen, rows[0].numel(), rows.device):
         _put(rows, where, change, found[those])
 
 
-def _put(values: Tensor, where: Where, change: Apply, drawn: Tensor) -> None:
+def _put(values: Tensor, where: Where, change: Apply, drawn: Numbers) -> None:
     """Change a part of ``values``."""
     part = values[where]
-    changed = change(part, drawn)
+    changed = change(part, torch.from_numpy(drawn))
     # A slice is the very memory: what was changed in place is there already.
     if changed is not part or not isinstance(where, slice):
         values[where] = changed
@@ -80,21 +80,20 @@ def _put(values: Tensor, where: Where, change: Apply, drawn: Tensor) -> None:
 
 def _by_sample(batch: Batch, row: Change, draws: Draws, columns: int, change: Apply) -> None:
     """As ``_by_channel``, for what changes all channels of colour images together; others are left as they are."""
-    index = draws.chance(row.probability).nonzero().flatten()
-    found = _ranged(row, draws.uniform(columns))
+    chosen, found = draws.chance(row.probability), ranged(row, draws.uniform(columns))
     if batch.images.shape[1] == RGB:
-        for where, those in parts(index, batch.images.device):
+        for where, those in parts(chosen, batch.images.device):
             _put(batch.images, where, change, found[those])
 
 
 def blur(batch: Batch, row: Change, draws: Draws) -> None:
     """Gaussian blur; the range is of the deviation in voxels, drawn per axis."""
-    _by_channel(batch, row, draws, len(batch.shape), _ranged, resolution.blur)
+    _by_channel(batch, row, draws, len(batch.shape), ranged, resolution.blur)
 
 
 def bias_field(batch: Batch, row: Change, draws: Draws) -> None:
     """Smooth multiplicative field; the range is of the coefficients of its logarithm."""
-    _by_channel(batch, row, draws, len(field.terms(len(batch.shape))), _ranged, field.bias_field)
+    _by_channel(batch, row, draws, len(field.terms(len(batch.shape))), ranged, field.bias_field)
 
 
 def brightness(batch: Batch, row: Change, draws: Draws) -> None:
@@ -120,17 +119,14 @@ def gamma_inverted(batch: Batch, row: Change, draws: Draws) -> None:
 def low_resolution(batch: Batch, row: Change, draws: Draws) -> None:
     """Shrinking and enlarging, the coarse axis spared; the range is of the small grid's share of the large one."""
     change: Apply = lambda rows, share: resolution.low_resolution(rows, share[:, 0], batch.coarse)  # noqa: E731
-    _by_channel(batch, row, draws, 1, _ranged, change)
+    _by_channel(batch, row, draws, 1, ranged, change)
 
 
 def noise(batch: Batch, row: Change, draws: Draws) -> None:
     """Gaussian noise; the range is of its deviation, in units of the normalised intensities."""
-    index = draws.chance(row.probability).nonzero().flatten()
-    level = _ranged(row, draws.uniform())[index]
-    values = draws.normal(index, tuple(batch.images.shape[1:]))
-    if len(index):
-        values *= level.reshape(-1, *[1] * (values.ndim - 1))
-        batch.images.index_add_(0, index.to(batch.images.device), values.to(batch.images.device))
+    noisy, level = draws.chance(row.probability), ranged(row, draws.uniform())
+    for n, values in draws.normal(level, tuple(batch.images.shape[1:]), noisy):
+        batch.images[n] += values.to(batch.images.device)
 
 
 def stain(batch: Batch, row: Change, draws: Draws) -> None:
@@ -146,11 +142,11 @@ def hue_saturation(batch: Batch, row: Change, draws: Draws) -> None:
 
 def quarter_turns(batch: Batch, row: Change, draws: Draws) -> None:
     """Turns by 90, 180 or 270 degrees in the plane across the coarsest axis; by 180 only if it is not square."""
-    turned, turns = draws.chance(row.probability), 1 + (3 * draws.uniform()).long()
+    turned, turns = draws.chance(row.probability), 1 + (3 * draws.uniform()).astype(np.int64)
     plane, square = turning_plane(batch.shape, batch.spacing)
     if not square:
         turned &= turns == 2
-    quarter_turn(batch.images, batch.labels, torch.where(turned, turns, 0), plane)
+    quarter_turn(batch.images, batch.labels, torch.from_numpy(turns * turned), plane)
 
 
 # Rows that look samples up elsewhere are drawn and applied together, before these: medseg.augment.moves.

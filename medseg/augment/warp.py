@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,19 +33,19 @@ def warp(
     middle = centre(images, patch), centre(labels, patch)
     # Axes from the last one back, which are the same of images and labels.
     mirrored = [
-        [a - dims for a, m in enumerate(row) if m] for row in (moves.matrix.diagonal(dim1=1, dim2=2) < 0).tolist()
+        [a - dims for a, m in enumerate(row) if m] for row in (moves.matrix.diagonal(axis1=1, axis2=2) < 0).tolist()
     ]
-    for n in (~moves.active).nonzero().flatten().tolist():
+    for n in np.flatnonzero(~moves.active).tolist():
         out[n], looked[n] = (_flipped(of[n], mirrored[n]) for of in middle)
     slices = None if moves.coarse is None else (moves.coarse, patch[moves.coarse])
     moving = [axis for axis in range(dims) if axis != moves.coarse]
     inner, space, size = [patch[a] for a in moving], [spacing[a] for a in moving], [labels.shape[a + 1] for a in moving]
-    for where, chosen in parts(moves.active.nonzero().flatten(), device):
+    for where, chosen in parts(moves.active, device):
         places = _places(moves.chosen(chosen).within_slices(), inner, space, size, device)
         out[where] = _looked_up(linear, images[where], places, slices)
         looked[where] = _looked_up(nearest, labels[where][:, None], places, slices)[:, 0]
     if moves.coarse is not None:
-        for n in moves.active.nonzero().flatten().tolist():
+        for n in np.flatnonzero(moves.active).tolist():
             if moves.coarse - dims in mirrored[n]:
                 out[n], looked[n] = out[n].flip(moves.coarse - dims), looked[n].flip(moves.coarse - dims)
     return out, looked
@@ -81,11 +82,12 @@ def _places(
     moves: Moves, patch: Sequence[int], spacing: Sequence[float], size: Sequence[int], device: torch.device
 ) -> Places:
     """Where to look in an input of this size."""
-    matrix = in_voxels(moves.matrix, spacing).to(device)
+    matrix = in_voxels(moves.matrix, spacing)
     if moves.bends is None:
-        return places_of(matrix, patch, size)
-    bends = coordinates(bends_in_voxels(moves, spacing).to(device), size)
-    return grid_of(coordinates(matrix, size), patch).add_(spline_field(bends, patch, spacing))
+        return places_of(matrix, patch, size, device)
+    bends = np.ascontiguousarray(coordinates(bends_in_voxels(moves, spacing), size, device))
+    field = spline_field(torch.from_numpy(bends).to(device), patch, spacing)
+    return grid_of(coordinates(matrix, size, device), patch, device).add_(field)
 
 
 def spline_field(points: Tensor, patch: Sequence[int], spacing: Sequence[float]) -> Tensor:

@@ -154,7 +154,7 @@ def _draws(seed: int, step: int) -> torch.Generator:
 
 def _margins(plan: Plan, draws: torch.Generator) -> NDArray[np.int64]:
     """Voxels (batch, axes of the data) that the augmentation of each sample looks beyond its window, on either side."""
-    around = margins(plan.augment, plan.batch, plan.patch, plan.patch_spacing, draws, plan.augmentation).numpy()
+    around = margins(plan.augment, plan.batch, plan.patch, plan.patch_spacing, draws, plan.augmentation)
     return around if plan.slice_axis is None else np.insert(around, plan.slice_axis, 0, axis=1)
 
 

@@ -11,6 +11,7 @@ from scipy import ndimage
 from scipy.interpolate import BSpline
 
 from medseg.augment import appearance, colour, field, lookup, resolution
+from medseg.augment.draws import Numbers
 from medseg.augment.mirror import mirror, quarter_turn
 from medseg.augment.moves import Moves, cells, rotations
 from medseg.augment.warp import _basis, spline_field, warp
@@ -26,15 +27,17 @@ def rows_of(shape: tuple[int, ...], count: int = 4) -> torch.Tensor:
     return torch.randn(count, *shape, generator=keyed(3)) * 2 + 5
 
 
-def turned(dims: int, count: int = 3, seed: int = 1) -> torch.Tensor:
+def turned(dims: int, count: int = 3, seed: int = 1) -> Numbers:
     planes = [(0, 1)] if dims == 2 else [(1, 2), (0, 2), (0, 1)]
-    angles = torch.rand(count, len(planes), generator=keyed(seed)) * 6 - 3
-    return rotations(angles, planes, dims) * (0.7 + 0.6 * torch.rand(count, 1, 1, generator=keyed(seed + 1)))
+    rng = np.random.default_rng(seed)
+    angles, zoom = rng.uniform(-3, 3, (count, len(planes))), rng.uniform(0.7, 1.3, (count, 1, 1))
+    return rotations(angles.astype(np.float32), planes, dims) * zoom.astype(np.float32)
 
 
-def stretched(dims: int) -> torch.Tensor:
+def stretched(dims: int) -> Numbers:
     """Without turns: these are looked up axis by axis. Two look beyond the image, the last mirrors it."""
-    return torch.diag_embed(torch.tensor([[1.3, 0.71, 1.63], [1.4, 1.4, 1.4], [-0.77, 0.83, -0.6]])[:, :dims])
+    rows = np.array([[1.3, 0.71, 1.63], [1.4, 1.4, 1.4], [-0.77, 0.83, -0.6]], dtype=np.float32)[:, :dims]
+    return rows[:, :, None] * np.eye(dims, dtype=np.float32)
 
 
 @pytest.mark.parametrize("maps", [turned, stretched])
@@ -43,7 +46,7 @@ def stretched(dims: int) -> torch.Tensor:
 @pytest.mark.parametrize("margin", [0, 3])
 @pytest.mark.parametrize("gpu", [False, True])
 def test_maps_as_in_scipy(
-    maps: Callable[[int], torch.Tensor],
+    maps: Callable[[int], Numbers],
     shape: tuple[int, ...],
     spacing: tuple[float, ...],
     margin: int,
@@ -52,17 +55,17 @@ def test_maps_as_in_scipy(
 ) -> None:
     """By gathering and as on a GPU, where all is looked up by ``grid_sample``."""
     if gpu:
-        monkeypatch.setattr(lookup, "_gathers", lambda vectors: False)
+        monkeypatch.setattr(lookup, "_gathers", lambda device, dims: False)
     dims, space = len(shape), spacing[: len(shape)]
     larger = tuple(n + 2 * margin for n in shape)
     images = torch.randn(3, 2, *larger, generator=keyed(5))
     labels = torch.randint(0, 4, (3, *larger), generator=keyed(6))
     matrix = maps(dims)
-    moved, looked = warp(images, labels, Moves(torch.ones(3, dtype=torch.bool), matrix), shape, space)
+    moved, looked = warp(images, labels, Moves(np.ones(3, dtype=bool), matrix), shape, space)
     inside = tuple(slice(margin, margin + n) for n in shape)
     centre = (np.array(larger) - 1) / 2
     for n in range(3):
-        linear = np.diag(1 / np.array(space)) @ matrix[n].double().numpy() @ np.diag(space)
+        linear = np.diag(1 / np.array(space)) @ matrix[n].astype(float) @ np.diag(space)
         options = {"offset": centre - linear @ centre, "cval": 0, "mode": "grid-constant"}
         for channel in range(2):
             expected = ndimage.affine_transform(images[n, channel].numpy(), linear, order=1, **options)[inside]
@@ -76,13 +79,14 @@ def test_volumes_axis_by_axis_are_those_voxel_by_voxel() -> None:
     shape = SHAPES[1]
     images = torch.randn(1, 2, *[n + 4 for n in shape], generator=keyed(5))
     labels = torch.randint(0, 4, (1, 1, *images.shape[2:]), generator=keyed(6), dtype=torch.uint8)
-    for matrix in (*stretched(3)[:, None], torch.eye(3)[None]):
-        lines, voxels = lookup.places_of(matrix, shape, images.shape[2:]), lookup.grid_of(matrix, shape)
+    cpu = torch.device("cpu")
+    for matrix in (*stretched(3)[:, None], np.eye(3, dtype=np.float32)[None]):
+        lines, voxels = lookup.places_of(matrix, shape, images.shape[2:], cpu), lookup.grid_of(matrix, shape, cpu)
         assert [len(line) for line in lines] == list(shape)
         assert lookup.nearest(labels, lines).dtype == torch.uint8
         torch.testing.assert_close(lookup.linear(images, lines), lookup.linear(images, voxels), atol=1e-4, rtol=1e-4)
         assert (lookup.nearest(labels, lines) == lookup.nearest(labels, voxels)).float().mean() > 0.995
-    turns = lookup.places_of(turned(3, 1), shape, images.shape[2:])
+    turns = lookup.places_of(turned(3, 1), shape, images.shape[2:], cpu)
     assert isinstance(turns, torch.Tensor), "turns have no places per plane"
     assert torch.equal(lookup.linear(images, lines), images[..., 2:-2, 2:-2, 2:-2]), "the last moved nothing"
 
@@ -102,19 +106,20 @@ def test_bends_as_in_scipy(
     shape: tuple[int, ...], spacing: tuple[float, ...], gpu: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if gpu:
-        monkeypatch.setattr(lookup, "_gathers", lambda vectors: False)
+        monkeypatch.setattr(lookup, "_gathers", lambda device, dims: False)
     dims = len(shape)
     counts, size = cells(shape, spacing)
-    points = (torch.rand(2, dims, *[c + 3 for c in counts], generator=keyed(4)) * 2 - 1) * size * 0.25
+    rng, reach = np.random.default_rng(4), size * 0.25
+    points = rng.uniform(-reach, reach, (2, dims, *[c + 3 for c in counts])).astype(np.float32)
     matrix = turned(dims, count=2)
     images, labels = torch.randn(2, 1, *shape, generator=keyed(7)), torch.zeros(2, *shape, dtype=torch.int64)
-    moved, _ = warp(images, labels, Moves(torch.ones(2, dtype=torch.bool), matrix, points), shape, spacing)
-    displaced = spline_field(points, shape, spacing).double().numpy()
+    moved, _ = warp(images, labels, Moves(np.ones(2, dtype=bool), matrix, points), shape, spacing)
+    displaced = spline_field(torch.from_numpy(points), shape, spacing).double().numpy()
     offsets = np.stack(np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in shape], indexing="ij"))
     column = (-1, *[1] * dims)
     for n in range(2):
         physical = offsets * np.reshape(spacing, column) + displaced[n]
-        place = np.einsum("ab,b...->a...", matrix[n].double().numpy(), physical) / np.reshape(spacing, column)
+        place = np.einsum("ab,b...->a...", matrix[n].astype(float), physical) / np.reshape(spacing, column)
         place += np.reshape([(m - 1) / 2 for m in shape], column)
         expected = ndimage.map_coordinates(images[n, 0].numpy(), place, order=1, mode="grid-constant")
         np.testing.assert_allclose(moved[n, 0], expected, atol=3e-4)

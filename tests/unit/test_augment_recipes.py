@@ -115,11 +115,21 @@ def test_a_sample_is_a_function_of_its_position_and_the_key(name: str, shape: tu
 
 def test_draws_do_not_depend_on_which_fields_are_needed() -> None:
     some, none = Draws(4, keyed()), Draws(4, keyed())
-    field = some.normal(torch.tensor([1, 3]), (2, 20))
-    assert none.normal(torch.tensor([], dtype=torch.int64), (2, 20)).shape == (0, 2, 20)
-    assert torch.equal(some.uniform(3), none.uniform(3))
-    assert torch.equal(Draws(4, keyed()).normal(torch.tensor([3]), (2, 20))[0], field[1])
-    assert abs(float(Draws(1, keyed()).normal(torch.tensor([0]), (10_000,)).std()) - 1) < 0.05
+    ones, where = np.ones(4, dtype=np.float32), np.array([False, True, False, True])
+    field = dict(some.normal(ones, (2, 20), where))
+    assert list(field) == [1, 3]
+    # Asked for and not even looked at, they are drawn from all the same.
+    none.normal(ones, (2, 20), ~where)
+    np.testing.assert_array_equal(some.uniform(3), none.uniform(3))
+    last = Draws(4, keyed()).normal(ones, (2, 20), np.array([False, False, False, True]))
+    assert torch.equal(dict(last)[3], field[3])
+
+
+def test_normal_numbers_have_the_deviations_asked_for() -> None:
+    deviations = np.array([0.0, 0.5, 3.0], dtype=np.float32)
+    for n, field in Draws(3, keyed()).normal(deviations, (10_000,), np.ones(3, dtype=bool)):
+        assert float(field.std()) == pytest.approx(deviations[n], rel=0.05)
+        assert abs(float(field.mean())) <= 0.05 * deviations[n]
 
 
 def within_binomial(hits: int, trials: int, probability: float) -> bool:
@@ -148,20 +158,20 @@ def test_moves_are_drawn_as_often_and_as_far_as_they_say() -> None:
     count, patch = 3000, (32, 32, 32)
     table = {**NNUNET, "elastic": Change(0.3, 0.05, 0.25), "mirror": Change(0.0)}
     moves = draw_moves(table, Draws(count, keyed(1)), patch, (1.0,) * 3)
-    scale = moves.matrix.double().det() ** (1 / 3)
-    assert within_binomial(int(((scale - 1).abs() > 1e-5).sum()), count, 0.2)
+    scale = np.linalg.det(moves.matrix.astype(float)) ** (1 / 3)
+    assert within_binomial(int((np.abs(scale - 1) > 1e-5).sum()), count, 0.2)
     assert 0.7 - 1e-4 < scale.min() < 0.72
     assert 1.38 < scale.max() < 1.4 + 1e-4
     unit = moves.matrix / scale[:, None, None]
-    turned = (unit - torch.eye(3)).abs().amax(dim=(1, 2)) > 1e-4
+    turned = np.abs(unit - np.eye(3)).max(axis=(1, 2)) > 1e-4
     assert within_binomial(int(turned.sum()), count, 0.2)
     assert moves.bends is not None
-    bent = moves.bends.flatten(1).abs().amax(dim=1)
+    bent = np.abs(moves.bends.reshape(count, -1)).max(axis=1)
     assert within_binomial(int((bent > 0).sum()), count, 0.3)
     assert bent.max() <= 0.25 * 32 / CELLS
     assert within_binomial(int(moves.active.sum()), count, 1 - 0.8 * 0.8 * 0.7)
     still = ~moves.active
-    assert torch.equal(moves.matrix[still], torch.eye(3).expand(int(still.sum()), 3, 3))
+    assert (moves.matrix[still] == np.eye(3)).all()
 
 
 @pytest.mark.parametrize("shape", [(6, 7), (4, 6, 5), (2, 8, 8)])
@@ -195,7 +205,7 @@ def test_what_moves_is_mirrored_like_what_does_not(
 ) -> None:
     table = table_of("nnunet", patch, spacing)
     moves = draw_moves({k: replace(table[k], probability=0.7) for k in rows}, Draws(16, keyed()), patch, spacing)
-    signs = torch.where(torch.rand(16, len(patch), generator=keyed(1)) < 0.5, -1.0, 1.0)
+    signs = np.random.default_rng(1).choice(np.array([-1, 1], dtype=np.float32), (16, len(patch)))
     images = torch.randn(16, 2, *[n + 2 for n in patch], generator=keyed(2))
     labels = torch.randint(0, 9, (16, *images.shape[2:]), generator=keyed(3))
     x, y = warp(images, labels, moves, patch, spacing)
@@ -329,8 +339,8 @@ def test_margins_are_those_of_the_draws_that_follow() -> None:
     assert torch.equal(generator.get_state(), keyed(4).get_state())
     moves = draw_moves(table_of("nnunet", patch, spacing), Draws(64, keyed(4)), patch, spacing)
     limit = int(32 * MAX_REACH)
-    assert torch.equal(around, reach(moves, patch, spacing).clamp_max(limit))
-    assert 0 < int((around > 0).any(dim=1).sum()) < 40
+    np.testing.assert_array_equal(around, reach(moves, patch, spacing).clip(max=limit))
+    assert 0 < int((around > 0).any(axis=1).sum()) < 40
     for name in ("default", "none"):
         assert not margins(name, 8, patch, spacing, keyed()).any()
 
@@ -366,7 +376,7 @@ def test_training_patches_hold_what_lies_around_them(
     torch.testing.assert_close(x, torch.ones_like(x), atol=1e-4, rtol=0)
     again, _ = data.make_batch(cases, plan, 0, 1)
     assert torch.equal(x, again)
-    monkeypatch.setattr(data, "margins", lambda *options: torch.zeros(4, 2, dtype=torch.int64))
+    monkeypatch.setattr(data, "margins", lambda *options: np.zeros((4, 2), dtype=np.int64))
     assert float(data.make_batch(cases, plan, 0, 1)[0].min()) < 0.5
 
 
@@ -426,10 +436,10 @@ def test_together_as_on_a_gpu_equals_one_after_the_other(
     images, labels = batch_of(shape)
     spacing = (1.0,) * len(shape)
     x, y = RECIPES[name](images, labels, keyed(2), Setting(spacing, True))
-    together = lambda index, device: [(index, index)] if len(index) else []  # noqa: E731
+    together = lambda chosen, device: [(np.flatnonzero(chosen),) * 2] if chosen.any() else []  # noqa: E731
     for module in (steps, warping):
         monkeypatch.setattr(module, "parts", together)
-    flat = lambda chosen, size, device: together(chosen.flatten().nonzero().flatten(), device)  # noqa: E731
+    flat = lambda chosen, size, device: together(chosen.ravel(), device)  # noqa: E731
     monkeypatch.setattr(steps, "chosen_rows", flat)
     together_x, together_y = RECIPES[name](images, labels, keyed(2), Setting(spacing, True))
     torch.testing.assert_close(together_x, x, atol=1e-4, rtol=1e-4)
@@ -438,12 +448,12 @@ def test_together_as_on_a_gpu_equals_one_after_the_other(
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_rows_are_those_chosen_each_once(channels: int) -> None:
-    chosen = torch.rand(40, channels, generator=keyed(1)) < 0.6
+    chosen = np.random.default_rng(1).random((40, channels)) < 0.6
     chosen[0], cpu = True, torch.device("cpu")
     for size in (SMALL, SMALL + 1):
         pieces = [where for where, _ in chosen_rows(chosen, size, cpu)]
-        seen = torch.cat([torch.arange(40 * channels)[where] for where in pieces])
-        assert torch.equal(seen, chosen.flatten().nonzero().flatten())
+        seen = np.concatenate([np.arange(40 * channels)[where] for where in pieces])
+        np.testing.assert_array_equal(seen, np.flatnonzero(chosen))
         assert max(piece.stop - piece.start for piece in pieces) == (channels if size == SMALL else 1)
 
 
