@@ -125,6 +125,17 @@ def test_draws_do_not_depend_on_which_fields_are_needed() -> None:
     assert torch.equal(dict(last)[3], field[3])
 
 
+def test_how_many_are_drawn_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [(3,), (), (2, 40), (7,), (300,), (1,)]
+    first = Draws(4, keyed())
+    expected = [first.uniform(*size) for size in sizes]
+    for at_once in (1, 10_000):
+        monkeypatch.setattr("medseg.augment.draws.AT_ONCE", at_once)
+        once = Draws(4, keyed())
+        for size, numbers in zip(sizes, expected, strict=True):
+            np.testing.assert_array_equal(once.uniform(*size), numbers)
+
+
 def test_normal_numbers_have_the_deviations_asked_for() -> None:
     deviations = np.array([0.0, 0.5, 3.0], dtype=np.float32)
     for n, field in Draws(3, keyed()).normal(deviations, (10_000,), np.ones(3, dtype=bool)):
