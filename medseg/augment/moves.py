@@ -116,7 +116,7 @@ def reach(moves: Moves, patch: Sequence[int], spacing: Sequence[float]) -> NDArr
         bends = bends_in_voxels(moves, spacing)
         needed += np.abs(bends.reshape(*bends.shape[:2], -1)).max(axis=2)
     # Rounding of what does not move must not read a voxel more.
-    return np.maximum(np.ceil(needed - 1e-3), 0).astype(np.int64) * moves.active[:, None]
+    return np.maximum(np.ceil(needed - 1e-3), 0).astype(np.int64)
 
 
 def in_voxels(matrix: Numbers, spacing: Sequence[float]) -> Numbers:

@@ -50,8 +50,11 @@ Apply = Callable[[Tensor, Tensor], Tensor]
 
 
 def _factor(row: Change, uniform: Numbers) -> Numbers:
-    """Factors (M,) of two columns: as many below 1 as above, each side uniform (as nnU-Net draws them)."""
-    below, share = (uniform[:, 0] < 0.5) & (row.low < 1), uniform[:, 1]
+    """Factors (M,) of two columns: as many below 1 as above, each side uniform (as nnU-Net draws them).
+
+    Of a range on one side of 1, all are in it.
+    """
+    below, share = ((uniform[:, 0] < 0.5) | (row.high <= 1)) & (row.low < 1), uniform[:, 1]
     lower, upper = (row.low, min(row.high, 1.0)), (max(row.low, 1.0), row.high)
     return np.where(below, *(low + (high - low) * share for low, high in (lower, upper)))
 

@@ -136,6 +136,13 @@ def test_how_many_are_drawn_at_once_changes_nothing(monkeypatch: pytest.MonkeyPa
             np.testing.assert_array_equal(once.uniform(*size), numbers)
 
 
+def test_normal_numbers_come_from_48_drawn_bits() -> None:
+    numbers = Draws(3, keyed()).uniform(2)
+    fields = dict(Draws(3, keyed()).normal(np.ones(3, dtype=np.float32), (20,), np.ones(3, dtype=bool)))
+    for n, (high, low) in enumerate(numbers.astype(float) * 2**24):
+        assert torch.equal(fields[n], torch.randn(20, generator=keyed(int(high) << 24 | int(low))))
+
+
 def test_normal_numbers_have_the_deviations_asked_for() -> None:
     deviations = np.array([0.0, 0.5, 3.0], dtype=np.float32)
     for n, field in Draws(3, keyed()).normal(deviations, (10_000,), np.ones(3, dtype=bool)):
@@ -237,6 +244,15 @@ def test_factors_are_as_often_below_1_as_above() -> None:
     factor = batch.images[:, 0, 0, 0]
     assert within_binomial(int((factor < 1).sum()), count, 0.5)
     assert (0.9 <= factor.min() < 0.91) and (1.49 < factor.max() <= 1.5)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.5, 0.8), (1.2, 1.5), (0.5, 1.0), (1.0, 1.5), (1.0, 1.0)])
+def test_factors_of_a_range_on_one_side_of_1_fill_it(low: float, high: float) -> None:
+    batch = Batch(torch.ones(500, 1, 2, 2), torch.zeros(500, 2, 2), (1.0, 1.0), None)
+    STEPS["brightness"](batch, Change(1.0, low, high), Draws(500, keyed()))
+    margin = 0.02 * (high - low) + 1e-6
+    assert low - 1e-6 <= batch.images.min() <= low + margin
+    assert high - margin <= batch.images.max() <= high + 1e-6
 
 
 def test_shared_changes_leave_the_ratio_of_channels() -> None:
