@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# What is divided by in place of 0.
+# The range of a constant row, which is divided by.
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -52,7 +52,8 @@ def gamma(rows: Tensor, power: Tensor, *, inverted: bool = False) -> Tensor:
     curve -= (high if inverted else low) - mean
     curve.mul_(sign / (high - low).clamp_min_(TINY)).log_().mul_(exponent).exp_()
     curve -= curve.mean(dim=1, keepdim=True)
-    curve *= sign * spread / torch.linalg.vector_norm(curve, dim=1, keepdim=True).clamp_min_(TINY)
+    # A curve that reaches 0 and 1 has a norm of 0.7 or more; that of a constant row is 0, and stays it.
+    curve *= sign * spread / torch.linalg.vector_norm(curve, dim=1, keepdim=True).clamp_min_(0.5)
     if 1 in power.tolist():
         return rows.copy_(torch.where(exponent == 1, flat, curve + mean).view_as(rows))
     torch.add(curve, mean, out=flat)

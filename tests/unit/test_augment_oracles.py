@@ -212,6 +212,15 @@ def test_the_furthest_exponents_of_any_intensities_keep_mean_and_deviation(power
     assert float(out.std()) == pytest.approx(float(row.std()), rel=1e-3)
 
 
+@pytest.mark.parametrize("value", [-1024.0, 65503.7, 1e7])
+def test_gamma_of_a_large_constant_row_stays_finite(value: float) -> None:
+    """The mean of many equal numbers is not quite that number: there is a spread, and no curve to give it to."""
+    row = torch.full((1, 128, 128, 128), value)
+    for inverted in (False, True):
+        out = appearance.gamma(row.clone(), torch.tensor([1.4]), inverted=inverted)
+        torch.testing.assert_close(out, row, rtol=1e-5, atol=0)
+
+
 def test_gamma_is_exact_where_the_spread_is_small() -> None:
     """One bright voxel on a nearly flat row: sums of squares about 0 would lose the spread."""
     row = torch.full((1, 64, 64), 1000.0) + 0.01 * torch.randn(1, 64, 64, generator=keyed(2))

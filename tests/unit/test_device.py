@@ -1,4 +1,4 @@
-"""What holds on every device, tried on a GPU where torch sees one; that the tests themselves run, a processor shows."""
+"""A training on a GPU, where torch sees one, beside a processor; what is exact or learns does so on both."""
 
 from __future__ import annotations
 
@@ -47,33 +47,31 @@ def losses(state: Path) -> list[float]:
     return [m["train/loss"] for m in records if "train/loss" in m]
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@needs_gpu
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_recipes_make_what_they_make_on_a_processor(name: str, kind: str, channels: int, device: str) -> None:
+def test_recipes_make_what_they_make_on_a_processor(name: str, kind: str, channels: int) -> None:
     shape = SHAPES[kind]
     images = torch.randn(6, channels, *shape, generator=keyed(1))
     labels = torch.randint(0, 9, (6, *shape), generator=keyed(2), dtype=torch.uint8)
     often = {row: {"probability": 0.5} for row in TABLES.get(name, {})}
     setting = Setting((4.0, 1.0, 1.0) if kind == "anisotropic" else (1.0,) * len(shape), False, None, often)
     x, y = RECIPES[name](images, labels, keyed(3), setting)
-    there_x, there_y = RECIPES[name](images.to(device), labels.to(device), keyed(3), setting)
-    assert there_x.device.type == there_y.device.type == device
+    there_x, there_y = RECIPES[name](images.to("cuda"), labels.to("cuda"), keyed(3), setting)
+    assert there_x.device.type == there_y.device.type == "cuda"
     torch.testing.assert_close(there_x.cpu(), x, atol=1e-3, rtol=1e-3)
     assert (there_y.cpu() == y).float().mean() > 0.998
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@needs_gpu
 @pytest.mark.parametrize("dims", [2, 3])
-def test_first_losses_are_those_of_a_processor(
-    dims: int, device: str, tiny_cases: Any, tiny_plan: Any, tmp_path: Path
-) -> None:
+def test_first_losses_are_those_of_a_processor(dims: int, tiny_cases: Any, tiny_plan: Any, tmp_path: Path) -> None:
     plan = tiny_plan(dims=dims, optimizer="sgd", lr=0.01, augment="nnunet", validate_every=6)
     fold = Fold(tiny_cases(dims), [], LABELS)
-    for where in {"cpu", device}:
+    for where in ("cpu", "cuda"):
         train(replace(plan, device=where), fold, 0, tmp_path / where, where)
-    np.testing.assert_allclose(losses(tmp_path / device), losses(tmp_path / "cpu"), rtol=2e-3)
+    np.testing.assert_allclose(losses(tmp_path / "cuda"), losses(tmp_path / "cpu"), rtol=2e-3)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -120,18 +118,18 @@ def test_reduced_precisions_learn(
     assert {p.dtype for p in network.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@needs_gpu
 @pytest.mark.parametrize("dims", [2, 3])
 def test_predictions_are_those_of_a_processor(
-    dims: int, device: str, tiny_cases: Any, tiny_plan: Any, draw_scene: Any, tmp_path: Path
+    dims: int, tiny_cases: Any, tiny_plan: Any, draw_scene: Any, tmp_path: Path
 ) -> None:
-    plan = tiny_plan(dims=dims, device=device, lr=0.02, steps=30, validate_every=30)
+    plan = tiny_plan(dims=dims, device="cuda", lr=0.02, steps=30, validate_every=30)
     network = train(plan, Fold(tiny_cases(dims), [], LABELS), 0, tmp_path / "state", "some").cpu()
     write_checkpoint(tmp_path / "model", Checkpoint("d", ("MRI",), LABELS, plan, 0, 0, "f", {}), network)
     shape = (44, 37) if dims == 2 else (22, 17, 19)
     image, geometry = draw_scene(shape, 5)[0][None], Geometry.from_spacing(shape, (1.0,) * dims, plan.unit)
     there, here = (
-        Predictor(tmp_path / "model", device=where).predict(image, geometry, "image") for where in (device, "cpu")
+        Predictor(tmp_path / "model", device=where).predict(image, geometry, "image") for where in ("cuda", "cpu")
     )
     assert len(np.unique(here)) > 1
     assert (there == here).mean() > 0.999
