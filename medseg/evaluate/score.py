@@ -1,4 +1,4 @@
-"""One case -> score rows: one row per class (or region) and metric."""
+"""One case -> score rows: one row per class (or region) and metric; the reference decides which cases count."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from medseg.image.geometry import Geometry
 from medseg.image.labels import IGNORE, LabelTable
-from medseg.metrics.overlap import BOTH_EMPTY, NOT_ANNOTATED, dice, iou, overlap_counts
+from medseg.metrics.overlap import OverlapCounts, dice, iou, overlap_counts
+from medseg.metrics.table import METRICS, QUANTITIES
 
 COLUMNS = (
     "dataset",
+    "split",
     "model",
     "fold",
     "seed",
@@ -21,10 +25,22 @@ COLUMNS = (
     "subject",
     "label",
     "metric",
+    "definition",
     "value",
     "unit",
     "status",
+    "n_ref",
+    "n_pred",
+    "spacing",
 )
+# Status of a row. The first two have a value, so has ``failed`` where the reference shows the class; the others have
+# none, because the reference does not show the class.
+OK = "ok"
+MISSED = "missed: the reference has the class, the prediction has none of it"
+ABSENT = "absent: the reference lacks the class, and so does the prediction"
+SPURIOUS = "spurious: the reference lacks the class, the prediction has it"
+NOT_ANNOTATED = "not annotated: no voxel of the reference is"
+FAILED = "failed"
 # A cubic millimetre is a thousandth of a millilitre; areas and cubic pixels keep their unit.
 VOLUME_UNITS = {
     ("mm", 3): ("ml", 1e-3),
@@ -36,12 +52,13 @@ VOLUME_UNITS = {
 
 @dataclass(frozen=True, slots=True)
 class RunKey:
-    """Which training a score belongs to."""
+    """Which training a score belongs to, and of which cases it is (``val``: of the validation fold, or ``test``)."""
 
     dataset: str
     model: str
     fold: int
     seed: int
+    split: str = "val"
 
 
 def score_case(
@@ -49,40 +66,64 @@ def score_case(
     case: str,
     subject: str,
     reference: NDArray[Any],
-    prediction: NDArray[Any],
+    prediction: NDArray[Any] | None,
     table: LabelTable,
-    voxel_volume: float,
-    unit: str,
+    grid: Geometry,
+    failure: str = "",
 ) -> list[Mapping[str, Any]]:
     """Score one case.
 
+    Whether Dice and IoU have a value is decided by the reference alone: if it shows the class, they have one (0 for a
+    prediction without it, the worst value for a case that failed); if it does not, they have none, and the voxels that
+    the prediction gave it stand in ``fp`` and ``volume_pred``.
+
     Args:
         key, case, subject: what the rows are about.
-        reference, prediction: label channels (S) on one grid; the reference is ``IGNORE`` where nobody annotated,
-            and nothing there is counted, volumes included.
+        reference: label channels (S); ``IGNORE`` where nobody annotated: nothing there is counted, volumes included.
+        prediction: label channels (S) on the same grid; None for a case that failed.
         table: label table.
-        voxel_volume: in ``unit`` to the power of the dimensions.
-        unit: ``mm``, ``um`` or ``px``.
+        grid: of both.
+        failure: why there is no prediction; one line.
 
     Returns:
         Rows of ``COLUMNS``, for every region or else foreground class: dice, iou, tp, fp, fn, volume_ref, volume_pred.
     """
-    volume_unit, factor = VOLUME_UNITS.get((unit, reference.ndim), (f"{unit}{reference.ndim}", 1.0))
+    volume_unit, factor = VOLUME_UNITS.get((grid.unit, grid.dims), (f"{grid.unit}{grid.dims}", 1.0))
+    volume = grid.voxel_volume * factor
+    spacing = f"{' x '.join(f'{v:.6g}' for v in grid.spacing)} {grid.unit}"
+    annotated = bool((reference != IGNORE).any())
+    failed = prediction is None
+    predicted = np.zeros_like(reference) if prediction is None else prediction
+    found = overlap_counts(reference, predicted, table.classes, table.members)
     rows: list[Mapping[str, Any]] = []
-    undefined = BOTH_EMPTY if (reference != IGNORE).any() else NOT_ANNOTATED
-    found = overlap_counts(reference, prediction, table.classes, table.members)
     for name, counts in zip(table.target_names, found, strict=True):
-        values = {
-            "dice": (dice(counts), "1"),
-            "iou": (iou(counts), "1"),
+        status = f"{FAILED}: {failure}" if failed and annotated else _status(counts, annotated)
+        scores = {"dice": (dice(counts), "1"), "iou": (iou(counts), "1")}
+        if not counts.reference:
+            scores = dict.fromkeys(scores, (math.nan, "1"))
+        elif failed:
+            scores = {metric: (METRICS[metric].worst, "1") for metric in scores}
+        quantities = {
             "tp": (counts.tp, "voxel"),
             "fp": (counts.fp, "voxel"),
             "fn": (counts.fn, "voxel"),
-            "volume_ref": (counts.reference * voxel_volume * factor, volume_unit),
-            "volume_pred": (counts.predicted * voxel_volume * factor, volume_unit),
+            "volume_ref": (counts.reference * volume, volume_unit),
+            "volume_pred": (counts.predicted * volume, volume_unit),
         }
-        for metric, (value, metric_unit) in values.items():
-            status = undefined if math.isnan(value) else "ok"
-            facts = {"case": case, "subject": subject, "label": name, "metric": metric}
-            rows.append({**asdict(key), **facts, "value": float(value), "unit": metric_unit, "status": status})
+        for metric, (value, unit) in {**scores, **quantities}.items():
+            definition = METRICS[metric].definition if metric in METRICS else QUANTITIES[metric]
+            facts = {"case": case, "subject": subject, "label": name, "metric": metric, "definition": definition}
+            facts |= {"value": float(value), "unit": unit, "status": status}
+            facts |= {"n_ref": counts.reference, "n_pred": counts.predicted, "spacing": spacing}
+            row = {**asdict(key), **facts}
+            rows.append({column: row[column] for column in COLUMNS})
     return rows
+
+
+def _status(counts: OverlapCounts, annotated: bool) -> str:
+    """What a row of a case that was predicted says about its value."""
+    if not annotated:
+        return NOT_ANNOTATED
+    if counts.reference:
+        return OK if counts.predicted else MISSED
+    return SPURIOUS if counts.predicted else ABSENT

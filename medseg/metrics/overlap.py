@@ -1,7 +1,7 @@
 """Overlap of two label maps: exact counts, and Dice and IoU from them.
 
-Rules for empty masks: absent from both reference and prediction -> undefined, with the reason; absent from exactly
-one -> 0. No smoothing term. Counts are 64-bit integers, ratios 64-bit floats.
+The formulas are NaN if both masks are empty and 0 if exactly one is; whether a case counts for a mean is decided by
+the reference alone (``medseg.evaluate.score``). No smoothing term. Counts are 64-bit integers, ratios 64-bit floats.
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.image.labels import IGNORE
-
-BOTH_EMPTY = "undefined: class absent from reference and prediction"
-NOT_ANNOTATED = "undefined: no voxel of the reference is annotated"
 
 
 @dataclass(frozen=True, slots=True)

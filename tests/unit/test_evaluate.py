@@ -14,21 +14,29 @@ import pytest
 
 from medseg.errors import DataError, GeometryError, MedsegError
 from medseg.evaluate import run as stage
-from medseg.evaluate.score import COLUMNS, RunKey, score_case
+from medseg.evaluate.score import ABSENT, COLUMNS, MISSED, NOT_ANNOTATED, OK, SPURIOUS, RunKey, score_case
 from medseg.files import read_json, sha256_file, write_json
 from medseg.image.formats import read_labels, write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest, write_manifest
-from medseg.metrics.overlap import NOT_ANNOTATED
+from medseg.metrics.table import METRICS, QUANTITIES
 
 KEY = RunKey("d", "m", 1, 2)
 TABLE = LabelTable.create({"ball": 1, "rod": 3})
 
 
-def scored(reference: Any, prediction: Any, volume: float = 2.0, unit: str = "mm") -> dict[tuple[str, str], Any]:
-    arrays = [np.asarray(a, dtype=np.uint8) for a in (reference, prediction)]
-    rows = score_case(KEY, "c", "s", *arrays, TABLE, volume, unit)
+def grid_of(shape: tuple[int, ...], volume: float = 1.0, unit: str = "px") -> Geometry:
+    """A grid whose voxels have this volume, all of it along the first axis."""
+    return Geometry.from_spacing(shape, (volume, *[1.0] * (len(shape) - 1)), unit)
+
+
+def scored(
+    reference: Any, prediction: Any, volume: float = 2.0, unit: str = "mm", failure: str = ""
+) -> dict[tuple[str, str], Any]:
+    truth = np.asarray(reference, dtype=np.uint8)
+    predicted = None if prediction is None else np.asarray(prediction, dtype=np.uint8)
+    rows = score_case(KEY, "c", "s", truth, predicted, TABLE, grid_of(truth.shape, volume, unit), failure)
     assert all(tuple(row) == COLUMNS for row in rows)
     assert all((r["dataset"], r["model"], r["fold"], r["seed"]) == ("d", "m", 1, 2) for r in rows)
     assert all((r["case"], r["subject"]) == ("c", "s") for r in rows)
@@ -56,8 +64,13 @@ def test_rows_counted_by_hand() -> None:
     assert {k: (r["value"], r["unit"]) for k, r in rows.items()} == {
         k: (pytest.approx(v), unit) for k, (v, unit) in expected.items()
     }
-    assert {r["status"] for r in rows.values()} == {"ok"}
+    assert {r["status"] for r in rows.values()} == {OK}
     assert all(isinstance(r["value"], float) for r in rows.values())
+    assert {(r["label"], r["n_ref"], r["n_pred"]) for r in rows.values()} == {("ball", 3, 4), ("rod", 2, 1)}
+    assert {r["spacing"] for r in rows.values()} == {"500 x 1 x 1 mm"}
+    assert {r["split"] for r in rows.values()} == {"val"}
+    expected_ids = {name: metric.definition for name, metric in METRICS.items()} | QUANTITIES
+    assert all(row["definition"] == expected_ids[metric] for (_, metric), row in rows.items())
 
 
 @pytest.mark.parametrize(
@@ -70,18 +83,33 @@ def test_units_of_volume(unit: str, dims: int, expected: str, factor: float) -> 
     assert (row["value"], row["unit"]) == (pytest.approx(2**dims * 0.25 * factor), expected)
 
 
-def test_absent_classes() -> None:
-    both = scored([[0, 2]], [[0, 2]])
+@pytest.mark.parametrize(
+    ("reference", "prediction", "value", "status"),
+    [
+        ([[0, 2]], [[0, 2]], math.nan, ABSENT),
+        ([[0, 2]], [[1, 2]], math.nan, SPURIOUS),
+        ([[1, 2]], [[0, 2]], 0.0, MISSED),
+        ([[1, 2]], [[1, 0]], 1.0, OK),
+    ],
+)
+def test_the_reference_alone_decides_whether_a_class_is_scored(
+    reference: Any, prediction: Any, value: float, status: str
+) -> None:
+    rows = scored(reference, prediction)
     for metric in ("dice", "iou"):
-        assert math.isnan(both["ball", metric]["value"])
-        assert both["ball", metric]["status"].startswith("undefined: ")
-        assert (both["rod", metric]["value"], both["rod", metric]["status"]) == (1.0, "ok")
-    # Counts and volumes of nothing are zero, not undefined.
-    assert {both["ball", m]["value"] for m in ("tp", "fp", "fn", "volume_ref", "volume_pred")} == {0.0}
-    assert {both["ball", m]["status"] for m in ("tp", "volume_ref")} == {"ok"}
-    for reference, prediction in (([[1, 2]], [[0, 2]]), ([[0, 2]], [[1, 2]])):
-        row = scored(reference, prediction)["ball", "dice"]
-        assert (row["value"], row["status"]) == (0.0, "ok")
+        assert rows["ball", metric]["value"] == pytest.approx(value, nan_ok=True)
+        assert rows["ball", metric]["status"] == status
+    # Counts and volumes always have a number: what was invented stands there.
+    assert rows["ball", "fp"]["value"] == (status == SPURIOUS)
+    assert rows["ball", "volume_pred"]["value"] == pytest.approx(2.0 * (np.asarray(prediction) == 1).sum())
+
+
+def test_a_case_that_failed_has_the_worst_value_and_its_reason() -> None:
+    rows = scored([[0, 2, 2]], None, failure="out of memory")
+    assert (rows["rod", "dice"]["value"], rows["rod", "iou"]["value"]) == (0.0, 0.0)
+    assert [rows["rod", m]["value"] for m in ("tp", "fp", "fn")] == [0.0, 0.0, 2.0]
+    assert math.isnan(rows["ball", "dice"]["value"])
+    assert {r["status"] for r in rows.values()} == {"failed: out of memory"}
 
 
 # The stage
@@ -123,7 +151,8 @@ def test_table_of_a_training(study: Any, tmp_path: Path, name: str) -> None:
     assert len(table) == len(cases) * 2 * 7
     assert not table.duplicated(["case", "label", "metric"]).any()
     assert table.value.dtype == np.float64
-    assert (table.value.isna() == (table.status != "ok")).all()
+    is_score = table.metric.isin(["dice", "iou"])
+    assert (table.value.isna() == (is_score & (table.n_ref == 0))).all()
     manifest = read_manifest(study.manifest(name))
     for case in cases:
         reference, grid = read_labels(study.folder(name) / manifest.case(case).labels[0])
@@ -149,14 +178,16 @@ def test_a_perfect_prediction_scores_one_and_equal_tables_have_equal_bytes(
 def test_instances_are_scored_as_one_class() -> None:
     table = LabelTable.create({"cell": 1}, instances=True)
     reference, prediction = np.array([[0, 7, 9, 0]]), np.array([[0, 1, 1, 1]])
-    rows = score_case(KEY, "c", "s", table.to_channels(reference), table.to_channels(prediction), table, 1.0, "px")
+    maps = table.to_channels(reference), table.to_channels(prediction)
+    rows = score_case(KEY, "c", "s", *maps, table, grid_of(reference.shape))
     assert {r["metric"]: r["value"] for r in rows}["dice"] == pytest.approx(0.8)
 
 
 def test_regions_are_scored_in_place_of_classes_and_only_where_somebody_annotated() -> None:
     table = LabelTable.create({"a": 1, "b": 2}, regions={"both": ["a", "b"], "b": ["b"]}, ignore=9)
     reference, prediction = np.array([[0, 1, 2, 9, 9, 2]]), np.array([[1, 2, 2, 1, 0, 0]])
-    rows = score_case(KEY, "c", "s", table.to_channels(reference), table.to_channels(prediction), table, 1.0, "px")
+    maps = table.to_channels(reference), table.to_channels(prediction)
+    rows = score_case(KEY, "c", "s", *maps, table, grid_of(reference.shape))
     found = {(r["label"], r["metric"]): r["value"] for r in rows}
     assert [found["both", m] for m in ("tp", "fp", "fn", "volume_ref", "volume_pred")] == [2, 1, 1, 3, 3]
     assert [found["b", m] for m in ("tp", "fp", "fn", "volume_ref", "volume_pred")] == [1, 1, 1, 2, 2]
@@ -165,7 +196,8 @@ def test_regions_are_scored_in_place_of_classes_and_only_where_somebody_annotate
 
 def test_a_reference_without_annotation_scores_nothing_and_says_so() -> None:
     table = LabelTable.create({"a": 1}, ignore=9)
-    rows = score_case(KEY, "c", "s", table.to_channels(np.full((2, 2), 9)), np.ones((2, 2), int), table, 1.0, "px")
+    nothing = table.to_channels(np.full((2, 2), 9))
+    rows = score_case(KEY, "c", "s", nothing, np.ones((2, 2), int), table, grid_of((2, 2)))
     scores = [r for r in rows if r["metric"] in ("dice", "iou")]
     assert all(np.isnan(r["value"]) and r["status"] == NOT_ANNOTATED for r in scores)
     assert {r["value"] for r in rows if r["unit"] == "voxel"} == {0.0}
@@ -234,6 +266,20 @@ def test_what_cannot_be_scored_is_an_error(study: Any, predictions: Any, tmp_pat
     with pytest.raises(DataError, match=expected):
         stage.run(study.config, manifest, path, tmp_path / "F.parquet")
     assert not (tmp_path / "F.parquet").exists()
+
+
+def test_a_prediction_recorded_as_failed_is_scored_as_the_worst(study: Any, predictions: Any, tmp_path: Path) -> None:
+    path = predictions("flat")
+    facts = read_json(path)
+    case = next(iter(facts["cases"]))
+    facts["cases"][case] = {"failed": "the network's output is not finite"}
+    write_json(path, {**facts, "split": "test"})
+    table = evaluated(study, "flat", path, tmp_path / "F.parquet")
+    mine = table[(table.case == case) & (table.metric == "dice") & (table.n_ref > 0)]
+    assert set(mine.value) == {0.0}
+    assert set(mine.status) == {"failed: the network's output is not finite"}
+    assert set(table.case) == set(facts["cases"])
+    assert set(table.split) == {"test"}
 
 
 def _unlabelled(case: Any) -> Any:
