@@ -1,7 +1,8 @@
-"""Where training patches are taken: functions of (seed, step), not of a random stream that has a history."""
+"""Where training patches are taken: functions of (seed, fold, step), not of a random stream that has a history."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +11,24 @@ from numpy.typing import NDArray
 
 # A patch may hang over the edge of the image by this share of its size, so that border voxels are seen often enough.
 OVERHANG = 1 / 8
+# Smaller seeds are one word of numpy's ``SeedSequence``: what follows in a key cannot be taken for a part of them.
+ONE_WORD = 2**32
 
 
 def generator(*key: int) -> np.random.Generator:
     """The random generator of a key: equal keys give equal draws, whatever was drawn before."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(list(key))))
+
+
+def fold_seed(seed: int, fold: int) -> int:
+    """The seed of every draw of a training on a fold: first weights, batches, augmentation and dropout.
+
+    In fold 0 it is the study's own seed. In any other it is the SHA-256 of both numbers, eight words long: numpy fills
+    keys of up to four words with zeros, so that sums or appended numbers could name the stream of another training.
+    """
+    if fold == 0 and seed < ONE_WORD:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"seed {seed} fold {fold}".encode()).digest(), "little")
 
 
 def case_of(step: int, position: int, batch: int, cases: int, seed: int) -> int:

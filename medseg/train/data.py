@@ -1,4 +1,7 @@
-"""Training batches as a function of (seed, step): read on the host, then augmented on the device."""
+"""Training batches as a function of (seed, step): read on the host, then augmented on the device.
+
+The seed is that of a fold (``patches.sampling.fold_seed``).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Raw batches in the order of their steps, read ahead by worker processes where there are some.
 
-A batch is a function of (seed, step): how many processes read, and which of them reads what, changes nothing.
+A batch is a function of (seed, fold, step): how many processes read, and which of them reads what, changes nothing.
 
 Not torch's ``DataLoader``: it tells of a dead worker from a signal handler, in the middle of whatever the main process
 does, without the case; and it ends a hung one by SIGTERM, which workers must survive here, since training saves its

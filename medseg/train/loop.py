@@ -22,7 +22,7 @@ from medseg.models.head import expect_rare
 from medseg.models.heap import keep_freed_memory
 from medseg.models.phases import Phases
 from medseg.models.step import set_exact
-from medseg.patches.sampling import generator
+from medseg.patches.sampling import fold_seed, generator
 from medseg.plan.engine import build_placed, build_step
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
@@ -51,11 +51,13 @@ class Fold:
         train: cases to learn from.
         watch: cases of the validation fold that are predicted for the curves.
         labels: what their label maps mean.
+        number: which fold of the study; every draw depends on it.
     """
 
     train: Sequence[PreparedCase]
     watch: Sequence[PreparedCase]
     labels: LabelTable
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def train(
     Args:
         plan: what to train.
         fold: on what.
-        seed: of every draw.
+        seed: of every draw, together with the fold's number.
         state: folder of this training's state and journal.
         label: how messages call it.
         start: weights to begin with.
@@ -102,7 +104,7 @@ def train(
             reads dies or hangs, or after SIGTERM, once the state is saved.
     """
     means, phases = means or Means(), phases or Phases(plan.device)
-    group = means.group
+    group, seed = means.group, fold_seed(seed, fold.number)
     network = _network(plan, seed, label, start)
     step_once = build_step(network, plan, group, phases)
     average = Average(network, plan.average) if plan.average else None

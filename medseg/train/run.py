@@ -52,8 +52,8 @@ def fingerprint(plan: Plan, inputs: Inputs, start: Start, code: str) -> str:
     decisions = {k: v for k, v in plan.to_json().items() if k not in ("model", "reasons")}
     digests = {case: entry["sha256"] for case, entry in read_json(inputs.index)["cases"].items()}
     train, val = read_split(inputs.splits, inputs.fold)
-    facts = {"plan": decisions, "data": digests, "train": train, "val": val, "seed": inputs.seed, "code": code}
-    return digest_of({**facts, "start": start.digests()})
+    facts = {"plan": decisions, "data": digests, "train": train, "val": val, "code": code}
+    return digest_of({**facts, "fold": inputs.fold, "seed": inputs.seed, "start": start.digests()})
 
 
 def fingerprint_of(inputs: Inputs, state: Path, code: str) -> str:
@@ -108,6 +108,7 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, means: Means) -> Non
         [cases[i] for i in train_ids],
         [cases[i] for i in val_ids[:VALIDATION_CASES]],
         manifest.labels,
+        inputs.fold,
     )
     label = f"train {manifest.dataset}/{plan.model} fold {inputs.fold} seed {inputs.seed}"
     folder = state / key[:16]

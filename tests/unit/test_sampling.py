@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg.patches.sampling import case_of, forced_foreground, generator, patch_start
+from medseg.patches.sampling import case_of, fold_seed, forced_foreground, generator, patch_start
 
 
 def test_equal_keys_draw_equal_numbers_whatever_was_drawn_before() -> None:
@@ -23,6 +23,21 @@ def test_draws_are_those_of_the_studies_made_so_far() -> None:
     """If these numbers change, by our doing or numpy's, no earlier training can be repeated: tell the changelog."""
     np.testing.assert_array_equal(generator(0, 1, 2).integers(0, 1000, 5), [555, 881, 293, 289, 554])
     assert [case_of(step, 0, 2, 7, seed=1) for step in range(7)] == [6, 4, 3, 5, 5, 4, 6]
+
+
+def test_no_two_trainings_share_a_stream() -> None:
+    """Keys are filled with zeros and run into one another: (0, fold 1) must not be (1, fold 0), whatever follows."""
+    seeds = [0, 1, 2, 5, 2**32 - 1, 2**32, 2**32 + 1, 2**33, 2**64, 2**200 + 1]
+    # What a training draws: first weights, the order of cases, patches, augmentation, dropout (of the second process).
+    uses = [(0,), (1, 0), (1, 1), (2, 0, 0), (2, 0, 1), (2, 1, 0), (4, 0), (4, 1), (5, 0), (5, 1), (5, 1, 1)]
+    keys = [(fold_seed(seed, fold), *use) for seed in seeds for fold in range(6) for use in uses]
+    assert len({tuple(generator(*key).integers(2**62, size=2)) for key in keys}) == len(keys)
+
+
+def test_streams_of_folds_are_those_of_the_studies_made_so_far() -> None:
+    """As above: fold 0 draws by the seed alone, the others by the SHA-256 of 'seed S fold F'."""
+    assert [fold_seed(seed, 0) for seed in (0, 7, 2**32 - 1)] == [0, 7, 2**32 - 1]
+    np.testing.assert_array_equal(generator(fold_seed(0, 1), 0).integers(0, 1000, 4), [895, 214, 735, 813])
 
 
 @given(st.integers(1, 9), st.integers(1, 13), st.integers(0, 3), st.randoms(use_true_random=False))

@@ -19,13 +19,14 @@ from medseg.errors import BusyError, DataError, PlanError, TrainingError
 from medseg.files import read_json, sha256_file, write_json, writer_lock
 from medseg.image.labels import LabelTable
 from medseg.metrics.overlap import dice, overlap_counts
+from medseg.models.step import Step
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
 from medseg.train import curve, loop
 from medseg.train import run as stage
-from medseg.train.data import batch_cases, make_batch
+from medseg.train.data import RawBatch, batch_cases, make_batch
 from medseg.train.journal import Journal
-from medseg.train.loop import Fold, train
+from medseg.train.loop import Fold, Means, train
 from medseg.train.resume import generations
 from medseg.train.schedule import learning_rate
 from medseg.train.start import Start
@@ -84,6 +85,57 @@ def test_every_case_is_seen_once_per_epoch(tiny_cases: Any, tiny_plan: Any) -> N
     seen = [case.id for step in range(6) for case in batch_cases(cases, plan, 0, step)]
     for epoch in range(4):
         assert sorted(seen[epoch * 3 : epoch * 3 + 3]) == ["case0", "case1", "case2"]
+
+
+def drawn_by(
+    plan: Plan, fold: Fold, seed: int, state: Path, monkeypatch: pytest.MonkeyPatch, workers: int = 0
+) -> dict[str, Any]:
+    """What a training of two steps draws: first weights, batches as read, one augmented batch, seeds of dropout."""
+    network, augment, step = loop._network, loop.augment_batch, Step.__call__
+    drawn: dict[str, Any] = {"batches": [], "augmented": [], "dropout": []}
+    image = torch.linspace(0, 1, 32 * 32).reshape(1, 1, 32, 32).repeat(plan.batch, 1, 1, 1)
+
+    def first_weights(*rest: Any) -> nn.Module:
+        made = network(*rest)
+        drawn["weights"] = [p.detach().clone().flatten().tolist() for p in made.parameters()]
+        return made
+
+    def augment_batch(raw: RawBatch, *rest: Any) -> tuple[Tensor, Tensor]:
+        drawn["batches"].append(raw.images.flatten().tolist())
+        same = RawBatch(raw.step, image, torch.zeros(plan.batch, 32, 32, dtype=torch.uint8))
+        drawn["augmented"].append(augment(same, *rest)[0].flatten().tolist())
+        return augment(raw, *rest)
+
+    def call(self: Step, *rest: Any) -> float:
+        drawn["dropout"].append(torch.initial_seed())
+        return step(self, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_network", first_weights)
+        patch.setattr(loop, "augment_batch", augment_batch)
+        patch.setattr(Step, "__call__", call)
+        trained = train(plan, fold, seed, state, "drawn", means=Means(workers))
+    drawn["end"] = [p.detach().flatten().tolist() for p in trained.parameters()]
+    return drawn
+
+
+def test_every_draw_depends_on_seed_and_fold(
+    tiny_cases: Any, tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same cases in every fold: a seed that is unlucky in one fold must not be so in all."""
+    cases, plan = tiny_cases(2), tiny_plan(steps=2, augment="default")
+    pairs = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (0, 2)]
+    drawn = {
+        (seed, number): drawn_by(
+            plan, Fold(cases, [], LABELS, number), seed, tmp_path / f"{seed}-{number}", monkeypatch
+        )
+        for seed, number in pairs
+    }
+    for name in ("weights", "batches", "augmented", "dropout", "end"):
+        for index, one in enumerate(pairs):
+            assert all(drawn[one][name] != drawn[other][name] for other in pairs[:index]), (name, one)
+    again = drawn_by(plan, Fold(cases, [], LABELS, 1), 0, tmp_path / "again", monkeypatch, workers=1)
+    assert again == drawn[0, 1]
 
 
 # Journal
@@ -292,11 +344,14 @@ def test_state_is_keyed_by_everything_the_weights_depend_on(study: Any, tmp_path
     facts = read_json(inputs.index)
     next(iter(facts["cases"].values()))["sha256"]["image.b2nd"] = "0" * 64
     write_json(tmp_path / "index.json", facts)
+    folds = read_json(inputs.splits)
+    write_json(tmp_path / "splits.json", {**folds, "folds": folds["folds"][:1] * 2})
     different = {
         "same": key(),
         "seed": key(seed=1),
         "code": key(code="other"),
         "fold": key(fold=1),
+        "fold of the same cases": key(fold=1, splits=tmp_path / "splits.json"),
         "data": key(index=tmp_path / "index.json"),
         "steps": key(replace(plan, steps=5)),
         "lr": key(replace(plan, lr=0.5)),
