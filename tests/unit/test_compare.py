@@ -1,4 +1,4 @@
-"""Compare: means computed by hand, undefined scores that stay visible, common cases only, equal bytes."""
+"""Compare: means computed by hand, the reference decides who counts, verdicts that cannot name the wrong model."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medseg.compare.leaderboard import leaderboard_rows, pair_rows, summary_rows
-from medseg.compare.run import read_leaderboard, run, terminal_leaderboard
+from medseg.compare.run import read_leaderboard, run
 from medseg.compare.scores import blocks, read_scores
-from medseg.compare.statistics import bootstrap_macro_interval, bootstrap_mean_interval, compare_paired, holm
+from medseg.compare.summary import summary_rows
+from medseg.compare.terminal import terminal_leaderboard
 from medseg.errors import DataError
+from medseg.evaluate.score import ABSENT, COLUMNS, MISSED, OK, SPURIOUS
+from medseg.metrics.table import METRICS, QUANTITIES
 
 # A case is {class: (tp, fp, fn)}.
 Counts = Mapping[str, tuple[int, int, int]]
@@ -29,26 +31,29 @@ def score_rows(
     model: str = "unet",
     fold: int = 0,
     seed: int = 0,
+    split: str = "val",
     subjects: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Score rows as evaluate writes them, from counts."""
     rows = []
     for case, classes in cases.items():
         for label, (tp, fp, fn) in classes.items():
-            whole = tp + fp + fn
+            shown, found = tp + fn > 0, tp + fp > 0
             values = {
-                "dice": 2 * tp / (2 * tp + fp + fn) if whole else math.nan,
-                "iou": tp / whole if whole else math.nan,
+                "dice": 2 * tp / (2 * tp + fp + fn) if shown else math.nan,
+                "iou": tp / (tp + fp + fn) if shown else math.nan,
                 "tp": tp,
                 "fp": fp,
                 "fn": fn,
                 "volume_ref": (tp + fn) * 0.5,
+                "volume_pred": (tp + fp) * 0.5,
             }
+            status = {(True, True): OK, (True, False): MISSED, (False, True): SPURIOUS, (False, False): ABSENT}
             for metric, value in values.items():
-                undefined = isinstance(value, float) and math.isnan(value)
                 rows.append(
                     {
                         "dataset": dataset,
+                        "split": split,
                         "model": model,
                         "fold": fold,
                         "seed": seed,
@@ -56,11 +61,38 @@ def score_rows(
                         "subject": (subjects or {}).get(case, case),
                         "label": label,
                         "metric": metric,
+                        "definition": METRICS[metric].definition if metric in METRICS else QUANTITIES[metric],
                         "value": float(value),
-                        "unit": "1",
-                        "status": "undefined: absent from both" if undefined else "ok",
+                        "unit": "ml" if metric.startswith("volume") else "1",
+                        "status": status[shown, found],
+                        "n_ref": tp + fn,
+                        "n_pred": tp + fp,
+                        "spacing": "1 x 1 mm",
                     }
                 )
+    assert set(rows[0]) == set(COLUMNS)
+    return rows
+
+
+def counts_of(dice: float, voxels: int = 10_000) -> tuple[int, int, int]:
+    """Counts of a reference of so many voxels whose Dice is this, to 1e-4."""
+    tp = round(dice * voxels)
+    return tp, voxels - tp, voxels - tp
+
+
+def compared(tmp_path: Path, rows: Iterable[Mapping[str, Any]], margin: float | None = None) -> dict[str, Any]:
+    """``summary.json`` of the comparison of score rows, with the leaderboard under ``board``."""
+    run([write_scores(tmp_path / "s.parquet", rows)], tmp_path / "out", margin)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    return {**summary, "board": read_leaderboard(tmp_path / "out")}
+
+
+def study(scores: Mapping[str, Iterable[float]], **more: Any) -> list[dict[str, Any]]:
+    """Rows of one class whose Dice per case is given, for each model."""
+    rows = []
+    for model, values in scores.items():
+        cases = {f"c{k:03d}": {"a": counts_of(v)} for k, v in enumerate(values)}
+        rows += score_rows(cases, model=model, **more)
     return rows
 
 
@@ -82,20 +114,35 @@ TWO_CLASSES: dict[str, Counts] = {
 }
 
 
-def test_macro_and_micro_means_are_those_computed_by_hand(tmp_path: Path) -> None:
+def test_means_are_those_computed_by_hand(tmp_path: Path) -> None:
     run([write_scores(tmp_path / "s.parquet", score_rows(TWO_CLASSES))], tmp_path / "out")
     found = summary_of(tmp_path / "out")
-    assert found["unet", "dice", "a"]["mean"] == pytest.approx((0.8 + 0.5) / 2)
-    assert found["unet", "dice", "b"]["mean"] == pytest.approx(0.4)
+    assert found["unet", "dice_subject", "a"]["mean"] == pytest.approx((0.8 + 0.5) / 2)
+    assert found["unet", "dice_subject", "b"]["mean"] == pytest.approx(0.4)
     # Class means first, then their mean; the mean over all three defined scores would be 0.5667.
-    assert found["unet", "dice", "mean"]["mean"] == pytest.approx((0.65 + 0.4) / 2)
-    assert found["unet", "iou", "mean"]["mean"] == pytest.approx(((2 / 3 + 1 / 3) / 2 + 1 / 4) / 2)
-    assert found["unet", "dice_micro", "a"]["mean"] == pytest.approx(28 / (28 + 22), abs=1e-6)
-    assert found["unet", "iou_micro", "a"]["mean"] == pytest.approx(14 / (14 + 22), abs=1e-6)
-    assert found["unet", "dice_micro", "mean"]["mean"] == pytest.approx((28 / 50 + 2 / 5) / 2, abs=1e-6)
+    assert found["unet", "dice_subject", "mean"]["mean"] == pytest.approx((0.65 + 0.4) / 2)
+    assert found["unet", "iou_subject", "mean"]["mean"] == pytest.approx(((2 / 3 + 1 / 3) / 2 + 1 / 4) / 2)
+    assert found["unet", "dice_pooled", "a"]["mean"] == pytest.approx(28 / (28 + 22), abs=1e-6)
+    assert found["unet", "iou_pooled", "a"]["mean"] == pytest.approx(14 / (14 + 22), abs=1e-6)
+    assert found["unet", "dice_pooled", "mean"]["mean"] == pytest.approx((28 / 50 + 2 / 5) / 2, abs=1e-6)
 
 
-def test_undefined_missed_and_spurious_scores_are_counted(tmp_path: Path) -> None:
+def test_subjects_count_once_and_cases_stand_beside_them(tmp_path: Path) -> None:
+    cases: dict[str, Counts] = {"c1": {"a": counts_of(0.9)}, "c2": {"a": counts_of(0.7)}, "c3": {"a": counts_of(0.4)}}
+    rows = score_rows(cases, subjects={"c1": "s1", "c2": "s1", "c3": "s2"})
+    (row,) = compared(tmp_path, rows)["board"]
+    assert float(row["dice_subject"]) == pytest.approx((0.8 + 0.4) / 2)
+    assert float(row["dice_case"]) == pytest.approx((0.9 + 0.7 + 0.4) / 3)
+    assert (row["n_cases"], row["n_subjects"]) == ("3", "2")
+    assert row["points"] == "0.4000 0.8000"
+    assert row["dice_low"] == ""
+    assert "2 subjects; an interval needs 6" in row["note"]
+    text = terminal_leaderboard(tmp_path / "out")
+    assert "by case" in text
+    assert "subjects 0.4000 0.8000" in text
+
+
+def test_the_reference_decides_who_counts(tmp_path: Path) -> None:
     cases: dict[str, Counts] = {
         "both-empty": {"a": (0, 0, 0)},
         "missed": {"a": (0, 0, 7)},
@@ -103,30 +150,43 @@ def test_undefined_missed_and_spurious_scores_are_counted(tmp_path: Path) -> Non
         "perfect": {"a": (5, 0, 0)},
     }
     run([write_scores(tmp_path / "s.parquet", score_rows(cases))], tmp_path / "out")
-    row = summary_of(tmp_path / "out")["unet", "dice", "a"]
-    assert row["mean"] == pytest.approx(1 / 3, abs=1e-6)
-    assert (row["n"], row["n_undefined"], row["n_missed"], row["n_spurious"]) == (3, 1, 1, 1)
-    assert row["n_partly_undefined"] == 0
+    row = summary_of(tmp_path / "out")["unet", "dice_subject", "a"]
+    assert row["mean"] == pytest.approx(1 / 2)
+    assert (row["n"], row["n_missed"], row["n_failed"], row["n_lacking"], row["n_spurious"]) == (2, 1, 0, 2, 1)
+    assert row["left_empty"] == pytest.approx(1 / 2)
+    assert row["false_volume"] == pytest.approx((0 + 1.5) / 2)
+    score = summary_of(tmp_path / "out")["unet", "score_subject", "a"]
+    assert score["mean"] == pytest.approx((1 + 0 + 0 + 1) / 4)
     (line,) = read_leaderboard(tmp_path / "out")
-    assert (line["n_cases"], line["n_undefined"]) == ("4", "1")
-    assert len(pd.read_parquet(tmp_path / "out" / "scores.parquet")) == 4 * 6
+    assert (line["n_cases"], line["n_lacking"], line["volume_unit"]) == ("4", "2", "ml")
+    assert "left empty" in terminal_leaderboard(tmp_path / "out")
 
 
-def test_only_undefined_scores_give_null_and_the_last_rank(tmp_path: Path) -> None:
-    empty: dict[str, Counts] = {"c1": {"a": (0, 0, 0)}, "c2": {"a": (0, 0, 0)}}
-    wrong: dict[str, Counts] = {"c1": {"a": (0, 1, 0)}, "c2": {"a": (0, 0, 0)}}
-    rows = score_rows(empty, model="never") + score_rows(wrong, model="spurious")
-    run([write_scores(tmp_path / "s.parquet", rows)], tmp_path / "out")
-    found = summary_of(tmp_path / "out")
-    assert found["never", "dice", "mean"]["mean"] is None
-    assert found["never", "dice", "mean"]["note"] == "no defined value"
-    assert found["spurious", "dice", "mean"]["note"] == "one subject only"
-    lines = read_leaderboard(tmp_path / "out")
-    assert [(r["rank"], r["model"], r["dice_mean"]) for r in lines] == [
-        ("1", "spurious", "0.0"),
-        ("2", "never", ""),
-    ]
-    assert "undefined" in terminal_leaderboard(tmp_path / "out")
+def test_a_class_that_no_reference_shows_has_no_mean_and_moves_none(tmp_path: Path) -> None:
+    cases: dict[str, Counts] = {f"c{k}": {"a": counts_of(0.8), "b": (0, 0, 0)} for k in range(8)}
+    clean = score_rows(cases, model="clean")
+    stray = score_rows({**cases, "c0": {"a": counts_of(0.8), "b": (0, 1, 0)}}, model="stray")
+    found = compared(tmp_path, clean + stray)
+    rows = {(r["model"], r["metric"], r["label"]): r for r in found["rows"]}
+    for model in ("clean", "stray"):
+        for metric in ("dice_subject", "dice_case", "dice_pooled", "iou_pooled", "score_subject"):
+            assert rows[model, metric, "b"]["mean"] is None
+            assert rows[model, metric, "mean"]["mean"] == rows[model, metric, "a"]["mean"]
+    assert rows["stray", "dice_subject", "b"]["left_empty"] == pytest.approx(7 / 8)
+    assert rows["stray", "dice_subject", "b"]["false_volume"] == pytest.approx(0.5 / 8)
+    assert [row["rank"] for row in found["board"]] == ["1", "1"]
+    assert found["pairs"][0]["difference"] == 0.0
+    assert found["pairs"][0]["verdict"] == "not shown"
+
+
+def test_only_undefined_scores_give_no_number_and_say_why(tmp_path: Path) -> None:
+    rows = score_rows({"c1": {"a": (0, 0, 0)}, "c2": {"a": (0, 1, 0)}}, model="one")
+    rows += score_rows({"c1": {"a": (0, 0, 0)}, "c2": {"a": (0, 0, 0)}}, model="two")
+    found = compared(tmp_path, rows)
+    assert {row["dice_subject"] for row in found["board"]} == {""}
+    assert {row["note"] for row in found["board"]} == {"no reference shows the class"}
+    assert "none" in terminal_leaderboard(tmp_path / "out")
+    assert found["winners"] == []
 
 
 def test_seeds_of_a_case_are_averaged_first_and_folds_are_pooled() -> None:
@@ -135,129 +195,209 @@ def test_seeds_of_a_case_are_averaged_first_and_folds_are_pooled() -> None:
     for fold, case in enumerate(["c1", "c2"]):
         rows += score_rows({case: {"a": dice["half"]}}, fold=fold, seed=0)
         rows += score_rows({case: {"a": dice["full"]}}, fold=fold, seed=1)
-    rows += score_rows({"c3": {"a": dice["full"]}}, fold=1, seed=1)
     (block,) = blocks(pd.DataFrame(rows))
-    assert block.values["dice"].tolist() == [[0.75], [0.75], [1.0]]
+    assert block.values["dice"].tolist() == [[0.75], [0.75]]
     assert (block.folds, block.seeds) == ((0, 1), (0, 1))
-    row = next(r for r in summary_rows(block) if r["metric"] == "dice")
-    assert row["n"] == 3
-    assert row["mean"] == pytest.approx(2.5 / 3, abs=1e-6)
+    one = block.trainings[1, 0]["dice"]
+    assert math.isnan(one[0, 0])
+    assert one[1, 0] == 0.5
+    row = next(r for r in summary_rows(block) if r["metric"] == "dice_subject")
+    assert (row["n"], row["mean"]) == (2, 0.75)
 
 
-def test_a_score_undefined_under_one_seed_only_is_told() -> None:
-    rows = score_rows({"c1": {"a": (0, 0, 0)}}, seed=0) + score_rows({"c1": {"a": (0, 2, 0)}}, seed=1)
-    (block,) = blocks(pd.DataFrame(rows))
-    row = next(r for r in summary_rows(block) if r["metric"] == "dice")
-    assert (row["mean"], row["n_undefined"], row["n_partly_undefined"], row["n_spurious"]) == (0.0, 0, 1, 1)
+# The right values of verdicts
 
 
-def test_pairs_use_common_cases_only_and_say_how_many() -> None:
-    good: dict[str, Counts] = {f"c{k}": {"a": (9, 1, k % 3)} for k in range(10)}
-    poor: dict[str, Counts] = {f"c{k}": {"a": (5, 4, k % 2)} for k in range(2, 14)}
-    found = blocks(pd.DataFrame(score_rows(poor, model="poor") + score_rows(good, model="good")))
-    ranking = leaderboard_rows(found, [r for b in found for r in summary_rows(b)])
-    assert [r["model"] for r in ranking] == ["good", "poor"]
-    (pair,) = pair_rows(found, ranking)
-    assert (pair["first"], pair["second"]) == ("good", "poor")
-    assert (pair["n_common"], pair["n_only_first"], pair["n_only_second"], pair["n"]) == (8, 2, 4, 8)
-    expected = np.mean([18 / (19 + k % 3) - 10 / (14 + k % 2) for k in range(2, 10)])
-    assert pair["difference"] == pytest.approx(expected, abs=1e-6)
-    assert (pair["wins"], pair["ties"], pair["losses"], pair["effect"]) == (8, 0, 0, 1.0)
-    assert pair["p"] == pytest.approx(2 / 2**8, abs=1e-6)  # the smallest of a signed-rank test with 8 pairs
-    assert pair["p_holm"] == pair["p"]  # one class, one pair of models: a family of one
+def test_inventing_a_tumour_in_every_healthy_image_is_not_better(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    dice = generator.uniform(0.7, 0.9, 40)
+    rows = []
+    for model, gain, invented in (("a", 0.0, 0), ("b", 0.013, 400)):
+        cases: dict[str, Counts] = {f"t{k}": {"tumour": counts_of(v + gain)} for k, v in enumerate(dice)}
+        cases |= {f"h{k}": {"tumour": (0, invented, 0)} for k in range(40)}
+        rows += score_rows(cases, model=model)
+    found = compared(tmp_path, rows)
+    (pair,) = found["pairs"]
+    assert [row["model"] for row in found["board"]] == ["a", "b"]
+    assert (pair["verdict"], pair["first"]) == ("better", "a")
+    assert pair["sentence"].startswith("a is better than b")
+    assert "b has the higher Dice" in pair["sentence"]
+    assert [float(row["left_empty"]) for row in found["board"]] == [1.0, 0.0]
+    (dice_row,) = (r for r in found["secondary"] if (r["metric"], r["label"]) == ("dice_subject", "mean"))
+    assert dice_row["difference"] == pytest.approx(-0.013, abs=1e-4)
 
 
-def test_holm_covers_every_class_and_their_mean() -> None:
+def test_no_verdict_for_the_typical_case_against_the_mean(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    other = generator.uniform(0.75, 0.85, 60)
+    found = compared(tmp_path, study({"a": other + np.array([0.01] * 51 + [-0.07] * 9), "b": other}))
+    (pair,) = found["pairs"]
+    assert [row["model"] for row in found["board"]] == ["b", "a"]
+    assert pair["verdict"] == "not shown"
+    # Wilcoxon's test alone would have named the second.
+    assert pair["p_typical"] < 0.01
+    assert pair["effect_typical"] < 0
+
+
+def test_leaderboard_and_verdict_point_the_same_way_whoever_has_many_images(tmp_path: Path) -> None:
+    generator = np.random.default_rng(2)
+    rows = []
+    subjects = {f"c{k:03d}": "big" if k < 100 else f"s{(k - 100) // 2}" for k in range(118)}
+    base = generator.uniform(0.6, 0.8, 118)
+    for model, gain in (("a", np.where(np.arange(118) < 100, 0.05, -0.02)), ("b", np.zeros(118))):
+        cases = {case: {"a": counts_of(base[k] + gain[k])} for k, case in enumerate(subjects)}
+        rows += score_rows(cases, model=model, subjects=subjects)
+    found = compared(tmp_path, rows)
+    (pair,) = found["pairs"]
+    first = found["board"][0]
+    assert (first["model"], pair["first"]) == ("b", "b")
+    assert pair["difference"] == pytest.approx((9 * 0.02 - 0.05) / 10, abs=1e-4)
+    assert pair["verdict"] in ("better", "not shown")
+    # By images the other model is ahead, and both numbers are shown.
+    assert float(first["dice_case"]) < float(found["board"][1]["dice_case"])
+
+
+def test_a_model_that_lacks_its_hardest_case_is_not_first(tmp_path: Path) -> None:
+    easy = [0.9] * 9
+    rows = study({"whole": [*easy, 0.3]}) + study({"gap": [v + 0.001 for v in easy]})
+    found = compared(tmp_path, rows)
+    assert [row["model"] for row in found["board"]] == ["whole", "gap"]
+    gap = found["board"][1]
+    assert (gap["n_cases"], gap["n_failed"]) == ("10", "1")
+    assert float(gap["dice_subject"]) == pytest.approx(9 * 0.901 / 10, abs=1e-4)
+    assert "failed" in terminal_leaderboard(tmp_path / "out")
+    table = pd.read_parquet(tmp_path / "out" / "scores.parquet")
+    added = table[(table.model == "gap") & (table.case == "c009")]
+    assert set(added.status) == {"failed: no score row of this case, which other trainings have"}
+    assert dict(zip(added.metric, added.value, strict=True))["fn"] == 10_000
+
+
+def test_what_six_subjects_and_three_models_cannot_show(tmp_path: Path) -> None:
+    base = np.linspace(0.6, 0.8, 6)
+    found = compared(tmp_path, study({"a": base + 0.1, "b": base + 0.05, "c": base}))
+    assert {pair["verdict"] for pair in found["pairs"]} == {"cannot be shown"}
+    assert all("with 6 subjects and 3 comparisons" in pair["sentence"] for pair in found["pairs"])
+    assert all(pair["p_alone"] == pytest.approx(2 / 2**6) for pair in found["pairs"])
+    assert "cannot be shown" in terminal_leaderboard(tmp_path / "out")
+
+
+def test_three_trainings_of_one_model_are_not_three_methods(tmp_path: Path) -> None:
+    generator = np.random.default_rng(3)
+    base = generator.uniform(-0.05, 0.05, 40)
+    scores = {f"m{k}": mean + base + generator.normal(0, 0.01, 40) for k, mean in enumerate((0.928, 0.896, 0.930))}
+    found = compared(tmp_path, study(scores))
+    better = [pair for pair in found["pairs"] if pair["verdict"] == "better"]
+    assert better
+    for pair in better:
+        assert pair["scope"] == "networks"
+        assert "these two trained networks" in pair["sentence"]
+        assert "nothing is said about the methods" in pair["sentence"]
+
+
+def test_with_seeds_the_luck_of_trainings_is_in_the_interval(tmp_path: Path) -> None:
+    generator = np.random.default_rng(4)
+    base = generator.uniform(0.85, 0.95, 40)
+    rows: list[dict[str, Any]] = []
+    for model, luck in (("a", (0.0, -0.032, 0.002)), ("b", (-0.03, 0.0, -0.034))):
+        for seed, shift in enumerate(luck):
+            rows += study({model: base + shift + generator.normal(0, 0.002, 40)}, seed=seed)
+    found = compared(tmp_path, rows)
+    (pair,) = found["pairs"]
+    assert (pair["scope"], pair["verdict"]) == ("methods", "not shown")
+    assert "these methods" in pair["sentence"]
+    # One seed against one seed, the same numbers would have been called a difference of these networks.
+    alone = compared(tmp_path, [r for r in rows if r["seed"] == 0])
+    assert alone["pairs"][0]["verdict"] == "better"
+    assert pair["high"] - pair["low"] > 3 * (alone["pairs"][0]["high"] - alone["pairs"][0]["low"])
+    assert {row["note"] for row in found["board"]} == {"variance of 3 seeds included"}
+
+
+def test_a_clear_and_repeated_difference_is_shown_for_methods(tmp_path: Path) -> None:
+    generator = np.random.default_rng(5)
+    base = generator.uniform(0.7, 0.8, 30)
+    rows: list[dict[str, Any]] = []
+    for model, gain in (("a", 0.1), ("b", 0.0)):
+        for seed in range(3):
+            rows += study({model: base + gain + generator.normal(0, 0.005, 30)}, seed=seed)
+    (pair,) = compared(tmp_path, rows)["pairs"]
+    assert (pair["first"], pair["verdict"], pair["scope"]) == ("a", "better", "methods")
+
+
+def test_equivalence_needs_a_margin_and_stays_within_it(tmp_path: Path) -> None:
+    generator = np.random.default_rng(6)
+    base = generator.uniform(0.7, 0.8, 40)
+    rows = study({"a": base + generator.normal(0, 0.005, 40), "b": base})
+    (without,) = compared(tmp_path, rows)["pairs"]
+    assert without["verdict"] == "not shown"
+    assert without["smallest"] == pytest.approx(2.87 * 0.005 / 40**0.5, rel=0.4)
+    (within,) = compared(tmp_path, rows, margin=0.01)["pairs"]
+    assert within["verdict"] == "equivalent"
+    assert "within 0.01" in within["sentence"]
+    (narrow,) = compared(tmp_path, rows, margin=0.0005)["pairs"]
+    assert narrow["verdict"] == "not shown"
+
+
+def test_the_winner_of_equals_is_told_to_be_one(tmp_path: Path) -> None:
+    generator = np.random.default_rng(7)
+    scores = {f"m{k}": generator.uniform(0.7, 0.8, 20) for k in range(4)}
+    found = compared(tmp_path, study(scores))
+    (winner,) = found["winners"]
+    assert winner["model"] == found["board"][0]["model"]
+    assert sum(winner["first_share"].values()) == pytest.approx(1, abs=1e-4)
+    assert 0.003 < winner["excess"] < 0.02
+    assert f"{winner['model']} comes first in" in terminal_leaderboard(tmp_path / "out").replace("\n  ", " ")
+
+
+def test_the_tail_of_a_mean(tmp_path: Path) -> None:
+    found = compared(tmp_path, study({"a": [0.9] * 18 + [0.1, 0.3]}))
+    (tail,) = found["tails"]
+    assert (tail["n_worst"], tail["worst"]) == (2, ["c018", "c019"])
+    assert (tail["worst_tenth"], tail["trimmed"]) == (pytest.approx(0.2), pytest.approx(0.9))
+    assert float(found["board"][0]["worst_tenth"]) == pytest.approx(0.2)
+
+
+def test_families_are_corrected_apart(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     rows = []
-    for model, shift in (("x", 0), ("y", 30), ("z", 31)):
+    for model in ("x", "y", "z"):
         cases = {
-            f"c{k}": {name: (int(generator.integers(50, 60)), shift, int(generator.integers(5))) for name in ("a", "b")}
-            for k in range(9)
-        }
+            f"c{k}": {name: counts_of(generator.uniform(0.6, 0.8)) for name in ("a", "b")} for k in range(12)
+        }  # fmt: skip
         rows += score_rows(cases, model=model)
-    found = blocks(pd.DataFrame(rows))
-    pairs = pair_rows(found, leaderboard_rows(found, [r for b in found for r in summary_rows(b)]))
-    assert len(pairs) == 3 * 3
-    assert {p["label"] for p in pairs} == {"mean", "a", "b"}
-    adjusted = holm([p["p"] for p in pairs])
-    assert [p["p_holm"] for p in pairs] == pytest.approx(adjusted, abs=1e-5)
-    assert min(p["p_holm"] for p in pairs) == pytest.approx(9 * min(p["p"] for p in pairs), abs=1e-5)
+    found = compared(tmp_path, rows)
+    assert {pair["comparisons"] for pair in found["pairs"]} == {3}
+    assert {row["comparisons"] for row in found["secondary"]} == {3 * 4}
+    assert {(r["metric"], r["label"]) for r in found["secondary"]} == {
+        ("dice_subject", "mean"),
+        ("iou_subject", "mean"),
+        ("dice_subject", "a"),
+        ("dice_subject", "b"),
+    }
+    assert all(row["p"] >= row["p_alone"] - 1e-6 for row in [*found["pairs"], *found["secondary"]])
 
 
-@pytest.mark.parametrize(
-    ("p", "adjusted"),
-    [
-        # Holm (1979): multiply the k-th smallest by m - k + 1, never below the one before.
-        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
-        ([0.5, 0.9], [1.0, 1.0]),
-        ([0.01, math.nan, 0.02], [0.02, math.nan, 0.02]),
-        ([], []),
-    ],
-)
-def test_holm_table(p: list[float], adjusted: list[float]) -> None:
-    assert holm(p) == pytest.approx(adjusted, nan_ok=True)
+def test_a_test_set_is_compared_apart_from_validation_folds(tmp_path: Path) -> None:
+    val = {f"v{k}": {"a": counts_of(0.9)} for k in range(6)}
+    test = {f"t{k}": {"a": counts_of(0.7)} for k in range(7)}
+    rows = []
+    for fold in (0, 1):
+        rows += score_rows({c: v for k, (c, v) in enumerate(val.items()) if k % 2 == fold}, fold=fold)
+        rows += score_rows(test, fold=fold, split="test")
+    found = compared(tmp_path, rows)
+    assert [(r["split"], r["n_cases"], float(r["dice_subject"])) for r in found["board"]] == [
+        ("test", "7", 0.7),
+        ("val", "6", 0.9),
+    ]
+    assert "cells, test set" in terminal_leaderboard(tmp_path / "out")
 
 
-def test_bootstrap_agrees_with_the_normal_interval_of_a_mean() -> None:
-    values = np.random.default_rng(1).normal(0.8, 0.1, 400)
-    found = bootstrap_mean_interval(values, [str(k) for k in range(400)])
-    half = 1.96 * values.std() / 20
-    assert found.mean == pytest.approx(values.mean())
-    assert found.low == pytest.approx(values.mean() - half, abs=0.05 * half)
-    assert found.high == pytest.approx(values.mean() + half, abs=0.05 * half)
-
-
-def test_copies_of_a_case_within_a_subject_bring_no_certainty() -> None:
-    values = np.random.default_rng(2).normal(size=30)
-    subjects = np.array([f"s{k}" for k in range(30)])
-    once = bootstrap_mean_interval(values, subjects)
-    often = bootstrap_mean_interval(np.repeat(values, 10), np.repeat(subjects, 10))
-    assert (often.low, often.high) == pytest.approx((once.low, once.high))
-    assert (often.n, often.n_groups) == (300, 30)
-
-
-def test_two_groups_give_the_interval_of_all_four_resamples() -> None:
-    found = bootstrap_mean_interval([0.0, 1.0], ["a", "b"])
-    assert (found.low, found.mean, found.high) == (0.0, 0.5, 1.0)
-
-
-def test_coverage_is_near_its_level() -> None:
-    generator = np.random.default_rng(3)
-    subjects = [str(k) for k in range(60)]
-    hits = 0
-    for _ in range(200):
-        found = bootstrap_mean_interval(generator.beta(8, 2, 60), subjects, resamples=500)
-        hits += found.low <= 0.8 <= found.high
-    assert 0.88 <= hits / 200 <= 0.99
-
-
-def test_nan_is_counted_and_too_few_subjects_give_no_interval() -> None:
-    found = bootstrap_mean_interval([0.5, math.nan, 0.7], ["a", "b", "a"])
-    assert (found.mean, found.n, found.n_groups, found.n_undefined) == (pytest.approx(0.6), 2, 1, 1)
-    assert math.isnan(found.low)
-    assert found.reason == "one subject only"
-    assert math.isnan(bootstrap_macro_interval(np.full((2, 2), math.nan), ["a", "b"]).mean)
-
-
-def test_wilcoxon_all_tied_is_one_and_few_pairs_are_refused() -> None:
-    subjects = [str(k) for k in range(8)]
-    values = np.linspace(0.5, 0.9, 8)
-    tied = compare_paired(values, values + 1e-12, subjects)
-    assert (tied.p, tied.effect, tied.ties, tied.status) == (1.0, 0.0, 8, "ok")
-    five = compare_paired(values, values - np.array([0.1] * 5 + [0.0] * 3), subjects)
-    assert math.isnan(five.p)
-    assert five.status == "refused: 5 subjects that differ, 6 needed"
-    assert (five.wins, five.ties, five.losses) == (5, 3, 0)
-
-
-def test_the_test_sees_subjects_not_cases() -> None:
-    generator = np.random.default_rng(4)
-    first, second = generator.normal(0.02, 0.03, (2, 7))
-    cases = compare_paired(np.repeat(first, 5), np.repeat(second, 5), [f"s{k // 5}" for k in range(35)])
-    alone = compare_paired(first, second, [f"s{k}" for k in range(7)])
-    assert cases.p == alone.p
-    assert cases.wins == 5 * alone.wins
+def test_models_of_other_folds_or_classes_are_not_compared(tmp_path: Path) -> None:
+    one = study({"a": [0.8] * 4})
+    with pytest.raises(DataError, match=r"scored on folds \[0\], 'b' on \[1\]"):
+        compared(tmp_path, one + study({"b": [0.8] * 4}, fold=1))
+    other = score_rows({f"c{k:03d}": {"z": counts_of(0.8)} for k in range(4)}, model="b")
+    with pytest.raises(DataError, match="scored on classes"):
+        compared(tmp_path, one + other)
 
 
 def test_the_same_scores_give_the_same_bytes_in_any_order(tmp_path: Path) -> None:
@@ -272,7 +412,7 @@ def test_the_same_scores_give_the_same_bytes_in_any_order(tmp_path: Path) -> Non
 
 
 def test_terminal_table_is_aligned_and_narrow(tmp_path: Path) -> None:
-    cases: dict[str, Counts] = {f"c{k}": {"a": (8, 1, k)} for k in range(4)}
+    cases: dict[str, Counts] = {f"c{k}": {"a": (8, 1, k)} for k in range(8)}
     long = "m" * 64
     rows = score_rows(cases, model=long) + score_rows(cases, model="unet")
     rows += score_rows(cases, dataset="organs", model="unet")
@@ -282,8 +422,10 @@ def test_terminal_table_is_aligned_and_narrow(tmp_path: Path) -> None:
     assert [t.splitlines()[0] for t in tables[:2]] == ["cells", "organs"]
     assert max(map(len, text.splitlines())) <= 100
     for table in tables[:2]:
-        assert len({len(line) for line in table.splitlines()[1:]}) == 1
-    mean = np.mean([16 / (17 + k) for k in range(4)])
+        lines = table.splitlines()[1:]
+        last = max(k for k, line in enumerate(lines) if line.startswith("─"))
+        assert len({len(line) for line in lines[: last + 1]}) == 1
+    mean = np.mean([16 / (17 + k) for k in range(8)])
     assert f"{mean:.3f}  [" in tables[1]
 
 
@@ -301,6 +443,12 @@ def broken(change: str) -> list[dict[str, Any]]:
         rows = score_rows({"c1": {"mean": (1, 0, 0)}})
     elif change == "two subjects":
         rows += score_rows({"c1": TWO_CLASSES["c1"]}, model="other", subjects={"c1": "s9"})
+    elif change == "reference differs":
+        rows += score_rows({"c1": {"a": (4, 1, 2), "b": (1, 3, 0)}, "c2": TWO_CLASSES["c2"]}, model="other")
+    elif change == "other definition":
+        rows[0]["definition"] = "dice/other"
+    elif change == "beyond bounds":
+        rows[0]["value"] = 1.5
     elif change == "text":
         rows[0]["fold"] = "first"
         for row in rows:
@@ -313,6 +461,9 @@ def broken(change: str) -> list[dict[str, Any]]:
     [
         ("twice", "stands there twice"),
         ("lost row", "lacks some of dice"),
+        ("reference differs", "references of different n_ref"),
+        ("other definition", "is defined as 'dice/other'"),
+        ("beyond bounds", "within the metric's bounds"),
         ("lost class", "lacks some of the classes"),
         ("silent nan", "has value nan and status 'ok'"),
         ("mean as class", "a class is called 'mean'"),
@@ -335,9 +486,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cut\.parquet: not a readable score table"):
         read_scores([tmp_path / "cut.parquet"])
     with pytest.raises(DataError, match="lacks columns status"):
-        read_scores([write_scores(tmp_path / "t.parquet", [{"dataset": "x", **dict.fromkeys(COLUMNS_BUT_STATUS, 1)}])])
+        few = [{column: 1 for column in COLUMNS if column != "status"}]
+        read_scores([write_scores(tmp_path / "t.parquet", few)])
     with pytest.raises(DataError, match="run `medseg compare` first"):
         terminal_leaderboard(tmp_path)
-
-
-COLUMNS_BUT_STATUS = ("model", "fold", "seed", "case", "subject", "label", "metric", "value", "unit")

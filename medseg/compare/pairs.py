@@ -1,0 +1,188 @@
+"""Paired comparisons of every two models of a data set, in a primary and a secondary family of tests.
+
+Primary: the mean over classes of the score that models are ranked by, all pairs of models; it alone gives verdicts.
+Secondary, with a correction of its own: mean Dice and mean IoU where the reference shows the class, and the Dice of
+each class.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medseg.compare.interval import contributions, macro_mean, mean_interval, subject_means
+from medseg.compare.permutation import Test, holm, max_t, test_caution
+from medseg.compare.power import ALPHA, equivalence, signed_rank, smallest_difference
+from medseg.compare.scores import MEAN, Block, Values
+from medseg.compare.summary import number
+from medseg.compare.training_variance import FEWEST_SEEDS, MethodInterval, method_difference
+from medseg.compare.trainings import by_seed, folds_of
+from medseg.compare.verdict import METHODS, NETWORKS, Evidence, Verdict, verdict
+
+DIFFERENCES = (-1.0, 1.0)
+# Smaller differences are rounding left over from averaging.
+TIE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Two models of one data set, the better ranked first."""
+
+    first: Block
+    second: Block
+
+    def table(self, name: str, columns: Sequence[int] | None = None) -> Values:
+        """(S, C) differences of subject means of ``score``, ``dice`` or ``iou``."""
+        one, two = (b.score if name == "score" else b.values[name] for b in (self.first, self.second))
+        gap = subject_means(one, self.first.subjects)[1] - subject_means(two, self.first.subjects)[1]
+        return gap if columns is None else gap[:, list(columns)]
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """What the pair is called in a row."""
+        one = self.first
+        return {"dataset": one.dataset, "split": one.split, "first": one.model, "second": self.second.model}
+
+    @property
+    def scope(self) -> str:
+        """Whether both models were trained often enough to speak of methods."""
+        seeds = min(len(b.seeds) for b in (self.first, self.second))
+        return METHODS if seeds >= FEWEST_SEEDS else NETWORKS
+
+    def wins(self) -> dict[str, int]:
+        """Cases in which the first model is better, equal, worse, by the mean of a case's scores."""
+        means = [_row_means(b.score) for b in (self.first, self.second)]
+        gap = means[0] - means[1]
+        gap = gap[np.isfinite(gap)]
+        won, lost = int((gap > TIE).sum()), int((gap < -TIE).sum())
+        return {"wins": won, "ties": len(gap) - won - lost, "losses": lost}
+
+
+def pair_rows(
+    blocks: Sequence[Block], ranking: Sequence[dict[str, Any]], margin: float | None = None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Compare every two models of every data set and split.
+
+    Args:
+        blocks: the scores.
+        ranking: rows of the leaderboard.
+        margin: largest difference of the mean score that does not matter; none: equivalence is not tested.
+
+    Returns:
+        Rows of the primary family, with their verdicts, and rows of the secondary family.
+    """
+    by_name = {(b.dataset, b.split, b.model): b for b in blocks}
+    primary, secondary = [], []
+    for dataset, split in dict.fromkeys((r["dataset"], r["split"]) for r in ranking):
+        names = [r["model"] for r in ranking if (r["dataset"], r["split"]) == (dataset, split)]
+        ranked = [by_name[dataset, split, name] for name in names]
+        pairs = [_Pair(one, two) for one, two in itertools.combinations(ranked, 2)]
+        if pairs:
+            primary += _primary(pairs, margin)
+            secondary += _secondary(pairs)
+    return primary, secondary
+
+
+def _primary(pairs: Sequence[_Pair], margin: float | None) -> list[dict[str, Any]]:
+    tables = [pair.table("score") for pair in pairs]
+    tests = max_t(np.stack([contributions(table) for table in tables], axis=1))
+    methods = [_method(pair) if pair.scope == METHODS else None for pair in pairs]
+    adjusted = holm([method.p if method is not None else math.nan for method in methods])
+    rows = []
+    for pair, table, test, method, p_method in zip(pairs, tables, tests, methods, adjusted, strict=True):
+        interval = mean_interval(table, bounds=DIFFERENCES)
+        ends = (interval.low, interval.high) if method is None else (method.low, method.high)
+        # The flips of subjects do not see the luck of trainings; the test of methods must agree as well.
+        p = test.p_adjusted if method is None else max(test.p_adjusted, p_method)
+        smallest = smallest_difference(contributions(table), len(pairs))
+        allowed = None if margin is None else equivalence(table, margin, comparisons=len(pairs))
+        found = verdict(
+            Evidence(
+                pair.first.model,
+                pair.second.model,
+                interval.mean,
+                *ends,
+                test.statistic,
+                p,
+                test.n_subjects,
+                len(pairs),
+                smallest,
+                (len(pair.first.trainings), len(pair.second.trainings)),
+                pair.scope,
+                allowed,
+            )
+        )
+        row = {**pair.names, "metric": "score_subject", "label": MEAN, "difference": number(interval.mean)}
+        row |= {"low": number(ends[0]), "high": number(ends[1]), **pair.wins(), **_tested(test, contributions(table))}
+        row |= {"p": number(p), "smallest": number(smallest), "comparisons": len(pairs), "scope": pair.scope}
+        row |= {"verdict": found.kind, "sentence": _sentence(pair, found), "margin": margin}
+        rows.append({**row, "points": _points(table, interval.low), "note": interval.reason or test.reason})
+    return rows
+
+
+def _tested(test: Test, gaps: Values) -> dict[str, Any]:
+    """What a row says of the test, and of the typical case beside it."""
+    p_typical, effect = signed_rank(gaps)
+    row = {"n_subjects": test.n_subjects, "p_alone": number(test.p), "exact": test.exact, "flips": test.flips}
+    return {**row, "p_typical": number(p_typical), "effect_typical": number(effect)}
+
+
+def _sentence(pair: _Pair, found: Verdict) -> str:
+    """The verdict's sentence, with what its reader must not overlook."""
+    more = []
+    if pair.scope == NETWORKS and found.kind == "better":
+        more.append("nothing is said about the methods, which needs two seeds or more")
+    if any(b.lacking.any() for b in (pair.first, pair.second)):
+        dice = macro_mean(pair.table("dice"))
+        if dice < -TIE and found.kind == "better":
+            more.append(
+                f"where the reference shows the class, {pair.second.model} has the higher Dice ({dice:+.3f}); the "
+                "verdict counts invented objects as well"
+            )
+    if (caution := test_caution(contributions(pair.table("score")))) and found.kind == "better":
+        more.append(caution)
+    return "; ".join([found.sentence, *more])
+
+
+def _points(table: Values, low: float) -> list[float]:
+    """The subjects' differences, where there are too few for an interval."""
+    gaps = contributions(table)
+    return [] if math.isfinite(low) else sorted(number(v) or 0.0 for v in gaps[np.isfinite(gaps)])
+
+
+def _method(pair: _Pair) -> MethodInterval:
+    """The difference of two methods, training variance in its interval."""
+    one, two = (by_seed(b, "score") for b in (pair.first, pair.second))
+    return method_difference(one, two, folds_of(pair.first), bounds=DIFFERENCES)
+
+
+def _secondary(pairs: Sequence[_Pair]) -> list[dict[str, Any]]:
+    """One family: mean Dice and mean IoU where the reference shows the class, and the Dice of each class."""
+    labels = pairs[0].first.labels
+    every = list(range(len(labels)))
+    wanted = [("dice_subject", MEAN, "dice", every), ("iou_subject", MEAN, "iou", every)]
+    if len(labels) > 1:
+        wanted += [("dice_subject", name, "dice", [c]) for c, name in enumerate(labels)]
+    asked = [(pair, *what) for pair in pairs for what in wanted]
+    tables = [pair.table(name, columns) for pair, _, _, name, columns in asked]
+    tests = max_t(np.stack([contributions(table) for table in tables], axis=1))
+    rows = []
+    for (pair, metric, label, *_), table, test in zip(asked, tables, tests, strict=True):
+        interval = mean_interval(table, bounds=DIFFERENCES)
+        row = {**pair.names, "metric": metric, "label": label, "difference": number(interval.mean)}
+        row |= {"low": number(interval.low), "high": number(interval.high), **_tested(test, contributions(table))}
+        shown = bool(test.p_adjusted < ALPHA and (interval.low > 0 or interval.high < 0))
+        rows.append({**row, "p": number(test.p_adjusted), "comparisons": len(asked), "shown": shown})
+    return rows
+
+
+def _row_means(values: Values) -> Values:
+    """(N,) means over the classes that have a value; NaN where none has."""
+    known = np.isfinite(values)
+    counts = known.sum(axis=1)
+    return np.where(counts > 0, np.where(known, values, 0.0).sum(axis=1) / np.maximum(counts, 1), np.nan)
