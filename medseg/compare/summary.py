@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg.compare.interval import caution, mean_interval, subject_means
+from medseg.compare.interval import caution, macro_mean, mean_interval, subject_means
 from medseg.compare.scores import MEAN, Block, Values
 from medseg.compare.training_variance import FEWEST_SEEDS, method_mean
 from medseg.compare.trainings import by_seed, folds_of
@@ -40,6 +40,28 @@ def summary_rows(block: Block) -> list[dict[str, Any]]:
             rows.append(_row(block, f"{metric}_case", label, columns, _plain(mean)))
             rows.append(_row(block, f"{metric}_pooled", label, columns, _plain(_mean(pooled[columns]))))
     return rows
+
+
+def means(block: Block) -> dict[tuple[str, str], float | None]:
+    """(metric, class) -> mean, as in ``summary_rows``, without intervals."""
+    found: dict[tuple[str, str], float] = {}
+    for label, columns in _labels(block):
+        for name, values in (("score", block.score), *block.values.items()):
+            table = subject_means(values[:, columns], block.subjects)[1]
+            found[f"{name}_subject", label] = macro_mean(table)
+    for metric in METRICS:
+        pooled = _pooled(block, metric)
+        for label, columns in _labels(block):
+            found[f"{metric}_case", label] = _class_mean(block.values[metric][:, columns])
+            found[f"{metric}_pooled", label] = _mean(pooled[columns])
+    return {key: number(value) for key, value in found.items()}
+
+
+def counts(block: Block) -> dict[str, int]:
+    """How many cases there are, and how many of them were missed, failed, or invented a class, over all classes."""
+    spurious = block.lacking & (block.volume > 0)
+    missed, failed = int(block.missed.sum()), int(block.failed.any(axis=1).sum())
+    return {"n_cases": len(block.cases), "n_missed": missed, "n_failed": failed, "n_spurious": int(spurious.sum())}
 
 
 def _labels(block: Block) -> list[tuple[str, list[int]]]:

@@ -20,6 +20,10 @@ RUN_FOLDER = re.compile(r"fold(\d+)-seed(\d+)")
 MEAN = "mean"  # how the comparison calls the macro mean over classes
 VERSION = {"medseg": "version"}  # tag of our own version
 SCORE_KEYS = ["case", "subject", "label"]
+# Scores of whole cases of the validation folds; ``val/…`` are the curves of the training loop.
+PREFIX = "cv"
+# Metrics that the note of a parent run shows.
+SHOWN = ("score_subject", "dice_subject", "dice_pooled", "iou_subject")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,40 +74,37 @@ def _trained(folder: Path) -> Trained:
     return Trained(spec, folder, facts, seconds, scores)
 
 
-def read_scores(path: Path) -> pd.DataFrame:
+def training_scores(path: Path) -> pd.DataFrame:
     """Score rows of one training; ``DataError`` if damaged."""
-    import pandas
+    from medseg.compare.scores import read_scores
 
-    try:
-        table = pandas.read_parquet(path)
-        return table[[*SCORE_KEYS, "metric", "value", "status"]]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: not a score table ({error}); run `medseg evaluate` again") from error
+    return read_scores([path])
 
 
-def test_metrics(scores: pd.DataFrame) -> dict[str, float]:
-    """Means of one training's scores, defined as in the comparison.
+def training_metrics(scores: pd.DataFrame) -> dict[str, float]:
+    """Means and counts of one training's scores, by the comparison's own functions; undefined ones are left out."""
+    from medseg.compare.scores import blocks
+    from medseg.compare.summary import counts, means
 
-    Per class, the mean over the cases where the score is defined; then the mean over classes. Background
-    never counts. ``test/n_valid`` and ``test/n_undefined`` count Dice values.
-    """
-    out: dict[str, float] = {}
-    for metric, mean_name in (("dice", "test/dice/mean"), ("iou", "test/miou")):
-        rows = scores[scores["metric"] == metric]
-        valid = rows[rows["status"] == "ok"]
-        means = valid.groupby("label")["value"].mean()
-        out |= {f"test/{metric}/{label}": float(value) for label, value in means.items()}
-        if len(means):
-            out[mean_name] = float(means.mean())
-        if metric == "dice":
-            out |= {"test/n_valid": float(len(valid)), "test/n_undefined": float(len(rows) - len(valid))}
-    return out
+    (block,) = blocks(scores)
+    found = {_name(metric, label): value for (metric, label), value in means(block).items()}
+    out = {name: value for name, value in found.items() if value is not None}
+    return {**out, **{f"{PREFIX}/{name}": float(n) for name, n in counts(block).items()}}
+
+
+def _name(metric: str, label: str) -> str:
+    """Name in MLflow of a metric of the comparison; the mean over classes of IoU is called mIoU."""
+    if label == MEAN and metric.startswith("iou"):
+        return f"{PREFIX}/m{metric}"
+    return f"{PREFIX}/{metric}/{label}"
 
 
 def case_table(scores: pd.DataFrame) -> bytes:
-    """CSV with a row per case and class, a column per metric, and why a score is undefined."""
+    """CSV with a row per case and class, a column per metric, and what its status is if not ok."""
+    from medseg.evaluate.score import OK
+
     wide = scores.pivot(index=SCORE_KEYS, columns="metric", values="value")
-    notes = scores[scores["status"] != "ok"].groupby(SCORE_KEYS)["status"].agg(lambda s: "; ".join(sorted(set(s))))
+    notes = scores[scores["status"] != OK].groupby(SCORE_KEYS)["status"].agg(lambda s: "; ".join(sorted(set(s))))
     wide["note"] = notes.reindex(wide.index).fillna("")
     text: str = wide.round(6).reset_index().to_csv(index=False, lineterminator="\n")
     return text.encode()
@@ -111,28 +112,28 @@ def case_table(scores: pd.DataFrame) -> bytes:
 
 def summary_of(results: Path, dataset: str, model: str) -> list[Mapping[str, Any]]:
     """Rows of the comparison for one model on one data set; none before ``medseg compare`` ran."""
-    path = results / "compare" / "summary.json"
-    if not path.is_file():
+    from medseg.compare.run import read_summary
+
+    folder = results / "compare"
+    if not (folder / "summary.json").is_file():
         return []
     try:
-        rows = read_json(path)["rows"]
+        rows = read_summary(folder)["rows"]
         return [row for row in rows if (row["dataset"], row["model"]) == (dataset, model)]
     except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: not as written by `medseg compare` ({error!r}); run it again") from error
+        raise DataError(f"{folder / 'summary.json'}: not as `medseg compare` writes it ({error!r}); run it") from error
 
 
 def summary_metrics(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Metrics of a parent run from the rows of the comparison; undefined ones are left out."""
     out: dict[str, float | None] = {}
     for row in rows:
-        if row["metric"] == "dice":
-            name = f"test/dice/{row['label']}"
-            out[name] = row["mean"]
-            if row["label"] == MEAN:
-                out |= {f"{name}_low": row["low"], f"{name}_high": row["high"]}
-                out |= {"test/n_cases": row["n"], "test/n_undefined": row["n_undefined"]}
-        elif row["metric"] == "iou":
-            out["test/miou" if row["label"] == MEAN else f"test/iou/{row['label']}"] = row["mean"]
+        name = _name(row["metric"], row["label"])
+        out[name] = row["mean"]
+        if row["label"] == MEAN:
+            out |= {f"{name}_low": row["low"], f"{name}_high": row["high"]}
+            if row["metric"] == "dice_subject":
+                out |= {f"{PREFIX}/{n}": row[n] for n in ("n_missed", "n_failed", "n_spurious", "left_empty")}
     return {name: float(value) for name, value in out.items() if value is not None and math.isfinite(value)}
 
 
@@ -142,16 +143,17 @@ def note_card(spec: RunSpec, rows: Iterable[Mapping[str, Any]], trained: Iterabl
     params = spec.parent_params
     facts = ", ".join(f"{k} {params[k]}" for k in ("patch", "batch", "loss", "lr", "steps") if k in params)
     lines = [f"**{params.get('network', spec.model)}** on **{spec.dataset}** ({folds})", "", facts, ""]
-    overlaps = [row for row in rows if row["metric"] in {"dice", "iou"}]
-    if overlaps:
+    shown = [row for row in rows if row["metric"] in SHOWN]
+    if shown:
         lines += [
-            "| metric | class | mean | 95 % interval | cases | undefined |",
-            "|---|---|---|---|---|---|",
+            "| metric | class | mean | 95 % interval | cases | missed | failed |",
+            "|---|---|---|---|---|---|---|",
         ]
-    for row in overlaps:
+    for row in shown:
         mean, low, high = ("–" if row[k] is None else f"{row[k]:.3f}" for k in ("mean", "low", "high"))
         label = str(row["label"]).replace("|", "\\|")
-        lines.append(f"| {row['metric']} | {label} | {mean} | {low} to {high} | {row['n']} | {row['n_undefined']} |")
+        counted = f"{row['n']} | {row['n_missed']} | {row['n_failed']}"
+        lines.append(f"| {row['metric']} | {label} | {mean} | {low} to {high} | {counted} |")
     return "\n".join(lines).strip()
 
 

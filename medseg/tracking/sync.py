@@ -17,10 +17,10 @@ from medseg.tracking.results import (
     find_trained,
     note_card,
     overlays_of,
-    read_scores,
     summary_metrics,
     summary_of,
-    test_metrics,
+    training_metrics,
+    training_scores,
 )
 from medseg.tracking.runs import (
     close_orphans,
@@ -111,8 +111,8 @@ class _Replay:
             "medseg.dataset_digest": self._digest(trained),
         }
         if trained.scores.is_file():
-            scores = read_scores(trained.scores)
-            values |= test_metrics(scores)
+            scores = training_scores(trained.scores)
+            values |= training_metrics(scores)
             self._put(run, {"evaluate/cases.csv": case_table(scores)})
         log_new(
             self.client,
@@ -147,7 +147,7 @@ class _Replay:
         self._log_values(run, values, None)
         self._log_dataset(run, first)
         page = self.results / "report" / "index.html"
-        cases = [c for t in members if t.scores.is_file() for c in read_scores(t.scores)["case"]]
+        cases = [c for t in members if t.scores.is_file() for c in training_scores(t.scores)["case"]]
         pictures = overlays_of(self.results, first.spec, cases)
         files = {"report/index.html": page.read_bytes()} if page.is_file() else {}
         self._put(run, {**files, **{f"overlays/{p.name}": p.read_bytes() for p in pictures}})

@@ -9,13 +9,13 @@ from __future__ import annotations
 from medseg.files import canonical_json
 
 MODELS, TRAININGS = "models", "trainings"
-PRIMARY = "test/dice/mean"
-SCORES = (PRIMARY, "test/miou", "time/train_s")
+PRIMARY = "cv/dice_subject/mean"
+SCORES = (PRIMARY, "cv/miou_subject", "time/train_s")
 SETTINGS = ("dataset", "network", "loss", "lr", "patch", "batch", "steps", "parameters")
 # Name of a table -> metrics and parameters that are its columns; the UI sorts them by name.
 VIEWS = {
-    MODELS: ((*SCORES, "test/dice/mean_low", "test/dice/mean_high"), SETTINGS),
-    TRAININGS: ((*SCORES, "test/n_undefined"), ("fold", "seed", *SETTINGS)),
+    MODELS: ((*SCORES, f"{PRIMARY}_low", f"{PRIMARY}_high"), SETTINGS),
+    TRAININGS: ((*SCORES, "cv/n_missed", "cv/n_failed"), ("fold", "seed", *SETTINGS)),
 }
 
 

@@ -16,68 +16,10 @@ from medseg.compare.run import read_leaderboard, run
 from medseg.compare.scores import blocks, read_scores
 from medseg.compare.summary import summary_rows
 from medseg.compare.terminal import terminal_leaderboard
+from medseg.compare.verdict import ABOUT_NETWORKS
 from medseg.errors import DataError
-from medseg.evaluate.score import ABSENT, COLUMNS, MISSED, OK, SPURIOUS
-from medseg.metrics.table import METRICS, QUANTITIES
-
-# A case is {class: (tp, fp, fn)}.
-Counts = Mapping[str, tuple[int, int, int]]
-
-
-def score_rows(
-    cases: Mapping[str, Counts],
-    *,
-    dataset: str = "cells",
-    model: str = "unet",
-    fold: int = 0,
-    seed: int = 0,
-    split: str = "val",
-    subjects: Mapping[str, str] | None = None,
-) -> list[dict[str, Any]]:
-    """Score rows as evaluate writes them, from counts."""
-    rows = []
-    for case, classes in cases.items():
-        for label, (tp, fp, fn) in classes.items():
-            shown, found = tp + fn > 0, tp + fp > 0
-            values = {
-                "dice": 2 * tp / (2 * tp + fp + fn) if shown else math.nan,
-                "iou": tp / (tp + fp + fn) if shown else math.nan,
-                "tp": tp,
-                "fp": fp,
-                "fn": fn,
-                "volume_ref": (tp + fn) * 0.5,
-                "volume_pred": (tp + fp) * 0.5,
-            }
-            status = {(True, True): OK, (True, False): MISSED, (False, True): SPURIOUS, (False, False): ABSENT}
-            for metric, value in values.items():
-                rows.append(
-                    {
-                        "dataset": dataset,
-                        "split": split,
-                        "model": model,
-                        "fold": fold,
-                        "seed": seed,
-                        "case": case,
-                        "subject": (subjects or {}).get(case, case),
-                        "label": label,
-                        "metric": metric,
-                        "definition": METRICS[metric].definition if metric in METRICS else QUANTITIES[metric],
-                        "value": float(value),
-                        "unit": "ml" if metric.startswith("volume") else "1",
-                        "status": status[shown, found],
-                        "n_ref": tp + fn,
-                        "n_pred": tp + fp,
-                        "spacing": "1 x 1 mm",
-                    }
-                )
-    assert set(rows[0]) == set(COLUMNS)
-    return rows
-
-
-def counts_of(dice: float, voxels: int = 10_000) -> tuple[int, int, int]:
-    """Counts of a reference of so many voxels whose Dice is this, to 1e-4."""
-    tp = round(dice * voxels)
-    return tp, voxels - tp, voxels - tp
+from medseg.evaluate.score import COLUMNS
+from tests.score_tables import Counts, counts_of, score_rows, write_scores
 
 
 def compared(tmp_path: Path, rows: Iterable[Mapping[str, Any]], margin: float | None = None) -> dict[str, Any]:
@@ -94,12 +36,6 @@ def study(scores: Mapping[str, Iterable[float]], **more: Any) -> list[dict[str, 
         cases = {f"c{k:03d}": {"a": counts_of(v)} for k, v in enumerate(values)}
         rows += score_rows(cases, model=model, **more)
     return rows
-
-
-def write_scores(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_parquet(path, index=False)
-    return path
 
 
 def summary_of(out: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
@@ -221,7 +157,7 @@ def test_inventing_a_tumour_in_every_healthy_image_is_not_better(tmp_path: Path)
     assert [row["model"] for row in found["board"]] == ["a", "b"]
     assert (pair["verdict"], pair["first"]) == ("better", "a")
     assert pair["sentence"].startswith("a is better than b")
-    assert "b has the higher Dice" in pair["sentence"]
+    assert any("b has the higher Dice" in note for note in pair["notes"])
     assert [float(row["left_empty"]) for row in found["board"]] == [1.0, 0.0]
     (dice_row,) = (r for r in found["secondary"] if (r["metric"], r["label"]) == ("dice_subject", "mean"))
     assert dice_row["difference"] == pytest.approx(-0.013, abs=1e-4)
@@ -291,7 +227,7 @@ def test_three_trainings_of_one_model_are_not_three_methods(tmp_path: Path) -> N
     for pair in better:
         assert pair["scope"] == "networks"
         assert "these two trained networks" in pair["sentence"]
-        assert "nothing is said about the methods" in pair["sentence"]
+        assert ABOUT_NETWORKS in pair["notes"]
 
 
 def test_with_seeds_the_luck_of_trainings_is_in_the_interval(tmp_path: Path) -> None:

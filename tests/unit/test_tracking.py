@@ -12,14 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medseg.compare.run import read_leaderboard
+from medseg.compare.run import run as compare
 from medseg.errors import CheckpointError, TrackingError
 from medseg.files import write_json
+from medseg.metrics.table import METRICS, QUANTITIES
 from medseg.tracking import Mirror, RunSpec, init_store, resolve_model, sync, training_spec, ui_command
 from medseg.tracking import mirror as mirror_module
 from medseg.tracking.journal import JournalReader
@@ -29,6 +31,7 @@ from medseg.tracking.ui import serve_ui
 from medseg.tracking.views import MODELS as MODELS_VIEW
 from medseg.tracking.views import TRAININGS as TRAININGS_VIEW
 from medseg.tracking.views import view_path
+from tests.score_tables import counts_of, score_rows
 
 LABELS = ("Anterior", "nucleus@3 (µm)")
 MODELS = {"unet": 0.002, "deeplab": 0.001}
@@ -73,30 +76,14 @@ def write_journal(path: Path, lines: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(r) + "\n" for r in lines))
 
 
-def score_rows(model: str, fold: int) -> pd.DataFrame:
-    rows = []
+def training_rows(model: str, fold: int, factor: float = 1.0) -> pd.DataFrame:
+    """Dice of 0.9, 0.8, 0.7 less 0.05 in the second fold; the last case lacks the second class."""
+    cases = {}
     for number in range(3):
-        for place, label in enumerate(LABELS):
-            undefined = number == 2 and place == 1
-            score = 0.9 - 0.1 * number - 0.05 * fold - (0.1 if model == "deeplab" else 0.0)
-            for metric, value in (("dice", score), ("iou", score / (2 - score)), ("tp", 100.0)):
-                lost = undefined and metric != "tp"
-                rows.append(
-                    {
-                        "dataset": "organs",
-                        "model": model,
-                        "fold": fold,
-                        "seed": 0,
-                        "case": f"case{fold}{number}",
-                        "subject": f"case{fold}{number}",
-                        "label": label,
-                        "metric": metric,
-                        "value": np.nan if lost else value,
-                        "unit": "1",
-                        "status": "undefined: both empty" if lost else "ok",
-                    }
-                )
-    return pd.DataFrame(rows)
+        score = (0.9 - 0.1 * number - 0.05 * fold - (0.1 if model == "deeplab" else 0.0)) * factor
+        classes = {label: counts_of(score) for label in LABELS}
+        cases[f"case{fold}{number}"] = {**classes, **({LABELS[1]: (0, 0, 0)} if number == 2 else {})}
+    return pd.DataFrame(score_rows(cases, dataset="organs", model=model, fold=fold))
 
 
 def write_training(results: Path, model: str, fold: int, fingerprint: str = "a" * 64) -> Path:
@@ -127,7 +114,7 @@ def write_training(results: Path, model: str, fold: int, fingerprint: str = "a" 
         },
     )
     (data / "evaluate" / model).mkdir(parents=True, exist_ok=True)
-    score_rows(model, fold).to_parquet(data / "evaluate" / model / f"fold{fold}-seed0.parquet", index=False)
+    training_rows(model, fold).to_parquet(data / "evaluate" / model / f"fold{fold}-seed0.parquet", index=False)
     return folder
 
 
@@ -137,17 +124,11 @@ def write_results(results: Path, models: tuple[str, ...] = tuple(MODELS), folds:
     ingest.mkdir(parents=True)
     (ingest / "manifest.tsv").write_text("case\n")
     write_json(ingest / "dataset.json", {"dataset": "organs"})
-    summary = []
     for model in models:
         write_json(results / "organs" / "plan" / f"{model}.json", plan_of(model))
         for fold in folds:
             write_training(results, model, fold)
-        for metric in ("dice", "iou"):
-            for label in ("mean", *LABELS):
-                row = {"dataset": "organs", "model": model, "metric": metric, "label": label, "mean": 0.75}
-                low = {"low": 0.7, "high": 0.8} if metric == "dice" else {"low": None, "high": None}
-                summary.append({**row, **low, "n": 6, "n_undefined": 2})
-    write_json(results / "compare" / "summary.json", {"rows": summary})
+    compare(sorted((results / "organs" / "evaluate").glob("*/*.parquet")), results / "compare")
     figures = results / "report" / "figures"
     figures.mkdir(parents=True)
     (results / "report" / "index.html").write_text("<html></html>")
@@ -344,12 +325,18 @@ def test_replaying_an_experiment_gives_runs_that_compare_and_twice_adds_nothing(
     assert set(unet.data.params) == set(deeplab.data.params)
     differing = {k for k, v in unet.data.params.items() if deeplab.data.params[k] != v}
     assert differing == {"model", "network", "lr"}
-    assert unet.data.metrics["test/dice/mean"] == 0.75
-    assert unet.data.metrics["test/dice/mean_low"] == 0.7
+    # Dice of the first class 0.9, 0.8, 0.7 and 0.85, 0.75, 0.65; of the second without the last of each.
+    mean = (4.65 / 6 + 3.3 / 4) / 2
+    assert unet.data.metrics["cv/dice_subject/mean"] == pytest.approx(mean, abs=1e-4)
+    assert unet.data.metrics["cv/dice_subject/mean_low"] < mean < unet.data.metrics["cv/dice_subject/mean_high"]
     assert unet.data.metrics["time/train_s"] == 100.5
-    assert "test/miou" in unet.data.metrics
+    assert {"cv/miou_subject", "cv/dice_pooled/mean", "cv/score_subject/mean"} <= set(unet.data.metrics)
+    board = {row["model"]: row for row in read_leaderboard(results / "compare")}
+    assert float(board["unet"]["dice_subject"]) == unet.data.metrics["cv/dice_subject/mean"]
     assert unet.data.tags["medseg.folds"] == "0 1"
-    assert "| dice | mean | 0.750 | 0.700 to 0.800 | 6 | 2 |" in unet.data.tags["mlflow.note.content"]
+    note = unet.data.tags["mlflow.note.content"]
+    assert f"| dice_subject | mean | {mean:.3f} | " in note
+    assert " | 6 | 0 | 0 |" in note
     for run in runs.values():
         assert run.info.status == "FINISHED"
         parent = run.data.tags.get("mlflow.parentRunId")
@@ -372,18 +359,18 @@ def test_a_training_shows_its_curves_scores_and_tables(results: Path) -> None:
     child = runs["organs/unet fold0 seed0"]
     curve = client.get_metric_history(child.info.run_id, "train/loss")
     assert [(m.step, m.timestamp, m.value) for m in curve] == [(s, 1_700_000_000_000 + s, 1 / s) for s in STEPS]
-    strange = metric_name(f"test/dice/{LABELS[1]}")
-    assert child.data.tags[f"medseg.name.{strange}"] == f"test/dice/{LABELS[1]}"
+    strange = metric_name(f"cv/dice_subject/{LABELS[1]}")
+    assert child.data.tags[f"medseg.name.{strange}"] == f"cv/dice_subject/{LABELS[1]}"
     values = child.data.metrics
-    assert values["test/dice/Anterior"] == pytest.approx(0.8)
+    assert values["cv/dice_subject/Anterior"] == pytest.approx(0.8)
     assert values[strange] == pytest.approx(0.85)
-    assert values["test/dice/mean"] == pytest.approx(0.825)
-    assert (values["test/n_valid"], values["test/n_undefined"]) == (5, 1)
+    assert values["cv/dice_subject/mean"] == pytest.approx(0.825)
+    assert [values[f"cv/{n}"] for n in ("n_cases", "n_missed", "n_failed", "n_spurious")] == [3, 0, 0, 0]
     assert child.data.params["parameters"] == "1234"
     assert [i.dataset.name for i in child.inputs.dataset_inputs] == ["organs"]
     table = Path(client.download_artifacts(child.info.run_id, "evaluate/cases.csv", str(results)))
     frame = pd.read_csv(table)
-    assert list(frame.columns) == ["case", "subject", "label", "dice", "iou", "tp", "note"]
+    assert list(frame.columns) == ["case", "subject", "label", *sorted([*METRICS, *QUANTITIES]), "note"]
     assert frame["note"].notna().sum() == frame["dice"].isna().sum() == 1
     parent = runs["organs/unet"].info.run_id
     paths = [a.path for a in client.list_artifacts(parent, "overlays")]
@@ -420,12 +407,11 @@ def test_a_changed_plan_makes_a_new_parent(results: Path, monkeypatch: pytest.Mo
 def test_scores_measured_anew_replace_what_is_shown(results: Path) -> None:
     write_results(results, ("unet",), (0,))
     sync(results)
-    scores = score_rows("unet", 0)
-    scores.loc[scores["metric"] == "dice", "value"] *= 0.5
+    scores = training_rows("unet", 0, factor=0.5)
     scores.to_parquet(results / "organs" / "evaluate" / "unet" / "fold0-seed0.parquet", index=False)
-    assert " 3 results, 1 files, 0 models" in sync(results)
+    assert " 21 results, 1 files, 0 models" in sync(results)
     child = runs_by_name(results)["organs/unet fold0 seed0"]
-    assert child.data.metrics["test/dice/mean"] == pytest.approx(0.825 / 2)
+    assert child.data.metrics["cv/dice_subject/mean"] == pytest.approx(0.825 / 2)
 
 
 def test_no_user_and_no_path_in_params_tags_and_models(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
