@@ -31,6 +31,11 @@ def check_safe_name(name: str, what: str) -> str:
     return name
 
 
+def nearest(root: Path, name: str) -> Path:
+    """The file that a data set's configuration names: in the data set's folder, or else in the working folder."""
+    return root / name if (root / name).is_file() else Path(name)
+
+
 @contextlib.contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """Open a binary file that appears under ``path``, whole, when the block ends without an error.

@@ -17,9 +17,9 @@ from typing import IO, Any
 
 import yaml
 
-from medseg.config import Config, is_elsewhere, load_config
+from medseg.config import Config, is_elsewhere, is_table, load_config
 from medseg.errors import BusyError, MedsegError
-from medseg.files import canonical_json, digest_of, sha256_file, write_json
+from medseg.files import canonical_json, digest_of, nearest, sha256_file, write_json
 from medseg.provenance import closure_digest
 
 _held: list[IO[str]] = []
@@ -113,7 +113,11 @@ def dataset_slice(config: Config, dataset: str) -> str:
     """What checking and splitting a data set depend on, as a stable parameter."""
     section = config.datasets[dataset].model_dump(exclude={"postprocess"})
     folds = config.folds.model_dump(exclude={"run"})
-    stamps = {"files": files_stamp(config, dataset), "splits": splits_stamp(config, dataset)}
+    stamps = {
+        "files": files_stamp(config, dataset),
+        "splits": splits_stamp(config, dataset),
+        "sides": sides_stamp(config, dataset),
+    }
     return canonical_json({"dataset": section, "folds": folds, **stamps})
 
 
@@ -144,6 +148,19 @@ def splits_stamp(config: Config, dataset: str) -> str:
     return sha256_file(Path(name)) if name and Path(name).is_file() else ""
 
 
+def sides_stamp(config: Config, dataset: str) -> list[str]:
+    """Digests of the user's own tables of subjects and of test cases, wherever they lie."""
+    section = config.datasets[dataset]
+    names = [section.subject if is_table(section.subject) else None, section.test.file if section.test else None]
+    return [stamp_of(Path(config.data_root) / section.path, name) for name in names]
+
+
+def stamp_of(root: Path, name: str | None) -> str:
+    """Digest of a file in the data set's folder or else in the working folder; empty if there is none."""
+    path = nearest(root, name) if name else None
+    return sha256_file(path) if path is not None and path.is_file() else ""
+
+
 def start_of(config: Config, dataset: str, model: str, fold: str, seed: str) -> tuple[str | None, str | None]:
     """What a training starts from: the file that it waits for, and the model as `medseg train --start` wants it."""
     start = config.models[model].start
@@ -162,7 +179,8 @@ def plan_slice(config: Config, model: str) -> str:
     keys = ("budget", "threads", "device", "folds", "processes")
     general = config.model_dump(include=set(keys))
     general["folds"] = general["folds"]["count"]
-    return canonical_json({"model": config.models[model].model_dump(), **general})
+    # What may be wrong with the weights that a model starts from is asked where it is trained.
+    return canonical_json({"model": config.models[model].model_dump(exclude={"allow"}), **general})
 
 
 def predict_slice(config: Config, dataset: str) -> str:
@@ -182,7 +200,7 @@ def postprocess_slice(config: Config, dataset: str) -> str:
 
 def has_postprocess(config: Config, dataset: str) -> bool:
     """Whether the data set names any operation."""
-    return any(config.datasets[dataset].postprocess.model_dump().values())
+    return config.datasets[dataset].postprocess.applies
 
 
 def wants_gpu(config: Config) -> int:

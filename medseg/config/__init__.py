@@ -12,6 +12,8 @@ from medseg.config.dataset import (
     GenerateConfig,
     KnownArchive,
     PostprocessConfig,
+    TestConfig,
+    is_table,
 )
 from medseg.config.model import AUGMENTATION, Loss, ModelConfig, Network, PlanOverrides, is_elsewhere
 from medseg.config.study import (
@@ -41,8 +43,10 @@ __all__ = [
     "Network",
     "PlanOverrides",
     "PostprocessConfig",
+    "TestConfig",
     "TrackingConfig",
     "config_schema",
     "is_elsewhere",
+    "is_table",
     "load_config",
 ]

@@ -23,6 +23,11 @@ KnownArchive = Literal[
 ]
 
 
+def is_table(subject: str | None) -> bool:
+    """Whether ``subject`` names a file, and is no expression."""
+    return subject is not None and subject.endswith((".csv", ".tsv"))
+
+
 class GenerateConfig(Section):
     """Make the data set before reading it (phantoms, for demonstrations and tests)."""
 
@@ -63,6 +68,11 @@ class PostprocessConfig(Section):
     )
     min_size: int = Field(default=0, ge=0, description="remove connected components with fewer voxels than this")
 
+    @property
+    def applies(self) -> bool:
+        """Whether any operation is asked for."""
+        return any(self.model_dump().values())
+
 
 class BidsConfig(Section):
     """Which files of a BIDS folder are the images and which the label maps."""
@@ -90,6 +100,33 @@ class DownloadConfig(Section):
     def _one_source(self) -> DownloadConfig:
         if (self.name is None) == (self.url is None):
             raise ValueError("give either name or url")
+        return self
+
+
+class TestConfig(Section):
+    """Cases that are kept apart until `medseg test` scores them: in no plan, fold or curve. Give exactly one source."""
+
+    __test__ = False  # pytest takes classes of this name for tests
+
+    cases: list[str] | None = Field(default=None, min_length=1, description="case ids")
+    file: str | None = Field(
+        default=None,
+        pattern=r"\.(csv|tsv)$",
+        description="CSV or TSV file with a column case; in the data set's folder or the working folder",
+    )
+    column: str | None = Field(default=None, description="table layout: the column that tells test cases")
+    value: str = Field(default="test", description="what that column holds for them")
+    folder: Literal["imagesTs"] | None = Field(
+        default=None, description="decathlon, nnunet: imagesTs, with the references in labelsTs"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TestConfig:
+        given = [name for name in ("cases", "file", "column", "folder") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of cases, file, column, folder; there are {', '.join(given) or 'none'}")
+        if self.column is None and "value" in self.model_fields_set and self.value != "test":
+            raise ValueError("value belongs to column, which is not given")
         return self
 
 
@@ -122,8 +159,19 @@ class DatasetConfig(Section):
     )
     subject: str | None = Field(
         default=None,
-        description="regular expression with one group: the subject within a case id; or the word case: each case is a "
-        "subject of its own; none: what the layout says, else each its own unless ids look as if subjects repeat",
+        description="whose case it is: a regular expression with one group, the subject within a case id; or a CSV or "
+        "TSV file with columns case and subject, in the data set's folder or the working folder; or the word case: "
+        "each is a subject of its own; none: what the layout says, else each its own unless ids look as if subjects "
+        "repeat",
+    )
+    exclude: list[str] = Field(
+        default_factory=list,
+        description="ids of cases to leave out: their files are not read, their faults do not count",
+    )
+    test: TestConfig | None = Field(
+        default=None,
+        description="cases kept apart until `medseg test` scores them: a list of case ids; imagesTs (decathlon, "
+        "nnunet); a CSV or TSV file with a column case; or {column: NAME, value: test} (table)",
     )
     series: str | None = Field(
         default=None,
@@ -146,6 +194,19 @@ class DatasetConfig(Section):
     )
     postprocess: PostprocessConfig = Field(default_factory=PostprocessConfig)
     generate: GenerateConfig | None = Field(default=None, description="generate the data set first")
+
+    @field_validator("test", mode="before", json_schema_input_type=TestConfig | list[str] | str | None)
+    @classmethod
+    def _test_in_short(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return {"cases": value}
+        if not isinstance(value, str):
+            return value
+        if value == "imagesTs":
+            return {"folder": value}
+        if value.endswith((".csv", ".tsv")):
+            return {"file": value}
+        raise ValueError("expected a list of case ids, imagesTs, FILE.csv, or {column: NAME, value: test}")
 
     @field_validator("regions", mode="before")
     @classmethod

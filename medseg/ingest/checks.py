@@ -112,7 +112,7 @@ def check_cases(
         for done in pool.map(lambda c: check_case(source.root, c, source.labels, section), source.candidates):
             checked.append(done)
             progress.update(len(checked))
-    names = name_channels(checked, source.channels)
+    names = name_channels([one for one in checked if not one.candidate.test], source.channels)
     faults = [*source.faults, *(f for one in checked for f in one.faults), *cohort_faults(checked, names)]
     return checked, names, faults
 

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from medseg.errors import Fault
 from medseg.image.labels import LabelTable
-from medseg.ingest.faults import fault
+from medseg.ingest.faults import exclude_these, fault
 from medseg.ingest.splits import Fold
 
 if TYPE_CHECKING:
     from medseg.ingest.checks import Checked
+    from medseg.ingest.layouts.found import Candidate
 
 # Channels count as swapped only in sets of at least so many cases, …
 ENOUGH_CASES = 5
@@ -97,22 +98,29 @@ def _dims_faults(checked: Sequence[Checked]) -> list[Fault]:
 
 def _copies(checked: Sequence[Checked]) -> list[Fault]:
     """Cases whose images hold the voxels of an earlier one, however stored: between folds they would leak."""
-    seen: dict[tuple[str, ...], list[Checked]] = defaultdict(list)
-    faults = []
+    seen: dict[tuple[str, ...], list[Candidate]] = defaultdict(list)
+    strange, within = [], []
     for one in checked:
         key = tuple(one.voxels_sha256)
         if "" in key:
             continue
         c, twins = one.candidate, seen[key]
-        strangers = [t.candidate.id for t in twins if t.candidate.subject != c.subject]
+        strangers = [t for t in twins if t.subject != c.subject]
         if strangers:
-            cause = f"the same voxels as case {strangers[0]}, which counts as another subject"
-            faults.append(fault("leakage", c.id, c.images[0], cause))
+            where = ", one of them in the test set" if any(t.test != c.test for t in strangers) else ""
+            cause = f"the same voxels as case {strangers[0].id}, which counts as another subject{where}"
+            strange.append((c, cause, bool(where)))
         elif twins:
-            cause = f"the same voxels as case {twins[0].candidate.id} of the same subject"
-            faults.append(fault("identical-images", c.id, c.images[0], cause))
-        twins.append(one)
-    return faults
+            within.append((c, f"the same voxels as case {twins[0].id} of the same subject"))
+        twins.append(c)
+    leave_out = f"leave the copies out: {exclude_these([c.id for c, _, _ in strange])}"
+    # One subject across the test set's border would be the next fault.
+    share = "; or give both one subject, `subject: FILE.csv` (columns case,subject), with `allow: [identical-images]`"
+    mend = f"leave the copies out: {exclude_these([c.id for c, _ in within])}"
+    return [
+        *(fault("leakage", c.id, c.images[0], cause, leave_out + ("" if a else share)) for c, cause, a in strange),
+        *(fault("identical-images", c.id, c.images[0], cause, mend) for c, cause in within),
+    ]
 
 
 def _channel_order(checked: Sequence[Checked], names: tuple[str, ...]) -> list[Fault]:

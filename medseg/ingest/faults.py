@@ -29,21 +29,26 @@ class Kind:
         return "FLAG" if self.allowed else "REFUSE"
 
 
+# Case ids that stand in a line of advice; it is repeated in each fault.
+IDS_IN_ADVICE = 12
+
 FAULTS: dict[str, Kind] = {
     # How files are found and paired
     "missing": Kind("check `data_root` and `path`"),
     "dataset-json": Kind("correct dataset.json"),
     "table": Kind("correct the table of cases"),
-    "unlisted": Kind("list the case in dataset.json or remove its files", (), "left out"),
-    "image-without-label": Kind("add its label or remove the image", (), "left out"),
-    "label-without-image": Kind("add its image or remove the label", (), "left out"),
+    "unlisted": Kind("list the case in dataset.json, or leave it out: `exclude: [ID]`", (), "left out"),
+    "image-without-label": Kind("add its label, or leave the case out: `exclude: [ID]`", (), "left out"),
+    "label-without-image": Kind("add its image, or leave the case out: `exclude: [ID]`", (), "left out"),
     "duplicate-id": Kind("rename or remove one of them", ("LB-12", "CF-08")),
     "unsafe-id": Kind(
         "rename to 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit",
         ("CF-06", "CF-07", "CF-08"),
     ),
     "unsafe-path": Kind("keep all files inside the data set's folder", ("CF-05", "CF-09")),
-    "subject": Kind("correct `subject` or the case id", ("LB-11",)),
+    "subject": Kind(
+        "correct `subject`: an expression, FILE.csv with columns case,subject, or the word case", ("LB-11",)
+    ),
     "splits": Kind("correct the file of folds", ("LB-14",)),
     # What a file holds
     "unreadable": Kind(
@@ -71,7 +76,7 @@ FAULTS: dict[str, Kind] = {
     ),
     "shear": Kind("resample to a grid with right angles", ("IN-23",), "kept: the sheared grid is used as it is"),
     "nonfinite": Kind("replace NaN and Inf by real numbers", ("IN-15",), "kept: filled with the number in `fill`"),
-    "constant-image": Kind("export the image again or remove the case", ("IN-16",), "kept"),
+    "constant-image": Kind("export the image again, or leave the case out: `exclude: [ID]`", ("IN-16",), "kept"),
     "label-not-integer": Kind("store labels as integers; never resample them linearly", ("LB-02", "LB-03", "LB-04")),
     "label-values": Kind("correct the label file or the table of labels", ("LB-01",)),
     "empty-label": Kind("correct the label or allow it by name", ("LB-08",), "kept"),
@@ -82,8 +87,10 @@ FAULTS: dict[str, Kind] = {
     "channels": Kind("give every case the same channels", ("IN-13", "LB-13", "DX-11")),
     "channel-order": Kind("put its channels into the order of the others", ("LB-13",), "kept"),
     "dims-mismatch": Kind("keep pictures, single slices and volumes in separate data sets", ("IN-14",)),
-    "identical-images": Kind("remove one of the cases", ("LB-12",), "kept: one subject is never on both sides"),
-    "leakage": Kind("remove one of the cases, or give both one subject with `subject`", ("LB-12",)),
+    "identical-images": Kind(
+        "leave the copy out: `exclude: [ID]`", ("LB-12",), "kept: one subject is never on both sides"
+    ),
+    "leakage": Kind("leave one out, `exclude: [ID]`; or give both one subject: `subject: FILE.csv`", ("LB-12",)),
     "class-absent": Kind("add cases, use fewer folds or another seed", ("LB-09",), "kept: not defined there"),
     "lost-class": Kind("plan a finer `spacing`", ("LB-10",), "kept without that class"),
 }
@@ -91,7 +98,14 @@ FAULTS: dict[str, Kind] = {
 
 def fault(code: str, case: str, file: str, cause: str, mend: str = "") -> Fault:
     """A fault of a known kind, told on one line whatever the names contain."""
-    return Fault(code, _one_line(case), _one_line(file), _one_line(cause), mend or FAULTS[code].mend)
+    return Fault(code, one_line(case), one_line(file), one_line(cause), mend or FAULTS[code].mend)
+
+
+def exclude_these(case_ids: Sequence[str]) -> str:
+    """The line of the configuration that leaves cases out; of many, where their ids stand."""
+    if len(case_ids) > IDS_IN_ADVICE:
+        return f"`exclude: [...]` with the {len(case_ids)} cases named here"
+    return f"`exclude: [{', '.join(one_line(case) for case in case_ids)}]`"
 
 
 def check_allowed(dataset: str, allow: Sequence[str], fill: float | None = None) -> None:
@@ -107,6 +121,6 @@ def check_allowed(dataset: str, allow: Sequence[str], fill: float | None = None)
         raise ConfigError(f"datasets.{dataset}: `allow: [nonfinite]` and `fill: NUMBER` go together; give both or none")
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """The text, with escapes unless printable: file names can hold line breaks and terminal codes."""
     return text if text.isprintable() else ascii(text)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,32 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
+class Unit:
+    """The unit of independence: who said which cases belong to one subject.
+
+    Attributes:
+        by: ``pattern`` (an expression for ids), ``file``, ``case`` (each case by itself), all in the configuration;
+            ``layout``; or ``nobody``, which leaves each case by itself.
+        how: the expression, the file's name, or what in the data set says it.
+    """
+
+    by: str
+    how: str = ""
+
+    def told(self, subjects: int) -> str:
+        """One sentence for a reader, with the number of subjects."""
+        if self.by == "nobody":
+            return f"each case by itself: nobody declared which belong together ({subjects} cases)"
+        if self.by == "case":
+            return f"each case by itself, declared by `subject: case`: {subjects} cases"
+        how = f"the pattern '{self.how}'" if self.by == "pattern" else self.how
+        return f"subject, declared by {how}: {subjects} subjects"
+
+
+NOBODY = Unit("nobody")
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A checked data set.
 
@@ -86,6 +112,8 @@ class Manifest:
         labels: what the label values mean.
         cases: sorted by id.
         allowed: faults that were found and allowed by name, as text.
+        excluded: ids of cases that the configuration leaves out.
+        unit: who said which cases belong together.
     """
 
     dataset: str
@@ -94,6 +122,13 @@ class Manifest:
     labels: LabelTable
     cases: tuple[Case, ...]
     allowed: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    unit: Unit = NOBODY
+
+    @property
+    def independence(self) -> str:
+        """The unit of independence, who declared it, and how many there are: one plain sentence."""
+        return self.unit.told(len({case.subject for case in self.cases}))
 
     def case(self, case_id: str) -> Case:
         """The case with this id, or ``DataError``."""
@@ -105,6 +140,36 @@ class Manifest:
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write ``manifest.tsv`` (a row per case) and ``dataset.json`` (what holds for all) into ``folder``."""
+    write_text(folder / "manifest.tsv", _table(manifest.cases))
+    write_json(
+        folder / "dataset.json",
+        {
+            "dataset": manifest.dataset,
+            "dims": manifest.dims,
+            "channels": list(manifest.channels),
+            "labels": manifest.labels.to_json(),
+            "allowed": list(manifest.allowed),
+            "excluded": list(manifest.excluded),
+            "unit": {**asdict(manifest.unit), "subjects": len({case.subject for case in manifest.cases})},
+        },
+    )
+
+
+def write_test(cases: Sequence[Case], allowed: Sequence[str], declared: Mapping[str, Any] | None, folder: Path) -> None:
+    """Write the test set beside the manifest, in files of its own, so that no other stage sees it.
+
+    Args:
+        cases: of the test set; none: the table has a header alone.
+        allowed: faults of these cases that were allowed by name.
+        declared: the configuration's section ``test``, which later must be the same.
+        folder: where ``test.tsv`` and ``test.json`` go.
+    """
+    write_text(folder / "test.tsv", _table(cases))
+    write_json(folder / "test.json", {"declared": declared, "cases": len(cases), "allowed": list(allowed)})
+
+
+def _table(cases: Sequence[Case]) -> str:
+    """A manifest's rows as tab-separated text."""
     rows = [
         {
             "case": c.id,
@@ -122,25 +187,15 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
             "orientation": c.orientation,
             "remarks": json.dumps(c.remarks),
         }
-        for c in manifest.cases
+        for c in cases
     ]
     text = io.StringIO()
     pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(text, sep="\t", index=False)
-    write_text(folder / "manifest.tsv", text.getvalue())
-    write_json(
-        folder / "dataset.json",
-        {
-            "dataset": manifest.dataset,
-            "dims": manifest.dims,
-            "channels": list(manifest.channels),
-            "labels": manifest.labels.to_json(),
-            "allowed": list(manifest.allowed),
-        },
-    )
+    return text.getvalue()
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read ``manifest.tsv`` and the ``dataset.json`` beside it.
+    """Read ``manifest.tsv`` (or ``test.tsv``, of the test set) and the ``dataset.json`` beside it.
 
     Raises:
         DataError: if either is missing or not as written by ``write_manifest``.
@@ -153,14 +208,20 @@ def read_manifest(path: Path) -> Manifest:
         raise DataError(f"{path}: no such file; run `medseg ingest` first") from None
     except (ValueError, KeyError) as error:
         raise DataError(f"{path}: not a manifest written by `medseg ingest` ({error}); run it again") from error
-    return Manifest(
-        facts["dataset"],
-        facts["dims"],
-        tuple(facts["channels"]),
-        LabelTable.from_json(facts["labels"]),
-        cases,
-        tuple(facts["allowed"]),
-    )
+    try:
+        return Manifest(
+            facts["dataset"],
+            facts["dims"],
+            tuple(facts["channels"]),
+            LabelTable.from_json(facts["labels"]),
+            cases,
+            tuple(facts["allowed"]),
+            tuple(facts["excluded"]),
+            Unit(facts["unit"]["by"], facts["unit"]["how"]),
+        )
+    except KeyError as error:
+        where = path.parent / "dataset.json"
+        raise DataError(f"{where}: no {error}; written by another version, run `medseg ingest` again") from None
 
 
 def _case_from_row(row: Mapping[Any, Any]) -> Case:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from medseg.config import Config, DatasetConfig
 from medseg.errors import ConfigError, DatasetFaults, Fault
+from medseg.files import nearest
 from medseg.image.formats import FORMATS, suffix_of
 from medseg.image.labels import LabelTable
 from medseg.ingest.checks import Checked, check_cases
 from medseg.ingest.cohort import fold_faults
 from medseg.ingest.faults import check_allowed
 from medseg.ingest.folds import Member, check_run, make_folds
-from medseg.ingest.manifest import Manifest, write_manifest
+from medseg.ingest.manifest import Case, Manifest, write_manifest, write_test
 from medseg.ingest.phantoms import generate
 from medseg.ingest.sources import Source, find_cases
 from medseg.ingest.splits import Fold, own_folds, write_splits
@@ -23,15 +24,26 @@ from medseg.progress import say
 
 @dataclass(frozen=True, slots=True)
 class _Ingested:
-    """A data set that may be used."""
+    """A data set that may be used.
+
+    Attributes:
+        manifest: all cases but those of the test set.
+        folds, scheme: as in ``write_splits``.
+        test: cases of the test set.
+        allowed: faults of those that were allowed by name.
+    """
 
     manifest: Manifest
     folds: list[Fold]
     scheme: str
+    test: tuple[Case, ...]
+    allowed: tuple[str, ...]
 
 
 def run(config: Config, dataset: str, out: Path, workers: int = 1) -> Manifest:
-    """Check a data set and write ``dataset.json``, ``manifest.tsv`` and ``splits.json`` into ``out``.
+    """Check a data set and write ``dataset.json``, ``manifest.tsv``, ``splits.json`` and the test set into ``out``.
+
+    Cases of the test set are checked like all others, and stand in ``test.tsv`` and ``test.json`` alone.
 
     Args:
         config: the experiment.
@@ -44,6 +56,8 @@ def run(config: Config, dataset: str, out: Path, workers: int = 1) -> Manifest:
         ConfigError: if the configuration does not fit the layout, or there are fewer subjects than folds.
     """
     ingested = _ingest(config, dataset, workers)
+    test = config.dataset(dataset).test
+    write_test(ingested.test, ingested.allowed, test.model_dump() if test else None, out)
     write_manifest(ingested.manifest, out)
     write_splits(out / "splits.json", ingested.folds, config.folds.seed, ingested.scheme)
     return ingested.manifest
@@ -75,7 +89,8 @@ def _ingest(config: Config, dataset: str, workers: int) -> _Ingested:
     source = find_cases(dataset, Path(config.data_root) / section.path, section)
     _check_spacing(dataset, section, source)
     checked, channels, faults = check_cases(dataset, source, section, workers)
-    folds, missing = _folds(config, dataset, source, checked)
+    inside = [one for one in checked if not one.candidate.test]
+    folds, missing = _folds(config, dataset, source, inside)
     faults += missing
     errors = [f for f in faults if f.code not in section.allow]
     if not checked and not errors:
@@ -84,14 +99,20 @@ def _ingest(config: Config, dataset: str, workers: int) -> _Ingested:
         raise DatasetFaults(dataset, source.root, errors)
     if isinstance(folds, ConfigError):
         raise folds
-    cases = tuple(one.case() for one in checked)
+    cases = tuple(one.case() for one in inside)
     labels: LabelTable = source.labels  # type: ignore[assignment]  # None only beside a fault
-    told = tuple(str(f) for f in sorted([*faults, *(f for one in checked for f in one.settled)]))
-    manifest = Manifest(dataset, cases[0].geometry.dims, channels, labels, cases, told)
-    for line in summary(manifest, folds):
+    told = sorted([*faults, *(f for one in checked for f in one.settled)])
+    kept_apart = source.test
+    told_inside = tuple(str(f) for f in told if f.case not in kept_apart)
+    manifest = Manifest(
+        dataset, cases[0].geometry.dims, channels, labels, cases, told_inside, source.excluded, source.unit
+    )
+    test = tuple(one.case() for one in checked if one.candidate.test)
+    told_of_test = tuple(str(f) for f in told if f.case in kept_apart)
+    for line in summary(manifest, folds, test, told_of_test):
         say(f"ingest {dataset}: {line}")
     own = _splits_file(config, dataset, source) is not None
-    return _Ingested(manifest, folds, "file" if own else config.folds.scheme)
+    return _Ingested(manifest, folds, "file" if own else config.folds.scheme, test, told_of_test)
 
 
 def _folds(
@@ -102,7 +123,8 @@ def _folds(
         own = _splits_file(config, dataset, source)
         if own is not None:
             faulty = {f.case for f in source.faults if f.code not in config.dataset(dataset).allow}
-            folds, faults = own_folds(*own, {c.id: c.subject for c in source.candidates}, faulty)
+            subject_of = {c.id: c.subject for c in source.candidates if not c.test}
+            folds, faults = own_folds(*own, subject_of, faulty, set(source.excluded), source.test)
             if faults:
                 return [], faults
             check_run(config.folds, len(folds))
@@ -125,8 +147,7 @@ def _splits_file(config: Config, dataset: str, source: Source) -> tuple[Path, st
     name = config.dataset(dataset).splits or config.folds.file or source.splits
     if not name:
         return None
-    inside = source.root / name
-    return (inside if inside.is_file() else Path(name)), name
+    return nearest(source.root, name), name
 
 
 def _check_spacing(dataset: str, section: DatasetConfig, source: Source) -> None:

@@ -13,6 +13,7 @@ from medseg.errors import Fault
 from medseg.files import SAFE_NAME
 from medseg.image.labels import LabelTable
 from medseg.ingest.faults import fault
+from medseg.ingest.held_out import check_test, leave_out, one_side, test_ids
 from medseg.ingest.layouts.bids import bids_layout
 from medseg.ingest.layouts.decathlon import decathlon_layout
 from medseg.ingest.layouts.dsb2018 import dsb2018_layout
@@ -21,7 +22,8 @@ from medseg.ingest.layouts.guess import guess_layout
 from medseg.ingest.layouts.nnunet import nnunet_layout
 from medseg.ingest.layouts.pairs import pairs_layout
 from medseg.ingest.layouts.table import table_layout
-from medseg.ingest.subjects import repeated_subjects, subject_rule
+from medseg.ingest.manifest import NOBODY, Unit
+from medseg.ingest.subjects import check_subject, declared_subjects
 
 __all__ = ["LAYOUTS", "Candidate", "Source", "find_cases"]
 
@@ -42,11 +44,13 @@ class Source:
 
     Attributes:
         root: the data set's folder.
-        candidates: sorted by id, each with a subject.
+        candidates: sorted by id, each with a subject; those of the test set are marked.
         labels: what label values mean; None if that could not be found out (then ``faults`` says why).
         channels: channel names, or None where neither data set nor configuration names them.
         faults: everything wrong so far.
         splits: a file of folds that the data set brings, relative to its folder; empty: none.
+        excluded: ids that the configuration leaves out; they are among neither candidates nor faults.
+        unit: who said which cases belong together.
     """
 
     root: Path
@@ -55,36 +59,51 @@ class Source:
     channels: tuple[str, ...] | None
     faults: tuple[Fault, ...]
     splits: str = ""
+    excluded: tuple[str, ...] = ()
+    unit: Unit = NOBODY
+
+    @property
+    def test(self) -> frozenset[str]:
+        """Ids of the test cases."""
+        return frozenset(case.id for case in self.candidates if case.test)
 
 
 def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Source:
     """Look for a data set's cases in ``root`` by its layout; no image is opened.
 
     Raises:
-        ConfigError: if the configuration lacks what the layout needs, or ``subject`` is no usable expression.
+        ConfigError: if the configuration lacks what the layout needs, ``subject`` is no usable expression, or
+            ``exclude`` or ``test`` name unknown cases.
     """
-    subject_of = subject_rule(dataset, config.subject)
+    check_subject(dataset, config.subject)
     if not root.is_dir():
         mend = f"run `medseg download --dataset {dataset}` with this configuration" if config.download else ""
         return Source(root, (), None, None, (fault("missing", "-", "-", f"no folder {root}", mend),))
     layout = config.layout or guess_layout(dataset, root, config)
     found = LAYOUTS[layout](dataset, root, config.model_copy(update={"layout": layout}))
+    check_test(dataset, layout, config)
+    excluded = leave_out(dataset, found, config.exclude)
     faults = [*found.faults, *_id_faults(found.candidates)]
-    candidates: dict[str, Candidate] = {}
+    cases: dict[str, Candidate] = {}
     for case in sorted(found.candidates, key=lambda c: (c.id, c.images)):
-        known = case.subject if config.subject is None else ""
-        subject = known or subject_of(case.id)
-        if not subject:
-            cause = f"'{config.subject}' finds no subject in this id"
-            faults.append(fault("subject", case.id, case.images[0], cause))
-        series = case.series or config.series or ""
-        candidates.setdefault(case.id, dataclasses.replace(case, subject=subject or case.id, series=series))
-    if config.subject is None and not all(case.subject for case in found.candidates):
-        faults += repeated_subjects(list(candidates))
+        cases.setdefault(case.id, case)
+    absent = {*excluded, *(f.case for f in faults)}
+    subjects, unit, wrong = declared_subjects(dataset, root, config.subject, cases, found.grouping, absent)
+    test, unfit = test_ids(dataset, root, config, cases, set(excluded), faults)
+    candidates = tuple(
+        dataclasses.replace(c, subject=subjects[c.id], series=c.series or config.series or "", test=c.id in test)
+        for c in cases.values()
+    )
+    # Where it is unclear who belongs together, which side a subject is on means nothing yet.
+    faults += [*wrong, *unfit] if wrong or unfit else one_side(candidates)
     if not found.candidates and not faults:
-        faults.append(fault("missing", "-", "-", f"no images in {root}"))
+        left = f" but {len(excluded)} that `exclude` names" if excluded else ""
+        faults.append(fault("missing", "-", "-", f"no images in {root}{left}"))
+    elif found.candidates and len(test) == len(candidates):
+        mend = "leave cases to train on: name fewer in `test`"
+        faults.append(fault("missing", "-", "-", f"all {len(test)} cases are in the test set", mend))
     named = tuple(config.channels) if config.channels else found.channels
-    return Source(root, tuple(candidates.values()), found.labels, named, tuple(faults), found.splits)
+    return Source(root, candidates, found.labels, named, tuple(faults), found.splits, excluded, unit)
 
 
 def _id_faults(candidates: list[Candidate]) -> list[Fault]:

@@ -51,7 +51,12 @@ def _ids(path: Path, fold: int, value: Any, part: str) -> list[str]:
 
 
 def own_folds(
-    path: Path, name: str, subject_of: Mapping[str, str], faulty: Set[str] = frozenset()
+    path: Path,
+    name: str,
+    subject_of: Mapping[str, str],
+    faulty: Set[str] = frozenset(),
+    excluded: Set[str] = frozenset(),
+    test: Set[str] = frozenset(),
 ) -> tuple[list[Fold], list[Fault]]:
     """Folds from a file of the user's own, with everything that is wrong with it.
 
@@ -61,28 +66,34 @@ def own_folds(
     Args:
         path: the file.
         name: what to call it in faults.
-        subject_of: subject of every case of the data set.
+        subject_of: subject of every case of the data set, less those of the test set.
         faulty: ids of cases that are missing here only because of faults that are told anyway.
+        excluded: ids of cases that are left out by name: of the folds, too.
+        test: ids of the test set, which may be in no fold; a table can hold other words than numbers for them.
 
     Returns:
         The folds, ids sorted, and faults of code ``splits``; folds are of use only without faults.
     """
     try:
-        folds = _from_json(path) if path.suffix == ".json" else _from_table(path, subject_of)
+        folds = _from_json(path) if path.suffix == ".json" else _from_table(path, subject_of, excluded | test)
     except DataError as error:
         return [], [fault("splits", "-", name, str(error).removeprefix(f"{path}: "))]
-    causes = [f"fold {k}: {cause}" for k, fold in enumerate(folds) for cause in _causes(fold, subject_of, faulty)]
+    folds = [{part: [case for case in ids if case not in excluded] for part, ids in fold.items()} for fold in folds]
+    causes = [f"fold {k}: {c}" for k, fold in enumerate(folds) for c in _causes(fold, subject_of, faulty, test)]
     if not folds:
         causes = ["no folds"]
     ordered = [{part: sorted(ids) for part, ids in fold.items()} for fold in folds]
     return ordered, [fault("splits", "-", name, cause) for cause in causes]
 
 
-def _causes(fold: Fold, subject_of: Mapping[str, str], faulty: Set[str]) -> list[str]:
+def _causes(fold: Fold, subject_of: Mapping[str, str], faulty: Set[str], test: Set[str]) -> list[str]:
     """What is wrong with one fold."""
     train, val = fold["train"], fold["val"]
     causes = [f"no case in '{part}'" for part, ids in fold.items() if not ids]
-    unknown = sorted({case for case in (*train, *val) if case not in subject_of and case not in faulty})
+    listed = {*train, *val}
+    if kept_apart := sorted(listed & test):
+        causes.append(f"{_some(kept_apart)} of the test set")
+    unknown = sorted({case for case in listed - test if case not in subject_of and case not in faulty})
     if unknown:
         causes.append(f"{_some(unknown)} not in the data set")
     both = sorted(set(train) & set(val))
@@ -128,15 +139,16 @@ def _from_json(path: Path) -> list[Fold]:
     return [{"train": fold["train"], "val": fold["val"]} for fold in folds]
 
 
-def _from_table(path: Path, subject_of: Mapping[str, str]) -> list[Fold]:
-    """Folds from the columns ``case`` and ``fold``; every case of the data set has to have one."""
+def _from_table(path: Path, subject_of: Mapping[str, str], apart: Set[str]) -> list[Fold]:
+    """Folds from the columns ``case`` and ``fold``; every case has to have one, those apart need not."""
     from medseg.ingest.layouts.table import read_table
 
     header, rows = read_table(path)
     lacking = [name for name in ("case", "fold") if name not in header]
     if lacking:
         raise DataError(f"{path}: no column '{lacking[0]}'; there are {', '.join(header)}")
-    wrong = [row for row in rows if not (row["fold"].isascii() and row["fold"].isdigit() and len(row["fold"]) < 6)]
+    rows = [row for row in rows if row["case"] not in apart or _is_fold(row["fold"])]
+    wrong = [row for row in rows if not _is_fold(row["fold"])]
     if wrong:
         found = f"case {wrong[0]['case']}: fold {wrong[0]['fold']!r}"
         raise DataError(f"{path}: {found}, expected a number from 0 on ({len(wrong)} such rows)")
@@ -153,3 +165,7 @@ def _from_table(path: Path, subject_of: Mapping[str, str]) -> list[Fold]:
         }
         for k in range(count)
     ]
+
+
+def _is_fold(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 6

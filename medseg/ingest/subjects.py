@@ -2,16 +2,70 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence, Set
+from pathlib import Path
 
-from medseg.errors import ConfigError, Fault
+from medseg.config import is_table
+from medseg.errors import ConfigError, DataError, Fault
+from medseg.files import nearest
 from medseg.ingest.faults import fault
+from medseg.ingest.layouts.found import Candidate
+from medseg.ingest.layouts.table import read_table
+from medseg.ingest.manifest import NOBODY, Unit
 
 # The value of `subject` that says: every case is a subject of its own.
 CASE = "case"
 SEPARATORS = "_.-"
+
+
+def check_subject(dataset: str, subject: str | None) -> None:
+    """Raise ``ConfigError`` if ``subject`` is neither a file, the word ``case`` nor a usable expression."""
+    if not is_table(subject):
+        subject_rule(dataset, subject)
+
+
+def declared_subjects(
+    dataset: str,
+    root: Path,
+    subject: str | None,
+    cases: Mapping[str, Candidate],
+    grouping: str,
+    absent: Set[str] = frozenset(),
+) -> tuple[dict[str, str], Unit, list[Fault]]:
+    """Who belongs together: what the configuration says, or else the layout, or else nobody.
+
+    Args:
+        dataset: name, for error messages.
+        root: the data set's folder.
+        subject: that key of the configuration.
+        cases: all cases that were found.
+        grouping: where the layout has its subjects from; empty: it does not know them.
+        absent: ids that a file may name besides: cases that are left out, or have faults of their own.
+
+    Returns:
+        Case id -> subject for every case (faulty ones are subjects of their own), who said so, and faults of code
+        ``subject``.
+
+    Raises:
+        ConfigError: as ``subject_rule``.
+    """
+    if is_table(subject):
+        named, faults = _from_file(root, str(subject), cases, absent)
+        return {case: named.get(case) or case for case in cases}, Unit("file", str(subject)), faults
+    if subject is None and cases and all(case.subject for case in cases.values()):
+        unit = Unit("layout", grouping) if grouping else NOBODY
+        return {case: c.subject for case, c in cases.items()}, unit, []
+    rule = subject_rule(dataset, subject)
+    faults = repeated_subjects(list(cases)) if subject is None else []
+    found = {case: rule(case) if subject is not None else c.subject or case for case, c in cases.items()}
+    mend = "correct the expression, or say who belongs together in a file: `subject: FILE.csv` (columns case,subject)"
+    for case in (case for case, name in found.items() if not name):
+        faults.append(fault("subject", case, cases[case].images[0], f"'{subject}' finds no subject in this id", mend))
+    unit = NOBODY if subject is None else Unit("case") if subject == CASE else Unit("pattern", subject)
+    return {case: name or case for case, name in found.items()}, unit, faults
 
 
 def subject_rule(dataset: str, pattern: str | None) -> Callable[[str], str | None]:
@@ -28,7 +82,7 @@ def subject_rule(dataset: str, pattern: str | None) -> Callable[[str], str | Non
         raise ConfigError(f"datasets.{dataset}.subject: {pattern!r} is no regular expression ({error})") from None
     if expression.groups != 1:
         found = expression.groups
-        expected = f"expected exactly one, or the word {CASE}"
+        expected = f"expected exactly one, or the word {CASE}, or FILE.csv"
         raise ConfigError(f"datasets.{dataset}.subject: {pattern!r} has {found} groups (...), {expected}")
 
     def subject(case_id: str) -> str | None:
@@ -36,6 +90,50 @@ def subject_rule(dataset: str, pattern: str | None) -> Callable[[str], str | Non
         return match.group(1) if match else None
 
     return subject
+
+
+def read_case_table(root: Path, name: str, *columns: str) -> list[dict[str, str]]:
+    """Rows of a table of the user's own with the column ``case`` and others, in the data set's or the working folder.
+
+    Raises:
+        DataError: with the cause alone, if it cannot be read or lacks a column.
+    """
+    path = nearest(root, name)
+    try:
+        header, rows = read_table(path)
+    except DataError as error:
+        raise DataError(str(error).removeprefix(f"{path}: ")) from None
+    lacking = [column for column in ("case", *columns) if column not in header]
+    if lacking:
+        raise DataError(f"no column '{lacking[0]}'; there are {', '.join(header)}")
+    return rows
+
+
+def _from_file(
+    root: Path, name: str, cases: Mapping[str, Candidate], absent: Set[str]
+) -> tuple[dict[str, str], list[Fault]]:
+    """Case -> subject as a table says it, and everything wrong with that."""
+    try:
+        rows = read_case_table(root, name, "subject")
+    except DataError as error:
+        mend = "write a table with columns case,subject into the data set's folder or the working folder"
+        return {}, [fault("subject", "-", name, str(error), mend)]
+    faults = []
+    known = cases.keys() | absent
+    for case, count in sorted(Counter(row["case"] for row in rows).items()):
+        if case not in known:
+            near = difflib.get_close_matches(case, known, n=1, cutoff=0.6)
+            mend = f"did you mean '{near[0]}'? Else remove the line" if near else "correct the id or remove the line"
+            faults.append(fault("subject", case or "-", name, "not in the data set", mend))
+        elif count > 1:
+            faults.append(fault("subject", case, name, f"stands there {count} times", "keep one line per case"))
+    named = {row["case"]: row["subject"] for row in rows}
+    for case in cases:
+        if case not in named:
+            faults.append(fault("subject", case, name, "not listed there", "add a line with this case and its subject"))
+        elif not named[case]:
+            faults.append(fault("subject", case, name, "no subject in its line", "write whose case it is"))
+    return named, faults
 
 
 def suspect(case_ids: Sequence[str]) -> tuple[str, str, str] | None:
@@ -71,5 +169,8 @@ def repeated_subjects(case_ids: Sequence[str]) -> list[Fault]:
         return []
     one, other, pattern = found
     cause = f"{one} and {other} look like cases of one subject; `subject` does not say which cases belong together"
-    mend = f"write `subject: '{pattern}'`, or `subject: {CASE}` if each case is a subject of its own"
+    mend = (
+        f"write `subject: '{pattern}'`, or `subject: {CASE}` if each case is a subject of its own, "
+        "or `subject: FILE.csv` (columns case,subject) if no expression can say it"
+    )
     return [fault("subject", "-", "-", cause, mend)]

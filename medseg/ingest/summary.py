@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from medseg.ingest.manifest import Manifest
+from medseg.ingest.manifest import Case, Manifest
 from medseg.ingest.splits import Fold
 
 # Different remarks of readers that are told; all are in the manifest.
 REMARKS_SHOWN = 8
+# Excluded ids that are printed; all are in dataset.json.
+EXCLUDED_SHOWN = 12
 
 
-def summary(manifest: Manifest, folds: Sequence[Fold]) -> list[str]:
-    """Cases, channels, sizes, classes, folds and what was allowed: one line each."""
+def summary(
+    manifest: Manifest, folds: Sequence[Fold], test: Sequence[Case] = (), allowed_in_test: Sequence[str] = ()
+) -> list[str]:
+    """Cases, unit of independence, sizes, classes, folds, test set, what was left out or allowed: one line each."""
     cases = manifest.cases
     subjects = len({c.subject for c in cases})
     channels = ", ".join(manifest.channels)
@@ -21,20 +25,29 @@ def summary(manifest: Manifest, folds: Sequence[Fold]) -> list[str]:
     sizes, spacings = _ranges([c.geometry.shape for c in cases]), _ranges([c.geometry.spacing for c in cases])
     lines = [
         f"{len(cases)} cases of {subjects} subjects, {manifest.dims}-D, channels: {channels}",
+        f"unit of independence: {manifest.independence}",
         f"voxels {sizes}, spacing {spacings} {cases[0].geometry.unit}",
         *_classes(manifest),
         f"{len(folds)} folds of training + validation cases: {parts}",
     ]
+    if test:
+        of = len({c.subject for c in test})
+        lines.append(f"test set: {len(test)} cases of {of} subjects, in no fold and no plan; `medseg test` opens it")
+    if manifest.excluded:
+        more = f" and {len(manifest.excluded) - EXCLUDED_SHOWN} more" if len(manifest.excluded) > EXCLUDED_SHOWN else ""
+        names = ", ".join(manifest.excluded[:EXCLUDED_SHOWN])
+        lines.append(f"excluded by name: {len(manifest.excluded)} cases: {names}{more}")
     empty = {c.id for c in cases if c.labels and not _foreground(manifest, c.label_counts)}
     if empty:
         counts = ", ".join(str(len(empty & set(fold["val"]))) for fold in folds)
         lines.append(f"{len(empty)} cases show no class; per validation fold: {counts}")
     remarks = Counter(remark for c in cases for remark in c.remarks)
     lines += [f"{n} cases: {remark}" for remark, n in sorted(remarks.items())[:REMARKS_SHOWN]]
-    codes = Counter(line.partition(" · ")[0] for line in manifest.allowed)
+    allowed = (*manifest.allowed, *allowed_in_test)
+    codes = Counter(line.partition(" · ")[0] for line in allowed)
     if codes:
         lines.append("allowed by name: " + ", ".join(f"{n} x {code}" for code, n in sorted(codes.items())))
-        lines += [f"  {line}" for line in manifest.allowed]
+        lines += [f"  {line}" for line in allowed]
     return lines
 
 

@@ -1,4 +1,4 @@
-"""The predict stage: the validation cases of a fold, or any image files."""
+"""The predict stage: the validation cases of a fold, those of the test set, or any image files."""
 
 from __future__ import annotations
 
@@ -23,17 +23,34 @@ PROBABILITIES = ".probabilities.b2nd"
 
 
 def run(config: Config, manifest_path: Path, splits: Path, fold: int, model: Path, out: Path) -> None:
-    """Predict the validation cases of ``fold`` with the model folder ``model`` into ``out``.
+    """Predict the validation cases of ``fold`` with the model folder ``model`` into ``out``; see ``predict_cases``."""
+    _, case_ids = read_split(splits, fold)
+    predict_cases(config, manifest_path, case_ids, model, out, split="val", fold=fold)
+
+
+def predict_cases(
+    config: Config, manifest_path: Path, case_ids: Sequence[str], model: Path, out: Path, *, split: str, fold: int
+) -> None:
+    """Predict cases of a manifest with the model folder ``model`` into ``out``.
 
     ``predictions.json`` comes last. A prediction already there, from the same weights and image and made the same way,
     is kept. Probabilities are written too where the data set's post-processing needs them.
+
+    Args:
+        config: the experiment.
+        manifest_path: ``manifest.tsv``, or ``test.tsv`` of the test set.
+        case_ids: which of its cases.
+        model: model folder.
+        out: folder for label maps.
+        split: ``val`` or ``test``: what the scores of these cases are scores of.
+        fold: that of the training.
     """
     manifest = read_manifest(manifest_path)
     dataset = config.dataset(manifest.dataset)
     folder = Path(config.data_root) / dataset.path
-    _, case_ids = read_split(splits, fold)
     checkpoint, weights = read_description(model)
-    label = f"predict {manifest.dataset}/{checkpoint.plan.model} fold {fold} seed {checkpoint.seed}"
+    what = "" if split == "val" else f" {split}"
+    label = f"predict{what} {manifest.dataset}/{checkpoint.plan.model} fold {fold} seed {checkpoint.seed}"
     bar = Progress(label, len(case_ids))
     entries: dict[str, dict[str, Any]] = {}
     crf = dataset.postprocess.crf is not None
@@ -64,6 +81,7 @@ def run(config: Config, manifest_path: Path, splits: Path, fold: int, model: Pat
             out / "predictions.json",
             {
                 "dataset": manifest.dataset,
+                "split": split,
                 "model": checkpoint.plan.model,
                 "fold": fold,
                 "seed": checkpoint.seed,

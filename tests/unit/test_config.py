@@ -36,6 +36,8 @@ FULL: dict[str, Any] = {
             "channels": ["DAPI"],
             "spacing": [0.5, 0.5],
             "subject": "(.*)_",
+            "exclude": ["c9"],
+            "test": {"column": "split", "value": "held"},
             "series": "3",
             "bids": {"image": ["T1w", "T2w"], "derivative": "manual", "label": "seg"},
             "table": "cases.tsv",
@@ -66,6 +68,7 @@ FULL: dict[str, Any] = {
             "network": "unet",
             "options": {},
             "freeze": [],
+            "allow": [],
             "recipe": "short",
             "loss": "dice_ce",
             "optimizer": "adamw",
@@ -83,6 +86,7 @@ FULL: dict[str, Any] = {
             "start": "first",
             "datasets": ["cells"],
             "freeze": ["encoder"],
+            "allow": ["start-overlap"],
             "dims": 2,
             "recipe": "nnunet",
             "loss": "ce",
@@ -177,7 +181,7 @@ def test_table_of_keys_is_complete() -> None:
         return names | {n for d in schema["$defs"].values() for n in d.get("properties", {})}
 
     schema = config_schema()
-    assert {key for _, key in KEYS} | {"epochs", "minutes", "name"} == fields(schema, schema)
+    assert {key for _, key in KEYS} | {"epochs", "minutes", "name", "folder"} == fields(schema, schema)
     assert load_config([], FULL).model_dump(exclude_none=True) == FULL
 
 
@@ -488,6 +492,8 @@ SLICES = {
 # change -> the slices that must see it; all others must not.
 CHANGES = [
     (("datasets", "d"), "labels", {"a": 1}, {"dataset"}),
+    (("datasets", "d"), "exclude", ["c1"], {"dataset"}),
+    (("datasets", "d"), "test", ["c1"], {"dataset"}),
     (("datasets", "d"), "postprocess", {"min_size": 5}, {"postprocess"}),
     (("datasets", "d"), "postprocess", {"crf": {}}, {"predict", "postprocess"}),
     (("models", "m"), "lr", 0.5, {"plan"}),

@@ -155,7 +155,8 @@ def test_outputs_say_what_the_files_hold(kind: Any, section: dict[str, Any], tmp
     out = tmp_path / "out"
     manifest = run(config(tmp_path, **section), "data", out)
     assert read_manifest(out / "manifest.tsv") == manifest
-    assert sorted(p.name for p in out.iterdir()) == ["dataset.json", "manifest.tsv", "splits.json"]
+    written = ["dataset.json", "manifest.tsv", "splits.json", "test.json", "test.tsv"]
+    assert sorted(p.name for p in out.iterdir()) == written
     for case in manifest.cases:
         image_file, label_file = tmp_path / "data" / case.images[0], tmp_path / "data" / case.labels[0]
         image, grid = read_image(image_file)

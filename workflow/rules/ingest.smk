@@ -54,6 +54,9 @@ rule ingest:
         manifest=f"{RESULTS}/{{dataset}}/ingest/manifest.tsv",
         facts=f"{RESULTS}/{{dataset}}/ingest/dataset.json",
         splits=f"{RESULTS}/{{dataset}}/ingest/splits.json",
+        # Read by no rule: only the command `medseg test` opens the test set.
+        test=f"{RESULTS}/{{dataset}}/ingest/test.tsv",
+        opening=f"{RESULTS}/{{dataset}}/ingest/test.json",
     log:
         f"{RESULTS}/logs/{{dataset}}/ingest.log",
     benchmark:

@@ -11,8 +11,8 @@ from typing import Any
 from medseg.config import DatasetConfig
 from medseg.errors import Fault
 from medseg.ingest.faults import fault
-from medseg.ingest.layouts.found import Candidate, Found, by_stem, files_there, stem, usable, visible
-from medseg.ingest.layouts.index import INDEX, channel_names, label_table, read_index
+from medseg.ingest.layouts.found import Candidate, Found, by_stem, files_there, outside, stem, usable, visible
+from medseg.ingest.layouts.index import INDEX, channel_names, label_table, read_index, without_references
 
 
 def decathlon_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
@@ -29,7 +29,29 @@ def decathlon_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
     listed = _listed(root, index["training"], found.faults)
     found.candidates, faults = files_there(root, listed)
     found.faults += faults + _unlisted(root, listed)
+    if config.test is not None and config.test.folder is not None:
+        _add_test_folder(root, found)
     return found
+
+
+def _add_test_folder(root: Path, found: Found) -> None:
+    """Add the cases of ``imagesTs`` whose references are in ``labelsTs``: one file with all channels per image."""
+    if lacks := without_references(root):
+        found.faults.append(lacks)
+        return
+    images, labels = (by_stem(root, visible(root, folder)) for folder in ("imagesTs", "labelsTs"))
+    for case in sorted(images.keys() | labels.keys()):
+        files = (*images.get(case, ()), *labels.get(case, ()))
+        if escapes := outside(root, files):
+            found.faults += escapes
+        elif case not in labels:
+            found.faults.append(fault("image-without-label", case, files[0], f"no file labelsTs/{case}.*"))
+        elif case not in images:
+            found.faults.append(fault("label-without-image", case, files[0], f"no file imagesTs/{case}.*"))
+        else:
+            twice = (*images[case][1:], *labels[case][1:])
+            found.faults += [fault("duplicate-id", case, file, f"the same id as {files[0]}") for file in twice]
+            found.candidates.append(Candidate(case, "", (images[case][0],), (labels[case][0],), test=True))
 
 
 def _listed(root: Path, training: list[Any], faults: list[Fault]) -> list[Candidate]:

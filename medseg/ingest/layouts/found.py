@@ -32,6 +32,7 @@ class Candidate:
         labels: label files, relative likewise: one label map, or one mask file per object.
         site, series: as in ``medseg.ingest.manifest.Case``.
         spacing: micrometres per axis of files without a header, where the layout knows them for this very case.
+        test: whether it is kept apart for `medseg test`.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Candidate:
     site: str = ""
     series: str = ""
     spacing: tuple[float, ...] | None = None
+    test: bool = False
 
 
 @dataclass(slots=True)
@@ -53,6 +55,7 @@ class Found:
         channels: channel names, or None where the data set does not name them.
         faults: everything wrong with the way files are listed, named and paired.
         splits: a file of folds that the layout brings, relative to the data set's folder; empty: none.
+        grouping: what in the data set says whose case it is; empty: nothing does.
     """
 
     candidates: list[Candidate] = field(default_factory=list)
@@ -60,6 +63,7 @@ class Found:
     channels: tuple[str, ...] | None = None
     faults: list[Fault] = field(default_factory=list)
     splits: str = ""
+    grouping: str = ""
 
 
 def table_of(names: Mapping[str, int], config: DatasetConfig) -> LabelTable:

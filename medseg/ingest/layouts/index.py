@@ -13,7 +13,7 @@ from medseg.config import DatasetConfig
 from medseg.errors import ConfigError, Fault
 from medseg.image.labels import LabelTable
 from medseg.ingest.faults import fault
-from medseg.ingest.layouts.found import table_of
+from medseg.ingest.layouts.found import table_of, visible
 
 INDEX = "dataset.json"
 
@@ -36,6 +36,18 @@ def read_index(root: Path, layout: str, faults: list[Fault]) -> dict[str, Any] |
         faults.append(fault("dataset-json", "-", INDEX, "no mapping of keys to values"))
         return None
     return index
+
+
+def without_references(root: Path) -> Fault | None:
+    """The fault that ``imagesTs`` cannot be a test set: it is not there, or nobody gave its references away."""
+    if not visible(root, "imagesTs"):
+        mend = "correct `test`: name labelled cases, `test: [ID, …]`, or give imagesTs and labelsTs"
+        return fault("missing", "-", "imagesTs", "`test: imagesTs`, but no such folder or nothing in it", mend)
+    if not visible(root, "labelsTs"):
+        cause = f"{len(visible(root, 'imagesTs'))} images in imagesTs, but no references in labelsTs to score them by"
+        mend = "add labelsTs, or keep labelled cases apart: `test: [ID, …]`"
+        return fault("missing", "-", "labelsTs", cause, mend)
+    return None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from medseg.errors import DataError, Fault
 from medseg.files import read_json
 from medseg.ingest.faults import fault
 from medseg.ingest.layouts.found import Candidate, Found, files_there, outside, usable, visible
-from medseg.ingest.layouts.index import INDEX, channel_names, label_table, read_index
+from medseg.ingest.layouts.index import INDEX, channel_names, label_table, read_index, without_references
 
 # Formats whose files say nothing about spacing, so that nnU-Net reads CASE.json beside them.
 WITHOUT_SPACING = (".tif", ".tiff")
@@ -35,31 +35,45 @@ def nnunet_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
     if found.channels is None:
         found.faults.append(fault("dataset-json", "-", INDEX, 'no \'channel_names\', e.g. {"0": "CT"}'))
         return found
+    test = config.test is not None and config.test.folder is not None
     if "dataset" in index:
         listed = _listed(index["dataset"], len(found.channels), found.faults)
         found.candidates, faults = files_there(root, listed)
         found.faults += faults
         _check_count(index, len(listed), "listed under 'dataset'", found.faults)
-        return found
+        if not test:
+            return found
     ending = index.get("file_ending")
     if not isinstance(ending, str) or not re.fullmatch(r"(\.[A-Za-z0-9]+)+", ending):
         cause = f"file_ending {ending!r}, expected a suffix such as '.nii.gz'"
         found.faults.append(fault("dataset-json", "-", INDEX, cause))
         return found
-    images, labels = _files(root, ending, found.faults)
-    for case in sorted(images.keys() | labels.keys()):
-        _pair(root, case, images.get(case, {}), labels.get(case, ""), ending, found)
-    _check_count(index, len(images.keys() | labels.keys()), "in imagesTr and labelsTr", found.faults)
-    if ending in WITHOUT_SPACING:
-        found.candidates = [_with_spacing(root, case, found.faults) for case in found.candidates]
+    if "dataset" not in index:
+        _check_count(index, _folders(root, "Tr", ending, found), "in imagesTr and labelsTr", found.faults)
+    if test and (lacks := without_references(root)):
+        found.faults.append(lacks)
+    elif test:
+        _folders(root, "Ts", ending, found)
     return found
 
 
-def _files(root: Path, ending: str, faults: list[Fault]) -> tuple[dict[str, dict[int, str]], dict[str, str]]:
+def _folders(root: Path, part: str, ending: str, found: Found) -> int:
+    """Add the cases of ``imagesTr`` and ``labelsTr`` (part ``Tr``), or of the test set (``Ts``); how many there are."""
+    images, labels = _files(root, part, ending, found.faults)
+    before = len(found.candidates)
+    for case in sorted(images.keys() | labels.keys()):
+        _pair(root, case, images.get(case, {}), labels.get(case, ""), part, ending, found)
+    if ending in WITHOUT_SPACING:
+        new = [_with_spacing(root, part, case, found.faults) for case in found.candidates[before:]]
+        found.candidates[before:] = new
+    return len(images.keys() | labels.keys())
+
+
+def _files(root: Path, part: str, ending: str, faults: list[Fault]) -> tuple[dict[str, dict[int, str]], dict[str, str]]:
     """Case -> channel number -> image, and case -> label; files that are neither are faults."""
     images: dict[str, dict[int, str]] = defaultdict(dict)
     labels: dict[str, str] = {}
-    for folder in ("imagesTr", "labelsTr"):
+    for folder in (f"images{part}", f"labels{part}"):
         if not (root / folder).is_dir():
             mend = "the nnunet layout has a file dataset.json, folders imagesTr and labelsTr"
             faults.append(fault("missing", "-", folder, "no such folder", mend))
@@ -70,7 +84,7 @@ def _files(root: Path, ending: str, faults: list[Fault]) -> tuple[dict[str, dict
                 if not name.endswith(".json"):
                     cause = f"dataset.json says that all files end in {ending}"
                     faults.append(fault("unlisted", name, file, cause, "convert it or remove it"))
-            elif folder == "labelsTr":
+            elif folder == f"labels{part}":
                 labels[name.removesuffix(ending)] = file
             elif channel:
                 images[channel[1]][int(channel[2])] = file
@@ -81,17 +95,17 @@ def _files(root: Path, ending: str, faults: list[Fault]) -> tuple[dict[str, dict
     return images, labels
 
 
-def _pair(root: Path, case: str, images: Mapping[int, str], label: str, ending: str, found: Found) -> None:
+def _pair(root: Path, case: str, images: Mapping[int, str], label: str, part: str, ending: str, found: Found) -> None:
     """Add one case to what was found, or why it cannot be."""
     names = found.channels or ()
     files = [images[number] for number in sorted(images)]
     if escapes := outside(root, [*files, *([label] if label else [])]):
         found.faults += escapes
     elif not images:
-        cause = f"no file imagesTr/{case}_0000{ending}"
+        cause = f"no file images{part}/{case}_0000{ending}"
         found.faults.append(fault("label-without-image", case, label, cause))
     elif not label:
-        cause = f"no file labelsTr/{case}{ending}"
+        cause = f"no file labels{part}/{case}{ending}"
         found.faults.append(fault("image-without-label", case, files[0], cause))
     elif set(images) != set(range(len(names))):
         lacks = [f"_{k:04d} ({names[k]})" for k in range(len(names)) if k not in images]
@@ -102,7 +116,7 @@ def _pair(root: Path, case: str, images: Mapping[int, str], label: str, ending: 
         )
         found.faults.append(fault("channels", case, files[0], cause, "add or remove the channel's file"))
     else:
-        found.candidates.append(Candidate(case, "", tuple(files), (label,)))
+        found.candidates.append(Candidate(case, "", tuple(files), (label,), test=part == "Ts"))
 
 
 def _listed(mapping: Any, channels: int, faults: list[Fault]) -> list[Candidate]:
@@ -134,10 +148,10 @@ def _check_count(index: Mapping[str, Any], count: int, where: str, faults: list[
         faults.append(fault("dataset-json", "-", INDEX, cause, "correct numTraining, or add what is missing"))
 
 
-def _with_spacing(root: Path, case: Candidate, faults: list[Fault]) -> Candidate:
+def _with_spacing(root: Path, part: str, case: Candidate, faults: list[Fault]) -> Candidate:
     """The case with the spacing of its sidecar ``imagesTr/CASE.json``: per array axis, taken as micrometres."""
     spacings = {}
-    for file in (f"imagesTr/{case.id}.json", f"labelsTr/{case.id}.json"):
+    for file in (f"images{part}/{case.id}.json", f"labels{part}/{case.id}.json"):
         if not (root / file).exists():
             continue
         try:
@@ -152,7 +166,7 @@ def _with_spacing(root: Path, case: Candidate, faults: list[Fault]) -> Candidate
             return case
     if len(set(spacings.values())) > 1:
         image, label = spacings.values()
-        file = f"labelsTr/{case.id}.json"
+        file = f"labels{part}/{case.id}.json"
         faults.append(fault("affine-mismatch", case.id, file, f"spacing {label}, the image's file says {image}"))
         return case
     return dataclasses.replace(case, spacing=next(iter(spacings.values()), None))

@@ -45,7 +45,8 @@ def table_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
         return found
     own = [channel for channel in config.channels or () if channel in header]
     images = own or [column for column in header if column == "image" or re.fullmatch(r"image_.+", column)]
-    causes = _header_faults(header, images, config.channels or [])
+    column, value = (config.test.column, config.test.value) if config.test else (None, "")
+    causes = _header_faults(header, images, config.channels or [], column)
     found.faults += [fault("table", "-", name, cause) for cause in causes]
     if causes:
         return found
@@ -57,11 +58,17 @@ def table_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
         where = f"line {number}: "
         found.faults += [fault("table", row.get("case", "") or "-", name, where + cause) for cause in wrong]
         if not wrong:
-            listed.append(_candidate(row, images))
+            listed.append(_candidate(row, images, column is not None and row[column] == value))
     found.candidates, faults = files_there(root, listed)
     found.faults += faults
-    if any(row.get("fold", "") for row in rows):
+    kept_apart = {case.id for case in found.candidates if case.test}
+    if any(row.get("fold", "") for row in rows if row["case"] not in kept_apart):
         found.splits = name
+    if "subject" in header:
+        found.grouping = f"the column subject of {name}"
+    if column is not None and not any(row[column] == value for row in rows):
+        cause = f"no row has '{value}' in the column {column}, which `test` names"
+        found.faults.append(fault("table", "-", name, cause, "correct `test` or the table"))
     return found
 
 
@@ -98,11 +105,13 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     return header, [dict(zip(header, line, strict=True)) for line in cells[1:] if any(line)]
 
 
-def _header_faults(header: list[str], images: list[str], channels: list[str]) -> list[str]:
+def _header_faults(header: list[str], images: list[str], channels: list[str], test: str | None) -> list[str]:
     """What is wrong with the names of the columns, misspelt ones included; others are the user's own."""
     causes = [f"two columns '{name}'" for name in sorted({n for n in header if header.count(n) > 1})]
+    if test is not None and test not in header:
+        causes.append(f"no column '{test}', which `test` names; there are {', '.join(header)}")
     for name in header:
-        if name in COLUMNS or name in images:
+        if name in COLUMNS or name in images or name == test:
             continue
         plain = name.lower().strip()
         near = difflib.get_close_matches(plain, COLUMNS, n=1, cutoff=0.8) or [SYNONYMS.get(plain, "")]
@@ -141,7 +150,7 @@ def _spacing(text: str) -> tuple[float, ...] | None:
     return numbers if len(numbers) in (2, 3) and all(math.isfinite(n) and n > 0 for n in numbers) else None
 
 
-def _candidate(row: Mapping[str, str], images: list[str]) -> Candidate:
+def _candidate(row: Mapping[str, str], images: list[str], test: bool) -> Candidate:
     files = tuple(str(PurePosixPath(row[column])) for column in images)
     label = (str(PurePosixPath(row["label"])),) if row["label"] else ()
     return Candidate(
@@ -152,4 +161,5 @@ def _candidate(row: Mapping[str, str], images: list[str]) -> Candidate:
         site=row.get("site", ""),
         series=row.get("series", ""),
         spacing=_spacing(row["spacing"]) if row.get("spacing") else None,
+        test=test,
     )
