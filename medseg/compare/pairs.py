@@ -22,7 +22,7 @@ from medseg.compare.scores import MEAN, Block, Values
 from medseg.compare.summary import number
 from medseg.compare.training_variance import FEWEST_SEEDS, MethodInterval, method_difference
 from medseg.compare.trainings import by_seed, folds_of
-from medseg.compare.verdict import METHODS, NETWORKS, Evidence, Verdict, verdict
+from medseg.compare.verdict import ABOUT_NETWORKS, BETTER, METHODS, NETWORKS, Evidence, Verdict, verdict
 
 DIFFERENCES = (-1.0, 1.0)
 # Smaller differences are rounding left over from averaging.
@@ -53,6 +53,12 @@ class _Pair:
         """Whether both models were trained often enough to speak of methods."""
         seeds = min(len(b.seeds) for b in (self.first, self.second))
         return METHODS if seeds >= FEWEST_SEEDS else NETWORKS
+
+    @property
+    def quantity(self) -> str:
+        """What differs: the score is mean Dice where every reference shows every class."""
+        lacking = self.first.lacking & self.first.shown.any(axis=0)
+        return "mean score" if lacking.any() else "mean Dice"
 
     def wins(self) -> dict[str, int]:
         """Cases in which the first model is better, equal, worse, by the mean of a case's scores."""
@@ -114,13 +120,14 @@ def _primary(pairs: Sequence[_Pair], margin: float | None) -> list[dict[str, Any
                 smallest,
                 (len(pair.first.trainings), len(pair.second.trainings)),
                 pair.scope,
+                pair.quantity,
                 allowed,
             )
         )
         row = {**pair.names, "metric": "score_subject", "label": MEAN, "difference": number(interval.mean)}
         row |= {"low": number(ends[0]), "high": number(ends[1]), **pair.wins(), **_tested(test, contributions(table))}
         row |= {"p": number(p), "smallest": number(smallest), "comparisons": len(pairs), "scope": pair.scope}
-        row |= {"verdict": found.kind, "sentence": _sentence(pair, found), "margin": margin}
+        row |= {"verdict": found.kind, "sentence": found.sentence, "notes": _notes(pair, found), "margin": margin}
         rows.append({**row, "points": _points(table, interval.low), "note": interval.reason or test.reason})
     return rows
 
@@ -132,21 +139,19 @@ def _tested(test: Test, gaps: Values) -> dict[str, Any]:
     return {**row, "p_typical": number(p_typical), "effect_typical": number(effect)}
 
 
-def _sentence(pair: _Pair, found: Verdict) -> str:
-    """The verdict's sentence, with what its reader must not overlook."""
-    more = []
-    if pair.scope == NETWORKS and found.kind == "better":
-        more.append("nothing is said about the methods, which needs two seeds or more")
-    if any(b.lacking.any() for b in (pair.first, pair.second)):
-        dice = macro_mean(pair.table("dice"))
-        if dice < -TIE and found.kind == "better":
-            more.append(
-                f"where the reference shows the class, {pair.second.model} has the higher Dice ({dice:+.3f}); the "
-                "verdict counts invented objects as well"
-            )
-    if (caution := test_caution(contributions(pair.table("score")))) and found.kind == "better":
-        more.append(caution)
-    return "; ".join([found.sentence, *more])
+def _notes(pair: _Pair, found: Verdict) -> list[str]:
+    """What the reader of a verdict for one model must not overlook."""
+    if found.kind != BETTER:
+        return []
+    notes = [ABOUT_NETWORKS] if pair.scope == NETWORKS else []
+    dice = macro_mean(pair.table("dice"))
+    if dice < -TIE:
+        notes.append(
+            f"where the reference shows the class, {pair.second.model} has the higher Dice ({dice:+.3f}); the verdict "
+            "counts invented objects as well"
+        )
+    caution = test_caution(contributions(pair.table("score")))
+    return [*notes, caution] if caution else notes
 
 
 def _points(table: Values, low: float) -> list[float]:

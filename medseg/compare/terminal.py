@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.compare.run import read_leaderboard, read_summary
+from medseg.compare.verdict import ABOUT_NETWORKS
 
 NAME_WIDTH = 28
 WIDTH = 100
@@ -48,7 +49,7 @@ def _columns(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, Any]]:
     """Heading and text of each column; what is the same for all, or says nothing here, is left out."""
     columns: list[tuple[str, Any]] = [("rank", lambda r: r["rank"]), ("model", lambda r: _short(r["model"]))]
     lacking = any(int(r["n_lacking"]) for r in rows)
-    if lacking:
+    if any(r["score_subject"] != r["dice_subject"] for r in rows):
         columns.append(("score", lambda r: _three(r["score_subject"])))
     columns += [("Dice", lambda r: _three(r["dice_subject"])), ("95 % interval", _interval)]
     if any(r["dice_case"] != r["dice_subject"] for r in rows):
@@ -69,7 +70,9 @@ def _below(
 ) -> list[str]:
     """Verdicts, the winner's luck, and subjects' own means where there is no interval."""
     lines = [f"{_short(r['model'])}: subjects {r['points']} ({r['note']})" for r in rows if r["points"]]
-    lines += [pair["sentence"] for pair in pairs[:PAIRS_SHOWN]]
+    shown = pairs[:PAIRS_SHOWN]
+    lines += ["; ".join([p["sentence"], *(n for n in p["notes"] if n != ABOUT_NETWORKS)]) for p in shown]
+    lines += [ABOUT_NETWORKS] if any(ABOUT_NETWORKS in p["notes"] for p in shown) else []
     if len(pairs) > PAIRS_SHOWN:
         lines.append(f"{len(pairs) - PAIRS_SHOWN} more comparisons in summary.json and in the report")
     lines += [winner["sentence"] for winner in winners]

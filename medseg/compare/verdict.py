@@ -10,6 +10,7 @@ from medseg.compare.power import ALPHA, POWER, Equivalence, can_be_shown, fewest
 BETTER, EQUIVALENT, NOT_SHOWN, CANNOT = "better", "equivalent", "not shown", "cannot be shown"
 # What a verdict is about. With one training per model, luck of the training and merit of the method are one number.
 NETWORKS, METHODS = "networks", "methods"
+ABOUT_NETWORKS = "nothing is said about the methods: that needs two seeds or more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Evidence:
         smallest: smallest difference that a study like this shows with a power of 80 %.
         trainings: trained networks of the first and the second model.
         scope: ``networks`` or ``methods``.
+        quantity: what differs, in words.
         equivalence: outcome against the margin of the configuration; None: there is no margin.
     """
 
@@ -41,6 +43,7 @@ class Evidence:
     smallest: float
     trainings: tuple[int, int]
     scope: str
+    quantity: str = "mean Dice"
     equivalence: Equivalence | None = None
 
 
@@ -69,7 +72,7 @@ def verdict(evidence: Evidence) -> Verdict:
             f"scores are: at least {needed} subjects are needed",
         )
     if _agree(e):
-        return Verdict(BETTER, f"{e.first} is better than {e.second}, as far as {about} go: {_numbers(e)}")
+        return Verdict(BETTER, f"{e.first} is better than {e.second} ({about}): {_numbers(e)}")
     if e.equivalence is not None and e.equivalence.equivalent:
         return Verdict(
             EQUIVALENT,
@@ -85,10 +88,10 @@ def verdict(evidence: Evidence) -> Verdict:
 def _about(e: Evidence) -> str:
     """What the sentence is about."""
     if e.scope == METHODS:
-        return f"these methods ({e.first}, {e.second}; {e.trainings[0]} and {e.trainings[1]} trainings)"
+        return f"these methods, {e.trainings[0]} and {e.trainings[1]} trainings"
     if e.trainings == (1, 1):
         return "these two trained networks"
-    return f"these trained networks ({e.trainings[0]} of {e.first}, {e.trainings[1]} of {e.second})"
+    return f"these trained networks, {e.trainings[0]} and {e.trainings[1]}"
 
 
 def _agree(e: Evidence) -> bool:
@@ -98,7 +101,7 @@ def _agree(e: Evidence) -> bool:
 def _numbers(e: Evidence) -> str:
     interval = "no interval" if math.isnan(e.low) else f"95 % interval [{e.low:+.3f}, {e.high:+.3f}]"
     test = "no test" if math.isnan(e.p) else f"adjusted p = {e.p:.4f}" if e.p >= 0.0001 else "adjusted p < 0.0001"
-    return f"{e.difference:+.3f}, {interval}, {test}, {e.n_subjects} subjects"
+    return f"{e.difference:+.3f} in {e.quantity}, {interval}, {test}, {e.n_subjects} subjects"
 
 
 def _against(e: Evidence) -> str:
