@@ -19,6 +19,10 @@ class DataError(MedsegError, ValueError):
     """A data file is missing, damaged or not what its data set promises."""
 
 
+class PredictionError(DataError):
+    """A network gives no usable output for an image; in a study the case is recorded as failed."""
+
+
 class GeometryError(MedsegError, ValueError):
     """Two grids that must agree do not, or a grid makes no sense."""
 

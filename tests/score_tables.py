@@ -60,6 +60,7 @@ def score_rows(
                         "n_ref": tp + fn,
                         "n_pred": tp + fp,
                         "spacing": "1 x 1 mm",
+                        "prediction": "ab" * 32,
                     }
                 )
     assert set(rows[0]) == set(COLUMNS)

@@ -205,7 +205,7 @@ def _failed_row(known: pd.Series, key: Sequence[Any]) -> dict[str, Any]:
         value = METRICS[metric].worst if n_ref else float("nan")
     else:
         value = worst.get(metric, 0.0)
-    return {**row, "value": value, "n_pred": 0, "status": f"{FAILED}: {NO_ROW}"}
+    return {**row, "value": value, "n_pred": 0, "status": f"{FAILED}: {NO_ROW}", "prediction": ""}
 
 
 def blocks(scores: pd.DataFrame) -> list[Block]:

@@ -40,7 +40,8 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> No
         reference, grid = manifest.labels.to_channels(read_case_labels(case, folder)), case.geometry
         failure = entry.get("failed", "")
         predicted = None if failure else _read_prediction(predictions.parent, case, entry, manifest.labels)
-        rows += score_case(key, case.id, case.subject, reference, predicted, manifest.labels, grid, failure)
+        digest = "" if failure else entry["sha256"]
+        rows += score_case(key, case.id, case.subject, reference, predicted, manifest.labels, grid, failure, digest)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     write_with(out, lambda path: table.to_parquet(path, index=False))
 

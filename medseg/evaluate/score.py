@@ -32,6 +32,7 @@ COLUMNS = (
     "n_ref",
     "n_pred",
     "spacing",
+    "prediction",
 )
 # Status of a row. The first two have a value, so has ``failed`` where the reference shows the class; the others have
 # none, because the reference does not show the class.
@@ -70,6 +71,7 @@ def score_case(
     table: LabelTable,
     grid: Geometry,
     failure: str = "",
+    digest: str = "",
 ) -> list[Mapping[str, Any]]:
     """Score one case.
 
@@ -84,6 +86,7 @@ def score_case(
         table: label table.
         grid: of both.
         failure: why there is no prediction; one line.
+        digest: SHA-256 of the label map that is scored, so that what is shown later is what was scored.
 
     Returns:
         Rows of ``COLUMNS``, for every region or else foreground class: dice, iou, tp, fp, fn, volume_ref, volume_pred.
@@ -115,6 +118,7 @@ def score_case(
             facts = {"case": case, "subject": subject, "label": name, "metric": metric, "definition": definition}
             facts |= {"value": float(value), "unit": unit, "status": status}
             facts |= {"n_ref": counts.reference, "n_pred": counts.predicted, "spacing": spacing}
+            facts["prediction"] = digest
             row = {**asdict(key), **facts}
             rows.append({column: row[column] for column in COLUMNS})
     return rows

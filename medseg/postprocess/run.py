@@ -26,14 +26,15 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path, code:
     """Apply the data set's operations to every case of ``predictions`` (a ``predictions.json``) into ``out``.
 
     ``predictions.json`` comes last. Where probabilities are refined, which takes a while, a case that is already there
-    from the same prediction, image, operations and ``code`` (digest of this stage's) is kept.
+    from the same prediction, image, operations and ``code`` (digest of this stage's) is kept. A failed case stays one.
     """
     manifest = read_manifest(manifest_path)
     dataset = config.dataset(manifest.dataset)
     steps = dataset.postprocess
     check_names(steps, manifest.labels, manifest.dataset)
     facts = read_json(predictions)
-    given = {case_id: manifest.case(case_id) for case_id in facts["cases"]}
+    failed = {case_id: entry for case_id, entry in facts["cases"].items() if "failed" in entry}
+    given = {case_id: manifest.case(case_id) for case_id in facts["cases"] if case_id not in failed}
     work = Work(Path(config.data_root) / dataset.path, predictions.parent, out, steps, manifest.labels, code)
     if steps.crf is not None:
         budget = int(config.budget.host_gb * 1e9) if config.budget.host_gb else memory_budget()
@@ -45,7 +46,7 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path, code:
             cases[case_id] = work.case(case, facts["cases"][case_id])
             if steps.crf is not None:
                 bar.update(done)
-        write_json(out / "predictions.json", {**facts, "cases": cases, "postprocess": steps.model_dump()})
+        write_json(out / "predictions.json", {**facts, "cases": cases | failed, "postprocess": steps.model_dump()})
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.augment.tables import mirrors
-from medseg.errors import DataError, PlanError
+from medseg.errors import DataError, PlanError, PredictionError
 from medseg.image.geometry import Geometry
 from medseg.image.resample import coarse_axis
 from medseg.models.step import autocast, pick_device, place, set_exact
@@ -63,8 +63,8 @@ class Predictor:
             (S) label values of the model's label table, on the image's grid.
 
         Raises:
-            DataError: if dimensions or channels are not the model's, voxels are not finite, or the network's output
-                is not finite.
+            DataError: if dimensions or channels are not the model's, or voxels are not finite.
+            PredictionError: if the network's output is not finite.
         """
         plan = self.plan
         if geometry.dims != plan.data_dims or image.shape[0] != plan.in_channels:
@@ -109,5 +109,5 @@ def is_mirrored(plan: Plan, wish: bool | None) -> bool:
 
 def _finite(logits: Tensor, name: str) -> Tensor:
     if not torch.isfinite(logits).all():
-        raise DataError(f"{name}: the network's output is not finite; the model or the image is damaged")
+        raise PredictionError(f"{name}: the network's output is not finite; the model or the image is damaged")
     return logits

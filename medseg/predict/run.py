@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from medseg.config import Config
-from medseg.errors import DataError
+from medseg.errors import DataError, PredictionError
 from medseg.files import read_json, sha256_file, write_json, writer_lock
 from medseg.image.formats import label_suffix, read_content, read_image, stem_of, write_labels
 from medseg.image.stored import FormatError
 from medseg.ingest.cases import read_case_image
-from medseg.ingest.manifest import read_manifest
+from medseg.ingest.manifest import Case, read_manifest
 from medseg.ingest.splits import read_split
 from medseg.predict.predictor import Predictor, is_mirrored
-from medseg.progress import Progress
+from medseg.progress import Progress, say
 from medseg.train.checkpoint import read_description
 
 PROBABILITIES = ".probabilities.b2nd"
@@ -34,7 +34,8 @@ def predict_cases(
     """Predict cases of a manifest with the model folder ``model`` into ``out``.
 
     ``predictions.json`` comes last. A prediction already there, from the same weights and image and made the same way,
-    is kept. Probabilities are written too where the data set's post-processing needs them.
+    is kept. A case for which the network gives no usable output is recorded as ``failed``, with the reason.
+    Probabilities are written too where the data set's post-processing needs them.
 
     Args:
         config: the experiment.
@@ -65,14 +66,12 @@ def predict_cases(
             entry = _kept(out, stamp, made_of, crf)
             if entry is None:
                 predictor = predictor or Predictor(model, mirror=mirror)
-                image = read_case_image(case, folder)
-                labels = predictor.predict(image, case.geometry, case.id, soft if crf else None)
-                target = out / f"{case.id}{label_suffix(folder / case.images[0])}"
-                write_labels(target, labels, case.geometry)
-                entry = {"file": target.name, "sha256": read_content(target).sha256}
-                if crf:
-                    entry["probabilities"] = {"file": soft.name, "sha256": sha256_file(soft)}
-                write_json(stamp, {**entry, **made_of})
+                try:
+                    entry = _predicted(predictor, case, folder, out, crf)
+                    write_json(stamp, {**entry, **made_of})
+                except PredictionError as error:
+                    entry = {"failed": str(error)}
+                    say(f"{label}: case failed and will be scored as the worst: {error}")
             entries[case.id] = entry
             if not crf:
                 soft.unlink(missing_ok=True)
@@ -136,6 +135,18 @@ def predict_files(
         write_labels(target, predictor.predict(image, geometry, str(path)), geometry)
         bar.update(done, str(target))
     return targets
+
+
+def _predicted(predictor: Predictor, case: Case, folder: Path, out: Path, crf: bool) -> dict[str, Any]:
+    """Predict one case of a manifest into ``out``, with its probabilities if ``crf``; its entry of the record."""
+    soft = out / f"{case.id}{PROBABILITIES}"
+    labels = predictor.predict(read_case_image(case, folder), case.geometry, case.id, soft if crf else None)
+    target = out / f"{case.id}{label_suffix(folder / case.images[0])}"
+    write_labels(target, labels, case.geometry)
+    entry: dict[str, Any] = {"file": target.name, "sha256": read_content(target).sha256}
+    if crf:
+        entry["probabilities"] = {"file": soft.name, "sha256": sha256_file(soft)}
+    return entry
 
 
 def _kept(out: Path, stamp: Path, made_of: Mapping[str, Any], crf: bool) -> dict[str, Any] | None:

@@ -126,7 +126,7 @@ def read_study(results: Path, config_json: Path) -> Study:
         {d: read_manifest(results / d / "ingest" / "manifest.tsv") for d in names},
         {d: read_json(results / d / "ingest" / "splits.json") for d in names},
         {(d, m): read_json(results / d / "plan" / f"{m}.json") for d, m in dict.fromkeys(k[:2] for k in keys)},
-        tuple(_read_run(results, *key) for key in keys),
+        tuple(_read_run(results, *key, _scored(scores, key)) for key in keys),
         tuple(f"{d} / {m} / fold {f} / seed {s}" for d, m, f, s in wanted if (d, m, f, s) not in set(keys)),
         scores,
         read_json(compare / "summary.json"),
@@ -136,12 +136,17 @@ def read_study(results: Path, config_json: Path) -> Study:
     )
 
 
-def _read_run(results: Path, dataset: str, model: str, fold: int, seed: int) -> Run:
+def _scored(scores: pd.DataFrame, key: tuple[str, str, int, int]) -> dict[str, str]:
+    """Case -> digest of the label map that was scored, of one training."""
+    mine = scores[(scores[["dataset", "model", "fold", "seed"]] == list(key)).all(axis=1)]
+    mine = mine[mine["prediction"] != ""]
+    return dict(zip(mine["case"], mine["prediction"], strict=True))
+
+
+def _read_run(results: Path, dataset: str, model: str, fold: int, seed: int, scored: Mapping[str, str]) -> Run:
     name = f"fold{fold}-seed{seed}"
     train = results / dataset / "train" / model / name
-    folders = [results / dataset / stage / model / name for stage in ("postprocess", "predict")]
-    folder = next((f for f in folders if (f / "predictions.json").is_file()), folders[-1])
-    predictions = read_json(folder / "predictions.json")
+    folder, predictions = _scored_predictions(results / dataset, f"{model}/{name}", scored)
     return Run(
         dataset,
         model,
@@ -151,8 +156,32 @@ def _read_run(results: Path, dataset: str, model: str, fold: int, seed: int) -> 
         _read_history(train / "history.jsonl"),
         read_json(train / "timing.json"),
         folder,
-        predictions["cases"],
+        {case: entry for case, entry in predictions["cases"].items() if "file" in entry},
         predictions.get("mirror"),
+    )
+
+
+def _scored_predictions(base: Path, run: str, scored: Mapping[str, str]) -> tuple[Path, Mapping[str, Any]]:
+    """The folder whose label maps are those that were scored, and its ``predictions.json``.
+
+    After a change of the configuration, predictions of the stage before or after lie there as well.
+
+    Args:
+        base: results of the data set.
+        run: ``model/fold…-seed…``.
+        scored: case -> SHA-256 of the label map that was scored; cases that failed are not in it.
+
+    Raises:
+        DataError: if no folder holds them.
+    """
+    for stage in ("postprocess", "predict"):
+        folder = base / stage / run
+        if (folder / "predictions.json").is_file():
+            predictions = read_json(folder / "predictions.json")
+            if all(predictions["cases"].get(case, {}).get("sha256") == digest for case, digest in scored.items()):
+                return folder, predictions
+    raise DataError(
+        f"{base}: no predictions of {run} are those that were scored; run `medseg evaluate` and `medseg compare` again"
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import imagecodecs
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 import torch
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from medseg.cli import app
-from medseg.errors import BusyError, DataError, GeometryError, PlanError
+from medseg.config import PostprocessConfig
+from medseg.errors import BusyError, DataError, GeometryError, PlanError, PredictionError
 from medseg.files import read_json, sha256_file, write_json, writer_lock
 from medseg.image.formats import read_image, read_labels, write_labels
 from medseg.image.geometry import Geometry
@@ -32,6 +34,7 @@ from medseg.predict.predictor import Predictor, is_mirrored
 from medseg.train.checkpoint import Checkpoint, write_checkpoint
 
 VALUES = {0, 1, 3}  # background, ball, rod
+FILL = PostprocessConfig(fill_holes=True)
 
 
 class Oracle(nn.Module):
@@ -401,3 +404,39 @@ def test_a_changed_image_is_refused(study: Any, tmp_path: Path) -> None:
 def test_two_jobs_never_write_one_folder(study: Any, tmp_path: Path) -> None:
     with writer_lock(tmp_path), pytest.raises(BusyError):
         run_stage(study, tmp_path)
+
+
+def test_a_case_that_the_network_fails_on_stays_in_the_study_as_the_worst(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medseg.evaluate import run as evaluate
+    from medseg.postprocess import run as postprocess
+
+    plain = Predictor.predict
+
+    def fail_once(self: Predictor, image: Any, geometry: Geometry, name: str, *more: Any) -> Any:
+        if name == failing:
+            raise PredictionError(f"{name}: the network's output is not finite; the model or the image is damaged")
+        return plain(self, image, geometry, name, *more)
+
+    monkeypatch.setattr(Predictor, "predict", fail_once)
+    cases = list(read_json(study.predictions("flat"))["cases"])
+    failing = cases[0]
+    stage.run(study.config, study.manifest("flat"), study.splits("flat"), 0, study.model("flat"), tmp_path / "p")
+    facts = read_json(tmp_path / "p" / "predictions.json")
+    assert list(facts["cases"]) == cases
+    assert "not finite" in facts["cases"][failing]["failed"]
+    config = study.config.model_copy(
+        update={"datasets": {"flat": study.config.datasets["flat"].model_copy(update={"postprocess": FILL})}}
+    )
+    postprocess.run(config, study.manifest("flat"), tmp_path / "p" / "predictions.json", tmp_path / "q")
+    evaluate.run(config, study.manifest("flat"), tmp_path / "q" / "predictions.json", tmp_path / "s.parquet")
+    table = pd.read_parquet(tmp_path / "s.parquet")
+    mine = table[(table.case == failing) & (table.metric == "dice")]
+    assert set(table.case) == set(cases)
+    assert all(status.startswith("failed: ") and "not finite" in status for status in mine.status)
+    assert set(mine[mine.n_ref > 0].value) == {0.0}
+    # The fault gone, the same command predicts it; nothing has to be deleted.
+    monkeypatch.setattr(Predictor, "predict", plain)
+    stage.run(study.config, study.manifest("flat"), study.splits("flat"), 0, study.model("flat"), tmp_path / "p")
+    assert read_json(tmp_path / "p" / "predictions.json")["cases"] == read_json(study.predictions("flat"))["cases"]
