@@ -155,6 +155,10 @@ def train(
     start: Annotated[
         str | None, typer.Option("--start", help="model to start from: its folder, or an MLflow run (see predict)")
     ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", help="start-overlap or start-unrecorded: what may be wrong with --start"),
+    ] = None,
     track: Annotated[Path | None, typer.Option("--track", help="store.json: mirror the curves to MLflow")] = None,
     workers: Annotated[int, typer.Option("--workers", min=0, help="processes that read batches ahead")] = 0,
     worker_timeout: Annotated[float, typer.Option("--worker-timeout", help="seconds a batch may take them")] = 300.0,
@@ -183,7 +187,7 @@ def train(
         from medseg.tracking import read_store, resolve_model
 
         weights = resolve_model(start, read_store(track).uri if track else None)
-    inputs = stage.Inputs(manifest, plan, index, splits, fold, seed, weights)
+    inputs = stage.Inputs(manifest, plan, index, splits, fold, seed, weights, tuple(allow or ()))
     with contextlib.ExitStack() as stack:
         if track is not None and leads():
             from medseg.tracking import Mirror, training_spec

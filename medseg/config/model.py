@@ -117,6 +117,11 @@ class ModelConfig(Section):
         default_factory=list,
         description="parts of the network that are not trained, by the beginning of their tensors' names; for `start`",
     )
+    allow: list[Literal["start-overlap", "start-unrecorded"]] = Field(
+        default_factory=list,
+        description="what may be wrong with `start`: start-overlap, its weights have seen subjects of the "
+        "validation or test cases; start-unrecorded, nobody wrote down whom they have seen (docs/training.md)",
+    )
     recipe: Literal["auto", "short", "nnunet"] = Field(
         default="auto",
         description="what everything below is where it is not said (medseg/recipes.py); "

@@ -17,6 +17,7 @@ from medseg.files import read_json, sha256_bytes, write_bytes, write_json
 from medseg.image.labels import LabelTable
 from medseg.models.zoo import build_model
 from medseg.plan.plan import Plan
+from medseg.train.lineage import TrainedOn
 
 FORMAT = "medseg-model-1"
 # What reading a description that another program or a disk fault has changed can run into.
@@ -34,6 +35,8 @@ class Checkpoint:
         fold, seed: which training.
         fingerprint: digest of plan, data and code of the training.
         provenance: versions and machine.
+        trained_on: whose images its weights have seen, by way of other models as well; None: nobody wrote it down.
+        allowed: what was wrong with the weights it started from and allowed by name, as text.
     """
 
     dataset: str
@@ -44,6 +47,8 @@ class Checkpoint:
     seed: int
     fingerprint: str
     provenance: Mapping[str, Any]
+    trained_on: TrainedOn | None = None
+    allowed: tuple[str, ...] = ()
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, network: nn.Module) -> None:
@@ -66,7 +71,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, network: nn.Module) -
             "parameters": sum(p.numel() for p in network.parameters()),
             "fingerprint": checkpoint.fingerprint,
             "weights_sha256": sha256_bytes(weights),
+            "allowed": list(checkpoint.allowed),
             "provenance": dict(checkpoint.provenance),
+            **({"trained_on": checkpoint.trained_on.to_json()} if checkpoint.trained_on else {}),
         },
     )
 
@@ -123,6 +130,9 @@ def read_description(folder: Path) -> tuple[Checkpoint, str]:
             seed=facts["seed"],
             fingerprint=facts["fingerprint"],
             provenance=facts["provenance"],
+            # Models of earlier versions have neither.
+            trained_on=TrainedOn.from_json(facts["trained_on"]) if "trained_on" in facts else None,
+            allowed=tuple(facts.get("allowed", ())),
         )
         weights_sha256 = str(facts["weights_sha256"])
     except (*NONSENSE, MedsegError) as error:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.errors import DataError, PlanError
 from medseg.files import digest_of, read_json, write_bytes, write_json, writer_lock
-from medseg.ingest.manifest import read_manifest
+from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_split
 from medseg.models.group import joined
 from medseg.models.phases import Phases
@@ -19,9 +20,13 @@ from medseg.plan.plan import Plan
 from medseg.preprocess.store import open_store
 from medseg.progress import say
 from medseg.provenance import environment
-from medseg.train.checkpoint import Checkpoint, write_checkpoint
+from medseg.train.checkpoint import Checkpoint, read_description, write_checkpoint
+from medseg.train.lineage import Source, TrainedOn, clear_start
 from medseg.train.loop import Fold, Means, train
 from medseg.train.start import Start
+
+# Beside manifest.tsv, in its format: cases that are kept apart from every fold.
+TEST_FILE = "test.tsv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ class Inputs:
         manifest, plan, index, splits: results of the stages before.
         fold, seed: which training.
         start: folder of the trained model that it starts from.
+        allow: what may be wrong with that one nevertheless (``models.<name>.allow``).
     """
 
     manifest: Path
@@ -41,6 +47,7 @@ class Inputs:
     fold: int
     seed: int
     start: Path | None = None
+    allow: tuple[str, ...] = ()
 
 
 def fingerprint(plan: Plan, inputs: Inputs, start: Start, code: str) -> str:
@@ -102,6 +109,7 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, means: Means) -> Non
         raise DataError(
             f"{inputs.splits}: cases {absent[:3]} are not prepared in {inputs.index}; run `medseg ingest` again"
         )
+    trained_on, allowed = _lineage(inputs, manifest, plan.model, train_ids, val_ids)
     start = Start.of(plan.options, inputs.start, weights_folder(state))
     key = fingerprint(plan, inputs, start, code)
     chosen = Fold(
@@ -129,9 +137,46 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, means: Means) -> Non
         watched = [case.id for case in chosen.watch]
         write_json(out / "timing.json", {**timing, "phases": phases.to_json(), "watched": watched})
         checkpoint = Checkpoint(
-            manifest.dataset, manifest.channels, manifest.labels, plan, inputs.fold, inputs.seed, key, environment()
+            manifest.dataset,
+            manifest.channels,
+            manifest.labels,
+            plan,
+            inputs.fold,
+            inputs.seed,
+            key,
+            environment(),
+            trained_on,
+            allowed,
         )
         write_checkpoint(out, checkpoint, network)
+
+
+def _lineage(
+    inputs: Inputs, manifest: Manifest, model: str, train_ids: Sequence[str], val_ids: Sequence[str]
+) -> tuple[TrainedOn, tuple[str, ...]]:
+    """Whom the weights will have seen, and what was allowed; checked whenever a training begins or is resumed.
+
+    Raises:
+        DataError: if the start has seen a subject that the training will be scored on.
+        CheckpointError: if its description is damaged.
+    """
+    own = TrainedOn.of(manifest, train_ids)
+    if inputs.start is None:
+        return own, ()
+    held_out = {f"the validation cases of fold {inputs.fold}": [manifest.case(case) for case in val_ids]}
+    # A test set is kept apart at ingest, where there is one.
+    test = inputs.manifest.with_name(TEST_FILE)
+    if test.is_file():
+        held_out["the test set"] = list(read_manifest(test).cases)
+    found, sha256 = read_description(inputs.start)
+    training = f"fold {found.fold}, seed {found.seed}, weights {sha256[:12]}"
+    start = Source(
+        f"model {found.plan.model} of data set {found.dataset} ({training})", str(inputs.start), found.trained_on
+    )
+    allowed = clear_start(model, start, manifest.dataset, held_out, inputs.allow)
+    for line in allowed:
+        say(f"train {manifest.dataset}/{model}: allowed {line}")
+    return own.after(found.trained_on), tuple(allowed)
 
 
 def _attempts(folder: Path) -> dict[str, float]:

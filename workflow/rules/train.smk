@@ -32,10 +32,12 @@ rule train:
         out=lambda w, output: str(Path(output.weights).parent),
         # None, or two words; quoted one by one below.
         start=lambda w: ["--start", start_of(w)[1]] if start_of(w)[1] else [],
+        allow=lambda w: [f"--allow={name}" for name in CONFIG.models[w.model].allow],
         # Not an output: Snakemake deletes the outputs of a failed job, and this is what it goes on from.
         state=f"{RESULTS}/.state/{{dataset}}/{{model}}/fold{{fold}}-seed{{seed}}",
     shell:
         "medseg train --manifest {input.manifest:q} --plan {input.plan:q} --index {input.index:q}"
         " --splits {input.splits:q} --fold {wildcards.fold} --seed {wildcards.seed} --code {params.code:q}"
         " --workers {resources.readers:q} --worker-timeout {resources.reading_s:q}"
-        " --state {params.state:q} {params.start:q} --track {input.store:q} --out {params.out:q} 2>&1 | tee {log:q}"
+        " --state {params.state:q} {params.start:q} {params.allow:q} --track {input.store:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
