@@ -112,7 +112,9 @@ def check_cases(
         for done in pool.map(lambda c: check_case(source.root, c, source.labels, section), source.candidates):
             checked.append(done)
             progress.update(len(checked))
-    names = name_channels([one for one in checked if not one.candidate.test], source.channels)
+    # What is in the test set alone names nothing.
+    known = [one for one in checked if one.channels is not None and not one.candidate.test]
+    names = name_channels(known or checked, source.channels)
     faults = [*source.faults, *(f for one in checked for f in one.faults), *cohort_faults(checked, names)]
     return checked, names, faults
 

@@ -1,0 +1,177 @@
+"""What must hold before a test set is opened: it is declared, trainings are finished, none has seen a subject of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.config import Config
+from medseg.errors import CheckpointError, ConfigError, DataError
+from medseg.files import read_json, sha256_file
+from medseg.ingest.manifest import Manifest, read_manifest
+from medseg.train.checkpoint import Checkpoint, read_description
+
+# Subjects shown in one message; there can be thousands.
+SUBJECTS_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TestSet:
+    """The test set of a data set.
+
+    Attributes:
+        table: ``test.tsv``.
+        manifest: its cases.
+    """
+
+    __test__ = False  # pytest takes classes of this name for tests
+
+    table: Path
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A finished training.
+
+    Attributes:
+        dataset, model, fold, seed: which.
+        folder: its model folder.
+        checkpoint: what ``model.json`` says.
+        weights_sha256: digest of its weights.
+    """
+
+    dataset: str
+    model: str
+    fold: int
+    seed: int
+    folder: Path
+    checkpoint: Checkpoint
+    weights_sha256: str
+
+    @property
+    def run(self) -> str:
+        """The name of its folders."""
+        return f"fold{self.fold}-seed{self.seed}"
+
+    @property
+    def name(self) -> str:
+        """How records and messages call it."""
+        return f"{self.dataset}/{self.model}/{self.run}"
+
+
+def chosen_sets(results: Path, config: Config, datasets: Sequence[str]) -> dict[str, TestSet]:
+    """The test sets of the named data sets, or of all that declare one.
+
+    Raises:
+        ConfigError: if a data set declares none.
+        DataError: if ingest has not run with this configuration.
+    """
+    names = list(dict.fromkeys(datasets)) or [name for name, section in config.datasets.items() if section.test]
+    if not names:
+        raise ConfigError(
+            "no data set of the configuration declares a test set; write `test: [ID, …]` under datasets.<name> "
+            "(docs/data.md), and train without those cases"
+        )
+    return {name: _test_set(results, config, name) for name in names}
+
+
+def _test_set(results: Path, config: Config, dataset: str) -> TestSet:
+    section = config.dataset(dataset)
+    if section.test is None:
+        raise ConfigError(
+            f"datasets.{dataset}: no test set is declared; write `test: [ID, …]` (docs/data.md), and train without "
+            "those cases"
+        )
+    folder = results / dataset / "ingest"
+    if read_json(folder / "test.json")["declared"] != section.test.model_dump():
+        raise DataError(
+            f"{folder / 'test.json'}: `test` of datasets.{dataset} was another when the data set was checked; run the "
+            "workflow with this configuration first, which trains without the cases of the test set"
+        )
+    found = TestSet(folder / "test.tsv", read_manifest(folder / "test.tsv"))
+    if not found.manifest.cases:
+        raise DataError(f"{found.table}: holds no case; run `medseg ingest` with this configuration again")
+    return found
+
+
+def finished(
+    results: Path, config: Config, datasets: Sequence[str], models: Sequence[str]
+) -> tuple[list[Training], list[str]]:
+    """All finished trainings of the configuration on these data sets, and the names of those that are not.
+
+    Args:
+        results: ``results/<experiment>``.
+        config: the experiment.
+        datasets: names of data sets.
+        models: names of models; none: all.
+
+    Raises:
+        ConfigError: if there is no such model.
+        CheckpointError: if a model folder is damaged, or belongs elsewhere.
+        DataError: if no training is finished.
+    """
+    for model in models:
+        config.model(model)
+    done, lacking = [], []
+    for dataset, model, fold, seed in config.runs():
+        if dataset not in datasets or (models and model not in models):
+            continue
+        folder = results / dataset / "train" / model / f"fold{fold}-seed{seed}"
+        if (folder / "model.json").is_file():
+            done.append(_training(folder, dataset, model, fold, seed))
+        else:
+            lacking.append(f"{dataset}/{model}/{folder.name}")
+    if not done:
+        raise DataError(f"{results}: no finished training of {', '.join(lacking) or 'these models'}; run the workflow")
+    return done, lacking
+
+
+def _training(folder: Path, dataset: str, model: str, fold: int, seed: int) -> Training:
+    checkpoint, recorded = read_description(folder)
+    found = (checkpoint.dataset, checkpoint.plan.model, checkpoint.fold, checkpoint.seed)
+    if found != (dataset, model, fold, seed):
+        raise CheckpointError(f"{folder}: holds the training {found}, expected {(dataset, model, fold, seed)}")
+    path = folder / "model.safetensors"
+    if not path.is_file() or sha256_file(path) != recorded:
+        raise CheckpointError(f"{path}: gone or damaged (SHA-256 differs from the one recorded beside it)")
+    return Training(dataset, model, fold, seed, folder, checkpoint, recorded)
+
+
+def refuse_seen(results: Path, sets: dict[str, TestSet], trainings: Sequence[Training]) -> list[str]:
+    """Refuse trainings whose weights have seen a subject of the test set.
+
+    Returns:
+        Names of trainings that do not say, or not wholly, whom their weights have seen; the manifest, whose other
+        cases they were trained on, speaks for those.
+
+    Raises:
+        DataError: naming trainings, subjects and the evidence.
+    """
+    causes = []
+    for dataset, test in sets.items():
+        others = read_manifest(results / dataset / "ingest" / "manifest.tsv")
+        shared = {c.subject for c in others.cases} & {c.subject for c in test.manifest.cases}
+        if shared:
+            causes.append(f"data set {dataset}: subjects {_some(sorted(shared))} are in the manifest of its folds, too")
+    unrecorded = []
+    for training in trainings:
+        seen = training.checkpoint.trained_on
+        if seen is None or not seen.complete:
+            unrecorded.append(training.name)
+        met = seen.meets(training.dataset, sets[training.dataset].manifest.cases) if seen else {}
+        if met:
+            causes.append(f"{training.name}: {_some([f'{name}: {why}' for name, why in met.items()])}")
+    if causes:
+        raise DataError(
+            "the test set stays closed: models have seen subjects of it, so that scores there would not be those of "
+            f"new subjects: {'; '.join(causes)}. Run the workflow again, which trains without them, or "
+            "take them out of `test`"
+        )
+    return unrecorded
+
+
+def _some(words: Sequence[str]) -> str:
+    more = f" and {len(words) - SUBJECTS_SHOWN} more" if len(words) > SUBJECTS_SHOWN else ""
+    return f"{', '.join(words[:SUBJECTS_SHOWN])}{more}"

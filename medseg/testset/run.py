@@ -1,0 +1,129 @@
+"""The test stage: open test sets, once for all trained models, and leave a record of it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from medseg.compare import run as compare
+from medseg.config import Config
+from medseg.evaluate import run as evaluate
+from medseg.files import digest_of, sha256_file, writer_lock
+from medseg.postprocess import run as postprocess
+from medseg.predict import run as predict
+from medseg.progress import say
+from medseg.testset.checks import TestSet, Training, chosen_sets, finished, refuse_seen
+from medseg.testset.openings import FOLDER, OpenedSet, Opening, append_opening, read_openings, times_opened
+
+
+def run(
+    results: Path,
+    config: Config,
+    datasets: Sequence[str] = (),
+    models: Sequence[str] = (),
+    workers: int = 1,
+    code: str = "",
+) -> Path:
+    """Predict, post-process, score and compare the test cases with every finished training.
+
+    The opening is on record, in ``test/opened.json``, before the first case is predicted. Predictions of an earlier
+    opening by the same weights are kept.
+
+    Args:
+        results: ``results/<experiment>``.
+        config: the experiment.
+        datasets: names of data sets; none: all that declare a test set.
+        models: names of models; none: all.
+        workers: trainings handled side by side, each in a process of its own.
+        code: digest of the post-processing code.
+
+    Returns:
+        The folder of the comparison.
+
+    Raises:
+        ConfigError: if no test set is declared.
+        DataError: if ingest has not run with this configuration, no training is finished, or one has seen a subject
+            of the test set; then nothing is opened.
+        CheckpointError: if a model folder is damaged.
+    """
+    sets = chosen_sets(results, config, datasets)
+    trainings, unfinished = finished(results, config, list(sets), models)
+    sets = {name: sets[name] for name in sets if any(t.dataset == name for t in trainings)}
+    unrecorded = refuse_seen(results, sets, trainings)
+    with writer_lock(results / FOLDER):
+        before = read_openings(results)
+        opening = _opening(config, sets, trainings, unfinished, unrecorded)
+        append_opening(results, opening)
+        _announce(opening, before)
+        task = partial(_score, config=config, results=results, code=code)
+        scores = _each(task, [(training, sets[training.dataset]) for training in trainings], workers)
+        compare.run(scores, results / FOLDER / "compare", config.compare.margin)
+    return results / FOLDER / "compare"
+
+
+def _opening(
+    config: Config,
+    sets: dict[str, TestSet],
+    trainings: Sequence[Training],
+    unfinished: Sequence[str],
+    unrecorded: Sequence[str],
+) -> Opening:
+    """The record of this opening."""
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    opened = {
+        name: OpenedSet(
+            len(test.manifest.cases),
+            len({case.subject for case in test.manifest.cases}),
+            sha256_file(test.table),
+            digest_of(config.dataset(name).postprocess.model_dump()),
+        )
+        for name, test in sets.items()
+    }
+    weights = {training.name: training.weights_sha256 for training in trainings}
+    digest = digest_of(config.model_dump(mode="json"))
+    return Opening(now, digest, opened, weights, tuple(unfinished), tuple(unrecorded))
+
+
+def _announce(opening: Opening, before: list[Opening]) -> None:
+    """Print what is opened, how often it was, and what is missing."""
+    for name, found in opening.datasets.items():
+        count = sum(training.startswith(f"{name}/") for training in opening.weights)
+        earlier = f" (before: {times_opened(before, name)})" if before else ""
+        say(f"test {name}: {found.cases} cases of {found.subjects} subjects, {count} trainings{earlier}")
+    if any(opening.repeats(one) for one in before):
+        say("test: the same as at an earlier opening; it counts as another one")
+    if opening.unfinished:
+        say(f"test: not finished, left out: {', '.join(opening.unfinished)}")
+    if opening.unrecorded:
+        named = ", ".join(opening.unrecorded)
+        say(f"test: no whole record of the subjects these have seen, judged by the manifest alone: {named}")
+
+
+def _each(
+    task: Callable[[tuple[Training, TestSet]], Path], work: Sequence[tuple[Training, TestSet]], workers: int
+) -> list[Path]:
+    """The results of a task, in order; several at a time in processes of their own (threads would share torch's)."""
+    if workers == 1 or len(work) == 1:
+        return [task(one) for one in work]
+    with ProcessPoolExecutor(min(workers, len(work)), mp_context=get_context("spawn")) as pool:
+        return list(pool.map(task, work))
+
+
+def _score(work: tuple[Training, TestSet], *, config: Config, results: Path, code: str) -> Path:
+    """Predict, post-process and score one training's test cases; its score file."""
+    training, test = work
+    place = results / FOLDER / training.dataset
+    predictions = place / "predict" / training.model / training.run
+    case_ids = [case.id for case in test.manifest.cases]
+    predict.predict_cases(config, test.table, case_ids, training.folder, predictions, split="test", fold=training.fold)
+    if config.dataset(training.dataset).postprocess.applies:
+        processed = place / "postprocess" / training.model / training.run
+        postprocess.run(config, test.table, predictions / "predictions.json", processed, code)
+        predictions = processed
+    out = place / "evaluate" / training.model / f"{training.run}.parquet"
+    evaluate.run(config, test.table, predictions / "predictions.json", out)
+    return out
