@@ -19,7 +19,7 @@ RESAMPLES = 10_000
 LEVEL = 0.95
 # With fewer subjects no interval: an exact two-sided test at 5 % needs six as well (2 / 2**6 < 0.05 < 2 / 2**5).
 FEWEST_SUBJECTS = 6
-# Misses in one case of twelve: from here on the interval holds with them (benchmarks/statistics.py).
+# From here on the interval holds with misses in 8 % of subjects (benchmarks/statistics.py).
 FEWEST_FOR_MISSES = 50
 # Smaller differences are rounding left over from averaging.
 TIE = 1e-9
@@ -203,23 +203,32 @@ def _studentised(centred: Array, present: NDArray[np.bool_], resamples: int, see
 
 
 def caution(table: ArrayLike, names: Sequence[str] = ()) -> str:
-    """One sentence on what the interval of this (S, C) table cannot be trusted with; empty if nothing is known.
+    """One sentence on when the interval of this (S, C) table is too narrow; empty if nothing is known against it.
+
+    Two rules from simulations (benchmarks/statistics.py): a class that fewer than six subjects show has no error to
+    speak of; and below 50 subjects, misses (scores of 0) in one subject of twelve may be absent from the sample.
 
     Args:
         table: scores, or differences of two models' scores.
         names: the C classes, to name one in the sentence.
     """
-    n = len(influences(table))
-    if not n:
+    present = np.isfinite(np.asarray(table, dtype=np.float64))
+    n, carriers = int(present.any(axis=1).sum()), present.sum(axis=0)
+    if n < FEWEST_SUBJECTS:
         return ""
+    rare = [int(c) for c in np.flatnonzero((carriers > 0) & (carriers < FEWEST_SUBJECTS))]
+    if rare:
+        name = f"'{names[rare[0]]}'" if names else "one class"
+        few = int(carriers[rare[0]])
+        return f"{name} is shown by {few} subject{'' if few == 1 else 's'} only, so the interval may be too narrow"
     if n < FEWEST_FOR_MISSES:
         return (
-            f"with {n} subjects, misses that strike up to {unseen_share(n):.0%} of subjects can go unseen; "
-            f"if there are such misses, the interval is too narrow"
+            f"with {n} subjects, misses in up to {unseen_share(n):.0%} of subjects can go unseen, "
+            f"and the interval holds only if there are none"
         )
     return ""
 
 
 def unseen_share(n_subjects: int, confidence: float = LEVEL) -> float:
-    """Largest share of subjects that a failure can strike without being seen in n subjects: 1 - 0.05^(1 / n)."""
+    """Largest share of subjects that a failure can strike and n subjects miss with probability 5 %: 1 - 0.05^(1/n)."""
     return float(1.0 - (1.0 - confidence) ** (1.0 / n_subjects))

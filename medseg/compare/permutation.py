@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from medseg.compare.interval import TIE, unseen_share
+
 Array = NDArray[np.float64]
 
 # Up to this many subjects all sign flips are enumerated: 2**12 of them, the mirrored half being the same.
 MOST_ENUMERATED = 13
 FLIPS = 10_000
-# Statistics closer than this are equal but for rounding, and smaller differences are no difference.
-TIE = 1e-9
 _BLOCK = 2_000_000
 
 
@@ -141,21 +141,30 @@ def _signs(bits: NDArray[np.integer]) -> Array:
     return 1.0 - 2.0 * bits.astype(np.float64)
 
 
-def test_caution(differences: ArrayLike) -> str:
-    """One sentence on rare failures that the test of one comparison cannot see; empty if none could undo it.
+def test_caution(differences: ArrayLike, *, worst: float = 1.0) -> str:
+    """One sentence on failures too rare to be seen that would undo the difference; empty if none could.
+
+    Where the better model fails in a share q of all subjects, n subjects show no failure with probability (1 - q)^n,
+    and then no test can know: one that finds a real difference of that size in data without failures finds this one
+    too. The sentence gives the largest share that n subjects miss with a probability of 5 %, and the loss in those
+    subjects that reverses the order. It is empty where that loss is larger than the worst there can be.
 
     Args:
         differences: (S,) contributions of the subjects to one difference.
+        worst: largest loss in one subject: the range of the metric.
     """
     gaps = np.asarray(differences, dtype=np.float64).ravel()
     gaps = gaps[np.isfinite(gaps)]
     n = len(gaps)
-    if not n or n >= 50:
+    if n == 0 or abs(float(gaps.mean())) <= TIE:
         return ""
-    share = 1.0 - 0.05 ** (1.0 / n)
+    share = unseen_share(n)
+    loss = abs(float(gaps.mean())) * (1.0 - share) / share
+    if loss > worst:
+        return ""
     return (
-        f"with {n} subjects, failures of one model in up to {share:.0%} of subjects can go unseen, "
-        f"and neither test nor interval allows for them"
+        f"with {n} subject{'' if n == 1 else 's'}, failures in up to {share:.{0 if share > 0.03 else 1}%} of subjects "
+        f"can go unseen; a loss of {loss:.{2 if loss > 0.095 else 3}f} there by the better model would reverse the order"
     )
 
 
