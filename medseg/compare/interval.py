@@ -113,7 +113,8 @@ def mean_interval(
     """Macro mean of an (S, C) table and its bootstrap-t interval (Efron 1981, Hall 1988).
 
     Whole subjects are drawn with replacement. In each resample the deviation from the macro mean is divided by the
-    resample's own delta-method standard error; the quantiles of these ratios take the place of Student's. Where too
+    resample's own delta-method standard error; the quantiles of these ratios take the place of Student's. There is
+    no interval below six subjects, nor where a single subject shows a class: its scatter is unknown. Where too
     many resamples lack any spread (a single subject differs from all others), a quantile is infinite and the
     interval ends at the metric's bound: the data do not bound the mean on that side.
 
@@ -128,6 +129,9 @@ def mean_interval(
     n, mean = len(values), macro_mean(table)
     if n < FEWEST_SUBJECTS:
         reason = f"{n} subject{'' if n == 1 else 's'}; an interval needs {FEWEST_SUBJECTS}"
+        return Interval(mean, float("nan"), float("nan"), n, reason)
+    if (present.sum(axis=0) == 1).any():
+        reason = "a class is shown by one subject only, so its scatter is unknown"
         return Interval(mean, float("nan"), float("nan"), n, reason)
     centred = _centred(values, present)
     if not np.abs(centred).max() > TIE:

@@ -141,17 +141,16 @@ def _signs(bits: NDArray[np.integer]) -> Array:
     return 1.0 - 2.0 * bits.astype(np.float64)
 
 
-def test_caution(differences: ArrayLike, *, worst: float = 1.0) -> str:
+def test_caution(differences: ArrayLike) -> str:
     """One sentence on failures too rare to be seen that would undo the difference; empty if none could.
 
     Where the better model fails in a share q of all subjects, n subjects show no failure with probability (1 - q)^n,
     and then no test can know: one that finds a real difference of that size in data without failures finds this one
     too. The sentence gives the largest share that n subjects miss with a probability of 5 %, and the loss in those
-    subjects that reverses the order. It is empty where that loss is larger than the worst there can be.
+    subjects that reverses the order. It is empty where that loss is larger than the range of a score, 1.
 
     Args:
-        differences: (S,) contributions of the subjects to one difference.
-        worst: largest loss in one subject: the range of the metric.
+        differences: (S,) contributions of the subjects to one difference of scores between 0 and 1.
     """
     gaps = np.asarray(differences, dtype=np.float64).ravel()
     gaps = gaps[np.isfinite(gaps)]
@@ -160,11 +159,11 @@ def test_caution(differences: ArrayLike, *, worst: float = 1.0) -> str:
         return ""
     share = unseen_share(n)
     loss = abs(float(gaps.mean())) * (1.0 - share) / share
-    if loss > worst:
+    if loss > 1.0:
         return ""
     return (
         f"with {n} subject{'' if n == 1 else 's'}, failures in up to {share:.{0 if share > 0.03 else 1}%} of subjects "
-        f"can go unseen; a loss of {loss:.{2 if loss > 0.095 else 3}f} there by the better model would reverse the order"
+        f"can go unseen; a loss of {loss:.{2 if loss > 0.095 else 3}f} there by the better model reverses the order"
     )
 
 
