@@ -268,11 +268,17 @@ def evaluate(config: ConfigFile, manifest: ManifestFile, predictions: Prediction
 
 
 @app.command()
-def compare(scores: Annotated[list[Path], typer.Argument(help="tables of the evaluate stage")], out: Out) -> None:
+def compare(
+    scores: Annotated[list[Path], typer.Argument(help="tables of the evaluate stage")],
+    out: Out,
+    margin: Annotated[
+        float | None, typer.Option("--margin", help="difference in mean score that does not matter; none: not tested")
+    ] = None,
+) -> None:
     """Compare models: leaderboard with intervals over subjects, paired differences."""
     from medseg.compare import run as stage
 
-    stage.run(scores, out)
+    stage.run(scores, out, margin)
 
 
 @app.command()
@@ -291,9 +297,37 @@ def report(
 @app.command()
 def leaderboard(compare: Annotated[Path, typer.Argument(help="results/<experiment>/compare")]) -> None:
     """Print the leaderboard of an experiment."""
-    from medseg.compare.run import terminal_leaderboard
+    from medseg.compare.terminal import terminal_leaderboard
 
     print(terminal_leaderboard(compare))
+
+
+@app.command("test")
+def open_test_set(
+    results: Annotated[Path, typer.Option("--results", help="results/<experiment>")],
+    config: ConfigFile,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", help="name of a data set; none: all that declare a test set")
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option("--model", help="name of a model; none: all")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="trainings tested side by side")] = 1,
+) -> None:
+    """Open the test set: score it with every finished training, and leave a record of it (test/opened.json)."""
+    from medseg.gpu import one_gpu
+
+    one_gpu()
+    from medseg.compare.terminal import terminal_leaderboard
+    from medseg.config import load_config
+    from medseg.provenance import code_digest
+    from medseg.testset import run as stage
+    from medseg.testset.openings import RECORD, read_openings, times_opened
+
+    loaded = load_config([config])
+    compared = stage.run(results, loaded, dataset or (), model or (), workers, code_digest("postprocess"))
+    print(terminal_leaderboard(compared))
+    openings = read_openings(results)
+    for name in openings[-1].datasets:
+        print(f"test set of {name}: {times_opened(openings, name)} (record: {compared.parent / RECORD})")
 
 
 @track_app.command("init")

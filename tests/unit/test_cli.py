@@ -19,6 +19,7 @@ COMMANDS = (
     "postprocess",
     "evaluate",
     "compare",
+    "test",
     "report",
 )
 
