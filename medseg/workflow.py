@@ -111,7 +111,7 @@ def grid_model(config: Config, grid: str) -> str:
 
 def dataset_slice(config: Config, dataset: str) -> str:
     """What checking and splitting a data set depend on, as a stable parameter."""
-    section = config.datasets[dataset].model_dump(exclude={"postprocess"})
+    section = config.datasets[dataset].model_dump(exclude={"postprocess", "choices"})
     folds = config.folds.model_dump(exclude={"run"})
     stamps = {
         "files": files_stamp(config, dataset),

@@ -163,7 +163,7 @@ def _points(table: Values, low: float) -> list[float]:
 def _method(pair: _Pair) -> MethodInterval:
     """The difference of two methods, training variance in its interval."""
     one, two = (by_seed(b, "score") for b in (pair.first, pair.second))
-    return method_difference(one, two, folds_of(pair.first), bounds=DIFFERENCES)
+    return method_difference(one, two, folds_of(pair.first).tolist(), bounds=DIFFERENCES)
 
 
 def _secondary(pairs: Sequence[_Pair]) -> list[dict[str, Any]]:

@@ -175,30 +175,25 @@ def _where(row: pd.Series) -> str:
 
 def _completed(scores: pd.DataFrame) -> pd.DataFrame:
     """With rows of status failed for every case that a training lacks and another one of the same fold has."""
-    added = []
-    for _, table in scores.groupby(["dataset", "split"], sort=True):
+    added: list[dict[str, Any]] = []
+    for key, table in scores.groupby(["dataset", "split"], sort=True):
         known = table.drop_duplicates(["case", "label", "metric"]).set_index(["case", "label", "metric"])
-        labels = sorted(table["label"].unique())
+        rows = {name: dict(row) for name, row in zip(known.index, known.to_dict("records"), strict=True)}
         # A test case is predicted by the trainings of all folds, a validation case by those of one.
-        by_fold = table.groupby("fold" if table["split"].iloc[0] == "val" else "split", sort=True)["case"].unique()
-        for run, mine in table.groupby(RUN, sort=True):
-            have = set(mine["case"])
-            fold = run[3] if run[1] == "val" else run[1]
-            for case in sorted(set(by_fold[fold]) - have):
-                mine_labels = sorted(mine["label"].unique())
-                added += [
-                    _failed_row(known.loc[(case, label, metric)], (*run, case, label, metric))
-                    for label in labels
-                    if label in mine_labels
-                    for metric in WANTED
-                ]
+        ground = "fold" if key[1] == "val" else "split"
+        for _, peers in table.groupby(ground, sort=True):
+            cases = set(peers["case"])
+            for run, mine in peers.groupby(RUN, sort=True):
+                missing = sorted(cases - set(mine["case"]))
+                wanted = itertools.product(missing, sorted(mine["label"].unique()), WANTED)
+                added += [_failed_row(rows[name], (*run, *name)) for name in wanted]
     return pd.concat([scores, pd.DataFrame(added, columns=list(COLUMNS))], ignore_index=True) if added else scores
 
 
-def _failed_row(known: pd.Series, key: Sequence[Any]) -> dict[str, Any]:
+def _failed_row(known: Mapping[Any, Any], key: Sequence[Any]) -> dict[str, Any]:
     """The row of a case that a training lacks, from the row that another training has of it."""
     metric = key[-1]
-    row = {**dict(known), **dict(zip([*RUN, "case", "label", "metric"], key, strict=True))}
+    row = {**known, **dict(zip([*RUN, "case", "label", "metric"], key, strict=True))}
     n_ref = int(known["n_ref"])
     worst = {"fn": float(n_ref), "volume_ref": float(known["value"])}
     if metric in METRICS:
@@ -223,11 +218,10 @@ def blocks(scores: pd.DataFrame) -> list[Block]:
     wide["annotated"] = wide["status"] != NOT_ANNOTATED
     wide["left_empty"] = (~predicted & ~failed).astype(float)
     wide["missed"] = wide["shown"] & ~predicted & ~failed
-    units = scores[scores["metric"] == "volume_pred"].groupby("dataset")["unit"].first()
-    found = [
-        _block(str(dataset), str(split), str(model), table, str(units[dataset]))
-        for (dataset, split, model), table in wide.groupby(["dataset", "split", "model"], sort=True)
-    ]
+    units = dict(scores[scores["metric"] == "volume_pred"].groupby("dataset")["unit"].first().items())
+    found = []
+    for (dataset, split, model), table in wide.groupby(["dataset", "split", "model"], sort=True):
+        found.append(_block(str(dataset), str(split), str(model), table, str(units[dataset])))
     for one, other in itertools.pairwise(found):
         _same_ground(one, other)
     return found
@@ -268,7 +262,7 @@ def _block(dataset: str, split: str, model: str, wide: pd.DataFrame, unit: str) 
     counted = lacking & shown.any(axis=0)
     place = {case: k for k, case in enumerate(cases)}
     trainings = {
-        (int(fold), int(seed)): _training(table, place, shown, counted)
+        (int(str(fold)), int(str(seed))): _training(table, place, shown, counted)
         for (fold, seed), table in wide.groupby(["fold", "seed"], sort=True)
     }
     values = {m: tables[m].astype(np.float64) for m in means}

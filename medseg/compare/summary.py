@@ -80,7 +80,7 @@ def _subject(block: Block, name: str, columns: list[int]) -> dict[str, Any]:
     found = mean_interval(table)
     low, high, note = found.low, found.high, found.reason or caution(table)
     if len(block.seeds) >= FEWEST_SEEDS and math.isfinite(low):
-        method = method_mean(by_seed(block, name)[:, :, columns], folds_of(block))
+        method = method_mean(by_seed(block, name)[:, :, columns], folds_of(block).tolist())
         low, high, note = method.low, method.high, method.reason or f"variance of {len(block.seeds)} seeds included"
     points = [] if math.isfinite(found.low) else sorted(number(_mean(row)) or 0.0 for row in known)
     numbers = {"mean": number(found.mean), "low": number(low), "high": number(high), "points": points}

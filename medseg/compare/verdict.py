@@ -72,7 +72,7 @@ def verdict(evidence: Evidence) -> Verdict:
             f"scores are: at least {needed} subjects are needed",
         )
     if _agree(e):
-        return Verdict(BETTER, f"{e.first} is better than {e.second} ({about}): {_numbers(e)}")
+        return Verdict(BETTER, f"{e.first} is better than {e.second}, {about} compared: {_numbers(e)}")
     if e.equivalence is not None and e.equivalence.equivalent:
         return Verdict(
             EQUIVALENT,
@@ -88,10 +88,16 @@ def verdict(evidence: Evidence) -> Verdict:
 def _about(e: Evidence) -> str:
     """What the sentence is about."""
     if e.scope == METHODS:
-        return f"these methods, {e.trainings[0]} and {e.trainings[1]} trainings"
+        return f"these methods ({_each(e)})"
     if e.trainings == (1, 1):
         return "these two trained networks"
-    return f"these trained networks, {e.trainings[0]} and {e.trainings[1]}"
+    return f"these trained networks ({_each(e)})"
+
+
+def _each(e: Evidence) -> str:
+    """How many trainings stand behind each model."""
+    one, two = e.trainings
+    return f"{one} trainings each" if one == two else f"{one} and {two} trainings"
 
 
 def _agree(e: Evidence) -> bool:

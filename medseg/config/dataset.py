@@ -192,6 +192,10 @@ class DatasetConfig(Section):
     max_gb: Positive | None = Field(
         default=None, description="memory that one decoded file may take; none: half of this machine's"
     )
+    choices: list[str] = Field(
+        default_factory=list,
+        description="what was chosen by looking at scores of this data set's cases, in words; the report quotes it",
+    )
     postprocess: PostprocessConfig = Field(default_factory=PostprocessConfig)
     generate: GenerateConfig | None = Field(default=None, description="generate the data set first")
 

@@ -97,6 +97,15 @@ class PredictConfig(Section):
     )
 
 
+class CompareConfig(Section):
+    """How models are compared."""
+
+    margin: Positive | None = Field(
+        default=None,
+        description="difference in mean score that does not matter: models are then tested for equivalence within it",
+    )
+
+
 class TrackingConfig(Section):
     """Where runs are recorded."""
 
@@ -119,6 +128,7 @@ class Config(Section):
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], min_length=1)
     budget: BudgetConfig
     predict: PredictConfig = Field(default_factory=PredictConfig)
+    compare: CompareConfig = Field(default_factory=CompareConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     threads: Count = Field(default=2, description="CPU threads of a training or prediction job; part of its exactness")
     processes: Count = Field(

@@ -115,7 +115,13 @@ def score_case(
         }
         for metric, (value, unit) in {**scores, **quantities}.items():
             definition = METRICS[metric].definition if metric in METRICS else QUANTITIES[metric]
-            facts = {"case": case, "subject": subject, "label": name, "metric": metric, "definition": definition}
+            facts: dict[str, Any] = {
+                "case": case,
+                "subject": subject,
+                "label": name,
+                "metric": metric,
+                "definition": definition,
+            }
             facts |= {"value": float(value), "unit": unit, "status": status}
             facts |= {"n_ref": counts.reference, "n_pred": counts.predicted, "spacing": spacing}
             facts["prediction"] = digest

@@ -13,14 +13,12 @@ from typing import Any
 
 import jinja2
 
-from medseg.compare.statistics import ENOUGH_GROUPS
 from medseg.files import digest_of
 from medseg.image.labels import LabelTable
 from medseg.report.figures import model_colours
 from medseg.report.overlays import class_colour
 from medseg.report.sources import Run, Study
 
-ALPHA = 0.05
 # Order of the workflow's jobs in the table of run times.
 STAGES = (
     "phantoms",
@@ -104,9 +102,9 @@ def render(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"score": score, "signed": signed, "p": p_value, "uri": data_uri, "span": duration}
+    environment.filters |= {"amount": amount, "sentence": sentence}
     template = importlib.resources.files("medseg.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     colours = model_colours(list(study.config.models))
-    few = {r["dataset"] for r in study.leaderboard if int(r["n_subjects"]) < ENOUGH_GROUPS}
     return environment.from_string(template).render(
         study=study,
         missing=study.missing,
@@ -119,9 +117,11 @@ def render(
         budget=_budget(study),
         boards={d: _board(study, d) for d in study.datasets},
         classes={d: _classes(study, d) for d in study.datasets},
-        pairs={d: _pairs(study, d) for d in study.datasets},
-        few=few,
-        enough=ENOUGH_GROUPS,
+        pairs={d: _of(study, "pairs", d) for d in study.datasets},
+        secondary={d: _secondary(study, d) for d in study.datasets},
+        winners={d: _of(study, "winners", d) for d in study.datasets},
+        tails={d: _tails(study, d) for d in study.datasets},
+        statements=study.statements,
         boxes=boxes,
         curves=curves,
         overlays=overlays,
@@ -156,6 +156,16 @@ def p_value(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def amount(value: float | str | None) -> str:
+    """Three significant digits."""
+    return "–" if value is None or value == "" else f"{float(value):.3g}"
+
+
+def sentence(text: str) -> str:
+    """The text as a sentence: a full stop at its end."""
+    return text if text.endswith(".") else f"{text}."
+
+
 def data_uri(image: bytes) -> str:
     """PNG bytes as a ``data:`` address, so that the page needs no other file."""
     return "data:image/png;base64," + base64.b64encode(image).decode("ascii")
@@ -185,17 +195,23 @@ def _budget(study: Study) -> str:
 def _board(study: Study, dataset: str) -> dict[str, Any]:
     """Leaderboard rows with the place of mean and interval on a common axis, in percent."""
     rows = [dict(row) for row in study.leaderboard if row["dataset"] == dataset]
-    bounds = [float(row[c]) for row in rows for c in ("dice_mean", "dice_low", "dice_high") if row[c]]
+    bounds = [float(row[c]) for row in rows for c in ("dice_subject", "dice_low", "dice_high") if row[c]]
     low = max(0.0, math.floor(min(bounds, default=0.0) * 20 - 0.2) / 20)
     high = min(1.0, math.ceil(max(bounds, default=1.0) * 20 + 0.2) / 20)
     scale = 100 / max(high - low, 1e-9)
     for row in rows:
-        at = {c: (float(row[c]) - low) * scale for c in ("dice_mean", "dice_low", "dice_high") if row[c]}
-        row["at"] = f"{at['dice_mean']:.2f}" if "dice_mean" in at else ""
+        at = {c: (float(row[c]) - low) * scale for c in ("dice_subject", "dice_low", "dice_high") if row[c]}
+        row["at"] = f"{at['dice_subject']:.2f}" if "dice_subject" in at else ""
         interval = "dice_low" in at
         row["left"] = f"{at['dice_low']:.2f}" if interval else ""
         row["width"] = f"{at['dice_high'] - at['dice_low']:.2f}" if interval else ""
-    return {"rows": rows, "low": f"{low:.2f}", "high": f"{high:.2f}"}
+    shown = {
+        "score": any(row["score_subject"] != row["dice_subject"] for row in rows),
+        "by_case": any(row["dice_case"] != row["dice_subject"] for row in rows),
+        "lacking": any(int(row["n_lacking"]) for row in rows),
+    }
+    notes = list(dict.fromkeys(row["note"] for row in rows if row["note"]))
+    return {"rows": rows, "low": f"{low:.2f}", "high": f"{high:.2f}", "shown": shown, "notes": notes}
 
 
 def _classes(study: Study, dataset: str) -> list[dict[str, Any]]:
@@ -205,29 +221,38 @@ def _classes(study: Study, dataset: str) -> list[dict[str, Any]]:
         {
             "label": label,
             "model": model,
-            "dice": found[label, model, "dice"],
-            "iou": found[label, model, "iou"],
+            "dice": found[label, model, "dice_subject"],
+            "iou": found[label, model, "iou_subject"],
+            "pooled": found[label, model, "dice_pooled"],
         }
         for label in study.manifests[dataset].labels.target_names
         for model in study.models(dataset)
-        if (label, model, "dice") in found
+        if (label, model, "dice_subject") in found
     ]
 
 
-def _pairs(study: Study, dataset: str) -> list[dict[str, Any]]:
-    """Paired comparisons with their reading in words; classes in the data set's order, behind their mean."""
-    classes = study.manifests[dataset].labels.target_names
+def _of(study: Study, table: str, dataset: str) -> list[dict[str, Any]]:
+    """Rows of a table of ``summary.json`` about one data set."""
+    return [row for row in study.summary[table] if row["dataset"] == dataset]
+
+
+def _secondary(study: Study, dataset: str) -> list[dict[str, Any]]:
+    """The secondary family, pairs in ranked order, with the name of each row's metric in words."""
+    titles = {"dice_subject": "Dice", "iou_subject": "IoU"}
     rows = []
-    for pair in (p for p in study.summary["pairs"] if p["dataset"] == dataset):
-        better = pair["first"] if (pair["effect"] or 0) > 0 else pair["second"]
-        decided = pair["p_holm"] is not None and pair["p_holm"] < ALPHA
-        verdict = f"{better} better" if decided else "no evidence of a difference"
-        verdict = "not tested" if pair["p_holm"] is None else verdict
-        label = classes[0] if len(classes) == 1 else pair["label"]
-        rows.append({**pair, "label": label, "verdict": verdict, "decided": decided})
-    ranked = study.models(dataset)
-    place = {name: k for k, name in enumerate(classes)}
-    return sorted(rows, key=lambda r: (ranked.index(r["first"]), ranked.index(r["second"]), place.get(r["label"], -1)))
+    for row in _of(study, "secondary", dataset):
+        mean = "m" if row["metric"] == "iou_subject" else "mean "
+        what = (
+            f"{mean}{titles[row['metric']]}" if row["label"] == "mean" else f"{titles[row['metric']]}, {row['label']}"
+        )
+        rows.append({**row, "what": what})
+    return rows
+
+
+def _tails(study: Study, dataset: str) -> list[dict[str, Any]]:
+    """How the mean of each model depends on its worst cases, best model first."""
+    order = study.models(dataset)
+    return sorted(_of(study, "tails", dataset), key=lambda row: order.index(row["model"]))
 
 
 def _labels(table: LabelTable) -> str:
@@ -335,6 +360,7 @@ def _data(study: Study, dataset: str) -> dict[str, Any]:
         "group": splits["group"],
         "seed": splits["seed"],
         "allowed": manifest.allowed,
+        "excluded": manifest.excluded,
     }
 
 

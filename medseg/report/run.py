@@ -115,6 +115,8 @@ def _overlays(study: Study, data_root: Path, dataset: str) -> list[OverlayRow]:
     """Worst, median and best case of the best model, with the same case of the others beside it."""
     models = study.models(dataset)
     scores = case_scores(study.scores, dataset, models[0])
+    # A case that failed has a score, but nothing to show.
+    scores = scores[[run_of_case(study, dataset, models[0], str(case)) is not None for case in scores.index]]
     chosen = choose(scores)
     root = data_root / study.config.datasets[dataset].path
     progress = Progress(f"overlays {dataset}", len(chosen))
@@ -127,7 +129,7 @@ def _overlays(study: Study, data_root: Path, dataset: str) -> list[OverlayRow]:
                 continue
             found = voxel_scores(study.scores, shown, choice.case)
             marks = ", ".join(
-                f"{label} {found[label]:.3f}" if np.isfinite(found[label]) else f"{label} undefined"
+                f"{label} {found[label]:.3f}" if np.isfinite(found[label]) else f"{label} not in the reference"
                 for label in study.manifests[dataset].labels.target_names
             )
             alt = f"{model} on case {choice.case} of {dataset}: contours of reference and prediction"

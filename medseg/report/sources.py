@@ -12,11 +12,12 @@ from typing import Any
 
 import pandas as pd
 
-from medseg.compare.run import read_leaderboard
+from medseg.compare.run import read_leaderboard, read_summary
 from medseg.config import Config, load_config
 from medseg.errors import DataError
 from medseg.files import read_json, sha256_file
 from medseg.ingest.manifest import Manifest, read_manifest
+from medseg.report.statements import allowed_starts, opened, statements, test_cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class Study:
         leaderboard: rows of ``leaderboard.csv``.
         jobs: benchmark tables, if the workflow left any.
         digests: name of a result -> SHA-256.
+        statements: data set -> what its reader must know before believing the numbers.
     """
 
     config: Config
@@ -84,6 +86,7 @@ class Study:
     leaderboard: Sequence[Mapping[str, str]]
     jobs: tuple[Job, ...]
     digests: Mapping[str, str]
+    statements: Mapping[str, Sequence[tuple[str, str]]]
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -121,19 +124,30 @@ def read_study(results: Path, config_json: Path) -> Study:
     keys.sort(key=lambda k: (order.get(k[0], len(order)), order.get(k[1], len(order)), k))
     names = list(dict.fromkeys(k[0] for k in keys))
     wanted = config.runs()
+    manifests = {d: read_manifest(results / d / "ingest" / "manifest.tsv") for d in names}
+    runs = tuple(_read_run(results, *key, _scored(scores, key)) for key in keys)
     return Study(
         config,
-        {d: read_manifest(results / d / "ingest" / "manifest.tsv") for d in names},
+        manifests,
         {d: read_json(results / d / "ingest" / "splits.json") for d in names},
         {(d, m): read_json(results / d / "plan" / f"{m}.json") for d, m in dict.fromkeys(k[:2] for k in keys)},
-        tuple(_read_run(results, *key, _scored(scores, key)) for key in keys),
+        runs,
         tuple(f"{d} / {m} / fold {f} / seed {s}" for d, m, f, s in wanted if (d, m, f, s) not in set(keys)),
         scores,
-        read_json(compare / "summary.json"),
+        read_summary(compare),
         leaderboard,
         _read_jobs(results / "benchmarks"),
         {f"compare/{n}": sha256_file(compare / n) for n in ("scores.parquet", "leaderboard.csv", "summary.json")},
+        {d: _statements(results, config, manifests[d], [r.facts for r in runs if r.dataset == d]) for d in names},
     )
+
+
+def _statements(
+    results: Path, config: Config, manifest: Manifest, models: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    name = manifest.dataset
+    cases = test_cases(results / name / "ingest" / "manifest.tsv")
+    return statements(config, manifest, cases, opened(results, name), allowed_starts(models))
 
 
 def _scored(scores: pd.DataFrame, key: tuple[str, str, int, int]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from medseg.compare.run import run as compare
 from medseg.config import Config
 from medseg.errors import DataError, GeometryError
-from medseg.evaluate.score import RunKey, score_case
+from medseg.evaluate.score import ABSENT, RunKey, score_case
 from medseg.files import read_json, sha256_file, write_json, write_text
 from medseg.image.formats import read_labels, write_labels
 from medseg.image.geometry import Geometry
@@ -159,7 +159,7 @@ def add_run(
         entries[case_id] = {"file": path.name, "sha256": sha256_file(path)}
         maps = [manifest.labels.to_channels(m) for m in (reference, predicted)]
         key = RunKey(manifest.dataset, model, fold, 0)
-        rows += score_case(key, case_id, case.subject, *maps, manifest.labels, grid.voxel_volume, grid.unit)
+        rows += score_case(key, case_id, case.subject, *maps, manifest.labels, grid, "", entries[case_id]["sha256"])
     facts = {"dataset": manifest.dataset, "model": model, "fold": fold, "seed": 0}
     made = {**facts, "weights_sha256": "ab" * 32, "mirror": manifest.dims == 2}
     write_json(folder / "predictions.json", {**made, "cases": entries})
@@ -263,7 +263,14 @@ def test_every_section_and_its_facts_are_there(study: tuple[Path, Path, str]) ->
         "812 MB",
         "cells: time jobs peak memory organs: time jobs peak memory fingerprint 0.4 s 1 – –",
         "train 5 min 01 s 4 812 MB",
-        "Macro mean",
+        "decided by the reference alone",
+        "Unit of independence Each case by itself: nobody declared which belong together (6 cases).",
+        "Post-processing None: the network's own label maps are scored.",
+        "over all 6 cases, those of validation folds included",
+        "Left out or allowed 1 fault allowed by name (label-values).",
+        "Chosen by these scores Nobody declared",
+        "Test set None was declared; all numbers are of validation folds.",
+        "a difference between these trained networks (2 trainings each) cannot be shown with 4 subjects",
         "abc123",
         "fits the <b>budget</b>",
         "Mirror images averaged in predictions averaged in predictions",
@@ -276,9 +283,9 @@ def test_numbers_on_the_page_are_those_of_the_leaderboard(study: tuple[Path, Pat
     _, results, text = study
     words = Page(text).words
     for row in read_json(results / "compare" / "summary.json")["rows"]:
-        if row["metric"] == "dice" and row["label"] != "mean":
+        if row["metric"] == "dice_subject" and row["label"] != "mean":
             assert f"{row['mean']:.3f}" in words
-            assert f"[{row['low']:.3f}, {row['high']:.3f}]" in words
+            assert row["low"] is None or f"[{row['low']:.3f}, {row['high']:.3f}]" in words
 
 
 def test_the_page_is_whole_in_itself(study: tuple[Path, Path, str]) -> None:
@@ -333,30 +340,66 @@ def test_names_from_data_never_become_markup(tmp_path: Path) -> None:
     assert " ".join(HOSTILE.split()) in page.words
 
 
-def test_all_undefined_scores_are_shown_as_such(tmp_path: Path) -> None:
+def test_a_class_that_no_reference_shows_has_no_score_on_the_page(tmp_path: Path) -> None:
     _, results = build(tmp_path)
     for path in results.glob("cells/evaluate/*/*.parquet"):
         table = pd.read_parquet(path)
-        table["value"] = table["value"].astype("float64")
+        table[["n_ref", "n_pred"]] = 0
         overlap = table["metric"].isin(["dice", "iou"])
         table.loc[overlap, "value"] = np.nan
-        table.loc[overlap, "status"] = "undefined: absent from both"
         table.loc[~overlap, "value"] = 0.0
+        table["status"] = ABSENT
         table.to_parquet(path, index=False)
     compare(sorted(results.glob("*/evaluate/*/*.parquet")), results / "compare")
     page = Page(report(tmp_path, results))
     assert "undefined no interval" in page.words
+    assert "no reference shows the class" in page.words
     assert "No case with a defined score." in page.words
 
 
 def test_planned_but_not_evaluated_is_named(tmp_path: Path) -> None:
     _, results = build(tmp_path)
-    kept = [p for p in sorted(results.glob("*/evaluate/*/*.parquet")) if "dilated/fold1" not in str(p)]
+    kept = [p for p in sorted(results.glob("*/evaluate/*/*.parquet")) if "cells/evaluate/dilated" not in str(p)]
     compare(kept, results / "compare")
     words = Page(report(tmp_path, results)).words
     assert "Not in this report:" in words
     assert "cells / dilated / fold 1 / seed 0" in words
-    assert "evaluated on different cases" in words
+
+
+def test_what_was_scored_is_what_is_shown(tmp_path: Path) -> None:
+    _, results = build(tmp_path)
+    text = report(tmp_path, results)
+    # Left by an earlier configuration, with post-processing: other label maps of the same cases.
+    for path in sorted(results.glob("cells/predict/*/*/predictions.json")):
+        facts = read_json(path)
+        folder = results / "cells" / "postprocess" / path.parent.parent.name / path.parent.name
+        for entry in facts["cases"].values():
+            labels, grid = read_labels(path.parent / entry["file"])
+            write_labels(folder / entry["file"], np.zeros_like(labels), grid)
+            entry["sha256"] = sha256_file(folder / entry["file"])
+        write_json(folder / "predictions.json", facts)
+    assert report(tmp_path, results) == text
+    for path in results.glob("cells/predict/*/*/predictions.json"):
+        path.unlink()
+    with pytest.raises(DataError, match="are those that were scored"):
+        report(tmp_path, results)
+
+
+def test_a_failed_case_is_on_the_page_without_a_picture(tmp_path: Path) -> None:
+    _, results = build(tmp_path)
+    path = results / "cells" / "evaluate" / "unet" / "fold0-seed0.parquet"
+    table = pd.read_parquet(path)
+    gone = table["case"] == sorted(set(table["case"]))[0]
+    table[~gone].to_parquet(path, index=False)
+    facts_path = results / "cells" / "predict" / "unet" / "fold0-seed0" / "predictions.json"
+    facts = read_json(facts_path)
+    facts["cases"][table.loc[gone, "case"].iloc[0]] = {"failed": "not finite"}
+    write_json(facts_path, facts)
+    compare(sorted(results.glob("*/evaluate/*/*.parquet")), results / "compare")
+    words = Page(report(tmp_path, results)).words
+    rows = {(r["model"], r["metric"], r["label"]): r for r in read_json(results / "compare" / "summary.json")["rows"]}
+    assert rows["unet", "dice_subject", "nucleus"]["n_failed"] == 1
+    assert f"{rows['unet', 'dice_subject', 'nucleus']['mean']:.3f}" in words
 
 
 @pytest.mark.parametrize(
@@ -380,13 +423,17 @@ def test_changed_or_damaged_results_are_refused_and_no_page_appears(tmp_path: Pa
 def test_a_prediction_on_another_grid_is_refused(tmp_path: Path) -> None:
     _, results = build(tmp_path)
     for path in results.glob("organs/predict/*/*/predictions.json"):
-        facts = read_json(path)
+        facts, scores = read_json(path), Path(str(path.parent).replace("/predict/", "/evaluate/") + ".parquet")
+        table = pd.read_parquet(scores)
         for entry in facts["cases"].values():
             file = path.parent / entry["file"]
             labels, grid = read_labels(file)
             write_labels(file, labels, grid.cropped((0, 0, 1), labels.shape))
+            table["prediction"] = table["prediction"].replace(entry["sha256"], sha256_file(file))
             entry["sha256"] = sha256_file(file)
         write_json(path, facts)
+        table.to_parquet(scores, index=False)
+    compare(sorted(results.glob("*/evaluate/*/*.parquet")), results / "compare")
     with pytest.raises(GeometryError, match="differ by 1"):
         report(tmp_path, results)
 

@@ -1,0 +1,124 @@
+"""What a reader must know before believing the numbers, one plain sentence each; for the report and the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from medseg.config import Config, DatasetConfig, PostprocessConfig, load_config
+from medseg.files import read_json
+from medseg.ingest.manifest import Manifest, read_manifest
+from medseg.testset.openings import read_openings, times_opened
+
+# Names shown in one sentence; the data section has all.
+NAMES_SHOWN = 5
+
+
+def statements(
+    config: Config, manifest: Manifest, test_cases: int, opened: str, allowed_starts: Iterable[str]
+) -> list[tuple[str, str]]:
+    """Headings and sentences about one data set of a study.
+
+    Args:
+        config: the configuration.
+        manifest: of the data set; test cases are not in it.
+        test_cases: cases of its test set; 0: none was declared.
+        opened: how often the test set was opened, in words.
+        allowed_starts: what trainings recorded about weights that they started from and that were allowed by name.
+    """
+    section = config.dataset(manifest.dataset)
+    return [
+        ("Unit of independence", _sentence(manifest.independence)),
+        ("Post-processing", _postprocessing(section.postprocess)),
+        ("Planning", _planning(manifest, test_cases)),
+        ("Left out or allowed", _left_out(manifest, allowed_starts)),
+        ("Chosen by these scores", _choices(section)),
+        ("Test set", _test(test_cases, opened)),
+    ]
+
+
+def read_statements(results: Path) -> dict[str, list[tuple[str, str]]]:
+    """Statements of every data set of ``results/<experiment>`` that was ingested; empty without a configuration."""
+    if not (results / "config.json").is_file():
+        return {}
+    config = load_config([results / "config.json"])
+    found = {}
+    for name in config.datasets:
+        path = results / name / "ingest" / "manifest.tsv"
+        if path.is_file():
+            starts = [read_json(p) for p in sorted((results / name / "train").glob("*/*/model.json"))]
+            found[name] = statements(
+                config, read_manifest(path), test_cases(path), opened(results, name), allowed_starts(starts)
+            )
+    return found
+
+
+def test_cases(manifest: Path) -> int:
+    """Cases of the test set beside a manifest."""
+    path = manifest.with_name("test.tsv")
+    return len(read_manifest(path).cases) if path.is_file() else 0
+
+
+def opened(results: Path, dataset: str) -> str:
+    """How often the test set of a data set was opened, in words."""
+    return times_opened(read_openings(results), dataset)
+
+
+def allowed_starts(models: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What ``model.json`` files say was allowed of the weights that trainings started from."""
+    return list(dict.fromkeys(str(line) for facts in models for line in facts.get("allowed", ())))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _postprocessing(steps: PostprocessConfig) -> str:
+    given = {k: v for k, v in steps.model_dump(exclude_none=True).items() if v}
+    if not given:
+        return "None: the network's own label maps are scored."
+    named = ", ".join(k if v is True or isinstance(v, dict) else f"{k} {_shown(v)}" for k, v in given.items())
+    return f"{named}; chosen by the user in the configuration, none by medseg from data."
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _planning(manifest: Manifest, test: int) -> str:
+    cases = len(manifest.cases)
+    more = f"; not over the {test} test cases" if test else ""
+    return (
+        "Sizes, spacings, intensities and object sizes that plans rest on were taken over all "
+        f"{cases} cases, those of validation folds included{more}. No network was trained on its validation cases."
+    )
+
+
+def _left_out(manifest: Manifest, starts: Iterable[str]) -> str:
+    parts = []
+    if manifest.excluded:
+        parts.append(f"excluded by name: {_names(manifest.excluded)}")
+    codes = dict.fromkeys(line.partition(" · ")[0] for line in manifest.allowed)
+    if codes:
+        number = len(manifest.allowed)
+        parts.append(f"{number} fault{'s' if number != 1 else ''} allowed by name ({', '.join(codes)})")
+    parts += [f"allowed by name: {line}" for line in starts]
+    return _sentence("; ".join(parts)) if parts else "Nothing."
+
+
+def _names(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return f"{len(names)} case{'s' if len(names) != 1 else ''} ({', '.join(names[:NAMES_SHOWN])}{more})"
+
+
+def _choices(section: DatasetConfig) -> str:
+    if not section.choices:
+        return "Nobody declared that anything was chosen by looking at scores of these cases (`choices`)."
+    return (
+        f"Chosen by looking at scores of these cases, which are therefore a little too high: {_shown(section.choices)}."
+    )
+
+
+def _test(cases: int, opened: str) -> str:
+    return f"{cases} cases, {opened}." if cases else "None was declared; all numbers are of validation folds."
