@@ -296,10 +296,14 @@ def report(
 
 @app.command()
 def leaderboard(compare: Annotated[Path, typer.Argument(help="results/<experiment>/compare")]) -> None:
-    """Print the leaderboard of an experiment."""
+    """Print the leaderboard of an experiment, and what its reader must know before believing it."""
     from medseg.compare.terminal import terminal_leaderboard
+    from medseg.report.statements import terminal_statements
 
     print(terminal_leaderboard(compare))
+    told = terminal_statements(compare.parent)
+    if told:
+        print(f"\n{told}")
 
 
 @app.command("test")

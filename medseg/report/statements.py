@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from medseg.testset.openings import read_openings, times_opened
 
 # Names shown in one sentence; the data section has all.
 NAMES_SHOWN = 5
+WIDTH = 100
 
 
 def statements(
@@ -52,6 +54,16 @@ def read_statements(results: Path) -> dict[str, list[tuple[str, str]]]:
                 config, read_manifest(path), test_cases(path), opened(results, name), allowed_starts(starts)
             )
     return found
+
+
+def terminal_statements(results: Path) -> str:
+    """The statements of a study as text, at most 100 columns wide; empty without a configuration in ``results``."""
+    lines = []
+    for dataset, told in read_statements(results).items():
+        lines.append(dataset)
+        for heading, sentence in told:
+            lines += textwrap.wrap(f"  {heading}: {sentence}", WIDTH, subsequent_indent="    ")
+    return "\n".join(lines)
 
 
 def test_cases(manifest: Path) -> int:
