@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.compare.statistics import bootstrap_mean_interval, compare_paired
+from medseg.compare.interval import contributions, mean_interval, subject_means
+from medseg.compare.permutation import max_t
 from medseg.config import Config, CrfConfig, load_config
 from medseg.files import read_json, sha256_file, write_json
 from medseg.image.labels import LabelTable
@@ -122,19 +123,20 @@ def compared(items: Sequence[Item], table: LabelTable, options: CrfConfig) -> di
     groups = [item.case.subject for item in items]
     out: dict[str, Any] = {"images": len(items), "seconds_per_image": round(seconds, 4)}
     for metric in ("dice", "iou"):
-        paired = compare_paired(with_crf[metric], without[metric], groups)
-        gap = paired.difference
-        means = {
-            name: bootstrap_mean_interval(np.nanmean(values[metric], axis=1), groups)
+        tables = {
+            name: subject_means(np.nanmean(values[metric], axis=1), groups)[1]
             for name, values in (("without", without), ("with", with_crf))
         }
+        means = {name: mean_interval(table) for name, table in tables.items()}
+        gaps = tables["with"] - tables["without"]
+        gap, (test,) = mean_interval(gaps, bounds=(-1.0, 1.0)), max_t(contributions(gaps))
         out[metric] = {
             **{name: {"mean": i.mean, "low": i.low, "high": i.high} for name, i in means.items()},
-            "difference": {"mean": gap.mean, "low": gap.low, "high": gap.high, "subjects": gap.n_groups},
-            "wins": paired.wins,
-            "losses": paired.losses,
-            "ties": paired.ties,
-            "p": None if np.isnan(paired.p) else paired.p,
+            "difference": {"mean": gap.mean, "low": gap.low, "high": gap.high, "subjects": gap.n_subjects},
+            "wins": int((gaps > 0).sum()),
+            "losses": int((gaps < 0).sum()),
+            "ties": int((gaps == 0).sum()),
+            "p": None if np.isnan(test.p) else test.p,
         }
     return out
 
