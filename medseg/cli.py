@@ -68,13 +68,22 @@ def ingest(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="cases read side by side; none: one per processor")
     ] = None,
+    propose_subjects: Annotated[
+        Path | None,
+        typer.Option("--propose-subjects", help="only write FILE.csv (case,subject): cases of one origin, one subject"),
+    ] = None,
 ) -> None:
     """Check every file of a data set, in one pass; write its manifest and folds."""
     from medseg.config import load_config
     from medseg.ingest import run as stage
 
     workers = workers or os.cpu_count() or 1
-    if check:
+    if propose_subjects is not None:
+        if check or out is not None:
+            raise typer.BadParameter("stands alone: give neither --check nor --out", param_hint="--propose-subjects")
+        for line in stage.propose_subjects(load_config([config]), dataset, propose_subjects, workers):
+            print(line)
+    elif check:
         stage.check(load_config([config]), dataset, workers)
     elif out is None:
         raise typer.BadParameter("needed unless --check is given", param_hint="--out")

@@ -22,6 +22,7 @@ from medseg.ingest.cohort import cohort_faults, name_channels
 from medseg.ingest.counting import count_values, digest_voxels, field_of_view, first_voxel, right_angles, spread
 from medseg.ingest.faults import fault
 from medseg.ingest.manifest import Case
+from medseg.ingest.origin.sketch import Sketch, take_sketch
 from medseg.ingest.sources import Candidate, Source
 from medseg.progress import Progress
 
@@ -49,6 +50,7 @@ class Checked:
         dtype: stored type of the first image.
         label_counts: as in ``medseg.ingest.manifest.Case``; None if the label could not be read.
         fill, orientation, remarks: as in ``medseg.ingest.manifest.Case``.
+        sketch: of the first image, to find cases of one origin; None if it is constant or could not be read.
     """
 
     candidate: Candidate
@@ -65,6 +67,7 @@ class Checked:
     fill: float | None = None
     orientation: str = ""
     remarks: list[str] = field(default_factory=list)
+    sketch: Sketch | None = None
 
     def add(self, code: str, file: str, cause: str, mend: str = "") -> None:
         """Note a fault of this case."""
@@ -106,17 +109,23 @@ def check_cases(
     Returns:
         The cases in the source's order, the channel names, and all faults, the source's own included.
     """
+    checked = read_cases(dataset, source, section, workers)
+    # What is in the test set alone names nothing.
+    known = [one for one in checked if one.channels is not None and not one.candidate.test]
+    names = name_channels(known or checked, source.channels)
+    faults = [*source.faults, *(f for one in checked for f in one.faults), *cohort_faults(checked, names)]
+    return checked, names, faults
+
+
+def read_cases(dataset: str, source: Source, section: DatasetConfig, workers: int) -> list[Checked]:
+    """Read every candidate of a source and check it for itself, in parallel; arguments as for ``check_cases``."""
     progress = Progress(f"ingest {dataset}", len(source.candidates))
     checked: list[Checked] = []
     with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool:
         for done in pool.map(lambda c: check_case(source.root, c, source.labels, section), source.candidates):
             checked.append(done)
             progress.update(len(checked))
-    # What is in the test set alone names nothing.
-    known = [one for one in checked if one.channels is not None and not one.candidate.test]
-    names = name_channels(known or checked, source.channels)
-    faults = [*source.faults, *(f for one in checked for f in one.faults), *cohort_faults(checked, names)]
-    return checked, names, faults
+    return checked
 
 
 def check_case(root: Path, candidate: Candidate, labels: LabelTable | None, section: DatasetConfig) -> Checked:
@@ -179,6 +188,7 @@ def _check_image(root: Path, file: str, out: Checked, section: DatasetConfig) ->
         out.voxels_sha256[-1] = digest_voxels(stored.voxels)
     if file == out.candidate.images[0]:
         out.geometry = grid
+        out.sketch = take_sketch(image, grid) if out.voxels_sha256[-1] else None
         tilted = any(code == "gantry-tilt" for code, _ in stored.notes)
         if (cosine := right_angles(grid)) > SHEAR and not tilted:
             out.add("shear", file, f"two axes meet at {np.degrees(np.arccos(cosine)):.2f} degrees, expected 90")

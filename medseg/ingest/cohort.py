@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medseg.errors import Fault
 from medseg.image.labels import LabelTable
 from medseg.ingest.faults import exclude_these, fault
+from medseg.ingest.origin.faults import origin_faults
 from medseg.ingest.splits import Fold
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def cohort_faults(checked: Sequence[Checked], names: tuple[str, ...]) -> list[Fa
         *_channel_faults(checked, names),
         *_dims_faults(checked),
         *_copies(checked),
+        *origin_faults(checked),
         *_channel_order(checked, names),
     ]
 

@@ -91,6 +91,12 @@ FAULTS: dict[str, Kind] = {
         "leave the copy out: `exclude: [ID]`", ("LB-12",), "kept: one subject is never on both sides"
     ),
     "leakage": Kind("leave one out, `exclude: [ID]`; or give both one subject: `subject: FILE.csv`", ("LB-12",)),
+    "same-origin": Kind(
+        "give each group one subject: `medseg ingest --config C --dataset D --propose-subjects FILE.csv` writes a file "
+        "that says so, `subject: FILE.csv` uses it",
+        ("LB-15",),
+        "kept: they count as the subjects they have",
+    ),
     "class-absent": Kind("add cases, use fewer folds or another seed", ("LB-09",), "kept: not defined there"),
     "lost-class": Kind("plan a finer `spacing`", ("LB-10",), "kept without that class"),
 }

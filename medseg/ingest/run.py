@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.config import Config, DatasetConfig
+from medseg.config import Config, DatasetConfig, is_table
 from medseg.errors import ConfigError, DatasetFaults, Fault
-from medseg.files import nearest
+from medseg.files import nearest, write_text
 from medseg.image.formats import FORMATS, suffix_of
 from medseg.image.labels import LabelTable
-from medseg.ingest.checks import Checked, check_cases
+from medseg.ingest.checks import Checked, check_cases, read_cases
 from medseg.ingest.cohort import fold_faults
 from medseg.ingest.faults import check_allowed
 from medseg.ingest.folds import Member, check_run, make_folds
 from medseg.ingest.manifest import Case, Manifest, write_manifest, write_test
+from medseg.ingest.origin.proposal import proposed_subjects
 from medseg.ingest.phantoms import generate
 from medseg.ingest.sources import Source, find_cases
 from medseg.ingest.splits import Fold, own_folds, write_splits
@@ -66,6 +67,36 @@ def run(config: Config, dataset: str, out: Path, workers: int = 1) -> Manifest:
 def check(config: Config, dataset: str, workers: int = 1) -> Manifest:
     """All that ``run`` does, except writing; same errors."""
     return _ingest(config, dataset, workers).manifest
+
+
+def propose_subjects(config: Config, dataset: str, file: Path, workers: int = 1) -> list[str]:
+    """Write a table of subjects (case,subject) that joins cases of one origin; faults of the data set do not matter.
+
+    Args:
+        config, dataset, workers: as for ``run``.
+        file: where the table goes; ``subject: FILE`` in the configuration takes it.
+
+    Returns:
+        Lines that say what was found and what can be done with the table.
+
+    Raises:
+        ConfigError: if the configuration does not fit the layout, or ``file`` has no suffix that ``subject`` takes.
+        DatasetFaults: if there are no cases.
+    """
+    if not is_table(str(file)):
+        raise ConfigError(f"--propose-subjects {file}: `subject` takes files that end in .csv or .tsv; name one")
+    section = config.dataset(dataset)
+    source = find_cases(dataset, Path(config.data_root) / section.path, section)
+    if not source.candidates:
+        raise DatasetFaults(dataset, source.root, source.faults)
+    checked = read_cases(dataset, source, section, workers)
+    table, lines = proposed_subjects(checked)
+    write_text(file, table)
+    unread = sum(one.sketch is None for one in checked)
+    if unread:
+        lines.append(f"{unread} images could not be read or are constant: of these, only the names were compared")
+    lines += [f"not settled by the table: {f}" for f in source.faults if f.code == "subject"]
+    return [*lines, f"wrote {file}; `subject: {file}` under `datasets.{dataset}` uses it"]
 
 
 def run_phantoms(config: Config, dataset: str) -> Path:
