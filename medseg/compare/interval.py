@@ -19,7 +19,7 @@ RESAMPLES = 10_000
 LEVEL = 0.95
 # With fewer subjects no interval: an exact two-sided test at 5 % needs six as well (2 / 2**6 < 0.05 < 2 / 2**5).
 FEWEST_SUBJECTS = 6
-# From here on the interval holds with misses in 8 % of subjects (benchmarks/statistics.py).
+# From here on the interval holds with misses in 8 % of subjects (benchmarks/simulations.py).
 FEWEST_FOR_MISSES = 50
 # Smaller differences are rounding left over from averaging.
 TIE = 1e-9
@@ -209,7 +209,7 @@ def _studentised(centred: Array, present: NDArray[np.bool_], resamples: int, see
 def caution(table: ArrayLike, names: Sequence[str] = ()) -> str:
     """One sentence on when the interval of this (S, C) table is too narrow; empty if nothing is known against it.
 
-    Two rules from simulations (benchmarks/statistics.py): a class that fewer than six subjects show has no error to
+    Two rules from simulations (benchmarks/simulations.py): a class that fewer than six subjects show has no error to
     speak of; and below 50 subjects, misses (scores of 0) in one subject of twelve may be absent from the sample.
 
     Args:

@@ -113,7 +113,7 @@ def _interval(
     n, mean = len(table), float(np.mean(contributions(table))) if len(table) else math.nan
     trained = [_trained(m, fold, len(names)) for m in methods]
     seeds = min((int(t.sum(axis=0).min()) for t in trained if t.size), default=0)
-    if reason := _refusal(n, len(names), seeds):
+    if reason := _refusal(n, len(names), seeds, bool((np.isfinite(table).sum(axis=0) == 1).any())):
         nan = math.nan
         return MethodInterval(mean, nan, nan, nan, nan, nan, nan, n, len(names), seeds, reason)
     terms = [_subject_term(table, fold, len(names))]
@@ -128,12 +128,12 @@ def _interval(
     )
 
 
-def _refusal(n: int, folds: int, seeds: int) -> str:
+def _refusal(n: int, folds: int, seeds: int, alone: bool) -> str:
     if n < FEWEST_SUBJECTS or n - folds < 2:
         return f"{n} subjects in {folds} fold{'' if folds == 1 else 's'}; an interval needs {FEWEST_SUBJECTS} subjects"
     if seeds < FEWEST_SEEDS:
         return f"{seeds} training{'' if seeds == 1 else 's'} in a fold; a statement about methods needs {FEWEST_SEEDS}"
-    return ""
+    return "a class is shown by one subject only, so its scatter is unknown" if alone else ""
 
 
 def _trained(method: Array, fold: NDArray[np.int_], folds: int) -> NDArray[np.bool_]:
