@@ -161,8 +161,8 @@ class DatasetConfig(Section):
         default=None,
         description="whose case it is: a regular expression with one group, the subject within a case id; or a CSV or "
         "TSV file with columns case and subject, in the data set's folder or the working folder; or the word case: "
-        "each is a subject of its own; none: what the layout says, else each its own unless ids look as if subjects "
-        "repeat",
+        "each is a subject of its own; or same-origin: what ingest notices to belong together is one subject; none: "
+        "what the layout says, else each its own unless ids look as if subjects repeat",
     )
     exclude: list[str] = Field(
         default_factory=list,

@@ -21,9 +21,12 @@ from medseg.ingest.cases import grid_of, merge_objects
 from medseg.ingest.cohort import cohort_faults, name_channels
 from medseg.ingest.counting import count_values, digest_voxels, field_of_view, first_voxel, right_angles, spread
 from medseg.ingest.faults import fault
+from medseg.ingest.held_out import one_side
 from medseg.ingest.manifest import Case
+from medseg.ingest.origin.proposal import join_noticed
 from medseg.ingest.origin.sketch import Sketch, take_sketch
 from medseg.ingest.sources import Candidate, Source
+from medseg.ingest.subjects import NOTICED
 from medseg.progress import Progress
 
 # Wrong label values listed in one fault; there can be thousands.
@@ -110,10 +113,14 @@ def check_cases(
         The cases in the source's order, the channel names, and all faults, the source's own included.
     """
     checked = read_cases(dataset, source, section, workers)
+    joined: list[Fault] = []
+    if section.subject == NOTICED:
+        join_noticed(checked)
+        joined = [f for f in one_side(one.candidate for one in checked) if f not in source.faults]
     # What is in the test set alone names nothing.
     known = [one for one in checked if one.channels is not None and not one.candidate.test]
     names = name_channels(known or checked, source.channels)
-    faults = [*source.faults, *(f for one in checked for f in one.faults), *cohort_faults(checked, names)]
+    faults = [*source.faults, *joined, *(f for one in checked for f in one.faults), *cohort_faults(checked, names)]
     return checked, names, faults
 
 

@@ -93,7 +93,7 @@ FAULTS: dict[str, Kind] = {
     "leakage": Kind("leave one out, `exclude: [ID]`; or give both one subject: `subject: FILE.csv`", ("LB-12",)),
     "same-origin": Kind(
         "give each group one subject: `medseg ingest --config C --dataset D --propose-subjects FILE.csv` writes a file "
-        "that says so, `subject: FILE.csv` uses it",
+        "that says so, `subject: FILE.csv` uses it; or trust what was noticed: `subject: same-origin`",
         ("LB-15",),
         "kept: they count as the subjects they have",
     ),

@@ -154,7 +154,7 @@ def _folds(
         own = _splits_file(config, dataset, source)
         if own is not None:
             faulty = {f.case for f in source.faults if f.code not in config.dataset(dataset).allow}
-            subject_of = {c.id: c.subject for c in source.candidates if not c.test}
+            subject_of = {one.candidate.id: one.candidate.subject for one in checked}
             folds, faults = own_folds(*own, subject_of, faulty, set(source.excluded), source.test)
             if faults:
                 return [], faults

@@ -16,14 +16,14 @@ from medseg.ingest.layouts.found import Candidate
 from medseg.ingest.layouts.table import read_table
 from medseg.ingest.manifest import NOBODY, Unit
 
-# The value of `subject` that says: every case is a subject of its own.
-CASE = "case"
+# Values of `subject` that say: every case is a subject of its own; cases that look as if they had one origin are one.
+CASE, NOTICED = "case", "same-origin"
 SEPARATORS = "_.-"
 
 
 def check_subject(dataset: str, subject: str | None) -> None:
-    """Raise ``ConfigError`` if ``subject`` is neither a file, the word ``case`` nor a usable expression."""
-    if not is_table(subject):
+    """Raise ``ConfigError`` if ``subject`` is neither a file, ``case``, ``same-origin`` nor a usable expression."""
+    if not is_table(subject) and subject != NOTICED:
         subject_rule(dataset, subject)
 
 
@@ -55,6 +55,10 @@ def declared_subjects(
     if is_table(subject):
         named, faults = _from_file(root, str(subject), cases, absent)
         return {case: named.get(case) or case for case in cases}, Unit("file", str(subject)), faults
+    if subject == NOTICED:
+        # What the images show is added when they are read; ids that look as if subjects repeat are still a fault.
+        faults = [] if all(c.subject for c in cases.values()) else repeated_subjects(list(cases))
+        return {case: c.subject or case for case, c in cases.items()}, Unit("noticed"), faults
     if subject is None and cases and all(case.subject for case in cases.values()):
         unit = Unit("layout", grouping) if grouping else NOBODY
         return {case: c.subject for case, c in cases.items()}, unit, []

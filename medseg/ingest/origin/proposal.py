@@ -6,6 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from medseg.ingest.faults import one_line
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
 
 # Groups that are printed one by one.
 SHOWN = 20
+
+
+def join_noticed(checked: Sequence[Checked]) -> None:
+    """Give cases that evidence or identical voxels connect one subject, in place, as ``proposed_subjects`` does."""
+    subjects = {one.candidate.id: one.candidate.subject for one in checked}
+    pairs = [*((link.one, link.other) for link in links_between(checked)), *identical_pairs(checked)]
+    joined = propose(subjects, pairs)
+    for one in checked:
+        one.candidate = replace(one.candidate, subject=joined[one.candidate.id])
 
 
 def proposed_subjects(checked: Sequence[Checked]) -> tuple[str, list[str]]:
