@@ -123,18 +123,19 @@ def _from_file(
         mend = "write a table with columns case,subject into the data set's folder or the working folder"
         return {}, [fault("subject", "-", name, str(error), mend)]
     faults = []
-    known = cases.keys() | absent
     for case, count in sorted(Counter(row["case"] for row in rows).items()):
-        if case not in known:
-            near = difflib.get_close_matches(case, known, n=1, cutoff=0.6)
-            mend = f"did you mean '{near[0]}'? Else remove the line" if near else "correct the id or remove the line"
-            faults.append(fault("subject", case or "-", name, "not in the data set", mend))
-        elif count > 1:
+        if count > 1:
             faults.append(fault("subject", case, name, f"stands there {count} times", "keep one line per case"))
     named = {row["case"]: row["subject"] for row in rows}
+    # One file may serve a whole collection of which this is a part: lines of cases that are not here do no harm,
+    # since a misspelt one leaves a case without a line.
+    strangers = sorted(named.keys() - cases.keys() - absent)
     for case in cases:
         if case not in named:
-            faults.append(fault("subject", case, name, "not listed there", "add a line with this case and its subject"))
+            near = difflib.get_close_matches(case, strangers, n=1, cutoff=0.6)
+            meant = f"; line '{near[0]}' is of no case here: is this one meant?" if near else ""
+            mend = "add a line with this case and its subject, or correct one"
+            faults.append(fault("subject", case, name, f"not listed there{meant}", mend))
         elif not named[case]:
             faults.append(fault("subject", case, name, "no subject in its line", "write whose case it is"))
     return named, faults

@@ -97,16 +97,15 @@ def test_everything_wrong_with_the_file_is_told_at_once(copy: Callable[[str], Pa
     # A case with a fault of its own may stand there, and may be missing there.
     (folder / "masks" / "cells_005.png").unlink()
     found = faults_of(tmp_path, "cells", subject="s.csv")
+    # Lines of cases that are not here do no harm, but may be meant for one.
+    meant = "; line 'cell_003' is of no case here: is this one meant?"
     assert [(f.code, f.case, f.file, f.cause) for f in found] == [
         ("image-without-label", "cells_005", "images/cells_005.png", "no file masks/cells_005.*"),
-        ("subject", "cell_003", "s.csv", "not in the data set"),
         ("subject", "cells_000", "s.csv", "stands there 2 times"),
-        ("subject", "cells_001", "s.csv", "not listed there"),
+        ("subject", "cells_001", "s.csv", f"not listed there{meant}"),
         ("subject", "cells_002", "s.csv", "no subject in its line"),
-        ("subject", "cells_003", "s.csv", "not listed there"),
-        ("subject", "nobody", "s.csv", "not in the data set"),
+        ("subject", "cells_003", "s.csv", f"not listed there{meant}"),
     ]
-    assert "did you mean 'cells_003'?" in found[1].mend
     assert all(f.mend for f in found)
 
 
