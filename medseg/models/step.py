@@ -16,6 +16,9 @@ from medseg.models.supervision import supervised
 
 # Gradients are clipped to this norm, as nnU-Net does (Isensee et al. 2021).
 CLIP_NORM = 12.0
+# The loss scale of fp16 starts at 65,536 and is halved whenever a gradient overflows. What is not finite at this scale
+# was not made so by it.
+LEAST_SCALE = 1.0
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -106,6 +109,7 @@ class Step:
         network, optimizer: what is trained.
         scaler: loss scaling, active for fp16 only.
         at_once: samples that go through the network together; None: all.
+        fault: what was not finite in the last step, the loss or its gradient, with its value; None: nothing was.
     """
 
     def __init__(
@@ -130,6 +134,7 @@ class Step:
         self.group = group
         self.phases = phases or Phases(device)
         self.at_once: int | None = None
+        self.fault: str | None = None
         self.scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
         shared = group.share(network, device)
         self._forward: Callable[[Tensor], Any] = torch.compile(shared) if compiled else shared
@@ -137,27 +142,48 @@ class Step:
     def __call__(self, images: Tensor, labels: Tensor) -> float:
         """Train on images (N, C, S) float and labels (N, S) integer; return the loss, possibly not finite.
 
-        A step with a non-finite loss changes no weight.
+        A step whose loss or gradient is not finite changes no weight, and ``fault`` says what it was. In fp16 such a
+        gradient is most often one that the loss scale made too large: then it is no fault, the scale becomes less.
 
         Raises:
             torch.OutOfMemoryError: if not even one sample fits, or several processes share the batch.
         """
         # Whatever was drawn by an attempt that ran out of memory is drawn again.
         seed = torch.initial_seed()
-        while (value := self._gradients(images, labels)) is None:
+        while (loss := self._gradients(images, labels)) is None:
             torch.manual_seed(seed)
-        if not math.isfinite(value):
-            return value
         with self.phases.phase("update"):
             self.scaler.unscale_(self.optimizer)
-            if self.clip is not None:
-                nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        return value
+            # Both numbers in one transfer: a GPU is waited for once in a step, here.
+            value, norm = torch.stack([loss.float(), self._clipped_norm().to(loss.device, torch.float32)]).tolist()
+            self.fault = self._fault(value, norm)
+            if self.fault is None:
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+            else:
+                # The scale stays what it was before the step, too.
+                self.scaler.update(self.scaler.get_scale())
+        return float(value)
 
-    def _gradients(self, images: Tensor, labels: Tensor) -> float | None:
-        """Leave the gradients of the loss in the parameters and return it; None: out of memory, ``at_once`` is less."""
+    def _clipped_norm(self) -> Tensor:
+        """Clip the gradients, and return the norm (a scalar) that they had."""
+        parameters = list(self.network.parameters())
+        if self.clip is not None:
+            return nn.utils.clip_grad_norm_(parameters, self.clip)
+        return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+    def _fault(self, loss: float, norm: float) -> str | None:
+        if not math.isfinite(loss):
+            return f"loss {loss}"
+        if math.isfinite(norm) or (self.scaler.is_enabled() and self.scaler.get_scale() > LEAST_SCALE):
+            return None
+        return f"gradient (its norm is {norm})"
+
+    def _gradients(self, images: Tensor, labels: Tensor) -> Tensor | None:
+        """Leave the gradients of the loss in the parameters and return it, a scalar.
+
+        None: out of memory, ``at_once`` is less.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         try:
             if self.at_once is None:
@@ -173,20 +199,18 @@ class Step:
             torch.cuda.empty_cache()
         return None
 
-    def _whole(self, images: Tensor, labels: Tensor) -> float:
+    def _whole(self, images: Tensor, labels: Tensor) -> Tensor:
         with self.phases.phase("forward"), autocast(self.device, self.precision):
             outputs = self._forward(images)
         with self.phases.phase("loss"):
             joint, all_labels = _each(outputs, self.group.gather), self.group.gather(labels)
             loss = supervised(self.loss, joint, all_labels)
-            value = float(loss.detach())
-        if math.isfinite(value):
-            with self.phases.phase("backward"):
-                # The mean over processes of their gradients is multiplied by their number here.
-                self.scaler.scale(loss * self.group.size if self.group.size > 1 else loss).backward()  # type: ignore[no-untyped-call]
-        return value
+        with self.phases.phase("backward"):
+            # The mean over processes of their gradients is multiplied by their number here.
+            self.scaler.scale(loss * self.group.size if self.group.size > 1 else loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
-    def _in_parts(self, images: Tensor, labels: Tensor, together: int) -> float:
+    def _in_parts(self, images: Tensor, labels: Tensor, together: int) -> Tensor:
         seed, parts = torch.initial_seed(), torch.split(images, together)
         outputs = []
         with self.phases.phase("forward"), torch.no_grad(), autocast(self.device, self.precision):
@@ -199,9 +223,6 @@ class Step:
             for leaf in leaves:
                 leaf.requires_grad_()
             loss = supervised(self.loss, joint, labels)
-            value = float(loss.detach())
-        if not math.isfinite(value):
-            return value
         with self.phases.phase("backward"):
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             gradients = [torch.split(leaf.grad, together) for leaf in leaves if leaf.grad is not None]
@@ -211,7 +232,7 @@ class Step:
                     again = self._forward(part)
                 tensors = [again] if isinstance(again, Tensor) else list(again)
                 torch.autograd.backward(tensors, [g[number] for g in gradients])
-        return value
+        return loss.detach()
 
 
 def _each(outputs: Tensor | Sequence[Tensor], change: Callable[[Tensor], Tensor]) -> Tensor | list[Tensor]:

@@ -100,8 +100,8 @@ def train(
         phases: filled with where the time went.
 
     Raises:
-        TrainingError: if the loss is not finite (names step and cases; the last good state stays), if a process that
-            reads dies or hangs, or after SIGTERM, once the state is saved.
+        TrainingError: if the loss or its gradient is not finite (names step and cases; the last good state stays), if a
+            process that reads dies or hangs, or after SIGTERM, once the state is saved.
     """
     means, phases = means or Means(), phases or Phases(plan.device)
     group, seed = means.group, fold_seed(seed, fold.number)
@@ -141,8 +141,8 @@ def train(
             torch.manual_seed(int(generator(seed, 5, step, *([group.rank] if group.rank else [])).integers(2**62)))
             at_once, finished = step_once.at_once, step + 1
             loss = step_once(images, labels)
-            if not math.isfinite(loss):
-                raise TrainingError(_not_finite(fold, plan, seed, step, loss, label))
+            if step_once.fault is not None:
+                raise TrainingError(_not_finite(fold, plan, seed, step, step_once.fault, label))
             if step_once.at_once != at_once:
                 few = f"{step_once.at_once} of {plan.batch} samples at once"
                 say(f"{label}: out of memory at step {finished}; {few} from now on")
@@ -220,10 +220,10 @@ def _network(plan: Plan, seed: int, label: str, start: Start | None) -> nn.Modul
     return network
 
 
-def _not_finite(fold: Fold, plan: Plan, seed: int, step: int, loss: float, label: str) -> str:
+def _not_finite(fold: Fold, plan: Plan, seed: int, step: int, fault: str, label: str) -> str:
     cases = sorted({case.id for case in batch_cases(fold.train, plan, seed, step)})
     return (
-        f"{label}: loss {loss} at step {step}, cases {', '.join(cases)}; the state before it is kept. "
+        f"{label}: {fault} at step {step}, cases {', '.join(cases)}; the state before it is kept. "
         "Lower the learning rate (models.<name>.lr), set plan.precision: fp32, or look at these cases"
     )
 

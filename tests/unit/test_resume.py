@@ -158,6 +158,50 @@ def test_state_is_saved_as_time_passes_but_not_too_often(
     assert steps[1:] == list(range(1, plan.steps + 1))
 
 
+@pytest.mark.parametrize("clip", [12.0, None])
+@pytest.mark.parametrize("part", [None, 1])
+def test_a_gradient_that_is_not_finite_leaves_the_state_before_it(
+    clip: float | None,
+    part: int | None,
+    folds: dict[int, Fold],
+    tiny_plan: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    every_step: None,
+) -> None:
+    """At a finite loss, its own step is blamed, not the one after; without the fault, the end is that of all others."""
+    plan, k = tiny_plan(clip=clip, average=0.9), 3
+    made = loop.build_step
+
+    def build_step(network: torch.nn.Module, *rest: Any) -> Step:
+        step = made(network, *rest)
+        step.at_once = part
+        return step
+
+    def arm() -> None:
+        """Spoil the gradient of one parameter, once."""
+        parameter = next(armed[-1].network.parameters())
+        handle = parameter.register_hook(lambda g: (handle.remove(), g * math.nan)[1])
+
+    armed: list[Step] = []
+    monkeypatch.setattr(loop, "build_step", lambda *rest: armed.append(build_step(*rest)) or armed[-1])
+    whole = train(plan, folds[2], 0, tmp_path / "whole", "whole")
+    cases = sorted({case.id for case in loop.batch_cases(folds[2].train, plan, 0, k)})
+    expected = rf"bad: gradient \(its norm is nan\) at step {k}, cases {', '.join(cases)}; the state before it is kept"
+    with monkeypatch.context() as patch, pytest.raises(TrainingError, match=expected):
+        at_step(patch, k, arm)
+        train(plan, folds[2], 0, tmp_path / "bad", "bad")
+    assert [p.name for p in generations(tmp_path / "bad")] == [f"step-{n:09d}" for n in (k, k - 1)]
+    assert max(step for step, _ in metrics_of(tmp_path / "bad")) == k
+    steps: list[int] = []
+    with monkeypatch.context() as patch:
+        at_step(patch, k, lambda: steps.append(k))
+        ended = train(plan, folds[2], 0, tmp_path / "bad", "bad")
+    assert steps == [k]
+    assert bits(ended) == bits(whole)
+    assert metrics_of(tmp_path / "bad") == metrics_of(tmp_path / "whole")
+
+
 # Generations
 
 Trained = tuple[torch.nn.Module, torch.optim.Optimizer, Step]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +138,170 @@ def test_the_reaction_is_journalled_and_survives_a_resume(
     assert told == [(1, 1.0)]
     train(plan, fold, 0, tmp_path, "again")
     assert steps[1].at_once == 1
+
+
+# What is not finite
+
+
+def spoilt(step: Step, value: float) -> Any:
+    """Let the gradient of the last parameter be ``value``, whatever the loss; remove the handle to let it be."""
+    *_, parameter = step.network.parameters()
+    return parameter.register_hook(lambda gradient: torch.full_like(gradient, value))
+
+
+def plain_step(plan: Any, precision: str = "fp32", clip: float | None = 12.0, optimizer: str = "adamw") -> Step:
+    torch.manual_seed(0)
+    network = build_model(plan.network, plan.network_spec)
+    made = build_optimizer(optimizer, network.parameters(), 0.01, 0.0)
+    return Step(network, made, build_loss("dice_ce"), "cpu", precision, clip=clip)
+
+
+def everything(step: Step) -> list[Any]:
+    """Copies of weights, moments and the loss scale."""
+    weights = [p.detach().clone() for p in step.network.parameters()]
+    moments = [v.clone() for state in step.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
+    return [*weights, *moments, torch.tensor(step.scaler.get_scale()), torch.tensor(step.scaler._get_growth_tracker())]
+
+
+def alike(one: list[Any], other: list[Any]) -> bool:
+    return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("at_once", [None, 2])
+@pytest.mark.parametrize("clip", [12.0, None])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gradient_that_is_not_finite_changes_nothing(
+    value: float, at_once: int | None, clip: float | None, precision: str, tiny_plan: Any
+) -> None:
+    step, undisturbed = (plain_step(tiny_plan(), precision, clip) for _ in range(2))
+    step.at_once = undisturbed.at_once = at_once
+    for one in (step, undisturbed):
+        one(*batch())
+    before = everything(step)
+    handle = spoilt(step, value)
+    loss = step(*batch())
+    assert math.isfinite(loss)
+    assert step.fault == f"gradient (its norm is {abs(value)})"
+    assert alike(everything(step), before)
+    # The next one is none the worse for it.
+    handle.remove()
+    assert step(*batch()) == undisturbed(*batch()) == loss
+    assert step.fault is None
+    assert alike(everything(step), everything(undisturbed))
+    assert not alike(everything(step), before)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_a_loss_that_is_not_finite_changes_nothing(precision: str, at_once: int | None, tiny_plan: Any) -> None:
+    step = plain_step(tiny_plan(), precision)
+    step.at_once = at_once
+    step(*batch())
+    before, (images, labels) = everything(step), batch()
+    images[0, 0, 0, 0] = math.nan
+    assert math.isnan(step(images, labels))
+    assert step.fault == "loss nan"
+    assert alike(everything(step), before)
+    assert math.isfinite(step(*batch()))
+    assert step.fault is None
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_gradient_that_the_loss_scale_made_too_large_is_skipped(optimizer: str, tiny_plan: Any) -> None:
+    step = plain_step(tiny_plan(), "fp16", optimizer=optimizer)
+    step(*batch())
+    step(*batch())
+    *before, scale, _ = everything(step)
+    handle = spoilt(step, math.inf)
+    step(*batch())
+    *after, less, _ = everything(step)
+    assert step.fault is None
+    assert alike(before, after)
+    assert less == scale / 2
+    # It cannot have been the scale where there is none.
+    step.scaler.update(1.0)
+    before = everything(step)
+    assert math.isfinite(step(*batch()))
+    assert step.fault == "gradient (its norm is inf)"
+    assert alike(everything(step), before)
+    handle.remove()
+    step(*batch())
+    assert step.fault is None
+    assert not alike(everything(step), before)
+
+
+def test_a_gradient_that_is_never_finite_ends_a_training_in_half_precision(tiny_plan: Any) -> None:
+    """Skipped for ever, it would look like a training and train nothing."""
+    step = plain_step(tiny_plan(), "fp16")
+    step(*batch())
+    assert step.scaler.get_scale() == 2**16
+    step.scaler.update(4.0)
+    spoilt(step, math.nan)
+    faults = [(step(*batch()), step.fault)[1] for _ in range(3)]
+    assert faults == [None, None, "gradient (its norm is nan)"]
+
+
+def test_clipping_is_to_the_norm_and_no_clipping_is_none(tiny_plan: Any) -> None:
+    """The norm that is looked at is that of the whole gradient, before it is clipped."""
+    moved = {}
+    for clip in (None, 1e-3):
+        torch.manual_seed(0)
+        network = build_model("unet", tiny_plan().network_spec)
+        made = torch.optim.SGD(network.parameters(), lr=1.0)
+        step = Step(network, made, build_loss("dice_ce"), "cpu", "fp32", clip=clip)
+        before = [p.detach().clone() for p in network.parameters()]
+        step(*batch())
+        change = [p.detach() - b for p, b in zip(network.parameters(), before, strict=True)]
+        moved[clip] = torch.cat([c.flatten() for c in change]).norm()
+    assert moved[None] > 0.1
+    assert moved[1e-3] == pytest.approx(1e-3, rel=1e-3)
+
+
+GROUP = """
+import json, math, sys
+import torch
+import torch.distributed as dist
+from torch import nn
+from medseg.losses.zoo import build_loss
+from medseg.models.group import Group
+from medseg.models.step import Step, build_optimizer
+
+dist.init_process_group("gloo")
+group = Group(dist.get_rank(), dist.get_world_size())
+torch.manual_seed(0)
+network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1))
+optimizer = build_optimizer("sgd", network.parameters(), 0.1, 0.0)
+step = Step(network, optimizer, build_loss("ce"), "cpu", "fp32", group=group)
+images, labels = torch.randn(2, 1, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64)
+before = [p.detach().clone() for p in network.parameters()]
+if group.rank == 1:
+    # The activations' gradient, of one process only.
+    handle = network[1].register_full_backward_hook(lambda m, i, o: (torch.full_like(i[0], math.nan),))
+loss = step(images, labels)
+same = all(torch.equal(p, b) for p, b in zip(network.parameters(), before))
+first = step.fault
+if group.rank == 1:
+    handle.remove()
+step(images, labels)
+moved = any(not torch.equal(p, b) for p, b in zip(network.parameters(), before))
+facts = [math.isfinite(loss), first, same, step.fault, moved]
+open(f"{sys.argv[1]}/rank{group.rank}.json", "w").write(json.dumps(facts))
+dist.destroy_process_group()
+"""
+
+
+def test_all_processes_of_a_group_see_the_fault_of_one(tmp_path: Path) -> None:
+    (tmp_path / "group.py").write_text(GROUP)
+    runner = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "group.py")]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *runner, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        facts = json.loads((tmp_path / f"rank{rank}.json").read_text())
+        assert facts == [True, "gradient (its norm is nan)", True, None, True]
 
 
 # Freezing
