@@ -3,8 +3,9 @@
 The last row of one tile and the first row of the next are neighbours in the field, so they resemble one another as two
 neighbouring rows inside a tile do. That is the measure: the gap across the seam is compared with the gaps on both sides
 of it, so that smooth borders, which resemble many others, have to agree better than rough ones. What all pictures have
-in common (shading, a mask) is no evidence: details must agree, a border can have few neighbours, and the search is
-repeated with one strip reversed, where nothing but chance can be found.
+in common (shading, a mask) is no evidence: details must agree, and a border can have few neighbours. One bright object
+on a dark ground is often met by another: the rest of the border must agree, too, or there must be many such seams. The
+search is repeated with one strip reversed, where nothing but chance can be found.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ WORSE, JUMP = 1.25, 1.25
 # Standard deviations by which details (less than this share of the border wide) must agree, beyond what the best of
 # all comparisons reaches by chance.
 DETAIL, BEYOND = 1 / 6, 1.0
-# Candidates per border, neighbours a border can have, pairs found per pair found with one strip reversed.
+# The strongest part of a border that is left out, and standard deviations by which the details of the rest must agree.
+STRONGEST, REST = 1 / 4, 4.0
+# Candidates per border, neighbours a border can have, seams found per seam found with one strip reversed; seams that
+# rest on the strongest part alone also need as many more.
 CANDIDATES, NEIGHBOURS, CONTROL = 8, 3, 10
 # Rows of the table of correlations that are held at once.
 BLOCK = 512
@@ -90,12 +94,18 @@ def _shorten(row: Field) -> Field:
 
 @dataclass(frozen=True, slots=True)
 class Seam:
-    """Two images whose borders continue one another: indices, correlation across the seam, and its jump."""
+    """Two images whose borders continue one another.
+
+    Attributes:
+        one, other: their indices.
+        correlation: across the seam.
+        whole: whether borders agree without their strongest part, too.
+    """
 
     one: int
     other: int
     correlation: float
-    jump: float
+    whole: bool
 
 
 def facing_borders(borders: Sequence[Sequence[Border]]) -> list[Seam]:
@@ -110,14 +120,17 @@ def facing_borders(borders: Sequence[Sequence[Border]]) -> list[Seam]:
             sides[border.axis, border.size][not border.far].append(_Side(image, border))
     tests = sum(len(ends) * len(begins) for ends, begins in sides.values())
     least = float(np.sqrt(2 * np.log(max(tests, 2)))) + BEYOND
-    found: list[Seam] = []
-    chance = 0
+    seams: list[Seam] = []
+    control: list[Seam] = []
     for _, (ends, begins) in sorted(sides.items()):
         if ends and begins:
-            found += _seams(ends, begins, least, False)
-            chance += len(_seams(ends, begins, least, True))
-    if len(found) < CONTROL * chance:
-        return []
+            seams += _seams(ends, begins, least, False)
+            control += _seams(ends, begins, least, True)
+    found: list[Seam] = []
+    for whole in (True, False):
+        some = [seam for seam in seams if seam.whole == whole]
+        chance = sum(seam.whole == whole for seam in control) + (not whole)
+        found += some if len(some) >= CONTROL * chance else []
     best: dict[tuple[int, int], Seam] = {}
     for seam in sorted(found, key=lambda s: (-s.correlation, s.one, s.other)):
         best.setdefault((min(seam.one, seam.other), max(seam.one, seam.other)), seam)
@@ -167,15 +180,18 @@ def _seam(a: _Side, b: _Side, step: int, least: float) -> Seam | None:
     jump = float(np.sqrt(np.mean((outer - first) ** 2) / max(gaps, 1e-30)))
     if across < SOFT or (across < FIRM and jump > JUMP) or 1 - across > WORSE * (1 - within + 1e-4):
         return None
-    if _detail(outer, first) < least:
+    width = max(3, int(DETAIL * len(outer)))
+    one, other = (s - uniform_filter1d(s, width, mode="nearest") for s in (outer, first))
+    if _deviations(one, other) < least:
         return None
-    return Seam(a.image, b.image, across, jump)
+    strong = max(3, int(STRONGEST * len(one)))
+    middle = int(uniform_filter1d(one**2 + other**2, strong, mode="constant").argmax())
+    rest = np.abs(np.arange(len(one)) - middle) > strong / 2
+    return Seam(a.image, b.image, across, _deviations(one[rest], other[rest]) >= REST)
 
 
-def _detail(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+def _deviations(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """Standard deviations by which details of two strips agree, given how many independent ones they show."""
-    width = max(3, int(DETAIL * len(one)))
-    one, other = (s - uniform_filter1d(s, width, mode="nearest") for s in (one, other))
     correlation = min(_correlation(one, other), 1 - 1e-6)
     return float(np.arctanh(correlation) * np.sqrt(max(independent_samples(one, other) - 3, 0)))
 

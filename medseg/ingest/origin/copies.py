@@ -98,24 +98,25 @@ def near_copies(wholes: Sequence[Thumbnail | None], natives: Sequence[Thumbnail 
 
 def _copies(thumbnails: dict[int, Thumbnail], seen: list[View]) -> Iterator[Copy]:
     order = list(thumbnails)
-    spectra = np.concatenate(
-        [_spectra(np.stack([thumbnails[i] for i in order[k : k + BLOCK]])) for k in range(0, len(order), BLOCK)]
-    )
-    alike, agree = _thresholds([thumbnails[i] for i in order], spectra)
+    stack = np.stack([thumbnails[i] for i in order])
+    # What all images have in common (shading, a mask, dirt) is taken off, where enough of them show it.
+    common = stack.mean(axis=0, dtype=np.float32) if len(order) >= ENOUGH else np.zeros(stack.shape[1:], np.float32)
+    spectra = np.concatenate([_spectra(stack[k : k + BLOCK] - common) for k in range(0, len(order), BLOCK)])
+    alike, agree = _thresholds(stack, common, spectra)
     for view in seen:
-        for a, b in _candidates(spectra, spectra[:, _places(thumbnails[order[0]].ndim, view)], alike):
-            one, other = (thumbnails[order[i]].astype(np.float32) for i in (a, b))
+        for a, b in _candidates(spectra, spectra[:, _places(stack.ndim - 1, view)], alike):
+            one, other = stack[a] - common, stack[b] - common
             agreements = [agreement(one, turned.of(other), agree) for turned in (view, view.opposite)]
             if max(agreements) > 0:
                 yield Copy(order[a], order[b], max(agreements), not view.plain or agreements[1] > agreements[0])
 
 
-def _thresholds(thumbnails: list[Thumbnail], spectra: Field) -> tuple[float, float]:
+def _thresholds(stack: NDArray[np.int8], common: Field, spectra: Field) -> tuple[float, float]:
     """From which correlation of sketches on a pair is a candidate, and of details on a near-copy.
 
     Images of one organ, all cut and turned alike, resemble one another without being related; how much is measured.
     """
-    count = len(thumbnails)
+    count = len(stack)
     steps = [step for step in range(1, count // 2 + 1) if np.gcd(step, count) == 1 or step == 1]
     pairs = [
         (i, (i + step) % count) for step in steps[:: max(1, len(steps) * count // UNRELATED)] for i in range(count)
@@ -125,20 +126,18 @@ def _thresholds(thumbnails: list[Thumbnail], spectra: Field) -> tuple[float, flo
     unrelated = [(pair, alike) for pair, alike in zip(pairs, sketches, strict=True) if alike < RELATED]
     if len({frozenset(pair) for pair, _ in unrelated}) < ENOUGH:
         return ALIKE, CAREFUL
-    agreements = [
-        agreement(thumbnails[a].astype(np.float32), thumbnails[b].astype(np.float32), None) for (a, b), _ in unrelated
-    ]
+    agreements = [agreement(stack[a] - common, stack[b] - common, None) for (a, b), _ in unrelated]
     z = np.arctanh(np.clip(agreements, 0, 0.99))
     most = np.sqrt(2 * np.log(count * count / 2)) + BEYOND
     alike = np.median(sketches) + np.sqrt(2 * np.log(count)) * np.std([alike for _, alike in unrelated])
     return max(ALIKE, float(alike)), max(AGREE, float(np.tanh(np.median(z) + most * z.std())))
 
 
-def _spectra(details: NDArray[np.int8]) -> Field:
+def _spectra(details: Field) -> Field:
     """The spectral sketch (N, D) of details (N,*S): logarithms of magnitudes less their mean at each distance."""
     dims = details.ndim - 1
     frequencies = np.array(_band(dims))
-    values = np.fft.fftn(details.astype(np.float32) * _window(dims), axes=tuple(range(1, dims + 1)))
+    values = np.fft.fftn(details * _window(dims), axes=tuple(range(1, dims + 1)))
     sizes = np.abs(values[(slice(None), *frequencies.T)])
     logs = np.log(sizes + 0.02 * np.sqrt((sizes**2).mean(axis=1, keepdims=True)) + 1e-12)
     rings = np.round(np.sqrt((frequencies**2).sum(axis=1))).astype(int)

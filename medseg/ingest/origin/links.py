@@ -17,7 +17,7 @@ KINDS = ("near-copies", "facing borders", "equal intensity steps", "names")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Link:
-    """Two cases, ``one`` before ``other``, and evidence that they belong together: its kind (of ``KINDS``) and words."""
+    """Two cases, ``one`` before ``other``, and the evidence for their common origin: kind (of ``KINDS``), words."""
 
     one: str
     other: str
