@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +20,9 @@ from medseg.preprocess.store import PreparedCase
 def validate(
     network: nn.Module, cases: Sequence[PreparedCase], plan: Plan, labels: LabelTable, group: Group = ALONE
 ) -> dict[str, float]:
-    """Dice per class or region, annotated voxels pooled over ``cases``, and their mean; what is nowhere is left out.
+    """Dice per class or region, annotated voxels pooled over ``cases``, and their mean.
+
+    A class that no reference of these cases shows is left out, whatever was predicted.
 
     The processes of a group share the cases.
     """
@@ -39,6 +40,5 @@ def validate(
     network.train()
     total = iter(group.add([n for c in sums for n in (c.tp, c.fp, c.fn)]))
     sums = [OverlapCounts(tp, fp, fn) for tp, fp, fn in zip(total, total, total, strict=True)]
-    scores = {f"val/dice/{name}": dice(c) for name, c in zip(names, sums, strict=True)}
-    scores = {name: value for name, value in scores.items() if not math.isnan(value)}
+    scores = {f"val/dice/{name}": dice(c) for name, c in zip(names, sums, strict=True) if c.reference}
     return {**scores, "val/dice/mean": sum(scores.values()) / len(scores)} if scores else {}

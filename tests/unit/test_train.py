@@ -231,6 +231,10 @@ def test_a_class_that_is_nowhere_is_left_out(tiny_cases: Any, tiny_plan: Any) ->
     cases = tiny_cases(2, spoil=dark)
     scores = validate(Oracle(4), cases, tiny_plan(classes=4), LabelTable.create({"ball": 1, "rod": 3, "none": 4}))
     assert scores == {"val/dice/ball": 0.0, "val/dice/rod": 0.0, "val/dice/mean": 0.0}
+    # Whatever was predicted: the reference alone decides which classes count.
+    bright = tiny_cases(2, spoil=lambda index, image: image.fill(3.0))
+    scores = validate(Oracle(4), bright, tiny_plan(classes=4), LabelTable.create({"ball": 1, "rod": 3, "none": 4}))
+    assert scores == {"val/dice/ball": 0.0, "val/dice/rod": 0.0, "val/dice/mean": 0.0}
     assert validate(Oracle(), [], tiny_plan(), LABELS) == {}
 
 
