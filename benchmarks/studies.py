@@ -19,12 +19,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from medseg.report.statements import read_statements
+
 ROOT = Path(__file__).resolve().parents[1]
+METRICS = ("dice_subject", "dice_case", "dice_pooled", "iou_subject", "iou_pooled")
 PLANNED = ("network", "patch", "batch", "widths", "precision", "lr", "augment", "augmentation")
 
 
 def run(study: str, data_root: Path, folder: Path) -> float:
     """Run one study in ``folder``; seconds of the whole command."""
+    # Files that configurations name lie beside them.
+    (folder / "config").symlink_to(ROOT / "config")
     command = [
         str(Path(sys.executable).parent / "snakemake"),
         *("--snakefile", str(ROOT / "Snakefile"), "--workflow-profile", str(ROOT / "profiles/default")),
@@ -39,11 +44,13 @@ def run(study: str, data_root: Path, folder: Path) -> float:
 def collect(study: str, folder: Path, wall_s: float) -> dict[str, Any]:
     """What a finished study has to say."""
     results = folder / "results" / study
-    rows = json.loads((results / "compare/summary.json").read_text())["rows"]
+    summary = json.loads((results / "compare/summary.json").read_text())
+    rows = [row for row in summary["rows"] if row["metric"] in METRICS]
     trained = sorted(results.glob("*/train/*/*/model.json"))
     facts = json.loads(trained[0].read_text())
     timing = json.loads((trained[0].parent / "timing.json").read_text())
-    keys = ("model", "metric", "label", "mean", "low", "high", "n")
+    keys = ("model", "metric", "label", "mean", "low", "high", "n", "n_subjects", "note")
+    told = {name: dict(lines) for name, lines in read_statements(results).items()}
     return {
         "study": study,
         "wall_s": round(wall_s),
@@ -53,6 +60,8 @@ def collect(study: str, folder: Path, wall_s: float) -> dict[str, Any]:
         "parameters": facts["parameters"],
         "plan": {k: facts["plan"][k] for k in PLANNED},
         "scores": [{k: row[k] for k in keys} for row in rows],
+        "tails": summary["tails"],
+        "statements": told,
         "hardware": {
             "processor": facts["provenance"]["processor"],
             "cores": os.cpu_count(),
