@@ -99,9 +99,8 @@ def one_side(cases: Iterable[Candidate]) -> list[Fault]:
         sides[case.subject][case.test].append(case)
     both = {subject: pair for subject, pair in sorted(sides.items()) if all(pair)}
     outside = sorted(case.id for pair in both.values() for case in pair[0])
-    mend = (
-        f"one subject, one side: name all cases of a subject in `test` or none, or leave out {exclude_these(outside)}"
-    )
+    leave = f"leave the others out: {exclude_these(outside)}"
+    mend = f"one subject, one side: name all cases of a subject in `test` or none, or {leave}"
     return [
         fault("leakage", out[0].id, out[0].images[0], f"subject {subject}: {_sides(out, test)}", mend)
         for subject, (out, test) in both.items()

@@ -32,11 +32,11 @@ def summary(
     ]
     if test:
         of = len({c.subject for c in test})
-        lines.append(f"test set: {len(test)} cases of {of} subjects, in no fold and no plan; `medseg test` opens it")
+        lines.append(f"test set, in no fold and no plan: {len(test)} cases of {of} subjects; `medseg test` opens it")
     if manifest.excluded:
         more = f" and {len(manifest.excluded) - EXCLUDED_SHOWN} more" if len(manifest.excluded) > EXCLUDED_SHOWN else ""
         names = ", ".join(manifest.excluded[:EXCLUDED_SHOWN])
-        lines.append(f"excluded by name: {len(manifest.excluded)} cases: {names}{more}")
+        lines.append(f"excluded by name ({len(manifest.excluded)}): {names}{more}")
     empty = {c.id for c in cases if c.labels and not _foreground(manifest, c.label_counts)}
     if empty:
         counts = ", ".join(str(len(empty & set(fold["val"]))) for fold in folds)

@@ -76,19 +76,9 @@ def predict_cases(
             if not crf:
                 soft.unlink(missing_ok=True)
             bar.update(done)
-        write_json(
-            out / "predictions.json",
-            {
-                "dataset": manifest.dataset,
-                "split": split,
-                "model": checkpoint.plan.model,
-                "fold": fold,
-                "seed": checkpoint.seed,
-                "weights_sha256": weights,
-                "mirror": mirror,
-                "cases": entries,
-            },
-        )
+        which = {"dataset": manifest.dataset, "split": split, "model": checkpoint.plan.model, "fold": fold}
+        how = {"seed": checkpoint.seed, "weights_sha256": weights, "mirror": mirror}
+        write_json(out / "predictions.json", {**which, **how, "cases": entries})
 
 
 def predict_files(
