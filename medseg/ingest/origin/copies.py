@@ -27,9 +27,11 @@ ALIKE, CANDIDATES = 0.45, 8
 AGREE, OVERLAP = 0.7, 0.5
 # Unrelated pairs that show how alike the images of a set are anyway, how many of them are needed to say so, from which
 # correlation of sketches on a pair is no longer taken for unrelated, and what must agree where too few are known.
-UNRELATED, ENOUGH, RELATED, CAREFUL = 300, 10, 0.8, 0.85
+UNRELATED, ENOUGH, RELATED, CAREFUL = 300, 10, 0.8, 0.975
 # Standard deviations between what the most similar of all unrelated pairs reach and a near-copy.
 BEYOND = 1.5
+# By how much (Fisher's z) a near-copy must agree better than the most similar unrelated images do, of so many.
+STANDS_OUT, NEAREST = 0.3, 6
 # Parts per axis; how many must show details (of at least this share of the usual contrast); how well a part must agree,
 # and how large a share of the parts must.
 SIDES: dict[int, int] = {2: 4, 3: 3}
@@ -107,7 +109,7 @@ def _copies(thumbnails: dict[int, Thumbnail], seen: list[View]) -> Iterator[Copy
         for a, b in _candidates(spectra, spectra[:, _places(stack.ndim - 1, view)], alike):
             one, other = stack[a] - common, stack[b] - common
             agreements = [agreement(one, turned.of(other), agree) for turned in (view, view.opposite)]
-            if max(agreements) > 0:
+            if max(agreements) > 0 and _stands_out(max(agreements), a, b, stack, common, spectra):
                 yield Copy(order[a], order[b], max(agreements), not view.plain or agreements[1] > agreements[0])
 
 
@@ -131,6 +133,18 @@ def _thresholds(stack: NDArray[np.int8], common: Field, spectra: Field) -> tuple
     most = np.sqrt(2 * np.log(count * count / 2)) + BEYOND
     alike = np.median(sketches) + np.sqrt(2 * np.log(count)) * np.std([alike for _, alike in unrelated])
     return max(ALIKE, float(alike)), max(AGREE, float(np.tanh(np.median(z) + most * z.std())))
+
+
+def _stands_out(found: float, a: int, b: int, stack: NDArray[np.int8], common: Field, spectra: Field) -> bool:
+    """Whether two images agree better than either does with its nearest others; a set may hold several kinds."""
+    needed = np.tanh(np.arctanh(min(found, 0.999)) - STANDS_OUT)
+    for one in (a, b):
+        alike = spectra @ spectra[one]
+        alike[[a, b]] = -1
+        nearest = [i for i in np.argsort(-alike, kind="stable")[:UNRELATED] if -1 < alike[i] < RELATED][:NEAREST]
+        if any(agreement(stack[one] - common, stack[i] - common, None) > needed for i in nearest):
+            return False
+    return True
 
 
 def _spectra(details: Field) -> Field:
