@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from medseg.compare.interval import RESAMPLES, TIE, mean_interval
+from medseg.compare.permutation import MOST_ENUMERATED, max_t
 
 ALPHA = 0.05
 POWER = 0.8
@@ -129,7 +130,10 @@ def signed_rank(differences: ArrayLike) -> tuple[float, float]:
 
     ranks = stats.rankdata(np.abs(gaps))
     above, below = float(ranks[gaps > 0].sum()), float(ranks[gaps < 0].sum())
-    return float(stats.wilcoxon(gaps, zero_method="pratt").pvalue), (above - below) / (above + below)
+    effect = (above - below) / (above + below)
+    if len(gaps) <= MOST_ENUMERATED:  # scipy enumerates them as well where there are ties, in a second a test
+        return max_t(np.sign(gaps) * ranks)[0].p, effect
+    return float(stats.wilcoxon(gaps, zero_method="pratt").pvalue), effect
 
 
 def _finite(differences: ArrayLike) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -84,10 +84,21 @@ def test_equivalence_errs_once_in_twenty_at_the_margin() -> None:
     assert np.mean([f.equivalent for f in found]) <= 0.09
 
 
-def test_signed_rank_is_scipys_with_zeros_ranked() -> None:
-    gaps = np.array([0.1, -0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.0])
-    p, effect = signed_rank(gaps)
-    assert p == pytest.approx(stats.wilcoxon(gaps, zero_method="pratt").pvalue)
+@pytest.mark.parametrize(
+    "gaps",
+    [
+        [0.1, -0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.0],  # a zero
+        [0.1, -0.1, 0.1, 0.2, 0.2, 0.3, -0.4, 0.5],  # ties
+        [0.11, -0.12, 0.13, 0.24, 0.25, 0.36, -0.47, 0.58, 0.8],  # neither
+        [*np.random.default_rng(0).normal(0.3, 1.0, 30), 0.0, 0.0],  # many
+    ],
+)
+def test_signed_rank_is_scipys_with_zeros_ranked(gaps: list[float]) -> None:
+    assert signed_rank(gaps)[0] == pytest.approx(stats.wilcoxon(gaps, zero_method="pratt").pvalue)
+
+
+def test_rank_biserial_correlation_by_hand() -> None:
+    effect = signed_rank([0.1, -0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.0])[1]
     assert effect == pytest.approx((2 + 4 + 5 + 6 + 7 + 8 - 3) / (2 + 3 + 4 + 5 + 6 + 7 + 8))
 
 

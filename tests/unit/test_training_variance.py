@@ -62,7 +62,6 @@ def test_without_luck_and_with_one_fold_it_is_the_t_test_of_paired_subjects() ->
 
 def test_difference_is_the_ranking_statistics() -> None:
     first, second, fold = study(np.random.default_rng(0), 20, 2, 3)
-
     classes = [np.concatenate([t, np.where(np.arange(20)[:, None] < 5, t / 2, NAN)], axis=2) for t in (first, second)]
     found = method_difference(*classes, fold)
     assert found.mean == pytest.approx(macro_mean(classes[0].mean(axis=0)) - macro_mean(classes[1].mean(axis=0)))
