@@ -341,7 +341,7 @@ def test_advice_for_ids_that_repeat_subjects(kind: str, way: str, copy: Callable
     # Another image, under a name like that of the first.
     KINDS[kind].write(tmp_path / "strange" / kind, 1, 99)
     for path in files(folder, again):
-        shutil.copy(next((tmp_path / "strange").rglob(path.name.replace("_b", ""))), path)
+        shutil.copy(tmp_path / "strange" / kind / path.parent.name / path.name.replace("_b", ""), path)
     (fault,) = faults_of(tmp_path, kind)
     assert fault.code == "subject"
     pattern, word, name = (yaml.safe_load(t)["subject"] for t in re.findall(r"`(subject: [^`]+)`", fault.mend))
