@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -93,30 +93,37 @@ def near_copies(wholes: Sequence[Thumbnail | None], natives: Sequence[Thumbnail 
             known = {i: t for i, t in enumerate(thumbnails) if t is not None and t.ndim == dims and t.any()}
             if len(known) < 2:
                 continue
-            for copy in _copies(known, views(dims) if turned else views(dims)[:1]):
-                found.setdefault((copy.one, copy.other), copy)
+            order = list(known)
+            stack = np.stack([known[i] for i in order])
+            nothing = np.zeros(stack.shape[1:], dtype=np.float32)
+            # What all images have in common (shading, a mask, dirt) is taken off, where enough of them show it; it
+            # moves with a shifted copy, so a second search leaves it on.
+            many = len(order) >= ENOUGH
+            for common in (stack.mean(axis=0, dtype=np.float32), nothing) if many else (nothing,):
+                careful = not many
+                for copy in _copies(stack, common, views(dims) if turned else views(dims)[:1], careful):
+                    a, b = order[copy.one], order[copy.other]
+                    found.setdefault((a, b), replace(copy, one=a, other=b))
     return [found[pair] for pair in sorted(found)]
 
 
-def _copies(thumbnails: dict[int, Thumbnail], seen: list[View]) -> Iterator[Copy]:
-    order = list(thumbnails)
-    stack = np.stack([thumbnails[i] for i in order])
-    # What all images have in common (shading, a mask, dirt) is taken off, where enough of them show it.
-    common = stack.mean(axis=0, dtype=np.float32) if len(order) >= ENOUGH else np.zeros(stack.shape[1:], np.float32)
-    spectra = np.concatenate([_spectra(stack[k : k + BLOCK] - common) for k in range(0, len(order), BLOCK)])
-    alike, agree = _thresholds(stack, common, spectra)
+def _copies(stack: NDArray[np.int8], common: Field, seen: list[View], careful: bool) -> Iterator[Copy]:
+    """Near-copies among thumbnails (N,*S) less what they have in common; ``careful``: as ``_thresholds`` has it."""
+    spectra = np.concatenate([_spectra(stack[k : k + BLOCK] - common) for k in range(0, len(stack), BLOCK)])
+    alike, agree = _thresholds(stack, common, spectra, careful)
     for view in seen:
         for a, b in _candidates(spectra, spectra[:, _places(stack.ndim - 1, view)], alike):
             one, other = stack[a] - common, stack[b] - common
             agreements = [agreement(one, turned.of(other), agree) for turned in (view, view.opposite)]
             if max(agreements) > 0 and _stands_out(max(agreements), a, b, stack, common, spectra):
-                yield Copy(order[a], order[b], max(agreements), not view.plain or agreements[1] > agreements[0])
+                yield Copy(a, b, max(agreements), not view.plain or agreements[1] > agreements[0])
 
 
-def _thresholds(stack: NDArray[np.int8], common: Field, spectra: Field) -> tuple[float, float]:
+def _thresholds(stack: NDArray[np.int8], common: Field, spectra: Field, careful: bool) -> tuple[float, float]:
     """From which correlation of sketches on a pair is a candidate, and of details on a near-copy.
 
     Images of one organ, all cut and turned alike, resemble one another without being related; how much is measured.
+    Where too few pairs can be taken for unrelated, nothing is a near-copy, or, if ``careful``, hardly anything.
     """
     count = len(stack)
     steps = [step for step in range(1, count // 2 + 1) if np.gcd(step, count) == 1 or step == 1]
@@ -127,7 +134,7 @@ def _thresholds(stack: NDArray[np.int8], common: Field, spectra: Field) -> tuple
     sketches = np.array([float(spectra[a] @ spectra[b]) for a, b in pairs])
     unrelated = [(pair, alike) for pair, alike in zip(pairs, sketches, strict=True) if alike < RELATED]
     if len({frozenset(pair) for pair, _ in unrelated}) < ENOUGH:
-        return ALIKE, CAREFUL
+        return ALIKE, CAREFUL if careful else 1.0
     agreements = [agreement(stack[a] - common, stack[b] - common, None) for (a, b), _ in unrelated]
     z = np.arctanh(np.clip(agreements, 0, 0.99))
     most = np.sqrt(2 * np.log(count * count / 2)) + BEYOND

@@ -38,7 +38,8 @@ def area_weights(cells: int, length: int) -> Field:
 
 def _native_weights(cells: int, length: int) -> Field:
     """Weights (cells, length) of cells of 2^k samples around the middle; rows beyond the ends are zero."""
-    width = 1 << max(0, int(np.floor(np.log2(length / (0.75 * cells)))))
+    # Widths change at lengths that are rare (45 * 2^k), so that an image and what is left of it mostly have the same.
+    width = 1 << max(0, int(np.floor(np.log2(length / (0.7 * cells)))))
     weights = np.zeros((cells, length), dtype=np.float32)
     first = (length - cells * width) // 2
     for cell in range(cells):
