@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from medseg.compare.interval import RESAMPLES, TIE, mean_interval
+from medseg.compare.interval import RESAMPLES, TIE, Interval, mean_interval
 from medseg.compare.permutation import MOST_ENUMERATED, max_t
+from medseg.compare.training_variance import MethodInterval, method_difference
 
 ALPHA = 0.05
 POWER = 0.8
@@ -50,14 +52,28 @@ def smallest_difference(
         alpha: family-wise error, two-sided.
         power: probability of showing a true difference of that size.
     """
-    from scipy import stats  # a second to import, and only this function needs it
-
     gaps = _finite(differences)
     if len(gaps) < 2:
         return math.nan
-    freedom = len(gaps) - 1
-    quantiles = stats.t.ppf(1.0 - alpha / (2.0 * comparisons), freedom) + stats.t.ppf(power, freedom)
-    return float(quantiles * gaps.std(ddof=1) / len(gaps) ** 0.5)
+    return _smallest(float(gaps.std(ddof=1)) / math.sqrt(len(gaps)), len(gaps) - 1, comparisons, alpha, power)
+
+
+def smallest_method_difference(
+    found: MethodInterval, comparisons: int = 1, *, alpha: float = ALPHA, power: float = POWER
+) -> float:
+    """The same for two methods, with the variance between trainings and its degrees of freedom; NaN if refused."""
+    if found.reason:
+        return math.nan
+    error = math.sqrt(found.subject_variance + found.training_variance)
+    return _smallest(error, found.freedom, comparisons, alpha, power)
+
+
+def _smallest(error: float, freedom: float, comparisons: int, alpha: float, power: float) -> float:
+    if error <= TIE:
+        return 0.0
+    from scipy import stats  # a second to import, and only this function needs it
+
+    return float(stats.t.ppf(1.0 - alpha / (2.0 * comparisons), freedom) + stats.t.ppf(power, freedom)) * error
 
 
 def can_be_shown(n_subjects: int, comparisons: int, alpha: float = ALPHA) -> bool:
@@ -97,10 +113,42 @@ def equivalence(
     Raises:
         ValueError: if the margin is not a number above 0.
     """
-    if not (math.isfinite(margin) and margin > 0):
-        raise ValueError(f"margin of equivalence {margin}: expected a number above 0")
     level = 1.0 - 2.0 * alpha / comparisons
     interval = mean_interval(differences, bounds=bounds, level=level, resamples=resamples, seed=seed)
+    return _equivalent(margin, interval)
+
+
+def method_equivalence(
+    first: ArrayLike,
+    second: ArrayLike,
+    folds: Sequence[int],
+    margin: float,
+    *,
+    comparisons: int = 1,
+    alpha: float = ALPHA,
+    bounds: tuple[float, float] = (-1.0, 1.0),
+) -> Equivalence:
+    """Decide whether two methods are equivalent within a margin: :func:`equivalence` with training variance.
+
+    Args:
+        first: (R1, S, C) scores of the first method's seeds.
+        second: (R2, S, C) scores of the second's.
+        folds: the fold of each of the S subjects.
+        margin: largest mean difference that does not matter, above 0.
+        comparisons: number of pairs in the family; alpha is divided by it (Bonferroni).
+        alpha: error of each one-sided test.
+        bounds: smallest and largest mean difference the metric can have.
+
+    Raises:
+        ValueError: if the margin is not a number above 0.
+    """
+    level = 1.0 - 2.0 * alpha / comparisons
+    return _equivalent(margin, method_difference(first, second, folds, bounds=bounds, level=level))
+
+
+def _equivalent(margin: float, interval: Interval | MethodInterval) -> Equivalence:
+    if not (math.isfinite(margin) and margin > 0):
+        raise ValueError(f"margin of equivalence {margin}: expected a number above 0")
     if math.isnan(interval.low):
         return Equivalence(margin, math.nan, math.nan, False, interval.reason)
     inside = -margin < interval.low and interval.high < margin

@@ -7,7 +7,16 @@ import pytest
 from scipy import stats
 
 from medseg.compare.permutation import max_t
-from medseg.compare.power import can_be_shown, equivalence, fewest_subjects, signed_rank, smallest_difference
+from medseg.compare.power import (
+    can_be_shown,
+    equivalence,
+    fewest_subjects,
+    method_equivalence,
+    signed_rank,
+    smallest_difference,
+    smallest_method_difference,
+)
+from medseg.compare.training_variance import method_difference
 
 
 def test_smallest_difference_by_tables() -> None:
@@ -107,3 +116,23 @@ def test_signed_rank_refuses_few_and_knows_equality() -> None:
     assert np.isnan(signed_rank([0.1] * 5 + [0.0] * 9)).all()
     assert np.isnan(signed_rank([])).all()
     assert signed_rank([0.1] * 6) == pytest.approx((2 / 2**6, 1.0))
+
+
+def test_luck_of_trainings_counts_in_what_two_methods_could_have_shown() -> None:
+    generator = np.random.default_rng(0)
+    common = 0.8 + 0.05 * generator.standard_normal((20, 1))
+    noise = 0.005 * generator.standard_normal((2, 20, 1))
+    # No luck: one fold, seeds alike, so the paired t's numbers.
+    still = [np.stack([common + part] * 2) for part in noise]
+    found = method_difference(*still, [0] * 20)
+    gaps = (still[0] - still[1]).mean(axis=0)
+    assert smallest_method_difference(found, 3) == pytest.approx(smallest_difference(gaps, 3))
+    assert method_equivalence(*still, [0] * 20, 0.01).equivalent
+    # Luck of 0.02 between seeds: the same mean difference, and no longer equivalent.
+    luck = np.array([0.02, -0.02])[:, None, None]
+    moved = [table + luck for table in still]
+    assert smallest_method_difference(method_difference(*moved, [0] * 20)) > 10 * smallest_method_difference(found)
+    assert not method_equivalence(*moved, [0] * 20, 0.01).equivalent
+    refused = method_equivalence(still[0][:1], still[1], [0] * 20, 0.01)
+    assert (refused.equivalent, refused.refused) == (False, "1 training in a fold; a statement about methods needs 2")
+    assert np.isnan(smallest_method_difference(method_difference(still[0][:1], still[1], [0] * 20)))
