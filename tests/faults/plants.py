@@ -188,7 +188,11 @@ def plant_unlisted(root: Path) -> None:
 
 def plant_case_twins(root: Path) -> None:
     copy_case(root, C1, C1.upper())
-    store_png(root / "images" / f"{C1.upper()}.png", picture(root / PICTURE) // 2)
+    # Another picture: a darker one would be a fault of its own.
+    pixels = picture(root / PICTURE)
+    store_png(
+        root / "images" / f"{C1.upper()}.png", np.random.default_rng(0).permuted(pixels.ravel()).reshape(pixels.shape)
+    )
 
 
 def plant_link(root: Path) -> None:
@@ -452,6 +456,12 @@ def swap_channels(root: Path) -> None:
     (root / "swap").rename(root / PET)
 
 
+def darker_copy(root: Path) -> None:
+    """The same picture, exported with other grey values."""
+    copy_case(root, C1, "other")
+    store_png(root / "images/other.png", picture(root / PICTURE) // 2 + 7)
+
+
 def as_tiff(root: Path) -> None:
     """The same picture under another id, in another format and compression."""
     tifffile.imwrite(root / "images/other.tif", picture(root / PICTURE), compression="zlib")
@@ -508,6 +518,9 @@ COHORT: dict[str, Plant] = {
     ),
     "copied case": Plant(
         "LB-12", "leakage", "cells", "other", lambda r: copy_case(r, C1, "other"), COPIES, {"subject": "case"}
+    ),
+    "copied case, other grey values": Plant(
+        "LB-15", "same-origin", "cells", C1, darker_copy, ("other", "near-copies"), {"subject": "case"}
     ),
     "copied case, other format": Plant("LB-12", "leakage", "cells", "other", as_tiff, COPIES, {"subject": "case"}),
     "copied case, other header": Plant(

@@ -26,7 +26,7 @@ SAMPLES = 256
 # Shortest border that is compared, and its counterpart for sides of volumes.
 SHORTEST = {1: 32, 2: 16}
 # Correlation across the seam, and without a jump in brightness a little less.
-FIRM, SOFT = 0.98, 0.95
+FIRM, SOFT = 0.98, 0.85
 # Most that the seam may be worse than the neighbouring rows: unexplained variance, jump, as ratios.
 WORSE, JUMP = 1.25, 1.25
 # Standard deviations by which details (less than this share of the border wide) must agree, beyond what the best of
