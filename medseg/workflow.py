@@ -198,6 +198,13 @@ def postprocess_slice(config: Config, dataset: str) -> str:
     return canonical_json(config.datasets[dataset].postprocess.model_dump())
 
 
+def report_slice(config: Config, results: Path) -> str:
+    """What the report tells besides results: what was chosen by scores, and the record of opened test sets."""
+    record = results / "test" / "opened.json"
+    opened = sha256_file(record) if record.is_file() else ""
+    return canonical_json({"choices": {d: s.choices for d, s in config.datasets.items()}, "opened": opened})
+
+
 def has_postprocess(config: Config, dataset: str) -> bool:
     """Whether the data set names any operation."""
     return config.datasets[dataset].postprocess.applies

@@ -17,7 +17,15 @@ import numpy as np
 
 from medseg.compare.interval import contributions, macro_mean, mean_interval, subject_means
 from medseg.compare.permutation import Test, holm, max_t, test_caution
-from medseg.compare.power import ALPHA, equivalence, signed_rank, smallest_difference
+from medseg.compare.power import (
+    ALPHA,
+    Equivalence,
+    equivalence,
+    method_equivalence,
+    signed_rank,
+    smallest_difference,
+    smallest_method_difference,
+)
 from medseg.compare.scores import MEAN, Block, Values
 from medseg.compare.summary import number
 from medseg.compare.training_variance import FEWEST_SEEDS, MethodInterval, method_difference
@@ -102,11 +110,16 @@ def _primary(pairs: Sequence[_Pair], margin: float | None) -> list[dict[str, Any
     rows = []
     for pair, table, test, method, p_method in zip(pairs, tables, tests, methods, adjusted, strict=True):
         interval = mean_interval(table, bounds=DIFFERENCES)
-        ends = (interval.low, interval.high) if method is None else (method.low, method.high)
+        ends = (interval.low, interval.high)
+        if method is not None:
+            # The wider ends: rare failures show in the bootstrap's, the luck of trainings in the method's.
+            ends = (float(np.minimum(interval.low, method.low)), float(np.maximum(interval.high, method.high)))
         # The flips of subjects do not see the luck of trainings; the test of methods must agree as well.
         p = test.p_adjusted if method is None else max(test.p_adjusted, p_method)
         smallest = smallest_difference(contributions(table), len(pairs))
-        allowed = None if margin is None else equivalence(table, margin, comparisons=len(pairs))
+        if method is not None:
+            smallest = smallest_method_difference(method, len(pairs))
+        allowed = None if margin is None else _equivalence(pair, table, margin, len(pairs))
         found = verdict(
             Evidence(
                 pair.first.model,
@@ -158,6 +171,14 @@ def _points(table: Values, low: float) -> list[float]:
     """The subjects' differences, where there are too few for an interval."""
     gaps = contributions(table)
     return [] if math.isfinite(low) else sorted(number(v) or 0.0 for v in gaps[np.isfinite(gaps)])
+
+
+def _equivalence(pair: _Pair, table: Values, margin: float, comparisons: int) -> Equivalence:
+    """Two one-sided tests against the margin; of methods with training variance."""
+    if pair.scope == NETWORKS:
+        return equivalence(table, margin, comparisons=comparisons)
+    one, two = (by_seed(b, "score") for b in (pair.first, pair.second))
+    return method_equivalence(one, two, folds_of(pair.first).tolist(), margin, comparisons=comparisons)
 
 
 def _method(pair: _Pair) -> MethodInterval:

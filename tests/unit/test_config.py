@@ -60,6 +60,7 @@ FULL: dict[str, Any] = {
                 "largest_component": ["cell"],
                 "min_size": 3,
             },
+            "choices": ["the loss"],
             "generate": {"kind": "cells", "cases": 3, "seed": 1},
         }
     },
@@ -119,6 +120,7 @@ FULL: dict[str, Any] = {
     "seeds": [0, 1],
     "budget": {"steps": 10, "patience": 0.2, "memory_gb": 2.0, "host_gb": 4.0},
     "predict": {"mirror": False},
+    "compare": {"margin": 0.01},
     "tracking": {"uri": "http://mlflow"},
     "threads": 1,
     "processes": 2,
@@ -322,6 +324,8 @@ WRONG = [
     ((), "folds", {"count": 2, "run": [-1]}),
     ((), "folds", {"count": 2, "run": []}),
     ((), "device", "tpu"),
+    ((), "compare", {"margin": 0}),
+    ((), "compare", {"margin": -0.1}),
 ]
 
 
@@ -495,6 +499,7 @@ CHANGES = [
     (("datasets", "d"), "labels", {"a": 1}, {"dataset"}),
     (("datasets", "d"), "exclude", ["c1"], {"dataset"}),
     (("datasets", "d"), "test", ["c1"], {"dataset"}),
+    (("datasets", "d"), "choices", ["the loss"], set()),
     (("datasets", "d"), "postprocess", {"min_size": 5}, {"postprocess"}),
     (("datasets", "d"), "postprocess", {"crf": {}}, {"predict", "postprocess"}),
     (("models", "m"), "lr", 0.5, {"plan"}),
@@ -506,6 +511,7 @@ CHANGES = [
     ((), "seeds", [0, 1], set()),
     ((), "tracking", {"uri": "http://x"}, set()),
     ((), "predict", {"mirror": False}, {"predict"}),
+    ((), "compare", {"margin": 0.02}, set()),
     ((), "experiment", "other", set()),
 ]
 

@@ -18,6 +18,6 @@ rule compare:
     params:
         code=code_of("compare"),
         out=lambda w, output: str(Path(output.summary).parent),
-        margin=f"--margin {CONFIG.compare.margin}" if CONFIG.compare.margin else "",
+        margin=[f"--margin={CONFIG.compare.margin}"] if CONFIG.compare.margin else [],
     shell:
-        "medseg compare {input:q} --out {params.out:q} {params.margin} 2>&1 | tee {log:q}"
+        "medseg compare {input:q} --out {params.out:q} {params.margin:q} 2>&1 | tee {log:q}"

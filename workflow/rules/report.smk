@@ -18,6 +18,7 @@ rule report:
         config=CONFIG_FILE,
         results=lambda w, output: str(Path(output[0]).parents[1]),
         code=code_of("report"),
+        depends=study.report_slice(CONFIG, Path(RESULTS)),
         out=lambda w, output: str(Path(output[0]).parent),
     shell:
         "medseg report --results {params.results:q} --config {params.config:q} --out {params.out:q} 2>&1 | tee {log:q}"
