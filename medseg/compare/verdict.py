@@ -76,8 +76,8 @@ def verdict(evidence: Evidence) -> Verdict:
     if e.equivalence is not None and e.equivalence.equivalent:
         return Verdict(
             EQUIVALENT,
-            f"{about} are equivalent within {e.equivalence.margin:g}: the {1 - 2 * ALPHA / e.comparisons:.1%} interval of "
-            f"the difference is [{e.equivalence.low:+.3f}, {e.equivalence.high:+.3f}]",
+            f"{about} are equivalent within {e.equivalence.margin:g}: the {1 - 2 * ALPHA / e.comparisons:.1%} interval "
+            f"of the difference is [{e.equivalence.low:+.3f}, {e.equivalence.high:+.3f}]",
         )
     shown = "" if math.isnan(e.smallest) else (
         f"; a difference of {e.smallest:.3f} or more would have been shown with a power of {POWER:.0%}"
