@@ -32,7 +32,7 @@ WORSE, JUMP = 1.25, 1.25
 # Standard deviations by which details (less than this share of the border wide) must agree, beyond what the best of
 # all comparisons reaches by chance.
 DETAIL, BEYOND = 1 / 6, 1.0
-# The strongest part of a border that is left out, and standard deviations by which the details of the rest must agree.
+# The strongest part of a border that is left out, and by how many deviations details of the rest must agree at most.
 STRONGEST, REST = 1 / 4, 4.0
 # Candidates per border, neighbours a border can have, seams found per seam found with one strip reversed; seams that
 # rest on the strongest part alone also need as many more.
@@ -187,7 +187,7 @@ def _seam(a: _Side, b: _Side, step: int, least: float) -> Seam | None:
     strong = max(3, int(STRONGEST * len(one)))
     middle = int(uniform_filter1d(one**2 + other**2, strong, mode="constant").argmax())
     rest = np.abs(np.arange(len(one)) - middle) > strong / 2
-    return Seam(a.image, b.image, across, _deviations(one[rest], other[rest]) >= REST)
+    return Seam(a.image, b.image, across, _deviations(one[rest], other[rest]) >= min(REST, least - BEYOND))
 
 
 def _deviations(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
