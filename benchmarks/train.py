@@ -315,7 +315,7 @@ def run_study(minutes: float, folder: Path, options: argparse.Namespace) -> dict
     scored = [(r["time_ms"] / 1000 - start_s, r["metrics"].get("val/dice/mean")) for r in records]
     curve = [(second, dice) for second, dice in scored if dice is not None]
     rows = read_json(results / "compare/summary.json")["rows"]
-    score = next(r for r in rows if (r["metric"], r["label"]) == ("dice", "mean"))
+    score = next(r for r in rows if (r["metric"], r["label"]) == ("dice_subject", "mean"))
     plan = read_json(trained / "model.json")["plan"]
     return {
         "minutes": minutes,
