@@ -24,9 +24,11 @@ from medseg.ingest.origin.thumbnails import Field, area_weights
 # Samples of a strip along a picture's border; a side of a volume gets the square root of it along both axes.
 SAMPLES = 256
 # Shortest border that is compared, and its counterpart for sides of volumes.
-SHORTEST = {1: 32, 2: 16}
+SHORTEST = {1: 64, 2: 16}
 # Correlation across the seam, and without a jump in brightness a little less.
 FIRM, SOFT = 0.98, 0.85
+# Below this correlation, details must agree by so many more standard deviations.
+CLEAR, ROUGH = 0.95, 2.0
 # Most that the seam may be worse than the neighbouring rows: unexplained variance, jump, as ratios.
 WORSE, JUMP = 1.25, 1.25
 # Standard deviations by which details (less than this share of the border wide) must agree, beyond what the best of
@@ -182,7 +184,8 @@ def _seam(a: _Side, b: _Side, step: int, least: float) -> Seam | None:
         return None
     width = max(3, int(DETAIL * len(outer)))
     one, other = (s - uniform_filter1d(s, width, mode="nearest") for s in (outer, first))
-    if _deviations(one, other) < least:
+    # Rough borders are neighbours at a lower correlation, but have more independent details to show it.
+    if _deviations(one, other) < least + (ROUGH if across < CLEAR else 0.0):
         return None
     strong = max(3, int(STRONGEST * len(one)))
     middle = int(uniform_filter1d(one**2 + other**2, strong, mode="constant").argmax())
