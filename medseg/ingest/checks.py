@@ -113,14 +113,15 @@ def check_cases(
         The cases in the source's order, the channel names, and all faults, the source's own included.
     """
     checked = read_cases(dataset, source, section, workers)
-    joined: list[Fault] = []
-    if section.subject == NOTICED:
+    sides: list[Fault] = []
+    if joined := section.subject == NOTICED:
         join_noticed(checked)
-        joined = [f for f in one_side(one.candidate for one in checked) if f not in source.faults]
+        sides = [f for f in one_side(one.candidate for one in checked) if f not in source.faults]
     # What is in the test set alone names nothing.
     known = [one for one in checked if one.channels is not None and not one.candidate.test]
     names = name_channels(known or checked, source.channels)
-    faults = [*source.faults, *joined, *(f for one in checked for f in one.faults), *cohort_faults(checked, names)]
+    faults = [*source.faults, *sides, *(f for one in checked for f in one.faults)]
+    faults += cohort_faults(checked, names, joined)
     return checked, names, faults
 
 

@@ -33,13 +33,16 @@ def name_channels(checked: Sequence[Checked], named: tuple[str, ...] | None) -> 
     return named or tuple(f"channel{k}" for k in range(count))
 
 
-def cohort_faults(checked: Sequence[Checked], names: tuple[str, ...]) -> list[Fault]:
-    """All faults that show only when cases are compared, except those of folds."""
+def cohort_faults(checked: Sequence[Checked], names: tuple[str, ...], joined: bool = False) -> list[Fault]:
+    """All faults that show only when cases are compared, except those of folds.
+
+    ``joined``: cases that look as if they had one origin are one subject already, so there is nothing to look for.
+    """
     return [
         *_channel_faults(checked, names),
         *_dims_faults(checked),
         *_copies(checked),
-        *origin_faults(checked),
+        *([] if joined else origin_faults(checked)),
         *_channel_order(checked, names),
     ]
 
