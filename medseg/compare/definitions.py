@@ -35,15 +35,17 @@ DEFINITIONS = {
     "seeds and folds": "The seeds of a case are averaged before anything else, so a case counts once. Folds are pooled "
     "over cases.",
     "interval": f"{LEVEL:.0%} bootstrap-t interval of a mean of subject means: {RESAMPLES:,} resamples of whole "
-    f"subjects, fixed seed, within the metric's bounds. Below {FEWEST_SUBJECTS} subjects there is none, and the "
+    "subjects, fixed seed, within the metric's bounds; with two seeds or more, the wider ends of this one and of a t "
+    f"interval with the variance between trainings. Below {FEWEST_SUBJECTS} subjects there is none, and the "
     "subjects' own means are shown.",
     "test": "Sign-flip permutation test of the subjects' differences in the score, studentised; adjusted for all pairs "
     f"of models by step-down max-T. All flips up to {MOST_ENUMERATED} subjects, else {FLIPS:,} random ones.",
     "verdict": "A model is called better only if the interval excludes 0, the adjusted p is below 0.05, and both are "
     "on the side of the model that is ranked first. With one seed it is about these trained networks; with two or "
     "more, about the methods, and the variance between trainings is in interval and test.",
-    "smallest difference": f"The true difference that a study with these subjects and this spread shows with a power "
-    f"of {POWER:.0%}. What was not shown may be smaller, and exist.",
+    "smallest difference": f"The true difference that the test shows with a power of {POWER:.0%}, with these subjects "
+    "and this spread; a verdict, which needs the interval as well, shows it a little less often "
+    "(docs/statistics.md). What was not shown may be smaller, and exist.",
     "typical case": "Wilcoxon's signed-rank test (zeros ranked as by Pratt) of the same differences, and the rank-"
     "biserial correlation. It is about the typical subject, not the mean, and decides nothing.",
     "secondary family": "Mean Dice and mean IoU where the reference shows the class, and the Dice of each class, with "

@@ -30,7 +30,17 @@ from medseg.compare.scores import MEAN, Block, Values
 from medseg.compare.summary import number
 from medseg.compare.training_variance import FEWEST_SEEDS, MethodInterval, method_difference
 from medseg.compare.trainings import by_seed, folds_of
-from medseg.compare.verdict import ABOUT_NETWORKS, BETTER, METHODS, NETWORKS, Evidence, Verdict, verdict
+from medseg.compare.verdict import (
+    ABOUT_NETWORKS,
+    BETTER,
+    CANNOT,
+    EQUIVALENT,
+    METHODS,
+    NETWORKS,
+    Evidence,
+    Verdict,
+    verdict,
+)
 
 DIFFERENCES = (-1.0, 1.0)
 # Smaller differences are rounding left over from averaging.
@@ -113,9 +123,9 @@ def _primary(pairs: Sequence[_Pair], margin: float | None) -> list[dict[str, Any
         ends = (interval.low, interval.high)
         if method is not None:
             # The wider ends: rare failures show in the bootstrap's, the luck of trainings in the method's.
-            ends = (float(np.minimum(interval.low, method.low)), float(np.maximum(interval.high, method.high)))
+            ends = wider(ends, (method.low, method.high))
         # The flips of subjects do not see the luck of trainings; the test of methods must agree as well.
-        p = test.p_adjusted if method is None else max(test.p_adjusted, p_method)
+        p = test.p_adjusted if method is None else float(np.maximum(test.p_adjusted, p_method))
         smallest = smallest_difference(contributions(table), len(pairs))
         if method is not None:
             smallest = smallest_method_difference(method, len(pairs))
@@ -139,9 +149,13 @@ def _primary(pairs: Sequence[_Pair], margin: float | None) -> list[dict[str, Any
         )
         row = {**pair.names, "metric": "score_subject", "label": MEAN, "difference": number(interval.mean)}
         row |= {"low": number(ends[0]), "high": number(ends[1]), **pair.wins(), **_tested(test, contributions(table))}
+        # Where nothing can be shown, no difference is the smallest that could be.
+        smallest = math.nan if found.kind == CANNOT else smallest
         row |= {"p": number(p), "smallest": number(smallest), "comparisons": len(pairs), "scope": pair.scope}
         row |= {"verdict": found.kind, "sentence": found.sentence, "notes": _notes(pair, found), "margin": margin}
-        rows.append({**row, "points": _points(table, interval.low), "note": interval.reason or test.reason})
+        reasons = [interval.reason, test.reason, method.reason if method is not None else ""]
+        note = "; ".join(dict.fromkeys(filter(None, reasons)))
+        rows.append({**row, "points": _points(table, interval.low), "note": note})
     return rows
 
 
@@ -153,15 +167,15 @@ def _tested(test: Test, gaps: Values) -> dict[str, Any]:
 
 
 def _notes(pair: _Pair, found: Verdict) -> list[str]:
-    """What the reader of a verdict for one model must not overlook."""
-    if found.kind != BETTER:
+    """What the reader of a verdict must not overlook."""
+    if found.kind not in (BETTER, EQUIVALENT):
         return []
     notes = [ABOUT_NETWORKS] if pair.scope == NETWORKS else []
     dice = macro_mean(pair.table("dice"))
-    if dice < -TIE:
+    if found.kind == BETTER and dice < -TIE:
         notes.append(
-            f"where the reference shows the class, {pair.second.model} has the higher Dice ({dice:+.3f}); the verdict "
-            "counts invented objects as well"
+            f"where the reference shows the class, {pair.second.model} has the higher Dice (by {-dice:.3f}); the "
+            "verdict counts invented objects as well"
         )
     caution = test_caution(contributions(pair.table("score")))
     return [*notes, caution] if caution else notes
@@ -174,11 +188,20 @@ def _points(table: Values, low: float) -> list[float]:
 
 
 def _equivalence(pair: _Pair, table: Values, margin: float, comparisons: int) -> Equivalence:
-    """Two one-sided tests against the margin; of methods with training variance."""
+    """Two one-sided tests against the margin; of methods by the wider of two intervals, as for ``better``."""
+    found = equivalence(table, margin, comparisons=comparisons)
     if pair.scope == NETWORKS:
-        return equivalence(table, margin, comparisons=comparisons)
+        return found
     one, two = (by_seed(b, "score") for b in (pair.first, pair.second))
-    return method_equivalence(one, two, folds_of(pair.first).tolist(), margin, comparisons=comparisons)
+    other = method_equivalence(one, two, folds_of(pair.first).tolist(), margin, comparisons=comparisons)
+    low, high = wider((found.low, found.high), (other.low, other.high))
+    both, refused = found.equivalent and other.equivalent, found.refused or other.refused
+    return Equivalence(margin, low, high, both, refused)
+
+
+def wider(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    """The interval that holds both; NaN if either has no ends."""
+    return float(np.minimum(one[0], other[0])), float(np.maximum(one[1], other[1]))
 
 
 def _method(pair: _Pair) -> MethodInterval:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import DataError
+from medseg.errors import ConfigError, DataError
 from medseg.files import read_json, write_json, write_text, write_with
 from medseg.progress import say
 
@@ -23,7 +23,10 @@ def run(score_files: Sequence[Path], out: Path, margin: float | None = None) -> 
 
     Raises:
         DataError: if a table is missing, damaged, or contradicts itself or another one.
+        ConfigError: if the margin is not above 0.
     """
+    if margin is not None and not margin > 0:
+        raise ConfigError(f"margin of equivalence {margin}: expected a number above 0")
     from medseg.compare.definitions import DEFINITIONS
     from medseg.compare.leaderboard import COLUMNS, leaderboard_rows
     from medseg.compare.pairs import pair_rows

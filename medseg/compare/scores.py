@@ -137,6 +137,12 @@ def _check(scores: pd.DataFrame) -> None:
     if needed.empty or short.any():
         where = "/".join(map(str, short.index[short][0])) if short.any() else "every case"
         raise DataError(f"score rows: {where} lacks some of {', '.join(WANTED)}; evaluate again")
+    labels = needed.groupby(["dataset", "split", "model"])["label"].transform("nunique")
+    fewer = needed.groupby([*RUN, "case"])["label"].transform("nunique") != labels
+    if fewer.any():
+        row = needed[fewer].iloc[0]
+        where = "/".join(str(row[c]) for c in [*RUN, "case"])
+        raise DataError(f"score rows: {where} lacks some of the classes of its model; evaluate again")
     expected = {name: metric.definition for name, metric in METRICS.items()} | QUANTITIES
     other = needed[needed["definition"] != needed["metric"].map(expected)]
     if not other.empty:
@@ -194,6 +200,8 @@ def _failed_row(known: Mapping[Any, Any], key: Sequence[Any]) -> dict[str, Any]:
     """The row of a case that a training lacks, from the row that another training has of it."""
     metric = key[-1]
     row = {**known, **dict(zip([*RUN, "case", "label", "metric"], key, strict=True))}
+    if known["status"] == NOT_ANNOTATED:  # nothing to fail at
+        return {**row, "value": float("nan") if metric in METRICS else 0.0, "n_pred": 0, "prediction": ""}
     n_ref = int(known["n_ref"])
     worst = {"fn": float(n_ref), "volume_ref": float(known["value"])}
     if metric in METRICS:
@@ -231,7 +239,10 @@ def _same_ground(one: Block, other: Block) -> None:
     """Raise ``DataError`` unless two models of a data set were scored on the same folds and classes."""
     if (one.dataset, one.split) != (other.dataset, other.split):
         return
-    for what, mine, theirs in (("folds", one.folds, other.folds), ("classes", one.labels, other.labels)):
+    grounds: list[tuple[str, tuple[object, ...], tuple[object, ...]]] = [("classes", one.labels, other.labels)]
+    if one.split == "val":  # cases of a test set are predicted by the networks of all folds
+        grounds.insert(0, ("folds", one.folds, other.folds))
+    for what, mine, theirs in grounds:
         if mine != theirs:
             raise DataError(
                 f"{one.dataset}: '{one.model}' was scored on {what} {list(mine)}, '{other.model}' on {list(theirs)}; "

@@ -72,7 +72,8 @@ def _labels(block: Block) -> list[tuple[str, list[int]]]:
 def _subject(block: Block, name: str, columns: list[int]) -> dict[str, Any]:
     """The mean of subject means with its interval; the subjects' own means where there are too few of them.
 
-    With two seeds or more the interval is that of the method: the variance between trainings is in it.
+    With two seeds or more the variance between trainings is in the interval: it takes the wider ends of the subjects'
+    bootstrap-t interval, which skewed scores need, and the method's t interval.
     """
     values = (block.score if name == "score" else block.values[name])[:, columns]
     _, table = subject_means(values, block.subjects)
@@ -81,7 +82,10 @@ def _subject(block: Block, name: str, columns: list[int]) -> dict[str, Any]:
     low, high, note = found.low, found.high, found.reason or caution(table)
     if len(block.seeds) >= FEWEST_SEEDS and math.isfinite(low):
         method = method_mean(by_seed(block, name)[:, :, columns], folds_of(block).tolist())
-        low, high, note = method.low, method.high, method.reason or f"variance of {len(block.seeds)} seeds included"
+        if not method.reason:
+            low, high = min(low, method.low), max(high, method.high)
+        seeds = method.reason or f"variance of {len(block.seeds)} seeds included"
+        note = "; ".join(filter(None, [seeds, note]))
     points = [] if math.isfinite(found.low) else sorted(number(_mean(row)) or 0.0 for row in known)
     numbers = {"mean": number(found.mean), "low": number(low), "high": number(high), "points": points}
     return {**numbers, "n_subjects": found.n_subjects, "note": note if len(known) else "no reference shows the class"}
@@ -113,7 +117,9 @@ def _pooled(block: Block, metric: str) -> Values:
 def _row(block: Block, metric: str, label: str, columns: list[int], numbers: dict[str, Any]) -> dict[str, Any]:
     """A row of the summary: the numbers of a mean, and which cases are behind it."""
     shown, lacking = block.shown[:, columns], block.lacking[:, columns]
-    empty, volume = block.left_empty[:, columns][lacking], block.volume[:, columns][lacking]
+    empty = block.left_empty[:, columns][lacking]
+    # What a failed case would have invented is not known.
+    volume = block.volume[:, columns][lacking & ~block.failed[:, columns]]
     return {
         "dataset": block.dataset,
         "split": block.split,

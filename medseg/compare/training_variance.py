@@ -109,8 +109,11 @@ def _interval(
     """The interval of the macro mean of a table of subjects (S, C), given the seeds of the methods behind it."""
     kept = np.isfinite(table).any(axis=1)
     table, methods, folds = table[kept], [m[:, kept] for m in methods], folds[kept]
+    if not len(table):
+        nan = math.nan
+        return MethodInterval(nan, nan, nan, nan, nan, nan, nan, 0, 0, 0, "no subject has a value")
     names, fold = np.unique(folds, return_inverse=True)
-    n, mean = len(table), float(np.mean(contributions(table))) if len(table) else math.nan
+    n, mean = len(table), float(np.mean(contributions(table)))
     trained = [_trained(m, fold, len(names)) for m in methods]
     seeds = min((int(t.sum(axis=0).min()) for t in trained if t.size), default=0)
     if reason := _refusal(n, len(names), seeds, bool((np.isfinite(table).sum(axis=0) == 1).any())):
@@ -129,8 +132,10 @@ def _interval(
 
 
 def _refusal(n: int, folds: int, seeds: int, alone: bool) -> str:
-    if n < FEWEST_SUBJECTS or n - folds < 2:
-        return f"{n} subjects in {folds} fold{'' if folds == 1 else 's'}; an interval needs {FEWEST_SUBJECTS} subjects"
+    if n < FEWEST_SUBJECTS:
+        return f"{n} subject{'' if n == 1 else 's'}; an interval needs {FEWEST_SUBJECTS}"
+    if n - folds < 2:
+        return f"{n} subjects in {folds} folds; within folds their spread needs two more subjects than folds"
     if seeds < FEWEST_SEEDS:
         return f"{seeds} training{'' if seeds == 1 else 's'} in a fold; a statement about methods needs {FEWEST_SEEDS}"
     return "a class is shown by one subject only, so its scatter is unknown" if alone else ""

@@ -24,7 +24,7 @@ class Evidence:
         statistic: of the test; its sign must be that of ``difference``.
         p: adjusted for the family; NaN: refused.
         n_subjects, comparisons: subjects, and pairs of models in the family.
-        smallest: smallest difference that a study like this shows with a power of 80 %.
+        smallest: smallest difference that the test shows in a study like this with a power of 80 %; NaN: unknown.
         trainings: trained networks of the first and the second model.
         scope: ``networks`` or ``methods``.
         quantity: what differs, in words.
@@ -79,9 +79,11 @@ def verdict(evidence: Evidence) -> Verdict:
             f"{about} are equivalent within {e.equivalence.margin:g}: the {1 - 2 * ALPHA / e.comparisons:.1%} interval "
             f"of the difference is [{e.equivalence.low:+.3f}, {e.equivalence.high:+.3f}]",
         )
-    shown = "" if math.isnan(e.smallest) else (
-        f"; a difference of {e.smallest:.3f} or more would have been shown with a power of {POWER:.0%}"
-    )  # fmt: skip
+    shown = ""
+    if e.smallest > 0:
+        shown = (
+            f"; the smallest difference that the test would show here with a power of {POWER:.0%} is {e.smallest:.3f}"
+        )
     return Verdict(NOT_SHOWN, f"no difference between {about} was shown: {_numbers(e)}{_against(e)}{shown}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg.compare.interval import subject_means
+from medseg.compare.interval import FEWEST_SUBJECTS, subject_means
 from medseg.compare.ranking import first_places, rank_agreement, schemes, winners_excess
 from medseg.compare.scores import Block
 from medseg.compare.summary import number
@@ -23,7 +23,8 @@ def winner_rows(blocks: Sequence[Block], ranking: Sequence[dict[str, Any]]) -> l
             continue
         found = [by_name[dataset, split, name] for name in names]
         tables = np.stack([subject_means(b.score, b.subjects)[1] for b in found])
-        if not np.isfinite(tables).any():
+        # Resamples of a handful of subjects say nothing.
+        if np.isfinite(tables[0]).any(axis=1).sum() < FEWEST_SUBJECTS:
             continue
         shares, excess = first_places(tables), winners_excess(tables)
         other = schemes(tables)

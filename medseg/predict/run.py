@@ -13,11 +13,12 @@ from medseg.files import read_json, sha256_file, write_json, writer_lock
 from medseg.image.formats import label_suffix, read_content, read_image, stem_of, write_labels
 from medseg.image.stored import FormatError
 from medseg.ingest.cases import read_case_image
-from medseg.ingest.manifest import Case, read_manifest
+from medseg.ingest.manifest import Case, Manifest, read_manifest
 from medseg.ingest.splits import read_split
 from medseg.predict.predictor import Predictor, is_mirrored
 from medseg.progress import Progress, say
-from medseg.train.checkpoint import read_description
+from medseg.train.checkpoint import Checkpoint, read_description
+from medseg.train.lineage import OVERLAP
 
 PROBABILITIES = ".probabilities.b2nd"
 
@@ -50,6 +51,8 @@ def predict_cases(
     dataset = config.dataset(manifest.dataset)
     folder = Path(config.data_root) / dataset.path
     checkpoint, weights = read_description(model)
+    if split == "val":
+        _refuse_seen(checkpoint, manifest, case_ids, fold, model)
     what = "" if split == "val" else f" {split}"
     label = f"predict{what} {manifest.dataset}/{checkpoint.plan.model} fold {fold} seed {checkpoint.seed}"
     bar = Progress(label, len(case_ids))
@@ -125,6 +128,19 @@ def predict_files(
         write_labels(target, predictor.predict(image, geometry, str(path)), geometry)
         bar.update(done, str(target))
     return targets
+
+
+def _refuse_seen(checkpoint: Checkpoint, manifest: Manifest, case_ids: Sequence[str], fold: int, model: Path) -> None:
+    """Raise ``DataError`` if a model has seen a subject of these validation cases, unless its start was allowed to."""
+    if checkpoint.trained_on is None or any(line.startswith(OVERLAP) for line in checkpoint.allowed):
+        return
+    seen = checkpoint.trained_on.meets(manifest.dataset, [manifest.case(case) for case in case_ids])
+    if seen:
+        subject, evidence = next(iter(seen.items()))
+        raise DataError(
+            f"{model}: a model of fold {checkpoint.fold} was trained on {len(seen)} subjects of the validation cases "
+            f"of fold {fold}, first {subject} ({evidence}); predict its own fold, or new images as files"
+        )
 
 
 def _predicted(predictor: Predictor, case: Case, folder: Path, out: Path, crf: bool) -> dict[str, Any]:

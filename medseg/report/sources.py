@@ -17,7 +17,7 @@ from medseg.config import Config, load_config
 from medseg.errors import DataError
 from medseg.files import read_json, sha256_file
 from medseg.ingest.manifest import Manifest, read_manifest
-from medseg.report.statements import allowed_starts, opened, statements, test_cases
+from medseg.report.statements import allowed_in_test, allowed_starts, opened, statements, test_cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,8 @@ def _statements(
 ) -> list[tuple[str, str]]:
     name = manifest.dataset
     cases = test_cases(results / name / "ingest" / "manifest.tsv")
-    return statements(config, manifest, cases, opened(results, name), allowed_starts(models))
+    allowed = [*allowed_starts(models), *allowed_in_test(results / name / "ingest" / "manifest.tsv")]
+    return statements(config, manifest, cases, opened(results, name), allowed)
 
 
 def _scored(scores: pd.DataFrame, key: tuple[str, str, int, int]) -> dict[str, str]:

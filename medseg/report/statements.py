@@ -30,11 +30,12 @@ def statements(
         allowed_starts: what trainings recorded about weights that they started from and that were allowed by name.
     """
     section = config.dataset(manifest.dataset)
+    starts = list(allowed_starts)
     return [
         ("Unit of independence", _sentence(manifest.independence)),
         ("Post-processing", _postprocessing(section.postprocess)),
-        ("Planning", _planning(manifest, test_cases)),
-        ("Left out or allowed", _left_out(manifest, allowed_starts)),
+        ("Planning", _planning(manifest, test_cases, starts)),
+        ("Left out or allowed", _left_out(manifest, starts)),
         ("Chosen by these scores", _choices(section)),
         ("Test set", _test(test_cases, opened)),
     ]
@@ -50,9 +51,8 @@ def read_statements(results: Path) -> dict[str, list[tuple[str, str]]]:
         path = results / name / "ingest" / "manifest.tsv"
         if path.is_file():
             starts = [read_json(p) for p in sorted((results / name / "train").glob("*/*/model.json"))]
-            found[name] = statements(
-                config, read_manifest(path), test_cases(path), opened(results, name), allowed_starts(starts)
-            )
+            allowed = [*allowed_starts(starts), *allowed_in_test(path)]
+            found[name] = statements(config, read_manifest(path), test_cases(path), opened(results, name), allowed)
     return found
 
 
@@ -70,6 +70,12 @@ def test_cases(manifest: Path) -> int:
     """Cases of the test set beside a manifest."""
     path = manifest.with_name("test.tsv")
     return len(read_manifest(path).cases) if path.is_file() else 0
+
+
+def allowed_in_test(manifest: Path) -> list[str]:
+    """Faults of test cases that were allowed by name, as text."""
+    path = manifest.with_name("test.json")
+    return [f"{line} (test set)" for line in read_json(path)["allowed"]] if path.is_file() else []
 
 
 def opened(results: Path, dataset: str) -> str:
@@ -98,12 +104,16 @@ def _shown(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _planning(manifest: Manifest, test: int) -> str:
+def _planning(manifest: Manifest, test: int, starts: Iterable[str]) -> str:
     cases = len(manifest.cases)
     more = f"; not over the {test} test cases" if test else ""
-    return (
+    text = (
         "Sizes, spacings, intensities and object sizes that plans rest on were taken over all "
-        f"{cases} cases, those of validation folds included{more}. No network was trained on its validation cases."
+        f"{cases} cases, those of validation folds included{more}."
+    )
+    # Weights that trainings started from may have seen some, if that was allowed.
+    return (
+        text if any("start-" in line for line in starts) else f"{text} No network was trained on its validation cases."
     )
 
 

@@ -77,12 +77,13 @@ class TrainedOn:
     def meets(self, dataset: str, cases: Iterable[Case]) -> dict[str, str]:
         """The subjects of ``cases`` that the weights have seen, each with the evidence, in their order.
 
-        Equal files are evidence under any name, and so is the subject within a data set of the same name, whose files
-        may have been saved anew. Under another name, subject and case id must both be equal: subjects called 1, 2, 3
-        are everywhere.
+        Equal files are evidence under any name, and so is the subject or the case within a data set of the same name,
+        whose files may have been saved anew and whose subjects regrouped. Under another name, subject and case id must
+        both be equal: subjects called 1, 2, 3 are everywhere.
         """
         owners = {sha: (*key, case) for key, case, digests in _entries(self.subjects) for sha in digests}
         named = {(subject, case): seen for (seen, subject), case, _ in _entries(self.subjects)}
+        ids = {(seen, case): subject for (seen, subject), case, _ in _entries(self.subjects)}
         found: dict[str, str] = {}
         for case in cases:
             equal = [owners[sha] for sha in case.images_sha256 if sha in owners]
@@ -91,6 +92,8 @@ class TrainedOn:
                 evidence = f"the image of {case.id} is that of {other} (subject {subject}, data set {name})"
             elif (dataset, case.subject) in self.subjects:
                 evidence = f"a subject of this name in data set {dataset}"
+            elif (dataset, case.id) in ids:
+                evidence = f"a case {case.id} in data set {dataset}, as subject {ids[dataset, case.id]}"
             elif (case.subject, case.id) in named:
                 evidence = f"{case.id} has this subject and id in data set {named[case.subject, case.id]}"
             else:

@@ -161,6 +161,13 @@ def _lineage(
         CheckpointError: if its description is damaged.
     """
     own = TrainedOn.of(manifest, train_ids)
+    both = own.meets(manifest.dataset, [manifest.case(case) for case in val_ids])
+    if both:
+        subject, evidence = next(iter(both.items()))
+        raise DataError(
+            f"{inputs.splits}: fold {inputs.fold} trains and validates on {len(both)} of the same subjects, first "
+            f"{subject} ({evidence}); put all cases of a subject on one side, or let `medseg ingest` make the folds"
+        )
     if inputs.start is None:
         return own, ()
     held_out = {f"the validation cases of fold {inputs.fold}": [manifest.case(case) for case in val_ids]}

@@ -17,7 +17,7 @@ from medseg.compare.scores import blocks, read_scores
 from medseg.compare.summary import summary_rows
 from medseg.compare.terminal import terminal_leaderboard
 from medseg.compare.verdict import ABOUT_NETWORKS
-from medseg.errors import DataError
+from medseg.errors import ConfigError, DataError
 from medseg.evaluate.score import COLUMNS
 from tests.score_tables import Counts, counts_of, score_rows, write_scores
 
@@ -214,6 +214,7 @@ def test_what_six_subjects_and_three_models_cannot_show(tmp_path: Path) -> None:
     assert {pair["verdict"] for pair in found["pairs"]} == {"cannot be shown"}
     assert all("with 6 subjects and 3 comparisons" in pair["sentence"] for pair in found["pairs"])
     assert all(pair["p_alone"] == pytest.approx(2 / 2**6) for pair in found["pairs"])
+    assert {pair["smallest"] for pair in found["pairs"]} == {None}
     assert "cannot be shown" in terminal_leaderboard(tmp_path / "out")
 
 
@@ -245,7 +246,60 @@ def test_with_seeds_the_luck_of_trainings_is_in_the_interval(tmp_path: Path) -> 
     alone = compared(tmp_path, [r for r in rows if r["seed"] == 0])
     assert alone["pairs"][0]["verdict"] == "better"
     assert pair["high"] - pair["low"] > 3 * (alone["pairs"][0]["high"] - alone["pairs"][0]["low"])
-    assert {row["note"] for row in found["board"]} == {"variance of 3 seeds included"}
+    assert all(row["note"].startswith("variance of 3 seeds included; with 40 subjects") for row in found["board"])
+    # What could have been shown counts the luck of trainings, too.
+    assert pair["smallest"] > 2 * alone["pairs"][0]["smallest"]
+
+
+def test_more_seeds_never_hide_what_few_subjects_leave_open(tmp_path: Path) -> None:
+    """One miss in 20 subjects: the bootstrap-t interval reaches far down, and a second training changes nothing."""
+    values = [*np.linspace(0.88, 0.95, 19), 0.0]
+    one = compared(tmp_path, study({"a": values}))["board"][0]
+    two = compared(tmp_path, study({"a": values}) + study({"a": values}, seed=1))["board"][0]
+    assert float(two["dice_low"]) <= float(one["dice_low"]) < 0.5
+    assert float(two["dice_high"]) >= float(one["dice_high"])
+
+
+def test_methods_are_equivalent_only_by_both_intervals(tmp_path: Path) -> None:
+    generator = np.random.default_rng(8)
+    base = generator.uniform(0.88, 0.9, 50)
+    worse = np.where(np.arange(50) == 0, 0.3, base)
+    rows: list[dict[str, Any]] = []
+    for seed in (0, 1):
+        rows += study({"a": base, "b": worse}, seed=seed)
+    (pair,) = compared(tmp_path, rows, margin=0.05)["pairs"]
+    assert pair["high"] > 0.05
+    assert pair["verdict"] == "not shown"
+
+
+def test_seeds_and_a_class_in_no_reference(tmp_path: Path) -> None:
+    cases: dict[str, Counts] = {f"c{k}": {"a": (0, 0, 0)} for k in range(8)}
+    rows = [row for m in "xy" for seed in (0, 1) for row in score_rows(cases, model=m, seed=seed)]
+    (pair,) = compared(tmp_path, rows)["pairs"]
+    assert (pair["difference"], pair["p"], pair["verdict"]) == (None, None, "cannot be shown")
+
+
+def test_trainings_with_few_subjects_in_many_folds_support_no_statement_about_methods(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    for model, gain in (("a", 0.1), ("b", 0.0)):
+        for seed in (0, 1):
+            for fold in range(5):
+                mine = {
+                    f"c{fold}{k}": {"a": counts_of(0.7 + gain + 0.001 * fold)} for k in range(2 if fold == 0 else 1)
+                }
+                rows += score_rows(mine, model=model, seed=seed, fold=fold)
+    (pair,) = compared(tmp_path, rows)["pairs"]
+    assert (pair["low"], pair["p"]) == (None, None)
+    assert pair["verdict"] == "not shown"
+    assert "6 subjects in 5 folds" in pair["note"]
+
+
+def test_what_a_failed_case_would_have_invented_is_not_known(tmp_path: Path) -> None:
+    cases: dict[str, Counts] = {f"c{k}": {"a": counts_of(0.8)} for k in range(6)} | {"h1": {"a": (0, 8, 0)}}
+    rows = score_rows({**cases, "h2": {"a": (0, 8, 0)}}, model="whole") + score_rows(cases, model="gap")
+    found = {r["model"]: r for r in compared(tmp_path, rows)["rows"] if (r["metric"], r["label"]) == ("dice_case", "a")}
+    assert found["gap"]["false_volume"] == found["whole"]["false_volume"] == 4.0
+    assert found["gap"]["left_empty"] == 0.0
 
 
 def test_a_clear_and_repeated_difference_is_shown_for_methods(tmp_path: Path) -> None:
@@ -271,6 +325,11 @@ def test_equivalence_needs_a_margin_and_stays_within_it(tmp_path: Path) -> None:
     assert "within 0.01" in within["sentence"]
     (narrow,) = compared(tmp_path, rows, margin=0.0005)["pairs"]
     assert narrow["verdict"] == "not shown"
+
+
+def test_a_margin_must_be_above_zero(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="above 0"):
+        compared(tmp_path, study({"a": [0.8] * 6}), margin=0.0)
 
 
 def test_the_winner_of_equals_is_told_to_be_one(tmp_path: Path) -> None:
@@ -373,6 +432,9 @@ def broken(change: str) -> list[dict[str, Any]]:
         rows.pop(0)
     elif change == "lost class":
         rows = [r for r in rows if (r["case"], r["label"]) != ("c2", "b")]
+    elif change == "class lost under one seed":
+        again = score_rows(TWO_CLASSES, seed=1)
+        rows += [r for r in again if (r["case"], r["label"]) != ("c1", "a")]
     elif change == "silent nan":
         rows[0]["value"] = math.nan
     elif change == "mean as class":
@@ -401,6 +463,7 @@ def broken(change: str) -> list[dict[str, Any]]:
         ("other definition", "is defined as 'dice/other'"),
         ("beyond bounds", "within the metric's bounds"),
         ("lost class", "lacks some of the classes"),
+        ("class lost under one seed", "lacks some of the classes"),
         ("silent nan", "has value nan and status 'ok'"),
         ("mean as class", "a class is called 'mean'"),
         ("two subjects", "several subjects"),

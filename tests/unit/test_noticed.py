@@ -64,4 +64,8 @@ def test_a_noticed_group_on_both_sides_of_the_test_set_is_a_fault(tmp_path: Path
     write_tiles(tmp_path)
     with pytest.raises(DatasetFaults, match="in the test set"):
         stage.check(config(tmp_path, subject="same-origin", test=["a0x"]), "tiles")
+    # Nor can it be allowed by calling them strangers.
+    with pytest.raises(DatasetFaults) as caught:
+        stage.check(config(tmp_path, subject="case", test=["a0x"], allow=["same-origin"]), "tiles")
+    assert [(f.code, f.case) for f in caught.value.faults] == [("leakage", "a0x")]
     stage.check(config(tmp_path, subject="same-origin", test=["a0x", "z0x"]), "tiles")

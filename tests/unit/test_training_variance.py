@@ -103,7 +103,7 @@ def test_refusals_say_why() -> None:
     assert (
         method_difference(first[:1], second, fold).reason == "1 training in a fold; a statement about methods needs 2"
     )
-    assert "an interval needs 6 subjects" in method_difference(first[:, :5], second[:, :5], fold[:5]).reason
+    assert "an interval needs 6" in method_difference(first[:, :5], second[:, :5], fold[:5]).reason
     assert np.isnan(method_difference(first[:1], second, fold).p)
 
 

@@ -41,6 +41,8 @@ def origin_faults(checked: Sequence[Checked]) -> list[Fault]:
     faults = []
     for group in find_groups(links_between(checked), {case: c.subject for case, c in cases.items()}):
         first = cases[group.members[0]]
+        # Between the test set and the rest it is a leak, which nobody can allow.
         across = len({cases[case].test for case in group.members}) > 1
-        faults.append(fault("same-origin", first.id, first.images[0], group.describe(), ACROSS_TEST if across else ""))
+        code, mend = ("leakage", ACROSS_TEST) if across else ("same-origin", "")
+        faults.append(fault(code, first.id, first.images[0], group.describe(), mend))
     return faults
