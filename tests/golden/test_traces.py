@@ -34,6 +34,7 @@ GENTLE = {f"{network}-{dims}d": 0.002 for network in NORMLESS for dims in (2, 3)
     "dilated-2d": 0.002,
     "deeplabv1-2d": 0.0005,
     "deeplabv2-2d": 0.0005,
+    "deeplabv2-3d": 0.002,
     "deeplabv3-2d": 0.002,
     "deeplabv3plus-2d": 0.004,
 }
