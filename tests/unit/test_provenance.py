@@ -81,7 +81,7 @@ def test_code_is_seen_by_what_depends_on_it(edited: Callable[..., Path], name: s
     [
         lambda text: text.replace("CLIP_NORM = 12.0", "CLIP_NORM = 11.0"),
         lambda text: text.replace("momentum=0.99", "momentum=0.9"),
-        lambda text: text.replace("not math.isfinite(value)", "math.isfinite(value)"),
+        lambda text: text.replace("not math.isfinite(loss)", "math.isfinite(loss)"),
     ],
 )
 def test_small_changes_are_seen(edited: Callable[..., Path], change: Callable[[str], str]) -> None:
