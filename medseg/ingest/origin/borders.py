@@ -76,7 +76,9 @@ def take_borders(image: NDArray[Any]) -> tuple[Border, ...]:
         if shape[axis] < 4 or len(size) not in SHORTEST or min(size) < SHORTEST[len(size)]:
             continue
         for far in (False, True):
-            rows = [image.take(-1 - k if far else k, axis=1 + axis).mean(axis=0, dtype=np.float32) for k in (0, 1)]
+            # By index: `take` would copy a volume whose first axis runs fastest, whole, for each of its rows.
+            places = [(slice(None),) * (1 + axis) + (-1 - k if far else k,) for k in (0, 1)]
+            rows = [image[place].mean(axis=0, dtype=np.float32) for place in places]
             strips = np.stack([_shorten(row).ravel() for row in rows])
             level, unit = float(strips.mean()), float(strips.std())
             if np.isfinite(unit) and unit > 1e-6 * abs(level):
