@@ -17,7 +17,7 @@ from medseg.config import Config, load_config
 from medseg.errors import DataError
 from medseg.files import read_json, sha256_file
 from medseg.ingest.manifest import Manifest, read_manifest
-from medseg.report.statements import allowed_in_test, allowed_starts, opened, statements, test_cases
+from medseg.report.statements import dataset_statements
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +138,11 @@ def read_study(results: Path, config_json: Path) -> Study:
         leaderboard,
         _read_jobs(results / "benchmarks"),
         {f"compare/{n}": sha256_file(compare / n) for n in ("scores.parquet", "leaderboard.csv", "summary.json")},
-        {d: _statements(results, config, manifests[d], [r.facts for r in runs if r.dataset == d]) for d in names},
+        {
+            d: dataset_statements(results, config, manifests[d], [r.facts for r in runs if r.dataset == d])
+            for d in names
+        },
     )
-
-
-def _statements(
-    results: Path, config: Config, manifest: Manifest, models: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, str]]:
-    name = manifest.dataset
-    cases = test_cases(results / name / "ingest" / "manifest.tsv")
-    allowed = [*allowed_starts(models), *allowed_in_test(results / name / "ingest" / "manifest.tsv")]
-    return statements(config, manifest, cases, opened(results, name), allowed)
 
 
 def _scored(scores: pd.DataFrame, key: tuple[str, str, int, int]) -> dict[str, str]:

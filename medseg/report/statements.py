@@ -51,9 +51,17 @@ def read_statements(results: Path) -> dict[str, list[tuple[str, str]]]:
         path = results / name / "ingest" / "manifest.tsv"
         if path.is_file():
             starts = [read_json(p) for p in sorted((results / name / "train").glob("*/*/model.json"))]
-            allowed = [*allowed_starts(starts), *allowed_in_test(path)]
-            found[name] = statements(config, read_manifest(path), test_cases(path), opened(results, name), allowed)
+            found[name] = dataset_statements(results, config, read_manifest(path), starts)
     return found
+
+
+def dataset_statements(
+    results: Path, config: Config, manifest: Manifest, models: Iterable[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    """Statements about one data set of ``results/<experiment>``; ``models`` are its ``model.json`` files, read."""
+    path = results / manifest.dataset / "ingest" / "manifest.tsv"
+    allowed = [*allowed_starts(models), *allowed_in_test(path)]
+    return statements(config, manifest, test_cases(path), opened(results, manifest.dataset), allowed)
 
 
 def terminal_statements(results: Path) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from medseg.files import write_text
 from medseg.image.labels import LabelTable
@@ -34,10 +35,11 @@ GENTLE = {f"{network}-{dims}d": 0.002 for network in NORMLESS for dims in (2, 3)
     "dilated-2d": 0.002,
     "deeplabv1-2d": 0.0005,
     "deeplabv2-2d": 0.0005,
-    "deeplabv2-3d": 0.002,
     "deeplabv3-2d": 0.002,
     "deeplabv3plus-2d": 0.004,
 }
+# Processors with AMX leave the trace of these at the seventh step, and have one of their own at a gentler rate.
+AMX = {"deeplabv2-3d": 0.002} if torch.cpu._is_amx_tile_supported() else {}
 # Rounding decides about these from the fourth step on all the same.
 CHAOTIC = {"fcn32s-2d", "fcn16s-2d", "fcn8s-2d", "deeplabv3-2d", "deeplabv3-3d", "hypercolumns-2d"}
 SURE_STEPS = 3
@@ -61,18 +63,19 @@ def test_losses_are_those_written_down(name: str, tiny_cases: Any, tiny_plan: An
     network, dims = name[:-3], int(name[-2])
     cases = tiny_cases(dims)
     steps = steps_of(name)
-    rate = GENTLE.get(name, RATE)
+    rate = AMX.get(name, GENTLE.get(name, RATE))
+    key = f"{name} gently" if name in AMX else name
     plan = tiny_plan(network, dims, steps=steps, validate_every=steps, optimizer="sgd", lr=rate)
     train(plan, Fold(cases, [], LabelTable.create({"ball": 1, "rod": 3})), 0, tmp_path, name)
     records = [json.loads(line)["metrics"] for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
     losses = [m["train/loss"] for m in records if "train/loss" in m]
     traces = json.loads(FILE.read_text()) if FILE.exists() else {}
     if WRITING:
-        traces[name] = [round(v, 6) for v in losses]
-        rows = ",\n".join(f'  "{key}": {json.dumps(traces[key])}' for key in sorted(traces))
+        traces[key] = [round(v, 6) for v in losses]
+        rows = ",\n".join(f'  "{row}": {json.dumps(traces[row])}' for row in sorted(traces))
         write_text(FILE, f"{{\n{rows}\n}}\n")
         pytest.skip("traces written")
-    relative = np.abs(np.array(losses) / traces[name] - 1)[: SURE_STEPS if name in CHAOTIC else steps]
+    relative = np.abs(np.array(losses) / traces[key] - 1)[: SURE_STEPS if name in CHAOTIC else steps]
     assert (relative < TOLERANCE[: len(relative)]).all(), relative.round(6).tolist()
     assert len(losses) == steps
 
@@ -80,8 +83,9 @@ def test_losses_are_those_written_down(name: str, tiny_cases: Any, tiny_plan: An
 @pytest.mark.skipif(WRITING, reason="traces are being written")
 def test_every_network_has_its_trace_and_learns() -> None:
     traces = json.loads(FILE.read_text())
-    assert sorted(traces) == sorted(NAMES)
-    for name, trace in traces.items():
+    assert sorted(traces) == sorted([*NAMES, "deeplabv2-3d gently"])
+    for key, trace in traces.items():
+        name = key.removesuffix(" gently")
         assert len(trace) == steps_of(name)
         # Six steps are too few to tell learning from the batches they saw.
         assert name in HEAVY | SLOW or np.mean(trace[-5:]) < 0.95 * np.mean(trace[:5])
