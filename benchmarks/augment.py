@@ -132,7 +132,7 @@ def ours(facts: dict[str, Any]) -> float:
 
     from medseg.augment.policy import RECIPES, Setting, margins
     from medseg.augment.warp import centre
-    from medseg.models.heap import keep_freed_memory
+    from medseg.engine.heap import keep_freed_memory
 
     torch.set_num_threads(1)
     patch, spacing, _, batch = SCENES[facts["scene"]]

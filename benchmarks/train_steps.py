@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medseg.engine.build import build_placed, build_step
+from medseg.engine.heap import keep_freed_memory
+from medseg.engine.phases import Phases
+from medseg.engine.step import set_exact
 from medseg.files import read_json
 from medseg.ingest.splits import read_split
-from medseg.models.heap import keep_freed_memory
-from medseg.models.phases import Phases
-from medseg.models.step import set_exact
 from medseg.patches.sampling import generator
 from medseg.plan.budget import VALIDATION_CASES
-from medseg.plan.engine import build_placed, build_step
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import open_store
 from medseg.train.data import RawBatch, augment_batch, make_batch

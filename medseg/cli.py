@@ -182,7 +182,7 @@ def train(
     from medseg.gpu import one_gpu
 
     one_gpu()
-    from medseg.models.step import flush_subnormals
+    from medseg.engine.step import flush_subnormals
     from medseg.provenance import code_digest
     from medseg.train import run as stage
     from medseg.train.loop import Means

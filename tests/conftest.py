@@ -161,7 +161,7 @@ class Study:
 
 
 def _write_flat(folder: Path) -> None:
-    from medseg.image.formats import write_labels
+    from medseg.formats.table import write_labels
     from medseg.image.geometry import Geometry
 
     table = np.array([0, *CLASSES.values()], dtype=np.uint8)
@@ -175,7 +175,7 @@ def _write_flat(folder: Path) -> None:
 
 def _write_solid(folder: Path) -> None:
     from medseg.files import write_json
-    from medseg.image.formats import write_labels
+    from medseg.formats.table import write_labels
     from medseg.image.geometry import Geometry
 
     table = np.array([0, *CLASSES.values()], dtype=np.uint8)

@@ -16,7 +16,7 @@ from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID
 from scipy.spatial.transform import Rotation
 
-from medseg.image.dicom_label import segmentation_bytes
+from medseg.formats.dicom.label import segmentation_bytes
 from medseg.image.geometry import Geometry
 
 CT, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
-from medseg.image.formats import read_content, read_stored
+from medseg.formats.stored import Stored, file_limit
+from medseg.formats.table import read_content, read_stored
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
-from medseg.image.stored import Stored, file_limit
 from medseg.ingest.manifest import Case
 
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from medseg.config import DatasetConfig
 from medseg.errors import Fault
-from medseg.image.formats import read_content, read_stored
+from medseg.formats.stored import FormatError, Stored, file_limit
+from medseg.formats.table import read_content, read_stored
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
 from medseg.image.labels import LabelTable
-from medseg.image.stored import FormatError, Stored, file_limit
 from medseg.ingest.cases import grid_of, merge_objects
 from medseg.ingest.cohort import cohort_faults, name_channels
 from medseg.ingest.counting import count_values, digest_voxels, field_of_view, first_voxel, right_angles, spread

@@ -8,7 +8,7 @@ from pathlib import Path
 from medseg.config import Config, DatasetConfig, is_table
 from medseg.errors import ConfigError, DatasetFaults, Fault
 from medseg.files import nearest, write_text
-from medseg.image.formats import FORMATS, suffix_of
+from medseg.formats.table import FORMATS, suffix_of
 from medseg.image.labels import LabelTable
 from medseg.ingest.checks import Checked, check_cases, read_cases
 from medseg.ingest.cohort import fold_faults

@@ -29,10 +29,10 @@ from torch import Tensor, nn
 
 from medseg.errors import TrainingError
 from medseg.models.encoders import build_encoder
+from medseg.models.memory_layout import memory_format
 from medseg.models.proposals import regions
 from medseg.models.region_svm import class_shares, fit_svms
 from medseg.models.spec import NetworkSpec
-from medseg.models.step import memory_format
 from medseg.networks import RCNNOptions
 
 CROP = {2: 32, 3: 20}

@@ -140,7 +140,7 @@ def plan_within_memory(
     Raises:
         PlanError: as ``make_plan``.
     """
-    from medseg.plan.memory import estimate_memory
+    from medseg.engine.memory import estimate_memory
 
     plan = make_plan(name, model, fingerprint, config, machine, limits)
     needed, taken, budget = estimate_memory(plan), proxy_bytes(plan), machine

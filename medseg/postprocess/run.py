@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from medseg.config import Config, CrfConfig, PostprocessConfig
 from medseg.errors import ConfigError, DataError
 from medseg.files import digest_of, read_json, write_json, writer_lock
-from medseg.image.formats import read_content, read_labels, read_recorded, write_labels
+from medseg.formats.stored import FormatError, memory_budget
+from medseg.formats.table import read_content, read_labels, read_recorded, write_labels
 from medseg.image.labels import LabelTable
-from medseg.image.stored import FormatError, memory_budget
 from medseg.ingest.cases import read_case_image
 from medseg.ingest.manifest import Case, read_manifest
 from medseg.postprocess.components import fill_holes, largest_component, remove_small

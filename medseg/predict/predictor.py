@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.augment.tables import mirrors
+from medseg.engine.step import autocast, pick_device, place, set_exact
 from medseg.errors import DataError, PlanError, PredictionError
 from medseg.image.geometry import Geometry
 from medseg.image.resample import coarse_axis
-from medseg.models.step import autocast, pick_device, place, set_exact
 from medseg.patches.tiling import predict_slabs, slab_axis
 from medseg.plan.plan import Plan
 from medseg.predict.mirrored import mirrored

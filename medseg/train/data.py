@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medseg.augment.draws import Share
 from medseg.augment.policy import RECIPES, Setting, margins
-from medseg.models.step import memory_format
+from medseg.models.memory_layout import memory_format
 from medseg.patches.sampling import case_of, forced_foreground, generator, patch_start
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase

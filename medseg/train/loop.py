@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from medseg.engine.build import build_placed, build_step
+from medseg.engine.group import ALONE, Group
+from medseg.engine.heap import keep_freed_memory
+from medseg.engine.phases import Phases
+from medseg.engine.step import set_exact
 from medseg.errors import PlanError, TrainingError
 from medseg.image.labels import LabelTable
 from medseg.models.finish import finishing
-from medseg.models.group import ALONE, Group
 from medseg.models.head import expect_rare
-from medseg.models.heap import keep_freed_memory
-from medseg.models.phases import Phases
-from medseg.models.step import set_exact
 from medseg.patches.sampling import fold_seed, generator
-from medseg.plan.engine import build_placed, build_step
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
 from medseg.progress import Progress, say

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from medseg.engine.build import build_placed, build_step
+from medseg.engine.heap import keep_freed_memory
+from medseg.engine.step import Step, set_exact
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.models.finish import finishing
-from medseg.models.heap import keep_freed_memory
-from medseg.models.step import Step, set_exact
 from medseg.patches.tiling import window_starts
 from medseg.plan.budget import Pace
-from medseg.plan.engine import build_placed, build_step
 from medseg.plan.plan import Plan
 from medseg.preprocess.prepare import InverseRecord
 from medseg.preprocess.store import PreparedCase, write_case

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medseg.engine.step import Step
 from medseg.errors import CheckpointError, DataError
 from medseg.files import digest_of, fsync_folder, read_json, sha256_bytes, write_bytes, write_json
-from medseg.models.step import Step
 from medseg.progress import say
 from medseg.train.average import Average
 from medseg.train.checkpoint import load_tensors, network_tensors, pack_tensors, unpack_tensors

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medseg.engine.group import joined
+from medseg.engine.phases import Phases
 from medseg.errors import DataError, PlanError
 from medseg.files import digest_of, read_json, write_bytes, write_json, writer_lock
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_split
-from medseg.models.group import joined
-from medseg.models.phases import Phases
 from medseg.plan.budget import VALIDATION_CASES
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import open_store

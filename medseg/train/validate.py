@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from medseg.engine.group import ALONE, Group
+from medseg.engine.step import autocast
 from medseg.image.labels import LabelTable
 from medseg.metrics.overlap import OverlapCounts, dice, overlap_counts
-from medseg.models.group import ALONE, Group
 from medseg.models.head import read_labels
-from medseg.models.step import autocast
 from medseg.patches.tiling import predict_slabs, slab_axis
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase

@@ -142,8 +142,8 @@ BOMBS: dict[str, Callable[[], Files]] = {
 
 def told(path: Path) -> dict[str, Any]:
     """Read one file: the error, and how much more memory the process has held than before (MiB)."""
-    from medseg.image.formats import read_image
-    from medseg.image.stored import FormatError
+    from medseg.formats.stored import FormatError
+    from medseg.formats.table import read_image
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     size = sum(file.stat().st_size for file in path.parent.iterdir())
@@ -161,9 +161,9 @@ def main() -> None:
     import nibabel
     import tifffile
 
-    from medseg.image.formats import read_labels, write_labels
+    from medseg.formats.stored import file_limit
+    from medseg.formats.table import read_labels, write_labels
     from medseg.image.geometry import Geometry
-    from medseg.image.stored import file_limit
 
     assert imagecodecs.version() and nibabel.__version__ and tifffile.__version__
     jobs = json.load(sys.stdin)

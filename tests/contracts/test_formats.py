@@ -15,9 +15,9 @@ import pytest
 import SimpleITK
 import tifffile
 
-from medseg.image.formats import FOLDER, FORMATS, read_content, read_image, read_labels, read_stored, write_labels
+from medseg.formats.stored import FormatError
+from medseg.formats.table import FOLDER, FORMATS, read_content, read_image, read_labels, read_stored, write_labels
 from medseg.image.geometry import Geometry
-from medseg.image.stored import FormatError
 from tests.contracts.bombs import BOMBS
 
 TURN = np.array([[0.8, -0.6, 0.0], [0.6 * 0.96, 0.8 * 0.96, -0.28], [0.6 * 0.28, 0.8 * 0.28, 0.96]])
@@ -380,7 +380,7 @@ def test_tifffile_reads_what_we_write(suffix: str, tmp_path: Path) -> None:
 
 def test_an_old_header_never_stands_beside_new_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Killed between the two writes, a pair has no header, and is written again by the next run."""
-    from medseg.image import formats
+    from medseg.formats import table as formats
 
     path = tmp_path / "case.mhd"
     geometry = WORLD[0]

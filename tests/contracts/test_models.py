@@ -18,20 +18,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medseg.engine.step import DTYPES, Step, autocast, build_optimizer, fast_precision, pick_device, place
 from medseg.errors import PlanError
+from medseg.losses.supervision import supervised
 from medseg.losses.zoo import build_loss
+from medseg.models.memory_layout import memory_format
 from medseg.models.spec import NetworkSpec
-from medseg.models.step import (
-    DTYPES,
-    Step,
-    autocast,
-    build_optimizer,
-    fast_precision,
-    memory_format,
-    pick_device,
-    place,
-)
-from medseg.models.supervision import supervised
 from medseg.models.zoo import build_model
 from medseg.networks import MODELS
 from medseg.plan.topology import feature_voxels, padded_patch, plan_kernels, plan_strides, total_stride
@@ -313,7 +305,7 @@ def test_a_loss_that_is_not_finite_changes_no_weight(bad: float) -> None:
 
 
 def test_gradients_are_clipped() -> None:
-    from medseg.models.step import CLIP_NORM
+    from medseg.engine.step import CLIP_NORM
 
     net = Scale()
     step = Step(net, torch.optim.SGD(net.parameters(), lr=1.0), lambda out, y: (1e6 * out[:, 1]).sum(), "cpu", "fp32")

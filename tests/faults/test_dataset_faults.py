@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import ConfigError, DatasetFaults
-from medseg.image.formats import read_labels
+from medseg.formats.table import read_labels
 from medseg.ingest.faults import FAULTS
 from medseg.ingest.run import check, run
 from tests.faults.plants import IMAGE, LABEL, O1, PLANTS, Plant, change_voxel, moved, regridded
@@ -295,7 +295,7 @@ def test_nonfinite_voxels_are_allowed_with_a_number_to_fill_in(section: dict, so
 
 @pytest.mark.parametrize("name", ["NaN", "+Inf", "-Inf"])
 def test_allowed_nonfinite_voxels_are_filled(name: str, copy: Callable[[str], Path], tmp_path: Path) -> None:
-    from medseg.image.formats import read_image
+    from medseg.formats.table import read_image
     from medseg.ingest.cases import read_case_image
     from medseg.ingest.manifest import read_manifest
 

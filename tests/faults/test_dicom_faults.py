@@ -18,13 +18,13 @@ import numpy as np
 import pydicom
 import pytest
 
-from medseg.image import dicom
-from medseg.image.content import Content
-from medseg.image.dicom import read_dicom, read_dicom_zip
-from medseg.image.dicom_label import segmentation_bytes
-from medseg.image.formats import read_image, read_stored, write_labels
+from medseg.formats.content import Content
+from medseg.formats.dicom import read as dicom
+from medseg.formats.dicom.label import segmentation_bytes
+from medseg.formats.dicom.read import read_dicom, read_dicom_zip
+from medseg.formats.stored import FormatError, file_limit
+from medseg.formats.table import read_image, read_stored, write_labels
 from medseg.image.geometry import Geometry
-from medseg.image.stored import FormatError, file_limit
 from medseg.ingest.faults import FAULTS
 from tests import dicom_phantom as phantom
 from tests.dicom_phantom import DOWN, NORMAL, SLICES, STEP, VOXELS, decimals, name_of, position, series
@@ -337,10 +337,10 @@ def test_a_segmentation_that_spans_kilometres_is_refused() -> None:
 
 def test_number_and_size_of_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = phantom.write_folder(tmp_path / "case", series())
-    monkeypatch.setattr("medseg.image.formats.MAX_FILES", SLICES - 1)
+    monkeypatch.setattr("medseg.formats.table.MAX_FILES", SLICES - 1)
     with pytest.raises(FormatError, match="folder of 6 files, expected 1 to 5"):
         read_stored(folder)
-    monkeypatch.setattr("medseg.image.formats.MAX_FILES", SLICES)
+    monkeypatch.setattr("medseg.formats.table.MAX_FILES", SLICES)
     with file_limit(10_000), pytest.raises(FormatError, match="allowed are 10000"):
         read_stored(folder)
 

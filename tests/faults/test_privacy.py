@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from medseg.cli import app
 from medseg.errors import DatasetFaults
-from medseg.image.formats import read_image, suffix_of, write_labels
+from medseg.formats.table import read_image, suffix_of, write_labels
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.run import check
 from tests.faults.sets import CASES, KINDS, config

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from medseg.errors import DataError, DatasetFaults
-from medseg.image.formats import read_image, read_labels
+from medseg.formats.table import read_image, read_labels
 from medseg.ingest.cases import read_case_image, read_case_labels
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.run import run
@@ -48,8 +48,8 @@ def prepared(root: Path, kind: str, **changes: Any) -> Path:
 CLAIM = """
 import resource, sys
 from pathlib import Path
-from medseg.image.formats import read_image
-from medseg.image.stored import FormatError
+from medseg.formats.table import read_image
+from medseg.formats.stored import FormatError
 import nibabel, tifffile, imagecodecs
 limit = 2 << 30
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -51,8 +51,8 @@ def case(seed: int, suffix: str, number: int) -> dict[str, bytes]:
 
 def outcome(suffix: str, files: dict[str, bytes], folder: Path) -> str:
     """``refused``, ``accepted``, or what is wrong with the way it was refused."""
-    from medseg.image.formats import read_content, read_stored
-    from medseg.image.stored import FormatError
+    from medseg.formats.stored import FormatError
+    from medseg.formats.table import read_content, read_stored
 
     path = folder / f"case{suffix}"
     for name, data in files.items():

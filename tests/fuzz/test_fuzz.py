@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from medseg.image import formats
-from medseg.image.formats import FOLDER, FORMATS
+from medseg.formats import table as formats
+from medseg.formats.table import FOLDER, FORMATS
 from tests.fuzz import fuzz
 from tests.fuzz.fuzz import Tally, case, outcome, run, watch
 from tests.fuzz.specimens import SPECIMENS

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from medseg.config import PostprocessConfig
 from medseg.evaluate.score import RunKey, score_case
-from medseg.image.formats import read_image
+from medseg.formats.table import read_image
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.image.resample import reorient

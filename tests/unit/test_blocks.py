@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from medseg.engine.step import autocast
 from medseg.models.blocks import GroupedConv2d, conv
-from medseg.models.step import autocast, memory_format
+from medseg.models.memory_layout import memory_format
 
 
 def soil_memory() -> None:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from medseg.formats.stored import FormatError, check_size, file_limit, memory_budget
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
-from medseg.image.stored import FormatError, check_size, file_limit, memory_budget
 from medseg.ingest import counting
 from medseg.ingest.checks import Checked
 from medseg.ingest.cohort import fold_faults, swapped_channels

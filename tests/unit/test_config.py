@@ -427,8 +427,8 @@ def test_every_key_of_the_schema_is_described() -> None:
 
 
 def test_networks_are_those_of_the_zoo() -> None:
+    from medseg.engine.step import DTYPES
     from medseg.losses.zoo import LOSSES
-    from medseg.models.step import DTYPES
     from medseg.models.zoo import MODELS
 
     schema = config_schema()["$defs"]

@@ -13,7 +13,7 @@ import torch
 from medseg.config import CrfConfig, PostprocessConfig
 from medseg.errors import ConfigError, DataError
 from medseg.files import read_json, sha256_file
-from medseg.image.formats import read_image, read_labels
+from medseg.formats.table import read_image, read_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.image.resample import reorient_back

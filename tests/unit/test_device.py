@@ -16,12 +16,12 @@ import torch
 
 from medseg.augment.policy import RECIPES, Setting
 from medseg.augment.tables import TABLES
+from medseg.engine.build import build_placed, build_step
+from medseg.engine.step import fast_precision
 from medseg.errors import TrainingError
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
-from medseg.models.step import fast_precision
 from medseg.networks import MODELS
-from medseg.plan.engine import build_placed, build_step
 from medseg.predict.predictor import Predictor
 from medseg.train import loop
 from medseg.train.checkpoint import Checkpoint, network_tensors, pack_tensors, write_checkpoint

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg.image.content import Content
-from medseg.image.dicom_label import MOST_SEGMENTS, segmentation_bytes
-from medseg.image.dicom_pixels import SYNTAXES
-from medseg.image.formats import read_content, read_image, read_labels, read_stored, write_labels
+from medseg.formats.content import Content
+from medseg.formats.dicom.label import MOST_SEGMENTS, segmentation_bytes
+from medseg.formats.dicom.pixels import SYNTAXES
+from medseg.formats.stored import FormatError, Stored
+from medseg.formats.table import read_content, read_image, read_labels, read_stored, write_labels
 from medseg.image.geometry import Geometry
-from medseg.image.stored import FormatError, Stored
 from tests import dicom_phantom as phantom
 from tests.dicom_phantom import COLUMNS, ROWS, SLICES, VOXELS
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 def read(files: dict[str, bytes], series: str = "") -> Stored:
     """Read files as a folder, or a single one by its own name."""
-    from medseg.image.dicom import read_dicom
+    from medseg.formats.dicom.read import read_dicom
 
     return read_dicom(FOLDER, Content(files, series))
 

@@ -10,7 +10,7 @@ import pytest
 
 from medseg.config import Config
 from medseg.errors import DataError, DatasetFaults
-from medseg.image.formats import label_suffix, read_image, read_labels, write_labels
+from medseg.formats.table import label_suffix, read_image, read_labels, write_labels
 from medseg.image.geometry import Geometry
 from medseg.ingest import run as ingest
 from medseg.ingest.cases import read_case_image, read_case_labels

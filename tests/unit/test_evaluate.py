@@ -16,7 +16,7 @@ from medseg.errors import DataError, GeometryError, MedsegError
 from medseg.evaluate import run as stage
 from medseg.evaluate.score import ABSENT, COLUMNS, MISSED, NOT_ANNOTATED, OK, SPURIOUS, RunKey, score_case
 from medseg.files import read_json, sha256_file, write_json
-from medseg.image.formats import read_labels, write_labels
+from medseg.formats.table import read_labels, write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest, write_manifest

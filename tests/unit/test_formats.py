@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from medseg.errors import GeometryError
-from medseg.image import stored
-from medseg.image.formats import (
+from medseg.formats import stored
+from medseg.formats.stored import FormatError
+from medseg.formats.table import (
     read_content,
     read_image,
     read_labels,
@@ -28,7 +29,6 @@ from medseg.image.formats import (
     write_labels,
 )
 from medseg.image.geometry import Geometry
-from medseg.image.stored import FormatError
 
 # Rotated about two axes, anisotropic, mirrored, off the origin.
 OBLIQUE = np.array([[-1.48, 0.21, 0.1, 33.0], [0.2, 1.47, -0.52, -40.5], [0.12, 0.19, 4.1, 7.25], [0.0, 0.0, 0.0, 1.0]])

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from medseg.config import load_config
+from medseg.engine.group import ALONE, Group, joined
 from medseg.errors import PlanError
 from medseg.files import read_json, sha256_file, write_json
-from medseg.models.group import ALONE, Group, joined
 from medseg.plan.machine import Machine
 from medseg.workflow import training_gpus
 

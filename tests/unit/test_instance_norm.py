@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medseg.models.instance_norm import InstanceNorm, with_instance_norm
-from medseg.models.step import memory_format
+from medseg.models.memory_layout import memory_format
 
 SHAPES = [(3, 5, 7, 6), (1, 8, 2, 1), (2, 6, 4, 3, 5), (4, 16, 2, 1, 1)]
 TOLERANCE = {torch.float32: 5e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2}

@@ -18,7 +18,7 @@ from medseg.config import Config, load_config
 from medseg.errors import ConfigError, DataError
 from medseg.evaluate import run as evaluate
 from medseg.files import read_json, sha256_file, write_json
-from medseg.image.formats import read_image, read_labels, write_labels
+from medseg.formats.table import read_image, read_labels, write_labels
 from medseg.image.labels import IGNORE
 from medseg.ingest import run as ingest
 from medseg.ingest.manifest import read_manifest

@@ -14,14 +14,15 @@ from torch._C._profiler import _EventType
 from torch.profiler._utils import traverse_dfs
 
 from medseg.config import load_config
+from medseg.engine.memory import estimate_memory
+from medseg.engine.step import Step, build_optimizer, fast_precision, flush_subnormals, place
 from medseg.errors import PlanError
 from medseg.losses.zoo import LOSSES, build_loss
-from medseg.models.step import Step, build_optimizer, fast_precision, flush_subnormals, memory_format, place
+from medseg.models.memory_layout import memory_format
 from medseg.models.zoo import build_model
 from medseg.networks import MODELS
 from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.machine import Machine
-from medseg.plan.memory import estimate_memory
 from medseg.plan.plan import Plan
 from medseg.plan.planner import make_plan, plan_within_memory
 

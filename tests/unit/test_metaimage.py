@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg.image.formats import read_stored
-from medseg.image.metaimage import TYPES
-from medseg.image.stored import FormatError, Stored
+from medseg.formats.metaimage import TYPES
+from medseg.formats.stored import FormatError, Stored
+from medseg.formats.table import read_stored
 
 VOXELS = np.random.default_rng(0).integers(0, 99, (3, 4, 5)).astype("<i2")
 KEYS = {

@@ -12,7 +12,7 @@ from scipy import ndimage
 from medseg.config import Config
 from medseg.errors import DatasetFaults
 from medseg.files import read_json
-from medseg.image.formats import write_labels
+from medseg.formats.table import write_labels
 from medseg.image.geometry import Geometry
 from medseg.ingest import run as stage
 

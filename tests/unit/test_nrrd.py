@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg.image.content import Content
-from medseg.image.formats import read_stored, write_labels
+from medseg.formats.content import Content
+from medseg.formats.nrrd import TYPES
+from medseg.formats.stored import FormatError, Stored
+from medseg.formats.table import read_stored, write_labels
 from medseg.image.geometry import Geometry
-from medseg.image.nrrd import TYPES
-from medseg.image.stored import FormatError, Stored
 
 PATH = Path("case.nrrd")
 VOXELS = np.random.default_rng(0).integers(0, 99, (3, 4, 5)).astype("<i2")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from medseg.config import Config, load_config
+from medseg.engine.memory import estimate_memory
 from medseg.errors import DataError, PlanError
 from medseg.ingest.manifest import read_manifest
 from medseg.plan import run as stage
@@ -25,7 +26,6 @@ from medseg.plan.fingerprint import Fingerprint, take_fingerprint
 from medseg.plan.grid import plan_grid
 from medseg.plan.limits import limits_of
 from medseg.plan.machine import Machine, this_machine
-from medseg.plan.memory import estimate_memory
 from medseg.plan.plan import GridPlan, Plan
 from medseg.plan.planner import make_plan, plan_within_memory, proxy_bytes
 from medseg.recipes import LEARNING_RATES
@@ -496,7 +496,7 @@ def _canonical(geometry: Any) -> Any:
 
 def test_objects_are_measured_in_the_unit_of_the_data(tmp_path: Path) -> None:
     """Squares of 3, 4 and 5 pixels in two pictures; where nobody annotated is no object."""
-    from medseg.image.formats import write_labels
+    from medseg.formats.table import write_labels
     from medseg.image.geometry import Geometry
     from medseg.ingest import run as ingest
 
@@ -522,7 +522,7 @@ def test_objects_are_measured_in_the_unit_of_the_data(tmp_path: Path) -> None:
 
 def test_intensities_are_those_of_the_foreground(study: Any) -> None:
     """Both data sets are 1 unit brighter in the ball, 2 in the rod; scaled by 60 (+40) and by 100."""
-    from medseg.image.formats import read_image, read_labels
+    from medseg.formats.table import read_image, read_labels
 
     manifest = read_manifest(study.manifest("solid"))
     values = []

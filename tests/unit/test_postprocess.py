@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from medseg.config import PostprocessConfig
 from medseg.errors import ConfigError, DataError
 from medseg.files import read_json, sha256_file
-from medseg.image.formats import read_labels, write_labels
+from medseg.formats.table import read_labels, write_labels
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest
 from medseg.postprocess import run as stage

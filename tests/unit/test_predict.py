@@ -24,7 +24,7 @@ from medseg.cli import app
 from medseg.config import PostprocessConfig
 from medseg.errors import BusyError, DataError, GeometryError, PlanError, PredictionError
 from medseg.files import read_json, sha256_file, write_json, writer_lock
-from medseg.image.formats import read_image, read_labels, write_labels
+from medseg.formats.table import read_image, read_labels, write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.predict import predictor as predictor_module

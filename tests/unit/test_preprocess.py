@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from medseg.errors import BusyError, ConfigError, DataError
 from medseg.files import sha256_file, writer_lock
-from medseg.image.formats import read_labels
+from medseg.formats.table import read_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest
@@ -392,7 +392,7 @@ def test_other_code_or_another_grid_rebuilds_all(study: Any, tmp_path: Path) -> 
 
 def test_a_changed_file_rebuilds_its_entry_and_nothing_else(study: Any, tmp_path: Path) -> None:
     """From the files on: `ingest` sees the new bytes, and the fingerprint of the others stays what it was."""
-    from medseg.image.formats import read_image, write_labels
+    from medseg.formats.table import read_image, write_labels
     from medseg.ingest import run as ingest
 
     data, out = tmp_path / "data", tmp_path / "s"

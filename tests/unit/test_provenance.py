@@ -85,7 +85,7 @@ def test_code_is_seen_by_what_depends_on_it(edited: Callable[..., Path], name: s
     ],
 )
 def test_small_changes_are_seen(edited: Callable[..., Path], change: Callable[[str], str]) -> None:
-    root = edited("models/step.py", change)
+    root = edited("engine/step.py", change)
     assert (root / "models" / "step.py").read_text() != (ROOT / "models" / "step.py").read_text()
     assert code_digest("train", root) != code_digest("train")
 
@@ -115,7 +115,7 @@ CLOSURES = {
     # A change of the training step must not prepare every case again.
     "preprocess": (
         {"medseg.image.resample"},
-        {"medseg.models.step", "medseg.models.zoo", "medseg.train", "medseg.losses"},
+        {"medseg.engine.step", "medseg.models.zoo", "medseg.train", "medseg.losses"},
     ),
     "predict": (
         {"medseg.patches.tiling", "medseg.models.zoo", "medseg.preprocess.prepare"},

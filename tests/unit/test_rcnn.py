@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medseg.engine.memory import estimate_memory
+from medseg.engine.step import Step, build_optimizer
 from medseg.errors import TrainingError
 from medseg.image.labels import IGNORE
 from medseg.losses.zoo import build_loss
@@ -18,9 +20,7 @@ from medseg.models.proposals import regions
 from medseg.models.rcnn import RCNN, paint, unit_variance, warp
 from medseg.models.region_svm import class_shares, fit_svms
 from medseg.models.spec import NetworkSpec
-from medseg.models.step import Step, build_optimizer
 from medseg.networks import RCNNOptions
-from medseg.plan.memory import estimate_memory
 
 SIZES = {2: (40, 33), 3: (12, 16, 9)}
 Scene = Callable[[tuple[int, ...], int], tuple[np.ndarray, np.ndarray]]

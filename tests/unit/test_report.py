@@ -19,7 +19,7 @@ from medseg.config import Config
 from medseg.errors import DataError, GeometryError
 from medseg.evaluate.score import ABSENT, RunKey, score_case
 from medseg.files import read_json, sha256_file, write_json, write_text
-from medseg.image.formats import read_labels, write_labels
+from medseg.formats.table import read_labels, write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import Case, Manifest, read_manifest, write_manifest

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 
+from medseg.engine.step import Step, build_optimizer
 from medseg.errors import TrainingError
 from medseg.image.labels import LabelTable
 from medseg.losses.zoo import build_loss
-from medseg.models.step import Step, build_optimizer
 from medseg.models.zoo import build_model
 from medseg.train import curve, loop, resume
 from medseg.train.checkpoint import network_tensors, pack_tensors

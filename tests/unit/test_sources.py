@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from medseg.config import Config
 from medseg.errors import ConfigError, DatasetFaults
-from medseg.image.formats import write_labels
+from medseg.formats.table import write_labels
 from medseg.image.geometry import Geometry
 from medseg.ingest.cases import read_case_image, read_case_labels
 from medseg.ingest.manifest import read_manifest

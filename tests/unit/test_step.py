@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from medseg.cli import app
+from medseg.engine.freeze import freeze
+from medseg.engine.phases import STEP, Phases
+from medseg.engine.step import Step, build_optimizer, flush_subnormals, set_exact
 from medseg.errors import PlanError
 from medseg.image.labels import LabelTable
 from medseg.losses.zoo import LOSSES, build_loss
-from medseg.models.freeze import freeze
-from medseg.models.phases import STEP, Phases
-from medseg.models.step import Step, build_optimizer, flush_subnormals, set_exact
 from medseg.models.zoo import build_model
 from medseg.train.loop import Fold, Means, train
 
@@ -264,8 +264,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from medseg.losses.zoo import build_loss
-from medseg.models.group import Group
-from medseg.models.step import Step, build_optimizer
+from medseg.engine.group import Group
+from medseg.engine.step import Step, build_optimizer
 
 dist.init_process_group("gloo")
 group = Group(dist.get_rank(), dist.get_world_size())

@@ -16,7 +16,7 @@ import yaml
 from medseg import workflow
 from medseg.config import load_config
 from medseg.errors import ConfigError, DataError, DatasetFaults, Fault
-from medseg.image.formats import read_labels, write_labels
+from medseg.formats.table import read_labels, write_labels
 from medseg.ingest.manifest import NOBODY, Unit, read_manifest
 from medseg.ingest.run import check, run
 from tests.faults.sets import CASES, KINDS, config

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from medseg.losses.supervision import supervised
 from medseg.losses.zoo import build_loss
-from medseg.models.supervision import supervised
 
 
 def test_one_output_is_its_loss() -> None:

@@ -21,7 +21,7 @@ from medseg.cli import app
 from medseg.config import Config, load_config
 from medseg.errors import CheckpointError, ConfigError, DataError, DatasetFaults, Fault
 from medseg.files import read_json, sha256_file, write_json
-from medseg.image.formats import write_labels
+from medseg.formats.table import write_labels
 from medseg.image.geometry import Geometry
 from medseg.ingest import run as ingest
 from medseg.ingest.manifest import read_manifest
@@ -266,7 +266,7 @@ def test_allowed_faults_of_test_cases_stay_with_them(copy: Callable[[str], Path]
 
 
 def _labels_of(path: Path) -> np.ndarray:
-    from medseg.image.formats import read_labels
+    from medseg.formats.table import read_labels
 
     return read_labels(path)[0]
 

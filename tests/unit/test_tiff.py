@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from medseg.image.formats import read_image, read_labels, read_stored, write_labels
+from medseg.formats.stored import FormatError
+from medseg.formats.table import read_image, read_labels, read_stored, write_labels
 from medseg.image.geometry import Geometry, canonical_axes
-from medseg.image.stored import FormatError
 
 
 def tiff(picture: np.ndarray, **options: Any) -> bytes:

@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medseg.engine.step import Step
 from medseg.errors import BusyError, DataError, PlanError, TrainingError
 from medseg.files import read_json, sha256_file, write_json, writer_lock
 from medseg.image.labels import LabelTable
 from medseg.metrics.overlap import dice, overlap_counts
-from medseg.models.step import Step
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
 from medseg.train import curve, loop

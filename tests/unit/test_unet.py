@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medseg.engine.step import Step, build_optimizer
+from medseg.losses.supervision import supervised
 from medseg.losses.zoo import build_loss
 from medseg.models import dynunet, resenc_unet, residual_unet, unet
 from medseg.models.head import PRIOR, expect_rare, output_biases
@@ -16,8 +18,6 @@ from medseg.models.instance_norm import InstanceNorm
 from medseg.models.resenc_unet import ResidualBlock
 from medseg.models.sizes import AnySize
 from medseg.models.spec import NetworkSpec
-from medseg.models.step import Step, build_optimizer
-from medseg.models.supervision import supervised
 from medseg.models.unet import UNet
 from medseg.models.upsampling import UPSAMPLING, Shuffle
 from medseg.networks import Options, UNetOptions

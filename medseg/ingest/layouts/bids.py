@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from medseg.config import BidsConfig, DatasetConfig
-from medseg.image.formats import FORMATS, stem_of, suffix_of
+from medseg.formats.table import FORMATS, stem_of, suffix_of
 from medseg.ingest.faults import fault
 from medseg.ingest.layouts.found import Candidate, Found, outside, required_table, visible, walk
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from medseg.config import DatasetConfig
 from medseg.errors import ConfigError, Fault
-from medseg.image.formats import FORMATS, stem_of, suffix_of
+from medseg.formats.table import FORMATS, stem_of, suffix_of
 from medseg.image.labels import LabelTable
 from medseg.ingest.faults import fault
 

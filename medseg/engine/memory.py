@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from medseg.models.step import memory_format
-from medseg.plan.engine import build_network, build_step
+from medseg.engine.build import build_network, build_step
+from medseg.models.memory_layout import memory_format
 from medseg.plan.plan import Plan
 
 # The first step makes the optimiser's state; the second is like all that follow.
@@ -117,7 +117,7 @@ def no_workspace(args: Any) -> int:
 def estimate_memory(plan: Plan) -> int:
     """Most bytes that a training step holds on its device: weights, gradients, optimiser, activations, batch.
 
-    The step of ``models/step.py`` runs on tensors that have shapes and no content, and the bytes of all storages alive
+    The step of ``engine/step.py`` runs on tensors that have shapes and no content, and the bytes of all storages alive
     are counted, so this holds for every network, loss and optimiser without a formula for any. Not counted is what
     libraries take for themselves: a CUDA context, workspaces of convolutions, memory that an allocator keeps.
 

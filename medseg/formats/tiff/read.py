@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.image.content import Content
-from medseg.image.stored import FormatError, Stored, check_size, memory_budget, without_alpha
-from medseg.image.tiff_axes import Facts, Layout, is_ome, layout_of
+from medseg.formats.content import Content
+from medseg.formats.stored import FormatError, Stored, check_size, memory_budget, without_alpha
+from medseg.formats.tiff.axes import Facts, Layout, is_ome, layout_of
 
 # Compressions that are read -> most bytes that one byte can become; None: no bound is known.
 _RATIOS: dict[int, int | None] = {
@@ -73,7 +73,7 @@ def _walk(path: Path, data: bytes) -> int:
 
 
 def read_tiff(path: Path, content: Content) -> Stored:
-    """Read a TIFF; see ``medseg.image.formats.read_stored`` for the contract and docs/formats.md for the rules."""
+    """Read a TIFF; see ``medseg.formats.table.read_stored`` for the contract and docs/formats.md for the rules."""
     return _open(path, content.main, must_be_ome=False)
 
 

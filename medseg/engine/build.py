@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
+from medseg.engine.freeze import freeze
+from medseg.engine.group import ALONE, Group
+from medseg.engine.phases import Phases
+from medseg.engine.step import Step, build_optimizer, place
 from medseg.losses.zoo import build_loss
-from medseg.models.freeze import freeze
-from medseg.models.group import ALONE, Group
-from medseg.models.phases import Phases
-from medseg.models.step import Step, build_optimizer, place
 from medseg.models.zoo import build_model
 from medseg.plan.plan import Plan
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.image.dicom_pixels import SYNTAXES, Layout
-from medseg.image.stored import FormatError
+from medseg.formats.dicom.pixels import SYNTAXES, Layout
+from medseg.formats.stored import FormatError
 
 # What is taken from a file, by DICOM keyword; sequences are taken whole and looked into by keyword only.
 WANTED = (

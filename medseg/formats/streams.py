@@ -12,7 +12,7 @@ from typing import Literal
 # Deflate by Intel's library: about three times as fast as zlib, with the same checks.
 from isal import isal_zlib
 
-from medseg.image.stored import FormatError
+from medseg.formats.stored import FormatError
 
 Packing = Literal["gzip", "zlib", "bzip2"]
 

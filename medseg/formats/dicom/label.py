@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import GeometryError
-from medseg.image.dicom_header import silence_pydicom
-from medseg.image.dicom_seg import LABEL_MAP_STORAGE, SEGMENTATION_STORAGE
-from medseg.image.dicom_stack import LPS_TO_RAS, Plane, stack_planes
+from medseg.formats.dicom.header import silence_pydicom
+from medseg.formats.dicom.seg import LABEL_MAP_STORAGE, SEGMENTATION_STORAGE
+from medseg.formats.dicom.stack import LPS_TO_RAS, Plane, stack_planes
+from medseg.formats.stored import FormatError
 from medseg.image.geometry import Geometry
-from medseg.image.stored import FormatError
 
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 MOST_SEGMENTS = 255

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.image.stored import FormatError, check_size
+from medseg.formats.stored import FormatError, check_size
 
 # A compressed frame may claim this many bytes per byte that is there; an empty slice compresses a thousandfold.
 MAX_COMPRESSION = 10_000

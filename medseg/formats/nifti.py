@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import GeometryError
-from medseg.image.content import Content
+from medseg.formats.content import Content
+from medseg.formats.headers import first_axis_fastest
+from medseg.formats.stored import MAX_DEFLATE_RATIO, FormatError, Stored, check_size
+from medseg.formats.streams import pack_gzip, peek_gzip, unpack
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
-from medseg.image.headers import first_axis_fastest
-from medseg.image.stored import MAX_DEFLATE_RATIO, FormatError, Stored, check_size
-from medseg.image.streams import pack_gzip, peek_gzip, unpack
 
 # Datatype code of the header -> numpy type; complex, colour and 128-bit types are refused.
 _NIFTI_TYPES = {
@@ -150,13 +150,13 @@ def _nifti_scaling(path: Path, header: Any) -> tuple[float, float, tuple[str, ..
 
 
 def read_nifti(path: Path, content: Content) -> Stored:
-    """Read ``.nii``; see ``medseg.image.formats.read_stored`` for the contract."""
+    """Read ``.nii``; see ``medseg.formats.table.read_stored`` for the contract."""
     header = _nifti_header(path, content.main[:1024], pair=False)
     return _decode(path, header, content.main, packed=False)
 
 
 def read_nifti_gz(path: Path, content: Content) -> Stored:
-    """Read ``.nii.gz``; see ``medseg.image.formats.read_stored`` for the contract."""
+    """Read ``.nii.gz``; see ``medseg.formats.table.read_stored`` for the contract."""
     header = _nifti_header(path, peek_gzip(path, content.main, 1024), pair=False)
     return _decode(path, header, content.main, packed=True)
 
@@ -167,7 +167,7 @@ def pair_companions(path: Path, data: bytes) -> Sequence[str]:
 
 
 def read_pair(path: Path, content: Content) -> Stored:
-    """Read ``.hdr`` with its ``.img``; see ``medseg.image.formats.read_stored`` for the contract."""
+    """Read ``.hdr`` with its ``.img``; see ``medseg.formats.table.read_stored`` for the contract."""
     header = _nifti_header(path, content.main[:1024], pair=True)
     if content.companion is None:
         raise FormatError(path, "a header without its .img file", "keep both in one folder")

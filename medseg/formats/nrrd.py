@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.image.content import Content
-from medseg.image.geometry import Geometry
-from medseg.image.headers import (
+from medseg.formats.content import Content
+from medseg.formats.headers import (
     MAX_HEADER,
     Header,
     axis_vectors,
@@ -29,8 +28,9 @@ from medseg.image.headers import (
     require_axes,
     uncompressed,
 )
-from medseg.image.stored import MAX_DEFLATE_RATIO, FormatError, Stored, check_size, memory_budget, without_alpha
-from medseg.image.streams import Packing, pack_gzip, unpack
+from medseg.formats.stored import MAX_DEFLATE_RATIO, FormatError, Stored, check_size, memory_budget, without_alpha
+from medseg.formats.streams import Packing, pack_gzip, unpack
+from medseg.image.geometry import Geometry
 
 _NAMES = {
     "i1": "signed char, int8, int8_t",
@@ -116,7 +116,7 @@ def nrrd_companions(path: Path, data: bytes) -> Sequence[str]:
 
 
 def read_nrrd(path: Path, content: Content) -> Stored:
-    """Read ``.nrrd`` or ``.nhdr``; see ``medseg.image.formats.read_stored`` for the contract."""
+    """Read ``.nrrd`` or ``.nhdr``; see ``medseg.formats.table.read_stored`` for the contract."""
     header = _parse(path, content.main)
     body = header.body(content, detached="data file" in header.fields, suffix=".nhdr")
     sizes, dtype = _sizes(header), _dtype(header)

@@ -1,6 +1,6 @@
 """DICOM series as volumes: a folder, a zip archive, or one file; images and segmentations.
 
-Slices are put together by their positions alone (``medseg.image.dicom_stack``). Whatever is doubtful is an error: a
+Slices are put together by their positions alone (``medseg.formats.dicom.stack``). Whatever is doubtful is an error: a
 missing or doubled slice, mixed orientations, several series of which none was named. Nothing but geometry and pixels
 leaves this reader; a series is named to the user by SeriesInstanceUID, number, modality and count, never by its
 description.
@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.image.content import Content
-from medseg.image.dicom_frames import Frame, frames_of
-from medseg.image.dicom_header import DIRECTORY_CLASS, Header, NoDicomError, layout_of, prefix, read_header
-from medseg.image.dicom_pixels import SYNTAXES, Layout, check_pixels, compressed_frames, native_frames
-from medseg.image.dicom_seg import SEGMENTATION_CLASSES, read_segmentation
-from medseg.image.dicom_stack import TOLERANCE, stack_planes
-from medseg.image.stored import FormatError, Stored, check_size
-from medseg.image.zipped import members
+from medseg.formats.content import Content
+from medseg.formats.dicom.frames import Frame, frames_of
+from medseg.formats.dicom.header import DIRECTORY_CLASS, Header, NoDicomError, layout_of, prefix, read_header
+from medseg.formats.dicom.pixels import SYNTAXES, Layout, check_pixels, compressed_frames, native_frames
+from medseg.formats.dicom.seg import SEGMENTATION_CLASSES, read_segmentation
+from medseg.formats.dicom.stack import TOLERANCE, stack_planes
+from medseg.formats.stored import FormatError, Stored, check_size
+from medseg.formats.zipped import members
 
 # Files of a folder that are no slices and no reason to complain.
 LITTER = {"dicomdir", "thumbs.db", "desktop.ini"}
@@ -39,7 +39,7 @@ def read_dicom_zip(path: Path, content: Content) -> Stored:
 
 
 def read_dicom(path: Path, content: Content) -> Stored:
-    """Read the series that a folder or file holds; see ``medseg.image.formats.read_stored`` for the contract.
+    """Read the series that a folder or file holds; see ``medseg.formats.table.read_stored`` for the contract.
 
     Returns:
         Voxels (1, columns, rows, slices) in the stored type (float32 where slices scale differently, as in PET), slices

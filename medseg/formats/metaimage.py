@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.image.content import Content
-from medseg.image.geometry import Geometry
-from medseg.image.headers import (
+from medseg.formats.content import Content
+from medseg.formats.headers import (
     Header,
     axis_vectors,
     finite,
@@ -27,8 +26,9 @@ from medseg.image.headers import (
     require_axes,
     uncompressed,
 )
-from medseg.image.stored import MAX_DEFLATE_RATIO, FormatError, Stored, check_size
-from medseg.image.streams import unpack
+from medseg.formats.stored import MAX_DEFLATE_RATIO, FormatError, Stored, check_size
+from medseg.formats.streams import unpack
+from medseg.image.geometry import Geometry
 
 TYPES = {
     "MET_CHAR": "i1",
@@ -101,7 +101,7 @@ def _is_local(header: Header) -> bool:
 
 
 def read_metaimage(path: Path, content: Content) -> Stored:
-    """Read ``.mha`` or ``.mhd``; see ``medseg.image.formats.read_stored`` for the contract."""
+    """Read ``.mha`` or ``.mhd``; see ``medseg.formats.table.read_stored`` for the contract."""
     header = _parse(path, content.main)
     body = header.body(content, detached=not _is_local(header), suffix=".mhd")
     if header.fields.get("ObjectType", "Image").lower() != "image" or not _flag(header, "BinaryData", True):

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.formats.stored import FormatError
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS
-from medseg.image.stored import FormatError
 
 # A slice may lie this far from its place in an even grid, in voxels; the same for all comparisons of slices.
 TOLERANCE = AFFINE_TOLERANCE_VOXELS

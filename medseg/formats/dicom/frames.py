@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from medseg.image.dicom_header import Header, foreign_errors, numbers, prefix
-from medseg.image.dicom_pixels import Layout
-from medseg.image.dicom_stack import Plane
-from medseg.image.stored import FormatError
+from medseg.formats.dicom.header import Header, foreign_errors, numbers, prefix
+from medseg.formats.dicom.pixels import Layout
+from medseg.formats.dicom.stack import Plane
+from medseg.formats.stored import FormatError
 
 MEND_GEOMETRY = "export the series with its geometry"
 

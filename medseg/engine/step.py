@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg.models.group import ALONE, Group
-from medseg.models.phases import Phases
-from medseg.models.supervision import supervised
+from medseg.engine.group import ALONE, Group
+from medseg.engine.phases import Phases
+from medseg.losses.supervision import supervised
+from medseg.models.memory_layout import memory_format
 
 # Gradients are clipped to this norm, as nnU-Net does (Isensee et al. 2021).
 CLIP_NORM = 12.0
@@ -43,13 +44,6 @@ def fast_precision(device: str) -> str:
     probe = torch.cpu
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return "bf16" if any(getattr(probe, n)() for n in names if hasattr(probe, n)) else "fp32"
-
-
-def memory_format(dims: int, channels_last: bool = True) -> torch.memory_format:
-    """Channels innermost, for 2-D or 3-D, or outermost."""
-    if not channels_last:
-        return torch.contiguous_format
-    return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
 def place(network: nn.Module, device: str, dims: int, channels_last: bool = True) -> nn.Module:

@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError
 from medseg.files import write_bytes
-from medseg.image.content import Content, kind_of
-from medseg.image.dicom import MAX_FILES, read_dicom, read_dicom_zip
-from medseg.image.dicom_label import segmentation_bytes, segmentation_zip
-from medseg.image.geometry import Geometry
-from medseg.image.metaimage import metaimage_companions, mha_bytes, mhd_files, read_metaimage
-from medseg.image.nifti import (
+from medseg.formats.content import Content, kind_of
+from medseg.formats.dicom.label import segmentation_bytes, segmentation_zip
+from medseg.formats.dicom.read import MAX_FILES, read_dicom, read_dicom_zip
+from medseg.formats.metaimage import metaimage_companions, mha_bytes, mhd_files, read_metaimage
+from medseg.formats.nifti import (
     nifti_bytes,
     nifti_gz_bytes,
     pair_companions,
@@ -32,11 +31,12 @@ from medseg.image.nifti import (
     read_nifti_gz,
     read_pair,
 )
-from medseg.image.nrrd import nhdr_files, nrrd_bytes, nrrd_companions, read_nrrd
-from medseg.image.png import png_bytes, read_png
-from medseg.image.stored import FormatError, Stored, check_size, memory_budget
-from medseg.image.tiff import read_ome_tiff, read_tiff
-from medseg.image.tiff_label import ome_tiff_bytes, tiff_bytes
+from medseg.formats.nrrd import nhdr_files, nrrd_bytes, nrrd_companions, read_nrrd
+from medseg.formats.png import png_bytes, read_png
+from medseg.formats.stored import FormatError, Stored, check_size, memory_budget
+from medseg.formats.tiff.label import ome_tiff_bytes, tiff_bytes
+from medseg.formats.tiff.read import read_ome_tiff, read_tiff
+from medseg.image.geometry import Geometry
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Format:
         read: (path, content) -> what is stored.
         write: (path, labels, geometry) -> the file's bytes; where there are several files, all of them.
         companions: (path, bytes of the named file) -> names of further files beside it that belong to the image.
-        kind: what the named file must be by its first bytes, a key of ``medseg.image.content.KINDS``; empty: the
+        kind: what the named file must be by its first bytes, a key of ``medseg.formats.content.KINDS``; empty: the
             reader itself looks.
     """
 

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from medseg.image.stored import MAX_DEFLATE_RATIO, FormatError, check_size
+from medseg.formats.stored import MAX_DEFLATE_RATIO, FormatError, check_size
 
 MEND_ZIP = "pack the files again"
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.image.content import Content
+from medseg.formats.content import Content
+from medseg.formats.stored import FormatError, check_size
 from medseg.image.geometry import Geometry
-from medseg.image.stored import FormatError, check_size
 
 # No header of an image is longer; what looks longer is none.
 MAX_HEADER = 1 << 20

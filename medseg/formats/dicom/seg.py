@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.image.dicom_frames import frames_of
-from medseg.image.dicom_header import Header, foreign_errors
-from medseg.image.dicom_pixels import Layout
-from medseg.image.dicom_stack import SAME_PLACE_MM, Plane, normal_of, stack_planes
-from medseg.image.stored import FormatError, Stored, check_size
+from medseg.formats.dicom.frames import frames_of
+from medseg.formats.dicom.header import Header, foreign_errors
+from medseg.formats.dicom.pixels import Layout
+from medseg.formats.dicom.stack import SAME_PLACE_MM, Plane, normal_of, stack_planes
+from medseg.formats.stored import FormatError, Stored, check_size
 
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from medseg.image.stored import FormatError
+from medseg.formats.stored import FormatError
 
 # Units of length in micrometres.
 _MICROMETRES = {

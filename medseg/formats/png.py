@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.image.content import Content
+from medseg.formats.content import Content
+from medseg.formats.stored import MAX_DEFLATE_RATIO, FormatError, Stored, check_size, without_alpha
+from medseg.formats.streams import unpack
 from medseg.image.geometry import Geometry
-from medseg.image.stored import MAX_DEFLATE_RATIO, FormatError, Stored, check_size, without_alpha
-from medseg.image.streams import unpack
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -47,7 +47,7 @@ def _chunks(path: Path, data: bytes) -> Chunks:
 
 
 def read_png(path: Path, content: Content) -> Stored:
-    """Read a PNG; see ``medseg.image.formats.read_stored`` for the contract.
+    """Read a PNG; see ``medseg.formats.table.read_stored`` for the contract.
 
     Only the stored numbers count: gamma, colour profiles and the colour marked as transparent are left aside. An
     indexed picture gives its indices. A fully opaque alpha channel is dropped, any other is refused.

@@ -1,0 +1,1 @@
+"""DICOM: slices, multi-frame objects and segmentation objects."""
