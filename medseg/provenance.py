@@ -1,7 +1,8 @@
 """Where a result comes from: digests of code, versions of libraries, the machine.
 
-The code digest of a stage covers its import closure, so a change upstream re-runs what depends on it and nothing else.
-It is taken over syntax trees without docstrings and comments: prose retrains nothing.
+The code digest of a stage covers what the stage can execute: its import closure, and of the tables whose rows name
+their code late (``"medseg.models.unet:build"``) only the rows that are used. It is taken over syntax trees without
+docstrings, comments and the descriptions of options: prose retrains nothing.
 """
 
 from __future__ import annotations
@@ -11,33 +12,64 @@ import functools
 import hashlib
 import importlib.metadata
 import platform
+import re
 import subprocess
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 PACKAGE = "medseg"
 ROOT = Path(__file__).parent
 LIBRARIES = ("numpy", "scipy", "torch", "monai", "nibabel", "scikit-image", "snakemake", "mlflow", "blosc2")
+# Tables whose rows name their code late: module -> the dictionary in it, a literal with literal keys.
+TABLES: Mapping[str, str] = {
+    "medseg.networks": "NETWORKS",
+    "medseg.models.encoders.table": "ENCODERS",
+    "medseg.losses.table": "LOSSES",
+    "medseg.metrics.table": "METRICS",
+    "medseg.formats.table": "FORMATS",
+}
+LATE = re.compile(rf"({PACKAGE}(?:\.\w+)+):\w+")
+
+# Table -> the rows that are used; a table that is not named is used whole.
+Rows = Mapping[str, Collection[str]]
+_Rows = tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def code_digest(stage: str, root: Path = ROOT) -> str:
-    """Digest (16 hex digits) of the code that ``medseg.<stage>.run`` can reach through imports of this package."""
-    return closure_digest(f"{PACKAGE}.{stage}.run", root)
+def code_digest(stage: str, rows: Rows | None = None, root: Path = ROOT) -> str:
+    """Digest (16 hex digits) of the code that ``medseg.<stage>.run`` can execute with the given rows of the tables."""
+    return closure_digest(f"{PACKAGE}.{stage}.run", rows, root)
 
 
-@functools.lru_cache(maxsize=64)
-def closure_digest(module: str, root: Path = ROOT) -> str:
-    """Digest (16 hex digits) of a module and all modules of the package that it imports, directly or not."""
+def closure_digest(module: str, rows: Rows | None = None, root: Path = ROOT) -> str:
+    """Digest (16 hex digits) of a module and of all modules of the package that it imports, directly or not."""
+    return _closure_digest(module, _frozen(rows), root)
+
+
+def import_closure(module: str, root: Path = ROOT, rows: Rows | None = None) -> frozenset[str]:
+    """Names of the package's modules that importing ``module``, and calling what it imports, can reach."""
+    return _closure(module, _frozen(rows), root)
+
+
+def _frozen(rows: Rows | None) -> _Rows:
+    unknown = set(rows or {}) - set(TABLES.values())
+    if unknown:
+        raise ValueError(f"no tables {sorted(unknown)}; there are {', '.join(TABLES.values())}")
+    return tuple(sorted((table, tuple(sorted(names))) for table, names in (rows or {}).items()))
+
+
+@functools.lru_cache(maxsize=256)
+def _closure_digest(module: str, rows: _Rows, root: Path) -> str:
     digest = hashlib.sha256()
-    for name in sorted(import_closure(module, root)):
-        digest.update(name.encode() + b"\0" + _module_digest(name, root).encode())
+    for name in sorted(_closure(module, rows, root)):
+        digest.update(name.encode() + b"\0" + _module_digest(name, _rows_of(name, rows), root).encode())
         for extra in sorted(_module_path(name, root).parent.glob("*.j2")):
             digest.update(extra.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def import_closure(module: str, root: Path = ROOT) -> frozenset[str]:
-    """Names of the package's modules that importing ``module``, and calling what it imports, can reach."""
+@functools.lru_cache(maxsize=256)
+def _closure(module: str, rows: _Rows, root: Path) -> frozenset[str]:
     seen: set[str] = set()
     todo = [module]
     while todo:
@@ -46,8 +78,13 @@ def import_closure(module: str, root: Path = ROOT) -> frozenset[str]:
             seen.add(name)
             # Importing a.b.c runs a and a.b first.
             todo += [name.rsplit(".", 1)[0]] if "." in name else []
-            todo += _imports(name, root)
+            todo += _imports(name, _rows_of(name, rows), root)
     return frozenset(seen)
+
+
+def _rows_of(module: str, rows: _Rows) -> tuple[str, ...] | None:
+    """The rows that are used of the table in a module; None: all, or it has no table."""
+    return dict(rows).get(TABLES.get(module, ""))
 
 
 def _module_path(name: str, root: Path) -> Path:
@@ -56,37 +93,90 @@ def _module_path(name: str, root: Path) -> Path:
 
 
 @functools.lru_cache(maxsize=1024)
-def _tree(name: str, root: Path) -> ast.Module:
-    return ast.parse(_module_path(name, root).read_bytes())
+def _tree(name: str, rows: tuple[str, ...] | None, root: Path) -> ast.Module:
+    """The syntax tree of a module without prose, and of its table only ``rows`` and the definitions they refer to."""
+    tree = ast.parse(_module_path(name, root).read_bytes())
+    _remove_prose(tree)
+    return tree if rows is None else _with_rows(tree, name, rows)
+
+
+def _remove_prose(tree: ast.Module) -> None:
+    """Remove docstrings and the descriptions of options (in place)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if node.body and _is_text(node.body[0]):
+                node.body = node.body[1:] or [ast.Pass()]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Field":
+            node.keywords = [k for k in node.keywords if k.arg != "description"]
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
+
+
+def _with_rows(tree: ast.Module, module: str, rows: tuple[str, ...]) -> ast.Module:
+    """A table's module without its other rows, and without the classes and values that only they use.
+
+    Raises:
+        ValueError: if the table is no literal dictionary, or lacks a row.
+    """
+    table = TABLES[module]
+    literal = next(
+        (s.value for s in tree.body if table in _defined(s) and isinstance(s, ast.Assign | ast.AnnAssign)), None
+    )
+    if not isinstance(literal, ast.Dict):
+        raise ValueError(f"{module}.{table} is no literal dictionary; a code digest cannot tell its rows apart")
+    found = {
+        key.value: (key, row)
+        for key, row in zip(literal.keys, literal.values, strict=True)
+        if isinstance(key, ast.Constant)
+    }
+    missing = sorted(set(rows) - set(found))
+    if missing:
+        raise ValueError(f"{module}.{table} has no rows {', '.join(missing)}")
+    literal.keys, literal.values = [found[r][0] for r in rows], [found[r][1] for r in rows]
+    todo = [s for s in tree.body if table in _defined(s) or not _defined(s) or isinstance(s, ast.FunctionDef)]
+    kept: list[ast.stmt] = []
+    while todo:
+        statement = todo.pop()
+        if statement not in kept:
+            kept.append(statement)
+            used = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+            todo += [s for s in tree.body if used & _defined(s)]
+    return ast.Module([s for s in tree.body if s in kept], [])
+
+
+def _defined(statement: ast.stmt) -> set[str]:
+    """Names that a statement of a module defines; none for imports and others that always count."""
+    if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return {statement.name}
+    if isinstance(statement, ast.Assign):
+        return {target.id for target in statement.targets if isinstance(target, ast.Name)}
+    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+        return {statement.target.id}
+    return set()
 
 
 @functools.lru_cache(maxsize=1024)
-def _imports(name: str, root: Path) -> tuple[str, ...]:
-    """Modules of the package that appear in import statements anywhere in a module."""
+def _imports(name: str, rows: tuple[str, ...] | None, root: Path) -> tuple[str, ...]:
+    """Modules of the package that a module imports anywhere, or names late."""
     found: list[str] = []
-    for node in ast.walk(_tree(name, root)):
+    for node in ast.walk(_tree(name, rows, root)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             # `from a.b import c`: c is a module or a name in a.b.
             found += [node.module, *[f"{node.module}.{alias.name}" for alias in node.names]]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and (late := LATE.fullmatch(node.value)):
+            found.append(late[1])
     ours = [f for f in found if f == PACKAGE or f.startswith(f"{PACKAGE}.")]
     return tuple(f for f in ours if _module_path(f, root).is_file())
 
 
 @functools.lru_cache(maxsize=1024)
-def _module_digest(name: str, root: Path) -> str:
-    tree = _tree(name, root)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+def _module_digest(name: str, rows: tuple[str, ...] | None, root: Path) -> str:
+    return hashlib.sha256(ast.dump(_tree(name, rows, root)).encode()).hexdigest()
 
 
 def environment() -> dict[str, Any]:

@@ -45,7 +45,7 @@ def redocument(text: str) -> str:
 
 
 def digests(root: Path) -> dict[str, str]:
-    return {stage: code_digest(stage, root) for stage in STAGES}
+    return {stage: code_digest(stage, root=root) for stage in STAGES}
 
 
 def test_prose_retrains_nothing(edited: Callable[..., Path]) -> None:
@@ -86,8 +86,8 @@ def test_code_is_seen_by_what_depends_on_it(edited: Callable[..., Path], name: s
 )
 def test_small_changes_are_seen(edited: Callable[..., Path], change: Callable[[str], str]) -> None:
     root = edited("engine/step.py", change)
-    assert (root / "models" / "step.py").read_text() != (ROOT / "models" / "step.py").read_text()
-    assert code_digest("train", root) != code_digest("train")
+    assert (root / "engine" / "step.py").read_text() != (ROOT / "engine" / "step.py").read_text()
+    assert code_digest("train", root=root) != code_digest("train")
 
 
 AUGMENT = {f"medseg.augment.{path.stem}" for path in (ROOT / "augment").glob("[!_]*.py")}
@@ -168,6 +168,115 @@ def test_imports_in_any_form_are_followed(tmp_path: Path) -> None:
     assert import_closure("medseg.a.run", root) == {f"medseg{n}" for n in names}
 
 
+NETWORKS = """
+from dataclasses import dataclass
+
+SHARED = 3
+
+class Options:
+    size: int = SHARED
+
+class UNetOptions(Options):
+    norm: str = Field(default="group", description="what it is")
+
+class FCNOptions(Options):
+    norm: str = "batch"
+
+@dataclass
+class Network:
+    builder: str
+    options: type = Options
+
+NETWORKS: dict[str, Network] = {
+    "unet": Network("medseg.models.unet:build", UNetOptions),
+    "fcn": Network("medseg.models.fcn:build", FCNOptions),
+}
+
+def options_of(name):
+    return NETWORKS[name].options
+"""
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Callable[[str, str, str], Path]:
+    """``tables(file, old, new)``: a small package whose networks are built late, with a change in one file."""
+    copies = iter(range(100))
+
+    def build(name: str = "", old: str = "", new: str = "") -> Path:
+        root = tmp_path / f"copy{next(copies)}" / "medseg"
+        files = {
+            "__init__.py": "",
+            "networks.py": NETWORKS,
+            "train/__init__.py": "",
+            "train/run.py": "from medseg.networks import NETWORKS, options_of",
+            "models/__init__.py": "",
+            "models/unet.py": "from medseg.models import blocks\nA = 1",
+            "models/fcn.py": "A = 1",
+            "models/blocks.py": "A = 1",
+        }
+        for file, text in files.items():
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).write_text(text)
+        if name:
+            assert old in files[name]
+            (root / name).write_text(files[name].replace(old, new))
+        return root
+
+    return build
+
+
+# A change -> the networks whose trainings must run again.
+ROW_CHANGES = [
+    ("models/unet.py", "A = 1", "A = 2", {"unet"}),
+    ("models/blocks.py", "A = 1", "A = 2", {"unet"}),
+    ("models/fcn.py", "A = 1", "A = 2", {"fcn"}),
+    ("networks.py", 'norm: str = "batch"', 'norm: str = "group"', {"fcn"}),
+    ("networks.py", "SHARED = 3", "SHARED = 4", {"unet", "fcn"}),
+    ("networks.py", "NETWORKS[name].options", "NETWORKS[name].options or None", {"unet", "fcn"}),
+    ("networks.py", "what it is", "what it really is", set()),
+    (
+        "networks.py",
+        '    "fcn": Network(',
+        '    "new": Network("medseg.models.blocks:build"),\n    "fcn": Network(',
+        set(),
+    ),
+    ("networks.py", "class FCNOptions", "class NewOptions(Options):\n    size: int = 9\n\nclass FCNOptions", set()),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new", "changed"), ROW_CHANGES)
+def test_a_row_of_a_table_changes_those_that_use_it(
+    tables: Callable[..., Path], name: str, old: str, new: str, changed: set[str]
+) -> None:
+    before, after = tables(), tables(name, old, new)
+    seen = {
+        network
+        for network in ("unet", "fcn")
+        if code_digest("train", {"NETWORKS": [network]}, before) != code_digest("train", {"NETWORKS": [network]}, after)
+    }
+    assert seen == changed
+
+
+def test_without_rows_the_whole_table_counts(tables: Callable[..., Path]) -> None:
+    assert import_closure("medseg.train.run", tables()) >= {"medseg.models.unet", "medseg.models.fcn"}
+    one = import_closure("medseg.train.run", tables(), {"NETWORKS": ["fcn"]})
+    assert "medseg.models.fcn" in one
+    assert not {"medseg.models.unet", "medseg.models.blocks"} & one
+
+
+def test_unknown_rows_and_tables_are_errors(tables: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match="no rows deeplab"):
+        code_digest("train", {"NETWORKS": ["deeplab"]}, tables())
+    with pytest.raises(ValueError, match="no tables \\['NETS'\\]"):
+        code_digest("train", {"NETS": ["unet"]}, tables())
+    with pytest.raises(ValueError, match="no literal dictionary"):
+        code_digest(
+            "train",
+            {"NETWORKS": ["unet"]},
+            tables("networks.py", "NETWORKS: dict[str, Network] = {", "NETWORKS = dict() or {"),
+        )
+
+
 def test_the_package_has_no_relative_imports() -> None:
     """The digest does not follow them."""
     for path in ROOT.rglob("*.py"):
@@ -182,7 +291,8 @@ def test_templates_are_code(edited: Callable[..., Path]) -> None:
 
 def test_digests_are_short_stable_hex() -> None:
     one = closure_digest("medseg.train.run")
-    provenance.closure_digest.cache_clear()
+    provenance._closure_digest.cache_clear()
+    provenance._closure.cache_clear()
     provenance._tree.cache_clear()
     provenance._module_digest.cache_clear()
     assert closure_digest("medseg.train.run") == one
