@@ -11,13 +11,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medseg.config import Config
-from medseg.evaluate.score import COLUMNS, RunKey, score_case
+from medseg.evaluate.score import COLUMNS, score_case
 from medseg.files import read_json, write_with
 from medseg.formats.table import read_labels, read_recorded
 from medseg.image.geometry import require_same_grid
 from medseg.image.labels import LabelTable
 from medseg.ingest.cases import read_case_labels
 from medseg.ingest.manifest import Case, read_manifest
+from medseg.results.key import RunKey
 
 
 def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> None:

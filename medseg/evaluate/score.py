@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from medseg.image.geometry import Geometry
 from medseg.image.labels import IGNORE, LabelTable
 from medseg.metrics.overlap import OverlapCounts, dice, iou, overlap_counts
 from medseg.metrics.table import METRICS, QUANTITIES
+from medseg.results.key import RunKey
 
 COLUMNS = (
     "dataset",
@@ -49,17 +50,6 @@ VOLUME_UNITS = {
     ("um", 2): ("um2", 1.0),
     ("px", 2): ("px2", 1.0),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class RunKey:
-    """Which training a score belongs to, and of which cases it is (``val``: of the validation fold, or ``test``)."""
-
-    dataset: str
-    model: str
-    fold: int
-    seed: int
-    split: str = "val"
 
 
 def score_case(

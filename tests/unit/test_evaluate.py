@@ -14,13 +14,14 @@ import pytest
 
 from medseg.errors import DataError, GeometryError, MedsegError
 from medseg.evaluate import run as stage
-from medseg.evaluate.score import ABSENT, COLUMNS, MISSED, NOT_ANNOTATED, OK, SPURIOUS, RunKey, score_case
+from medseg.evaluate.score import ABSENT, COLUMNS, MISSED, NOT_ANNOTATED, OK, SPURIOUS, score_case
 from medseg.files import read_json, sha256_file, write_json
 from medseg.formats.table import read_labels, write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest, write_manifest
 from medseg.metrics.table import METRICS, QUANTITIES
+from medseg.results.key import RunKey
 
 KEY = RunKey("d", "m", 1, 2)
 TABLE = LabelTable.create({"ball": 1, "rod": 3})

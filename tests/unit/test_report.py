@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from medseg.compare.run import run as compare
 from medseg.config import Config
 from medseg.errors import DataError, GeometryError
-from medseg.evaluate.score import ABSENT, RunKey, score_case
+from medseg.evaluate.score import ABSENT, score_case
 from medseg.files import read_json, sha256_file, write_json, write_text
 from medseg.formats.table import read_labels, write_labels
 from medseg.image.geometry import Geometry
@@ -26,6 +26,7 @@ from medseg.ingest.manifest import Case, Manifest, read_manifest, write_manifest
 from medseg.report.figures import Points, box_plot, in_themes
 from medseg.report.overlays import _planes_3d, choose
 from medseg.report.run import run
+from medseg.results.key import RunKey
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=y>$\\frac{$ {{ 7*7 }}"
 SECTIONS = [

@@ -1,0 +1,20 @@
+"""The layout of ``results/{experiment}``: every path under it, spelled once.
+
+Stages are called with explicit inputs and outputs. What their files are called (``folders``), and where the workflow,
+the report, tracking and the test set look for them (``paths``), is written here and nowhere else. The rules of the
+workflow take their patterns from the same methods, called with Snakemake's wildcards in place of names.
+
+Each file has one reader:
+
+- manifest.tsv, test.tsv, dataset.json: ``ingest.manifest.read_manifest``; splits.json: ``ingest.splits.read_split``
+- index.json: ``preprocess.store.open_store``
+- model.json: ``train.checkpoint.read_description``
+- predictions.json: ``predict.record.read_predictions``
+- tables of scores: ``compare.scores.read_scores``
+- leaderboard.csv, summary.json: ``compare.run.read_leaderboard``, ``read_summary``
+- opened.json: ``testset.openings.read_openings``
+- store.json: ``tracking.store.read_store``
+
+Imports nothing but the standard library: the Snakefile uses it when it is parsed. A stage imports ``folders`` (and
+``key``) alone, so that its code digest does not follow the layout of logs.
+"""

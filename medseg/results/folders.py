@@ -1,0 +1,193 @@
+"""The folders that stages write, and what the files in them are called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class IngestFolder:
+    """What ``medseg ingest`` writes for one data set."""
+
+    folder: Path
+
+    @property
+    def manifest(self) -> Path:
+        """A row per case; the test set's cases are not among them."""
+        return self.folder / "manifest.tsv"
+
+    @property
+    def dataset(self) -> Path:
+        """What holds for all cases: dimensions, channels, labels."""
+        return self.folder / "dataset.json"
+
+    @property
+    def splits(self) -> Path:
+        """The folds."""
+        return self.folder / "splits.json"
+
+    @property
+    def test_manifest(self) -> Path:
+        """Cases of the test set, in the manifest's format; only ``medseg test`` and checks of lineage read it."""
+        return self.folder / "test.tsv"
+
+    @property
+    def test_declaration(self) -> Path:
+        """How the test set was declared."""
+        return self.folder / "test.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFolder:
+    """What ``medseg fingerprint`` and ``medseg plan`` write for one data set."""
+
+    folder: Path
+
+    @property
+    def fingerprint(self) -> Path:
+        """The data set in numbers."""
+        return self.folder / "fingerprint.json"
+
+    def plan(self, model: str) -> Path:
+        """The plan of one model."""
+        return self.folder / f"{model}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardedFolder:
+    """A folder that several jobs may write into, each for its part of the cases."""
+
+    folder: Path
+
+    def shard(self, shard: str) -> Path:
+        """Says that a part of the cases (``0-of-4``) is done."""
+        return self.folder / f"shard-{shard}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFolder(ShardedFolder):
+    """Prepared cases, as ``medseg preprocess`` writes them."""
+
+    @property
+    def index(self) -> Path:
+        """The grid and the digests of all cases; written last."""
+        return self.folder / "index.json"
+
+    def case(self, case_id: str) -> Path:
+        """Folder of one prepared case."""
+        return self.folder / case_id
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A trained model, as ``medseg train`` writes it."""
+
+    folder: Path
+
+    @property
+    def weights(self) -> Path:
+        """The weights."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def description(self) -> Path:
+        """What makes the weights usable; written last, holds their digest."""
+        return self.folder / "model.json"
+
+    @property
+    def history(self) -> Path:
+        """The training's journal: a line per record of losses and validation scores."""
+        return self.folder / "history.jsonl"
+
+    @property
+    def timing(self) -> Path:
+        """Seconds, steps and attempts."""
+        return self.folder / "timing.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionFolder(ShardedFolder):
+    """Label maps of the cases of one split, as ``medseg predict`` and ``medseg postprocess`` write them."""
+
+    @property
+    def record(self) -> Path:
+        """The cases, their label maps and their digests; written last."""
+        return self.folder / "predictions.json"
+
+
+@dataclass(frozen=True, slots=True)
+class CompareFolder:
+    """What ``medseg compare`` writes."""
+
+    folder: Path
+
+    @property
+    def scores(self) -> Path:
+        """All score rows in one table."""
+        return self.folder / "scores.parquet"
+
+    @property
+    def leaderboard(self) -> Path:
+        """Models by rank."""
+        return self.folder / "leaderboard.csv"
+
+    @property
+    def summary(self) -> Path:
+        """Means, intervals, paired comparisons."""
+        return self.folder / "summary.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFolder:
+    """What ``medseg report`` writes."""
+
+    folder: Path
+
+    @property
+    def page(self) -> Path:
+        """The report; written last."""
+        return self.folder / "index.html"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of its pictures."""
+        return self.folder / "figures"
+
+
+@dataclass(frozen=True, slots=True)
+class TrackingFolder:
+    """What ``medseg track`` writes, besides the store."""
+
+    folder: Path
+
+    @property
+    def store(self) -> Path:
+        """Which store and which experiment in it."""
+        return self.folder / "store.json"
+
+    @property
+    def synced(self) -> Path:
+        """Says what was synchronised."""
+        return self.folder / "synced.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class TestFolder:
+    """What ``medseg test`` writes, besides predictions and scores."""
+
+    folder: Path
+
+    @property
+    def opened(self) -> Path:
+        """The record of openings; on disk before the first score."""
+        return self.folder / "opened.json"
+
+    @property
+    def compare(self) -> CompareFolder:
+        """The comparison on the test sets."""
+        return CompareFolder(self.folder / "compare")
+
+    def predictions(self) -> list[Path]:
+        """Records of predictions of any test set."""
+        return sorted(self.folder.glob(f"*/predict/*/*/{PredictionFolder(Path()).record}"))

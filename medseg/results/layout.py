@@ -1,0 +1,60 @@
+"""The whole layout as a list, and the names that it leaves no room for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from medseg.results.key import TEST
+from medseg.results.paths import ANY, CASE, DATASET, GRID, JOBS, MODEL, SHARD, Results
+
+
+def layout() -> tuple[Path, ...]:
+    """Every path below ``results/{experiment}``, with wildcards."""
+    results = Results(Path())
+    ingest, plan, store = results.ingest(DATASET), results.plan(DATASET), results.store(DATASET, GRID)
+    model, test = results.model(ANY), replace(ANY, split=TEST)
+    of_splits = [
+        path
+        for key in (ANY, test)
+        for folder in (results.predict(key), results.postprocess(key))
+        for path in (folder.record, folder.shard(SHARD), results.scores(key), results.scores_shard(key, SHARD))
+    ]
+    comparisons = [
+        path
+        for folder in (results.compare, results.test.compare)
+        for path in (folder.scores, folder.leaderboard, folder.summary)
+    ]
+    return (
+        results.config,
+        results.download(DATASET),
+        *(ingest.manifest, ingest.dataset, ingest.splits, ingest.test_manifest, ingest.test_declaration),
+        *(plan.fingerprint, plan.plan(MODEL), store.index, store.shard(SHARD), store.case(CASE)),
+        *(model.weights, model.description, model.history, model.timing, results.state(ANY)),
+        *of_splits,
+        *comparisons,
+        *(results.report.page, results.report.figures, results.tracking.store, results.tracking.synced),
+        results.test.opened,
+        *(results.log(job) for job in JOBS),
+        *(results.benchmark(job) for job in JOBS),
+    )
+
+
+def reserved_names() -> dict[str, frozenset[str]]:
+    """Names that a ``dataset``, a ``model`` and a ``case`` cannot have, since the layout uses them itself.
+
+    A name is taken where the layout has, in one folder, both a part made of that name and a part that is fixed:
+    ``{model}.json`` and ``fingerprint.json``.
+    """
+    found: dict[str, set[str]] = {"dataset": set(), "model": set(), "case": set()}
+    paths = [path.parts for path in layout()]
+    for path in paths:
+        for depth, part in enumerate(path):
+            named = re.fullmatch(r"\{(dataset|model|case)\}(.*)", part)
+            if named is None or "{" in named[2]:
+                continue
+            siblings = {other[depth] for other in paths if len(other) > depth and other[:depth] == path[:depth]}
+            fixed = (name for name in siblings if "{" not in name and name.endswith(named[2]))
+            found[named[1]] |= {name.removesuffix(named[2]) for name in fixed}
+    return {kind: frozenset(names - {""}) for kind, names in found.items()}
