@@ -22,7 +22,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
 from medseg.files import write_bytes, write_text
-from medseg.networks import MODELS
+from medseg.networks import NETWORKS
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(r"(<!-- zoo: table -->\n).*?(<!-- zoo: end -->)", re.DOTALL)
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/zoo.json")
     options = parser.parse_args()
     found = collect(options.results)
-    unknown = {r["network"] for r in found["rows"]} - MODELS.keys()
+    unknown = {r["network"] for r in found["rows"]} - NETWORKS.keys()
     assert not unknown, unknown
     write_text(options.out, json.dumps(found, indent=2) + "\n")
     picture(found, ROOT / "docs/models/zoo.svg")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from medseg.files import write_bytes
 from medseg.models.spec import NetworkSpec
 from medseg.models.zoo import build_model
-from medseg.networks import MODELS
+from medseg.networks import NETWORKS
 
 HERE = Path(__file__).parent / "models"
 SIDE = 256
@@ -106,7 +106,7 @@ def draw(name: str, out: Path) -> None:
 def main() -> None:
     """Draw all networks that exist in 2-D."""
     HERE.mkdir(exist_ok=True)
-    for name, row in MODELS.items():
+    for name, row in NETWORKS.items():
         if 2 in row.dims and name not in NOT_DRAWN:
             draw(name, HERE / f"{name}.svg")
 

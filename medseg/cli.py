@@ -383,16 +383,16 @@ def ui(
 def models(name: Annotated[str | None, typer.Argument(help="a row of the table: its options, too")] = None) -> None:
     """The table of networks: what `models.<name>.network` and its `options` can be."""
     from medseg.errors import ConfigError
-    from medseg.networks import MODELS
+    from medseg.networks import NETWORKS
 
     if name is None:
-        for row, network in MODELS.items():
+        for row, network in NETWORKS.items():
             typer.echo(f"{row:16}{'/'.join(f'{d}-D' for d in network.dims):9}{network.paper}")
         return
-    if name not in MODELS:
-        raise ConfigError(f"no network '{name}'; there are: {', '.join(MODELS)}")
-    typer.echo(f"{name}: {MODELS[name].paper}")
-    for option, field in MODELS[name].options.model_fields.items():
+    if name not in NETWORKS:
+        raise ConfigError(f"no network '{name}'; there are: {', '.join(NETWORKS)}")
+    typer.echo(f"{name}: {NETWORKS[name].paper}")
+    for option, field in NETWORKS[name].options.model_fields.items():
         typer.echo(f"  {option} (default {json.dumps(field.default)}): {field.description}")
 
 

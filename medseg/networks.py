@@ -1,8 +1,9 @@
 """The table of networks: name, paper, dimensions, options, sizes. Free of torch: configurations are cheap to check.
 
-The code that builds a row stands in ``medseg/models/zoo.py`` under the same name. Widths of papers are given for their
-first stage of 64 channels; ``width`` replaces the 64 and everything else follows in proportion. Where it is not said,
-it is twice the plan's first width, so that a plan at nnU-Net's full width (32) gives the paper's network.
+A row names the function that builds it, which ``medseg/models/zoo.py`` imports when the network is used. Widths of
+papers are given for their first stage of 64 channels; ``width`` replaces the 64 and everything else follows in
+proportion. Where it is not given, it is twice the plan's first width, so that a plan at nnU-Net's full width (32) gives
+the paper's network.
 """
 
 from __future__ import annotations
@@ -157,42 +158,60 @@ class Network:
 
     Attributes:
         paper: where it comes from.
+        builder: ``"package.module:function"`` of a ``NetworkSpec`` and the options.
         options: what can be chosen.
         dims: spatial dimensions it exists in.
         sizes: inputs it takes. any: padded inside and cropped back; patch: none larger than the plan's patch.
     """
 
     paper: str
+    builder: str
     options: type[Options] = Options
     dims: tuple[int, ...] = field(default=(2, 3))
     sizes: Literal["any", "patch"] = "any"
 
 
-MODELS: dict[str, Network] = {
-    "unet": Network("Ronneberger et al. 2015, Cicek et al. 2016, in the form of Isensee et al. 2021", UNetOptions),
-    "dynunet": Network("Isensee et al. 2021, in the form of MONAI's DynUNet"),
-    "resenc_unet": Network("Isensee et al. 2024, arXiv 2404.09556", UNetOptions),
-    "residual_unet": Network("Kerfoot et al. 2018, doi 10.1007/978-3-030-12029-0_40", UNetOptions),
-    "unet2015": Network("Ronneberger et al. 2015, arXiv 1505.04597; Cicek et al. 2016, 1606.06650", UNet2015Options),
-    "fcn32s": Network("Long et al. 2015, arXiv 1411.4038", EncoderOptions),
-    "fcn16s": Network("Long et al. 2015, arXiv 1411.4038", EncoderOptions),
-    "fcn8s": Network("Long et al. 2015, arXiv 1411.4038", EncoderOptions),
-    "dilated": Network("Yu & Koltun 2016, arXiv 1511.07122", DilatedOptions),
-    "deeplabv1": Network("Chen et al. 2015, arXiv 1412.7062", DeepLabV1Options),
-    "deeplabv2": Network("Chen et al. 2016, arXiv 1606.00915", DeepLabV2Options),
-    "deeplabv3": Network("Chen et al. 2017, arXiv 1706.05587", DeepLabV3Options),
-    "deeplabv3plus": Network("Chen et al. 2018, arXiv 1802.02611", DeepLabV3PlusOptions),
-    "hypercolumns": Network("Hariharan et al. 2015, arXiv 1411.5752", HypercolumnsOptions),
-    "rcnn": Network("Girshick et al. 2014, arXiv 1311.2524, section 5", RCNNOptions),
-    "segresnet": Network("Myronenko 2018, arXiv 1810.11654; MONAI"),
-    "highresnet": Network("Li et al. 2017, IPMI; MONAI"),
-    "attention_unet": Network("Oktay et al. 2018, arXiv 1804.03999; MONAI"),
-    "vnet": Network("Milletari et al. 2016, arXiv 1606.04797; of MONAI's stages"),
-    "basic_unet": Network("Falk et al. 2019, Nature Methods 16; MONAI"),
-    "basic_unetpp": Network("Zhou et al. 2018, arXiv 1807.10165; MONAI"),
-    "swin_unetr": Network("Hatamizadeh et al. 2022, arXiv 2201.01266; MONAI"),
-    "unetr": Network("Hatamizadeh et al. 2022, arXiv 2103.10504; MONAI", sizes="patch"),
-    "mednext": Network("Roy et al. 2023, arXiv 2303.09975; MONAI", MedNeXtOptions),
+NETWORKS: dict[str, Network] = {
+    "unet": Network(
+        "Ronneberger et al. 2015, Cicek et al. 2016, in the form of Isensee et al. 2021",
+        "medseg.models.unet:build",
+        UNetOptions,
+    ),
+    "dynunet": Network("Isensee et al. 2021, in the form of MONAI's DynUNet", "medseg.models.dynunet:build"),
+    "resenc_unet": Network("Isensee et al. 2024, arXiv 2404.09556", "medseg.models.resenc_unet:build", UNetOptions),
+    "residual_unet": Network(
+        "Kerfoot et al. 2018, doi 10.1007/978-3-030-12029-0_40", "medseg.models.residual_unet:build", UNetOptions
+    ),
+    "unet2015": Network(
+        "Ronneberger et al. 2015, arXiv 1505.04597; Cicek et al. 2016, 1606.06650",
+        "medseg.models.unet2015:build",
+        UNet2015Options,
+    ),
+    "fcn32s": Network("Long et al. 2015, arXiv 1411.4038", "medseg.models.fcn:build_32s", EncoderOptions),
+    "fcn16s": Network("Long et al. 2015, arXiv 1411.4038", "medseg.models.fcn:build_16s", EncoderOptions),
+    "fcn8s": Network("Long et al. 2015, arXiv 1411.4038", "medseg.models.fcn:build_8s", EncoderOptions),
+    "dilated": Network("Yu & Koltun 2016, arXiv 1511.07122", "medseg.models.dilated:build", DilatedOptions),
+    "deeplabv1": Network("Chen et al. 2015, arXiv 1412.7062", "medseg.models.deeplab.v1:build", DeepLabV1Options),
+    "deeplabv2": Network("Chen et al. 2016, arXiv 1606.00915", "medseg.models.deeplab.v2:build", DeepLabV2Options),
+    "deeplabv3": Network("Chen et al. 2017, arXiv 1706.05587", "medseg.models.deeplab.v3:build", DeepLabV3Options),
+    "deeplabv3plus": Network(
+        "Chen et al. 2018, arXiv 1802.02611", "medseg.models.deeplab.v3plus:build", DeepLabV3PlusOptions
+    ),
+    "hypercolumns": Network(
+        "Hariharan et al. 2015, arXiv 1411.5752", "medseg.models.hypercolumns:build", HypercolumnsOptions
+    ),
+    "rcnn": Network("Girshick et al. 2014, arXiv 1311.2524, section 5", "medseg.models.rcnn:build", RCNNOptions),
+    "segresnet": Network("Myronenko 2018, arXiv 1810.11654; MONAI", "medseg.models.monai.segresnet:build"),
+    "highresnet": Network("Li et al. 2017, IPMI; MONAI", "medseg.models.monai.highresnet:build"),
+    "attention_unet": Network("Oktay et al. 2018, arXiv 1804.03999; MONAI", "medseg.models.monai.attention_unet:build"),
+    "vnet": Network("Milletari et al. 2016, arXiv 1606.04797; of MONAI's stages", "medseg.models.monai.vnet:build"),
+    "basic_unet": Network("Falk et al. 2019, Nature Methods 16; MONAI", "medseg.models.monai.basic_unet:build"),
+    "basic_unetpp": Network("Zhou et al. 2018, arXiv 1807.10165; MONAI", "medseg.models.monai.basic_unetpp:build"),
+    "swin_unetr": Network("Hatamizadeh et al. 2022, arXiv 2201.01266; MONAI", "medseg.models.monai.swin_unetr:build"),
+    "unetr": Network(
+        "Hatamizadeh et al. 2022, arXiv 2103.10504; MONAI", "medseg.models.monai.unetr:build", sizes="patch"
+    ),
+    "mednext": Network("Roy et al. 2023, arXiv 2303.09975; MONAI", "medseg.models.monai.mednext:build", MedNeXtOptions),
 }
 
 
@@ -202,4 +221,4 @@ def options_of(network: str, given: Mapping[str, Any]) -> Options:
     Raises:
         pydantic.ValidationError: for unknown options or values.
     """
-    return MODELS[network].options.model_validate(dict(given))
+    return NETWORKS[network].options.model_validate(dict(given))

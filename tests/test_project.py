@@ -63,10 +63,10 @@ def test_network_names_are_the_zoo() -> None:
     from typing import get_args
 
     from medseg.config import Loss, Network
-    from medseg.losses.zoo import LOSSES
-    from medseg.models.zoo import MODELS
+    from medseg.losses.table import LOSSES
+    from medseg.networks import NETWORKS
 
-    assert set(get_args(Network)) == set(MODELS)
+    assert set(get_args(Network)) == set(NETWORKS)
     assert set(get_args(Loss)) == set(LOSSES)
 
 
@@ -106,10 +106,10 @@ def test_no_local_paths_in_the_project() -> None:
 
 
 def test_every_network_has_its_words_and_its_drawing() -> None:
-    from medseg.networks import MODELS
+    from medseg.networks import NETWORKS
 
     page = (ROOT / "docs/models.md").read_text()
-    for name in MODELS:
+    for name in NETWORKS:
         assert f"`{name}`" in page or f"models/{name}.svg" in page, name
         # Regions are no row of feature maps.
         assert name == "rcnn" or (ROOT / f"docs/models/{name}.svg").is_file(), name

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any, get_args, get_origin
 
 from medseg.config.section import Section
-from medseg.networks import MODELS
+from medseg.networks import NETWORKS
 
 
 def explain_option(network: str, detail: Any) -> str:
     """What is wrong with an option of a network."""
     name = ".".join(str(part) for part in detail["loc"])
-    valid = list(MODELS[network].options.model_fields)
+    valid = list(NETWORKS[network].options.model_fields)
     if detail["type"] != "extra_forbidden":
         return f"{name}: {detail['msg']}"
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)

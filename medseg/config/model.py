@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from medseg.config.explain import explain_option
 from medseg.config.section import Count, Name, Positive, Section
-from medseg.networks import MODELS, options_of
+from medseg.networks import NETWORKS, options_of
 from medseg.recipes import LEARNING_RATES, NNUNET_FROM, RECIPES, Recipe, recipe_for
 
 # oneDNN in torch 2.13 writes beyond its memory in strided 1x1 convolutions (2-D, channels-last) of fewer channels than
@@ -20,7 +20,7 @@ MIN_WIDTH = 8
 if TYPE_CHECKING:
     Network = str
 else:
-    Network = Literal[tuple(MODELS)]
+    Network = Literal[tuple(NETWORKS)]
 Loss = Literal[
     "dice_ce",
     "dice",
@@ -104,7 +104,7 @@ class ChangeConfig(Section):
 class ModelConfig(Section):
     """One model of the study; everything not said is planned."""
 
-    network: Network = Field(description="architecture, a row of MODELS in medseg/networks.py (docs/models.md)")
+    network: Network = Field(description="architecture, a row of NETWORKS in medseg/networks.py (docs/models.md)")
     options: dict[str, Any] = Field(default_factory=dict, description="options of that row; none: their defaults")
     dims: Literal[2, 3] | None = Field(default=None, description="spatial dimensions; none: those of the data")
     datasets: list[Name] | None = Field(default=None, min_length=1, description="data sets to train it on; none: all")
@@ -202,7 +202,7 @@ class ModelConfig(Section):
     @property
     def network_options(self) -> dict[str, Any]:
         """The options of the network, the recipe's among them."""
-        fits = self.training.deep_supervision and "deep_supervision" in MODELS[self.network].options.model_fields
+        fits = self.training.deep_supervision and "deep_supervision" in NETWORKS[self.network].options.model_fields
         return {"deep_supervision": True, **self.options} if fits else self.options
 
 

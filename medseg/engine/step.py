@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medseg.engine.group import ALONE, Group
 from medseg.engine.phases import Phases
-from medseg.losses.supervision import supervised
+from medseg.losses.supervision import OutputLoss
 from medseg.models.memory_layout import memory_format
 
 # Gradients are clipped to this norm, as nnU-Net does (Isensee et al. 2021).
@@ -110,7 +110,7 @@ class Step:
         self,
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: OutputLoss,
         device: str,
         precision: str,
         *,
@@ -198,7 +198,7 @@ class Step:
             outputs = self._forward(images)
         with self.phases.phase("loss"):
             joint, all_labels = _each(outputs, self.group.gather), self.group.gather(labels)
-            loss = supervised(self.loss, joint, all_labels)
+            loss = self.loss(joint, all_labels)
         with self.phases.phase("backward"):
             # The mean over processes of their gradients is multiplied by their number here.
             self.scaler.scale(loss * self.group.size if self.group.size > 1 else loss).backward()  # type: ignore[no-untyped-call]
@@ -216,7 +216,7 @@ class Step:
             leaves = [joint] if isinstance(joint, Tensor) else joint
             for leaf in leaves:
                 leaf.requires_grad_()
-            loss = supervised(self.loss, joint, labels)
+            loss = self.loss(joint, labels)
         with self.phases.phase("backward"):
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             gradients = [torch.split(leaf.grad, together) for leaf in leaves if leaf.grad is not None]

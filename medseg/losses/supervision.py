@@ -7,23 +7,30 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from medseg.losses.targets import Loss
 
-def supervised(loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
-    """The loss of one output, or of several at their own resolutions.
+# What a network gives: logits (N, K, S), or while it trains several at their own resolutions, finest first.
+Outputs = Tensor | Sequence[Tensor]
+# From what a network gives, and integer labels (N, S) at the finest resolution, to a scalar.
+OutputLoss = Callable[[Outputs, Tensor], Tensor]
 
-    Weights halve from one resolution to the next and sum to one (Isensee et al. 2021).
 
-    Args:
-        loss: of float32 logits (N, K, S) and labels (N, S).
-        outputs: logits (N, K, S), or a sequence of them, finest first.
-        labels: integers (N, S) at the finest resolution; picked at voxel centres for the others.
+def deeply_supervised(loss: Loss) -> OutputLoss:
+    """``loss`` for networks that give logits at one resolution or at several.
+
+    Of several, weights halve from one resolution to the next and sum to one (Isensee et al. 2021); coarse ones are
+    compared with the labels at the centres of their voxels.
     """
-    if isinstance(outputs, Tensor):
-        return loss(outputs.float(), labels)
-    weights = [0.5**i for i in range(len(outputs))]
-    total = sum(weights)
-    terms = [w / total * loss(o.float(), _at(labels, o.shape[2:])) for w, o in zip(weights, outputs, strict=True)]
-    return sum(terms[1:], terms[0])
+
+    def weighted(outputs: Outputs, labels: Tensor) -> Tensor:
+        if isinstance(outputs, Tensor):
+            return loss(outputs, labels)
+        weights = [0.5**i for i in range(len(outputs))]
+        total = sum(weights)
+        terms = [w / total * loss(o, _at(labels, o.shape[2:])) for w, o in zip(weights, outputs, strict=True)]
+        return sum(terms[1:], terms[0])
+
+    return weighted
 
 
 def _at(labels: Tensor, size: Sequence[int]) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from medseg.models.encoders import build_encoder
+from medseg.models.encoders.build import build_encoder
 from medseg.models.encoders.encoder import Encoder
 from medseg.models.spec import NetworkSpec
 from medseg.networks import Norm
@@ -88,7 +88,7 @@ def dilated_encoder(
     """The encoder ``name``, whose strides beyond ``stride`` are dilations, fitted to the plan's patch.
 
     Args:
-        name: in ``medseg.models.encoders.ENCODERS``.
+        name: in ``medseg.models.encoders.table.ENCODERS``.
         spec: dimensions, channels and patch.
         width: channels in place of the paper's first 64.
         norm: of its features.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medseg.models.bilinear import Deconvolution
 from medseg.models.blocks import he_normal
-from medseg.models.encoders import build_encoder
+from medseg.models.encoders.build import build_encoder
 from medseg.models.encoders.encoder import MaxPool
 from medseg.models.sizes import AnySize
 from medseg.models.spec import NetworkSpec

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medseg.models.blocks import conv, make_act, make_norm
-from medseg.models.encoders import Encoder, build_encoder
+from medseg.models.encoders.build import build_encoder
+from medseg.models.encoders.encoder import Encoder
 from medseg.models.sizes import AnySize
 from medseg.models.spec import NetworkSpec
 from medseg.networks import HypercolumnsOptions, Norm

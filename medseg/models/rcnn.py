@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medseg.errors import TrainingError
-from medseg.models.encoders import build_encoder
+from medseg.models.encoders.build import build_encoder
 from medseg.models.memory_layout import memory_format
 from medseg.models.proposals import regions
 from medseg.models.region_svm import class_shares, fit_svms

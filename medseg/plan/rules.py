@@ -104,7 +104,7 @@ def lowres_spacing(
 def batch_dice(dims: int, cascade: bool) -> bool:
     """Whether nnU-Net pools soft Dice over the batch: in 2-D, and in 3-D beside a low-resolution model.
 
-    For comparison; the losses here always pool (``losses/zoo.py`` says why).
+    For comparison; the losses here always pool (``losses/build.py`` says why).
     """
     return dims == 2 or cascade
 

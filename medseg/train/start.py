@@ -11,7 +11,7 @@ from torch import nn
 
 from medseg.errors import PlanError
 from medseg.files import sha256_file
-from medseg.models.encoders import Encoder
+from medseg.models.encoders.encoder import Encoder
 from medseg.models.weights import fetch_weights, load_encoder
 from medseg.progress import say
 from medseg.train.checkpoint import network_tensors, read_weights

@@ -1,4 +1,4 @@
-"""The contract of every row of MODELS, in all dimensions it exists in: a new network passes by being listed.
+"""The contract of every row of NETWORKS, in all dimensions it exists in: a new network passes by being listed.
 
 Conditions are spread over the tests (image sizes, channels, classes, batch, precision, grid), so that each row meets
 every one of them and pairs of them, but not all their combinations.
@@ -20,15 +20,14 @@ from torch import Tensor, nn
 
 from medseg.engine.step import DTYPES, Step, autocast, build_optimizer, fast_precision, pick_device, place
 from medseg.errors import PlanError
-from medseg.losses.supervision import supervised
-from medseg.losses.zoo import build_loss
+from medseg.losses.build import build_loss
 from medseg.models.memory_layout import memory_format
 from medseg.models.spec import NetworkSpec
 from medseg.models.zoo import build_model
-from medseg.networks import MODELS
+from medseg.networks import NETWORKS
 from medseg.plan.topology import feature_voxels, padded_patch, plan_kernels, plan_strides, total_stride
 
-EVERY = [pytest.param(name, dims, id=f"{name}-{dims}d") for name, row in MODELS.items() for dims in row.dims]
+EVERY = [pytest.param(name, dims, id=f"{name}-{dims}d") for name, row in NETWORKS.items() for dims in row.dims]
 # What a plan would choose here. Processors without bf16 run it through other code, for minutes where a transposed
 # convolution is large.
 FAST = fast_precision("cpu")
@@ -112,10 +111,10 @@ def test_logits_have_the_shape_of_the_image(
 def test_images_larger_than_the_patch_fit_or_the_error_names_their_size(name: str, dims: int) -> None:
     spec, size = spec_of(dims, channels=2), LARGER[dims]
     # A patch is padded to what a network takes, so that only much larger images are too large.
-    size = size if MODELS[name].sizes == "any" else tuple(4 * n for n in size)
+    size = size if NETWORKS[name].sizes == "any" else tuple(4 * n for n in size)
     x = images(spec, size, 1)
     with torch.inference_mode():
-        if MODELS[name].sizes == "any":
+        if NETWORKS[name].sizes == "any":
             assert ready(name, dims)(x).shape == (1, 3, *size)
         else:
             with pytest.raises(ValueError, match=", ".join(map(str, size))):
@@ -146,7 +145,7 @@ def gradients(name: str, spec: NetworkSpec, dtype: torch.dtype) -> dict[str, Any
     for _ in range(2 if name in ZERO_INIT else 1):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        supervised(build_loss("dice_ce"), network(x), y).backward()
+        build_loss("dice_ce")(network(x), y).backward()
     return {n: p.grad for n, p in network.named_parameters()}
 
 
@@ -273,7 +272,7 @@ def test_networks_that_are_not_in_the_zoo_are_refused_with_those_that_are() -> N
 def test_dimensions_that_a_network_does_not_exist_in_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    monkeypatch.setitem(MODELS, "unet", replace(MODELS["unet"], dims=(3,)))
+    monkeypatch.setitem(NETWORKS, "unet", replace(NETWORKS["unet"], dims=(3,)))
     with pytest.raises(PlanError, match=r"'unet' exists in \(3,\) dimensions, not in 2"):
         build_model("unet", spec_of(2))
 

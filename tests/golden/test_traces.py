@@ -19,7 +19,7 @@ import torch
 
 from medseg.files import write_text
 from medseg.image.labels import LabelTable
-from medseg.networks import MODELS
+from medseg.networks import NETWORKS
 from medseg.train.loop import Fold, train
 
 FILE = Path(__file__).parent / "traces.json"
@@ -51,7 +51,7 @@ TOLERANCE = np.geomspace(5e-4, 5e-3, STEPS)
 # Before any step there is nothing to grow.
 TOLERANCE[0] = 1e-4
 WRITING = "MEDSEG_WRITE_TRACES" in os.environ
-NAMES = [f"{network}-{dims}d" for network, row in MODELS.items() for dims in row.dims]
+NAMES = [f"{network}-{dims}d" for network, row in NETWORKS.items() for dims in row.dims]
 
 
 def steps_of(name: str) -> int:

@@ -21,7 +21,8 @@ from medseg.formats.table import read_image
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.image.resample import reorient
-from medseg.losses.zoo import LOSSES, build_loss
+from medseg.losses.build import build_loss
+from medseg.losses.table import LOSSES
 from medseg.patches.tiling import predict_tiled
 from medseg.plan.plan import GridPlan
 from medseg.postprocess.run import apply

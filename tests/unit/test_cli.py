@@ -87,10 +87,10 @@ def test_plan_explains_itself_with_and_without_writing(study: Any, tmp_path: Pat
 
 
 def test_networks_and_their_options_can_be_looked_up() -> None:
-    from medseg.networks import MODELS
+    from medseg.networks import NETWORKS
 
     table = medseg("models").stdout.splitlines()
-    assert [line.split()[0] for line in table] == list(MODELS)
+    assert [line.split()[0] for line in table] == list(NETWORKS)
     shown = medseg("models", "unet").stdout
     assert "deep_supervision (default false): " in shown
     unknown = medseg("models", "nonet")

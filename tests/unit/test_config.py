@@ -428,12 +428,12 @@ def test_every_key_of_the_schema_is_described() -> None:
 
 def test_networks_are_those_of_the_zoo() -> None:
     from medseg.engine.step import DTYPES
-    from medseg.losses.zoo import LOSSES
-    from medseg.models.zoo import MODELS
+    from medseg.losses.table import LOSSES
+    from medseg.networks import NETWORKS
 
     schema = config_schema()["$defs"]
     model, plan = schema["ModelConfig"]["properties"], schema["PlanOverrides"]["properties"]
-    assert set(model["network"]["enum"]) == set(MODELS)
+    assert set(model["network"]["enum"]) == set(NETWORKS)
     assert set(model["loss"]["enum"]) == set(LOSSES)
     assert set(plan["precision"]["anyOf"][0]["enum"]) == set(DTYPES)
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from medseg.losses.zoo import build_loss
+from medseg.losses.build import build_loss
 from medseg.models.atrous import dilate, fit_rates, map_sizes, output_stride
 from medseg.models.blocks import conv, separable
 from medseg.models.deeplab.aspp import ASPP
 from medseg.models.encoders.encoder import MaxPool
-from medseg.models.scores import enlarge
+from medseg.models.logits import enlarge
 from medseg.models.spec import NetworkSpec
 from medseg.models.zoo import build_model
 from medseg.networks import options_of

@@ -21,7 +21,7 @@ from medseg.engine.step import fast_precision
 from medseg.errors import TrainingError
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
-from medseg.networks import MODELS
+from medseg.networks import NETWORKS
 from medseg.predict.predictor import Predictor
 from medseg.train import loop
 from medseg.train.checkpoint import Checkpoint, network_tensors, pack_tensors, write_checkpoint
@@ -140,7 +140,7 @@ def test_predictions_are_those_of_a_processor(
 
 @needs_gpu
 @pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation")
-@pytest.mark.parametrize("name", [f"{network}-{dims}d" for network, row in MODELS.items() for dims in row.dims])
+@pytest.mark.parametrize("name", [f"{network}-{dims}d" for network, row in NETWORKS.items() for dims in row.dims])
 def test_every_network_takes_a_step(name: str, tiny_plan: Any) -> None:
     network, dims = name[:-3], int(name[-2])
     plan = tiny_plan(network, dims, device="cuda", precision=fast_precision("cuda"), optimizer="sgd")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medseg.losses.zoo import build_loss
+from medseg.losses.build import build_loss
 from medseg.models.dilated import CHANNELS, RATES, STRIDE, ContextModule, Dilated, build
 from medseg.models.spec import NetworkSpec
 from medseg.networks import DilatedOptions, options_of

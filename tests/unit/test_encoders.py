@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from medseg.errors import PlanError
 from medseg.models.blocks import FrozenBatchNorm, Subsample, conv, make_norm, separable
-from medseg.models.encoders import ENCODERS, Encoder, build_encoder
-from medseg.models.encoders.encoder import MaxPool
+from medseg.models.encoders.build import build_encoder
+from medseg.models.encoders.encoder import Encoder, MaxPool
+from medseg.models.encoders.table import ENCODERS
 from medseg.networks import EncoderName, Norm
 
 ODD = {2: (39, 70), 3: (33, 20, 37)}

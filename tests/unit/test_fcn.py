@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medseg.losses.zoo import build_loss
+from medseg.losses.build import build_loss
 from medseg.models.bilinear import Deconvolution
 from medseg.models.fcn import HEADS, build_8s, build_16s, build_32s
 from medseg.models.head import expect_rare

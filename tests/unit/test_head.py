@@ -10,12 +10,13 @@ import torch
 
 from medseg.image.labels import LabelTable
 from medseg.models.head import PRIOR, expect_rare, output_biases
-from medseg.models.zoo import MODELS, build_model
+from medseg.models.zoo import build_model
+from medseg.networks import NETWORKS
 from medseg.train.loop import Fold, train
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("regions", [(), ((1, 2), (2,)), tuple((1,) for _ in range(8))])
 def test_outputs_are_shifted_to_the_prior(name: str, dims: int, regions: Any, tiny_plan: Any) -> None:
     """How far the logits of untrained features scatter about that is each network's own."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medseg.losses.zoo import build_loss
+from medseg.losses.build import build_loss
 from medseg.models.head import expect_rare, output_biases
 from medseg.models.hypercolumns import ColumnSum, Hypercolumns, build, upsample
 from medseg.models.spec import NetworkSpec

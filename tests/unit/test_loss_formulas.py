@@ -12,9 +12,10 @@ from scipy import ndimage
 
 from medseg.image.labels import IGNORE
 from medseg.losses import overlap
+from medseg.losses.build import build_loss
 from medseg.losses.distance import boundary_distance
 from medseg.losses.skeleton import EROSIONS, soft_skeleton
-from medseg.losses.zoo import LOSSES, build_loss
+from medseg.losses.table import LOSSES
 
 Floats = NDArray[np.float64]
 # From probabilities and targets (N, R, S), all float64.

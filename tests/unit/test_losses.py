@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from medseg.image.labels import IGNORE
+from medseg.losses.build import build_loss
+from medseg.losses.table import LOSSES
 from medseg.losses.targets import multi_hot, one_hot
-from medseg.losses.zoo import LOSSES, build_loss
 
 CLASSES = 4
 REGIONS = ((1, 2, 3), (1, 3), (3,))

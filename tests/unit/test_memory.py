@@ -17,10 +17,11 @@ from medseg.config import load_config
 from medseg.engine.memory import estimate_memory
 from medseg.engine.step import Step, build_optimizer, fast_precision, flush_subnormals, place
 from medseg.errors import PlanError
-from medseg.losses.zoo import LOSSES, build_loss
+from medseg.losses.build import build_loss
+from medseg.losses.table import LOSSES
 from medseg.models.memory_layout import memory_format
 from medseg.models.zoo import build_model
-from medseg.networks import MODELS
+from medseg.networks import NETWORKS
 from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.machine import Machine
 from medseg.plan.plan import Plan
@@ -99,7 +100,7 @@ def test_garbage_of_an_earlier_profile_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISION)
-@pytest.mark.parametrize(("network", "dims"), [(name, dims) for name, row in MODELS.items() for dims in row.dims])
+@pytest.mark.parametrize(("network", "dims"), [(name, dims) for name, row in NETWORKS.items() for dims in row.dims])
 def test_estimate_is_within_15_percent_of_what_is_allocated(
     network: str, dims: int, precision: str, tiny_plan: Any, request: pytest.FixtureRequest
 ) -> None:

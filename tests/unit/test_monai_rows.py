@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from medseg.models.blocks import CONVOLUTIONS
-from medseg.models.monai_rows import MEDNEXT, TOKEN, Enter, independent
+from medseg.models.monai.adapter import independent
+from medseg.models.monai.mednext import MEDNEXT
+from medseg.models.monai.unetr import TOKEN
+from medseg.models.monai.vnet import Enter
 from medseg.models.spec import NetworkSpec
 from medseg.models.zoo import build_model
-from medseg.networks import MODELS
+from medseg.networks import NETWORKS
 
-ROWS = [name for name, row in MODELS.items() if "MONAI" in row.paper and name != "dynunet"]
+ROWS = [name for name, row in NETWORKS.items() if "MONAI" in row.paper and name != "dynunet"]
 # Paper's widths: 32 channels first, 96 voxels a side.
 FULL = {
     "widths": tuple(32 * 2**i for i in range(5)),

@@ -14,7 +14,7 @@ from medseg.engine.memory import estimate_memory
 from medseg.engine.step import Step, build_optimizer
 from medseg.errors import TrainingError
 from medseg.image.labels import IGNORE
-from medseg.losses.zoo import build_loss
+from medseg.losses.build import build_loss
 from medseg.models.head import expect_rare
 from medseg.models.proposals import regions
 from medseg.models.rcnn import RCNN, paint, unit_variance, warp

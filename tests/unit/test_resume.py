@@ -18,7 +18,7 @@ import torch
 from medseg.engine.step import Step, build_optimizer
 from medseg.errors import TrainingError
 from medseg.image.labels import LabelTable
-from medseg.losses.zoo import build_loss
+from medseg.losses.build import build_loss
 from medseg.models.zoo import build_model
 from medseg.train import curve, loop, resume
 from medseg.train.checkpoint import network_tensors, pack_tensors

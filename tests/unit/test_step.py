@@ -21,7 +21,8 @@ from medseg.engine.phases import STEP, Phases
 from medseg.engine.step import Step, build_optimizer, flush_subnormals, set_exact
 from medseg.errors import PlanError
 from medseg.image.labels import LabelTable
-from medseg.losses.zoo import LOSSES, build_loss
+from medseg.losses.build import build_loss
+from medseg.losses.table import LOSSES
 from medseg.models.zoo import build_model
 from medseg.train.loop import Fold, Means, train
 
@@ -263,7 +264,7 @@ import json, math, sys
 import torch
 import torch.distributed as dist
 from torch import nn
-from medseg.losses.zoo import build_loss
+from medseg.losses.build import build_loss
 from medseg.engine.group import Group
 from medseg.engine.step import Step, build_optimizer
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from medseg.engine.step import Step, build_optimizer
-from medseg.losses.supervision import supervised
-from medseg.losses.zoo import build_loss
+from medseg.losses.build import build_loss
+from medseg.losses.supervision import deeply_supervised
 from medseg.models import dynunet, resenc_unet, residual_unet, unet
 from medseg.models.head import PRIOR, expect_rare, output_biases
 from medseg.models.instance_norm import InstanceNorm
@@ -163,7 +163,7 @@ def test_gradients_reach_every_parameter(name: str, spec: NetworkSpec, upsamplin
             nn.init.ones_(block.body[1].norm.weight)
     size = (21, 18, 17)[: spec.dims]
     labels = torch.randint(0, spec.out_channels, (2, *size), generator=torch.Generator().manual_seed(2))
-    supervised(nn.functional.cross_entropy, net(image(spec, size)), labels).backward()
+    deeply_supervised(nn.functional.cross_entropy)(net(image(spec, size)), labels).backward()
     assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
@@ -241,7 +241,7 @@ def test_labels_of_coarse_outputs_are_those_of_their_own_voxels() -> None:
     net, loss = built("unet", THICK, deep_supervision=True), Seen()
     size = (4, 16, 24)
     place = torch.arange(math.prod(size)).reshape(1, *size)
-    supervised(loss, net(image(THICK, size, 1)), place)
+    deeply_supervised(loss)(net(image(THICK, size, 1)), place)
     assert len(loss.labels) == 2
     assert torch.equal(loss.labels[0], place)
     first, second, third = (torch.arange(n) for n in (4, 8, 12))
@@ -261,7 +261,7 @@ def test_an_image_that_is_padded_keeps_its_coarse_labels_in_place() -> None:
             return [nn.functional.avg_pool2d(x, n) if n > 1 else x for n in (1, 2, 4)]
 
     outputs = AnySize(Pyramid(), (8, 8))(square)
-    supervised(seen, outputs, square[:, 0].long())
+    deeply_supervised(seen)(outputs, square[:, 0].long())
     for logits, labels in zip(outputs, seen.labels, strict=True):
         # Half a coarse pixel is what rounding may shift.
         for axis in (1, 2):

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from medseg.errors import CheckpointError
 from medseg.files import writer_lock
-from medseg.models.encoders import ENCODERS, Encoder, build_encoder
+from medseg.models.encoders.build import build_encoder
+from medseg.models.encoders.encoder import Encoder
+from medseg.models.encoders.table import ENCODERS
 from medseg.models.weights import fetch_weights, load_encoder, read_tensors
 from tests.file_server import Reply, Server, hang_up, redirect, send, status
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medseg.models.atrous import dilate, dilated_encoder, fit_rates, map_sizes, output_stride
 from medseg.models.blocks import conv, he_normal
-from medseg.models.scores import enlarge, score_layer
+from medseg.models.logits import enlarge, score_layer
 from medseg.models.sizes import AnySize
 from medseg.models.spec import NetworkSpec
 from medseg.networks import DeepLabV1Options, Norm

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from medseg.models.atrous import dilated_encoder, fit_rates, map_sizes, output_stride
 from medseg.models.blocks import he_normal
 from medseg.models.deeplab.aspp import ASPP
-from medseg.models.scores import enlarge, score_layer
+from medseg.models.logits import enlarge, score_layer
 from medseg.models.sizes import AnySize
 from medseg.models.spec import NetworkSpec
 from medseg.networks import DeepLabV3Options

@@ -17,7 +17,7 @@ from medseg.models.blocks import Act, conv, he_normal, separable
 from medseg.models.deeplab.aspp import ASPP
 from medseg.models.deeplab.planned import PlannedEncoder
 from medseg.models.deeplab.v3 import BRANCH, MULTI_GRID, rates_at
-from medseg.models.scores import draw_small, enlarge
+from medseg.models.logits import draw_small, enlarge
 from medseg.models.sizes import AnySize
 from medseg.models.spec import NetworkSpec
 from medseg.networks import DeepLabV3PlusOptions, Norm

@@ -141,3 +141,23 @@ def soften(last: list[nn.Module]) -> None:
     with torch.no_grad():
         for layer in last:
             layer.get_parameter("weight").mul_(len(last) ** -0.5)
+
+
+def resnet18(spec: EncoderSpec) -> ResNet:
+    """18 layers (table 1 of the paper, as are the others)."""
+    return ResNet("resnet18", BasicBlock, (2, 2, 2, 2), spec)
+
+
+def resnet34(spec: EncoderSpec) -> ResNet:
+    """34 layers."""
+    return ResNet("resnet34", BasicBlock, (3, 4, 6, 3), spec)
+
+
+def resnet50(spec: EncoderSpec) -> ResNet:
+    """50 layers."""
+    return ResNet("resnet50", Bottleneck, (3, 4, 6, 3), spec)
+
+
+def resnet101(spec: EncoderSpec) -> ResNet:
+    """101 layers."""
+    return ResNet("resnet101", Bottleneck, (3, 4, 23, 3), spec)

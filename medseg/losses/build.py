@@ -1,0 +1,59 @@
+"""Losses of the table ``LOSSES``, built: MONAI's terms where they exist and are right.
+
+Each term exists for classes that exclude one another (softmax) and for overlapping regions (sigmoid). Voxels labelled
+``IGNORE`` add nothing to a loss and get no gradient; a batch without an annotated voxel has loss 0. A confident and
+right answer has loss 0, any other more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medseg.late import resolve
+from medseg.losses.supervision import OutputLoss, deeply_supervised
+from medseg.losses.table import LOSSES
+from medseg.losses.targets import Loss, Term, annotated, multi_hot
+
+
+def build_loss(name: str, regions: Sequence[Sequence[int]] = (), *, ignore: bool = False) -> OutputLoss:
+    """The loss of a table row, from what a network gives and integer labels (N, S) to a scalar.
+
+    Args:
+        name: row of ``LOSSES``.
+        regions: classes that each output channel unites; empty: channel k is class k.
+        ignore: whether labels may be ``IGNORE``.
+
+    Returns:
+        A function of logits (N, K, S), or (N, R, S) with regions, and labels 0..K-1 or ``IGNORE``. Instead of one
+        tensor of logits it takes several at their own resolutions, finest first (deep supervision). Logits of 16 bits
+        are widened to float32 first.
+    """
+    terms = [resolve(where) for where in LOSSES[name]]
+    return deeply_supervised(_of_regions(terms, regions) if regions else _of_classes(terms, ignore))
+
+
+def _of_classes(rows: Sequence[Term], ignore: bool) -> Loss:
+    terms = [term.classes(ignore) for term in rows]
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        logits = _widened(logits)
+        return sum((term(logits, labels) for term in terms[1:]), terms[0](logits, labels))
+
+    return loss
+
+
+def _of_regions(rows: Sequence[Term], regions: Sequence[Sequence[int]]) -> Loss:
+    terms = [term.regions() for term in rows]
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        logits, targets, mask = _widened(logits), multi_hot(labels, regions), annotated(labels)
+        return sum((term(logits, targets, mask) for term in terms[1:]), terms[0](logits, targets, mask))
+
+    return loss
+
+
+def _widened(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
