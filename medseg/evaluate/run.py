@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from medseg.config import Config
 from medseg.evaluate.score import COLUMNS, score_case
-from medseg.files import read_json, write_with
+from medseg.files import write_with
 from medseg.formats.table import read_labels, read_recorded
 from medseg.image.geometry import require_same_grid
 from medseg.image.labels import LabelTable
 from medseg.ingest.cases import read_case_labels
 from medseg.ingest.manifest import Case, read_manifest
-from medseg.results.key import RunKey
+from medseg.predict.record import PredictedCase, read_predictions
 
 
 def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> None:
@@ -33,24 +33,22 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> No
     manifest = read_manifest(manifest_path)
     dataset = config.dataset(manifest.dataset)
     folder = Path(config.data_root) / dataset.path
-    facts = read_json(predictions)
-    key = RunKey(facts["dataset"], facts["model"], facts["fold"], facts["seed"], facts.get("split", "val"))
+    given = read_predictions(predictions)
     rows: list[Mapping[str, Any]] = []
-    for case_id, entry in facts["cases"].items():
+    for case_id, entry in given.cases.items():
         case = manifest.case(case_id)
         reference, grid = manifest.labels.to_channels(read_case_labels(case, folder)), case.geometry
-        failure = entry.get("failed", "")
-        predicted = None if failure else _read_prediction(predictions.parent, case, entry, manifest.labels)
-        digest = "" if failure else entry["sha256"]
-        rows += score_case(key, case.id, case.subject, reference, predicted, manifest.labels, grid, failure, digest)
+        predicted = None if entry.failed else _read_prediction(given.folder, case, entry, manifest.labels)
+        made = (reference, predicted, manifest.labels, grid)
+        rows += score_case(given.key, case.id, case.subject, *made, entry.failed, entry.sha256)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     write_with(out, lambda path: table.to_parquet(path, index=False))
 
 
-def _read_prediction(folder: Path, case: Case, entry: Mapping[str, str], labels: LabelTable) -> NDArray[Any]:
+def _read_prediction(folder: Path, case: Case, entry: PredictedCase, labels: LabelTable) -> NDArray[Any]:
     """Label channels (S) of a prediction, on the grid of its case."""
-    path = folder / entry["file"]
-    written = read_recorded(path, entry["sha256"], "medseg predict")
+    path = folder / entry.file
+    written = read_recorded(path, entry.sha256, "medseg predict")
     predicted, grid = read_labels(path, written, spacing=case.pixel_size)
     require_same_grid(grid, case.geometry, f"prediction of case '{case.id}' ({path.name})")
     # "Not annotated" is no prediction.

@@ -15,6 +15,7 @@ from medseg.errors import DataError
 from medseg.files import read_json, write_json, write_text
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
+from medseg.results.folders import IngestFolder
 
 COLUMNS = (
     "case",
@@ -143,9 +144,10 @@ class Manifest:
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write ``manifest.tsv`` (a row per case) and ``dataset.json`` (what holds for all) into ``folder``."""
-    write_text(folder / "manifest.tsv", _table(manifest.cases))
+    files = IngestFolder(folder)
+    write_text(files.manifest, _table(manifest.cases))
     write_json(
-        folder / "dataset.json",
+        files.dataset,
         {
             "dataset": manifest.dataset,
             "dims": manifest.dims,
@@ -167,8 +169,9 @@ def write_test(cases: Sequence[Case], allowed: Sequence[str], declared: Mapping[
         declared: the configuration's section ``test``, which later must be the same.
         folder: where ``test.tsv`` and ``test.json`` go.
     """
-    write_text(folder / "test.tsv", _table(cases))
-    write_json(folder / "test.json", {"declared": declared, "cases": len(cases), "allowed": list(allowed)})
+    files = IngestFolder(folder)
+    write_text(files.test_manifest, _table(cases))
+    write_json(files.test_declaration, {"declared": declared, "cases": len(cases), "allowed": list(allowed)})
 
 
 def _table(cases: Sequence[Case]) -> str:
@@ -203,7 +206,7 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         DataError: if either is missing or not as written by ``write_manifest``.
     """
-    facts = read_json(path.parent / "dataset.json")
+    facts = read_json(IngestFolder(path.parent).dataset)
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
         cases = tuple(_case_from_row(row) for row in table.to_dict("records"))
@@ -223,7 +226,7 @@ def read_manifest(path: Path) -> Manifest:
             Unit(facts["unit"]["by"], facts["unit"]["how"]),
         )
     except KeyError as error:
-        where = path.parent / "dataset.json"
+        where = IngestFolder(path.parent).dataset
         raise DataError(f"{where}: no {error}; written by another version, run `medseg ingest` again") from None
 
 

@@ -21,6 +21,7 @@ from medseg.ingest.sources import Source, find_cases
 from medseg.ingest.splits import Fold, own_folds, write_splits
 from medseg.ingest.summary import summary
 from medseg.progress import say
+from medseg.results.folders import IngestFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def run(config: Config, dataset: str, out: Path, workers: int = 1) -> Manifest:
     test = config.dataset(dataset).test
     write_test(ingested.test, ingested.allowed, test.model_dump() if test else None, out)
     write_manifest(ingested.manifest, out)
-    write_splits(out / "splits.json", ingested.folds, config.folds.seed, ingested.scheme)
+    write_splits(IngestFolder(out).splits, ingested.folds, config.folds.seed, ingested.scheme)
     return ingested.manifest
 
 

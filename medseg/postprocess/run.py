@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from medseg.ingest.cases import read_case_image
 from medseg.ingest.manifest import Case, read_manifest
 from medseg.postprocess.components import fill_holes, largest_component, remove_small
 from medseg.predict.probabilities import read_probabilities
+from medseg.predict.record import PredictedCase, read_predictions, write_predictions
 from medseg.progress import Progress
+from medseg.results.folders import PredictionFolder
 
 
 def run(config: Config, manifest_path: Path, predictions: Path, out: Path, code: str = "") -> None:
@@ -32,21 +34,21 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path, code:
     dataset = config.dataset(manifest.dataset)
     steps = dataset.postprocess
     check_names(steps, manifest.labels, manifest.dataset)
-    facts = read_json(predictions)
-    failed = {case_id: entry for case_id, entry in facts["cases"].items() if "failed" in entry}
-    given = {case_id: manifest.case(case_id) for case_id in facts["cases"] if case_id not in failed}
-    work = Work(Path(config.data_root) / dataset.path, predictions.parent, out, steps, manifest.labels, code)
+    given = read_predictions(predictions)
+    failed = {case_id: entry for case_id, entry in given.cases.items() if entry.failed}
+    todo = {case_id: manifest.case(case_id) for case_id in given.cases if case_id not in failed}
+    work = Work(Path(config.data_root) / dataset.path, given.folder, out, steps, manifest.labels, code)
     if steps.crf is not None:
         budget = int(config.budget.host_gb * 1e9) if config.budget.host_gb else memory_budget()
-        work.check_memory(list(given.values()), len(manifest.channels), budget)
-    bar = Progress(f"postprocess {manifest.dataset}/{facts['model']} fold {facts['fold']}", len(given))
-    cases = {}
+        work.check_memory(list(todo.values()), len(manifest.channels), budget)
+    bar = Progress(f"postprocess {manifest.dataset}/{given.key.model} fold {given.key.fold}", len(todo))
+    cases: dict[str, PredictedCase] = {}
     with writer_lock(out):
-        for done, (case_id, case) in enumerate(given.items(), start=1):
-            cases[case_id] = work.case(case, facts["cases"][case_id])
+        for done, (case_id, case) in enumerate(todo.items(), start=1):
+            cases[case_id] = work.case(case, given.cases[case_id])
             if steps.crf is not None:
                 bar.update(done)
-        write_json(out / "predictions.json", {**facts, "cases": cases | failed, "postprocess": steps.model_dump()})
+        write_predictions(replace(given, folder=out, cases=cases | failed, postprocess=steps.model_dump()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,33 +69,33 @@ class Work:
     table: LabelTable
     code: str
 
-    def case(self, case: Case, entry: Mapping[str, Any]) -> dict[str, str]:
+    def case(self, case: Case, entry: PredictedCase) -> PredictedCase:
         """Make one case's label map, unless it is there; its entry in ``predictions.json``."""
-        target, stamp = self.out / entry["file"], self.out / f".{case.id}.json"
-        key = digest_of([entry, case.images_sha256, self.steps.model_dump(), self.table.to_json(), self.code])
+        target, stamp = self.out / entry.file, self.out / f".{case.id}.json"
+        key = digest_of([entry.to_json(), case.images_sha256, self.steps.model_dump(), self.table.to_json(), self.code])
         if self.steps.crf is not None and _whole(target, stamp, key):
-            return {"file": target.name, "sha256": read_json(stamp)["sha256"]}
+            return PredictedCase(target.name, read_json(stamp)["sha256"])
         crf = self.steps.crf
         labels = self._predicted(entry) if crf is None else self._refined(case, entry, crf)
         write_labels(target, apply(labels, self.steps, self.table), case.geometry)
-        made = {"file": target.name, "sha256": read_content(target).sha256}
+        made = PredictedCase(target.name, read_content(target).sha256)
         if crf is not None:
-            write_json(stamp, {**made, "key": key})
+            write_json(stamp, {**made.to_json(), "key": key})
         return made
 
-    def _predicted(self, entry: Mapping[str, Any]) -> NDArray[Any]:
-        path = self.source / entry["file"]
-        return read_labels(path, read_recorded(path, entry["sha256"], "medseg predict"))[0]
+    def _predicted(self, entry: PredictedCase) -> NDArray[Any]:
+        path = self.source / entry.file
+        return read_labels(path, read_recorded(path, entry.sha256, "medseg predict"))[0]
 
-    def _refined(self, case: Case, entry: Mapping[str, Any], options: CrfConfig) -> NDArray[Any]:
+    def _refined(self, case: Case, entry: PredictedCase, options: CrfConfig) -> NDArray[Any]:
         from medseg.postprocess.refine import refine
 
-        if "probabilities" not in entry:
+        if entry.probabilities is None:
             raise DataError(
-                f"{self.source / 'predictions.json'}: case '{case.id}' has no probabilities, which postprocess.crf "
+                f"{PredictionFolder(self.source).record}: case '{case.id}' has no probabilities, which postprocess.crf "
                 "refines; run `medseg predict` again with this configuration"
             )
-        soft = entry["probabilities"]
+        soft = entry.probabilities
         probabilities, box = read_probabilities(self.source / soft["file"], soft["sha256"])
         image = read_case_image(case, self.data)
         return refine(probabilities, box, image, case.geometry, options, self.table)

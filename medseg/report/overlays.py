@@ -113,9 +113,9 @@ def draw_case(study: Study, root: Path, dataset: str, case_id: str) -> dict[str,
 
 def _prediction(run: Run, case: Case, manifest: Manifest) -> NDArray[np.uint8]:
     entry = run.cases[case.id]
-    path = run.folder / entry["file"]
+    path = run.folder / entry.file
     # A page must not show other data than was scored.
-    labels, found = read_labels(path, read_recorded(path, entry["sha256"], "medseg predict"), spacing=case.pixel_size)
+    labels, found = read_labels(path, read_recorded(path, entry.sha256, "medseg predict"), spacing=case.pixel_size)
     require_same_grid(found, case.geometry, f"{path}: prediction of '{case.id}'")
     return manifest.labels.to_channels(labels)
 

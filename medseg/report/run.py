@@ -22,6 +22,7 @@ from medseg.report.figures import (
 from medseg.report.overlays import case_scores, choose, draw_case, run_of_case, voxel_scores
 from medseg.report.page import Figure, OverlayRow, render
 from medseg.report.sources import Study, read_study
+from medseg.results.folders import ReportFolder
 
 
 def run(results: Path, config_json: Path, data_root: Path, out: Path) -> None:
@@ -54,8 +55,8 @@ def run(results: Path, config_json: Path, data_root: Path, out: Path) -> None:
     for stale in folder.glob("*.png"):
         if stale.name not in figures:
             stale.unlink()
-    write_text(out / "index.html", page)
-    say(f"report: {len(figures)} figures -> {out / 'index.html'}")
+    write_text(ReportFolder(out).page, page)
+    say(f"report: {len(figures)} figures -> {ReportFolder(out).page}")
 
 
 def _figure(name: str, caption: str, alt: str, images: Mapping[str, bytes]) -> Figure:

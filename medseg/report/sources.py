@@ -17,7 +17,10 @@ from medseg.config import Config, load_config
 from medseg.errors import DataError
 from medseg.files import read_json, sha256_file
 from medseg.ingest.manifest import Manifest, read_manifest
+from medseg.predict.record import PredictedCase, find_scored
 from medseg.report.statements import dataset_statements
+from medseg.results.key import RunKey
+from medseg.results.paths import Results
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Run:
     history: Sequence[Mapping[str, Any]]
     timing: Mapping[str, Any]
     folder: Path
-    cases: Mapping[str, Mapping[str, str]]
+    cases: Mapping[str, PredictedCase]
     mirror: bool | None
 
 
@@ -110,12 +113,13 @@ def read_study(results: Path, config_json: Path) -> Study:
         DataError: if a result that the compared scores rest on is missing or damaged.
     """
     config = load_config([config_json])
-    compare = results / "compare"
-    leaderboard = read_leaderboard(compare)
+    layout = Results(results)
+    compare = layout.compare
+    leaderboard = read_leaderboard(compare.folder)
     try:
-        scores = pd.read_parquet(compare / "scores.parquet")
+        scores = pd.read_parquet(compare.scores)
     except (OSError, ValueError) as error:
-        raise DataError(f"{compare / 'scores.parquet'}: {error}; run `medseg compare` again") from error
+        raise DataError(f"{compare.scores}: {error}; run `medseg compare` again") from error
     keys = [
         (str(d), str(m), int(f), int(s))
         for d, m, f, s in scores[["dataset", "model", "fold", "seed"]].drop_duplicates().itertuples(index=False)
@@ -124,20 +128,20 @@ def read_study(results: Path, config_json: Path) -> Study:
     keys.sort(key=lambda k: (order.get(k[0], len(order)), order.get(k[1], len(order)), k))
     names = list(dict.fromkeys(k[0] for k in keys))
     wanted = config.runs()
-    manifests = {d: read_manifest(results / d / "ingest" / "manifest.tsv") for d in names}
-    runs = tuple(_read_run(results, *key, _scored(scores, key)) for key in keys)
+    manifests = {d: read_manifest(layout.ingest(d).manifest) for d in names}
+    runs = tuple(_read_run(layout, RunKey(*key), _scored(scores, key)) for key in keys)
     return Study(
         config,
         manifests,
-        {d: read_json(results / d / "ingest" / "splits.json") for d in names},
-        {(d, m): read_json(results / d / "plan" / f"{m}.json") for d, m in dict.fromkeys(k[:2] for k in keys)},
+        {d: read_json(layout.ingest(d).splits) for d in names},
+        {(d, m): read_json(layout.plan(d).plan(m)) for d, m in dict.fromkeys(k[:2] for k in keys)},
         runs,
         tuple(f"{d} / {m} / fold {f} / seed {s}" for d, m, f, s in wanted if (d, m, f, s) not in set(keys)),
         scores,
-        read_summary(compare),
+        read_summary(compare.folder),
         leaderboard,
-        _read_jobs(results / "benchmarks"),
-        {f"compare/{n}": sha256_file(compare / n) for n in ("scores.parquet", "leaderboard.csv", "summary.json")},
+        _read_jobs(layout.benchmarks),
+        {f"compare/{p.name}": sha256_file(p) for p in (compare.scores, compare.leaderboard, compare.summary)},
         {
             d: dataset_statements(results, config, manifests[d], [r.facts for r in runs if r.dataset == d])
             for d in names
@@ -152,45 +156,20 @@ def _scored(scores: pd.DataFrame, key: tuple[str, str, int, int]) -> dict[str, s
     return dict(zip(mine["case"], mine["prediction"], strict=True))
 
 
-def _read_run(results: Path, dataset: str, model: str, fold: int, seed: int, scored: Mapping[str, str]) -> Run:
-    name = f"fold{fold}-seed{seed}"
-    train = results / dataset / "train" / model / name
-    folder, predictions = _scored_predictions(results / dataset, f"{model}/{name}", scored)
+def _read_run(layout: Results, key: RunKey, scored: Mapping[str, str]) -> Run:
+    model = layout.model(key)
+    predictions = find_scored([layout.postprocess(key), layout.predict(key)], scored)
     return Run(
-        dataset,
-        model,
-        fold,
-        seed,
-        read_json(train / "model.json"),
-        _read_history(train / "history.jsonl"),
-        read_json(train / "timing.json"),
-        folder,
-        {case: entry for case, entry in predictions["cases"].items() if "file" in entry},
-        predictions.get("mirror"),
-    )
-
-
-def _scored_predictions(base: Path, run: str, scored: Mapping[str, str]) -> tuple[Path, Mapping[str, Any]]:
-    """The folder whose label maps are those that were scored, and its ``predictions.json``.
-
-    After a change of the configuration, predictions of the stage before or after lie there as well.
-
-    Args:
-        base: results of the data set.
-        run: ``model/fold…-seed…``.
-        scored: case -> SHA-256 of the label map that was scored; cases that failed are not in it.
-
-    Raises:
-        DataError: if no folder holds them.
-    """
-    for stage in ("postprocess", "predict"):
-        folder = base / stage / run
-        if (folder / "predictions.json").is_file():
-            predictions = read_json(folder / "predictions.json")
-            if all(predictions["cases"].get(case, {}).get("sha256") == digest for case, digest in scored.items()):
-                return folder, predictions
-    raise DataError(
-        f"{base}: no predictions of {run} are those that were scored; run `medseg evaluate` and `medseg compare` again"
+        key.dataset,
+        key.model,
+        key.fold,
+        key.seed,
+        read_json(model.description),
+        _read_history(model.history),
+        read_json(model.timing),
+        predictions.folder,
+        {case: entry for case, entry in predictions.cases.items() if not entry.failed},
+        predictions.mirror,
     )
 
 

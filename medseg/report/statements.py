@@ -10,6 +10,8 @@ from typing import Any
 from medseg.config import Config, DatasetConfig, PostprocessConfig, load_config
 from medseg.files import read_json
 from medseg.ingest.manifest import Manifest, read_manifest
+from medseg.results.folders import IngestFolder
+from medseg.results.paths import Results
 from medseg.testset.openings import read_openings, times_opened
 
 # Names shown in one sentence; the data section has all.
@@ -43,14 +45,15 @@ def statements(
 
 def read_statements(results: Path) -> dict[str, list[tuple[str, str]]]:
     """Statements of every data set of ``results/<experiment>`` that was ingested; empty without a configuration."""
-    if not (results / "config.json").is_file():
+    layout = Results(results)
+    if not layout.config.is_file():
         return {}
-    config = load_config([results / "config.json"])
+    config = load_config([layout.config])
     found = {}
     for name in config.datasets:
-        path = results / name / "ingest" / "manifest.tsv"
+        path = layout.ingest(name).manifest
         if path.is_file():
-            starts = [read_json(p) for p in sorted((results / name / "train").glob("*/*/model.json"))]
+            starts = [read_json(model.description) for model in layout.models(name)]
             found[name] = dataset_statements(results, config, read_manifest(path), starts)
     return found
 
@@ -59,7 +62,7 @@ def dataset_statements(
     results: Path, config: Config, manifest: Manifest, models: Iterable[Mapping[str, Any]]
 ) -> list[tuple[str, str]]:
     """Statements about one data set of ``results/<experiment>``; ``models`` are its ``model.json`` files, read."""
-    path = results / manifest.dataset / "ingest" / "manifest.tsv"
+    path = Results(results).ingest(manifest.dataset).manifest
     allowed = [*allowed_starts(models), *allowed_in_test(path)]
     return statements(config, manifest, test_cases(path), opened(results, manifest.dataset), allowed)
 
@@ -76,13 +79,13 @@ def terminal_statements(results: Path) -> str:
 
 def test_cases(manifest: Path) -> int:
     """Cases of the test set beside a manifest."""
-    path = manifest.with_name("test.tsv")
+    path = IngestFolder(manifest.parent).test_manifest
     return len(read_manifest(path).cases) if path.is_file() else 0
 
 
 def allowed_in_test(manifest: Path) -> list[str]:
     """Faults of test cases that were allowed by name, as text."""
-    path = manifest.with_name("test.json")
+    path = IngestFolder(manifest.parent).test_declaration
     return [f"{line} (test set)" for line in read_json(path)["allowed"]] if path.is_file() else []
 
 

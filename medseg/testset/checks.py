@@ -10,6 +10,9 @@ from medseg.config import Config
 from medseg.errors import CheckpointError, ConfigError, DataError
 from medseg.files import read_json, sha256_file
 from medseg.ingest.manifest import Manifest, read_manifest
+from medseg.results.folders import ModelFolder
+from medseg.results.key import RunKey
+from medseg.results.paths import Results
 from medseg.train.checkpoint import Checkpoint, read_description
 
 # Subjects shown in one message; there can be thousands.
@@ -51,14 +54,14 @@ class Training:
     weights_sha256: str
 
     @property
-    def run(self) -> str:
-        """The name of its folders."""
-        return f"fold{self.fold}-seed{self.seed}"
+    def key(self) -> RunKey:
+        """Which training, as results are found by."""
+        return RunKey(self.dataset, self.model, self.fold, self.seed)
 
     @property
     def name(self) -> str:
         """How records and messages call it."""
-        return f"{self.dataset}/{self.model}/{self.run}"
+        return self.key.name
 
 
 def chosen_sets(results: Path, config: Config, datasets: Sequence[str]) -> dict[str, TestSet]:
@@ -84,13 +87,13 @@ def _test_set(results: Path, config: Config, dataset: str) -> TestSet:
             f"datasets.{dataset}: no test set is declared; write `test: [ID, …]` (docs/data.md), and train without "
             "those cases"
         )
-    folder = results / dataset / "ingest"
-    if read_json(folder / "test.json")["declared"] != section.test.model_dump():
+    files = Results(results).ingest(dataset)
+    if read_json(files.test_declaration)["declared"] != section.test.model_dump():
         raise DataError(
-            f"{folder / 'test.json'}: `test` of datasets.{dataset} was another when the data set was checked; run the "
-            "workflow with this configuration first, which trains without the cases of the test set"
+            f"{files.test_declaration}: `test` of datasets.{dataset} was another when the data set was checked; run "
+            "the workflow with this configuration first, which trains without the cases of the test set"
         )
-    found = TestSet(folder / "test.tsv", read_manifest(folder / "test.tsv"))
+    found = TestSet(files.test_manifest, read_manifest(files.test_manifest))
     if not found.manifest.cases:
         raise DataError(f"{found.table}: holds no case; run `medseg ingest` with this configuration again")
     return found
@@ -118,11 +121,12 @@ def finished(
     for dataset, model, fold, seed in config.runs():
         if dataset not in datasets or (models and model not in models):
             continue
-        folder = results / dataset / "train" / model / f"fold{fold}-seed{seed}"
-        if (folder / "model.json").is_file():
-            done.append(_training(folder, dataset, model, fold, seed))
+        key = RunKey(dataset, model, fold, seed)
+        files = Results(results).model(key)
+        if files.description.is_file():
+            done.append(_training(files.folder, dataset, model, fold, seed))
         else:
-            lacking.append(f"{dataset}/{model}/{folder.name}")
+            lacking.append(key.name)
     if not done:
         raise DataError(f"{results}: no finished training of {', '.join(lacking) or 'these models'}; run the workflow")
     return done, lacking
@@ -133,7 +137,7 @@ def _training(folder: Path, dataset: str, model: str, fold: int, seed: int) -> T
     found = (checkpoint.dataset, checkpoint.plan.model, checkpoint.fold, checkpoint.seed)
     if found != (dataset, model, fold, seed):
         raise CheckpointError(f"{folder}: holds the training {found}, expected {(dataset, model, fold, seed)}")
-    path = folder / "model.safetensors"
+    path = ModelFolder(folder).weights
     if not path.is_file() or sha256_file(path) != recorded:
         raise CheckpointError(f"{path}: gone or damaged (SHA-256 differs from the one recorded beside it)")
     return Training(dataset, model, fold, seed, folder, checkpoint, recorded)
@@ -151,7 +155,7 @@ def refuse_seen(results: Path, sets: dict[str, TestSet], trainings: Sequence[Tra
     """
     causes = []
     for dataset, test in sets.items():
-        others = read_manifest(results / dataset / "ingest" / "manifest.tsv")
+        others = read_manifest(Results(results).ingest(dataset).manifest)
         shared = {c.subject for c in others.cases} & {c.subject for c in test.manifest.cases}
         if shared:
             causes.append(f"data set {dataset}: subjects {_some(sorted(shared))} are in the manifest of its folds, too")

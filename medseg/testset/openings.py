@@ -9,9 +9,7 @@ from typing import Any
 
 from medseg.errors import DataError
 from medseg.files import read_json, write_json
-
-FOLDER = "test"
-RECORD = "opened.json"
+from medseg.results.paths import Results
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +65,12 @@ def read_openings(results: Path) -> list[Opening]:
     Raises:
         DataError: if the record is damaged, or gone although there are results of an opening.
     """
-    path = results / FOLDER / RECORD
+    test = Results(results).test
+    path = test.opened
     if not path.exists():
-        if any((results / FOLDER).glob("*/predict/*/*/predictions.json")):
+        if test.predictions():
             raise DataError(
-                f"{path}: gone, although {results / FOLDER} holds predictions of the test set; restore it, since it "
+                f"{path}: gone, although {test.folder} holds predictions of the test set; restore it, since it "
                 "says how often the test set was opened"
             )
         return []
@@ -86,7 +85,7 @@ def append_opening(results: Path, opening: Opening) -> int:
     """Add an opening to the record, on disk before this returns; how many there are now."""
     openings = [*read_openings(results), opening]
     value = {"count": len(openings), "openings": [asdict(one) for one in openings]}
-    write_json(results / FOLDER / RECORD, value)
+    write_json(Results(results).test.opened, value)
     return len(openings)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,8 +17,10 @@ from medseg.files import digest_of, sha256_file, writer_lock
 from medseg.postprocess import run as postprocess
 from medseg.predict import run as predict
 from medseg.progress import say
+from medseg.results.key import TEST
+from medseg.results.paths import Results
 from medseg.testset.checks import TestSet, Training, chosen_sets, finished, refuse_seen
-from medseg.testset.openings import FOLDER, OpenedSet, Opening, append_opening, read_openings, times_opened
+from medseg.testset.openings import OpenedSet, Opening, append_opening, read_openings, times_opened
 
 
 def run(
@@ -54,15 +57,16 @@ def run(
     trainings, unfinished = finished(results, config, list(sets), models)
     sets = {name: sets[name] for name in sets if any(t.dataset == name for t in trainings)}
     unrecorded = refuse_seen(results, sets, trainings)
-    with writer_lock(results / FOLDER):
+    place = Results(results).test
+    with writer_lock(place.folder):
         before = read_openings(results)
         opening = _opening(config, sets, trainings, unfinished, unrecorded)
         append_opening(results, opening)
         _announce(opening, before)
         task = partial(_score, config=config, results=results, code=code)
         scores = _each(task, [(training, sets[training.dataset]) for training in trainings], workers)
-        compare.run(scores, results / FOLDER / "compare", config.compare.margin)
-    return results / FOLDER / "compare"
+        compare.run(scores, place.compare.folder, config.compare.margin)
+    return place.compare.folder
 
 
 def _opening(
@@ -116,14 +120,16 @@ def _each(
 def _score(work: tuple[Training, TestSet], *, config: Config, results: Path, code: str) -> Path:
     """Predict, post-process and score one training's test cases; its score file."""
     training, test = work
-    place = results / FOLDER / training.dataset
-    predictions = place / "predict" / training.model / training.run
+    layout, key = Results(results), replace(training.key, split=TEST)
+    predictions = layout.predict(key)
     case_ids = [case.id for case in test.manifest.cases]
-    predict.predict_cases(config, test.table, case_ids, training.folder, predictions, split="test", fold=training.fold)
+    predict.predict_cases(
+        config, test.table, case_ids, training.folder, predictions.folder, split=TEST, fold=training.fold
+    )
     if config.dataset(training.dataset).postprocess.applies:
-        processed = place / "postprocess" / training.model / training.run
-        postprocess.run(config, test.table, predictions / "predictions.json", processed, code)
+        processed = layout.postprocess(key)
+        postprocess.run(config, test.table, predictions.record, processed.folder, code)
         predictions = processed
-    out = place / "evaluate" / training.model / f"{training.run}.parquet"
-    evaluate.run(config, test.table, predictions / "predictions.json", out)
+    out = layout.scores(key)
+    evaluate.run(config, test.table, predictions.record, out)
     return out

@@ -14,12 +14,13 @@ from typing import Any
 from medseg import __version__
 from medseg.errors import CheckpointError, DataError, TrackingError
 from medseg.files import read_json, sha256_file, write_text
+from medseg.results.folders import ModelFolder
 from medseg.tracking.results import Trained
 from medseg.tracking.runs import require_run
 from medseg.tracking.store import Store, check_uri, connect, load_mlflow, one_line, store_errors
 
 FORMAT = "medseg-model-1"
-FILES = ("model.json", "model.safetensors")
+FILES = (ModelFolder(Path()).description.name, ModelFolder(Path()).weights.name)
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -100,7 +101,7 @@ def resolve_model(reference: str, store_uri: str | None) -> Path:
     if path.is_file() and path.name in FILES:
         path = path.parent
     if path.exists():
-        if not (path / "model.json").is_file():
+        if not ModelFolder(path).description.is_file():
             raise CheckpointError(
                 f"{path}: no model folder; expected one with model.json and model.safetensors, as in "
                 "results/<experiment>/<data set>/train/<model>/<run>"
@@ -153,13 +154,13 @@ def _fetch(store_uri: str, model_uri: str) -> Path:
 def check_model_folder(folder: Path, reference: str) -> Path:
     """The folder, if it holds a model of ours with the weights that it promises."""
     try:
-        facts: Mapping[str, Any] = read_json(folder / "model.json")
+        facts: Mapping[str, Any] = read_json(ModelFolder(folder).description)
         found, sha256 = facts.get("format"), facts.get("weights_sha256")
     except (DataError, AttributeError):
         raise CheckpointError(f"{reference}: found a model that medseg did not write; expected {FORMAT}") from None
     if found != FORMAT:
         raise CheckpointError(f"{reference}: found format {found!r}; expected {FORMAT!r}")
-    weights = folder / "model.safetensors"
+    weights = ModelFolder(folder).weights
     if not weights.is_file() or sha256_file(weights) != sha256:
         raise CheckpointError(f"{reference}: its weights are missing or damaged (SHA-256 differs)")
     return folder

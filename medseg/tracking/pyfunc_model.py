@@ -22,7 +22,10 @@ class SegmentationModel(PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Remember where the model folder is; weights are read when the first image comes."""
-        self.folder = Path(context.artifacts["model.json"]).parent
+        from medseg.results.folders import ModelFolder
+
+        description = ModelFolder(Path()).description.name
+        self.folder = Path(context.artifacts[description]).parent
         self.out = Path((context.model_config or {}).get("out", "predictions"))
 
     def predict(self, context: Any, model_input: list[str], params: dict[str, Any] | None = None) -> list[str]:

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from medseg.errors import DataError
 from medseg.files import read_json
+from medseg.results.folders import ModelFolder
+from medseg.results.key import RunKey
+from medseg.results.paths import Results
 from medseg.tracking.runs import RunSpec, plan_params
 
 if TYPE_CHECKING:
@@ -51,26 +54,27 @@ def find_trained(results: Path) -> list[Trained]:
     Raises:
         DataError: if a file of one is damaged, or says that it belongs elsewhere.
     """
-    return [_trained(path.parent) for path in sorted(results.glob("*/train/*/*/model.json"))]
+    return [_trained(model) for model in Results(results).models()]
 
 
-def _trained(folder: Path) -> Trained:
-    facts = read_json(folder / "model.json")
+def _trained(files: ModelFolder) -> Trained:
+    folder, facts = files.folder, read_json(files.description)
     dataset, model = folder.parents[2].name, folder.parent.name
     try:
-        found = (facts["dataset"]["name"], facts["plan"]["model"], f"fold{facts['fold']}-seed{facts['seed']}")
+        key = RunKey(facts["dataset"]["name"], facts["plan"]["model"], facts["fold"], facts["seed"])
+        found = (key.dataset, key.model, key.run)
         if found != (dataset, model, folder.name):
-            raise DataError(f"{folder / 'model.json'}: belongs to {'/'.join(found)}; was the folder copied?")
+            raise DataError(f"{files.description}: belongs to {'/'.join(found)}; was the folder copied?")
         versions = {f"medseg.{VERSION.get(k, k)}": str(v) for k, v in facts["provenance"].items()}
         tags = {**versions, "medseg.weights_sha256": facts["weights_sha256"]}
         params = plan_params(facts["plan"])
         spec = RunSpec(dataset, model, facts["fold"], facts["seed"], facts["fingerprint"], params, tags)
-        seconds = float(read_json(folder / "timing.json")["seconds"])
+        seconds = float(read_json(files.timing)["seconds"])
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{folder}: not as written by `medseg train` ({error!r}); run it again") from error
-    scores = folder.parents[2] / "evaluate" / model / f"{folder.name}.parquet"
+    scores = Results(folder.parents[3]).scores(key)
     return Trained(spec, folder, facts, seconds, scores)
 
 
@@ -114,14 +118,14 @@ def summary_of(results: Path, dataset: str, model: str) -> list[Mapping[str, Any
     """Rows of the comparison for one model on one data set; none before ``medseg compare`` ran."""
     from medseg.compare.run import read_summary
 
-    folder = results / "compare"
-    if not (folder / "summary.json").is_file():
+    folder = Results(results).compare
+    if not folder.summary.is_file():
         return []
     try:
-        rows = read_summary(folder)["rows"]
+        rows = read_summary(folder.folder)["rows"]
         return [row for row in rows if (row["dataset"], row["model"]) == (dataset, model)]
     except (KeyError, TypeError) as error:
-        raise DataError(f"{folder / 'summary.json'}: not as `medseg compare` writes it ({error!r}); run it") from error
+        raise DataError(f"{folder.summary}: not as `medseg compare` writes it ({error!r}); run it") from error
 
 
 def summary_metrics(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -159,6 +163,6 @@ def note_card(spec: RunSpec, rows: Iterable[Mapping[str, Any]], trained: Iterabl
 
 def overlays_of(results: Path, spec: RunSpec, cases: Iterable[str]) -> list[Path]:
     """The report's pictures of a model's predictions."""
-    figures = results / "report" / "figures"
+    figures = Results(results).report.figures
     paths = [figures / f"overlay-{spec.dataset}-{case}-{spec.model}.png" for case in sorted(set(cases))]
     return [path for path in paths if path.is_file()]

@@ -9,6 +9,8 @@ from typing import Any
 
 from medseg.errors import DataError, TrackingError
 from medseg.files import digest_of, sha256_bytes, sha256_file, writer_lock
+from medseg.results.folders import ModelFolder
+from medseg.results.paths import Results
 from medseg.tracking.journal import Curves, JournalReader
 from medseg.tracking.models import log_model
 from medseg.tracking.results import (
@@ -94,7 +96,7 @@ class _Replay:
         )
 
     def _child(self, trained: Trained) -> tuple[str, str]:
-        reader = JournalReader(trained.folder / "history.jsonl")
+        reader = JournalReader(ModelFolder(trained.folder).history)
         curve = reader.read()
         if reader.damaged:
             raise DataError(f"{reader.path}: {reader.damaged} damaged lines; run `medseg train` again")
@@ -146,7 +148,7 @@ class _Replay:
         log_new(self.client, run, params=_late_params(first), tags=tags)
         self._log_values(run, values, None)
         self._log_dataset(run, first)
-        page = self.results / "report" / "index.html"
+        page = Results(self.results).report.page
         cases = [c for t in members if t.scores.is_file() for c in training_scores(t.scores)["case"]]
         pictures = overlays_of(self.results, first.spec, cases)
         files = {"report/index.html": page.read_bytes()} if page.is_file() else {}
@@ -193,7 +195,7 @@ class _Replay:
 
     def _digest(self, trained: Trained) -> str:
         """Digest of the manifest, which holds those of all files; MLflow takes at most 36 characters."""
-        manifest = self.results / trained.spec.dataset / "ingest" / "manifest.tsv"
+        manifest = Results(self.results).ingest(trained.spec.dataset).manifest
         return sha256_file(manifest)[:32] if manifest.is_file() else "unknown"
 
     def _log_dataset(self, run: Any, trained: Trained) -> None:

@@ -14,6 +14,7 @@ from medseg.files import sha256_file
 from medseg.models.encoders.encoder import Encoder
 from medseg.models.weights import fetch_weights, load_encoder
 from medseg.progress import say
+from medseg.results.folders import ModelFolder
 from medseg.train.checkpoint import network_tensors, read_weights
 
 
@@ -38,7 +39,7 @@ class Start:
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of every file that weights come from."""
-        files = {"encoder": self.encoder, "model": self.model and self.model / "model.safetensors"}
+        files = {"encoder": self.encoder, "model": self.model and ModelFolder(self.model).weights}
         return {name: sha256_file(path) for name, path in files.items() if path is not None}
 
     def apply(self, network: nn.Module, label: str) -> None:

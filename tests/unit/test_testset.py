@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -26,8 +25,9 @@ from medseg.image.geometry import Geometry
 from medseg.ingest import run as ingest
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.run import check
+from medseg.results.paths import Results
 from medseg.testset import run as stage
-from medseg.testset.openings import FOLDER, RECORD, Opening, append_opening, read_openings, times_opened
+from medseg.testset.openings import Opening, append_opening, read_openings, times_opened
 from tests.conftest import CLASSES, OBLIQUE, Study, scene
 from tests.faults.sets import CASES, KINDS
 from tests.faults.sets import config as set_config
@@ -425,7 +425,7 @@ def test_a_test_set_is_opened_scored_and_recorded(ready: Callable[..., tuple[Pat
         assert found.test_sha256 == sha256_file(results / name / "ingest/test.tsv")
         weights = results / name / "train/unet/fold0-seed0/model.safetensors"
         assert opening.weights[f"{name}/unet/fold0-seed0"] == sha256_file(weights)
-    assert read_json(results / FOLDER / RECORD)["count"] == 1
+    assert read_json(Results(results).test.opened)["count"] == 1
     # Nothing outside the folder of its own was touched.
     assert {p.name for p in results.iterdir()} == {"flat", "solid", "test"}
     assert {p.name for p in (results / "flat").iterdir()} == {"ingest", "train"}
@@ -558,7 +558,7 @@ def test_trainings_must_be_there_and_sound(ready: Callable[..., tuple[Path, Conf
 def test_the_record_is_never_lost_in_silence(ready: Callable[..., tuple[Path, Config]]) -> None:
     results, config = ready()
     stage.run(results, config, ["flat"])
-    record = results / FOLDER / RECORD
+    record = Results(results).test.opened
     sound = record.read_bytes()
     record.write_bytes(sound[: len(sound) // 2])
     assert "not readable JSON" in refusal(DataError, results, config, ["flat"])
@@ -600,7 +600,7 @@ def test_the_command_prints_scores_and_how_often_it_was_opened(
         assert done.exit_code == 0, done.output
         assert "flat, test set" in done.stdout
         assert f"test set of flat: {times}" in done.stdout
-        assert os.path.join("test", RECORD) in done.stdout
+        assert "test/opened.json" in done.stdout
 
 
 def test_no_rule_of_the_workflow_opens_a_test_set() -> None:

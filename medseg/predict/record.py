@@ -1,0 +1,130 @@
+"""``predictions.json``: whose predictions a folder holds, and the digest of each label map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import DataError
+from medseg.files import read_json, write_json
+from medseg.results.folders import PredictionFolder
+from medseg.results.key import VALIDATION, RunKey
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedCase:
+    """The prediction of one case.
+
+    Attributes:
+        file: its label map, in the folder of the record; empty where predicting failed.
+        sha256: digest of the label map's content.
+        failed: why there is none; empty where there is one.
+        probabilities: file and digest of the probabilities, where they were kept.
+    """
+
+    file: str = ""
+    sha256: str = ""
+    failed: str = ""
+    probabilities: Mapping[str, str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        if self.failed:
+            return {"failed": self.failed}
+        soft = {} if self.probabilities is None else {"probabilities": dict(self.probabilities)}
+        return {"file": self.file, "sha256": self.sha256, **soft}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> PredictedCase:
+        """The inverse of ``to_json``."""
+        if "failed" in value:
+            return cls(failed=str(value["failed"]))
+        return cls(value["file"], value["sha256"], probabilities=value.get("probabilities"))
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """The predictions of one training for the cases of one split.
+
+    Attributes:
+        folder: where the label maps lie.
+        key: which training, which split.
+        weights_sha256: digest of its weights.
+        mirror: whether predictions are means over mirror images; None: not recorded.
+        cases: case id -> its prediction, or why there is none.
+        postprocess: the operations that were applied; None before post-processing.
+    """
+
+    folder: Path
+    key: RunKey
+    weights_sha256: str
+    mirror: bool | None
+    cases: Mapping[str, PredictedCase]
+    postprocess: Mapping[str, Any] | None = None
+
+    def has(self, scored: Mapping[str, str]) -> bool:
+        """Whether the label maps are these: case id -> digest."""
+        return all(case in self.cases and self.cases[case].sha256 == digest for case, digest in scored.items())
+
+
+def write_predictions(predictions: Predictions) -> None:
+    """Write the record into the predictions' folder; to be called last, since its presence means complete."""
+    key = predictions.key
+    done = {} if predictions.postprocess is None else {"postprocess": predictions.postprocess}
+    write_json(
+        PredictionFolder(predictions.folder).record,
+        {
+            "dataset": key.dataset,
+            "split": key.split,
+            "model": key.model,
+            "fold": key.fold,
+            "seed": key.seed,
+            "weights_sha256": predictions.weights_sha256,
+            "mirror": predictions.mirror,
+            "cases": {case: entry.to_json() for case, entry in predictions.cases.items()},
+            **done,
+        },
+    )
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read a ``predictions.json``.
+
+    Raises:
+        DataError: if it is missing, damaged or not as written by ``write_predictions``.
+    """
+    value = read_json(path)
+    try:
+        return Predictions(
+            path.parent,
+            RunKey(value["dataset"], value["model"], value["fold"], value["seed"], value.get("split", VALIDATION)),
+            value["weights_sha256"],
+            value.get("mirror"),
+            {case: PredictedCase.from_json(entry) for case, entry in value["cases"].items()},
+            value.get("postprocess"),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not as written by `medseg predict` ({error!r}); run it again") from error
+
+
+def find_scored(folders: list[PredictionFolder], scored: Mapping[str, str]) -> Predictions:
+    """The predictions whose label maps were scored, whatever other ones an earlier configuration left.
+
+    Args:
+        folders: of one training, the one to prefer first.
+        scored: case id -> digest of the label map that was scored; cases that failed are not in it.
+
+    Raises:
+        DataError: if no folder holds them.
+    """
+    for folder in folders:
+        if folder.record.is_file():
+            found = read_predictions(folder.record)
+            if found.has(scored):
+                return found
+    named = " or ".join(str(folder.folder) for folder in folders)
+    raise DataError(
+        f"{named}: no predictions there are those that were scored; run `medseg evaluate` and `medseg compare` again"
+    )
