@@ -1,0 +1,68 @@
+"""Commands that make label maps: predict, postprocess."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medseg.cli.options import Code, ConfigFile, ManifestFile, Out, Predictions
+
+
+def predict(
+    model: Annotated[str, typer.Option("--model", help="model folder, or an MLflow run id, runs:/… or models:/…")],
+    out: Out,
+    images: Annotated[list[Path] | None, typer.Argument(help="image files, or folders of DICOM slices")] = None,
+    spacing: Annotated[
+        list[float] | None, typer.Option("--spacing", help="pixel size in micrometres, once per axis")
+    ] = None,
+    series: Annotated[str, typer.Option("--series", help="DICOM series, if several: its UID or number")] = "",
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda; none: as planned")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; none: as planned")] = None,
+    mirror: Annotated[
+        bool | None, typer.Option("--mirror/--no-mirror", help="average over mirror images; none: as trained")
+    ] = None,
+    tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store of a run id")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="predict a fold: the configuration")] = None,
+    manifest: Annotated[Path | None, typer.Option("--manifest", help="predict a fold: its manifest")] = None,
+    splits: Annotated[Path | None, typer.Option("--splits", help="predict a fold: its splits")] = None,
+    fold: Annotated[int | None, typer.Option("--fold", min=0, help="predict a fold: which")] = None,
+) -> None:
+    """Predict IMAGES with a trained model, or (as the workflow does) the validation cases of a fold."""
+    from medseg.gpu import one_gpu
+
+    one_gpu()
+    from medseg.predict import run as stage
+
+    if images:
+        from medseg.tracking import resolve_model
+
+        for path in stage.predict_files(
+            images,
+            resolve_model(model, tracking_uri),
+            out,
+            spacing=spacing,
+            series=series,
+            device=device,
+            threads=threads,
+            mirror=mirror,
+        ):
+            print(path)
+    elif config is not None and manifest is not None and splits is not None and fold is not None:
+        from medseg.config import load_config
+
+        stage.run(load_config([config]), manifest, splits, fold, Path(model), out)
+    else:
+        raise typer.BadParameter("give image files, or --config, --manifest, --splits and --fold")
+
+
+def postprocess(
+    config: ConfigFile, manifest: ManifestFile, predictions: Predictions, out: Out, code: Code = None
+) -> None:
+    """Apply the operations that the data set's configuration names to predictions."""
+    from medseg.config import load_config
+    from medseg.postprocess import run as stage
+    from medseg.provenance import code_digest
+
+    stage.run(load_config([config]), manifest, predictions, out, code or code_digest("postprocess"))

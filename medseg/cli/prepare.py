@@ -1,0 +1,66 @@
+"""Commands that plan and prepare: fingerprint, plan, preprocess."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medseg.cli.options import Code, ConfigFile, FingerprintFile, ManifestFile, ModelName, Out, Workers
+
+
+def fingerprint(config: ConfigFile, manifest: ManifestFile, out: Out, workers: Workers = 1) -> None:
+    """Summarise a data set in the numbers that planning needs."""
+    from medseg.config import load_config
+    from medseg.plan.run import run_fingerprint
+
+    run_fingerprint(load_config([config]), manifest, out, workers)
+
+
+def plan(
+    config: Annotated[
+        Path | None, typer.Option("--config", help="configuration: YAML, or results/…/config.json")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="name of a model in the configuration")] = None,
+    fingerprint: Annotated[Path | None, typer.Option("--fingerprint", help="fingerprint.json of the data set")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="where the plan goes")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="print each decision with its rule and numbers")] = False,
+    existing: Annotated[Path | None, typer.Option("--plan", help="explain this plan instead of making one")] = None,
+) -> None:
+    """Plan one model: spacing, patch, batch, network, steps, each with its reason."""
+    from medseg.config import load_config
+    from medseg.plan import run as stage
+
+    if existing is not None and explain:
+        print(stage.explain_file(existing))
+    elif config is None or model is None or fingerprint is None or (out is None and not explain):
+        raise typer.BadParameter("give --config, --model, --fingerprint and --out (or --explain), or --explain --plan")
+    else:
+        from medseg.train.pace import measure
+
+        made = stage.run(load_config([config]), model, fingerprint, out, measure)
+        if explain:
+            print(stage.explained(made))
+
+
+def preprocess(
+    config: ConfigFile,
+    model: ModelName,
+    manifest: ManifestFile,
+    fingerprint: FingerprintFile,
+    out: Out,
+    code: Code = None,
+    workers: Workers = 1,
+    shard: Annotated[
+        str | None, typer.Option("--shard", help="i/n: prepare cases i, i + n, … only; without it, all, and the index")
+    ] = None,
+) -> None:
+    """Bring every case to the grid of a model: orient, crop, normalise, resample, store."""
+    from medseg.config import load_config
+    from medseg.preprocess import run as stage
+    from medseg.provenance import code_digest
+
+    part = stage.Shard.parse(shard) if shard else None
+    code = code or code_digest("preprocess")
+    stage.run(load_config([config]), model, manifest, fingerprint, out, code, workers, part)

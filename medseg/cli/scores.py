@@ -1,0 +1,82 @@
+"""Commands that score and compare: evaluate, compare, report, leaderboard, test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medseg.cli.options import ConfigFile, ManifestFile, Out, Predictions
+
+
+def evaluate(config: ConfigFile, manifest: ManifestFile, predictions: Predictions, out: Out) -> None:
+    """Score predicted label maps against the references: one table, a row per case, class and metric."""
+    from medseg.config import load_config
+    from medseg.evaluate import run as stage
+
+    stage.run(load_config([config]), manifest, predictions, out)
+
+
+def compare(
+    scores: Annotated[list[Path], typer.Argument(help="tables of the evaluate stage")],
+    out: Out,
+    margin: Annotated[
+        float | None, typer.Option("--margin", help="difference in mean score that does not matter; none: not tested")
+    ] = None,
+) -> None:
+    """Compare models: leaderboard with intervals over subjects, paired differences."""
+    from medseg.compare import run as stage
+
+    stage.run(scores, out, margin)
+
+
+def report(
+    results: Annotated[Path, typer.Option("--results", help="results/<experiment>")],
+    config: ConfigFile,
+    out: Out,
+) -> None:
+    """Write the HTML report of an experiment."""
+    from medseg.config import load_config
+    from medseg.report import run as stage
+
+    stage.run(results, config, Path(load_config([config]).data_root), out)
+
+
+def leaderboard(compare: Annotated[Path, typer.Argument(help="results/<experiment>/compare")]) -> None:
+    """Print the leaderboard of an experiment, and what its reader must know before believing it."""
+    from medseg.compare.terminal import terminal_leaderboard
+    from medseg.report.statements import terminal_statements
+
+    print(terminal_leaderboard(compare))
+    told = terminal_statements(compare.parent)
+    if told:
+        print(f"\n{told}")
+
+
+def open_test_set(
+    results: Annotated[Path, typer.Option("--results", help="results/<experiment>")],
+    config: ConfigFile,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", help="name of a data set; none: all that declare a test set")
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option("--model", help="name of a model; none: all")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="trainings tested side by side")] = 1,
+) -> None:
+    """Open the test set: score it with every finished training, and leave a record of it (test/opened.json)."""
+    from medseg.gpu import one_gpu
+
+    one_gpu()
+    from medseg.compare.terminal import terminal_leaderboard
+    from medseg.config import load_config
+    from medseg.provenance import code_digest
+    from medseg.results.paths import Results
+    from medseg.testset import run as stage
+    from medseg.testset.openings import read_openings, times_opened
+
+    loaded = load_config([config])
+    compared = stage.run(results, loaded, dataset or (), model or (), workers, code_digest("postprocess"))
+    print(terminal_leaderboard(compared))
+    openings = read_openings(results)
+    for name in openings[-1].datasets:
+        print(f"test set of {name}: {times_opened(openings, name)} (record: {Results(results).test.opened})")

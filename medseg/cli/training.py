@@ -1,0 +1,66 @@
+"""The command that trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medseg.cli.options import Code, ManifestFile, Out, SplitsFile
+
+
+def train(
+    manifest: ManifestFile,
+    plan: Annotated[Path, typer.Option("--plan", help="plan of the model")],
+    index: Annotated[Path, typer.Option("--index", help="index.json of the preprocess stage")],
+    splits: SplitsFile,
+    fold: Annotated[int, typer.Option("--fold", min=0)],
+    seed: Annotated[int, typer.Option("--seed", min=0)],
+    state: Annotated[Path, typer.Option("--state", help="folder for the state of unfinished trainings")],
+    out: Out,
+    code: Code = None,
+    start: Annotated[
+        str | None, typer.Option("--start", help="model to start from: its folder, or an MLflow run (see predict)")
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", help="start-overlap or start-unrecorded: what may be wrong with --start"),
+    ] = None,
+    track: Annotated[Path | None, typer.Option("--track", help="store.json: mirror the curves to MLflow")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="processes that read batches ahead")] = 0,
+    worker_timeout: Annotated[float, typer.Option("--worker-timeout", help="seconds a batch may take them")] = 300.0,
+    profile: Annotated[bool, typer.Option("--profile", help="write OUT/trace.json, a trace of some steps")] = False,
+) -> None:
+    """Train one model on one fold with one seed; started again after a kill, it goes on and ends with the same bits."""
+    import contextlib
+
+    from medseg.train.launch import launch, leads
+
+    launch(plan)
+    from medseg.gpu import one_gpu
+
+    one_gpu()
+    from medseg.engine.step import flush_subnormals
+    from medseg.provenance import code_digest
+    from medseg.train import run as stage
+    from medseg.train.state import RunOptions
+
+    flush_subnormals()
+    code = code or code_digest("train")
+    trace = out / "trace.json" if profile and leads() else None
+    options = RunOptions(workers, worker_timeout, trace=trace)
+    weights = None
+    if start is not None:
+        from medseg.tracking import read_store, resolve_model
+
+        weights = resolve_model(start, read_store(track).uri if track else None)
+    inputs = stage.Inputs(manifest, plan, index, splits, fold, seed, weights, tuple(allow or ()))
+    with contextlib.ExitStack() as stack:
+        if track is not None and leads():
+            from medseg.tracking import Mirror, training_spec
+
+            key = stage.fingerprint_of(inputs, state, code)
+            spec = training_spec(manifest, plan, fold, seed, key)
+            stack.enter_context(Mirror(track, spec, stage.journal_path(state, key)))
+        stage.run(inputs, state, out, code, options)
