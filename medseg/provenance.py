@@ -8,6 +8,7 @@ docstrings, comments and the descriptions of options: prose retrains nothing.
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 import hashlib
 import importlib.metadata
@@ -62,7 +63,7 @@ def _frozen(rows: Rows | None) -> _Rows:
 def _closure_digest(module: str, rows: _Rows, root: Path) -> str:
     digest = hashlib.sha256()
     for name in sorted(_closure(module, rows, root)):
-        digest.update(name.encode() + b"\0" + _module_digest(name, _rows_of(name, rows), root).encode())
+        digest.update(name.encode() + b"\0" + _tree_digest(_tree(name, _rows_of(name, rows), root)).encode())
         for extra in sorted(_module_path(name, root).parent.glob("*.j2")):
             digest.update(extra.read_bytes())
     return digest.hexdigest()[:16]
@@ -92,12 +93,17 @@ def _module_path(name: str, root: Path) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-@functools.lru_cache(maxsize=1024)
 def _tree(name: str, rows: tuple[str, ...] | None, root: Path) -> ast.Module:
     """The syntax tree of a module without prose, and of its table only ``rows`` and the definitions they refer to."""
-    tree = ast.parse(_module_path(name, root).read_bytes())
+    source = _module_path(name, root).read_bytes()
+    return _parsed(source) if rows is None else _with_rows(copy.deepcopy(_parsed(source)), name, rows)
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(source: bytes) -> ast.Module:
+    tree = ast.parse(source)
     _remove_prose(tree)
-    return tree if rows is None else _with_rows(tree, name, rows)
+    return tree
 
 
 def _remove_prose(tree: ast.Module) -> None:
@@ -161,22 +167,27 @@ def _defined(statement: ast.stmt) -> set[str]:
 @functools.lru_cache(maxsize=1024)
 def _imports(name: str, rows: tuple[str, ...] | None, root: Path) -> tuple[str, ...]:
     """Modules of the package that a module imports anywhere, or names late."""
-    found: list[str] = []
-    for node in ast.walk(_tree(name, rows, root)):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            # `from a.b import c`: c is a module or a name in a.b.
-            found += [node.module, *[f"{node.module}.{alias.name}" for alias in node.names]]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and (late := LATE.fullmatch(node.value)):
-            found.append(late[1])
-    ours = [f for f in found if f == PACKAGE or f.startswith(f"{PACKAGE}.")]
+    ours = [f for f in _named(_tree(name, rows, root)) if f == PACKAGE or f.startswith(f"{PACKAGE}.")]
     return tuple(f for f in ours if _module_path(f, root).is_file())
 
 
 @functools.lru_cache(maxsize=1024)
-def _module_digest(name: str, rows: tuple[str, ...] | None, root: Path) -> str:
-    return hashlib.sha256(ast.dump(_tree(name, rows, root)).encode()).hexdigest()
+def _named(tree: ast.Module) -> tuple[str, ...]:
+    """What a module imports, or may import: of ``from a.b import c``, c is a module or a name in a.b."""
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found += [node.module, *[f"{node.module}.{alias.name}" for alias in node.names]]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and (late := LATE.fullmatch(node.value)):
+            found.append(late[1])
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=1024)
+def _tree_digest(tree: ast.Module) -> str:
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 def environment() -> dict[str, Any]:
