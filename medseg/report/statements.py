@@ -70,9 +70,9 @@ def dataset_statements(
 def terminal_statements(results: Path) -> str:
     """The statements of a study as text, at most 100 columns wide; empty without a configuration in ``results``."""
     lines = []
-    for dataset, told in read_statements(results).items():
+    for dataset, found in read_statements(results).items():
         lines.append(dataset)
-        for heading, sentence in told:
+        for heading, sentence in found:
             lines += textwrap.wrap(f"  {heading}: {sentence}", WIDTH, subsequent_indent="    ")
     return "\n".join(lines)
 

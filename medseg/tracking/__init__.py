@@ -1,9 +1,9 @@
-"""tracking: results -> MLflow, and models back from it.
+"""tracking: results -> MLflow, and models from MLflow back to folders.
 
 Reads everything under ``results/<experiment>``; writes ``tracking/store.json`` and an MLflow store (a SQLite
 file beside the results, or the server that the configuration names). Guarantees: results never depend on the
-store, replays add nothing twice, nothing lands in the experiment "Default", no code and no path of this
-machine goes into a tag or parameter. Only this package imports MLflow, and only inside functions: importing
+store, a repeated sync adds nothing, nothing is put into the experiment "Default", no code and no path of this
+machine is written into a tag or parameter. Only this package imports MLflow, and only inside functions: importing
 the package itself is cheap.
 """
 

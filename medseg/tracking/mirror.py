@@ -1,4 +1,4 @@
-"""A training's curves in MLflow while it runs: a thread follows the journal, and training never waits."""
+"""A training's curves in MLflow while it runs: a thread reads the journal, and training never waits."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ FLUSH_S = 60.0
 class Mirror:
     """Context manager around a training: sends its journal to MLflow within seconds and ends its run.
 
-    Nothing that happens to the store reaches the training: an outage is told once, tried again with growing
-    pauses, and what stays unsent is sent by ``medseg track sync``. The status is FINISHED, KILLED for
+    Nothing that happens to the store reaches the training: an outage is reported once and tried again with growing
+    pauses; what stays unsent is sent by ``medseg track sync``. The status is FINISHED, KILLED for
     ``KeyboardInterrupt`` and ``SystemExit``, FAILED for any other exception.
     """
 
@@ -55,12 +55,12 @@ class Mirror:
         self._stop = threading.Event()
         self._progress = time.monotonic()
         self._outage = False
-        self._told = False
+        self._reported = False
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Mirror:
         # MLflow is imported here, not in the thread: two threads that import packages with cyclic imports at
-        # once (training imports MONAI, and that MLflow) may see them half-made.
+        # once (training imports MONAI, and that MLflow) may see them half initialised.
         try:
             load_mlflow(MIRROR_TIMEOUT_S)
         except ImportError as error:
@@ -96,14 +96,14 @@ class Mirror:
                     self._close()
                     return
                 if self._outage:
-                    say(f"tracking: {self._spec.key}: the store is back")
+                    say(f"tracking: {self._spec.key}: the store answers again")
                 self._outage, wait = False, POLL_S
             except Exception as error:  # noqa: BLE001 (recorded; whatever it is, it must not end the training)
                 if stopping:
                     self._say_unsent(one_line(error))
                     return
                 if not self._outage:
-                    say(f"tracking: {self._spec.key}: {one_line(error)}; training goes on, trying again")
+                    say(f"tracking: {self._spec.key}: {one_line(error)}; training continues, trying again")
                 self._outage, wait = True, min(2 * wait, LONGEST_WAIT_S)
             self._stop.wait(wait)
 
@@ -111,15 +111,15 @@ class Mirror:
         self._unsent += self._reader.read()
         if self._link is None:
             self._link = _Link(read_store(self._store_file), self._spec)
-            self._moved()
+            self._made_progress()
         tags = display_tags(self._reader.renamed)
         if tags:
             self._link.tag(tags)
             self._reader.renamed.clear()
-        self._link.curves.send(self._unsent, self._moved)
+        self._link.curves.send(self._unsent, self._made_progress)
         self._unsent.clear()
 
-    def _moved(self) -> None:
+    def _made_progress(self) -> None:
         self._progress = time.monotonic()
 
     def _close(self) -> None:
@@ -127,11 +127,11 @@ class Mirror:
             self._link.close(self._status)
 
     def _say_unsent(self, why: str) -> None:
-        if self._told:
+        if self._reported:
             return
-        self._told = True
+        self._reported = True
         say(
-            f"tracking: {self._spec.key}: not all was sent ({why}); results are complete, "
+            f"tracking: {self._spec.key}: not everything was sent ({why}); results are complete, "
             f"`medseg track sync {self._store_file.parent.parent}` sends the rest"
         )
 

@@ -37,7 +37,7 @@ def log_model(client: Any, experiment: str, run: Any, trained: Trained) -> tuple
     for known in _models_of(client, experiment, run_id):
         if str(known.status) == "READY" and known.tags.get("medseg.weights_sha256") == weights:
             return str(known.model_id), False
-        client.delete_logged_model(known.model_id)  # left half-made by a killed process, or outdated
+        client.delete_logged_model(known.model_id)  # left incomplete by a killed process, or outdated
     params = {k: str(v) for k, v in trained.spec.child_params.items()}
     made = client.create_logged_model(
         experiment,
@@ -94,7 +94,7 @@ def resolve_model(reference: str, store_uri: str | None) -> Path:
         store_uri: the tracking store; None: ``mlflow.db`` in the working folder.
 
     Raises:
-        CheckpointError: if there is no such folder, or what MLflow holds is no model of ours.
+        CheckpointError: if there is no such folder, or what MLflow holds is not a model of medseg.
         TrackingError: if the store cannot be reached or has no such run or model.
     """
     path = Path(reference)
@@ -136,12 +136,12 @@ def _uri_of_run(client: Any, run_id: str) -> str:
         raise TrackingError(f"run {run_id} ({run.info.run_name}) stands for several trainings; name one of\n{listed}")
     raise TrackingError(
         f"run {run_id} ({run.info.run_name}) holds no model; after its training, `medseg track sync "
-        "results/<experiment>` puts it there"
+        "results/<experiment>` stores it"
     )
 
 
 def _fetch(store_uri: str, model_uri: str) -> Path:
-    """A folder with the artifacts of a model: the store's own if on this disk, else a copy until we exit."""
+    """A folder with the artifacts of a model: the store's own if it is on this disk, else a copy until we exit."""
     from mlflow.artifacts import download_artifacts
 
     target: str | None = None
@@ -152,7 +152,7 @@ def _fetch(store_uri: str, model_uri: str) -> Path:
 
 
 def check_model_folder(folder: Path, reference: str) -> Path:
-    """The folder, if it holds a model of ours with the weights that it promises."""
+    """The folder, if it holds a model of medseg with the weights whose digest it records."""
     try:
         facts: Mapping[str, Any] = read_json(ModelFolder(folder).description)
         found, sha256 = facts.get("format"), facts.get("weights_sha256")

@@ -1,4 +1,4 @@
-"""The code MLflow runs to load a model of ours (models-from-code: a copy of it lies beside the weights).
+"""The code that MLflow runs to load a model (models-from-code: a copy of it is stored beside the weights).
 
 Weights and description are plain artifacts, so nothing is unpickled. Predictions are made by the installed
 ``medseg``.

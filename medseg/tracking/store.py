@@ -1,4 +1,4 @@
-"""The MLflow store: where it is, how it comes into being once, and the client that speaks to it."""
+"""The MLflow store: where it is, how it is created once, and the client that connects to it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Store:
 
     Attributes:
         uri: ``sqlite:///file`` (relative to the working folder) or an ``http(s)://`` MLflow server.
-        experiment: its name; ids are looked up by it, so that a store made anew is found too.
+        experiment: its name; ids are looked up by it, so that a store that was created again is found, too.
         folder: of ``store.json``.
     """
 
@@ -60,7 +60,7 @@ class Store:
 
 
 def check_uri(uri: str | None) -> str:
-    """The URI to use, or ``TrackingError`` for a kind of store that does not serve."""
+    """The URI to use; raises ``TrackingError`` for a kind of store that is not supported."""
     if uri is None:
         return DEFAULT_URI
     parts = urllib.parse.urlsplit(uri)
@@ -92,11 +92,11 @@ def artifacts_of(uri: str) -> str:
 
 
 def load_mlflow(timeout_s: int = SYNC_TIMEOUT_S) -> Any:
-    """Import MLflow, with calls that end soon: by default, one to a dead server blocks for minutes."""
+    """Import MLflow with short timeouts: by default a call to a dead server blocks for minutes."""
     os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
     os.environ.update(MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true")
     os.environ.update(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT=str(timeout_s))
-    # Its type-hint checks and deprecated imports warn on import; nothing a user of medseg could mend.
+    # Its type-hint checks and deprecated imports warn on import; nothing that a user of medseg could fix.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         mlflow = importlib.import_module("mlflow")
@@ -108,7 +108,7 @@ def load_mlflow(timeout_s: int = SYNC_TIMEOUT_S) -> Any:
 
 
 def store_errors() -> tuple[type[Exception], ...]:
-    """What MLflow raises when a store is down, locked, full or refuses."""
+    """The exceptions that MLflow raises when a store is down, locked, full or refuses a request."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
@@ -154,8 +154,8 @@ def store_lock(path: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
 def init_store(uri: str | None, experiment: str, out: Path) -> None:
     """Create the store and the experiment if they are not there, close orphaned runs, and write ``out``.
 
-    Any number of processes may call it at once and again. A server that does not answer is told and no error:
-    results do not need it, and ``sync`` finds the experiment by its name later.
+    Any number of processes may call it at once and again. A server that does not answer is reported and is no
+    error: results do not need it, and ``sync`` finds the experiment by its name later.
 
     Args:
         uri: SQLite file or MLflow server; None: ``mlflow.db`` in the working folder.
@@ -163,7 +163,7 @@ def init_store(uri: str | None, experiment: str, out: Path) -> None:
         out: ``results/<experiment>/tracking/store.json``.
 
     Raises:
-        TrackingError: for a URI that cannot serve, or a SQLite file that cannot be made or read.
+        TrackingError: for a URI that is not supported, or a SQLite file that cannot be created or read.
     """
     from medseg.tracking.runs import close_orphans
 
@@ -177,28 +177,28 @@ def init_store(uri: str | None, experiment: str, out: Path) -> None:
     except store_errors() as error:
         if store.database is not None:
             raise TrackingError(f"{store.uri}: cannot be used: {one_line(error)}") from error
-        say(f"tracking: {store.uri} does not answer; the study goes on, `medseg track sync` sends all later")
+        say(f"tracking: {store.uri} does not answer; the study continues, `medseg track sync` sends everything later")
     write_json(out, {"uri": store.uri, "experiment": experiment, "experiment_id": found})
 
 
 def open_store(store: Store) -> tuple[Any, str]:
-    """Client and experiment id of a store, both made if they are not there. Call with ``store.lock`` held."""
+    """Client and experiment id of a store, both created if missing. Call with ``store.lock`` held."""
     path = store.database
     if path is not None and not path.is_file():
         _create_database(path, store.uri)
-        say(f"tracking: made {path}")
+        say(f"tracking: created {path}")
     client = connect(store)
     return client, _experiment_id(client, store)
 
 
 def _create_database(path: Path, uri: str) -> None:
-    """Make the SQLite file, whole or not at all: a migration that is killed half-way cannot be continued.
+    """Create the SQLite file, complete or not at all: a migration that is killed half-way cannot be resumed.
 
-    Of several processes that let MLflow create its tables, all but one die.
+    Where several processes let MLflow create its tables at once, all but one fail.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{path.name}.new"
-    # A write-ahead log left by a file that is gone would be replayed into its successor.
+    # A write-ahead log of a deleted file would be replayed into its successor.
     for stale in (temporary, path):
         for suffix in ("", "-wal", "-shm", "-journal"):
             stale.with_name(stale.name + suffix).unlink(missing_ok=True)
@@ -215,7 +215,7 @@ def _create_database(path: Path, uri: str) -> None:
     os.replace(temporary, path)
     fsync_folder(path.parent)
     if mode != "wal":
-        say(f"tracking: {path}: no write-ahead log on this file system ({mode}); writers will wait longer")
+        say(f"tracking: {path}: no write-ahead log on this file system ({mode}); writers wait longer for one another")
 
 
 def read_store(path: Path) -> Store:
@@ -237,7 +237,7 @@ def connect(store: Store) -> Any:
     if path is not None and not path.is_file():
         raise TrackingError(
             f"{path}: no such file in this folder; run the command where the study was run, or, if it was "
-            "deleted, make it again with `medseg track sync results/<experiment>`"
+            "deleted, create it again with `medseg track sync results/<experiment>`"
         )
     from mlflow import MlflowClient
 
@@ -245,16 +245,15 @@ def connect(store: Store) -> Any:
 
 
 def _experiment_id(client: Any, store: Store) -> str:
-    """Id of the experiment, made if it is not there.
+    """Id of the experiment, created if missing.
 
-    ``mlflow.set_experiment`` is not used: where several processes race, it puts the losers' runs into
-    "Default".
+    ``mlflow.set_experiment`` is not used: where several processes race, it puts the losers' runs into "Default".
     """
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(store.experiment)
     if found is None:
-        # Made by another machine meanwhile, perhaps: our lock reaches only this one.
+        # Perhaps created by another machine meanwhile: our lock reaches only this one.
         with contextlib.suppress(MlflowException):
             client.create_experiment(store.experiment)
         found = client.get_experiment_by_name(store.experiment)
@@ -266,7 +265,7 @@ def _experiment_id(client: Any, store: Store) -> str:
             client.set_experiment_tag(found.experiment_id, name, value)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
-        say(f"tracking: experiment '{store.experiment}' was in the bin of {store.uri}; restored")
+        say(f"tracking: experiment '{store.experiment}' was deleted in {store.uri}; restored")
     return str(found.experiment_id)
 
 

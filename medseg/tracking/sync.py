@@ -1,4 +1,4 @@
-"""Replay of an experiment's results into MLflow: whole, repeatable, and adding nothing twice."""
+"""Sends the results of an experiment to MLflow: complete, repeatable, and nothing twice."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ from medseg.tracking.store import (
     store_lock,
 )
 
-STORE_FILE = Path("tracking") / "store.json"
+XXX
 
 
 def sync(results: Path) -> str:
-    """Send everything under ``results/<experiment>`` that the store lacks; returns a line that says what.
+    """Send everything under ``results/<experiment>`` that the store lacks; returns a summary line.
 
     Raises:
         TrackingError: if the store cannot be reached, or ``results`` has none.
@@ -159,7 +159,7 @@ class _Replay:
             self.client.set_terminated(parent, "FINISHED", max(ends))
 
     def _log_values(self, run: Any, values: Mapping[str, float], model: str | None) -> None:
-        """Log results that changed; a result measured anew gets a later time, which is what the UI shows."""
+        """Log results that changed; one that was measured again gets a later time, which is what the UI shows."""
         from mlflow.entities import Metric
 
         known = run.data.metrics
@@ -170,7 +170,7 @@ class _Replay:
         self.values += len(new)
 
     def _link_models(self, parent: Any, children: Iterable[str]) -> None:
-        """Show the models of all folds with the parent, too (the UI files runs without any elsewhere)."""
+        """Link the models of all folds to the parent run, since the UI lists runs without a model elsewhere."""
         from mlflow.entities import LoggedModelOutput
 
         known = {output.model_id for output in parent.outputs.model_outputs}
@@ -180,7 +180,7 @@ class _Replay:
             self.client.log_outputs(parent.info.run_id, new)
 
     def _put(self, run: Any, files: Mapping[str, bytes]) -> None:
-        """Upload files unless the run has them; a tag keeps their digest and is set when all are there."""
+        """Upload files unless the run has them; a tag holds their digest and is set after the last upload."""
         digest = digest_of({name: sha256_bytes(data) for name, data in files.items()})[:16]
         if not files or run.data.tags.get("medseg.files") == digest:
             return
@@ -209,5 +209,5 @@ class _Replay:
 
 
 def _late_params(trained: Trained) -> dict[str, int]:
-    """Known only once the network was built, so no part of what identifies a run."""
+    """Parameters that are known only after the network was built, so they do not identify a run."""
     return {"parameters": int(trained.facts["parameters"])} if "parameters" in trained.facts else {}

@@ -14,7 +14,7 @@ from medseg.tracking.store import artifacts_of, check_uri, database_of
 from medseg.tracking.views import MODELS, view_path
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# The default is four workers and seven processes of a job queue that nobody here uses: 1.5 GB instead of 0.5.
+# The default is four workers and seven processes of a job queue that is not used here: 1.5 GB instead of 0.5.
 SERVER_ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -28,7 +28,7 @@ def ui_command(store_uri: str | None, port: int = 5000, host: str = "127.0.0.1")
 
     Raises:
         TrackingError: for a server (open its address instead), a missing store, or a host that others can
-            reach: MLflow asks nobody for a password.
+            reach: MLflow has no password.
     """
     uri = check_uri(store_uri)
     path = database_of(uri)
@@ -58,7 +58,7 @@ def ui_command(store_uri: str | None, port: int = 5000, host: str = "127.0.0.1")
 
 
 def serve_ui(store_uri: str | None, port: int = 5000, host: str = "127.0.0.1") -> None:
-    """Become the UI's server, until Ctrl-C.
+    """Replace this process by the UI's server, until Ctrl-C.
 
     Raises:
         TrackingError: as ``ui_command``, or if the port is taken.

@@ -1,4 +1,4 @@
-"""How an experiment shows itself in the MLflow UI: a description and two ready-made tables.
+"""What the MLflow UI shows of an experiment: a description and two tables.
 
 MLflow's own table opens without any metric or parameter and, since 3.17, among the tools for language models.
 A table is a tag of the experiment that the UI's own "share" button would write; its address names it.
@@ -25,7 +25,7 @@ def view_path(experiment: str, view: str) -> str:
 
 
 def experiment_tags(experiment: str) -> dict[str, str]:
-    """Tags that an experiment of ours carries."""
+    """The tags of an experiment."""
     note = (
         f"A study made by medseg. [Models]({view_path(experiment, MODELS)}): one run per data set and model; "
         f"select two or more and press Compare. [Trainings]({view_path(experiment, TRAININGS)}): in each, "
