@@ -1,4 +1,4 @@
-"""The errors users see: each says what was found, where, what was expected and how to mend it."""
+"""The errors users see: each says what was found, where, what was expected and how to fix it."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ class Fault:
         case: case id, or ``-`` for the data set as a whole.
         file: path relative to the data set's folder, or ``-``.
         cause: what was found (values, counts, first position).
-        mend: what the user can do about it.
+        fix: what the user can do about it.
     """
 
     code: str
     case: str
     file: str
     cause: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
-        return f"{self.code} · {self.case} · {self.file} · {self.cause} · {self.mend}"
+        return f"{self.code} · {self.case} · {self.file} · {self.cause} · {self.fix}"
 
 
 class DatasetFaults(DataError):

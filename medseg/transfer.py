@@ -156,8 +156,8 @@ def transfer(url: str, part: Path, label: str, pause: Callable[[float], None] = 
             failures = 0 if have > before else failures + 1
             if failures > len(PAUSES_S):
                 kept = f"{have} bytes are kept in {part}, run the same command again to go on"
-                mend = kept if have else "check the address, or try again later"
-                raise DataError(f"{shown(url)}: {error} ({failures} attempts); {mend}") from None
+                fix = kept if have else "check the address, or try again later"
+                raise DataError(f"{shown(url)}: {error} ({failures} attempts); {fix}") from None
             say(f"{label}: {error}; trying again")
             pause(PAUSES_S[max(failures - 1, 0)])
 
@@ -228,16 +228,16 @@ def _open(url: str, headers: dict[str, str]) -> Any:
         if address.scheme not in ("http", "https"):
             raise DataError(f"{shown(url)}: expected an http(s) address")
         if "@" in address.netloc:
-            mend = "give an address that needs none, or get the file by hand"
-            raise DataError(f"{shown(url)}: the address names a user, and nothing here logs in; {mend}")
+            fix = "give an address that needs none, or get the file by hand"
+            raise DataError(f"{shown(url)}: the address names a user, and nothing here logs in; {fix}")
         opener = urllib.request.build_opener(_SaferRedirects)
         return opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
     except MedsegError:
         raise
     except (ValueError, http.client.InvalidURL):
         # The library's own words repeat the address, secrets and all.
-        mend = "mend it (a space is written %20)"
-        raise DataError(f"{shown(url)}: this, or where it redirects to, is no valid address; {mend}") from None
+        fix = "fix it (a space is written %20)"
+        raise DataError(f"{shown(url)}: this, or where it redirects to, is no valid address; {fix}") from None
 
 
 def _answer(error: urllib.error.HTTPError) -> str:

@@ -35,40 +35,7 @@ def oblique() -> np.ndarray:
 @pytest.fixture(scope="session")
 def tiny_plan() -> Callable[..., Any]:
     """``tiny_plan(network, dims, **changes)``: a plan that trains a step in milliseconds."""
-    from medseg.plan.plan import Plan
-
-    def build(network: str = "unet", dims: int = 2, **changes: Any) -> Plan:
-        fields: dict[str, Any] = {
-            "model": "tiny",
-            "network": network,
-            "dims": dims,
-            "unit": "px" if dims == 2 else "mm",
-            "spacing": (1.0,) * dims,
-            "normalization": ("none",),
-            "patch": (32, 32) if dims == 2 else (16, 16, 16),
-            "batch": 2,
-            # Not below 8: oneDNN 3.12 corrupts memory in strided 1 x 1 convolutions of fewer channels (2-D, AVX2).
-            "widths": (8, 16, 16),
-            "strides": ((1,) * dims, (2,) * dims, (2,) * dims),
-            "kernels": ((3,) * dims,) * 3,
-            "in_channels": 1,
-            "classes": 3,
-            "loss": "dice_ce",
-            "optimizer": "adamw",
-            "lr": 0.005,
-            "weight_decay": 1e-4,
-            "augment": "default",
-            "oriented": dims == 3,
-            "foreground": 0.33,
-            "steps": 6,
-            "validate_every": 3,
-            "precision": "fp32",
-            "threads": 1,
-            "device": "cpu",
-            "statistics": ({},),
-            "reasons": {},
-        }
-        return Plan(**{**fields, **changes})
+    from tests.plans import tiny_plan as build
 
     return build
 
@@ -95,7 +62,7 @@ def draw_scene() -> Callable[[tuple[int, ...], int], tuple[np.ndarray, np.ndarra
 def tiny_cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Any]]:
     """``tiny_cases(dims, count, spoil=None)``: prepared cases on disk; ``spoil(index, image)`` may damage an image."""
     from medseg.image.geometry import Geometry
-    from medseg.preprocess.prepare import InverseRecord
+    from medseg.preprocess.inverse import InverseRecord
     from medseg.preprocess.store import PreparedCase, write_case
 
     def build(dims: int, count: int = 3, spoil: Callable[[int, np.ndarray], None] | None = None) -> list[PreparedCase]:
@@ -161,7 +128,7 @@ class Study:
 
 
 def _write_flat(folder: Path) -> None:
-    from medseg.formats.table import write_labels
+    from medseg.formats.write import write_labels
     from medseg.image.geometry import Geometry
 
     table = np.array([0, *CLASSES.values()], dtype=np.uint8)
@@ -175,7 +142,7 @@ def _write_flat(folder: Path) -> None:
 
 def _write_solid(folder: Path) -> None:
     from medseg.files import write_json
-    from medseg.formats.table import write_labels
+    from medseg.formats.write import write_labels
     from medseg.image.geometry import Geometry
 
     table = np.array([0, *CLASSES.values()], dtype=np.uint8)

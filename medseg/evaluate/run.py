@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medseg.config import Config
 from medseg.evaluate.score import COLUMNS, score_case
 from medseg.files import write_with
-from medseg.formats.table import read_labels, read_recorded
+from medseg.formats.read import read_labels, read_recorded
 from medseg.image.geometry import require_same_grid
 from medseg.image.labels import LabelTable
 from medseg.ingest.cases import read_case_labels

@@ -2,38 +2,116 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.files import digest_of, sha256_bytes
+from medseg.files import digest_of
+from medseg.formats.errors import FormatError
+
+# Bytes read at once when a file is hashed.
+BLOCK = 1 << 20
+
+
+class FileBytes:
+    """The bytes of a file, or of a part of it, that stay on disk: slices are read when they are asked for.
+
+    Slices have a step of 1. Reading happens by position, so that threads and forked processes can share one object. The
+    file is kept open: replacing it under its name changes nothing here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a file.
+
+        Raises:
+            OSError: if it cannot be opened.
+        """
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._descriptor)
+        self._start, self._end = 0, os.fstat(self._descriptor).st_size
+        self._whole: FileBytes | None = None
+
+    def __len__(self) -> int:
+        return self._end - self._start
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, step = part.indices(len(self))
+        if step != 1:
+            raise ValueError(f"slices of step {step}, expected 1")
+        return self._read(self._start + start, max(0, stop - start))
+
+    def after(self, start: int) -> FileBytes:
+        """The bytes from ``start`` on, unread."""
+        part = object.__new__(FileBytes)
+        part.path, part._descriptor = self.path, self._descriptor
+        part._start, part._end = min(self._start + start, self._end), self._end
+        part._whole = self._whole or self  # keeps the file open
+        return part
+
+    def _read(self, at: int, size: int) -> bytes:
+        pieces: list[bytes] = []
+        try:
+            while size > 0:
+                piece = os.pread(self._descriptor, size, at)
+                if not piece:
+                    raise FormatError(self.path, f"ends at byte {at}: it was cut while it was read")
+                pieces.append(piece)
+                at, size = at + len(piece), size - len(piece)
+        except OSError as error:
+            raise FormatError(self.path, f"cannot be read ({error.strerror})", "check path and permissions") from None
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+# All bytes of a file, in memory or on disk; ``data[a:b]`` gives bytes.
+Data = bytes | FileBytes
+# A part of these, likewise.
+Part = memoryview | FileBytes
+
+
+def part_from(data: Data, start: int) -> Part:
+    """The bytes from ``start`` on; nothing is copied or read."""
+    return data.after(start) if isinstance(data, FileBytes) else memoryview(data)[start:]
+
+
+def sha256_of(data: Data) -> str:
+    """SHA-256 (hex) of a file's bytes; what is on disk is read in blocks."""
+    if not isinstance(data, FileBytes):
+        return hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256()
+    for at in range(0, len(data), BLOCK):
+        digest.update(data[at : at + BLOCK])
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Everything an image is read from, held in memory so that it is hashed and decoded from the same bytes.
+    """Everything an image is read from, so that it is hashed and decoded from the same bytes.
 
     Attributes:
         files: name relative to the image's folder -> bytes; the first is the one that was named.
         series: which series of a DICOM folder is wanted (SeriesInstanceUID or SeriesNumber); empty if there is one.
     """
 
-    files: Mapping[str, bytes]
+    files: Mapping[str, Data]
     series: str = ""
 
     @classmethod
-    def single(cls, path: Path, data: bytes) -> Content:
+    def single(cls, path: Path, data: Data) -> Content:
         """The content of a format that needs one file."""
         return cls({path.name: data})
 
     @property
-    def main(self) -> bytes:
+    def main(self) -> Data:
         """Bytes of the file that was named."""
         return next(iter(self.files.values()))
 
     @property
-    def companion(self) -> bytes | None:
+    def companion(self) -> Data | None:
         """Bytes of the second file (the data file of a header), or None."""
         return next((data for data in list(self.files.values())[1:]), None)
 
@@ -44,10 +122,10 @@ class Content:
 
     @property
     def sha256(self) -> str:
-        """Digest: of the bytes of a single file, else of all names and digests."""
+        """Digest: of the bytes of a single file, else of all names and digests; files on disk are read through."""
         if len(self.files) == 1:
-            return sha256_bytes(self.main)
-        return digest_of({name: sha256_bytes(data) for name, data in self.files.items()})
+            return sha256_of(self.main)
+        return digest_of({name: sha256_of(data) for name, data in self.files.items()})
 
 
 # Kind of content -> what its first bytes look like. Order matters only where one pattern would match another's files.
@@ -70,7 +148,7 @@ KINDS: dict[str, re.Pattern[bytes]] = {
 }
 
 
-def kind_of(data: bytes) -> str:
+def kind_of(data: Data) -> str:
     """What bytes are, by how they begin: a key of ``KINDS``, or an empty text."""
     start = bytes(data[:512])
     return next((kind for kind, pattern in KINDS.items() if pattern.match(start)), "")

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.formats.content import Content
-from medseg.formats.stored import FormatError, check_size
+from medseg.formats.content import Content, Data, FileBytes, Part, part_from
+from medseg.formats.errors import FormatError
+from medseg.formats.limits import check_claim
 from medseg.image.geometry import Geometry
 
 # No header of an image is longer; what looks longer is none.
@@ -73,37 +74,38 @@ class Header:
             raise FormatError(self.path, f"{len(behind)} bytes follow the detached header")
         return text.removeprefix("./")
 
-    def body(self, content: Content, *, detached: bool, suffix: str) -> memoryview:
+    def body(self, content: Content, *, detached: bool, suffix: str) -> Part:
         """The data's bytes: behind the header, or, if it is ``detached`` (its files end in ``suffix``), beside it."""
         if content.companion is not None:
-            return memoryview(content.companion)
+            return part_from(content.companion, 0)
         if detached:
-            mend = f"rename it to {suffix} and keep the data file beside it"
-            raise FormatError(self.path, "its data lie in another file", mend)
-        return memoryview(content.main)[self.end :]
+            fix = f"rename it to {suffix} and keep the data file beside it"
+            raise FormatError(self.path, "its data are in another file", fix)
+        return part_from(content.main, self.end)
 
 
-def header_lines(path: Path, kind: str, data: bytes) -> Iterator[tuple[str, int]]:
-    """The lines at the start of a file, each with the place of the next one, as far as headers reach."""
-    at, limit = 0, min(len(data), MAX_HEADER)
+def header_lines(path: Path, kind: str, data: Data) -> Iterator[tuple[str, int]]:
+    """The lines at the start of a file, each with the place of the next one, within ``MAX_HEADER`` bytes."""
+    head = data[:MAX_HEADER]
+    at, limit = 0, len(head)
     while at < limit:
-        end = data.find(b"\n", at, limit)
+        end = head.find(b"\n", at)
         end = limit if end < 0 else end
         try:
-            line = bytes(data[at:end]).decode()
+            line = head[at:end].decode()
         except UnicodeDecodeError:
             raise FormatError(path, f"{kind} header is no text") from None
         at = min(end + 1, len(data))
         yield line.removesuffix("\r"), at
 
 
-def uncompressed(path: Path, body: memoryview, skip: int, size: int) -> memoryview:
+def uncompressed(path: Path, body: Part, skip: int, size: int) -> Part:
     """The ``size`` bytes of plain voxels at the end of ``body``, behind exactly ``skip`` others (-1: however many)."""
     skip = len(body) - size if skip == -1 else skip
-    check_size(path, size, len(body))
+    check_claim(path, size, len(body))
     if skip < 0 or len(body) != skip + size:
         raise FormatError(path, f"{len(body)} bytes of data, the header needs exactly {size}")
-    return body[skip:]
+    return body.after(skip) if isinstance(body, FileBytes) else body[skip:]
 
 
 def reals(path: Path, name: str, text: str, separator: str | None = None) -> list[float]:

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.formats.content import Content
+from medseg.formats.content import Content, Data, Part
+from medseg.formats.errors import FormatError
 from medseg.formats.headers import (
+    MAX_HEADER,
     Header,
     axis_vectors,
     finite,
@@ -26,7 +28,9 @@ from medseg.formats.headers import (
     require_axes,
     uncompressed,
 )
-from medseg.formats.stored import MAX_DEFLATE_RATIO, FormatError, Stored, check_size
+from medseg.formats.limits import MAX_DEFLATE_RATIO, check_size
+from medseg.formats.raw import raw_voxels
+from medseg.formats.source import Source
 from medseg.formats.streams import unpack
 from medseg.image.geometry import Geometry
 
@@ -61,7 +65,7 @@ _KEYS = {
 _UNITS = {"mm": "mm", "um": "um", "?": "mm"}
 
 
-def _parse(path: Path, data: bytes) -> Header:
+def _parse(path: Path, data: Data) -> Header:
     """The header's fields: up to ``ElementDataFile``, which is its last line."""
     fields: dict[str, str] = {}
     for line, end in header_lines(path, "MetaImage", data):
@@ -88,20 +92,20 @@ def _reals(header: Header, key: str, count: int) -> NDArray[np.float64]:
     return finite(header.path, key, reals(header.path, key, header.need(key)), count)
 
 
-def metaimage_companions(path: Path, data: bytes) -> Sequence[str]:
+def metaimage_companions(path: Path, data: Data) -> Sequence[str]:
     """The data file that the header names."""
     header = _parse(path, data)
     if _is_local(header):
         raise FormatError(path, "its data follow the header", "rename it to .mha")
-    return (header.data_file("ElementDataFile", data[header.end :].strip()),)
+    return (header.data_file("ElementDataFile", data[header.end : header.end + MAX_HEADER].strip()),)
 
 
 def _is_local(header: Header) -> bool:
     return header.fields["ElementDataFile"].upper() == "LOCAL"
 
 
-def read_metaimage(path: Path, content: Content) -> Stored:
-    """Read ``.mha`` or ``.mhd``; see ``medseg.formats.table.read_stored`` for the contract."""
+def open_metaimage(path: Path, content: Content) -> Source:
+    """Open ``.mha`` or ``.mhd``; see ``medseg.formats.read.open_image`` for the contract."""
     header = _parse(path, content.main)
     body = header.body(content, detached=not _is_local(header), suffix=".mhd")
     if header.fields.get("ObjectType", "Image").lower() != "image" or not _flag(header, "BinaryData", True):
@@ -116,10 +120,9 @@ def read_metaimage(path: Path, content: Content) -> Stored:
         if key in header.fields and _reals(header, key, 1)[0] != plain:
             raise FormatError(path, f"{key} scales the voxels, which programs read in two ways", "store real values")
     dtype = _dtype(header)
-    flat = np.frombuffer(_plain(header, body, math.prod(shape) * channels * dtype.itemsize), dtype)
-    voxels = flat.reshape((channels, *shape), order="F")
+    data = _plain(header, body, math.prod(shape) * channels * dtype.itemsize)
     affine, unit, notes = _world(header, rank)
-    return Stored(path, np.ascontiguousarray(voxels, dtype=dtype.newbyteorder("=")), affine, unit, notes=notes)
+    return Source(path, raw_voxels(data, dtype, (channels, *shape), 0), affine, unit, notes=notes)
 
 
 def _dtype(header: Header) -> np.dtype[Any]:
@@ -129,7 +132,7 @@ def _dtype(header: Header) -> np.dtype[Any]:
     return np.dtype(TYPES[name]).newbyteorder(">" if _flag(header, "BinaryDataByteOrderMSB", False) else "<")
 
 
-def _plain(header: Header, body: memoryview, size: int) -> bytearray | memoryview:
+def _plain(header: Header, body: Part, size: int) -> bytearray | Part:
     """The voxels' bytes, exactly ``size`` of them."""
     path, skip = header.path, header.integer("HeaderSize", 0)
     if not _flag(header, "CompressedData", False):

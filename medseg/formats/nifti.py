@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import GeometryError
-from medseg.formats.content import Content
+from medseg.formats.content import Content, Data, Part, part_from
+from medseg.formats.errors import FormatError
 from medseg.formats.headers import first_axis_fastest
-from medseg.formats.stored import MAX_DEFLATE_RATIO, FormatError, Stored, check_size
+from medseg.formats.limits import MAX_DEFLATE_RATIO, check_claim, check_size
+from medseg.formats.raw import raw_voxels
+from medseg.formats.source import Source
 from medseg.formats.streams import pack_gzip, peek_gzip, unpack
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
 
@@ -51,8 +54,8 @@ def _nifti_header(path: Path, start: bytes, *, pair: bool) -> Any:
         if int(header["sizeof_hdr"]) != size or found[:4] not in (b"n+" + magic, b"ni" + magic):
             continue
         if pair != (found[:2] == b"ni"):
-            mend = "rename it to .nii" if pair else "name the pair .hdr and .img"
-            raise FormatError(path, f"a NIfTI header of {'one file' if pair else 'a pair of files'}", mend)
+            fix = "rename it to .nii" if pair else "name the pair .hdr and .img"
+            raise FormatError(path, f"a NIfTI header of {'one file' if pair else 'a pair of files'}", fix)
         code, bits = int(header["datatype"]), int(header["bitpix"])
         if code not in _NIFTI_TYPES:
             raise FormatError(
@@ -149,33 +152,33 @@ def _nifti_scaling(path: Path, header: Any) -> tuple[float, float, tuple[str, ..
     return slope, intercept, ()
 
 
-def read_nifti(path: Path, content: Content) -> Stored:
-    """Read ``.nii``; see ``medseg.formats.table.read_stored`` for the contract."""
+def open_nifti(path: Path, content: Content) -> Source:
+    """Open ``.nii``; see ``medseg.formats.read.open_image`` for the contract."""
     header = _nifti_header(path, content.main[:1024], pair=False)
-    return _decode(path, header, content.main, packed=False)
+    return _opened(path, header, content.main, packed=False)
 
 
-def read_nifti_gz(path: Path, content: Content) -> Stored:
-    """Read ``.nii.gz``; see ``medseg.formats.table.read_stored`` for the contract."""
+def open_nifti_gz(path: Path, content: Content) -> Source:
+    """Open ``.nii.gz``; see ``medseg.formats.read.open_image`` for the contract."""
     header = _nifti_header(path, peek_gzip(path, content.main, 1024), pair=False)
-    return _decode(path, header, content.main, packed=True)
+    return _opened(path, header, content.main, packed=True)
 
 
-def pair_companions(path: Path, data: bytes) -> Sequence[str]:
+def pair_companions(path: Path, data: Data) -> Sequence[str]:
     """The data file of a header: of its name, ending in ``.img``."""
     return (f"{path.name[: -len('.hdr')]}{'.IMG' if path.name.endswith('.HDR') else '.img'}",)
 
 
-def read_pair(path: Path, content: Content) -> Stored:
-    """Read ``.hdr`` with its ``.img``; see ``medseg.formats.table.read_stored`` for the contract."""
+def open_pair(path: Path, content: Content) -> Source:
+    """Open ``.hdr`` with its ``.img``; see ``medseg.formats.read.open_image`` for the contract."""
     header = _nifti_header(path, content.main[:1024], pair=True)
     if content.companion is None:
         raise FormatError(path, "a header without its .img file", "keep both in one folder")
     _check_extensions(path, content.main, header)
-    return _decode(path, header, content.companion, packed=False)
+    return _opened(path, header, content.companion, packed=False)
 
 
-def _check_extensions(path: Path, data: bytes, header: Any) -> None:
+def _check_extensions(path: Path, data: Data, header: Any) -> None:
     """Nothing but whole extensions follows a header that stands in a file of its own."""
     at = int(header["sizeof_hdr"])
     if len(data) == at:
@@ -192,26 +195,28 @@ def _check_extensions(path: Path, data: bytes, header: Any) -> None:
         raise FormatError(path, f"{behind} bytes that are no extension follow the header")
 
 
-def _decode(path: Path, header: Any, data: bytes, *, packed: bool) -> Stored:
+def _opened(path: Path, header: Any, data: Data, *, packed: bool) -> Source:
     """The voxels in ``data`` as the header describes them."""
     shape, channels, dropped = _nifti_shape(path, header)
     dtype = np.dtype(_NIFTI_TYPES[int(header["datatype"])]).newbyteorder(header.endianness)
     offset = int(header["vox_offset"])
     size = offset + math.prod(shape) * channels * dtype.itemsize
-    check_size(path, size, len(data) * MAX_DEFLATE_RATIO if packed else len(data))
-    content = unpack(path, data, size, "gzip") if packed else data
-    if len(content) != size:
-        raise FormatError(path, f"{len(content)} bytes of content, the header needs exactly {size}")
+    if packed:
+        check_size(path, size, len(data) * MAX_DEFLATE_RATIO)
+        plain: Part = memoryview(unpack(path, part_from(data, 0), size, "gzip"))[offset:]
+    else:
+        check_claim(path, size, len(data))
+        if len(data) != size:
+            raise FormatError(path, f"{len(data)} bytes of content, the header needs exactly {size}")
+        plain = part_from(data, offset)
     affine, notes, orientations = _nifti_affine(path, header, shape)
     slope, intercept, scaling = _nifti_scaling(path, header)
     unit_code = int(header["xyzt_units"]) & 7
     if unit_code == 1:
         raise FormatError(path, "world coordinates in metres, expected millimetres", "correct the header")
-    flat = np.frombuffer(content, dtype, math.prod(shape) * channels, offset)
-    voxels = np.moveaxis(flat.reshape((*shape, channels), order="F"), -1, 0)
-    return Stored(
+    return Source(
         path,
-        voxels.astype(dtype.newbyteorder("="), copy=False),
+        raw_voxels(plain, dtype, (*shape, channels), 3),
         affine,
         "um" if unit_code == 3 else "mm",
         slope,

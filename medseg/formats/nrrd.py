@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.formats.content import Content
+from medseg.formats.alpha import without_alpha
+from medseg.formats.content import Content, Data, Part
+from medseg.formats.errors import FormatError
 from medseg.formats.headers import (
     MAX_HEADER,
     Header,
@@ -28,7 +31,9 @@ from medseg.formats.headers import (
     require_axes,
     uncompressed,
 )
-from medseg.formats.stored import MAX_DEFLATE_RATIO, FormatError, Stored, check_size, memory_budget, without_alpha
+from medseg.formats.limits import MAX_DEFLATE_RATIO, check_size, memory_budget
+from medseg.formats.raw import raw_voxels
+from medseg.formats.source import Source
 from medseg.formats.streams import Packing, pack_gzip, unpack
 from medseg.image.geometry import Geometry
 
@@ -84,7 +89,7 @@ _UNITS = {**dict.fromkeys(("", "mm", "millimeter", "millimeters", "???"), "mm")}
 _UNITS |= dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers"), "um")
 
 
-def _parse(path: Path, data: bytes) -> Header:
+def _parse(path: Path, data: Data) -> Header:
     """The header's fields: behind the magic, up to an empty line or the end of the file."""
     fields: dict[str, str] = {}
     lines = header_lines(path, "NRRD", data)
@@ -107,28 +112,27 @@ def _parse(path: Path, data: bytes) -> Header:
     return Header(path, "NRRD", fields, len(data))
 
 
-def nrrd_companions(path: Path, data: bytes) -> Sequence[str]:
+def nrrd_companions(path: Path, data: Data) -> Sequence[str]:
     """The data file that a detached header names."""
     header = _parse(path, data)
     if "data file" not in header.fields:
         raise FormatError(path, "no 'data file' in the header", "rename it to .nrrd if the data follow the header")
-    return (header.data_file("data file", data[header.end :]),)
+    return (header.data_file("data file", data[header.end : header.end + MAX_HEADER]),)
 
 
-def read_nrrd(path: Path, content: Content) -> Stored:
-    """Read ``.nrrd`` or ``.nhdr``; see ``medseg.formats.table.read_stored`` for the contract."""
+def open_nrrd(path: Path, content: Content) -> Source:
+    """Open ``.nrrd`` or ``.nhdr``; see ``medseg.formats.read.open_image`` for the contract."""
     header = _parse(path, content.main)
     body = header.body(content, detached="data file" in header.fields, suffix=".nhdr")
     sizes, dtype = _sizes(header), _dtype(header)
     spatial, channel = _axes(header, len(sizes))
-    array = _voxels(header, body, sizes, dtype)
-    voxels = array[np.newaxis] if channel is None else np.moveaxis(array, channel, 0)
+    plain = _plain(header, body, math.prod(sizes) * dtype.itemsize)
     affine, unit, notes = _world(header, spatial)
-    native = np.ascontiguousarray(voxels, dtype=dtype.newbyteorder("="))
-    remarks: tuple[str, ...] = ()
+    source = Source(path, raw_voxels(plain, dtype, sizes, channel), affine, unit, notes=notes)
     if channel is not None and _kinds(header, len(sizes))[channel] == "rgba-color":
-        native, remarks = without_alpha(path, native)
-    return Stored(path, native, affine, unit, notes=notes, remarks=remarks)
+        voxels, remarks = without_alpha(path, source.voxels)
+        return replace(source, stored=voxels, remarks=remarks)
+    return source
 
 
 def _sizes(header: Header) -> list[int]:
@@ -170,8 +174,8 @@ def _axes(header: Header, rank: int) -> tuple[list[int], int | None]:
     known = all(kinds[axis] in _CHANNEL_KINDS for axis in others)
     if len(spatial) not in (2, 3) or len(others) > 1 or not known:
         told = ", ".join(f"{size} ({kind})" for size, kind in zip(header.fields["sizes"].split(), kinds, strict=True))
-        mend = "declare `kinds` (domain for space, list for channels) or convert it"
-        raise FormatError(header.path, f"axes {told}; expected 2 or 3 of space and at most one of channels", mend)
+        fix = "declare `kinds` (domain for space, list for channels) or convert it"
+        raise FormatError(header.path, f"axes {told}; expected 2 or 3 of space and at most one of channels", fix)
     return spatial, (others[0] if others else None)
 
 
@@ -186,23 +190,20 @@ def _vectors(header: Header, rank: int) -> list[list[float] | None] | None:
     return [None if w == "none" else reals(header.path, "space directions", w[1:-1], ",") for w in words]
 
 
-def _voxels(header: Header, body: memoryview, sizes: list[int], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The array in the file's axis order, first axis fastest."""
-    size = math.prod(sizes) * dtype.itemsize
+def _plain(header: Header, body: Part, size: int) -> bytearray | Part:
+    """The voxels' bytes, exactly ``size`` of them."""
     encoding = header.need("encoding").lower()
     lines, skip = header.integer("line skip", 0), header.integer("byte skip", 0)
     if lines or (skip and encoding != "raw"):
         raise FormatError(header.path, "skips lines, or bytes of compressed data", "store it without")
     if encoding == "raw":
-        plain: bytearray | memoryview = uncompressed(header.path, body, skip, size)
-    elif encoding in _PACKING:
+        return uncompressed(header.path, body, skip, size)
+    if encoding in _PACKING:
         packing = _PACKING[encoding]
         # bzip2 has no useful bound: there, memory grows with what really comes out of the stream.
         check_size(header.path, size, len(body) * MAX_DEFLATE_RATIO if packing == "gzip" else memory_budget())
-        plain = unpack(header.path, body, size, packing)
-    else:
-        raise FormatError(header.path, f"encoding {encoding[:20]!r}, expected raw, gzip or bzip2", "convert it")
-    return np.frombuffer(plain, dtype).reshape(sizes, order="F")
+        return unpack(header.path, body, size, packing)
+    raise FormatError(header.path, f"encoding {encoding[:20]!r}, expected raw, gzip or bzip2", "convert it")
 
 
 def _world(header: Header, spatial: list[int]) -> tuple[NDArray[np.float64] | None, str, tuple[tuple[str, str], ...]]:

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.formats.alpha import without_alpha
 from medseg.formats.content import Content
-from medseg.formats.stored import MAX_DEFLATE_RATIO, FormatError, Stored, check_size, without_alpha
+from medseg.formats.errors import FormatError
+from medseg.formats.limits import MAX_DEFLATE_RATIO, check_size, held
+from medseg.formats.source import Source
 from medseg.formats.streams import unpack
 from medseg.image.geometry import Geometry
 
@@ -46,15 +49,15 @@ def _chunks(path: Path, data: bytes) -> Chunks:
     return chunks
 
 
-def read_png(path: Path, content: Content) -> Stored:
-    """Read a PNG; see ``medseg.formats.table.read_stored`` for the contract.
+def open_png(path: Path, content: Content) -> Source:
+    """Open a PNG; see ``medseg.formats.read.open_image`` for the contract.
 
     Only the stored numbers count: gamma, colour profiles and the colour marked as transparent are left aside. An
     indexed picture gives its indices. A fully opaque alpha channel is dropped, any other is refused.
     """
     import imagecodecs
 
-    chunks = _chunks(path, content.main)
+    chunks = _chunks(path, held(path, content.main))
     width, height, depth, colour, *methods = struct.unpack(">IIBBBBB", chunks[0][1])
     known = methods in ([0, 0, 0], [0, 0, 1])
     if depth not in _DEPTHS.get(colour, ()) or min(width, height) < 1 or max(width, height) >= 2**31 or not known:
@@ -77,7 +80,7 @@ def read_png(path: Path, content: Content) -> Stored:
     remarks: tuple[str, ...] = ()
     if colour in _WITH_ALPHA:
         voxels, remarks = without_alpha(path, voxels)
-    return Stored(path, voxels, palette=colour == 3, remarks=remarks)
+    return Source(path, voxels, palette=colour == 3, remarks=remarks)
 
 
 def _packed_size(width: int, height: int, bits: int, *, interlaced: bool) -> int:

@@ -12,7 +12,8 @@ from typing import Literal
 # Deflate by Intel's library: about three times as fast as zlib, with the same checks.
 from isal import isal_zlib
 
-from medseg.formats.stored import FormatError
+from medseg.formats.content import Data, Part
+from medseg.formats.errors import FormatError
 
 Packing = Literal["gzip", "zlib", "bzip2"]
 
@@ -22,7 +23,7 @@ STEP = 1 << 16
 _WINDOW = {"gzip": 31, "zlib": 47}
 
 
-def unpack(path: Path, data: bytes | memoryview, size: int, packing: Packing) -> bytearray:
+def unpack(path: Path, data: bytes | Part, size: int, packing: Packing) -> bytearray:
     """Exactly ``size`` bytes from one compressed stream.
 
     Args:
@@ -35,7 +36,7 @@ def unpack(path: Path, data: bytes | memoryview, size: int, packing: Packing) ->
         FormatError: if the stream is damaged, breaks off, holds less or more, or is followed by something.
     """
     stream = bz2.BZ2Decompressor() if packing == "bzip2" else isal_zlib.decompressobj(wbits=_WINDOW[packing])
-    view = memoryview(data)
+    view = memoryview(data) if isinstance(data, bytes) else data
     out = bytearray()
     at = 0
     try:
@@ -57,7 +58,7 @@ def unpack(path: Path, data: bytes | memoryview, size: int, packing: Packing) ->
     return out
 
 
-def peek_gzip(path: Path, data: bytes, size: int) -> bytes:
+def peek_gzip(path: Path, data: Data, size: int) -> bytes:
     """The first ``size`` unpacked bytes of a gzip stream, or fewer."""
     try:
         return zlib.decompressobj(wbits=31).decompress(data[:STEP], size)

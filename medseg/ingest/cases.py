@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
-from medseg.formats.stored import Stored, file_limit
-from medseg.formats.table import read_content, read_stored
+from medseg.formats.limits import file_limit
+from medseg.formats.read import open_content, open_image, read_content
+from medseg.formats.source import Source
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
 from medseg.ingest.manifest import Case
 
@@ -31,8 +31,8 @@ def read_case_image(case: Case, folder: Path) -> NDArray[Any]:
     """
     parts = []
     for name, sha256 in zip(case.images, case.images_sha256, strict=True):
-        stored = _checked(folder / name, sha256, case.series)
-        image, grid = stored.image(), grid_of(stored.oriented(case.orientation), case.pixel_size, case.geometry)
+        source = _checked(folder / name, sha256, case)
+        image, grid = source.image(), grid_of(source.oriented(case.orientation), case.geometry)
         if case.fill is not None and image.dtype.kind == "f":
             image = np.where(np.isfinite(image), image, image.dtype.type(case.fill))
         if not same_grid(grid, case.geometry):
@@ -41,6 +41,21 @@ def read_case_image(case: Case, folder: Path) -> NDArray[Any]:
             image = resample_to(image, grid, case.geometry, order=1)
         parts.append(image)
     return np.concatenate(parts) if len(parts) > 1 else np.ascontiguousarray(parts[0])
+
+
+def open_case_image(case: Case, folder: Path) -> Source:
+    """The image of a case as ``read_case_image`` gives it, to be read box by box.
+
+    An image of one file without numbers to replace stays on disk where its format allows that; others are in memory.
+    Arguments and errors as for ``read_case_image``.
+    """
+    path = folder / case.images[0]
+    if len(case.images) == 1 and case.fill is None:
+        source = _checked(path, case.images_sha256[0], case, on_disk=True)
+        if same_grid(grid_of(source.oriented(case.orientation), case.geometry), case.geometry):
+            # The very grid of the manifest, so that everything lies on one.
+            return replace(source, affine=case.geometry.affine, unit=case.geometry.unit)
+    return Source.from_array(read_case_image(case, folder), case.geometry, path)
 
 
 def read_case_labels(case: Case, folder: Path) -> NDArray[Any]:
@@ -54,7 +69,7 @@ def read_case_labels(case: Case, folder: Path) -> NDArray[Any]:
     if not case.labels:
         raise DataError(f"case '{case.id}' has no reference label map")
     files = zip(case.labels, case.labels_sha256, strict=True)
-    maps = [_checked(folder / name, sha256, "").labels() for name, sha256 in files]
+    maps = [_checked(folder / name, sha256).labels() for name, sha256 in files]
     return np.ascontiguousarray(maps[0]) if len(maps) == 1 else merge_objects(maps)
 
 
@@ -72,19 +87,26 @@ def same_grid(found: Geometry, expected: Geometry) -> bool:
     return same_shape and expected.corner_distance_voxels(found) <= AFFINE_TOLERANCE_VOXELS
 
 
-def grid_of(stored: Stored, spacing: Sequence[float] | None, first: Geometry | None) -> Geometry:
+def grid_of(source: Source, first: Geometry | None) -> Geometry:
     """The grid of a file of a case; one without a header of its own lies on the grid of the ``first`` image."""
-    grid = stored.geometry(spacing)
-    if stored.affine is None and first is not None and first.dims == grid.dims:
+    grid = source.geometry
+    if source.affine is None and first is not None and first.dims == grid.dims:
         return replace(first, shape=grid.shape)
     return grid
 
 
-def _checked(path: Path, sha256: str, series: str) -> Stored:
-    """A file whose digest is the one in the manifest; a changed file is an error (never stale data)."""
+def _checked(path: Path, sha256: str, case: Case | None = None, on_disk: bool = False) -> Source:
+    """A file, opened, whose digest is the one in the manifest; a changed file is an error (never stale data).
+
+    Args:
+        path, sha256: of the file.
+        case: whose image it is; None for label maps, whose grid and series do not matter.
+        on_disk: leave its bytes on disk until boxes are read; else they are read once, hashed and decoded.
+    """
+    series, spacing = ("", None) if case is None else (case.series, case.pixel_size)
     # These very bytes passed `medseg ingest`, the limit on their size included.
     with file_limit(sys.maxsize):
-        content = read_content(path, series)
+        content = open_content(path, series) if on_disk else read_content(path, series)
         if content.sha256 != sha256:
             raise DataError(f"{path}: changed since `medseg ingest` (SHA-256 differs); run `medseg ingest` again")
-        return read_stored(path, content)
+        return open_image(path, content, spacing=spacing)

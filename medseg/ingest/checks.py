@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from medseg.config import DatasetConfig
 from medseg.errors import Fault
-from medseg.formats.stored import FormatError, Stored, file_limit
-from medseg.formats.table import read_content, read_stored
+from medseg.formats.errors import FormatError
+from medseg.formats.limits import file_limit
+from medseg.formats.read import open_image, read_content
+from medseg.formats.source import Source
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.cases import grid_of, merge_objects
@@ -25,7 +27,7 @@ from medseg.ingest.held_out import one_side
 from medseg.ingest.manifest import Case
 from medseg.ingest.origin.proposal import join_noticed
 from medseg.ingest.origin.sketch import Sketch, take_sketch
-from medseg.ingest.sources import Candidate, Source
+from medseg.ingest.sources import Candidate, Inventory
 from medseg.ingest.subjects import NOTICED
 from medseg.progress import Progress
 
@@ -72,9 +74,9 @@ class Checked:
     remarks: list[str] = field(default_factory=list)
     sketch: Sketch | None = None
 
-    def add(self, code: str, file: str, cause: str, mend: str = "") -> None:
+    def add(self, code: str, file: str, cause: str, fix: str = "") -> None:
         """Note a fault of this case."""
-        self.faults.append(fault(code, self.candidate.id, file, cause, mend))
+        self.faults.append(fault(code, self.candidate.id, file, cause, fix))
 
     def case(self) -> Case:
         """The manifest's row; only for a case without faults that forbid one."""
@@ -99,38 +101,38 @@ class Checked:
 
 
 def check_cases(
-    dataset: str, source: Source, section: DatasetConfig, workers: int
+    dataset: str, inventory: Inventory, section: DatasetConfig, workers: int
 ) -> tuple[list[Checked], tuple[str, ...], list[Fault]]:
-    """Read and check every candidate of a source, in parallel.
+    """Read and check every candidate of an inventory, in parallel.
 
     Args:
         dataset: name, for the progress bar.
-        source: what to check.
+        inventory: what to check.
         section: the data set's configuration.
         workers: threads, at most as many as processors (decompression and hashing release Python's lock).
 
     Returns:
-        The cases in the source's order, the channel names, and all faults, the source's own included.
+        The cases in the inventory's order, the channel names, and all faults, the inventory's own included.
     """
-    checked = read_cases(dataset, source, section, workers)
+    checked = read_cases(dataset, inventory, section, workers)
     sides: list[Fault] = []
     if joined := section.subject == NOTICED:
         join_noticed(checked)
-        sides = [f for f in one_side(one.candidate for one in checked) if f not in source.faults]
+        sides = [f for f in one_side(one.candidate for one in checked) if f not in inventory.faults]
     # What is in the test set alone names nothing.
     known = [one for one in checked if one.channels is not None and not one.candidate.test]
-    names = name_channels(known or checked, source.channels)
-    faults = [*source.faults, *sides, *(f for one in checked for f in one.faults)]
+    names = name_channels(known or checked, inventory.channels)
+    faults = [*inventory.faults, *sides, *(f for one in checked for f in one.faults)]
     faults += cohort_faults(checked, names, joined)
     return checked, names, faults
 
 
-def read_cases(dataset: str, source: Source, section: DatasetConfig, workers: int) -> list[Checked]:
-    """Read every candidate of a source and check it for itself, in parallel; arguments as for ``check_cases``."""
-    progress = Progress(f"ingest {dataset}", len(source.candidates))
+def read_cases(dataset: str, inventory: Inventory, section: DatasetConfig, workers: int) -> list[Checked]:
+    """Read every candidate of an inventory and check it for itself, in parallel; arguments as for ``check_cases``."""
+    progress = Progress(f"ingest {dataset}", len(inventory.candidates))
     checked: list[Checked] = []
     with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool:
-        for done in pool.map(lambda c: check_case(source.root, c, source.labels, section), source.candidates):
+        for done in pool.map(lambda c: check_case(inventory.root, c, inventory.labels, section), inventory.candidates):
             checked.append(done)
             progress.update(len(checked))
     return checked
@@ -150,28 +152,27 @@ def check_case(root: Path, candidate: Candidate, labels: LabelTable | None, sect
 
 def _open(
     root: Path, file: str, out: Checked, section: DatasetConfig, series: str = ""
-) -> tuple[str, Stored | None, Geometry | None]:
+) -> tuple[str, Source | None, Geometry | None]:
     """The digest of a file (or folder), what it holds and its grid, as far as they could be read."""
-    digest, stored = "", None
+    digest = ""
     try:
         content = read_content(root / file, series)
         digest = content.sha256
-        stored = read_stored(root / file, content)
-        _note_doubts(out, file, stored, section.orientation)
-        out.remarks += [remark for remark in stored.remarks if remark not in out.remarks]
-        spacing = out.candidate.spacing or section.spacing
-        return digest, stored, grid_of(stored.oriented(section.orientation), spacing, out.geometry)
+        source = open_image(root / file, content, spacing=out.candidate.spacing or section.spacing)
+        _note_doubts(out, file, source, section.orientation)
+        out.remarks += [remark for remark in source.remarks if remark not in out.remarks]
+        return digest, source, grid_of(source.oriented(section.orientation), out.geometry)
     except FormatError as error:
-        out.add(error.code, file, error.cause, error.mend)
+        out.add(error.code, file, error.cause, error.fix)
         return digest, None, None
 
 
-def _note_doubts(out: Checked, file: str, stored: Stored, winner: str | None) -> None:
+def _note_doubts(out: Checked, file: str, source: Source, winner: str | None) -> None:
     """What the reader found doubtful, once per case: image and label mostly share their headers' faults."""
-    for code, cause in stored.notes:
+    for code, cause in source.notes:
         if any(f.code == code for f in (*out.faults, *out.settled)):
             continue
-        if code == "orientation" and winner in stored.orientations:
+        if code == "orientation" and winner in source.orientations:
             out.orientation = str(winner)
             out.settled.append(fault(code, out.candidate.id, file, cause, f"{winner} is used, as configured"))
         else:
@@ -180,24 +181,24 @@ def _note_doubts(out: Checked, file: str, stored: Stored, winner: str | None) ->
 
 def _check_image(root: Path, file: str, out: Checked, section: DatasetConfig) -> None:
     """Check an image file; the first one's grid becomes the case's."""
-    digest, stored, grid = _open(root, file, out, section, out.candidate.series)
+    digest, source, grid = _open(root, file, out, section, out.candidate.series)
     out.images_sha256.append(digest)
     out.voxels_sha256.append("")
-    if stored is None or grid is None:
+    if source is None or grid is None:
         return
     try:
-        image = stored.image()
+        image = source.image()
     except FormatError as error:
-        out.add(error.code, file, error.cause, error.mend)
+        out.add(error.code, file, error.cause, error.fix)
         return
     out.channels = (out.channels or 0) + image.shape[0]
-    out.dtype = out.dtype or str(stored.voxels.dtype)
+    out.dtype = out.dtype or str(source.stored.dtype)
     if _check_intensities(out, file, image, section):
-        out.voxels_sha256[-1] = digest_voxels(stored.voxels)
+        out.voxels_sha256[-1] = digest_voxels(source.voxels)
     if file == out.candidate.images[0]:
         out.geometry = grid
         out.sketch = take_sketch(image, grid) if out.voxels_sha256[-1] else None
-        tilted = any(code == "gantry-tilt" for code, _ in stored.notes)
+        tilted = any(code == "gantry-tilt" for code, _ in source.notes)
         if (cosine := right_angles(grid)) > SHEAR and not tilted:
             out.add("shear", file, f"two axes meet at {np.degrees(np.arccos(cosine)):.2f} degrees, expected 90")
     elif out.geometry is not None:
@@ -215,8 +216,8 @@ def _check_intensities(out: Checked, file: str, image: NDArray[Any], section: Da
         nans = int(np.isnan(image).sum())
         where = f"{first[1:]}" + (f" of channel {first[0]}" if len(image) > 1 else "")
         cause = f"{nans} NaN and {int((~finite).sum()) - nans} Inf voxels, first {image[first]:g} at {where}"
-        mend = "" if section.fill is None else f"filled with {section.fill:g}, as configured"
-        out.add("nonfinite", file, cause, mend)
+        fix = "" if section.fill is None else f"filled with {section.fill:g}, as configured"
+        out.add("nonfinite", file, cause, fix)
         out.fill = section.fill
     elif all(low == high for low, high in ranges):
         out.add("constant-image", file, f"every voxel is {', '.join(f'{low:g}' for low, _ in ranges)}")
@@ -236,15 +237,15 @@ def _check_channel_grid(out: Checked, file: str, found: Geometry, first: Geometr
 
 def _check_label(root: Path, file: str, out: Checked, section: DatasetConfig) -> NDArray[Any] | None:
     """The values of a label file, if it could be read; its grid is compared with the image's."""
-    digest, stored, grid = _open(root, file, out, section)
+    digest, source, grid = _open(root, file, out, section)
     out.labels_sha256.append(digest)
     _check_grids(out, file, out.candidate.images[0], grid, out.geometry)
-    if stored is None:
+    if source is None:
         return None
     try:
-        return stored.labels()
+        return source.labels()
     except FormatError as error:
-        out.add(error.code, file, error.cause, error.mend)
+        out.add(error.code, file, error.cause, error.fix)
         return None
 
 

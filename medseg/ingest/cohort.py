@@ -121,10 +121,10 @@ def _copies(checked: Sequence[Checked]) -> list[Fault]:
     leave_out = f"leave the copies out: {exclude_these([c.id for c, _, _ in strange])}"
     # One subject across the test set's border would be the next fault.
     share = "; or give both one subject, `subject: FILE.csv` (columns case,subject), with `allow: [identical-images]`"
-    mend = f"leave the copies out: {exclude_these([c.id for c, _ in within])}"
+    fix = f"leave the copies out: {exclude_these([c.id for c, _ in within])}"
     return [
         *(fault("leakage", c.id, c.images[0], cause, leave_out + ("" if a else share)) for c, cause, a in strange),
-        *(fault("identical-images", c.id, c.images[0], cause, mend) for c, cause in within),
+        *(fault("identical-images", c.id, c.images[0], cause, fix) for c, cause in within),
     ]
 
 

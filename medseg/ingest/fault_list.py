@@ -10,13 +10,13 @@ from medseg.ingest.faults import FAULTS
 
 def fault_list(error: DatasetFaults) -> str:
     """All faults, one per line under their kind; kinds that the configuration can allow say so."""
-    faults = sorted(error.faults, key=lambda f: (f.code, f.mend, f))
+    faults = sorted(error.faults, key=lambda f: (f.code, f.fix, f))
     lines = [str(error).partition("\n")[0]]
-    for (code, mend), group in groupby(faults, key=lambda f: (f.code, f.mend)):
+    for (code, fix), group in groupby(faults, key=lambda f: (f.code, f.fix)):
         same = list(group)
         allowed = FAULTS[code].allowed
         choice = f"; or `allow: [{code}]` ({allowed})" if allowed else ""
-        lines += ["", f"{code} ({len(same)}): {mend}{choice}"]
+        lines += ["", f"{code} ({len(same)}): {fix}{choice}"]
         # What concerns no case or no file has a dash there.
         lines += ["  " + " · ".join(part for part in (f.case, f.file, f.cause) if part != "-") for f in same]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set: one table of codes, how to mend each, and whether it can be allowed."""
+"""What can be wrong with a data set: one table of codes, how to fix each, and whether it can be allowed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Kind:
     """A kind of fault.
 
     Attributes:
-        mend: what the user can do about it, unless the place that finds it knows better.
+        fix: what the user can do about it, unless the place that finds it knows better.
         ids: the entries of the catalogue in ``docs/faults.md`` that this code answers.
         allowed: what happens to the case if the configuration allows the fault by name; None: it cannot be.
     """
 
-    mend: str
+    fix: str
     ids: tuple[str, ...] = ()
     allowed: str | None = None
 
@@ -102,9 +102,9 @@ FAULTS: dict[str, Kind] = {
 }
 
 
-def fault(code: str, case: str, file: str, cause: str, mend: str = "") -> Fault:
+def fault(code: str, case: str, file: str, cause: str, fix: str = "") -> Fault:
     """A fault of a known kind, told on one line whatever the names contain."""
-    return Fault(code, one_line(case), one_line(file), one_line(cause), mend or FAULTS[code].mend)
+    return Fault(code, one_line(case), one_line(file), one_line(cause), fix or FAULTS[code].fix)
 
 
 def exclude_these(case_ids: Sequence[str]) -> str:

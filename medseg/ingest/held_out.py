@@ -100,9 +100,9 @@ def one_side(cases: Iterable[Candidate]) -> list[Fault]:
     both = {subject: pair for subject, pair in sorted(sides.items()) if all(pair)}
     outside = sorted(case.id for pair in both.values() for case in pair[0])
     leave = f"leave the others out: {exclude_these(outside)}"
-    mend = f"one subject, one side: name all cases of a subject in `test` or none, or {leave}"
+    fix = f"one subject, one side: name all cases of a subject in `test` or none, or {leave}"
     return [
-        fault("leakage", out[0].id, out[0].images[0], f"subject {subject}: {_sides(out, test)}", mend)
+        fault("leakage", out[0].id, out[0].images[0], f"subject {subject}: {_sides(out, test)}", fix)
         for subject, (out, test) in both.items()
     ]
 
@@ -122,8 +122,8 @@ def _from_file(root: Path, name: str, known: Set[str]) -> tuple[list[str], list[
     try:
         rows = read_case_table(root, name)
     except DataError as error:
-        mend = "write a table with a column case into the data set's folder or the working folder"
-        return [], [fault("splits", "-", name, str(error), mend)]
+        fix = "write a table with a column case into the data set's folder or the working folder"
+        return [], [fault("splits", "-", name, str(error), fix)]
     faults = [] if rows else [fault("splits", "-", name, "no case in it", "name the test cases, or take `test` out")]
     for case, count in sorted(Counter(row["case"] for row in rows).items()):
         if case not in known:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError
 from medseg.files import write_json
-from medseg.formats.table import write_labels
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.progress import Progress
 

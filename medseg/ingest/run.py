@@ -17,7 +17,7 @@ from medseg.ingest.folds import Member, check_run, make_folds
 from medseg.ingest.manifest import Case, Manifest, write_manifest, write_test
 from medseg.ingest.origin.proposal import proposed_subjects
 from medseg.ingest.phantoms import generate
-from medseg.ingest.sources import Source, find_cases
+from medseg.ingest.sources import Inventory, find_cases
 from medseg.ingest.splits import Fold, own_folds, write_splits
 from medseg.ingest.summary import summary
 from medseg.progress import say
@@ -87,16 +87,16 @@ def propose_subjects(config: Config, dataset: str, file: Path, workers: int = 1)
     if not is_table(str(file)):
         raise ConfigError(f"--propose-subjects {file}: `subject` takes files that end in .csv or .tsv; name one")
     section = config.dataset(dataset)
-    source = find_cases(dataset, Path(config.data_root) / section.path, section)
-    if not source.candidates:
-        raise DatasetFaults(dataset, source.root, source.faults)
-    checked = read_cases(dataset, source, section, workers)
+    inventory = find_cases(dataset, Path(config.data_root) / section.path, section)
+    if not inventory.candidates:
+        raise DatasetFaults(dataset, inventory.root, inventory.faults)
+    checked = read_cases(dataset, inventory, section, workers)
     table, lines = proposed_subjects(checked)
     write_text(file, table)
     unread = sum(one.sketch is None for one in checked)
     if unread:
         lines.append(f"{unread} images could not be read or are constant: of these, only the names were compared")
-    lines += [f"not settled by the table: {f}" for f in source.faults if f.code == "subject"]
+    lines += [f"not settled by the table: {f}" for f in inventory.faults if f.code == "subject"]
     return [*lines, f"wrote {file}; `subject: {file}` under `datasets.{dataset}` uses it"]
 
 
@@ -118,54 +118,54 @@ def run_phantoms(config: Config, dataset: str) -> Path:
 def _ingest(config: Config, dataset: str, workers: int) -> _Ingested:
     section = config.dataset(dataset)
     check_allowed(dataset, section.allow, section.fill)
-    source = find_cases(dataset, Path(config.data_root) / section.path, section)
-    _check_spacing(dataset, section, source)
-    checked, channels, faults = check_cases(dataset, source, section, workers)
+    inventory = find_cases(dataset, Path(config.data_root) / section.path, section)
+    _check_spacing(dataset, section, inventory)
+    checked, channels, faults = check_cases(dataset, inventory, section, workers)
     inside = [one for one in checked if not one.candidate.test]
-    folds, missing = _folds(config, dataset, source, inside)
+    folds, missing = _folds(config, dataset, inventory, inside)
     faults += missing
     errors = [f for f in faults if f.code not in section.allow]
     if not checked and not errors:
         errors = faults
     if errors:
-        raise DatasetFaults(dataset, source.root, errors)
+        raise DatasetFaults(dataset, inventory.root, errors)
     if isinstance(folds, ConfigError):
         raise folds
     cases = tuple(one.case() for one in inside)
-    labels: LabelTable = source.labels  # type: ignore[assignment]  # None only beside a fault
+    labels: LabelTable = inventory.labels  # type: ignore[assignment]  # None only beside a fault
     told = sorted([*faults, *(f for one in checked for f in one.settled)])
-    kept_apart = source.test
+    kept_apart = inventory.test
     told_inside = tuple(str(f) for f in told if f.case not in kept_apart)
     manifest = Manifest(
-        dataset, cases[0].geometry.dims, channels, labels, cases, told_inside, source.excluded, source.unit
+        dataset, cases[0].geometry.dims, channels, labels, cases, told_inside, inventory.excluded, inventory.unit
     )
     test = tuple(one.case() for one in checked if one.candidate.test)
     told_of_test = tuple(str(f) for f in told if f.case in kept_apart)
     for line in summary(manifest, folds, test, told_of_test):
         say(f"ingest {dataset}: {line}")
-    own = _splits_file(config, dataset, source) is not None
+    own = _splits_file(config, dataset, inventory) is not None
     return _Ingested(manifest, folds, "file" if own else config.folds.scheme, test, told_of_test)
 
 
 def _folds(
-    config: Config, dataset: str, source: Source, checked: list[Checked]
+    config: Config, dataset: str, inventory: Inventory, checked: list[Checked]
 ) -> tuple[list[Fold] | ConfigError, list[Fault]]:
     """The folds, or why there can be none (faults of files are told first), and what is wrong or missing in them."""
     try:
-        own = _splits_file(config, dataset, source)
+        own = _splits_file(config, dataset, inventory)
         if own is not None:
-            faulty = {f.case for f in source.faults if f.code not in config.dataset(dataset).allow}
+            faulty = {f.case for f in inventory.faults if f.code not in config.dataset(dataset).allow}
             subject_of = {one.candidate.id: one.candidate.subject for one in checked}
-            folds, faults = own_folds(*own, subject_of, faulty, set(source.excluded), source.test)
+            folds, faults = own_folds(*own, subject_of, faulty, set(inventory.excluded), inventory.test)
             if faults:
                 return [], faults
             check_run(config.folds, len(folds))
         else:
-            ignore = source.labels.ignore if source.labels is not None else None
+            ignore = inventory.labels.ignore if inventory.labels is not None else None
             folds = make_folds([_member(one, ignore) for one in checked], config.folds)
     except ConfigError as error:
         return error, []
-    return folds, fold_faults(checked, source.labels, folds) if source.labels is not None and checked else []
+    return folds, fold_faults(checked, inventory.labels, folds) if inventory.labels is not None and checked else []
 
 
 def _member(one: Checked, ignore: int | None) -> Member:
@@ -174,17 +174,17 @@ def _member(one: Checked, ignore: int | None) -> Member:
     return Member(one.candidate.id, one.candidate.subject, one.candidate.site, shown)
 
 
-def _splits_file(config: Config, dataset: str, source: Source) -> tuple[Path, str] | None:
+def _splits_file(config: Config, dataset: str, inventory: Inventory) -> tuple[Path, str] | None:
     """The user's own file of folds and what to call it, or None; the data set's own comes before that of all."""
-    name = config.dataset(dataset).splits or config.folds.file or source.splits
+    name = config.dataset(dataset).splits or config.folds.file or inventory.splits
     if not name:
         return None
-    return nearest(source.root, name), name
+    return nearest(inventory.root, name), name
 
 
-def _check_spacing(dataset: str, section: DatasetConfig, source: Source) -> None:
+def _check_spacing(dataset: str, section: DatasetConfig, inventory: Inventory) -> None:
     """`spacing` has one number per axis of the formats that it serves."""
-    used = {suffix_of(Path(file)) for c in source.candidates for file in c.images}
+    used = {suffix_of(Path(file)) for c in inventory.candidates for file in c.images}
     for suffix in sorted(used & FORMATS.keys()):
         dims = FORMATS[suffix].dims
         if section.spacing is not None and len(section.spacing) not in dims:

@@ -25,7 +25,7 @@ from medseg.ingest.layouts.table import table_layout
 from medseg.ingest.manifest import NOBODY, Unit
 from medseg.ingest.subjects import check_subject, declared_subjects
 
-__all__ = ["LAYOUTS", "Candidate", "Source", "find_cases"]
+__all__ = ["LAYOUTS", "Candidate", "Inventory", "find_cases"]
 
 # Layout (a value of `layout` in the configuration) -> how its files are found and paired.
 LAYOUTS: dict[str, Callable[[str, Path, DatasetConfig], Found]] = {
@@ -39,7 +39,7 @@ LAYOUTS: dict[str, Callable[[str, Path, DatasetConfig], Found]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Inventory:
     """What is there before any image is opened.
 
     Attributes:
@@ -68,7 +68,7 @@ class Source:
         return frozenset(case.id for case in self.candidates if case.test)
 
 
-def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Source:
+def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Inventory:
     """Look for a data set's cases in ``root`` by its layout; no image is opened.
 
     Raises:
@@ -77,8 +77,8 @@ def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Source:
     """
     check_subject(dataset, config.subject)
     if not root.is_dir():
-        mend = f"run `medseg download --dataset {dataset}` with this configuration" if config.download else ""
-        return Source(root, (), None, None, (fault("missing", "-", "-", f"no folder {root}", mend),))
+        fix = f"run `medseg download --dataset {dataset}` with this configuration" if config.download else ""
+        return Inventory(root, (), None, None, (fault("missing", "-", "-", f"no folder {root}", fix),))
     layout = config.layout or guess_layout(dataset, root, config)
     found = LAYOUTS[layout](dataset, root, config.model_copy(update={"layout": layout}))
     check_test(dataset, layout, config)
@@ -100,10 +100,10 @@ def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Source:
         left = f" but {len(excluded)} that `exclude` names" if excluded else ""
         faults.append(fault("missing", "-", "-", f"no images in {root}{left}"))
     elif found.candidates and len(test) == len(candidates):
-        mend = "leave cases to train on: name fewer in `test`"
-        faults.append(fault("missing", "-", "-", f"all {len(test)} cases are in the test set", mend))
+        fix = "leave cases to train on: name fewer in `test`"
+        faults.append(fault("missing", "-", "-", f"all {len(test)} cases are in the test set", fix))
     named = tuple(config.channels) if config.channels else found.channels
-    return Source(root, candidates, found.labels, named, tuple(faults), found.splits, excluded, unit)
+    return Inventory(root, candidates, found.labels, named, tuple(faults), found.splits, excluded, unit)
 
 
 def _id_faults(candidates: list[Candidate]) -> list[Fault]:

@@ -65,9 +65,9 @@ def declared_subjects(
     rule = subject_rule(dataset, subject)
     faults = repeated_subjects(list(cases)) if subject is None else []
     found = {case: rule(case) if subject is not None else c.subject or case for case, c in cases.items()}
-    mend = "correct the expression, or say who belongs together in a file: `subject: FILE.csv` (columns case,subject)"
+    fix = "correct the expression, or say who belongs together in a file: `subject: FILE.csv` (columns case,subject)"
     for case in (case for case, name in found.items() if not name):
-        faults.append(fault("subject", case, cases[case].images[0], f"'{subject}' finds no subject in this id", mend))
+        faults.append(fault("subject", case, cases[case].images[0], f"'{subject}' finds no subject in this id", fix))
     unit = NOBODY if subject is None else Unit("case") if subject == CASE else Unit("pattern", subject)
     return {case: name or case for case, name in found.items()}, unit, faults
 
@@ -120,8 +120,8 @@ def _from_file(
     try:
         rows = read_case_table(root, name, "subject")
     except DataError as error:
-        mend = "write a table with columns case,subject into the data set's folder or the working folder"
-        return {}, [fault("subject", "-", name, str(error), mend)]
+        fix = "write a table with columns case,subject into the data set's folder or the working folder"
+        return {}, [fault("subject", "-", name, str(error), fix)]
     faults = []
     for case, count in sorted(Counter(row["case"] for row in rows).items()):
         if count > 1:
@@ -134,8 +134,8 @@ def _from_file(
         if case not in named:
             near = difflib.get_close_matches(case, strangers, n=1, cutoff=0.6)
             meant = f"; line '{near[0]}' is of no case here: is this one meant?" if near else ""
-            mend = "add a line with this case and its subject, or correct one"
-            faults.append(fault("subject", case, name, f"not listed there{meant}", mend))
+            fix = "add a line with this case and its subject, or correct one"
+            faults.append(fault("subject", case, name, f"not listed there{meant}", fix))
         elif not named[case]:
             faults.append(fault("subject", case, name, "no subject in its line", "write whose case it is"))
     return named, faults
@@ -174,8 +174,8 @@ def repeated_subjects(case_ids: Sequence[str]) -> list[Fault]:
         return []
     one, other, pattern = found
     cause = f"{one} and {other} look like cases of one subject; `subject` does not say which cases belong together"
-    mend = (
+    fix = (
         f"write `subject: '{pattern}'`, or `subject: {CASE}` if each case is a subject of its own, "
         "or `subject: FILE.csv` (columns case,subject) if no expression can say it"
     )
-    return [fault("subject", "-", "-", cause, mend)]
+    return [fault("subject", "-", "-", cause, fix)]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from medseg.formats.table import read_labels, read_recorded
+from medseg.formats.read import read_labels, read_recorded
 from medseg.image.geometry import Geometry, canonical_axes, require_same_grid
 from medseg.image.labels import COLOURS, IGNORE
 from medseg.ingest.cases import read_case_image, read_case_labels

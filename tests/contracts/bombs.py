@@ -142,8 +142,8 @@ BOMBS: dict[str, Callable[[], Files]] = {
 
 def told(path: Path) -> dict[str, Any]:
     """Read one file: the error, and how much more memory the process has held than before (MiB)."""
-    from medseg.formats.stored import FormatError
-    from medseg.formats.table import read_image
+    from medseg.formats.errors import FormatError
+    from medseg.formats.read import read_image
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     size = sum(file.stat().st_size for file in path.parent.iterdir())
@@ -161,8 +161,9 @@ def main() -> None:
     import nibabel
     import tifffile
 
-    from medseg.formats.stored import file_limit
-    from medseg.formats.table import read_labels, write_labels
+    from medseg.formats.limits import file_limit
+    from medseg.formats.read import read_labels
+    from medseg.formats.write import write_labels
     from medseg.image.geometry import Geometry
 
     assert imagecodecs.version() and nibabel.__version__ and tifffile.__version__

@@ -15,8 +15,10 @@ import pytest
 import SimpleITK
 import tifffile
 
-from medseg.formats.stored import FormatError
-from medseg.formats.table import FOLDER, FORMATS, read_content, read_image, read_labels, read_stored, write_labels
+from medseg.formats.errors import FormatError
+from medseg.formats.read import open_image, read_content, read_image, read_labels
+from medseg.formats.table import FOLDER, FORMATS
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from tests.contracts.bombs import BOMBS
 
@@ -246,7 +248,7 @@ def test_every_format_refuses_the_content_of_every_other_and_says_what_it_is(wri
             read_labels(path)
         if FORMATS[suffix].kind and row.kind:
             assert f"the content is {FORMATS[suffix].kind}" in str(caught.value)
-            assert "rename it to" in caught.value.mend
+            assert "rename it to" in caught.value.fix
         path.unlink()
 
 
@@ -361,7 +363,7 @@ def test_we_read_what_itk_writes(suffix: str, dtype: str, channels: int, compres
     np.testing.assert_array_equal(found, voxels.transpose(3, 2, 1, 0))
     assert found.dtype == voxels.dtype
     np.testing.assert_allclose(grid.affine, TURNED, atol=1e-5)
-    assert read_stored(path).notes == ()
+    assert open_image(path).notes == ()
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".ome.tif"])
@@ -380,7 +382,7 @@ def test_tifffile_reads_what_we_write(suffix: str, tmp_path: Path) -> None:
 
 def test_an_old_header_never_stands_beside_new_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Killed between the two writes, a pair has no header, and is written again by the next run."""
-    from medseg.formats import table as formats
+    from medseg.formats import write as formats
 
     path = tmp_path / "case.mhd"
     geometry = WORLD[0]

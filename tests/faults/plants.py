@@ -17,7 +17,7 @@ import nibabel
 import numpy as np
 import tifffile
 
-from medseg.formats.table import read_image, read_labels
+from medseg.formats.read import read_image, read_labels
 
 Damage = Callable[[Path], Any]
 

@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 
 from medseg.config import Config
-from medseg.formats.table import write_labels
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.ingest.phantoms import generate
 from tests.conftest import scene

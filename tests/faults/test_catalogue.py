@@ -70,4 +70,4 @@ def test_an_id_is_planted_or_a_test_is_named(identity: str) -> None:
 def test_the_table_of_codes_is_the_code() -> None:
     assert list(CODES) == list(FAULTS)
     for code, kind in FAULTS.items():
-        assert CODES[code][1:] == [kind.duty, kind.mend.replace("|", "\\|"), kind.allowed or "—"], code
+        assert CODES[code][1:] == [kind.duty, kind.fix.replace("|", "\\|"), kind.allowed or "—"], code

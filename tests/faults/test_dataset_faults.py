@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import ConfigError, DatasetFaults
-from medseg.formats.table import read_labels
+from medseg.formats.read import read_labels
 from medseg.ingest.faults import FAULTS
 from medseg.ingest.run import check, run
 from tests.faults.plants import IMAGE, LABEL, O1, PLANTS, Plant, change_voxel, moved, regridded
@@ -54,7 +54,7 @@ def test_each_fault_is_found_once_and_alone(plant: Plant, copy: Callable[[str], 
     fault = caught.value.faults[0]
     for word in plant.words:
         assert word in fault.cause
-    assert fault.mend
+    assert fault.fix
     assert len(str(caught.value).splitlines()) == 2
     assert str(tmp_path) not in str(fault) or plant.code == "missing"
     assert not out.exists()
@@ -295,7 +295,7 @@ def test_nonfinite_voxels_are_allowed_with_a_number_to_fill_in(section: dict, so
 
 @pytest.mark.parametrize("name", ["NaN", "+Inf", "-Inf"])
 def test_allowed_nonfinite_voxels_are_filled(name: str, copy: Callable[[str], Path], tmp_path: Path) -> None:
-    from medseg.formats.table import read_image
+    from medseg.formats.read import read_image
     from medseg.ingest.cases import read_case_image
     from medseg.ingest.manifest import read_manifest
 

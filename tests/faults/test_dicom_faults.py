@@ -21,9 +21,11 @@ import pytest
 from medseg.formats.content import Content
 from medseg.formats.dicom import read as dicom
 from medseg.formats.dicom.label import segmentation_bytes
-from medseg.formats.dicom.read import read_dicom, read_dicom_zip
-from medseg.formats.stored import FormatError, file_limit
-from medseg.formats.table import read_image, read_stored, write_labels
+from medseg.formats.dicom.read import open_dicom, open_dicom_zip
+from medseg.formats.errors import FormatError
+from medseg.formats.limits import file_limit
+from medseg.formats.read import open_image, read_image
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.ingest.faults import FAULTS
 from tests import dicom_phantom as phantom
@@ -194,7 +196,7 @@ PLANTS: dict[str, tuple[Callable[[], Files], str, str]] = {
 
 def refused(files: Files, series_wanted: str = "") -> FormatError:
     with pytest.raises(FormatError) as caught:
-        read_dicom(Path("case.dcm") if len(files) == 1 else Path("case"), Content(files, series_wanted))
+        open_dicom(Path("case.dcm") if len(files) == 1 else Path("case"), Content(files, series_wanted))
     return caught.value
 
 
@@ -204,7 +206,7 @@ def test_every_fault_is_found_by_its_code(plant: str) -> None:
     error = refused(make())
     assert (error.code, error.path.name.removesuffix(".dcm")) == (code, "case")
     assert re.search(says, error.cause), error.cause
-    assert code in FAULTS and error.mend
+    assert code in FAULTS and error.fix
 
 
 @pytest.mark.parametrize("plant", PLANTS)
@@ -225,7 +227,7 @@ def test_a_series_that_is_not_there_lists_those_that_are(wanted: str) -> None:
 def test_two_series_of_one_number_are_told_apart_by_uid() -> None:
     files = series() | {f"b{n}": d for n, d in series(SeriesInstanceUID="2.25.77").items()}
     assert refused(files, "3").code == "series"
-    assert read_dicom(Path("case"), Content(files, "2.25.77")).voxels.shape == (1, *VOXELS.shape)
+    assert open_dicom(Path("case"), Content(files, "2.25.77")).voxels.shape == (1, *VOXELS.shape)
 
 
 def test_a_missing_codec_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +252,7 @@ def test_planted_identity_leaves_the_reader_nowhere(tmp_path: Path) -> None:
     there = b"".join(files.values())
     assert all(canary.encode() in there for canary in phantom.CANARIES)
     folder = phantom.write_folder(tmp_path / "case", series())
-    stored_image = read_stored(folder)
+    stored_image = open_image(folder)
     image, geometry = read_image(folder)
     write_labels(tmp_path / "out.dcm", (image[0] > 0).astype(np.uint8), geometry)
     written = (tmp_path / "out.dcm").read_bytes()
@@ -280,7 +282,7 @@ def test_warnings_of_the_parser_do_not_leak(capfd: pytest.CaptureFixture[str]) -
     data = phantom.file_bytes(phantom.one_slice(0)).replace(b"2.25.1234567890", b"CANARY^NAME UID")
     with warnings.catch_warnings(record=True) as caught, ThreadPoolExecutor(4) as pool:
         warnings.simplefilter("always")
-        list(pool.map(lambda _: read_stored(Path("case.dcm"), data), range(8)))
+        list(pool.map(lambda _: open_image(Path("case.dcm"), data), range(8)))
         warnings.warn("of others", UserWarning, stacklevel=1)
     assert [str(w.message) for w in caught] == ["of others"]
     assert "CANARY" not in "".join(capfd.readouterr())
@@ -337,12 +339,12 @@ def test_a_segmentation_that_spans_kilometres_is_refused() -> None:
 
 def test_number_and_size_of_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = phantom.write_folder(tmp_path / "case", series())
-    monkeypatch.setattr("medseg.formats.table.MAX_FILES", SLICES - 1)
+    monkeypatch.setattr("medseg.formats.read.MAX_FILES", SLICES - 1)
     with pytest.raises(FormatError, match="folder of 6 files, expected 1 to 5"):
-        read_stored(folder)
-    monkeypatch.setattr("medseg.formats.table.MAX_FILES", SLICES)
+        open_image(folder)
+    monkeypatch.setattr("medseg.formats.read.MAX_FILES", SLICES)
     with file_limit(10_000), pytest.raises(FormatError, match="allowed are 10000"):
-        read_stored(folder)
+        open_image(folder)
 
 
 # Archives
@@ -398,7 +400,7 @@ def test_unsafe_archives_are_refused(plant: str, tmp_path: Path, monkeypatch: py
     make, says = ARCHIVES[plant]
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FormatError, match=says) as caught:
-        read_dicom_zip(Path("case.zip"), Content.single(Path("case.zip"), make()))
+        open_dicom_zip(Path("case.zip"), Content.single(Path("case.zip"), make()))
     assert caught.value.path == Path("case.zip")
     assert list(tmp_path.iterdir()) == []
 
@@ -407,15 +409,15 @@ def test_archives_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     data = phantom.zipped(series())
     monkeypatch.setattr(dicom, "MAX_FILES", SLICES - 1)
     with pytest.raises(FormatError, match="6 members, allowed 5"):
-        read_stored(Path("case.zip"), data)
+        open_image(Path("case.zip"), data)
     monkeypatch.setattr(dicom, "MAX_FILES", SLICES)
     with file_limit(5_000), pytest.raises(FormatError, match="allowed are 5000"):
-        read_stored(Path("case.zip"), data)
+        open_image(Path("case.zip"), data)
     lying = bytearray(data)
     at = data.index(b"PK\x01\x02")
     struct.pack_into("<I", lying, at + 24, 2**31)
     with pytest.raises(FormatError):
-        read_stored(Path("case.zip"), bytes(lying))
+        open_image(Path("case.zip"), bytes(lying))
 
 
 # Mutations
@@ -449,8 +451,8 @@ def test_mutated_files_are_read_or_refused(seed: str, monkeypatch: pytest.Monkey
     for _ in range(25):
         started = time.process_time()
         try:
-            found = read_stored(path, mutated(data, rng))
-            found.geometry()
+            found = open_image(path, mutated(data, rng))
+            assert found.geometry
             assert found.voxels.ndim == 4
         except FormatError as error:
             assert str(error).startswith(seed)
@@ -497,6 +499,6 @@ def test_mutated_slices_of_a_series() -> None:
         files = series()
         name = sorted(files)[int(rng.integers(SLICES))]
         try:
-            read_dicom(Path("case"), Content(files | {name: mutated(files[name], rng)}))
+            open_dicom(Path("case"), Content(files | {name: mutated(files[name], rng)}))
         except FormatError as error:
             assert str(error).startswith("case: ")

@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 
 from medseg.cli import app
 from medseg.errors import DatasetFaults
-from medseg.formats.table import read_image, suffix_of, write_labels
+from medseg.formats.read import read_image
+from medseg.formats.table import suffix_of
+from medseg.formats.write import write_labels
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.run import check
 from tests.faults.sets import CASES, KINDS, config

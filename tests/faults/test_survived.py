@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from medseg.errors import DataError, DatasetFaults
-from medseg.formats.table import read_image, read_labels
+from medseg.formats.read import read_image, read_labels
 from medseg.ingest.cases import read_case_image, read_case_labels
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.run import run
@@ -48,8 +48,8 @@ def prepared(root: Path, kind: str, **changes: Any) -> Path:
 CLAIM = """
 import resource, sys
 from pathlib import Path
-from medseg.formats.table import read_image
-from medseg.formats.stored import FormatError
+from medseg.formats.read import read_image
+from medseg.formats.errors import FormatError
 import nibabel, tifffile, imagecodecs
 limit = 2 << 30
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -115,10 +115,10 @@ def test_any_shape_is_planned_prepared_and_goes_through_the_network(shape: tuple
     here = config(tmp_path, "nifti")
     plan(here, "unet", store.parent / "fingerprint.json", store.parent / "unet.json")
     planned = Plan.from_json(json.loads((store.parent / "unet.json").read_text()))
-    network = build_model(planned.network, planned.network_spec)
-    logits = network(torch.zeros((2, 1, *planned.patch)))
+    network = build_model(planned.network.name, planned.network)
+    logits = network(torch.zeros((2, 1, *planned.network.patch)))
     last = logits[0] if isinstance(logits, list | tuple) else logits
-    assert tuple(last.shape[2:]) == tuple(planned.patch)
+    assert tuple(last.shape[2:]) == tuple(planned.network.patch)
 
 
 # IN-17: the manifest's digests catch what changes after the check

@@ -51,15 +51,15 @@ def case(seed: int, suffix: str, number: int) -> dict[str, bytes]:
 
 def outcome(suffix: str, files: dict[str, bytes], folder: Path) -> str:
     """``refused``, ``accepted``, or what is wrong with the way it was refused."""
-    from medseg.formats.stored import FormatError
-    from medseg.formats.table import read_content, read_stored
+    from medseg.formats.errors import FormatError
+    from medseg.formats.read import open_image, read_content
 
     path = folder / f"case{suffix}"
     for name, data in files.items():
         (folder / name).write_bytes(data)
     try:
-        stored = read_stored(path, read_content(path))
-        stored.geometry()
+        stored = open_image(path, read_content(path))
+        assert stored.geometry
     except FormatError as error:
         return "refused" if str(error).startswith(f"{path}: ") else f"nameless: {error}"
     except BaseException as error:  # noqa: BLE001  # the very thing that is counted

@@ -15,7 +15,7 @@ import nibabel
 import numpy as np
 import tifffile
 
-from medseg.formats.table import write_labels
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 
 AFFINE = np.array([[1.5, 0.0, 0.0, 33.0], [0.0, 1.2, -0.9, -40.5], [0.0, 0.9, 1.2, 7.25], [0.0, 0.0, 0.0, 1.0]])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medseg.formats import table as formats
+from medseg.formats import read as formats
 from medseg.formats.table import FOLDER, FORMATS
 from tests.fuzz import fuzz
 from tests.fuzz.fuzz import Tally, case, outcome, run, watch
@@ -18,8 +18,8 @@ NUMBER = 200
 
 
 def test_every_reader_is_fuzzed() -> None:
-    readers = {row.read for suffix, row in FORMATS.items() if suffix != FOLDER}
-    assert {FORMATS[suffix].read for suffix in SPECIMENS} == readers
+    readers = {row.open for suffix, row in FORMATS.items() if suffix != FOLDER}
+    assert {FORMATS[suffix].open for suffix in SPECIMENS} == readers
 
 
 @pytest.mark.parametrize("suffix", SPECIMENS)
@@ -42,7 +42,7 @@ def test_other_errors_are_counted(error: Exception | None, monkeypatch: pytest.M
             raise error
         raise formats.FormatError(path, "x")
 
-    monkeypatch.setattr(formats, "read_stored", broken)
+    monkeypatch.setattr(formats, "open_image", broken)
     told = outcome(".nii", SPECIMENS[".nii"]()[0], tmp_path)
     expected = {ValueError: "foreign ValueError", MemoryError: "foreign MemoryError", formats.FormatError: "nameless"}
     assert told.startswith("refused" if error is None else expected[type(error)])

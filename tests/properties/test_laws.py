@@ -16,20 +16,23 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from medseg.config import PostprocessConfig
-from medseg.evaluate.score import RunKey, score_case
-from medseg.formats.table import read_image
+from medseg.evaluate.score import score_case
+from medseg.formats.read import read_image
+from medseg.formats.source import Source
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.image.resample import reorient
 from medseg.losses.build import build_loss
 from medseg.losses.table import LOSSES
 from medseg.patches.tiling import predict_tiled
-from medseg.plan.plan import GridPlan
-from medseg.postprocess.run import apply
+from medseg.plan.plan import Grid
+from medseg.postprocess.operations import LABELS, apply
 from medseg.predict.predictor import Predictor
 from medseg.preprocess.prepare import prepare_image, prepare_labels, restore_labels
+from medseg.results.key import RunKey
 from medseg.train.checkpoint import network_tensors, pack_tensors
-from medseg.train.loop import Fold, train
+from medseg.train.loop import train
+from medseg.train.state import FoldCases
 
 few = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 orders = st.permutations(range(3)).flatmap(lambda a: st.tuples(st.just(tuple(a)), st.tuples(*[st.booleans()] * 3)))
@@ -40,7 +43,7 @@ Predict = Callable[..., tuple[np.ndarray, np.ndarray]]
 def predict(study: Any) -> Predict:
     """Image, geometry -> labels, with the study's trained network; and the volume it was given."""
     predictor = Predictor(study.model("solid"))
-    return lambda image, geometry: predictor.predict(image, geometry, "case")
+    return lambda image, geometry: predictor.label_map(Source.from_array(image, geometry), "case")
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +95,8 @@ def test_how_many_tiles_go_together_does_not_matter(batch: int, study: Any) -> N
     predictor = Predictor(study.model("flat"))
     image = torch.randn(1, 50, 70, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        one = predict_tiled(predictor.network, image, predictor.plan.patch, batch=1)
-        many = predict_tiled(predictor.network, image, predictor.plan.patch, batch=batch)
+        one = predict_tiled(predictor.members[0], image, predictor.plan.network.patch, batch=1)
+        many = predict_tiled(predictor.members[0], image, predictor.plan.network.patch, batch=batch)
     torch.testing.assert_close(one, many, atol=1e-4, rtol=1e-4)
 
 
@@ -108,7 +111,7 @@ def test_labels_survive_any_native_grid_at_its_own_spacing(
     spacing = Geometry.create(shape, oblique).spacing
     canonical = tuple(spacing[a] for a in _canonical(Geometry.create(shape, oblique))[0])
     image = np.where(stored > 0, 5, 0).astype(np.int16)[None]
-    _, record = prepare_image(image, geometry, GridPlan(3, canonical, ("none",), ({},)))
+    _, record = prepare_image(image, geometry, Grid("mm", True, canonical, ("none",), ({},)))
     # The crop keeps every voxel of the image that is not zero, hence every label.
     np.testing.assert_array_equal(restore_labels(prepare_labels(stored, record), record), stored)
 
@@ -130,7 +133,7 @@ def test_no_draw_comes_from_a_global_generator(network: str, tiny_cases: Any, ti
         np.random.seed(number)  # noqa: NPY002
         torch.manual_seed(number)
         trained = train(
-            plan, Fold(cases, cases[:1], LabelTable.create({"ball": 1, "rod": 3})), 0, tmp_path / str(number), "x"
+            plan, FoldCases(cases, cases[:1], LabelTable.create({"ball": 1, "rod": 3})), 0, tmp_path / str(number), "x"
         )
         seen.add(hashlib.sha256(pack_tensors(network_tensors(trained))).hexdigest())
     assert len(seen) == 1
@@ -167,8 +170,8 @@ steps = st.builds(
 @given(maps, steps)
 def test_postprocessing_twice_is_postprocessing_once(labels: np.ndarray, wanted: PostprocessConfig) -> None:
     table = LabelTable.create({"rod": 3})
-    once = apply(labels, wanted, table)
-    np.testing.assert_array_equal(apply(once, wanted, table), once)
+    once = apply({LABELS: lambda: labels}, wanted, table)
+    np.testing.assert_array_equal(apply({LABELS: lambda: once}, wanted, table), once)
     assert set(np.unique(once)) <= {0, 3}
     assert once.dtype == labels.dtype
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from medseg.formats.stored import FormatError, check_size, file_limit, memory_budget
+from medseg.formats.errors import FormatError
+from medseg.formats.limits import check_size, file_limit, memory_budget
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest import counting

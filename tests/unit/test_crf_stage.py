@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,17 +16,24 @@ import torch
 from medseg.config import CrfConfig, PostprocessConfig
 from medseg.errors import ConfigError, DataError
 from medseg.files import read_json, sha256_file
-from medseg.formats.table import read_image, read_labels
+from medseg.formats.read import read_image, read_labels
+from medseg.formats.source import Source
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.image.resample import reorient_back
+from medseg.late import resolve
 from medseg.postprocess import refine as refining
 from medseg.postprocess import run as stage
+from medseg.postprocess.components import remove_small
 from medseg.postprocess.crf import dense_crf
-from medseg.postprocess.refine import refine, require_memory
+from medseg.postprocess.operations import OPERATIONS, needs, wants_probabilities
+from medseg.postprocess.refine import apply_crf
+from medseg.postprocess.run import require_memory
 from medseg.predict import run as predict
 from medseg.predict.predictor import Predictor
-from medseg.predict.probabilities import Box, read_probabilities, write_probabilities
+from medseg.predict.probabilities import Probabilities, ProbabilityFile, read_probabilities
+from medseg.predict.sinks import Frame, Slab
+from medseg.preprocess.inverse import InverseRecord, KeptBox
 from medseg.preprocess.prepare import prepare_image
 
 TABLE = LabelTable.create({"ball": 1, "rod": 3})
@@ -37,7 +47,8 @@ def config_with(study: Any, name: str, crf: CrfConfig | None, **steps: Any) -> A
 
 def predicted(study: Any, name: str, out: Path, crf: CrfConfig | None) -> dict[str, Any]:
     config = config_with(study, name, crf)
-    predict.run(config, study.manifest(name), study.splits(name), 0, study.model(name), out)
+    inputs = (study.manifest(name), study.splits(name), 0, study.model(name), out)
+    predict.run(config, *inputs, probabilities=wants_probabilities(config.datasets[name].postprocess))
     return read_json(out / "predictions.json")
 
 
@@ -53,27 +64,33 @@ def soft(study: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Probabilities on disk
 
 
+def record(shape: tuple[int, ...]) -> InverseRecord:
+    """Of an image of which a box was kept."""
+    native = Geometry.from_spacing([n + 9 for n in shape], (1.0,) * len(shape), "mm" if len(shape) == 3 else "px")
+    axes, flips = (2, 0, 1)[-len(shape) :] if len(shape) == 3 else (1, 0), (True, False, True)[: len(shape)]
+    return InverseRecord(native, axes, flips, (4, 5, 6)[: len(shape)], shape, shape)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("slabs", [[10, 1, 59], [70], [1] * 70])
-def test_probabilities_come_back(axis: int, slabs: list[int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [[10, 1, 59], [70], [1] * 70])
+def test_probabilities_come_back(axis: int, rows: list[int], tmp_path: Path) -> None:
     shape = [5, 6, 7]
     shape[axis] = 70
-    values = np.random.default_rng(0).random((3, *shape)).astype(np.float16)
-    box = Box((2, 0, 1), (True, False, True), (4, 5, 6), tuple(shape))
-    path = tmp_path / "x.b2nd"
-    cuts = np.cumsum(slabs)[:-1]
+    logits = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    frame, path = Frame(record(tuple(shape)), axis, TABLE), tmp_path / "x.b2nd"
+    cuts = np.cumsum([0, *rows])
 
-    def produce(keep: Any) -> str:
-        for slab in np.split(values, cuts, axis=axis + 1):
-            keep(slab)
-        return "made"
+    def write() -> None:
+        with ProbabilityFile(path).open(frame) as take:
+            for begin, end, part in zip(cuts, cuts[1:], logits.split(rows, dim=axis + 1), strict=True):
+                take(Slab(slice(begin, end), part, part.argmax(dim=0).byte()))
 
-    assert write_probabilities(path, 3, box, axis, produce) == "made"
-    found, where = read_probabilities(path, sha256_file(path))
-    np.testing.assert_array_equal(found, values)
-    assert where == box
+    write()
+    found, box = read_probabilities(path, sha256_file(path))
+    np.testing.assert_array_equal(found, logits.softmax(dim=0).half())
+    assert box == frame.record.box
     first = path.read_bytes()
-    write_probabilities(path, 3, box, axis, produce)
+    write()
     assert path.read_bytes() == first
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(DataError, match="medseg predict"):
@@ -81,12 +98,10 @@ def test_probabilities_come_back(axis: int, slabs: list[int], tmp_path: Path) ->
 
 
 def test_a_failure_leaves_no_part_of_a_file(tmp_path: Path) -> None:
-    def produce(keep: Any) -> None:
-        keep(np.zeros((2, 3, 4), np.float16))
+    sink, logits = ProbabilityFile(tmp_path / "x.b2nd"), torch.zeros(3, 3, 4)
+    with pytest.raises(RuntimeError, match="interrupted"), sink.open(Frame(record((9, 4)), 0, TABLE)) as take:
+        take(Slab(slice(0, 3), logits, logits[0].byte()))
         raise RuntimeError("interrupted")
-
-    with pytest.raises(RuntimeError, match="interrupted"):
-        write_probabilities(tmp_path / "x.b2nd", 2, Box((0, 1), (False, False), (0, 0), (9, 4)), 0, produce)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -112,7 +127,7 @@ def test_probabilities_are_kept_made_anew_and_removed(
 ) -> None:
     names: list[str] = []
     plain = Predictor.predict
-    monkeypatch.setattr(Predictor, "predict", lambda self, *rest: names.append(rest[2]) or plain(self, *rest))
+    monkeypatch.setattr(Predictor, "predict", lambda self, *rest: names.append(rest[1]) or plain(self, *rest))
     without = predicted(study, "flat", tmp_path, None)
     cases = list(without["cases"])
     first = predicted(study, "flat", tmp_path, CrfConfig())
@@ -157,7 +172,7 @@ def test_the_stage_does_what_the_function_does_on_the_images_grid(
         back = np.zeros(turned.shape, np.uint8)
         back[tuple(slice(s, s + n) for s, n in zip(record.start, record.shape, strict=True))] = expected
         whole = TABLE.to_values(reorient_back(back, record.axes, record.flips))
-        np.testing.assert_array_equal(found, stage.apply(whole, PostprocessConfig(min_size=4), TABLE))
+        np.testing.assert_array_equal(found, remove_small(whole, TABLE.values, 4))
         changed += int((read_labels(soft / name / entry["file"])[0] != whole).sum())
     assert changed, "or the test could not fail"
     assert facts["postprocess"]["crf"] == options.model_dump()
@@ -167,8 +182,8 @@ def test_refined_cases_are_kept_unless_something_changed(
     study: Any, soft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    plain = refining.refine
-    monkeypatch.setattr(refining, "refine", lambda *rest: calls.append(1) or plain(*rest))
+    plain = refining.apply_crf
+    monkeypatch.setattr(refining, "apply_crf", lambda *rest: calls.append(1) or plain(*rest))
 
     def run(options: CrfConfig, code: str = "a") -> dict[str, Any]:
         calls.clear()
@@ -194,17 +209,36 @@ def test_predictions_without_probabilities_are_refused(study: Any, soft: Path, t
         stage.run(config, study.manifest("flat"), study.predictions("flat"), tmp_path / "o")
     shutil.copytree(soft / "flat", tmp_path / "p")
     next((tmp_path / "p").glob("*.b2nd")).unlink()
-    with pytest.raises(DataError, match=r"probabilities\.b2nd: gone"):
+    with pytest.raises(DataError, match=r"probabilities\.b2nd: missing"):
         stage.run(config, study.manifest("flat"), tmp_path / "p" / "predictions.json", tmp_path / "o")
 
 
 def test_what_does_not_fit_into_memory_is_refused_before_it_is_read(study: Any, soft: Path, tmp_path: Path) -> None:
     config = config_with(study, "solid", CrfConfig())
     config = config.model_copy(update={"budget": config.budget.model_copy(update={"host_gb": 0.5})})
-    with pytest.raises(DataError, match=r"refining case 's\d'.*budget\.host_gb"):
+    with pytest.raises(DataError, match=r"postprocess\.crf takes about .* for case 's\d'.*budget\.host_gb"):
         stage.run(config, study.manifest("solid"), soft / "solid" / "predictions.json", tmp_path / "o")
     assert not (tmp_path / "o").exists()
-    require_memory("x", Geometry.from_spacing((512, 512, 100), (1.0, 1.0, 1.0)), 1, 3, 4 * 10**9)
+    case = SimpleNamespace(id="x", geometry=Geometry.from_spacing((512, 512, 100), (1.0, 1.0, 1.0), "mm"))
+    require_memory([case], 1, PostprocessConfig(crf=CrfConfig()), TABLE, 4 * 10**9)
+    with pytest.raises(DataError, match=r"postprocess\.crf takes about 3\.5 GB for case 'x'"):
+        require_memory([case], 1, PostprocessConfig(crf=CrfConfig()), TABLE, 3 * 10**9)
+
+
+def test_the_table_says_what_a_configuration_needs() -> None:
+    assert needs(PostprocessConfig(crf=CrfConfig(), min_size=3)) == {"probabilities", "image", "labels"}
+    assert needs(PostprocessConfig(fill_holes=True)) == {"labels"}
+    assert needs(PostprocessConfig()) == set()
+    assert set(OPERATIONS) == set(PostprocessConfig.model_fields), "one row per option"
+    assert list(OPERATIONS) == list(PostprocessConfig.model_fields), "in the order that the configuration documents"
+    for operation in OPERATIONS.values():
+        for name in (operation.function, operation.check, operation.peak_bytes):
+            assert name is None or callable(resolve(name))
+
+
+def test_the_table_is_cheap_to_import() -> None:
+    code = "import sys, medseg.postprocess.operations; print({'torch', 'scipy', 'blosc2'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 # Regions, and what cannot be
@@ -219,12 +253,13 @@ def test_every_region_is_refined_for_itself() -> None:
     image = (2.0 * (radius < 0.4) + (radius < 0.8) + 0.05 * rng.standard_normal((40, 40)))[None].astype(np.float32)
     regions = np.stack([0.2 + 0.6 * (radius < r) + rng.uniform(-0.4, 0.4, (40, 40)) for r in (0.8, 0.4)])
     regions = regions.clip(0.01, 0.99).astype(np.float16)
-    box, grid = Box((0, 1), (False, False), (0, 0), (40, 40)), Geometry.from_spacing((40, 40), (1.0, 1.0))
-    found = refine(regions, box, image, grid, CrfConfig(position_sigma=1.5), table)
+    box = KeptBox((0, 1), (False, False), (0, 0), (40, 40))
+    soft, source = Probabilities(regions, box), Source.from_array(image, Geometry.from_spacing((40, 40), (1.0, 1.0)))
+    found = apply_crf(soft, source, CrfConfig(position_sigma=1.5), table)
     expected = np.where(radius < 0.4, 2, np.where(radius < 0.8, 1, 0))
     raw = np.where(regions[1] > 0.5, 2, np.where(regions[0] > 0.5, 1, 0))
     assert (found != expected).sum() < (raw != expected).sum() / 4
     with pytest.raises(DataError, match="run `medseg predict` again"):
-        refine(regions[:, 1:], box, image, grid, CrfConfig(), table)
+        apply_crf(Probabilities(regions[:, 1:], box), source, CrfConfig(), table)
     with pytest.raises(ConfigError, match=r"postprocess\.crf: .* dimensions.*larger sigmas"):
-        refine(regions, box, image, grid, CrfConfig(appearance_sigma=1e-7, intensity_sigma=1e-7), table)
+        apply_crf(soft, source, CrfConfig(appearance_sigma=1e-7, intensity_sigma=1e-7), table)

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from medseg.formats.content import Content
 from medseg.formats.dicom.label import MOST_SEGMENTS, segmentation_bytes
 from medseg.formats.dicom.pixels import SYNTAXES
-from medseg.formats.stored import FormatError, Stored
-from medseg.formats.table import read_content, read_image, read_labels, read_stored, write_labels
+from medseg.formats.errors import FormatError
+from medseg.formats.read import open_image, read_content, read_image, read_labels
+from medseg.formats.source import Source
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from tests import dicom_phantom as phantom
 from tests.dicom_phantom import COLUMNS, ROWS, SLICES, VOXELS
@@ -30,15 +32,15 @@ def folder(tmp_path: Path) -> Path:
     return phantom.write_folder(tmp_path / "case", phantom.series())
 
 
-def read(files: dict[str, bytes], series: str = "") -> Stored:
+def read(files: dict[str, bytes], series: str = "") -> Source:
     """Read files as a folder, or a single one by its own name."""
-    from medseg.formats.dicom.read import read_dicom
+    from medseg.formats.dicom.read import open_dicom
 
-    return read_dicom(FOLDER, Content(files, series))
+    return open_dicom(FOLDER, Content(files, series))
 
 
-def read_one(data: bytes) -> Stored:
-    return read_stored(Path("case.dcm"), data)
+def read_one(data: bytes) -> Source:
+    return open_image(Path("case.dcm"), data)
 
 
 # Geometry
@@ -103,8 +105,8 @@ def test_what_is_written_comes_back(
     data = segmentation_bytes(Path("a.dcm"), labels, geometry)
     stored = read_one(data)
     np.testing.assert_array_equal(stored.labels(), labels)
-    assert stored.geometry().corner_distance_voxels(geometry) < 1e-6
-    assert segmentation_bytes(Path("b.dcm"), stored.labels(), stored.geometry()) == data
+    assert stored.geometry.corner_distance_voxels(geometry) < 1e-6
+    assert segmentation_bytes(Path("b.dcm"), stored.labels(), stored.geometry) == data
 
 
 def test_a_tilted_gantry_is_noted_and_keeps_its_sheared_grid() -> None:
@@ -133,7 +135,7 @@ def test_rounded_positions_are_no_faults() -> None:
     change = {k: {"ImagePositionPatient": [f"{v:.2f}" for v in phantom.position(k)]} for k in range(SLICES)}
     stored = read(phantom.series(change))
     assert stored.notes == ()
-    assert stored.geometry().corner_distance_voxels(GRID) < 0.05
+    assert stored.geometry.corner_distance_voxels(GRID) < 0.05
 
 
 # Numbers
@@ -231,11 +233,11 @@ def test_a_folder_a_nested_folder_and_a_zip_hold_the_same(folder: Path, tmp_path
 
 
 def test_litter_and_directories_are_no_slices(folder: Path) -> None:
-    expected = read_stored(folder).voxels
+    expected = open_image(folder).voxels
     directory = phantom.one_slice(0, SOPClassUID="1.2.840.10008.1.3.10", PixelData=None)
     litter = {"DICOMDIR": b"x", ".DS_Store": b"x", "Thumbs.db": b"x", ".git/config": b"x", "index": b""}
     phantom.write_folder(folder, {**litter, "index": phantom.file_bytes(directory)})
-    np.testing.assert_array_equal(read_stored(folder).voxels, expected)
+    np.testing.assert_array_equal(open_image(folder).voxels, expected)
 
 
 def test_the_named_series_is_read(folder: Path) -> None:
@@ -244,7 +246,7 @@ def test_the_named_series_is_read(folder: Path) -> None:
     report = phantom.one_slice(0, SeriesInstanceUID="2.25.78", Modality="SR", PixelData=None)
     phantom.write_folder(folder, {"report": phantom.file_bytes(report)})
     for wanted, intercept in ((phantom.SERIES, 0), ("3", 0), ("2.25.77", 5), ("8", 5)):
-        stored = read_stored(folder, read_content(folder, wanted))
+        stored = open_image(folder, read_content(folder, wanted))
         np.testing.assert_array_equal(stored.voxels[0], VOXELS)
         assert stored.intercept == intercept
 
@@ -280,8 +282,8 @@ def test_a_sheared_grid_of_a_tilted_gantry_is_written() -> None:
         k: {"ImagePositionPatient": phantom.decimals(phantom.position(k) + 0.5 * k * phantom.DOWN)}
         for k in range(SLICES)
     }
-    geometry = read(phantom.series(change)).geometry()
-    back = read_one(segmentation_bytes(Path("a.dcm"), some_labels(2), geometry)).geometry()
+    geometry = read(phantom.series(change)).geometry
+    back = read_one(segmentation_bytes(Path("a.dcm"), some_labels(2), geometry)).geometry
     assert back.corner_distance_voxels(geometry) < 1e-7
 
 
@@ -321,7 +323,7 @@ def test_empty_frames_may_be_left_out() -> None:
     image.PixelData = np.packbits(frames[kept[::-1]], axis=None, bitorder="little").tobytes()
     stored = read_one(phantom.file_bytes(image))
     np.testing.assert_array_equal(stored.labels(), labels)
-    assert stored.geometry().corner_distance_voxels(GRID) < 1e-7
+    assert stored.geometry.corner_distance_voxels(GRID) < 1e-7
 
 
 def test_segments_must_not_overlap_or_be_fractions() -> None:

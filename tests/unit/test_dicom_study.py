@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,17 @@ import pytest
 
 from medseg.config import Config
 from medseg.errors import DataError, DatasetFaults
-from medseg.formats.table import label_suffix, read_image, read_labels, write_labels
+from medseg.formats.read import read_image, read_labels
+from medseg.formats.source import Source
+from medseg.formats.table import label_suffix
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.ingest import run as ingest
 from medseg.ingest.cases import read_case_image, read_case_labels
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.phantoms import DRAW
 from medseg.predict import run as predict
+from medseg.predict.sinks import LabelFile
 from tests import dicom_phantom as phantom
 
 CASES = 4
@@ -99,8 +104,13 @@ class Threshold:
     def __init__(self, *args: object) -> None:
         pass
 
-    def predict(self, image: np.ndarray, geometry: Geometry, name: str) -> np.ndarray:
-        return (image[0] > 90).astype(np.uint8) + (image[0] > 170)
+    def predict(self, source: Source, name: str, sinks: Sequence[LabelFile]) -> None:
+        for sink in sinks:
+            write_labels(sink.path, bright(source.image()), source.geometry)
+
+
+def bright(image: np.ndarray) -> np.ndarray:
+    return (image[0] > 90).astype(np.uint8) + (image[0] > 170)
 
 
 def test_predictions_of_folders_are_segmentations_on_their_grid(
@@ -114,7 +124,7 @@ def test_predictions_of_folders_are_segmentations_on_their_grid(
     for path, target in zip(images, written, strict=True):
         image, grid = read_image(path)
         labels, found = read_labels(target)
-        np.testing.assert_array_equal(labels, Threshold().predict(image, grid, ""))
+        np.testing.assert_array_equal(labels, bright(image))
         assert labels.any() and found.shape == grid.shape and found.corner_distance_voxels(grid) < 1e-6
         assert b"canary" not in target.read_bytes().lower()
 

@@ -16,7 +16,8 @@ from medseg.errors import DataError, GeometryError, MedsegError
 from medseg.evaluate import run as stage
 from medseg.evaluate.score import ABSENT, COLUMNS, MISSED, NOT_ANNOTATED, OK, SPURIOUS, score_case
 from medseg.files import read_json, sha256_file, write_json
-from medseg.formats.table import read_labels, write_labels
+from medseg.formats.read import read_labels
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest, write_manifest

@@ -17,17 +17,11 @@ import numpy as np
 import pytest
 
 from medseg.errors import GeometryError
-from medseg.formats import stored
-from medseg.formats.stored import FormatError
-from medseg.formats.table import (
-    read_content,
-    read_image,
-    read_labels,
-    read_stored,
-    stem_of,
-    suffix_of,
-    write_labels,
-)
+from medseg.formats import limits
+from medseg.formats.errors import FormatError
+from medseg.formats.read import open_image, read_content, read_image, read_labels
+from medseg.formats.table import stem_of, suffix_of
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 
 # Rotated about two axes, anisotropic, mirrored, off the origin.
@@ -49,15 +43,15 @@ def test_names() -> None:
     assert stem_of(Path("a/B.c.NII.GZ")) == "B.c"
     assert stem_of(Path("a/b.c.png")) == "b.c"
     with pytest.raises(FormatError, match=r"format \.jpg, expected"):
-        read_stored(Path("lossy.jpg"))
+        open_image(Path("lossy.jpg"))
     with pytest.raises(FormatError, match="no suffix"):
-        read_stored(Path("name"))
+        open_image(Path("name"))
 
 
 def test_the_error_survives_a_process_boundary() -> None:
-    error = FormatError(Path("a.png"), "cause", "mend", "label-not-integer")
+    error = FormatError(Path("a.png"), "cause", "fix", "label-not-integer")
     again = pickle.loads(pickle.dumps(error))
-    assert str(again) == str(error) == "a.png: cause; mend"
+    assert str(again) == str(error) == "a.png: cause; fix"
     assert again.code == "label-not-integer"
 
 
@@ -107,7 +101,7 @@ def test_sform_and_qform_are_both_set_and_equal_without_shear(tmp_path: Path) ->
     image = nibabel.load(path)
     assert int(image.header["qform_code"]) == int(image.header["sform_code"]) == 1
     np.testing.assert_allclose(image.get_qform(), affine, atol=1e-5)
-    assert read_stored(path).notes == ()
+    assert open_image(path).notes == ()
 
 
 def test_nothing_of_an_input_header_is_written(tmp_path: Path) -> None:
@@ -142,7 +136,7 @@ def test_trailing_axes(shape: tuple[int, ...], expected: tuple[int, ...]) -> Non
     image, geometry = read_image(Path("case.nii"), nibabel.Nifti1Image(voxels, np.eye(4)).to_bytes())
     assert image.shape == expected
     assert geometry.shape == expected[1:]
-    dropped = read_stored(Path("case.nii"), nibabel.Nifti1Image(voxels, np.eye(4)).to_bytes()).remarks
+    dropped = open_image(Path("case.nii"), nibabel.Nifti1Image(voxels, np.eye(4)).to_bytes()).remarks
     assert any("of length 1 at the end dropped" in remark for remark in dropped) == (len(shape) > 3 and shape[-1] == 1)
     for channel in range(expected[0]):
         reference = voxels.reshape(*expected[1:], -1)[..., channel]
@@ -216,7 +210,7 @@ def test_impossible_headers_are_refused_cheaply(
 def test_a_real_decompression_bomb_is_refused_by_the_budget() -> None:
     data = gzip.compress(nibabel.Nifti1Image(np.zeros((256, 256, 64), np.int16), np.eye(4)).to_bytes())
     with (
-        stored.file_limit(1 << 20),
+        limits.file_limit(1 << 20),
         pytest.raises(FormatError, match="needs 8388960 bytes of memory, allowed are 1048576"),
     ):
         read_image(Path("case.nii.gz"), data)
@@ -239,7 +233,7 @@ def test_gzip_checksum_and_length_are_checked() -> None:
 def test_no_scaling_keeps_the_stored_type_and_is_recorded(slope: float) -> None:
     data = plain()
     struct.pack_into("<ff", data, 112, slope, float("nan") if slope != slope else 0.0)
-    found = read_stored(Path("case.nii"), bytes(data))
+    found = open_image(Path("case.nii"), bytes(data))
     assert found.image().dtype == np.int16
     assert (found.image() == 1).all()
     assert found.notes == ()
@@ -270,8 +264,8 @@ def affine_of(sform: int, qform: int, **fields: float) -> tuple[np.ndarray, str]
     data = bytearray(plain())
     data[:348] = image.header.binaryblock
     struct.pack_into("<f", data, 108, 352.0)
-    found = read_stored(Path("case.nii"), bytes(data))
-    return found.geometry().affine, "; ".join(text for _, text in found.notes)
+    found = open_image(Path("case.nii"), bytes(data))
+    return found.geometry.affine, "; ".join(text for _, text in found.notes)
 
 
 def test_sform_is_preferred_and_a_contradiction_is_noted() -> None:
@@ -360,7 +354,7 @@ def test_png_colours_become_channels(channels: int, dtype: type) -> None:
 def test_only_opaque_alpha_is_dropped(channels: int, dtype: type) -> None:
     picture = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (11, 9, channels)).astype(dtype)
     picture[..., -1] = np.iinfo(dtype).max
-    found = read_stored(Path("case.png"), imagecodecs.png_encode(picture))
+    found = open_image(Path("case.png"), imagecodecs.png_encode(picture))
     np.testing.assert_array_equal(found.image(), np.moveaxis(picture[..., :-1], -1, 0))
     assert found.remarks == ("a fully opaque alpha channel was dropped",)
     picture[3, 4, -1] -= 1
@@ -465,9 +459,9 @@ def test_spacing_must_fit() -> None:
 
 
 def test_half_of_memory_is_the_budget_unless_said() -> None:
-    assert 1 << 20 < stored.memory_budget() < 1 << 50
-    with stored.file_limit(5):
-        assert stored.memory_budget() == 5
+    assert 1 << 20 < limits.memory_budget() < 1 << 50
+    with limits.file_limit(5):
+        assert limits.memory_budget() == 5
 
 
 def test_header_and_data_file_are_one_image(tmp_path: Path) -> None:
@@ -483,7 +477,7 @@ def test_header_and_data_file_are_one_image(tmp_path: Path) -> None:
         read_content(path)
     path.rename(tmp_path / "case.nii")
     with pytest.raises(FormatError, match="header of a pair of files; name the pair"):
-        read_stored(tmp_path / "case.nii")
+        open_image(tmp_path / "case.nii")
 
 
 @pytest.mark.parametrize("name", ["../secret.raw", "/etc/passwd", ".", "..", "case.mhd", "a\0b", "sub/case.raw"])

@@ -15,7 +15,8 @@ import pytest
 
 from medseg.config import Config
 from medseg.errors import ConfigError, DataError, DatasetFaults
-from medseg.formats.table import read_image, read_labels, write_labels
+from medseg.formats.read import read_image, read_labels
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.ingest.cases import read_case_image
 from medseg.ingest.fault_list import fault_list

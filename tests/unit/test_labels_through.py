@@ -18,7 +18,9 @@ from medseg.config import Config, load_config
 from medseg.errors import ConfigError, DataError
 from medseg.evaluate import run as evaluate
 from medseg.files import read_json, sha256_file, write_json
-from medseg.formats.table import read_image, read_labels, write_labels
+from medseg.formats.read import read_image, read_labels
+from medseg.formats.source import Source
+from medseg.formats.write import write_labels
 from medseg.image.labels import IGNORE
 from medseg.ingest import run as ingest
 from medseg.ingest.manifest import read_manifest
@@ -138,9 +140,9 @@ def truth(river: River, case: str) -> np.ndarray:
 def test_the_plan_knows_regions_slices_and_gaps_in_the_annotation(river: River) -> None:
     volumes, slices = river.plan("volumes"), river.plan("slices")
     for plan in (volumes, slices):
-        assert plan.regions == ((1, 2), (2,))
-        assert plan.ignore
-        assert (plan.classes, plan.network_spec.out_channels) == (3, 2)
+        assert plan.network.regions == ((1, 2), (2,))
+        assert plan.training.ignore
+        assert (plan.network.classes, plan.network.out_channels) == (3, 2)
     assert (volumes.slice_axis, volumes.dims, volumes.data_dims) == (None, 3, 3)
     assert (slices.slice_axis, slices.dims, slices.data_dims) == (2, 2, 3)
     assert slices.window == (32, 24, 1)
@@ -176,11 +178,11 @@ def test_patches_are_taken_where_annotation_is(river: River, name: str) -> None:
     some = list(cases.values())
     for step in range(12):
         x, y = make_batch(some, plan, 0, step)
-        assert x.shape == (plan.batch, 1, *plan.patch)
-        assert y.shape == (plan.batch, *plan.patch)
+        assert x.shape == (plan.training.batch, 1, *plan.network.patch)
+        assert y.shape == (plan.training.batch, *plan.network.patch)
         assert set(y.unique().tolist()) <= {0, 1, 2, IGNORE}
         assert (y != IGNORE).flatten(1).any(dim=1).all()
-    plain, forced = _centres(some[0], plan, 0), _centres(some[0], plan, plan.batch - 1)
+    plain, forced = _centres(some[0], plan, 0), _centres(some[0], plan, plan.training.batch - 1)
     assert plain is not None
     assert forced is not None
     assert set(plain[:, 0]) == {0}
@@ -234,7 +236,8 @@ def test_a_volume_predicted_in_slices_is_the_stack_of_its_slices(river: River) -
     assert record.prepared_shape[2] == record.shape[2], "the slice axis keeps its voxels"
     with torch.inference_mode():
         slices = [
-            predict_tiled(predictor.network, s, plan.patch, batch=1) for s in torch.from_numpy(prepared).unbind(3)
+            predict_tiled(predictor.members[0], s, plan.network.patch, batch=1)
+            for s in torch.from_numpy(prepared).unbind(3)
         ]
     logits = torch.stack(slices, dim=3).numpy()
     factors = [n / m for n, m in zip(record.shape, record.prepared_shape, strict=True)]
@@ -242,7 +245,7 @@ def test_a_volume_predicted_in_slices_is_the_stack_of_its_slices(river: River) -
     expected = np.zeros(record.shape, dtype=np.uint8)
     for logit, value in zip(fine, labels.order, strict=True):
         expected[logit > 0] = value
-    found = predictor.predict(image, geometry, "case")
+    found = predictor.label_map(Source.from_array(image, geometry), "case")
     turned = np.flip(found.transpose(record.axes), [a for a, flip in enumerate(record.flips) if flip])
     box = tuple(slice(s, s + n) for s, n in zip(record.start, record.shape, strict=True))
     sure = (np.abs(fine) > 1e-4).all(axis=0)

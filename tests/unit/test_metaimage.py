@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medseg.formats.errors import FormatError
 from medseg.formats.metaimage import TYPES
-from medseg.formats.stored import FormatError, Stored
-from medseg.formats.table import read_stored
+from medseg.formats.read import open_image
+from medseg.formats.source import Source
 
 VOXELS = np.random.default_rng(0).integers(0, 99, (3, 4, 5)).astype("<i2")
 KEYS = {
@@ -38,14 +39,14 @@ def mha(body: bytes = PLAIN, **changes: str | None) -> bytes:
     return "".join(f"{key} = {value}\n" for key, value in keys.items() if value is not None).encode() + body
 
 
-def read(data: bytes) -> Stored:
-    return read_stored(Path("case.mha"), data)
+def read(data: bytes) -> Source:
+    return open_image(Path("case.mha"), data)
 
 
 def test_values_and_world() -> None:
     found = read(mha())
     np.testing.assert_array_equal(found.voxels[0], VOXELS)
-    np.testing.assert_allclose(found.geometry().affine, np.diag([-1.0, -1.0, 1.0, 1.0]) @ LPS)
+    np.testing.assert_allclose(found.geometry.affine, np.diag([-1.0, -1.0, 1.0, 1.0]) @ LPS)
     assert (found.unit, found.notes) == ("mm", ())
 
 
@@ -54,7 +55,7 @@ def test_values_and_world() -> None:
 )
 def test_synonyms(old: str, new: str) -> None:
     found = read(mha().replace(old.encode(), new.encode()))
-    np.testing.assert_allclose(found.geometry().affine, read(mha()).geometry().affine)
+    np.testing.assert_allclose(found.geometry.affine, read(mha()).geometry.affine)
     with pytest.raises(FormatError, match=f"'{old}' twice"):
         read(mha(**{new: KEYS[old]}))
 
@@ -86,10 +87,10 @@ def test_packed_and_skipped_bytes() -> None:
 
 def test_sizes_and_orientation_that_are_not_there() -> None:
     found = read(mha(TransformMatrix=None))
-    assert found.geometry().spacing == (2.0, 1.5, 3.0)
+    assert found.geometry.spacing == (2.0, 1.5, 3.0)
     assert [code for code, _ in found.notes] == ["no-orientation"]
-    assert read(mha(ElementSpacing=None)).geometry((2.0, 0.5, 0.25)).spacing == (2.0, 0.5, 0.25)
-    assert read(mha(ElementSpacing=None, ElementSize="2 1.5 3")).geometry().spacing == (2.0, 1.5, 3.0)
+    assert read(mha(ElementSpacing=None)).spaced((2.0, 0.5, 0.25)).geometry.spacing == (2.0, 0.5, 0.25)
+    assert read(mha(ElementSpacing=None, ElementSize="2 1.5 3")).geometry.spacing == (2.0, 1.5, 3.0)
     assert read(mha(DistanceUnits="um")).unit == "um"
 
 
@@ -132,14 +133,14 @@ def test_sizes_and_orientation_that_are_not_there() -> None:
 )
 def test_headers_that_make_no_sense_are_refused(data: bytes, words: str) -> None:
     with pytest.raises(FormatError, match=f"case.mha: .*({words})"):
-        read(data).geometry()
+        assert read(data).geometry
 
 
 def test_data_files(tmp_path: Path) -> None:
     path = tmp_path / "case.mhd"
     (tmp_path / "case.raw").write_bytes(PLAIN)
     path.write_bytes(mha(b"", ElementDataFile="case.raw"))
-    np.testing.assert_array_equal(read_stored(path).voxels[0], VOXELS)
+    np.testing.assert_array_equal(open_image(path).voxels[0], VOXELS)
     for data, words in (
         (mha(b"", ElementDataFile="LIST"), "several files"),
         (mha(b"", ElementDataFile="slice%03d.raw 1 9 1"), "several files"),
@@ -149,4 +150,4 @@ def test_data_files(tmp_path: Path) -> None:
     ):
         path.write_bytes(data)
         with pytest.raises(FormatError, match=words):
-            read_stored(path)
+            open_image(path)

@@ -12,7 +12,7 @@ from scipy import ndimage
 from medseg.config import Config
 from medseg.errors import DatasetFaults
 from medseg.files import read_json
-from medseg.formats.table import write_labels
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.ingest import run as stage
 
@@ -45,7 +45,7 @@ def test_what_is_noticed_is_a_fault_until_somebody_says_what_it_means(tmp_path: 
         stage.check(config(tmp_path), "tiles")
     assert {f.code for f in caught.value.faults} == {"same-origin"}
     assert len(caught.value.faults) == 4
-    assert all("subject: same-origin" in f.mend for f in caught.value.faults)
+    assert all("subject: same-origin" in f.fix for f in caught.value.faults)
 
 
 def test_noticed_groups_are_subjects_and_stay_on_one_side(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from medseg.formats.content import Content
+from medseg.formats.errors import FormatError
 from medseg.formats.nrrd import TYPES
-from medseg.formats.stored import FormatError, Stored
-from medseg.formats.table import read_stored, write_labels
+from medseg.formats.read import open_image
+from medseg.formats.source import Source
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 
 PATH = Path("case.nrrd")
@@ -37,14 +39,14 @@ def nrrd(body: bytes | None = None, **changes: str | None) -> bytes:
     return "\n".join(["NRRD0004", *lines, "", ""]).encode() + (VOXELS.tobytes(order="F") if body is None else body)
 
 
-def read(data: bytes) -> Stored:
-    return read_stored(PATH, data)
+def read(data: bytes) -> Source:
+    return open_image(PATH, data)
 
 
 def test_values_and_world() -> None:
     found = read(nrrd())
     np.testing.assert_array_equal(found.voxels[0], VOXELS)
-    np.testing.assert_allclose(found.geometry().affine, AFFINE)
+    np.testing.assert_allclose(found.geometry.affine, AFFINE)
     assert (found.unit, found.notes) == ("mm", ())
 
 
@@ -60,25 +62,25 @@ def test_values_and_world() -> None:
 )
 def test_worlds_come_out_as_ras(space: str, signs: tuple[int, ...]) -> None:
     found = read(nrrd(space=space))
-    np.testing.assert_allclose(found.geometry().affine, np.diag([*signs, 1.0]) @ AFFINE)
+    np.testing.assert_allclose(found.geometry.affine, np.diag([*signs, 1.0]) @ AFFINE)
     assert found.notes == ()
 
 
 @pytest.mark.parametrize("space", ["scanner-xyz", "3D-left-handed", None])
 def test_worlds_without_a_direction_are_a_doubt(space: str | None) -> None:
     found = read(nrrd(space=space, space_dimension=None if space else "3"))
-    np.testing.assert_allclose(found.geometry().affine, AFFINE)
+    np.testing.assert_allclose(found.geometry.affine, AFFINE)
     assert [code for code, _ in found.notes] == ["no-orientation"]
 
 
 def test_spacings_alone_and_nothing_at_all() -> None:
     nowhere: dict[str, str | None] = {"space": None, "space_directions": None, "space_origin": None}
     found = read(nrrd(**nowhere, spacings="1.5 2 3"))
-    assert found.geometry().spacing == (1.5, 2.0, 3.0)
+    assert found.geometry.spacing == (1.5, 2.0, 3.0)
     assert [code for code, _ in found.notes] == ["no-orientation"]
     found = read(nrrd(**nowhere))
-    assert found.geometry((2.0, 0.5, 0.25)).spacing == (2.0, 0.5, 0.25)
-    assert found.geometry().unit == "px"
+    assert found.spaced((2.0, 0.5, 0.25)).geometry.spacing == (2.0, 0.5, 0.25)
+    assert found.geometry.unit == "px"
 
 
 @pytest.mark.parametrize(("field", "unit"), [("space_units", "um"), ("units", "um"), ("units", "mm"), ("units", "")])
@@ -115,7 +117,7 @@ def test_an_axis_of_channels_may_lie_anywhere(kind: str, place: int) -> None:
     )
     found = read(data)
     np.testing.assert_array_equal(found.voxels, voxels)
-    np.testing.assert_allclose(found.geometry().affine, AFFINE)
+    np.testing.assert_allclose(found.geometry.affine, AFFINE)
 
 
 def test_alpha_must_be_opaque() -> None:
@@ -185,19 +187,19 @@ def test_encodings_and_skips() -> None:
 )
 def test_headers_that_make_no_sense_are_refused(data: bytes, words: str) -> None:
     with pytest.raises(FormatError, match=f"case.nrrd: .*{words}"):
-        read(data).geometry()
+        assert read(data).geometry
 
 
 def test_flat_axes_are_refused_as_no_grid() -> None:
     with pytest.raises(FormatError, match="singular"):
-        read(nrrd(space_directions="(1,0,0) (2,0,0) (0,0,3)")).geometry()
+        assert read(nrrd(space_directions="(1,0,0) (2,0,0) (0,0,3)")).geometry
 
 
 def test_detached_headers(tmp_path: Path) -> None:
     path = tmp_path / "case.nhdr"
     path.write_bytes(nrrd(b"", data_file="./Case data.raw"))
     (tmp_path / "Case data.raw").write_bytes(VOXELS.tobytes(order="F"))
-    np.testing.assert_array_equal(read_stored(path).voxels[0], VOXELS)
+    np.testing.assert_array_equal(open_image(path).voxels[0], VOXELS)
     for data, words in (
         (nrrd(b"", data_file="LIST"), "several files"),
         (nrrd(b"", data_file="slice%03d.raw 1 9 1"), "several files"),
@@ -206,7 +208,7 @@ def test_detached_headers(tmp_path: Path) -> None:
     ):
         path.write_bytes(data)
         with pytest.raises(FormatError, match=words):
-            read_stored(path)
+            open_image(path)
 
 
 def test_written_headers_hold_geometry_and_nothing_else(tmp_path: Path) -> None:

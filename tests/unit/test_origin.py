@@ -19,7 +19,7 @@ from scipy.ndimage import zoom
 
 from medseg.config import Config
 from medseg.errors import ConfigError, DatasetFaults
-from medseg.formats.table import write_labels
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.ingest.origin.components import connected
 from medseg.ingest.origin.groups import find_groups, propose

@@ -25,13 +25,13 @@ from medseg.plan.explain import explained
 from medseg.plan.fingerprint import Fingerprint, take_fingerprint
 from medseg.plan.grid import plan_grid
 from medseg.plan.limits import limits_of
-from medseg.plan.machine import Machine, this_machine
-from medseg.plan.plan import GridPlan, Plan
+from medseg.plan.machine import Resources, this_machine
+from medseg.plan.plan import Grid, Plan, flat_values
 from medseg.plan.planner import make_plan, plan_within_memory, proxy_bytes
 from medseg.recipes import LEARNING_RATES
 
-CPU = Machine("cpu", "fp32", 8e9, 2)
-GPU = Machine("cuda", "bf16", 8e9, 8)
+CPU = Resources("cpu", "fp32", 8e9, 2)
+GPU = Resources("cuda", "bf16", 8e9, 8)
 STATISTICS = {"mean": 1.0, "std": 1.0, "p00_5": 0.0, "p99_5": 2.0, "min": 0.0, "max": 3.0}
 HIPPOCAMPUS = Fingerprint(
     dataset="hippocampus",
@@ -74,23 +74,32 @@ def config_of(model: dict[str, Any] | None = None, **general: Any) -> Config:
     )
 
 
-def planned(fingerprint: Fingerprint, machine: Machine = CPU, config: Config | None = None) -> Plan:
+def planned(fingerprint: Fingerprint, machine: Resources = CPU, config: Config | None = None) -> Plan:
     config = config or config_of()
     return make_plan("m", config.models["m"], fingerprint, config, machine)
 
 
+def flat(plan: Plan) -> dict[str, Any]:
+    """The values of a plan, as in its file, by their names."""
+    return {name.split(".")[1]: value for name, value in flat_values(plan.to_json()).items()}
+
+
 @pytest.mark.parametrize("machine", [CPU, GPU], ids=lambda m: m.device)
-def test_hippocampus_gets_the_published_plan(machine: Machine) -> None:
+def test_hippocampus_gets_the_published_plan(machine: Resources) -> None:
     plan = planned(HIPPOCAMPUS, machine)
-    assert plan.patch == (40, 56, 40)
-    assert plan.strides == ((1,) * 3, (2,) * 3, (2,) * 3, (2,) * 3)
-    assert plan.kernels == ((3,) * 3,) * 4
-    assert plan.spacing == (1.0, 1.0, 1.0)
-    assert plan.normalization == ("zscore",)
-    assert plan.oriented
+    assert plan.network.patch == (40, 56, 40)
+    assert plan.network.strides == ((1,) * 3, (2,) * 3, (2,) * 3, (2,) * 3)
+    assert plan.network.kernels == ((3,) * 3,) * 4
+    assert plan.grid.spacing == (1.0, 1.0, 1.0)
+    assert plan.grid.normalization == ("zscore",)
+    assert plan.grid.oriented
     base = limits_of(machine.device, 3).base_width
-    assert plan.widths == (base, 2 * base, 4 * base, 8 * base)
-    assert (plan.precision, plan.device, plan.threads) == (machine.precision, machine.device, machine.threads)
+    assert plan.network.widths == (base, 2 * base, 4 * base, 8 * base)
+    assert (plan.machine.precision, plan.machine.device, plan.machine.threads) == (
+        machine.precision,
+        machine.device,
+        machine.threads,
+    )
 
 
 OVERRIDES = [
@@ -109,11 +118,11 @@ OVERRIDES = [
 @pytest.mark.parametrize(("name", "value"), OVERRIDES, ids=[n for n, _ in OVERRIDES])
 def test_overrides_are_kept_and_said(name: str, value: Any) -> None:
     plan = planned(HIPPOCAMPUS, CPU, config_of({"plan": {name: value}}))
-    found = plan.to_json()[name]
+    found = flat(plan)[name]
     assert (found[0] if name == "normalization" else found) == value
     assert plan.reasons[name].startswith("override")
     assert not planned(HIPPOCAMPUS).reasons[name].startswith("override")
-    assert len(plan.widths) == len(plan.strides) == len(plan.kernels)
+    assert len(plan.network.widths) == len(plan.network.strides) == len(plan.network.kernels)
 
 
 def test_all_overrides_are_tested() -> None:
@@ -130,34 +139,39 @@ def test_values_of_the_model_section_reach_the_plan() -> None:
         "augment": "none",
         "foreground": 0.7,
     }
-    plan = planned(HIPPOCAMPUS, CPU, config_of(section)).to_json()
+    plan = flat(planned(HIPPOCAMPUS, CPU, config_of(section)))
     assert {k: plan[k] for k in section} == section
     assert plan["lr"] == LEARNING_RATES["sgd"]
     more = {"schedule": "cosine", "warmup": 0.1, "clip": 1.0, "average": 0.99, "freeze": ["encoder"], "compile": True}
-    plan = planned(HIPPOCAMPUS, CPU, config_of(more)).to_json()
+    plan = flat(planned(HIPPOCAMPUS, CPU, config_of(more)))
     assert {k: plan[k] for k in more} == more
     nnunet = planned(HIPPOCAMPUS, CPU, config_of({"recipe": "nnunet"}))
-    assert (nnunet.optimizer, nnunet.lr, nnunet.augment, nnunet.options["deep_supervision"]) == (
+    assert (
+        nnunet.training.optimizer,
+        nnunet.training.lr,
+        nnunet.training.augment,
+        nnunet.network.options["deep_supervision"],
+    ) == (
         "sgd",
         0.01,
         "nnunet",
         True,
     )
     assert nnunet.reasons["recipe"] == "nnunet: override in the configuration"
-    assert planned(HIPPOCAMPUS, CPU, config_of({"lr": 0.25})).lr == 0.25
+    assert planned(HIPPOCAMPUS, CPU, config_of({"lr": 0.25})).training.lr == 0.25
 
 
 def test_a_patch_that_the_user_fixed_is_not_shrunk_for_memory() -> None:
     plan = planned(HIPPOCAMPUS, replace(CPU, memory_bytes=3e7), config_of({"plan": {"patch": [64, 64, 64]}}))
-    assert plan.patch == (64, 64, 64)
-    assert plan.batch == 2
+    assert plan.network.patch == (64, 64, 64)
+    assert plan.training.batch == 2
 
 
 def test_a_patch_that_strides_do_not_divide_is_padded() -> None:
     plan = planned(HIPPOCAMPUS, CPU, config_of({"plan": {"patch": [17, 24, 9]}}))
-    divisor = topology.total_stride(plan.strides)
-    assert all(p % d == 0 for p, d in zip(plan.patch, divisor, strict=True))
-    assert all(0 <= p - w < d for p, w, d in zip(plan.patch, (17, 24, 9), divisor, strict=True))
+    divisor = topology.total_stride(plan.network.strides)
+    assert all(p % d == 0 for p, d in zip(plan.network.patch, divisor, strict=True))
+    assert all(0 <= p - w < d for p, w, d in zip(plan.network.patch, (17, 24, 9), divisor, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -188,9 +202,9 @@ def test_too_little_memory_shrinks_the_patch_and_then_is_an_error(device: str) -
     machine = replace(CPU, device=device)
     data = fingerprint_of((200, 220, 180))
     roomy = planned(data, replace(machine, memory_bytes=1e12))
-    needed = proxy_bytes(replace(roomy, batch=2))
+    needed = proxy_bytes(roomy.changed(batch=2))
     tight = planned(data, replace(machine, memory_bytes=needed / 6))
-    assert math.prod(tight.patch) < math.prod(roomy.patch)
+    assert math.prod(tight.network.patch) < math.prod(roomy.network.patch)
     assert needed / 30 < proxy_bytes(tight) <= needed / 6
     with pytest.raises(PlanError, match=r"no patch fits.*memory_gb"):
         planned(data, replace(machine, memory_bytes=1e5))
@@ -208,23 +222,23 @@ def fingerprints(draw: st.DrawFn) -> Fingerprint:
 
 @settings(max_examples=60)
 @given(fingerprints(), st.floats(3e6, 5e10), st.sampled_from([CPU, GPU]))
-def test_any_data_get_a_plan_within_memory_or_an_error(data: Fingerprint, memory: float, machine: Machine) -> None:
+def test_any_data_get_a_plan_within_memory_or_an_error(data: Fingerprint, memory: float, machine: Resources) -> None:
     try:
         plan = planned(data, replace(machine, memory_bytes=memory))
     except PlanError as error:
         assert "no patch fits" in str(error)
         return
-    divisor = topology.total_stride(plan.strides)
-    assert all(p % d == 0 for p, d in zip(plan.patch, divisor, strict=True))
+    divisor = topology.total_stride(plan.network.strides)
+    assert all(p % d == 0 for p, d in zip(plan.network.patch, divisor, strict=True))
     # The batch is rounded, as nnU-Net does.
-    assert proxy_bytes(plan) <= memory * plan.batch / (plan.batch - 0.5) * (1 + 1e-9)
+    assert proxy_bytes(plan) <= memory * plan.training.batch / (plan.training.batch - 0.5) * (1 + 1e-9)
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
 @pytest.mark.parametrize(("diameter", "stages"), [(19.1, 4), (3.0, 3)])
 def test_the_reason_of_fewer_stages_names_the_objects(diameter: float, stages: int) -> None:
     plan = planned(fingerprint_of((256, 256), object_diameter=diameter))
-    assert len(plan.strides) == stages
+    assert len(plan.network.strides) == stages
     why = f"at most {stages} stages: halved while 2 voxels fit across the median object ({diameter:g} px), 3 stages"
     assert why in plan.reasons["strides"]
     assert "object" not in planned(fingerprint_of((256, 256))).reasons["strides"]
@@ -232,7 +246,7 @@ def test_the_reason_of_fewer_stages_names_the_objects(diameter: float, stages: i
 
 @settings(max_examples=30)
 @given(fingerprints(), st.sampled_from([CPU, GPU]))
-def test_every_decision_has_a_reason(data: Fingerprint, machine: Machine) -> None:
+def test_every_decision_has_a_reason(data: Fingerprint, machine: Resources) -> None:
     plan = planned(data, replace(machine, memory_bytes=1e12))
     told = {"spacing", "crop", "normalization", "patch", "strides", "kernels", "widths", "batch", "precision", "lr"}
     assert {*told, "resolution", "steps"} <= set(plan.reasons)
@@ -250,24 +264,23 @@ def test_a_2d_model_on_volumes_takes_slices_along_the_coarsest_axis(spacing: tup
     shape = (100, 120, 90)
     plan = planned(fingerprint_of(shape, spacing), GPU, config_of({"dims": 2}))
     rest = [a for a in range(3) if a != axis]
-    assert (plan.dims, plan.data_dims, plan.slice_axis, plan.grid.slice_axis) == (2, 3, axis, axis)
-    assert plan.spacing == tuple(0.0 if a == axis else s for a, s in enumerate(spacing))
-    assert plan.patch_spacing == tuple(spacing[a] for a in rest)
-    assert plan.window == tuple(1 if a == axis else plan.patch[rest.index(a)] for a in range(3))
-    assert plan.grid.dims == 3
-    assert plan.network_spec.dims == len(plan.patch) == len(plan.strides[0]) == 2
+    assert (plan.network.dims, plan.grid.dims, plan.grid.slice_axis) == (2, 3, axis)
+    assert plan.grid.spacing == tuple(0.0 if a == axis else s for a, s in enumerate(spacing))
+    assert plan.grid.patch_spacing == tuple(spacing[a] for a in rest)
+    assert plan.window == tuple(1 if a == axis else plan.network.patch[rest.index(a)] for a in range(3))
+    assert len(plan.network.patch) == len(plan.network.strides[0]) == 2
     # As pictures of that size would be planned, but for the share of the data that a batch covers.
     flat = fingerprint_of(tuple(shape[a] for a in rest), tuple(spacing[a] for a in rest))
     picture = planned(flat, GPU)
     same = ("patch", "strides", "kernels", "widths")
-    assert [getattr(plan, k) for k in same] == [getattr(picture, k) for k in same]
-    assert picture.slice_axis is None
-    assert picture.window == picture.patch
+    assert [plan.value(k) for k in same] == [picture.value(k) for k in same]
+    assert picture.grid.slice_axis is None
+    assert picture.window == picture.network.patch
 
 
 def test_spacing_within_slices_can_be_fixed() -> None:
     plan = planned(HIPPOCAMPUS, CPU, config_of({"dims": 2, "plan": {"spacing": [2.0, 1.5]}}))
-    assert plan.spacing == (2.0, 1.5, 0.0)
+    assert plan.grid.spacing == (2.0, 1.5, 0.0)
 
 
 def test_median_shape_at_a_spacing_keeps_the_slice_axis() -> None:
@@ -283,10 +296,10 @@ def test_median_shape_at_a_spacing_keeps_the_slice_axis() -> None:
 def test_low_resolution_can_be_chosen_where_nnunet_plans_one() -> None:
     data = fingerprint_of((512, 512, 187), (0.8, 0.8, 1.6), cases=41)
     full, low = planned(data, GPU), planned(data, GPU, config_of({"plan": {"resolution": "low"}}))
-    assert all(a < b for a, b in zip(full.spacing, low.spacing, strict=True))
+    assert all(a < b for a, b in zip(full.grid.spacing, low.grid.spacing, strict=True))
     assert "plan.resolution: low" in full.reasons["resolution"]
-    voxels = math.prod(data.median_shape_at(low.spacing))
-    assert 0.24 < math.prod(low.patch) / voxels < 0.35
+    voxels = math.prod(data.median_shape_at(low.grid.spacing))
+    assert 0.24 < math.prod(low.network.patch) / voxels < 0.35
     # The grid is the same wherever it is planned.
     assert planned(data, CPU, config_of({"plan": {"resolution": "low"}})).grid == low.grid
 
@@ -300,9 +313,9 @@ def test_limits_are_what_differs_between_candidates() -> None:
     config = config_of()
     small = Limits(voxels=24**3, base_width=8, width_cap=32, max_batch=2, max_stages=3)
     plan = make_plan("m", config.models["m"], fingerprint_of((200, 200, 200)), config, CPU, small)
-    assert plan.patch == (24, 24, 24)
-    assert plan.widths == (8, 16, 32)
-    assert plan.batch == 2
+    assert plan.network.patch == (24, 24, 24)
+    assert plan.network.widths == (8, 16, 32)
+    assert plan.training.batch == 2
     assert "8 doubled per stage up to 32" in plan.reasons["widths"]
 
 
@@ -318,7 +331,7 @@ def test_limits_are_what_differs_between_candidates() -> None:
 )
 def test_plans_of_a_processor_stay(data: Fingerprint, patch: tuple, widths: tuple, batch: int) -> None:
     plan = planned(data, CPU)
-    assert (plan.patch, plan.widths, plan.batch) == (patch, widths, batch)
+    assert (plan.network.patch, plan.network.widths, plan.training.batch) == (patch, widths, batch)
 
 
 @pytest.mark.parametrize("network", ["unet", "deeplabv3plus"])
@@ -333,8 +346,8 @@ def test_small_images_get_a_network_that_runs(network: str, shape: tuple[int, ..
 
     plan = planned(fingerprint_of(shape), CPU, config_of({"network": network, "plan": {"batch": 2}}))
     with torch.device("meta"):
-        net = build_model(network, plan.network_spec)
-        assert net(torch.zeros(2, 1, *plan.patch)).shape == (2, plan.classes, *plan.patch)
+        net = build_model(network, plan.network)
+        assert net(torch.zeros(2, 1, *plan.network.patch)).shape == (2, plan.network.classes, *plan.network.patch)
 
 
 @pytest.mark.parametrize("network", ["unet", "deeplabv3plus"])
@@ -352,8 +365,8 @@ def test_overrides_give_a_network_that_runs_or_an_error_now(network: str, fixed:
         assert "plan." in str(error)
         return
     with torch.device("meta"):
-        net = build_model(network, plan.network_spec)
-        assert net(torch.zeros(2, 1, *plan.patch)).shape == (2, plan.classes, *plan.patch)
+        net = build_model(network, plan.network)
+        assert net(torch.zeros(2, 1, *plan.network.patch)).shape == (2, plan.network.classes, *plan.network.patch)
 
 
 @pytest.mark.parametrize(
@@ -361,8 +374,8 @@ def test_overrides_give_a_network_that_runs_or_an_error_now(network: str, fixed:
 )
 def test_budgets_become_steps(budget: dict[str, Any], steps: int) -> None:
     plan = planned(HIPPOCAMPUS, CPU, config_of({"plan": {"batch": 4}}, budget=budget))
-    assert plan.steps == steps
-    assert plan.validate_every == validate_every(steps)
+    assert plan.training.steps == steps
+    assert plan.training.validate_every == validate_every(steps)
 
 
 SHORT: tuple[Any, ...] = ("adamw", 2e-3, 1e-4, 0.05, "default", {})
@@ -371,7 +384,14 @@ NNUNET: tuple[Any, ...] = ("sgd", 1e-2, 3e-5, 0.0, "nnunet", {"deep_supervision"
 
 def recipe_of(plan: Plan) -> tuple[Any, ...]:
     """What a recipe says, from the plan."""
-    return plan.optimizer, plan.lr, plan.weight_decay, plan.warmup, plan.augment, plan.options
+    return (
+        plan.training.optimizer,
+        plan.training.lr,
+        plan.training.weight_decay,
+        plan.training.warmup,
+        plan.training.augment,
+        plan.network.options,
+    )
 
 
 @pytest.mark.parametrize(
@@ -392,10 +412,10 @@ def test_the_steps_settle_the_recipe(
     budget: dict[str, Any], fixed: dict[str, Any], steps: int, recipe: tuple[Any, ...], why: str
 ) -> None:
     plan = planned(HIPPOCAMPUS, CPU, config_of({"plan": fixed}, budget=budget))
-    assert plan.steps == steps
+    assert plan.training.steps == steps
     assert recipe_of(plan) == recipe
     assert plan.reasons["recipe"] == why
-    assert plan.reasons["lr"] == f"default of {plan.optimizer}"
+    assert plan.reasons["lr"] == f"default of {plan.training.optimizer}"
     assert f"recipe\n    {why}" in explained(plan)
 
 
@@ -440,12 +460,33 @@ def test_plan_json_round_trip_and_other_versions() -> None:
     plan = planned(HIPPOCAMPUS)
     value = json.loads(json.dumps(plan.to_json()))
     assert Plan.from_json(value) == plan
-    assert GridPlan.from_json(json.loads(json.dumps(plan.grid.to_json()))) == plan.grid
+    assert Grid.from_json(json.loads(json.dumps(plan.grid.to_json()))) == plan.grid
     with pytest.raises(PlanError, match="colour"):
         Plan.from_json({**value, "colour": 1})
-    del value["kernels"]
-    with pytest.raises(PlanError, match=r"kernels.*medseg plan"):
+    with pytest.raises(PlanError, match=r"training\.colour"):
+        Plan.from_json({**value, "training": {**value["training"], "colour": 1}})
+    with pytest.raises(PlanError, match=r"machine\.device.*medseg plan"):
+        Plan.from_json({**value, "machine": "cpu"})
+    del value["network"]["kernels"]
+    with pytest.raises(PlanError, match=r"network\.kernels.*medseg plan"):
         Plan.from_json(value)
+
+
+def test_fields_of_a_plan_are_changed_by_their_names() -> None:
+    plan = planned(HIPPOCAMPUS)
+    other = plan.changed(lr=0.5, batch=3, threads=7, patch=(8, 8, 8), model="other")
+    assert (other.training.lr, other.training.batch, other.machine.threads) == (0.5, 3, 7)
+    assert (other.network.patch, other.model, other.grid) == ((8, 8, 8), "other", plan.grid)
+    assert (
+        other.changed(**{k: flat(plan)[k] for k in ("lr", "batch", "threads")}, patch=(40, 56, 40), model="m") == plan
+    )
+    with pytest.raises(TypeError, match="colour"):
+        plan.changed(colour=1)
+
+
+def test_no_two_groups_of_a_plan_have_a_field_of_one_name() -> None:
+    names = [name.split(".")[1] for name in flat_values(planned(HIPPOCAMPUS).to_json())]
+    assert len(names) == len(set(names)) == 38
 
 
 def test_models_with_one_grid_share_it() -> None:
@@ -496,7 +537,7 @@ def _canonical(geometry: Any) -> Any:
 
 def test_objects_are_measured_in_the_unit_of_the_data(tmp_path: Path) -> None:
     """Squares of 3, 4 and 5 pixels in two pictures; where nobody annotated is no object."""
-    from medseg.formats.table import write_labels
+    from medseg.formats.write import write_labels
     from medseg.image.geometry import Geometry
     from medseg.ingest import run as ingest
 
@@ -522,7 +563,7 @@ def test_objects_are_measured_in_the_unit_of_the_data(tmp_path: Path) -> None:
 
 def test_intensities_are_those_of_the_foreground(study: Any) -> None:
     """Both data sets are 1 unit brighter in the ball, 2 in the rod; scaled by 60 (+40) and by 100."""
-    from medseg.formats.table import read_image, read_labels
+    from medseg.formats.read import read_image, read_labels
 
     manifest = read_manifest(study.manifest("solid"))
     values = []
@@ -566,26 +607,26 @@ def test_stage_measures_only_a_budget_in_minutes(study: Any, tmp_path: Path) -> 
     asked: list[tuple[Any, ...]] = []
 
     def measure(plan: Plan, shape: Any, seconds: float) -> Pace:
-        asked.append((plan.widths[0], tuple(shape), seconds))
+        asked.append((plan.network.widths[0], tuple(shape), seconds))
         return Pace(0.45, 0.01, 0.02)
 
     file = tmp_path / "plan.json"
     for budget in ({"steps": 9}, {"minutes": 3.0}):
         stage.run(config_of(budget=budget, device="cpu", threads=1), "m", study.fingerprint("flat"), file, measure)
         plan = Plan.from_json(json.loads(file.read_text()))
-        assert (plan.steps == 9) == ("steps" in budget)
+        assert (plan.training.steps == 9) == ("steps" in budget)
     # 3 minutes hold some 350 steps: enough for the second candidate, not for the third.
-    assert 320 <= plan.steps <= 180 / 0.45
+    assert 320 <= plan.training.steps <= 180 / 0.45
     # Layouts (and arithmetic, where the processor has others) by the plain width first, then the candidates.
     first = [width for width, _, _ in asked if width]
     variants = len(first) - 4
     assert variants in (2, 3)
     assert first == [16] * variants + [8, 16, 32, 16]
-    assert plan.widths[0] == 16
+    assert plan.network.widths[0] == 16
     assert "channels outermost" in plan.reasons["channels_last"]
     # What the user fixed is not measured against anything.
     still = {"channels_last": True, "precision": "fp32"}
-    for fixed, calls in (({"steps": 8}, 0), ({"widths": [8] * len(plan.widths), **still}, 1), (still, 4)):
+    for fixed, calls in (({"steps": 8}, 0), ({"widths": [8] * len(plan.network.widths), **still}, 1), (still, 4)):
         asked.clear()
         config = config_of({"plan": fixed}, budget={"minutes": 3.0}, device="cpu")
         stage.run(config, "m", study.fingerprint("flat"), file, measure)
@@ -610,14 +651,22 @@ def test_steps_that_were_measured_settle_the_recipe(
     def measure(plan: Plan, shapes: Any, seconds: float) -> Pace:
         asked.append(plan)
         # The widest gets too few steps to be taken.
-        return Pace(1.0 if plan.widths[0] == 32 else nnunet_s if plan.augment == "nnunet" else short_s, 0.001, 0.0)
+        return Pace(
+            1.0 if plan.network.widths[0] == 32 else nnunet_s if plan.training.augment == "nnunet" else short_s,
+            0.001,
+            0.0,
+        )
 
     config = config_of(budget={"minutes": 3.0}, device="cpu", threads=1)
     plan = stage.run(config, "m", study.fingerprint("flat"), tmp_path / "plan.json", measure)
     assert Plan.from_json(json.loads((tmp_path / "plan.json").read_text())) == plan
     short, nnunet = (steps_in(3.0, Pace(seconds, 0.001, 0.0)) for seconds in (short_s, nnunet_s))
     steps = short if recipe == SHORT else nnunet
-    assert (plan.steps, plan.validate_every, plan.widths[0]) == (steps, validate_every(steps), 16)
+    assert (plan.training.steps, plan.training.validate_every, plan.network.widths[0]) == (
+        steps,
+        validate_every(steps),
+        16,
+    )
     assert recipe_of(plan) == recipe
     then = f"with nnunet they are {nnunet:,}, and it stays"
     assert plan.reasons["recipe"] == why.format(short=short, then=then)
@@ -625,8 +674,8 @@ def test_steps_that_were_measured_settle_the_recipe(
     # The width was chosen once, by the steps of ``short``, and how is told.
     assert f"16 gets {short} steps of 320, 32 gets " in plan.reasons["widths"]
     assert "channels outermost" in plan.reasons["channels_last"]
-    again = [(p.widths, p.options) for p in asked if p.augment == "nnunet"]
-    assert again == ([(plan.widths, plan.options)] if recipe == NNUNET else [])
+    again = [(p.network.widths, p.network.options) for p in asked if p.training.augment == "nnunet"]
+    assert again == ([(plan.network.widths, plan.network.options)] if recipe == NNUNET else [])
 
 
 @pytest.mark.parametrize(("name", "recipe"), [("short", SHORT), ("nnunet", NNUNET)])
@@ -641,7 +690,7 @@ def test_a_recipe_that_is_named_is_measured_once(name: str, recipe: tuple[Any, .
     still = {"channels_last": True, "precision": "fp32", "widths": [8] * 4}
     config = config_of({"recipe": name, "plan": still}, budget={"minutes": 3.0}, device="cpu", threads=1)
     plan = stage.run(config, "m", study.fingerprint("flat"), None, measure)
-    assert (plan.steps >= 10_000) == (name == "short")
+    assert (plan.training.steps >= 10_000) == (name == "short")
     assert plan.reasons["recipe"] == f"{name}: override in the configuration"
     assert [recipe_of(p) for p in asked] == [recipe] == [recipe_of(plan)]
 

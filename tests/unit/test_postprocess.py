@@ -14,9 +14,11 @@ from hypothesis.extra import numpy as hnp
 from medseg.config import PostprocessConfig
 from medseg.errors import ConfigError, DataError
 from medseg.files import read_json, sha256_file
-from medseg.formats.table import read_labels, write_labels
+from medseg.formats.read import read_labels
+from medseg.formats.write import write_labels
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest
+from medseg.postprocess import operations
 from medseg.postprocess import run as stage
 from medseg.postprocess.components import fill_holes, largest_component, remove_small
 
@@ -104,21 +106,25 @@ def ask(**steps: Any) -> PostprocessConfig:
     return PostprocessConfig(**steps)
 
 
+def applied(labels: np.ndarray, steps: PostprocessConfig, table: LabelTable) -> np.ndarray:
+    return operations.apply({operations.LABELS: lambda: labels}, steps, table)
+
+
 def test_operations_come_in_their_order() -> None:
     """Holes are filled first (they make components larger), the smallest are removed last."""
     labels = np.zeros((12, 12), dtype=np.uint8)
     labels[0:4, 0:4] = 1
     labels[1:3, 1:3] = 0  # 12 pixels, 16 once filled
     labels[6:9, 6:11] = 1  # 15 pixels
-    out = stage.apply(labels, ask(fill_holes=True, largest_component=["ball"], min_size=16), TABLE)
+    out = applied(labels, ask(fill_holes=True, largest_component=["ball"], min_size=16), TABLE)
     assert where(out == 1) == where(np.pad(np.ones((4, 4)), (0, 8)))
-    np.testing.assert_array_equal(stage.apply(labels, ask(), TABLE), labels)
-    assert not stage.apply(labels, ask(min_size=16), TABLE).any()
+    np.testing.assert_array_equal(applied(labels, ask(), TABLE), labels)
+    assert not applied(labels, ask(min_size=16), TABLE).any()
 
 
 def test_classes_are_told_by_name_and_others_stay() -> None:
     labels = np.array([[1, 0, 1, 1, 0, 3, 0, 3, 3]], dtype=np.uint8)
-    out = stage.apply(labels, ask(largest_component=["rod"]), TABLE)
+    out = applied(labels, ask(largest_component=["rod"]), TABLE)
     assert out.tolist() == [[1, 0, 1, 1, 0, 0, 0, 3, 3]]
 
 
@@ -130,7 +136,7 @@ def test_instance_data_sets_are_postprocessed_by_the_value_that_predictions_hold
     channels[3, 3] = 0
     channels[0, 0] = 1
     predicted = table.to_values(channels)
-    out = stage.apply(predicted, ask(fill_holes=True, min_size=2), table)
+    out = applied(predicted, ask(fill_holes=True, min_size=2), table)
     assert out[3, 3] == value
     assert out[0, 0] == 0
     assert set(np.unique(out)) == {0, value}
@@ -160,7 +166,7 @@ def test_stage_writes_the_same_form(study: Any, tmp_path: Path, name: str) -> No
         assert sha256_file(path) == entry["sha256"]
         raw, grid = read_labels(study.predictions(name).parent / before["cases"][case]["file"])
         labels, geometry = read_labels(path)
-        np.testing.assert_array_equal(labels, stage.apply(raw, ask(**steps), TABLE))
+        np.testing.assert_array_equal(labels, applied(raw, ask(**steps), TABLE))
         assert geometry == grid
 
 

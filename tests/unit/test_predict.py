@@ -24,13 +24,19 @@ from medseg.cli import app
 from medseg.config import PostprocessConfig
 from medseg.errors import BusyError, DataError, GeometryError, PlanError, PredictionError
 from medseg.files import read_json, sha256_file, write_json, writer_lock
-from medseg.formats.table import read_image, read_labels, write_labels
+from medseg.formats.read import open_image, read_image, read_labels
+from medseg.formats.source import Source
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
+from medseg.kept import signed
 from medseg.predict import predictor as predictor_module
 from medseg.predict import run as stage
-from medseg.predict.mirrored import mirrored
+from medseg.predict.members import Member, mean_of
 from medseg.predict.predictor import Predictor, is_mirrored
+from medseg.predict.probabilities import ProbabilityFile
+from medseg.predict.sinks import LabelMap
+from medseg.shards import Shard
 from medseg.train.checkpoint import Checkpoint, write_checkpoint
 
 VALUES = {0, 1, 3}  # background, ball, rod
@@ -59,6 +65,10 @@ def oracle_for(tmp_path: Path, tiny_plan: Any, monkeypatch: pytest.MonkeyPatch) 
     return build
 
 
+def label_map(predictor: Predictor, image: np.ndarray, geometry: Geometry, name: str = "case") -> np.ndarray:
+    return predictor.label_map(Source.from_array(image, geometry), name)
+
+
 def dice(a: np.ndarray, b: np.ndarray, k: int) -> float:
     return 2 * float(((a == k) & (b == k)).sum()) / float((a == k).sum() + (b == k).sum())
 
@@ -78,7 +88,7 @@ def test_predictions_lie_over_the_image(
     geometry = Geometry.create(shape, affine)
     target = spacing or tuple(geometry.spacing[a] for a in _canonical(geometry)[0])
     predictor = oracle_for(spacing=target, in_channels=3, normalization=("none",) * 3, statistics=({},) * 3)
-    found = predictor.predict(np.stack([labels == k for k in range(3)]).astype(np.float32), geometry, "case")
+    found = label_map(predictor, np.stack([labels == k for k in range(3)]).astype(np.float32), geometry, "case")
     expected = np.array([0, 1, 3], dtype=np.uint8)[labels]
     assert found.shape == shape
     assert found.dtype == np.uint8
@@ -102,14 +112,14 @@ def test_coming_back_from_a_coarse_grid_moves_no_border(oracle_for: Any) -> None
     image = np.stack([classes == k for k in range(3)]).astype(np.float32)
     geometry = Geometry.from_spacing((40, 40), (1.0, 1.0))
     coarse = oracle_for(dims=2, spacing=(4.0, 4.0), in_channels=3, normalization=("none",) * 3, statistics=({},) * 3)
-    np.testing.assert_array_equal(coarse.predict(image, geometry, "x"), np.array([0, 1, 3])[classes])
+    np.testing.assert_array_equal(label_map(coarse, image, geometry), np.array([0, 1, 3])[classes])
 
 
 def test_what_the_crop_left_out_is_background(oracle_for: Any) -> None:
     image = np.zeros((1, 20, 20, 20), np.float32)
     image[0, 4:12, 5:15, 6:10] = 2.0
     geometry = Geometry.from_spacing((20,) * 3, (1.0,) * 3, "mm")
-    found = oracle_for().predict(image, geometry, "case")
+    found = label_map(oracle_for(), image, geometry)
     np.testing.assert_array_equal(found, np.where(image[0] > 0, 3, 0))
 
 
@@ -118,7 +128,7 @@ def test_pictures_of_any_size(shape: tuple[int, int], oracle_for: Any) -> None:
     labels = np.random.default_rng(0).integers(0, 3, shape)
     image = labels[None].astype(np.float32)
     image[0, 0, 0] = image[0, -1, -1] = 1.0
-    found = oracle_for(dims=2).predict(image, Geometry.from_spacing(shape, (1.0, 1.0)), "x")
+    found = label_map(oracle_for(dims=2), image, Geometry.from_spacing(shape, (1.0, 1.0)))
     np.testing.assert_array_equal(found, np.array([0, 1, 3])[image[0].astype(int)])
 
 
@@ -139,7 +149,7 @@ def test_images_that_do_not_fit_the_model_are_refused(
     image: np.ndarray, geometry: Geometry, cause: str, oracle_for: Any
 ) -> None:
     with pytest.raises(DataError, match=f"scan.png: .*{cause}|scan.png: {cause}"):
-        oracle_for(dims=2).predict(image, geometry, "scan.png")
+        label_map(oracle_for(dims=2), image, geometry, "scan.png")
 
 
 def mirror_images(x: Tensor) -> list[tuple[int, ...]]:
@@ -154,13 +164,41 @@ def test_the_mean_over_mirror_images(dims: int) -> None:
     network.register_forward_hook(lambda *_: calls.append(1))
     x = torch.randn(2, 2, *(5, 6, 7)[:dims])
     with torch.no_grad():
-        found = mirrored(network)(x)
+        found = Member(network, mirror=True)(x)
         assert len(calls) == 2**dims
         expected = [np.flip(network(x.flip(f)).numpy(), f) if f else network(x).numpy() for f in mirror_images(x)]
         np.testing.assert_allclose(found, np.mean(expected, axis=0), atol=1e-6)
         assert not torch.allclose(found, network(x), atol=1e-2)
         for flip in mirror_images(x):
-            torch.testing.assert_close(mirrored(network)(x.flip(flip)), found.flip(flip))
+            torch.testing.assert_close(Member(network, mirror=True)(x.flip(flip)), found.flip(flip))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_members_are_averaged(count: int) -> None:
+    networks = [lambda x, k=k: torch.cat([x, x.square()], dim=1) * (k + 1) for k in range(count)]
+    x = torch.randn(2, 1, 5, 6, generator=torch.Generator().manual_seed(0))
+    expected = sum(network(x).double() for network in networks) / count
+    found = mean_of([Member(network) for network in networks])(x)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("name", ["flat", "solid"])
+def test_a_member_taken_twice_gives_the_bits_of_one(name: str, mirror: bool, study: Any, tmp_path: Path) -> None:
+    """Through the whole pipe, probabilities included."""
+    source = open_image(next(study.folder(name).glob("image*/*1.*")))
+    predictor = Predictor(study.model(name), mirror=mirror)
+    labels, soft = [], []
+    for _ in range(2):
+        sinks = LabelMap(), ProbabilityFile(tmp_path / "x.b2nd")
+        predictor.predict(source, "x", sinks)
+        labels.append(sinks[0].values)
+        soft.append((tmp_path / "x.b2nd").read_bytes())
+        predictor.members = [*predictor.members] * 2
+    np.testing.assert_array_equal(*labels)
+    assert soft[0] == soft[1]
+    assert len(np.unique(labels[0])) > 1
 
 
 @pytest.mark.parametrize(
@@ -193,7 +231,7 @@ def test_predictions_are_mirrored_where_the_training_was(
     monkeypatch.setattr(predictor_module, "read_checkpoint", lambda folder: (checkpoint, Counting().eval()))
     image = np.zeros((1, 32, 32), np.float32)
     image[0, 3:9, 4:30] = 2.0
-    found = Predictor(tmp_path, mirror=wish).predict(image, Geometry.from_spacing((32, 32), (1.0, 1.0)), "x.png")
+    found = label_map(Predictor(tmp_path, mirror=wish), image, Geometry.from_spacing((32, 32), (1.0, 1.0)))
     np.testing.assert_array_equal(found, np.where(image[0] > 0, 3, 0))
     assert len(calls) == (4 if expected else 1)
 
@@ -210,9 +248,9 @@ def test_the_command_line_passes_the_wish_on(
 
 def test_an_output_that_is_not_finite_is_refused(oracle_for: Any) -> None:
     predictor = oracle_for(dims=2)
-    predictor.network = lambda x: torch.full((len(x), 3, *x.shape[2:]), float("nan"))
+    predictor.members = [Member(lambda x: torch.full((len(x), 3, *x.shape[2:]), float("nan")))]
     with pytest.raises(DataError, match=r"scan\.png.*not finite"):
-        predictor.predict(GOOD, Geometry.from_spacing((20, 20), (1, 1)), "scan.png")
+        label_map(predictor, GOOD, Geometry.from_spacing((20, 20), (1, 1)), "scan.png")
 
 
 def test_devices(oracle_for: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -344,7 +382,7 @@ def test_predictions_are_kept_unless_damaged_or_of_other_weights(
 ) -> None:
     predicted: list[str] = []
     plain = Predictor.predict
-    monkeypatch.setattr(Predictor, "predict", lambda self, *rest: predicted.append(rest[2]) or plain(self, *rest))
+    monkeypatch.setattr(Predictor, "predict", lambda self, *rest: predicted.append(rest[1]) or plain(self, *rest))
     first = run_stage(study, tmp_path)
     cases = list(first["cases"])
     assert predicted == cases
@@ -356,7 +394,8 @@ def test_predictions_are_kept_unless_damaged_or_of_other_weights(
     assert run_stage(study, tmp_path) == first
     assert predicted == [*cases, cases[0]]
     stamp = tmp_path / f".{cases[1]}.json"
-    write_json(stamp, {**read_json(stamp), "images_sha256": ["0" * 64]})  # as made from another image
+    facts = {name: value for name, value in read_json(stamp).items() if name != "digest"}
+    write_json(stamp, signed({**facts, "key": "0" * 64}))  # as made from another image
     assert run_stage(study, tmp_path) == first
     assert predicted.pop() == cases[1]
     shutil.copytree(study.model("flat"), tmp_path / "other")
@@ -369,7 +408,7 @@ def test_predictions_are_kept_unless_damaged_or_of_other_weights(
 def test_other_ways_to_predict_predict_anew(study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predicted: list[str] = []
     plain = Predictor.predict
-    monkeypatch.setattr(Predictor, "predict", lambda self, *rest: predicted.append(rest[2]) or plain(self, *rest))
+    monkeypatch.setattr(Predictor, "predict", lambda self, *rest: predicted.append(rest[1]) or plain(self, *rest))
     ways = {}
     for mirror in (None, False, True):
         predict = study.config.predict.model_copy(update={"mirror": mirror})
@@ -401,6 +440,37 @@ def test_a_changed_image_is_refused(study: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "o" / "predictions.json").exists()
 
 
+def test_joined_shards_are_the_record_of_one_job(study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = (study.config, study.manifest("flat"), study.splits("flat"), 0, study.model("flat"), tmp_path)
+    for index in (2, 0):
+        stage.run(*inputs, shard=Shard(index, 3))
+    with pytest.raises(DataError, match=r"shards 1/3 are not done.*medseg predict --shard"):
+        stage.join(*inputs, 3)
+    stage.run(*inputs, shard=Shard(1, 3))
+    assert not (tmp_path / "predictions.json").exists()
+    monkeypatch.setattr("medseg.predict.cases.Predictor", None)
+    stage.join(*inputs, 3)
+    assert (tmp_path / "predictions.json").read_bytes() == study.predictions("flat").read_bytes()
+    with pytest.raises(DataError, match=r"shard 0/3 has other weights or code.*medseg predict --shard 0/3"):
+        stage.join(*inputs, 3, "other code")
+
+
+def test_a_failed_case_of_a_shard_is_in_the_joined_record(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise PredictionError("not finite")
+
+    inputs = (study.config, study.manifest("flat"), study.splits("flat"), 0, study.model("flat"), tmp_path)
+    stage.run(*inputs, shard=Shard(1, 2))
+    monkeypatch.setattr(Predictor, "predict", fail)
+    stage.run(*inputs, shard=Shard(0, 2))
+    stage.join(*inputs, 2)
+    cases = read_json(tmp_path / "predictions.json")["cases"]
+    assert list(cases) == list(read_json(study.predictions("flat"))["cases"])
+    assert ["failed" in entry for entry in cases.values()] == [k % 2 == 0 for k in range(len(cases))]
+
+
 def test_two_jobs_never_write_one_folder(study: Any, tmp_path: Path) -> None:
     with writer_lock(tmp_path), pytest.raises(BusyError):
         run_stage(study, tmp_path)
@@ -414,10 +484,10 @@ def test_a_case_that_the_network_fails_on_stays_in_the_study_as_the_worst(
 
     plain = Predictor.predict
 
-    def fail_once(self: Predictor, image: Any, geometry: Geometry, name: str, *more: Any) -> Any:
+    def fail_once(self: Predictor, source: Source, name: str, *more: Any) -> Any:
         if name == failing:
             raise PredictionError(f"{name}: the network's output is not finite; the model or the image is damaged")
-        return plain(self, image, geometry, name, *more)
+        return plain(self, source, name, *more)
 
     monkeypatch.setattr(Predictor, "predict", fail_once)
     cases = list(read_json(study.predictions("flat"))["cases"])

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 
 from medseg.errors import BusyError, ConfigError, DataError
 from medseg.files import sha256_file, writer_lock
-from medseg.formats.table import read_labels
+from medseg.formats.read import read_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest
-from medseg.plan.plan import GridPlan
+from medseg.plan.plan import Grid
 from medseg.preprocess import run as stage
-from medseg.preprocess.prepare import InverseRecord, prepare_image, prepare_labels, restore_labels
+from medseg.preprocess.inverse import InverseRecord
+from medseg.preprocess.prepare import prepare_image, prepare_labels, restore_labels
 from medseg.preprocess.store import CHUNK, FILES, case_is_valid, open_store, write_case
 
 SHAPE = (30, 26, 18)
@@ -31,8 +32,8 @@ SHAPE = (30, 26, 18)
 TURNS = [((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (-1, 1, -1)), ((1, 2, 0), (-1, -1, 1)), ((0, 2, 1), (1, -1, -1))]
 
 
-def grid_plan(spacing: tuple[float, ...], normalization: str = "none", channels: int = 1) -> GridPlan:
-    return GridPlan(len(spacing), spacing, (normalization,) * channels, ({},) * channels)
+def grid_plan(spacing: tuple[float, ...], normalization: str = "none", channels: int = 1) -> Grid:
+    return Grid("mm", True, spacing, (normalization,) * channels, ({},) * channels)
 
 
 def tilted(axes: tuple[int, ...], signs: tuple[int, ...], spacing: tuple[float, ...]) -> Geometry:
@@ -392,7 +393,8 @@ def test_other_code_or_another_grid_rebuilds_all(study: Any, tmp_path: Path) -> 
 
 def test_a_changed_file_rebuilds_its_entry_and_nothing_else(study: Any, tmp_path: Path) -> None:
     """From the files on: `ingest` sees the new bytes, and the fingerprint of the others stays what it was."""
-    from medseg.formats.table import read_image, write_labels
+    from medseg.formats.read import read_image
+    from medseg.formats.write import write_labels
     from medseg.ingest import run as ingest
 
     data, out = tmp_path / "data", tmp_path / "s"

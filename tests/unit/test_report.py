@@ -19,7 +19,8 @@ from medseg.config import Config
 from medseg.errors import DataError, GeometryError
 from medseg.evaluate.score import ABSENT, score_case
 from medseg.files import read_json, sha256_file, write_json, write_text
-from medseg.formats.table import read_labels, write_labels
+from medseg.formats.read import read_labels
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import Case, Manifest, read_manifest, write_manifest
@@ -27,6 +28,7 @@ from medseg.report.figures import Points, box_plot, in_themes
 from medseg.report.overlays import _planes_3d, choose
 from medseg.report.run import run
 from medseg.results.key import RunKey
+from tests.plans import tiny_plan
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=y>$\\frac{$ {{ 7*7 }}"
 SECTIONS = [
@@ -120,18 +122,8 @@ def add_dataset(
     write_json(results / name / "ingest" / "splits.json", {"seed": 0, "count": 3, "group": "subject", "folds": folds})
     scores = []
     for number, model in enumerate(config.models):
-        plan = {
-            "network": model,
-            "dims": dims,
-            "patch": [32] * dims,
-            "widths": [16, 32],
-            "steps": 40,
-            "lr": 2e-3,
-        }
-        write_json(
-            results / name / "plan" / f"{model}.json",
-            {**plan, "reasons": {"patch": "fits the <b>budget</b>"}},
-        )
+        plan = tiny_plan(model, dims, steps=40, reasons={"patch": "fits the <b>budget</b>"})
+        write_json(results / name / "plan" / f"{model}.json", plan.to_json())
         for fold in config.folds.run:
             add_run(results, manifest, model, number, fold, folds[fold]["val"], root, damage)
             scores.append(results / name / "evaluate" / model / f"fold{fold}-seed0.parquet")

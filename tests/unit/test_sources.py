@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from medseg.config import Config
 from medseg.errors import ConfigError, DatasetFaults
-from medseg.formats.table import write_labels
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.ingest.cases import read_case_image, read_case_labels
 from medseg.ingest.manifest import read_manifest
@@ -171,14 +171,14 @@ def faults_of(root: Path, layout: str, **section: Any) -> list[tuple[str, str]]:
     with pytest.raises(DatasetFaults) as caught:
         check(config(root, layout, **{**EXAMPLES[layout].section, **section}), "data")
     text = str(caught.value)
-    assert all(f.mend and f.cause for f in caught.value.faults), text
+    assert all(f.fix and f.cause for f in caught.value.faults), text
     return [(f.code, f.case) for f in caught.value.faults]
 
 
 def causes_of(root: Path, layout: str, **section: Any) -> str:
     with pytest.raises(DatasetFaults) as caught:
         check(config(root, layout, **{**EXAMPLES[layout].section, **section}), "data")
-    return "\n".join(f"{f.cause} · {f.mend}" for f in caught.value.faults)
+    return "\n".join(f"{f.cause} · {f.fix}" for f in caught.value.faults)
 
 
 def test_every_layout_has_an_example_and_a_place_in_the_configuration() -> None:

@@ -16,7 +16,8 @@ import yaml
 from medseg import workflow
 from medseg.config import load_config
 from medseg.errors import ConfigError, DataError, DatasetFaults, Fault
-from medseg.formats.table import read_labels, write_labels
+from medseg.formats.read import read_labels
+from medseg.formats.write import write_labels
 from medseg.ingest.manifest import NOBODY, Unit, read_manifest
 from medseg.ingest.run import check, run
 from tests.faults.sets import CASES, KINDS, config
@@ -106,7 +107,7 @@ def test_everything_wrong_with_the_file_is_told_at_once(copy: Callable[[str], Pa
         ("subject", "cells_002", "s.csv", "no subject in its line"),
         ("subject", "cells_003", "s.csv", f"not listed there{meant}"),
     ]
-    assert all(f.mend for f in found)
+    assert all(f.fix for f in found)
 
 
 @pytest.mark.parametrize(
@@ -303,9 +304,9 @@ def test_advice_for_leakage_to_leave_copies_out(kind: str, copy: Callable[[str],
         plant_copy(folder, kind, IDS[kind][1], name)
     found = faults_of(tmp_path, kind, subject="case")
     assert [(f.code, f.case) for f in found] == [("leakage", "other"), ("leakage", "third")]
-    assert len({f.mend for f in found}) == 1
-    assert excluding(found[0].mend) == ["other", "third"]
-    left = check(config(tmp_path, kind, subject="case", exclude=excluding(found[0].mend)), kind)
+    assert len({f.fix for f in found}) == 1
+    assert excluding(found[0].fix) == ["other", "third"]
+    left = check(config(tmp_path, kind, subject="case", exclude=excluding(found[0].fix)), kind)
     assert [c.id for c in left.cases] == IDS[kind]
 
 
@@ -314,8 +315,8 @@ def test_advice_for_leakage_to_give_both_one_subject(kind: str, copy: Callable[[
     folder = copy(kind)
     plant_copy(folder, kind, IDS[kind][1], "other")
     (fault,) = faults_of(tmp_path, kind, subject="case")
-    name, allow = configured(fault.mend, "subject"), configured(fault.mend, "allow")
-    assert "(columns case,subject)" in fault.mend
+    name, allow = configured(fault.fix, "subject"), configured(fault.fix, "allow")
+    assert "(columns case,subject)" in fault.fix
     table(folder / name, {**{case: case for case in IDS[kind]}, "other": IDS[kind][1]})
     kept = check(config(tmp_path, kind, subject=name, allow=allow), kind)
     assert len(kept.cases) == CASES + 1
@@ -328,7 +329,7 @@ def test_advice_for_copies_within_a_subject(kind: str, copy: Callable[[str], Pat
     table(folder / "s.csv", {**{case: case for case in IDS[kind]}, "other": IDS[kind][1]})
     (fault,) = faults_of(tmp_path, kind, subject="s.csv")
     assert (fault.code, fault.case) == ("identical-images", "other")
-    left = check(config(tmp_path, kind, subject="s.csv", exclude=excluding(fault.mend)), kind)
+    left = check(config(tmp_path, kind, subject="s.csv", exclude=excluding(fault.fix)), kind)
     assert [c.id for c in left.cases] == IDS[kind]
 
 
@@ -344,7 +345,7 @@ def test_advice_for_ids_that_repeat_subjects(kind: str, way: str, copy: Callable
         shutil.copy(tmp_path / "strange" / kind / path.parent.name / path.name.replace("_b", ""), path)
     (fault,) = faults_of(tmp_path, kind)
     assert fault.code == "subject"
-    pattern, word, name = (yaml.safe_load(t)["subject"] for t in re.findall(r"`(subject: [^`]+)`", fault.mend))
+    pattern, word, name = (yaml.safe_load(t)["subject"] for t in re.findall(r"`(subject: [^`]+)`", fault.fix))
     table(folder / name, {case: IDS[kind][0] if case == again else case for case in [*IDS[kind], again]})
     said = {"pattern": pattern, "case": word, "file": name}[way]
     subjects = {c.id: c.subject for c in check(config(tmp_path, kind, subject=said), kind).cases}
@@ -357,7 +358,7 @@ def test_advice_where_an_expression_finds_no_subject(kind: str, copy: Callable[[
     folder = copy(kind)
     found = faults_of(tmp_path, kind, subject=r"^(scan\d+)")
     assert [f.case for f in found] == IDS[kind]
-    name = configured(found[0].mend, "subject")
+    name = configured(found[0].fix, "subject")
     table(folder / name, halves(kind))
     assert len({c.subject for c in check(config(tmp_path, kind, subject=name), kind).cases}) == CASES // 2
 
@@ -368,7 +369,7 @@ def test_advice_names_no_more_ids_than_a_line_holds(copy: Callable[[str], Path],
         plant_copy(folder, "cells", "cells_001", f"other{number:02d}")
     found = faults_of(tmp_path, "cells", subject="case")
     assert len(found) == 13
-    assert "`exclude: [...]` with the 13 cases named here" in found[0].mend
+    assert "`exclude: [...]` with the 13 cases named here" in found[0].fix
     left = check(config(tmp_path, "cells", subject="case", exclude=[f.case for f in found]), "cells")
     assert [c.id for c in left.cases] == IDS["cells"]
 

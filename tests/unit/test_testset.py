@@ -1,4 +1,4 @@
-"""Test sets: kept apart at ingest, whatever way they are told; opened by a command that leaves a record."""
+"""Test sets: kept apart at ingest, however they are declared; opened by a command that leaves a record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medseg.cli import app
 from medseg.config import Config, load_config
 from medseg.errors import CheckpointError, ConfigError, DataError, DatasetFaults, Fault
 from medseg.files import read_json, sha256_file, write_json
-from medseg.formats.table import write_labels
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.ingest import run as ingest
 from medseg.ingest.manifest import read_manifest
@@ -128,7 +128,7 @@ def test_folders_without_references_are_an_error_that_says_so(
     (fault,) = faults_of(tmp_path, kind, test="imagesTs")
     assert (fault.code, fault.file) == ("missing", "labelsTs")
     assert "no references in labelsTs to score them by" in fault.cause
-    assert "`test: [ID, …]`" in fault.mend
+    assert "`test: [ID, …]`" in fault.fix
 
 
 def write_case_table(folder: Path, last: str = "split") -> None:
@@ -178,8 +178,8 @@ def test_one_subject_one_side_and_the_advice_helps(copy: Callable[[str], Path], 
     (fault,) = faults_of(tmp_path, "cells", **section, test=[names[0]])
     assert (fault.code, fault.case) == ("leakage", names[1])
     assert fault.cause == f"subject s0: {names[0]} in the test set, {names[1]}, {names[2]} outside it"
-    assert f"`exclude: [{names[1]}, {names[2]}]`" in fault.mend
-    assert "name all cases of a subject in `test` or none" in fault.mend
+    assert f"`exclude: [{names[1]}, {names[2]}]`" in fault.fix
+    assert "name all cases of a subject in `test` or none" in fault.fix
     rest = [f"{case},u{k}" for k, case in enumerate(names[3:])]
     (folder / "s.csv").write_text("\n".join(["case,subject", *rows[:3], *rest]))
     assert ingested(tmp_path, "cells", **section, test=names[:3]) == (names[3:], names[:3])
@@ -200,7 +200,7 @@ def test_a_copy_across_the_sides_is_a_fault_and_the_advice_helps(
     (fault,) = faults_of(tmp_path, kind, subject="case", test=[names[1]])
     assert (fault.code, fault.case) == ("leakage", "other")
     assert fault.cause.endswith("one of them in the test set")
-    assert fault.mend == "leave the copies out: `exclude: [other]`"
+    assert fault.fix == "leave the copies out: `exclude: [other]`"
     inside, test = ingested(tmp_path, kind, subject="case", test=[names[1]], exclude=["other"])
     assert (len(inside), test) == (CASES - 1, [names[1]])
 
@@ -266,7 +266,7 @@ def test_allowed_faults_of_test_cases_stay_with_them(copy: Callable[[str], Path]
 
 
 def _labels_of(path: Path) -> np.ndarray:
-    from medseg.formats.table import read_labels
+    from medseg.formats.read import read_labels
 
     return read_labels(path)[0]
 
@@ -438,7 +438,7 @@ def test_opening_again_counts_and_keeps_the_predictions(
     stage.run(results, config, ["flat"])
     before = {p: p.stat().st_mtime_ns for p in (results / "test/flat/predict").rglob("*.png")}
     assert len(before) == 2
-    monkeypatch.setattr("medseg.predict.run.Predictor", None)
+    monkeypatch.setattr("medseg.predict.cases.Predictor", None)
     stage.run(results, config, ["flat"])
     assert {p: p.stat().st_mtime_ns for p in before} == before
     first, second = read_openings(results)
@@ -499,7 +499,7 @@ def test_a_test_set_that_changed_since_the_data_were_checked_stays_closed(
     value = json.loads(config.model_dump_json())
     value["datasets"]["flat"]["test"] = ["t0", "f1"]
     told = refusal(DataError, results, load_config([], value))
-    assert "`test` of datasets.flat was another when the data set was checked" in told
+    assert "`test` of datasets.flat was different when the data set was checked" in told
     (results / "flat/ingest/test.json").unlink()
     assert "test.json: no such file" in refusal(DataError, results, config)
 
@@ -521,7 +521,7 @@ def test_models_that_saw_a_test_subject_are_refused(evidence: str, ready: Callab
     }[evidence]
     spoil(results, "flat", lambda facts: facts["trained_on"]["subjects"].append(seen))
     told = refusal(DataError, results, config)
-    assert "the test set stays closed" in told
+    assert "the test set was not opened" in told
     assert "flat/unet/fold0-seed0: t1: " in told
 
 
@@ -537,7 +537,7 @@ def test_the_manifest_speaks_for_models_without_a_record(
     table.write_text(sound)
     stage.run(results, config, ["flat"])
     assert read_openings(results)[0].unrecorded == ("flat/unet/fold0-seed0",)
-    assert "no whole record of the subjects" in capsys.readouterr().err
+    assert "no complete record of the subjects" in capsys.readouterr().err
 
 
 def test_trainings_must_be_there_and_sound(ready: Callable[..., tuple[Path, Config]]) -> None:
@@ -546,7 +546,7 @@ def test_trainings_must_be_there_and_sound(ready: Callable[..., tuple[Path, Conf
     weights = results / "flat/train/unet/fold0-seed0/model.safetensors"
     sound = weights.read_bytes()
     weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
-    assert "model.safetensors: gone or damaged" in refusal(CheckpointError, results, config, ["flat"])
+    assert "model.safetensors: missing or damaged" in refusal(CheckpointError, results, config, ["flat"])
     weights.write_bytes(sound)
     spoil(results, "flat", lambda facts: facts.update(seed=3))
     assert "holds the training ('flat', 'unet', 0, 3)" in refusal(CheckpointError, results, config, ["flat"])
@@ -565,7 +565,7 @@ def test_the_record_is_never_lost_in_silence(ready: Callable[..., tuple[Path, Co
     record.write_text('{"openings": [{"opened": "2026-01-01"}]}')
     assert "not as written by `medseg test`" in refusal(DataError, results, config, ["flat"])
     record.unlink()
-    assert "gone, although" in refusal(DataError, results, config, ["flat"])
+    assert "missing, although" in refusal(DataError, results, config, ["flat"])
     record.write_bytes(sound)
     assert append_opening(results, Opening("2026-01-01T00:00:00Z", "c", {}, {})) == 2
 

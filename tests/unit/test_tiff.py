@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from medseg.formats.stored import FormatError
-from medseg.formats.table import read_image, read_labels, read_stored, write_labels
+from medseg.formats.errors import FormatError
+from medseg.formats.read import open_image, read_image, read_labels
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry, canonical_axes
 
 
@@ -98,8 +99,8 @@ STACK = RNG.integers(0, 99, (2, 3, 5, 7)).astype(np.uint16)  # C, Z, Y, X
 
 
 def shape_and_sizes(data: bytes, path: Path = PATH) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
-    found = read_stored(path, data)
-    return found.voxels.shape, None if found.affine is None else found.geometry().spacing
+    found = open_image(path, data)
+    return found.voxels.shape, None if found.affine is None else found.geometry.spacing
 
 
 # What pages mean
@@ -113,7 +114,7 @@ def test_declared_axes_are_followed(kind: str, axes: str) -> None:
     volume = {"CZYX": STACK, "ZCYX": STACK.swapaxes(0, 1), "ZYX": STACK[0], "CYX": STACK[:, 0]}
     voxels = volume.get(axes, STACK.swapaxes(0, 1)[np.newaxis])
     options = {"tifffile": {}, "ome": {"ome": True}, "imagej": {"imagej": True}}[kind]
-    found = read_stored(PATH, tiff(voxels, photometric="minisblack", metadata={"axes": axes}, **options))
+    found = open_image(PATH, tiff(voxels, photometric="minisblack", metadata={"axes": axes}, **options))
     expected = {"ZYX": STACK[:1], "CYX": STACK[:, 0]}.get(axes, STACK)
     np.testing.assert_array_equal(found.voxels, expected)
     assert found.notes == ()
@@ -122,18 +123,18 @@ def test_declared_axes_are_followed(kind: str, axes: str) -> None:
 
 def test_undeclared_pages_are_slices_and_a_doubt() -> None:
     for metadata in (None, {}):
-        found = read_stored(PATH, tiff(STACK[0], photometric="minisblack", metadata=metadata))
+        found = open_image(PATH, tiff(STACK[0], photometric="minisblack", metadata=metadata))
         np.testing.assert_array_equal(found.voxels, STACK[:1])
         ((code, text),) = found.notes
         assert code == "tiff-pages"
         assert "3 pages" in text
-    assert read_stored(PATH, tiff(STACK[0, 0], metadata=None)).notes == ()
+    assert open_image(PATH, tiff(STACK[0, 0], metadata=None)).notes == ()
 
 
 def test_colour_pages_are_slices_of_channels() -> None:
     voxels = RNG.integers(0, 255, (4, 5, 7, 3)).astype(np.uint8)
     for options in ({"metadata": {"axes": "ZYXS"}}, {"metadata": {"axes": "ZYXS"}, "ome": True}):
-        found = read_stored(PATH, tiff(voxels, photometric="rgb", **options))
+        found = open_image(PATH, tiff(voxels, photometric="rgb", **options))
         np.testing.assert_array_equal(found.voxels, voxels.transpose(3, 0, 1, 2))
 
 
@@ -142,7 +143,7 @@ def test_time_points_are_refused(kind: str) -> None:
     options = {"tifffile": {}, "ome": {"ome": True}, "imagej": {"imagej": True}}[kind]
     data = tiff(STACK[0], photometric="minisblack", metadata={"axes": "TYX"}, **options)
     with pytest.raises(FormatError, match="3 time points, 1 slices, 1 channels"):
-        read_stored(PATH, data)
+        open_image(PATH, data)
 
 
 def test_several_series_are_refused() -> None:
@@ -151,7 +152,7 @@ def test_several_series_are_refused() -> None:
         file.write(STACK[0, 0])
         file.write(STACK[0, 1])
     with pytest.raises(FormatError, match="2 images in this file, expected one"):
-        read_stored(PATH, out.getvalue())
+        open_image(PATH, out.getvalue())
 
 
 @pytest.mark.parametrize("order", ["XYZCT", "XYCZT", "XYTZC"])
@@ -160,7 +161,7 @@ def test_ome_order_of_planes(order: str) -> None:
     by_axis = STACK.transpose(["CZ".index(axis) for axis in reversed(order) if axis in "CZ"] + [2, 3])
     xml = ome_xml("".join(f' Size{axis}="{n}"' for axis, n in sizes.items()) + f' DimensionOrder="{order}"')
     data = tiff(by_axis.reshape(-1, 5, 7), photometric="minisblack", metadata=None, description=xml)
-    np.testing.assert_array_equal(read_stored(PATH, data).voxels, STACK)
+    np.testing.assert_array_equal(open_image(PATH, data).voxels, STACK)
 
 
 def ome_xml(attributes: str, inside: str = "") -> str:
@@ -180,7 +181,7 @@ VOLUME = ' SizeZ="3" SizeC="1" SizeT="1" DimensionOrder="XYZCT"'
 
 def test_ome_planes_may_lie_in_any_page() -> None:
     inside = "".join(f'<TiffData IFD="{page}" FirstZ="{z}" PlaneCount="1"/>' for page, z in ((0, 2), (1, 0), (2, 1)))
-    np.testing.assert_array_equal(read_stored(PATH, ome(VOLUME, inside)).voxels[0], STACK[0, [1, 2, 0]])
+    np.testing.assert_array_equal(open_image(PATH, ome(VOLUME, inside)).voxels[0], STACK[0, [1, 2, 0]])
 
 
 @pytest.mark.parametrize(
@@ -215,13 +216,13 @@ def test_ome_planes_may_lie_in_any_page() -> None:
 )
 def test_descriptions_that_contradict_the_pages_are_refused(data: bytes, words: str) -> None:
     with pytest.raises(FormatError, match=f"case.tif: .*{words}"):
-        read_stored(PATH, data)
+        open_image(PATH, data)
 
 
 def test_an_entity_in_the_xml_is_refused() -> None:
     bomb = "<?xml version='1.0'?><OME><!DOCTYPE a [<!ENTITY b 'c'>]>&b;</OME>"
     with pytest.raises(FormatError, match="entities of its own"):
-        read_stored(PATH, tiff(STACK[0, 0], metadata=None, description=bomb))
+        open_image(PATH, tiff(STACK[0, 0], metadata=None, description=bomb))
 
 
 # Pixel sizes
@@ -238,7 +239,7 @@ def test_ome_sizes_become_micrometres(unit: str | None, factor: float) -> None:
     shape, sizes = shape_and_sizes(data)
     assert shape == (1, 3, 5, 7)
     assert sizes == pytest.approx((2.0 * factor, 0.5 * factor, 0.25 * factor))
-    geometry = read_stored(PATH, data).geometry(spacing=(9.0, 9.0, 9.0))
+    geometry = open_image(PATH, data).spaced((9.0, 9.0, 9.0)).geometry
     assert (geometry.unit, geometry.spacing) == ("um", sizes)
     assert canonical_axes(geometry) == ((0, 1, 2), (False, False, False))
 
@@ -251,19 +252,17 @@ def test_imagej_sizes(unit: str) -> None:
 
 
 def test_sizes_of_some_axes_are_left_aside_with_a_remark() -> None:
-    found = read_stored(
-        PATH, tiff(STACK[0], imagej=True, resolution=(4.0, 2.0), metadata={"axes": "ZYX", "unit": "um"})
-    )
+    found = open_image(PATH, tiff(STACK[0], imagej=True, resolution=(4.0, 2.0), metadata={"axes": "ZYX", "unit": "um"}))
     assert found.affine is None
     assert found.remarks == ("pixel size known for some axes only: not used",)
 
 
 def test_resolution_tags_alone_are_left_aside() -> None:
-    found = read_stored(PATH, tiff(STACK[0, 0], metadata=None, resolution=(300, 300), resolutionunit="inch"))
+    found = open_image(PATH, tiff(STACK[0, 0], metadata=None, resolution=(300, 300), resolutionunit="inch"))
     assert found.affine is None
-    assert found.geometry((0.5, 0.25)).spacing == (0.5, 0.25)
+    assert found.spaced((0.5, 0.25)).geometry.spacing == (0.5, 0.25)
     with pytest.raises(FormatError, match="3 numbers, the image has axes"):
-        found.geometry((1.0, 0.5, 0.25))
+        assert found.spaced((1.0, 0.5, 0.25)).geometry
 
 
 # Kinds of pictures
@@ -273,7 +272,7 @@ def test_white_is_zero_is_refused_unless_tifffile_wrote_it() -> None:
     bits = np.eye(8, dtype=bool)
     assert read_labels(PATH, tiff(bits, photometric="miniswhite"))[0].sum() == 8
     with pytest.raises(FormatError, match="white is zero"):
-        read_stored(PATH, tiff(bits, photometric="miniswhite", metadata=None))
+        open_image(PATH, tiff(bits, photometric="miniswhite", metadata=None))
 
 
 @pytest.mark.parametrize("extra", ["assocalpha", "unassalpha"])
@@ -286,18 +285,18 @@ def test_only_opaque_alpha_is_dropped(colours: int, extra: str) -> None:
         "planarconfig": "contig",
         "extrasamples": [extra],
     }
-    found = read_stored(PATH, tiff(voxels, **options))
+    found = open_image(PATH, tiff(voxels, **options))
     np.testing.assert_array_equal(found.voxels, voxels[..., :-1].transpose(2, 0, 1))
     assert found.remarks == ("a fully opaque alpha channel was dropped",)
     voxels[1, 1, -1] = 9
     with pytest.raises(FormatError, match="1 of 35 pixels not opaque"):
-        read_stored(PATH, tiff(voxels, **options))
+        open_image(PATH, tiff(voxels, **options))
 
 
 def test_unspecified_samples_are_channels() -> None:
     voxels = RNG.integers(0, 255, (5, 7, 6)).astype(np.uint16)
     data = tiff(voxels, photometric="minisblack", planarconfig="contig", extrasamples=["unspecified"] * 5)
-    np.testing.assert_array_equal(read_stored(PATH, data).voxels, voxels.transpose(2, 0, 1))
+    np.testing.assert_array_equal(open_image(PATH, data).voxels, voxels.transpose(2, 0, 1))
 
 
 def test_palette_gives_indices_for_labels_only() -> None:
@@ -321,7 +320,7 @@ def test_strips_tiles_and_predictors(tile: Any, compression: str | None, bigtiff
         "predictor": predictor and bool(compression),
     }
     data = tiff(voxels, photometric="minisblack", metadata={"axes": "ZYX"}, byteorder=">", **options)
-    np.testing.assert_array_equal(read_stored(PATH, data).voxels[0], voxels)
+    np.testing.assert_array_equal(open_image(PATH, data).voxels[0], voxels)
 
 
 def test_pages_of_different_kinds_are_refused() -> None:
@@ -330,7 +329,7 @@ def test_pages_of_different_kinds_are_refused() -> None:
         file.write(STACK[0, 0], metadata=None)
         file.write(STACK[0, 0, 1:], metadata=None)
     with pytest.raises(FormatError, match="pages of different kinds"):
-        read_stored(PATH, out.getvalue())
+        open_image(PATH, out.getvalue())
 
 
 @pytest.mark.parametrize("compression", ["zlib", "lzw", "zstd", None])
@@ -345,7 +344,7 @@ def test_a_header_that_does_not_fit_its_pixels_is_refused(name: str, compression
             continue  # more rows than the picture has are its rows; odd bits may fill as many bytes
         struct.pack_into(form, data, tag.valueoffset, value)
         with pytest.raises(FormatError, match=r"case\.tif"):
-            read_stored(PATH, bytes(data))
+            open_image(PATH, bytes(data))
 
 
 def test_a_chain_of_pages_must_end() -> None:
@@ -356,7 +355,7 @@ def test_a_chain_of_pages_must_end() -> None:
     for target, words in ((first, "does not end"), (len(data) - 1, "truncated"), (1 << 31, "truncated")):
         struct.pack_into("<I", data, end, target)
         with pytest.raises(FormatError, match=words):
-            read_stored(PATH, bytes(data))
+            open_image(PATH, bytes(data))
 
 
 # Written files
@@ -384,7 +383,7 @@ def test_what_tiff_cannot_hold_is_refused(tmp_path: Path) -> None:
 
 def test_ome_suffix_needs_ome_content() -> None:
     with pytest.raises(FormatError, match=r"a TIFF without OME-XML; rename it to \.tif"):
-        read_stored(Path("case.ome.tif"), tiff(STACK[0, 0]))
+        open_image(Path("case.ome.tif"), tiff(STACK[0, 0]))
 
 
 def test_the_description_of_a_single_slice(tmp_path: Path) -> None:

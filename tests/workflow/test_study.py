@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medseg.formats.table import read_image, read_labels
+from medseg.formats.read import read_image, read_labels
 from tests.workflow.study import digests, jobs, make_study, medseg, run, start
 
 pytestmark = pytest.mark.workflow

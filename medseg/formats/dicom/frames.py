@@ -11,9 +11,9 @@ import numpy as np
 from medseg.formats.dicom.header import Header, foreign_errors, numbers, prefix
 from medseg.formats.dicom.pixels import Layout
 from medseg.formats.dicom.stack import Plane
-from medseg.formats.stored import FormatError
+from medseg.formats.errors import FormatError
 
-MEND_GEOMETRY = "export the series with its geometry"
+FIX_GEOMETRY = "export the series with its geometry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def frames_of(path: Path, header: Header, layout: Layout) -> list[Frame]:
         if "PerFrameFunctionalGroupsSequence" not in fields:
             if layout.frames > 1:
                 cause = f"{prefix(path, header.name)}{layout.frames} frames without positions"
-                raise FormatError(path, cause, MEND_GEOMETRY, "slice-position")
+                raise FormatError(path, cause, FIX_GEOMETRY, "slice-position")
             return [_frame(path, header.name, fields, {})]
         shared = _groups(fields.get("SharedFunctionalGroupsSequence"))
         own = [_groups([item]) for item in fields.PerFrameFunctionalGroupsSequence]
@@ -72,7 +72,7 @@ def _frame(path: Path, name: str, fields: Any, groups: dict[str, Any]) -> Frame:
     if position is None or orientation is None or spacing is None:
         lacks = "Position" if position is None else "Orientation"
         missing = "PixelSpacing" if position and orientation else f"Image{lacks}Patient"
-        raise FormatError(path, f"{name}: no {missing}", MEND_GEOMETRY, "slice-position")
+        raise FormatError(path, f"{name}: no {missing}", FIX_GEOMETRY, "slice-position")
     apart = numbers(measures, "SpacingBetweenSlices", 1) or numbers(measures, "SliceThickness", 1) or (0.0,)
     values = groups.get("PixelValueTransformationSequence", fields)
     (slope,) = numbers(values, "RescaleSlope", 1) or (1.0,)

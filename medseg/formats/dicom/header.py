@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.formats.dicom.pixels import SYNTAXES, Layout
-from medseg.formats.stored import FormatError
+from medseg.formats.errors import FormatError
 
 # What is taken from a file, by DICOM keyword; sequences are taken whole and looked into by keyword only.
 WANTED = (
@@ -54,7 +54,7 @@ PIXEL_DATA = 0x7FE00010
 TRANSFER_SYNTAX = 0x00020010
 DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 UNDEFINED_LENGTH = 0xFFFFFFFF
-MEND_EXPORT = "export the series again from its archive"
+FIX_EXPORT = "export the series again from its archive"
 
 _FILTER_LOCK = threading.Lock()
 

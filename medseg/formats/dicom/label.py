@@ -22,7 +22,7 @@ from medseg.errors import GeometryError
 from medseg.formats.dicom.header import silence_pydicom
 from medseg.formats.dicom.seg import LABEL_MAP_STORAGE, SEGMENTATION_STORAGE
 from medseg.formats.dicom.stack import LPS_TO_RAS, Plane, stack_planes
-from medseg.formats.stored import FormatError
+from medseg.formats.errors import FormatError
 from medseg.image.geometry import Geometry
 
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"

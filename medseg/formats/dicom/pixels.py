@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.formats.stored import FormatError, check_size
+from medseg.formats.errors import FormatError
+from medseg.formats.limits import check_size
 
 # A compressed frame may claim this many bytes per byte that is there; an empty slice compresses a thousandfold.
 MAX_COMPRESSION = 10_000
@@ -160,8 +161,8 @@ def _decoded(path: Path, at: str, code: bytes, layout: Layout, syntax: Syntax) -
     try:
         words = np.asarray(getattr(imagecodecs, syntax.decode)(code))
     except ImportError:
-        mend = "install imagecodecs with this codec, or decompress the series"
-        raise FormatError(path, f"{at}no decoder here for {syntax.name}", mend, "decoder") from None
+        fix = "install imagecodecs with this codec, or decompress the series"
+        raise FormatError(path, f"{at}no decoder here for {syntax.name}", fix, "decoder") from None
     except Exception as error:  # noqa: BLE001 (told again as ours, without its text)
         raise FormatError(path, f"{at}damaged {syntax.name} stream ({type(error).__name__})") from None
     if words.size != shape[0] * shape[1] or words.dtype.kind not in "iu" or 8 * words.itemsize > layout.allocated:

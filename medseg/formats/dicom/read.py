@@ -22,24 +22,24 @@ from medseg.formats.dicom.header import DIRECTORY_CLASS, Header, NoDicomError, l
 from medseg.formats.dicom.pixels import SYNTAXES, Layout, check_pixels, compressed_frames, native_frames
 from medseg.formats.dicom.seg import SEGMENTATION_CLASSES, read_segmentation
 from medseg.formats.dicom.stack import TOLERANCE, stack_planes
-from medseg.formats.stored import FormatError, Stored, check_size
+from medseg.formats.errors import FormatError
+from medseg.formats.limits import MAX_FILES, check_size, held
+from medseg.formats.source import Source
 from medseg.formats.zipped import members
 
 # Files of a folder that are no slices and no reason to complain.
 LITTER = {"dicomdir", "thumbs.db", "desktop.ini"}
-# A whole-body CT has some 2,000 slices; several series of a study may lie together.
-MAX_FILES = 50_000
 # Series, or odd files, that one message lists.
 SHOWN = 8
 
 
-def read_dicom_zip(path: Path, content: Content) -> Stored:
-    """Read a series from a zip archive, in memory; as ``read_dicom``, and ``FormatError`` for unsafe archives."""
-    return read_dicom(path, Content(members(path, content.main, MAX_FILES), content.series))
+def open_dicom_zip(path: Path, content: Content) -> Source:
+    """Open a series in a zip archive, in memory; as ``open_dicom``, and ``FormatError`` for unsafe archives."""
+    return open_dicom(path, Content(members(path, held(path, content.main), MAX_FILES), content.series))
 
 
-def read_dicom(path: Path, content: Content) -> Stored:
-    """Read the series that a folder or file holds; see ``medseg.formats.table.read_stored`` for the contract.
+def open_dicom(path: Path, content: Content) -> Source:
+    """Open the series that a folder or file holds; see ``medseg.formats.read.open_image`` for the contract.
 
     Returns:
         Voxels (1, columns, rows, slices) in the stored type (float32 where slices scale differently, as in PET), slices
@@ -51,7 +51,9 @@ def read_dicom(path: Path, content: Content) -> Stored:
     """
     if len(content.files) > MAX_FILES:
         raise FormatError(path, f"{len(content.files)} files, allowed {MAX_FILES}", "keep one series per folder")
-    chosen = choose_series(path, _headers(path, content.files), content.series)
+    chosen = choose_series(
+        path, _headers(path, {name: held(path, data) for name, data in content.files.items()}), content.series
+    )
     layouts = [layout_of(path, header) for header in chosen]
     for header, layout in zip(chosen, layouts, strict=True):
         there = len(header.data) - header.pixels_at
@@ -121,7 +123,7 @@ def pixels(path: Path, header: Header, layout: Layout) -> NDArray[Any]:
     return native_frames(header.data, header.pixels_at, layout, syntax)
 
 
-def _read_images(path: Path, headers: Sequence[Header], layouts: Sequence[Layout]) -> Stored:
+def _read_images(path: Path, headers: Sequence[Header], layouts: Sequence[Layout]) -> Source:
     first = layouts[0]
     for header, layout in zip(headers, layouts, strict=True):
         if (layout.rows, layout.columns, layout.dtype) != (first.rows, first.columns, first.dtype):
@@ -148,7 +150,7 @@ def _read_images(path: Path, headers: Sequence[Header], layouts: Sequence[Layout
     slope, intercept = scaling.pop() if one else (1.0, 0.0)
     lossy = any(layout.lossy for layout in layouts)
     tilted = f"slices shift by {stack.tilt:.2f} voxels in their plane from first to last: tilted gantry"
-    return Stored(
+    return Source(
         path,
         np.ascontiguousarray(volume.transpose(2, 1, 0))[None],
         stack.affine,

@@ -14,7 +14,9 @@ from medseg.formats.dicom.frames import frames_of
 from medseg.formats.dicom.header import Header, foreign_errors
 from medseg.formats.dicom.pixels import Layout
 from medseg.formats.dicom.stack import SAME_PLACE_MM, Plane, normal_of, stack_planes
-from medseg.formats.stored import FormatError, Stored, check_size
+from medseg.formats.errors import FormatError
+from medseg.formats.limits import check_size
+from medseg.formats.source import Source
 
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
@@ -23,7 +25,7 @@ SEGMENTATION_CLASSES = (SEGMENTATION_STORAGE, LABEL_MAP_STORAGE)
 MOST_SLICES = 20_000
 
 
-def read_segmentation(path: Path, header: Header, layout: Layout, frames: NDArray[Any]) -> Stored:
+def read_segmentation(path: Path, header: Header, layout: Layout, frames: NDArray[Any]) -> Source:
     """A segmentation as a label map of segment numbers.
 
     Args:
@@ -63,7 +65,7 @@ def read_segmentation(path: Path, header: Header, layout: Layout, frames: NDArra
             cause = f"{frame.plane.name}: segment {frame.segment} overlaps another"
             raise FormatError(path, cause, "export segments that do not overlap")
         labels[slot][mask] = frame.segment
-    return Stored(path, np.ascontiguousarray(labels.transpose(2, 1, 0))[None], stack.affine, "mm", lossy=layout.lossy)
+    return Source(path, np.ascontiguousarray(labels.transpose(2, 1, 0))[None], stack.affine, "mm", lossy=layout.lossy)
 
 
 def _slots(path: Path, planes: Sequence[Plane]) -> tuple[list[Plane], list[int]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.formats.stored import FormatError
+from medseg.formats.errors import FormatError
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS
 
 # A slice may lie this far from its place in an even grid, in voxels; the same for all comparisons of slices.
@@ -25,8 +25,8 @@ SAME_PLACE_MM = 1e-3
 LARGEST_MM = 1e6
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-MEND_WHOLE = "export the whole series again"
-MEND_SPLIT = "keep only the slices of one stack in the folder"
+FIX_WHOLE = "export the whole series again"
+FIX_SPLIT = "keep only the slices of one stack in the folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +72,13 @@ def normal_of(path: Path, plane: Plane) -> tuple[NDArray[np.float64], NDArray[np
     across, down = np.array(plane.orientation[:3]), np.array(plane.orientation[3:])
     lengths = np.array([np.linalg.norm(across), np.linalg.norm(down)])
     if not (abs(lengths - 1) <= DIRECTION_ERROR).all():
-        raise FormatError(path, f"{plane.name}: ImageOrientationPatient is no pair of directions", MEND_WHOLE)
+        raise FormatError(path, f"{plane.name}: ImageOrientationPatient is no pair of directions", FIX_WHOLE)
     across, down = across / lengths[0], down / lengths[1]
     if abs(across @ down) > DIRECTION_ERROR:
         cause = f"{plane.name}: rows and columns are not at right angles (cosine {across @ down:.3g})"
-        raise FormatError(path, cause, MEND_WHOLE)
+        raise FormatError(path, cause, FIX_WHOLE)
     if not _possible(plane) or min(plane.spacing) <= 0 or plane.thickness < 0:
-        raise FormatError(path, f"{plane.name}: impossible pixel spacing, position or thickness", MEND_WHOLE)
+        raise FormatError(path, f"{plane.name}: impossible pixel spacing, position or thickness", FIX_WHOLE)
     normal = np.cross(across, down)
     return across, down, normal / np.linalg.norm(normal)
 
@@ -126,13 +126,13 @@ def _require_alike(path: Path, planes: Sequence[Plane], extent: int) -> None:
         turned = max(abs(a - b) for a, b in zip(plane.orientation, first.orientation, strict=True))
         if not turned * extent <= TOLERANCE:
             cause = f"{plane.name}: orientation differs from that of {first.name} by {turned:.3g}"
-            raise FormatError(path, cause, MEND_SPLIT, "slice-mixed")
+            raise FormatError(path, cause, FIX_SPLIT, "slice-mixed")
         grown = max(abs(a / b - 1) for a, b in zip(plane.spacing, first.spacing, strict=True))
         if not grown * extent <= TOLERANCE:
             cause = f"{plane.name}: pixel spacing {plane.spacing}, {first.name} has {first.spacing}"
-            raise FormatError(path, cause, MEND_SPLIT, "slice-mixed")
+            raise FormatError(path, cause, FIX_SPLIT, "slice-mixed")
         if not _possible(plane):
-            raise FormatError(path, f"{plane.name}: impossible position", MEND_WHOLE, "slice-position")
+            raise FormatError(path, f"{plane.name}: impossible position", FIX_WHOLE, "slice-position")
 
 
 def _require_even(path: Path, planes: Sequence[Plane], along: NDArray[np.float64]) -> None:
@@ -155,7 +155,7 @@ def _require_even(path: Path, planes: Sequence[Plane], along: NDArray[np.float64
     missing = round(gaps[wide] / float(gaps.min())) - 1
     hint = f", {missing} missing" if missing and usual < 0.75 * gaps[wide] else ""
     cause = f"gap of {gaps[wide]:.2f} mm {where}; usual distance {usual:.2f} mm{hint}"
-    raise FormatError(path, cause, MEND_WHOLE, "slice-gap")
+    raise FormatError(path, cause, FIX_WHOLE, "slice-gap")
 
 
 def _require_straight(
@@ -168,4 +168,4 @@ def _require_straight(
         off = float(np.linalg.norm(way - normal * (way @ normal) - number * shear))
         if off > TOLERANCE * pixel:
             cause = f"{plane.name}: shifted by {off:.2f} mm in its plane against the line through the other slices"
-            raise FormatError(path, cause, MEND_SPLIT, "slice-mixed")
+            raise FormatError(path, cause, FIX_SPLIT, "slice-mixed")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from medseg.formats.stored import FormatError
+from medseg.formats.errors import FormatError
 
 # Units of length in micrometres.
 _MICROMETRES = {
@@ -30,7 +30,7 @@ _NO_UNITS = {"", "pixel", "pixels", "reference frame"}
 # No file has more planes; bounds what a description may claim.
 MAX_PLANES = 1 << 20
 _PLAIN_STACK = "no metadata says what the {count} pages are; taken as slices (Z)"
-MEND_AXES = "keep one time point and one series per file"
+FIX_AXES = "keep one time point and one series per file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def _order(facts: Facts, axes: Sequence[tuple[str, int]], pages: Sequence[int] |
     planes = math.prod(lengths.values())
     if planes > MAX_PLANES or lengths["T"] != 1:
         cause = f"{lengths['T']} time points, {lengths['Z']} slices, {lengths['C']} channels"
-        raise FormatError(facts.path, cause, MEND_AXES)
+        raise FormatError(facts.path, cause, FIX_AXES)
     found = range(facts.count) if pages is None else pages
     if len(found) != planes:
         raise FormatError(facts.path, f"{len(found)} pages, but the description tells of {planes} planes")
@@ -241,7 +241,7 @@ def _pixels(facts: Facts, text: str) -> ElementTree.Element:
         element.tag = element.tag.rpartition("}")[2]
     found = [pixels for image in root.findall("Image") for pixels in image.findall("Pixels")]
     if len(found) != 1:
-        raise FormatError(facts.path, f"OME-XML tells of {len(found)} images in this file, expected one", MEND_AXES)
+        raise FormatError(facts.path, f"OME-XML tells of {len(found)} images in this file, expected one", FIX_AXES)
     return found[0]
 
 

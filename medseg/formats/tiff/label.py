@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.formats.stored import FormatError
+from medseg.formats.errors import FormatError
 from medseg.image.geometry import Geometry
 
 _OME_TYPES = {"i1": "int8", "i2": "int16", "i4": "int32", "u1": "uint8", "u2": "uint16", "u4": "uint32"}

@@ -16,8 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.formats.alpha import without_alpha
 from medseg.formats.content import Content
-from medseg.formats.stored import FormatError, Stored, check_size, memory_budget, without_alpha
+from medseg.formats.errors import FormatError
+from medseg.formats.limits import check_size, held, memory_budget
+from medseg.formats.source import Source
 from medseg.formats.tiff.axes import Facts, Layout, is_ome, layout_of
 
 # Compressions that are read -> most bytes that one byte can become; None: no bound is known.
@@ -72,17 +75,17 @@ def _walk(path: Path, data: bytes) -> int:
     return len(seen)
 
 
-def read_tiff(path: Path, content: Content) -> Stored:
-    """Read a TIFF; see ``medseg.formats.table.read_stored`` for the contract and docs/formats.md for the rules."""
-    return _open(path, content.main, must_be_ome=False)
+def open_tiff(path: Path, content: Content) -> Source:
+    """Open a TIFF; see ``medseg.formats.read.open_image`` for the contract and docs/formats.md for the rules."""
+    return _open(path, held(path, content.main), must_be_ome=False)
 
 
-def read_ome_tiff(path: Path, content: Content) -> Stored:
-    """Read a TIFF that must have OME-XML."""
-    return _open(path, content.main, must_be_ome=True)
+def open_ome_tiff(path: Path, content: Content) -> Source:
+    """Open a TIFF that must have OME-XML."""
+    return _open(path, held(path, content.main), must_be_ome=True)
 
 
-def _open(path: Path, data: bytes, *, must_be_ome: bool) -> Stored:
+def _open(path: Path, data: bytes, *, must_be_ome: bool) -> Source:
     import tifffile
 
     count = _walk(path, data)
@@ -101,7 +104,7 @@ def _open(path: Path, data: bytes, *, must_be_ome: bool) -> Stored:
         raise FormatError(path, f"damaged TIFF ({told})") from error
 
 
-def _read(path: Path, file: Any, count: int, size: int) -> Stored:
+def _read(path: Path, file: Any, count: int, size: int) -> Source:
     """All pages, checked before the first one is decoded."""
     pages = list(file.pages)
     if len(pages) != count:
@@ -121,7 +124,7 @@ def _read(path: Path, file: Any, count: int, size: int) -> Stored:
     return _stored(path, first, planes, layout)
 
 
-def _stored(path: Path, page: Any, planes: NDArray[Any], layout: Layout) -> Stored:
+def _stored(path: Path, page: Any, planes: NDArray[Any], layout: Layout) -> Source:
     """Planes (channel and slice, sample, Y, X) as (C,Z,Y,X) or (C,Y,X)."""
     samples, rows, columns = planes.shape[1:]
     shape = (layout.channels, layout.slices or 1, samples, rows, columns)
@@ -141,7 +144,7 @@ def _stored(path: Path, page: Any, planes: NDArray[Any], layout: Layout) -> Stor
         voxels = voxels[:, 0]
     if voxels.dtype == np.float16 or voxels.dtype == np.bool_:
         voxels = voxels.astype(np.float32 if voxels.dtype == np.float16 else np.uint8)
-    return Stored(
+    return Source(
         path,
         np.ascontiguousarray(voxels),
         None if layout.sizes is None else np.diag([*layout.sizes, 1.0]),

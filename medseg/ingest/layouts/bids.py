@@ -30,8 +30,8 @@ def bids_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
     labels_in = f"derivatives/{what.derivative}"
     if not (root / labels_in).is_dir():
         there = ", ".join(Path(name).name for name in visible(root, "derivatives")) or "none"
-        mend = f"name the derivative that holds the labels: `bids: {{derivative: NAME}}`; there are: {there}"
-        found.faults.append(fault("missing", "-", labels_in, "no such folder", mend))
+        fix = f"name the derivative that holds the labels: `bids: {{derivative: NAME}}`; there are: {there}"
+        found.faults.append(fault("missing", "-", labels_in, "no such folder", fix))
         return found
     images, labels = _images(root, wanted), _labels(root, labels_in, what.label)
     masks: dict[str, list[str]] = defaultdict(list)
@@ -96,8 +96,8 @@ def _pair(
         found.faults.append(fault("image-without-label", case, first, cause))
     elif len(labels) > 1:
         cause = f"{len(labels)} label maps for one image: {', '.join(Path(f).name for f in labels[:3])}"
-        mend = "say which in `bids: {label: …}` with more of its name, e.g. label-lesion_dseg"
-        found.faults.append(fault("duplicate-id", case, labels[1], cause, mend))
+        fix = "say which in `bids: {label: …}` with more of its name, e.g. label-lesion_dseg"
+        found.faults.append(fault("duplicate-id", case, labels[1], cause, fix))
     elif lacks:
         cause = f"no file {case}_{lacks[0]}.* beside it"
         found.faults.append(fault("channels", case, first, cause, "add the file or leave the suffix out of `bids`"))

@@ -39,6 +39,6 @@ def dsb2018_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
             cause = f"no image in {folder}/images"
             found.faults.append(fault("label-without-image", case, masks[0], cause))
         else:
-            mend = "each folder of the dsb2018 layout holds the folders images and masks"
-            found.faults.append(fault("missing", case, folder, "neither image nor masks", mend))
+            fix = "each folder of the dsb2018 layout holds the folders images and masks"
+            found.faults.append(fault("missing", case, folder, "neither image nor masks", fix))
     return found

@@ -165,6 +165,6 @@ def files_there(root: Path, listed: Iterable[Candidate]) -> tuple[list[Candidate
             faults.append(fault("label-without-image", case.id, case.labels[0], cause))
         else:
             cause = f"neither {no_image[0]} nor {no_label[0] if no_label else 'a label'} is there"
-            mend = "add the files or take the case off the list"
-            faults.append(fault("missing", case.id, no_image[0], cause, mend))
+            fix = "add the files or take the case off the list"
+            faults.append(fault("missing", case.id, no_image[0], cause, fix))
     return kept, faults

@@ -20,14 +20,14 @@ INDEX = "dataset.json"
 
 def read_index(root: Path, layout: str, faults: list[Fault]) -> dict[str, Any] | None:
     """The content of ``dataset.json``, or None with a fault that says why not."""
-    mend = f"the {layout} layout has a file dataset.json, folders imagesTr and labelsTr"
+    fix = f"the {layout} layout has a file dataset.json, folders imagesTr and labelsTr"
     try:
         index = json.loads((root / INDEX).read_bytes(), object_pairs_hook=_once)
     except FileNotFoundError:
-        faults.append(fault("missing", "-", INDEX, "no such file", mend))
+        faults.append(fault("missing", "-", INDEX, "no such file", fix))
         return None
     except OSError as error:
-        faults.append(fault("dataset-json", "-", INDEX, f"cannot be read ({error.strerror})", mend))
+        faults.append(fault("dataset-json", "-", INDEX, f"cannot be read ({error.strerror})", fix))
         return None
     except (ValueError, RecursionError) as error:
         faults.append(fault("dataset-json", "-", INDEX, f"not readable JSON ({error})"))
@@ -41,12 +41,12 @@ def read_index(root: Path, layout: str, faults: list[Fault]) -> dict[str, Any] |
 def without_references(root: Path) -> Fault | None:
     """The fault that ``imagesTs`` cannot be a test set: it is not there, or nobody gave its references away."""
     if not visible(root, "imagesTs"):
-        mend = "correct `test`: name labelled cases, `test: [ID, …]`, or give imagesTs and labelsTs"
-        return fault("missing", "-", "imagesTs", "`test: imagesTs`, but no such folder or nothing in it", mend)
+        fix = "correct `test`: name labelled cases, `test: [ID, …]`, or give imagesTs and labelsTs"
+        return fault("missing", "-", "imagesTs", "`test: imagesTs`, but no such folder or nothing in it", fix)
     if not visible(root, "labelsTs"):
         cause = f"{len(visible(root, 'imagesTs'))} images in imagesTs, but no references in labelsTs to score them by"
-        mend = "add labelsTs, or keep labelled cases apart: `test: [ID, …]`"
-        return fault("missing", "-", "labelsTs", cause, mend)
+        fix = "add labelsTs, or keep labelled cases apart: `test: [ID, …]`"
+        return fault("missing", "-", "labelsTs", cause, fix)
     return None
 
 

@@ -75,8 +75,8 @@ def _files(root: Path, part: str, ending: str, faults: list[Fault]) -> tuple[dic
     labels: dict[str, str] = {}
     for folder in (f"images{part}", f"labels{part}"):
         if not (root / folder).is_dir():
-            mend = "the nnunet layout has a file dataset.json, folders imagesTr and labelsTr"
-            faults.append(fault("missing", "-", folder, "no such folder", mend))
+            fix = "the nnunet layout has a file dataset.json, folders imagesTr and labelsTr"
+            faults.append(fault("missing", "-", folder, "no such folder", fix))
         for file in visible(root, folder):
             name = Path(file).name
             channel = re.fullmatch(r"(.+)_([0-9]{4})", name.removesuffix(ending))
@@ -90,8 +90,8 @@ def _files(root: Path, part: str, ending: str, faults: list[Fault]) -> tuple[dic
                 images[channel[1]][int(channel[2])] = file
             else:
                 cause = "no channel number at the end of its name"
-                mend = f"rename to {name.removesuffix(ending)}_0000{ending} (0001 for the second channel)"
-                faults.append(fault("channels", name.removesuffix(ending), file, cause, mend))
+                fix = f"rename to {name.removesuffix(ending)}_0000{ending} (0001 for the second channel)"
+                faults.append(fault("channels", name.removesuffix(ending), file, cause, fix))
     return images, labels
 
 

@@ -43,6 +43,6 @@ def origin_faults(checked: Sequence[Checked]) -> list[Fault]:
         first = cases[group.members[0]]
         # Between the test set and the rest it is a leak, which nobody can allow.
         across = len({cases[case].test for case in group.members}) > 1
-        code, mend = ("leakage", ACROSS_TEST) if across else ("same-origin", "")
-        faults.append(fault(code, first.id, first.images[0], group.describe(), mend))
+        code, fix = ("leakage", ACROSS_TEST) if across else ("same-origin", "")
+        faults.append(fault(code, first.id, first.images[0], group.describe(), fix))
     return faults

@@ -1,0 +1,62 @@
+"""Bounds on what a file may claim: bytes that it can hold, and memory that one decoded file may take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from medseg.formats.content import Data
+from medseg.formats.errors import FormatError
+
+# Deflate expands a byte to at most 1032 bytes (zlib, "Maximum Compression Factor").
+MAX_DEFLATE_RATIO = 1032
+# Files of a folder or archive: a whole-body CT has some 2,000 slices; several series of a study may lie together.
+MAX_FILES = 50_000
+
+# Bytes that one decoded file may take in this thread; None: half of the machine's memory.
+_LIMIT: ContextVar[int | None] = ContextVar("limit", default=None)
+
+
+@contextmanager
+def file_limit(size: int | None) -> Iterator[None]:
+    """Within the block (and this thread), let one decoded file take ``size`` bytes; None: half of the memory."""
+    token = _LIMIT.set(size)
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
+
+
+def memory_budget() -> int:
+    """Bytes that one decoded file may take: what ``file_limit`` says, else half of the machine's memory."""
+    limit = _LIMIT.get()
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if limit is None else limit
+
+
+def check_claim(path: Path, claimed: int, capacity: int) -> None:
+    """Raise ``FormatError`` if a header claims more bytes of voxels than the file can hold."""
+    if claimed > capacity:
+        raise FormatError(path, f"header claims {claimed} bytes of voxels, the file can hold {capacity}")
+
+
+def check_memory(path: Path, needed: int) -> None:
+    """Raise ``FormatError`` (code ``too-large``) if more bytes are needed than ``memory_budget`` allows."""
+    if needed > memory_budget():
+        cause = f"needs {needed} bytes of memory, allowed are {memory_budget()}"
+        raise FormatError(path, cause, "split the image, or raise `max_gb` of the data set", "too-large")
+
+
+def check_size(path: Path, claimed: int, capacity: int) -> None:
+    """Raise ``FormatError`` for a decoded size that is beyond what the file can hold or beyond the memory budget."""
+    check_claim(path, claimed, capacity)
+    check_memory(path, claimed)
+
+
+def held(path: Path, data: Data) -> bytes:
+    """All bytes of a file in memory, if the memory budget allows that."""
+    if not isinstance(data, bytes):
+        check_memory(path, len(data))
+    return data[:]

@@ -1,0 +1,38 @@
+"""Writing label maps by the table of formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.files import write_bytes
+from medseg.formats.content import FileBytes
+from medseg.formats.errors import FormatError
+from medseg.formats.table import format_of
+from medseg.image.geometry import Geometry
+
+
+def write_labels(path: Path, labels: NDArray[Any], geometry: Geometry) -> None:
+    """Write an integer label map (*S) atomically; the suffix names the format, equal input gives equal bytes.
+
+    Raises:
+        FormatError: for labels that are no integers, do not fit the grid, or are too large for the format.
+    """
+    if labels.dtype == np.bool_:
+        labels = labels.astype(np.uint8)
+    if labels.dtype.kind not in "iu":
+        raise FormatError(path, f"labels of type {labels.dtype}, expected integers", "convert them first")
+    if labels.shape != geometry.shape:
+        raise FormatError(path, f"labels of shape {labels.shape} on a grid of {geometry.shape}", "use the right grid")
+    written = format_of(path).writer(path, labels, geometry)
+    if isinstance(written, bytes):
+        write_bytes(path, written)
+        return
+    # The header comes last and an old one is removed first: while it is there, it has its own data beside it.
+    path.unlink(missing_ok=True)
+    for name, data in reversed(list(written.files.items())):
+        assert not isinstance(data, FileBytes)
+        write_bytes(path.parent / name, data)
