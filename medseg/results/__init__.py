@@ -10,7 +10,7 @@ Each file has one reader:
 - index.json: ``preprocess.store.open_store``
 - model.json: ``train.checkpoint.read_description``
 - predictions.json: ``predict.record.read_predictions``
-- tables of scores: ``compare.scores.read_scores``
+- tables of scores: ``compare.rows.read_scores``
 - leaderboard.csv, summary.json: ``compare.run.read_leaderboard``, ``read_summary``
 - opened.json: ``testset.openings.read_openings``
 - store.json: ``tracking.store.read_store``

@@ -19,8 +19,9 @@ def layout() -> tuple[Path, ...]:
         path
         for key in (ANY, test)
         for folder in (results.predict(key), results.postprocess(key))
-        for path in (folder.record, folder.shard(SHARD), results.scores(key), results.scores_shard(key, SHARD))
+        for path in (folder.record, folder.shard(SHARD))
     ]
+    of_splits += [path for key in (ANY, test) for path in (results.scores(key), results.scores_shard(key, SHARD))]
     comparisons = [
         path
         for folder in (results.compare, results.test.compare)

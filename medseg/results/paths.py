@@ -139,13 +139,13 @@ class Results:
         """Folder of the tables of seconds and memory that Snakemake measures."""
         return self.root / "benchmarks"
 
-    def log(self, job: str) -> Path:
-        """Log of a rule's jobs, a pattern."""
-        return self.logs / f"{JOBS[job]}.log"
+    def log(self, job: str, dataset: str = DATASET) -> Path:
+        """Log of a rule's jobs, a pattern; of one data set where the rule is about one."""
+        return self.logs / f"{JOBS[job].replace(DATASET, dataset)}.log"
 
-    def benchmark(self, job: str) -> Path:
-        """Benchmark of a rule's jobs, a pattern."""
-        return self.benchmarks / f"{JOBS[job]}.tsv"
+    def benchmark(self, job: str, dataset: str = DATASET) -> Path:
+        """Benchmark of a rule's jobs, a pattern; of one data set where the rule is about one."""
+        return self.benchmarks / f"{JOBS[job].replace(DATASET, dataset)}.tsv"
 
     def _of(self, key: RunKey) -> Path:
         """Folder of a data set's predictions and scores; those of test cases lie apart."""

@@ -43,8 +43,6 @@ from medseg.tracking.store import (
     store_lock,
 )
 
-XXX
-
 
 def sync(results: Path) -> str:
     """Send everything under ``results/<experiment>`` that the store lacks; returns a summary line.
@@ -54,7 +52,7 @@ def sync(results: Path) -> str:
         DataError: if a result is damaged.
         BusyError: if another process is doing the same.
     """
-    store = read_store(results / STORE_FILE)
+    store = read_store(Results(results).tracking.store)
     load_mlflow()
     try:
         with writer_lock(store.folder):
