@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from medseg.config import Config, CrfConfig, PostprocessConfig
 from medseg.errors import ConfigError, DataError
 from medseg.files import digest_of, read_json, write_json, writer_lock
-from medseg.formats.stored import FormatError, memory_budget
-from medseg.formats.table import read_content, read_labels, read_recorded, write_labels
+from medseg.formats.errors import FormatError
+from medseg.formats.limits import memory_budget
+from medseg.formats.read import read_content, read_labels, read_recorded
+from medseg.formats.write import write_labels
 from medseg.image.labels import LabelTable
 from medseg.ingest.cases import read_case_image
 from medseg.ingest.manifest import Case, read_manifest

@@ -10,8 +10,10 @@ from typing import Any
 from medseg.config import Config
 from medseg.errors import DataError, PredictionError
 from medseg.files import read_json, sha256_file, write_json, writer_lock
-from medseg.formats.stored import FormatError
-from medseg.formats.table import label_suffix, read_content, read_image, stem_of, write_labels
+from medseg.formats.errors import FormatError
+from medseg.formats.read import read_content, read_image
+from medseg.formats.table import label_suffix, stem_of
+from medseg.formats.write import write_labels
 from medseg.ingest.cases import read_case_image
 from medseg.ingest.manifest import Case, Manifest, read_manifest
 from medseg.ingest.splits import read_split
