@@ -16,9 +16,10 @@ from medseg.ingest.faults import check_allowed
 from medseg.ingest.folds import Member, check_run, make_folds
 from medseg.ingest.manifest import Case, Manifest, write_manifest, write_test
 from medseg.ingest.origin.proposal import proposed_subjects
+from medseg.ingest.own_folds import own_folds
 from medseg.ingest.phantoms import generate
 from medseg.ingest.sources import Inventory, find_cases
-from medseg.ingest.splits import Fold, own_folds, write_splits
+from medseg.ingest.splits import Fold, write_splits
 from medseg.ingest.summary import summary
 from medseg.progress import say
 from medseg.results.folders import IngestFolder

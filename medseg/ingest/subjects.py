@@ -13,8 +13,8 @@ from medseg.errors import ConfigError, DataError, Fault
 from medseg.files import nearest
 from medseg.ingest.faults import fault
 from medseg.ingest.layouts.found import Candidate
-from medseg.ingest.layouts.table import read_table
 from medseg.ingest.manifest import NOBODY, Unit
+from medseg.ingest.tables import read_table
 
 # Values of `subject` that say: every case is a subject of its own; cases that look as if they had one origin are one.
 CASE, NOTICED = "case", "same-origin"

@@ -11,9 +11,10 @@ import pytest
 from medseg.config import Config, FoldsConfig
 from medseg.errors import ConfigError, DatasetFaults
 from medseg.ingest.folds import Member, make_folds
+from medseg.ingest.own_folds import own_folds
 from medseg.ingest.phantoms import generate
 from medseg.ingest.run import check, run
-from medseg.ingest.splits import own_folds, read_split
+from medseg.ingest.splits import read_split
 
 SUBJECTS = {"a1": "a", "a2": "a", "b": "b", "c": "c", "d": "d"}
 SOUND = [{"train": ["b", "c", "d"], "val": ["a2", "a1"]}, {"train": ["a1", "a2", "b"], "val": ["d", "c"]}]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import math
 import re
@@ -13,8 +12,8 @@ from medseg.config import DatasetConfig
 from medseg.errors import ConfigError, DataError
 from medseg.ingest.faults import fault
 from medseg.ingest.layouts.found import Candidate, Found, files_there, required_table, usable
+from medseg.ingest.tables import COLUMNS, read_table
 
-COLUMNS = ("case", "image", "label", "subject", "site", "series", "spacing", "fold")
 # What others call our columns: overlooking one of these would be worse than refusing it.
 SYNONYMS = {
     **dict.fromkeys(("id", "case_id", "caseid", "name"), "case"),
@@ -22,7 +21,6 @@ SYNONYMS = {
     **dict.fromkeys(("mask", "segmentation", "seg", "annotation"), "label"),
     **dict.fromkeys(("center", "centre", "hospital", "institution"), "site"),
 }
-MAX_TABLE_BYTES = 1 << 28
 
 
 def table_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
@@ -70,39 +68,6 @@ def table_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
         cause = f"no row has '{value}' in the column {column}, which `test` names"
         found.faults.append(fault("table", "-", name, cause, "correct `test` or the table"))
     return found
-
-
-def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Read a table with a header: columns by name, cells stripped, empty lines left out.
-
-    The separator is a tab in ``.tsv``; elsewhere a comma, or a semicolon where the header has no comma.
-
-    Raises:
-        DataError: if it is missing, no text, or a line has another number of cells than the header.
-    """
-    try:
-        if path.stat().st_size > MAX_TABLE_BYTES:
-            raise DataError(f"{path}: {path.stat().st_size} bytes; a table is at most {MAX_TABLE_BYTES}")
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the name in the configuration") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    first = text.partition("\n")[0]
-    separator = "\t" if path.suffix == ".tsv" else ";" if ";" in first and "," not in first else ","
-    try:
-        lines = list(csv.reader(text.splitlines(keepends=True), delimiter=separator, strict=True))
-    except csv.Error as error:
-        raise DataError(f'{path}: {error}; quote cells like "a,b" or leave quotes out') from None
-    cells = [[cell.strip() for cell in line] for line in lines]
-    if not cells or not any(cells[0]):
-        raise DataError(f"{path}: empty; the first line names the columns: {', '.join(COLUMNS)}")
-    for number, line in enumerate(cells, start=1):
-        if any(line) and len(line) != len(cells[0]):
-            cause = f"line {number} has {len(line)} cells, the header {len(cells[0])}"
-            raise DataError(f"{path}: {cause}; correct the line or the separator")
-    header = cells[0]
-    return header, [dict(zip(header, line, strict=True)) for line in cells[1:] if any(line)]
 
 
 def _header_faults(header: list[str], images: list[str], channels: list[str], test: str | None) -> list[str]:
