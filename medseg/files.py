@@ -1,4 +1,4 @@
-"""The one way files come into being: complete or not at all; plus digests, canonical JSON and writer locks.
+"""Atomic file writing, digests, canonical JSON and writer locks.
 
 Presence means complete: every output is written to a temporary file in the same folder, flushed to disk and renamed
 over its final name, so that a kill at any moment leaves the old file, the new file, or none, and never a part.
@@ -32,13 +32,13 @@ def check_safe_name(name: str, what: str) -> str:
 
 
 def nearest(root: Path, name: str) -> Path:
-    """The file that a data set's configuration names: in the data set's folder, or else in the working folder."""
+    """Path of a file that a data set's configuration names: in the data set's folder, or else in the working folder."""
     return root / name if (root / name).is_file() else Path(name)
 
 
 @contextlib.contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """Open a binary file that appears under ``path``, whole, when the block ends without an error.
+    """Open a binary file that is renamed to ``path``, complete, when the block ends without an error.
 
     The temporary name is hidden and carries our pid, so leftovers of killed processes are recognisable; the bytes and
     the folder entry are both flushed, since a rename without fsync can surface as an empty file after a power cut.
@@ -82,15 +82,16 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_with(path: Path, write: Callable[[Path], None]) -> None:
-    """Let a library that insists on a path write a file, atomically.
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; the file appears under ``path``, whole, when the block ends without an error.
 
-    ``write`` gets a temporary path with the same suffixes as ``path``.
+    For libraries that insist on a path. The temporary one has the same suffixes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{os.getpid()}.tmp.{path.name}"
     try:
-        write(temporary)
+        yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -98,6 +99,12 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+def write_with(path: Path, write: Callable[[Path], None]) -> None:
+    """Let a function write a file, atomically; it gets a temporary path with the same suffixes as ``path``."""
+    with atomic_path(path) as temporary:
+        write(temporary)
 
 
 def read_json(path: Path) -> Any:
@@ -111,7 +118,7 @@ def read_json(path: Path) -> Any:
 
 
 def canonical_json(value: Any) -> str:
-    """One text per value: sorted keys, no spaces, no NaN; what digests and workflow parameters are made of."""
+    """JSON with sorted keys, no spaces, no NaN: equal values give equal text, for digests and workflow parameters."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -133,10 +140,10 @@ def sha256_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def writer_lock(folder: Path) -> Iterator[None]:
-    """Hold the right to write into ``folder``; a second writer gets ``BusyError`` that names the first.
+    """Lock ``folder`` for writing during the block; a second writer gets a ``BusyError`` that names the first.
 
-    The kernel holds the lock, so it ends with the process however that dies, and there is never a stale one to clear.
-    It guards against a job that outlived its killed workflow while a new workflow starts the same job again.
+    The kernel holds the lock and releases it when the process ends in any way, so no lock is ever stale. It guards
+    against a job that outlived its killed workflow while a new workflow starts the same job again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".writer.lock", "a+") as file:

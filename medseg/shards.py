@@ -1,0 +1,67 @@
+"""Shards: per-case work of one stage divided among jobs, and the records that they leave for the job that joins them.
+
+Every stage divides in the same way: shard i of n takes the cases i, i + n, i + 2n, … in the order of the whole, leaves
+``shard-i-of-n.json`` in the stage's folder, and a last job joins these records into the stage's own output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from medseg.errors import ConfigError, DataError
+from medseg.files import read_json, write_json, writer_lock
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of ``count`` parts of a sequence of cases: cases ``index``, ``index + count``, …"""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read ``i/n``, 0 <= i < n; raise ``ConfigError`` for anything else."""
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        if not found or int(found[1]) >= int(found[2]):
+            raise ConfigError(f"shard {text!r}: expected i/n with i from 0 to n - 1, e.g. 0/4, 1/4, 2/4 and 3/4")
+        return cls(int(found[1]), int(found[2]))
+
+    @property
+    def name(self) -> str:
+        """``shard-i-of-n``: the name of its record, without the suffix."""
+        return f"shard-{self.index}-of-{self.count}"
+
+    def of(self, cases: Sequence[T]) -> list[T]:
+        """The cases of this shard, in their order; possibly none."""
+        return list(cases[self.index :: self.count])
+
+    def write(self, out: Path, record: Mapping[str, Any]) -> None:
+        """Write ``out/shard-i-of-n.json``, which says that this shard is done."""
+        write_json(out / f"{self.name}.json", dict(record))
+
+    @contextlib.contextmanager
+    def lock(self, out: Path) -> Iterator[None]:
+        """Hold the right to write this shard; others write beside it, the same one twice is a ``BusyError``."""
+        with writer_lock(out / f".{self.name}"):
+            yield
+
+
+def read_shards(out: Path, count: int, stage: str) -> list[Any]:
+    """The records of all ``count`` shards of a stage in ``out``, in their order.
+
+    Raises:
+        DataError: if a shard is not done; it names all that are not.
+    """
+    shards = [Shard(index, count) for index in range(count)]
+    missing = [f"{s.index}/{count}" for s in shards if not (out / f"{s.name}.json").is_file()]
+    if missing:
+        raise DataError(f"{out}: shards {', '.join(missing)} are not done; run `medseg {stage} --shard` for each first")
+    return [read_json(out / f"{shard.name}.json") for shard in shards]
