@@ -162,8 +162,8 @@ def measure(results: Path, config: Config, dataset: str, model: str, data_root: 
     return {
         "dataset": dataset,
         "model": model,
-        "network": facts["plan"]["network"],
-        "options": facts["plan"].get("options", {}),
+        "network": facts["plan"]["network"]["name"],
+        "options": facts["plan"]["network"]["options"],
         "trainings": [folder.name for folder in folders],
         "images_to_choose_on": len(chosen_on),
         "images_left_out": len(reported) - len(kept),

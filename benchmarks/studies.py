@@ -19,11 +19,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from medseg.plan.plan import Plan
 from medseg.report.statements import read_statements
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = ("dice_subject", "dice_case", "dice_pooled", "iou_subject", "iou_pooled")
-PLANNED = ("network", "patch", "batch", "widths", "precision", "lr", "augment", "augmentation")
+PLANNED = ("name", "patch", "batch", "widths", "precision", "lr", "augment", "augmentation")
 
 
 def run(study: str, data_root: Path, folder: Path) -> float:
@@ -58,7 +59,7 @@ def collect(study: str, folder: Path, wall_s: float) -> dict[str, Any]:
         "steps": timing["steps"],
         "threads": timing["threads"],
         "parameters": facts["parameters"],
-        "plan": {k: facts["plan"][k] for k in PLANNED},
+        "plan": {k: Plan.from_json(facts["plan"]).value(k) for k in PLANNED},
         "scores": [{k: row[k] for k in keys} for row in rows],
         "tails": summary["tails"],
         "statements": told,

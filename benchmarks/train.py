@@ -43,6 +43,7 @@ from preprocess import copy_hippocampus, make_environment, write_peer_raw
 from preprocess import versions as versions_of
 
 from medseg.files import read_json, write_json, write_text
+from medseg.plan.plan import Plan
 from medseg.settings import read_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -316,7 +317,7 @@ def run_study(minutes: float, folder: Path, options: argparse.Namespace) -> dict
     curve = [(second, dice) for second, dice in scored if dice is not None]
     rows = read_json(results / "compare/summary.json")["rows"]
     score = next(r for r in rows if (r["metric"], r["label"]) == ("dice_subject", "mean"))
-    plan = read_json(trained / "model.json")["plan"]
+    plan = Plan.from_json(read_json(trained / "model.json")["plan"])
     return {
         "minutes": minutes,
         "dice": {k: score[k] for k in ("mean", "low", "high", "n")},
@@ -325,7 +326,7 @@ def run_study(minutes: float, folder: Path, options: argparse.Namespace) -> dict
         "plan_job_s": plan_s,
         "wall_s": wall_s,
         "curve": curve,
-        "plan": {k: plan[k] for k in ("patch", "batch", "widths", "precision", "steps", "threads", "device")},
+        "plan": {k: plan.value(k) for k in ("patch", "batch", "widths", "precision", "steps", "threads", "device")},
     }
 
 

@@ -39,7 +39,7 @@ from medseg.train.schedule import learning_rate
 # take that away.
 BLOCK = {"cpu": 1, "cuda": 10}
 ENDLESS = 1 << 40
-SHOWN = ("network", "patch", "batch", "widths", "precision", "channels_last", "optimizer", "augment", "threads")
+SHOWN = ("name", "patch", "batch", "widths", "precision", "channels_last", "optimizer", "augment", "threads")
 
 
 class Trainer:
@@ -61,12 +61,12 @@ class Trainer:
             for case in self.cases:
                 case.read_image()
                 case.read_labels()
-        set_exact(plan.threads, plan.precision)
+        set_exact(plan.machine.threads, plan.machine.precision)
         keep_freed_memory()
         torch.manual_seed(0)
         self.step = build_step(build_placed(plan).train(), plan)
         # Steps of either kind note where their time goes, which is a part of what they cost.
-        self.phases, self.other_phases = Phases(plan.device), Phases(plan.device)
+        self.phases, self.other_phases = Phases(plan.machine.device), Phases(plan.machine.device)
         reading = batches(self.cases, plan, 0, range(ENDLESS), workers=workers)
         self.ahead: Iterator[RawBatch] = stack.enter_context(reading)
 
@@ -75,11 +75,11 @@ class Trainer:
         phases = self.step.phases = self.phases
         phases.begin_step(self.number)
         for group in self.step.optimizer.param_groups:
-            group["lr"] = learning_rate(self.plan, self.number % self.plan.steps)
+            group["lr"] = learning_rate(self.plan, self.number % self.plan.training.steps)
         with phases.phase("read"):
             raw = next(self.ahead)
         with phases.phase("transfer"):
-            raw = raw.on(self.plan.device)
+            raw = raw.on(self.plan.machine.device)
         torch.manual_seed(int(generator(0, 5, self.number).integers(2**62)))
         with phases.phase("augment"):
             images, labels = augment_batch(raw, self.plan, 0)
@@ -99,14 +99,14 @@ class Trainer:
 
     def now(self) -> float:
         """The time, once everything that was started is done."""
-        if self.plan.device == "cuda":
+        if self.plan.machine.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def facts(self) -> dict[str, Any]:
         """What is trained, and the phases of its steps."""
         parameters = sum(p.numel() for p in self.step.network.parameters())
-        shown = {k: getattr(self.plan, k) for k in SHOWN}
+        shown = {k: self.plan.value(k) for k in SHOWN}
         return {**shown, "parameters": parameters, "readers": self.workers, "phases": self.phases.to_json()}
 
 
@@ -127,8 +127,8 @@ def time_loop(facts: Mapping[str, Any], stack: ExitStack) -> dict[str, Any]:
 
     for step in (trainer.real, alone):
         seconds(step, facts["warm"])
-    trainer.phases = Phases(plan.device)
-    block, rounds = BLOCK[plan.device], []
+    trainer.phases = Phases(plan.machine.device)
+    block, rounds = BLOCK[plan.machine.device], []
     blocks = math.ceil(facts["steps"] / block)
     for _ in range(facts["rounds"]):
         real_s, alone_s = 0.0, 0.0
@@ -138,7 +138,7 @@ def time_loop(facts: Mapping[str, Any], stack: ExitStack) -> dict[str, Any]:
         steps = blocks * block
         rounds.append({"efficiency": alone_s / real_s, "step_s": real_s / steps, "resident_s": alone_s / steps})
     pace = measure(plan, [case.shape for case in trainer.cases], facts["look_s"])
-    validation_s = VALIDATION_CASES * pace.validation_s / plan.validate_every
+    validation_s = VALIDATION_CASES * pace.validation_s / plan.training.validate_every
     step_s = statistics.median(r["step_s"] for r in rounds)
     beside = {"validation_share": validation_s / (step_s + validation_s), "save_share": pace.save_share}
     return {**trainer.facts(), "steps_per_round": steps, "rounds": rounds, **beside}
@@ -149,12 +149,12 @@ def time_steps(facts: Mapping[str, Any], stack: ExitStack) -> dict[str, Any]:
     trainer = Trainer(facts["files"], facts["workers"], stack)
     for _ in range(facts["warm"]):
         trainer.real()
-    trainer.phases = Phases(trainer.plan.device)
+    trainer.phases = Phases(trainer.plan.machine.device)
     steps, begun = 0, trainer.now()
     while steps < facts["least"] or time.perf_counter() - begun < facts["seconds"]:
         trainer.real()
         steps += 1
-    rate = steps * trainer.plan.batch / (trainer.now() - begun)
+    rate = steps * trainer.plan.training.batch / (trainer.now() - begun)
     return {"samples_per_s": rate, "steps": steps, **trainer.facts()}
 
 

@@ -23,6 +23,7 @@ import matplotlib.pyplot as plt
 
 from medseg.files import write_bytes, write_text
 from medseg.networks import NETWORKS
+from medseg.plan.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(r"(<!-- zoo: table -->\n).*?(<!-- zoo: end -->)", re.DOTALL)
@@ -45,22 +46,22 @@ def collect(results: Path) -> dict[str, Any]:
                 if (r["dataset"], r["model"], r["label"]) == (dataset, folder.name, "mean")
             }
             plan, jobs = (
-                runs[0]["plan"],
+                Plan.from_json(runs[0]["plan"]),
                 _job_seconds(results / "benchmarks" / dataset, [f"{folder.name}-{f.name}" for f in folders]),
             )
             rows.append(
                 {
                     "dataset": dataset,
                     "model": folder.name,
-                    "network": plan["network"],
-                    "dims": plan["dims"],
+                    "network": plan.network.name,
+                    "dims": plan.network.dims,
                     "dice": {k: scores["dice_subject"][k] for k in ("mean", "low", "high", "n")},
                     "iou": {k: scores["iou_subject"][k] for k in ("mean", "low", "high")},
                     "parameters": runs[0]["parameters"],
-                    "width": plan["widths"][0],
-                    "batch": plan["batch"],
-                    "patch": plan["patch"],
-                    "steps": plan["steps"],
+                    "width": plan.network.widths[0],
+                    "batch": plan.training.batch,
+                    "patch": plan.network.patch,
+                    "steps": plan.training.steps,
                     "train_s": [t["seconds"] for t in timings],
                     **jobs,
                 }

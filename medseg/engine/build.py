@@ -15,26 +15,26 @@ from medseg.plan.plan import Plan
 
 def build_network(plan: Plan) -> nn.Module:
     """The plan's network with fresh weights, in the memory of this host; what is frozen, is."""
-    network = build_model(plan.network, plan.network_spec)
-    freeze(network, plan.freeze)
+    network = build_model(plan.network.name, plan.network)
+    freeze(network, plan.training.freeze)
     return network
 
 
 def build_placed(plan: Plan) -> nn.Module:
     """The same in its memory layout on its device."""
-    return place(build_network(plan), plan.device, plan.dims, plan.channels_last)
+    return place(build_network(plan), plan.machine.device, plan.network.dims, plan.machine.channels_last)
 
 
 def build_step(network: nn.Module, plan: Plan, group: Group = ALONE, phases: Phases | None = None) -> Step:
     """The plan's optimisation step of a network."""
     return Step(
         network,
-        build_optimizer(plan.optimizer, network.parameters(), plan.lr, plan.weight_decay),
-        build_loss(plan.loss, plan.regions, ignore=plan.ignore),
-        plan.device,
-        plan.precision,
-        clip=plan.clip,
-        compiled=plan.compile,
+        build_optimizer(plan.training.optimizer, network.parameters(), plan.training.lr, plan.training.weight_decay),
+        build_loss(plan.training.loss, plan.network.regions, ignore=plan.training.ignore),
+        plan.machine.device,
+        plan.machine.precision,
+        clip=plan.training.clip,
+        compiled=plan.machine.compile,
         group=group,
         phases=phases,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -124,15 +123,20 @@ def estimate_memory(plan: Plan) -> int:
     Args:
         plan: complete; fp16 is counted as bf16, which has the same size.
     """
-    workspace = onednn_workspace if plan.device == "cpu" else no_workspace
+    workspace = onednn_workspace if plan.machine.device == "cpu" else no_workspace
     with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes(workspace) as count:
-        precision = "bf16" if plan.precision in ("bf16", "fp16") else "fp32"
-        shapes = replace(plan, device="cpu", precision=precision, compile=False)
+        precision = "bf16" if plan.machine.precision in ("bf16", "fp16") else "fp32"
+        shapes = plan.changed(device="cpu", precision=precision, compile=False)
         step = build_step(build_network(shapes), shapes)
-        layout, samples = memory_format(plan.dims, plan.channels_last), plan.batch // plan.processes
+        layout, samples = (
+            memory_format(plan.network.dims, plan.machine.channels_last),
+            plan.training.batch // plan.machine.processes,
+        )
         for _ in range(STEPS):
-            images = torch.empty(samples, plan.in_channels, *plan.patch).contiguous(memory_format=layout)
-            labels = torch.zeros(samples, *plan.patch, dtype=torch.int64)
+            images = torch.empty(samples, plan.network.in_channels, *plan.network.patch).contiguous(
+                memory_format=layout
+            )
+            labels = torch.zeros(samples, *plan.network.patch, dtype=torch.int64)
             step(images, labels)
     peak: int = count.peak
     return peak

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from medseg.errors import PlanError
 from medseg.plan.plan import Plan
@@ -71,7 +71,7 @@ def quickest(variants: Sequence[Plan], stopwatch: Stopwatch) -> tuple[Plan, str]
     best = min(range(len(variants)), key=lambda k: times[k])
     chosen = best if times[best] < WORTH_IT * times[0] else 0
     told = [
-        f"{time:.3f} s in {v.precision}, channels {'innermost' if v.channels_last else 'outermost'}"
+        f"{time:.3f} s in {v.machine.precision}, channels {'innermost' if v.machine.channels_last else 'outermost'}"
         for v, time in zip(variants, times, strict=True)
     ]
     return variants[chosen], f"a step took {'; '.join(told)}"
@@ -91,7 +91,7 @@ def fit(candidates: Sequence[Candidate], minutes: float, stopwatch: Stopwatch) -
     chosen, looks = candidates[0].plan, []
     for candidate in candidates if len(candidates) > 1 else ():
         steps = steps_in(minutes, stopwatch(candidate.plan, LOOK_S))
-        looks.append(f"{candidate.plan.widths[0]} gets {steps} steps of {candidate.enough}")
+        looks.append(f"{candidate.plan.network.widths[0]} gets {steps} steps of {candidate.enough}")
         if steps < candidate.enough:
             break
         chosen = candidate.plan
@@ -105,14 +105,14 @@ def fit(candidates: Sequence[Candidate], minutes: float, stopwatch: Stopwatch) -
         )
     rounds = math.ceil(steps / validate_every(steps))
     why = (
-        f"{minutes:g} min hold {steps} steps of {pace.step_s:.3f} s, measured here with {chosen.threads} threads, "
-        f"beside {START_S:.0f} s to start, {rounds} validations of {VALIDATION_CASES * pace.validation_s:.1f} s and "
-        f"{pace.save_share:.1%} for saving; {RESERVE:.0%} kept back"
+        f"{minutes:g} min hold {steps} steps of {pace.step_s:.3f} s, measured here with "
+        f"{chosen.machine.threads} threads, beside {START_S:.0f} s to start, {rounds} validations of "
+        f"{VALIDATION_CASES * pace.validation_s:.1f} s and {pace.save_share:.1%} for saving; {RESERVE:.0%} kept back"
     )
     reasons = {**chosen.reasons, "steps": why}
     if looks:
         reasons["widths"] += f"; the largest that gets enough steps in {minutes:g} min: {', '.join(looks)}"
-    return replace(chosen, steps=steps, validate_every=validate_every(steps), reasons=reasons)
+    return chosen.changed(steps=steps, validate_every=validate_every(steps), reasons=reasons)
 
 
 def steps_in(minutes: float, pace: Pace) -> int:

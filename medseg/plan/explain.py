@@ -12,8 +12,8 @@ from medseg.plan import rules, topology
 from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.grid import full_spacing, low_spacing
 from medseg.plan.limits import Limits
-from medseg.plan.machine import Machine
-from medseg.plan.plan import GridPlan, Plan
+from medseg.plan.machine import Resources
+from medseg.plan.plan import Grid, Plan
 from medseg.plan.topology import Scene, Shape
 from medseg.recipes import NNUNET_FROM, recipe_for
 
@@ -26,9 +26,9 @@ class Facts:
 
     fingerprint: Fingerprint
     model: ModelConfig
-    machine: Machine
+    machine: Resources
     limits: Limits
-    grid: GridPlan
+    grid: Grid
     scene: Scene
     shape: Shape
     room: float
@@ -67,19 +67,21 @@ def explain_recipe(model: ModelConfig, steps: int) -> str:
 
 def explained(plan: Plan) -> str:
     """Every decision of a plan, the value and below it the rule with the numbers that led to it, as text."""
-    values = plan.to_json()
-    lines = [f"{plan.model}: {plan.network}, {plan.dims}-D on {plan.data_dims}-D data, on {plan.device}"]
+    lines = [
+        f"{plan.model}: {plan.network.name}, {plan.network.dims}-D on {plan.grid.dims}-D data, on {plan.machine.device}"
+    ]
     for name, why in plan.reasons.items():
-        value = values.get(name)
-        shown = "" if value is None else f" = {_shown(name, value)}"
+        value = plan.value(name)
+        shown = "" if value is None else f" = {shown_value(name, value)}"
         lines += [f"{name}{shown}", f"    {why}"]
     return "\n".join(lines)
 
 
-def _shown(name: str, value: Any) -> str:
-    if isinstance(value, list) and value and isinstance(value[0], list):
-        return ", ".join(_shown(name, row) for row in value)
-    if isinstance(value, list):
+def shown_value(name: str, value: Any) -> str:
+    """A planned value as text: numbers per axis are joined by crosses, lists of them by commas."""
+    if isinstance(value, tuple) and value and isinstance(value[0], tuple):
+        return ", ".join(shown_value(name, row) for row in value)
+    if isinstance(value, tuple):
         return (", " if name in ("widths", "normalization") else " x ").join(map(str, value))
     return str(value)
 
@@ -148,7 +150,7 @@ def _crop(data: Fingerprint) -> str:
     )
 
 
-def _normalization(data: Fingerprint, grid: GridPlan) -> str:
+def _normalization(data: Fingerprint, grid: Grid) -> str:
     parts = []
     for channel, name in zip(data.channels, grid.normalization, strict=True):
         why = f"channel '{channel}': {name}, "
@@ -201,7 +203,7 @@ def _kernels(scene: Scene) -> str:
     )
 
 
-def _widths(limits: Limits, machine: Machine) -> str:
+def _widths(limits: Limits, machine: Resources) -> str:
     return f"{limits.base_width} doubled per stage up to {limits.width_cap} ({machine.device})"
 
 

@@ -9,11 +9,11 @@ from medseg.errors import PlanError
 from medseg.plan import rules
 from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.limits import limits_of
-from medseg.plan.plan import GridPlan
+from medseg.plan.plan import Grid
 from medseg.plan.topology import REFERENCE_BYTES, Scene, configure, room
 
 
-def plan_grid(fingerprint: Fingerprint, model: ModelConfig) -> GridPlan:
+def plan_grid(fingerprint: Fingerprint, model: ModelConfig) -> Grid:
     """The grid of a model's images: depends on the data, on ``dims`` and on overrides of the grid alone.
 
     A 2-D model on volumes keeps their coarsest axis as it is (spacing 0.0) and takes its slices along it.
@@ -43,7 +43,7 @@ def plan_grid(fingerprint: Fingerprint, model: ModelConfig) -> GridPlan:
     names = [
         model.plan.normalization or rules.normalization_of(c, fingerprint.unit, kept) for c in fingerprint.channels
     ]
-    return GridPlan(fingerprint.dims, tuple(spacing), tuple(names), fingerprint.intensities)
+    return Grid(fingerprint.unit, fingerprint.oriented, tuple(spacing), tuple(names), fingerprint.intensities)
 
 
 def full_spacing(fingerprint: Fingerprint) -> tuple[float, ...]:

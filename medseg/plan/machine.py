@@ -10,7 +10,7 @@ from medseg.errors import PlanError
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class Resources:
     """Where training will run.
 
     Attributes:
@@ -28,7 +28,7 @@ class Machine:
     processes: int = 1
 
 
-def this_machine(config: Config) -> Machine:
+def this_machine(config: Config) -> Resources:
     """Device, its fast precision, and the memory a training may take (80 % of a GPU, half of the host).
 
     Raises:
@@ -49,4 +49,4 @@ def this_machine(config: Config) -> Machine:
     else:
         memory = 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     threads = max(1, config.threads // config.processes)
-    return Machine(device, fast_precision(device), memory, threads, config.processes)
+    return Resources(device, fast_precision(device), memory, threads, config.processes)

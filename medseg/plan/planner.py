@@ -7,17 +7,18 @@ from dataclasses import replace
 
 from medseg.config import BudgetConfig, Config, ModelConfig
 from medseg.errors import PlanError
+from medseg.models.spec import NetworkSpec
 from medseg.plan import rules
 from medseg.plan.budget import validate_every
 from medseg.plan.explain import OVERRIDE, Facts, explain, explain_recipe
 from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.grid import full_spacing, plan_grid
 from medseg.plan.limits import Limits, limits_of
-from medseg.plan.machine import Machine, this_machine
-from medseg.plan.plan import Plan
+from medseg.plan.machine import Resources, this_machine
+from medseg.plan.plan import Machine, Plan, Training
 from medseg.plan.topology import Scene, configure, feature_voxels, room
 
-__all__ = ["Machine", "make_plan", "plan_within_memory", "this_machine"]
+__all__ = ["Resources", "make_plan", "plan_within_memory", "this_machine"]
 
 
 def make_plan(
@@ -25,7 +26,7 @@ def make_plan(
     model: ModelConfig,
     fingerprint: Fingerprint,
     config: Config,
-    machine: Machine,
+    machine: Resources,
     limits: Limits | None = None,
 ) -> Plan:
     """Plan one model by rules alone; a budget in minutes leaves ``steps`` at 1 for ``medseg.plan.budget.fit`` to set.
@@ -81,46 +82,47 @@ def make_plan(
     reasons = explain(Facts(fingerprint, model, machine, limits, grid, scene, shape, memory))
     return Plan(
         model=name,
-        network=model.network,
-        dims=dims,
-        unit=fingerprint.unit,
-        spacing=grid.spacing,
-        normalization=grid.normalization,
-        patch=shape.patch,
-        batch=batch,
-        widths=shape.widths,
-        strides=shape.strides,
-        kernels=shape.kernels,
-        in_channels=len(fingerprint.channels),
-        classes=fingerprint.classes,
-        loss=model.loss,
-        optimizer=training.optimizer,
-        lr=model.peak_lr,
-        weight_decay=training.weight_decay,
-        augment=training.augment,
-        oriented=fingerprint.oriented,
-        foreground=model.foreground,
-        steps=steps,
-        validate_every=validate_every(steps),
-        precision=precision,
-        threads=machine.threads,
-        device=machine.device,
-        statistics=grid.statistics,
+        grid=grid,
+        network=NetworkSpec(
+            dims=dims,
+            in_channels=len(fingerprint.channels),
+            classes=fingerprint.classes,
+            widths=shape.widths,
+            strides=shape.strides,
+            kernels=shape.kernels,
+            patch=shape.patch,
+            options=model.network_options,
+            regions=fingerprint.regions,
+            name=model.network,
+        ),
+        training=Training(
+            loss=model.loss,
+            optimizer=training.optimizer,
+            lr=model.peak_lr,
+            weight_decay=training.weight_decay,
+            augment=training.augment,
+            foreground=model.foreground,
+            batch=batch,
+            steps=steps,
+            validate_every=validate_every(steps),
+            schedule=training.schedule,
+            warmup=training.warmup,
+            clip=model.clip,
+            average=model.average,
+            freeze=tuple(model.freeze),
+            patience=config.budget.patience,
+            augmentation={name: row.model_dump(exclude_none=True) for name, row in model.augmentation.items()},
+            ignore=fingerprint.ignore,
+        ),
+        machine=Machine(
+            device=machine.device,
+            precision=precision,
+            threads=machine.threads,
+            processes=machine.processes,
+            compile=model.compile,
+            channels_last=fixed.channels_last is not False,
+        ),
         reasons={**reasons, "steps": OVERRIDE if fixed.steps else steps_why, "recipe": recipe_why},
-        slice_axis=grid.slice_axis,
-        regions=fingerprint.regions,
-        ignore=fingerprint.ignore,
-        options=model.network_options,
-        augmentation={name: row.model_dump(exclude_none=True) for name, row in model.augmentation.items()},
-        schedule=training.schedule,
-        warmup=training.warmup,
-        clip=model.clip,
-        average=model.average,
-        freeze=tuple(model.freeze),
-        patience=config.budget.patience,
-        compile=model.compile,
-        channels_last=fixed.channels_last is not False,
-        processes=machine.processes,
     )
 
 
@@ -129,7 +131,7 @@ def plan_within_memory(
     model: ModelConfig,
     fingerprint: Fingerprint,
     config: Config,
-    machine: Machine,
+    machine: Resources,
     limits: Limits | None = None,
 ) -> Plan:
     """As ``make_plan``, and smaller until the estimate of its own training step fits into the machine's memory.
@@ -155,13 +157,13 @@ def plan_within_memory(
     why = f"{needed / 1e9:.2f} GB for a training step, counted by going through one without computing"
     bound = "at most" if needed <= machine.memory_bytes else "fixed by the configuration, though more than"
     why = f"{why}; {bound} {machine.memory_bytes / 1e9:.2f} GB"
-    return replace(plan, reasons={**plan.reasons, "memory": why})
+    return plan.changed(reasons={**plan.reasons, "memory": why})
 
 
 def proxy_bytes(plan: Plan) -> float:
     """Memory that nnU-Net's proxy says a plan's batch takes."""
-    voxels = feature_voxels(plan.patch, plan.strides, plan.widths, plan.outputs)
-    return plan.batch * voxels / room(1.0, plan.dims, plan.precision)
+    voxels = feature_voxels(plan.network.patch, plan.network.strides, plan.network.widths, plan.network.out_channels)
+    return plan.training.batch * voxels / room(1.0, plan.network.dims, plan.machine.precision)
 
 
 def _steps(budget: BudgetConfig, cases: int, folds: int, batch: int) -> tuple[int, str]:

@@ -11,10 +11,10 @@ from medseg.errors import PlanError
 from medseg.files import read_json, write_json
 from medseg.ingest.manifest import read_manifest
 from medseg.plan.budget import Candidate, Pace, Stopwatch, fit, quickest
-from medseg.plan.explain import explain_recipe, explained
+from medseg.plan.explain import explain_recipe, explained, shown_value
 from medseg.plan.fingerprint import Fingerprint, take_fingerprint
 from medseg.plan.limits import candidates_of, limits_of
-from medseg.plan.machine import Machine, this_machine
+from medseg.plan.machine import Resources, this_machine
 from medseg.plan.plan import Plan
 from medseg.plan.planner import plan_within_memory
 from medseg.progress import say
@@ -53,13 +53,13 @@ def run(
     if config.budget.minutes is not None and wanted.plan.steps is None:
         if measure is None:
             raise PlanError("budget.minutes is measured, and no stopwatch was given (see medseg/train/pace.py)")
-        shapes = fingerprint.shapes_at(plan.spacing)
+        shapes = fingerprint.shapes_at(plan.grid.spacing)
         stopwatch: Stopwatch = lambda plan, seconds: measure(plan, shapes, seconds)  # noqa: E731
         plan = _fitted(config, config.budget.minutes, wanted, plan, fingerprint, machine, stopwatch)
     if out is not None:
         write_json(out, plan.to_json())
     for key in ("spacing", "patch", "batch", "widths", "strides", "steps", "precision", "lr"):
-        say(f"plan {fingerprint.dataset}/{model}: {key} = {plan.to_json()[key]} ({plan.reasons[key]})")
+        say(f"plan {fingerprint.dataset}/{model}: {key} = {shown_value(key, plan.value(key))} ({plan.reasons[key]})")
     return plan
 
 
@@ -69,7 +69,7 @@ def _fitted(
     wanted: ModelConfig,
     plan: Plan,
     fingerprint: Fingerprint,
-    machine: Machine,
+    machine: Resources,
     stopwatch: Stopwatch,
 ) -> Plan:
     """The plan with the arithmetic, layout, width and steps that a budget in minutes is best spent on."""
@@ -77,10 +77,10 @@ def _fitted(
     variants = _variants(plan, wanted)
     if len(variants) > 1:
         best, measured = quickest(variants, stopwatch)
-        machine = replace(machine, precision=best.precision)
-        layout = wanted.plan.model_copy(update={"channels_last": best.channels_last})
+        machine = replace(machine, precision=best.machine.precision)
+        layout = wanted.plan.model_copy(update={"channels_last": best.machine.channels_last})
         wanted = wanted.model_copy(update={"plan": layout})
-    limits = limits_of(machine.device, plan.dims)
+    limits = limits_of(machine.device, plan.network.dims)
     widths = candidates_of(machine.device) if wanted.plan.widths is None else ((limits.base_width, 1),)
 
     def planned(model: ModelConfig, width: int) -> Plan:
@@ -88,25 +88,27 @@ def _fitted(
         return plan_within_memory(plan.model, model, fingerprint, config, machine, within)
 
     fitted = fit([Candidate(planned(wanted, width), enough) for width, enough in widths], minutes, stopwatch)
-    reasons = {"recipe": explain_recipe(wanted, fitted.steps)}
-    settled = wanted.settled(fitted.steps)
+    reasons = {"recipe": explain_recipe(wanted, fitted.training.steps)}
+    settled = wanted.settled(fitted.training.steps)
     if wanted.recipe == "auto" and settled.recipe != "short":
         # Candidates are measured as ``short``. The other recipe's steps may take longer; fewer of them do not change it
         # back, or there might be no end.
         reasons["widths"] = fitted.reasons["widths"]
-        fitted = fit([Candidate(planned(settled, fitted.widths[0]), 1)], minutes, stopwatch)
-        reasons["recipe"] += f", measured as short; with {settled.recipe} they are {fitted.steps:,}, and it stays"
+        fitted = fit([Candidate(planned(settled, fitted.network.widths[0]), 1)], minutes, stopwatch)
+        reasons["recipe"] += (
+            f", measured as short; with {settled.recipe} they are {fitted.training.steps:,}, and it stays"
+        )
     if len(variants) > 1:
         reasons |= {"precision": measured, "channels_last": measured}
-    return replace(fitted, reasons={**fitted.reasons, **reasons})
+    return fitted.changed(reasons={**fitted.reasons, **reasons})
 
 
 def _variants(plan: Plan, wanted: ModelConfig) -> list[Plan]:
     """What may be quicker than what the hardware's flags suggest; what the user fixed stays."""
-    layouts = [True, False] if wanted.plan.channels_last is None else [plan.channels_last]
-    variants = [replace(plan, channels_last=layout) for layout in layouts]
-    if wanted.plan.precision is None and plan.device == "cpu" and plan.precision != "fp32":
-        variants.append(replace(variants[0], precision="fp32"))
+    layouts = [True, False] if wanted.plan.channels_last is None else [plan.machine.channels_last]
+    variants = [plan.changed(channels_last=layout) for layout in layouts]
+    if wanted.plan.precision is None and plan.machine.device == "cpu" and plan.machine.precision != "fp32":
+        variants.append(variants[0].changed(precision="fp32"))
     return variants
 
 

@@ -41,13 +41,13 @@ class Predictor:
         self.checkpoint, network = read_checkpoint(folder)
         self.plan = self.checkpoint.plan
         try:
-            self.device = pick_device(device or ("cpu" if self.plan.device == "cpu" else "auto"))
+            self.device = pick_device(device or ("cpu" if self.plan.machine.device == "cpu" else "auto"))
         except RuntimeError as error:
             raise PlanError(str(error)) from None
         # A GPU's fast precision may be slow or absent elsewhere; full precision always works.
-        self.precision = self.plan.precision if self.device == self.plan.device else "fp32"
-        set_exact(threads or self.plan.threads, self.precision)
-        placed = place(network, self.device, self.plan.dims, self.plan.channels_last)
+        self.precision = self.plan.machine.precision if self.device == self.plan.machine.device else "fp32"
+        set_exact(threads or self.plan.machine.threads, self.precision)
+        placed = place(network, self.device, self.plan.network.dims, self.plan.machine.channels_last)
         self.network: Callable[[Tensor], Tensor] = mirrored(placed) if is_mirrored(self.plan, mirror) else placed
 
     def predict(
@@ -67,14 +67,14 @@ class Predictor:
             PredictionError: if the network's output is not finite.
         """
         plan = self.plan
-        if geometry.dims != plan.data_dims or image.shape[0] != plan.in_channels:
+        if geometry.dims != plan.grid.dims or image.shape[0] != plan.network.in_channels:
             raise DataError(
-                f"{name}: {geometry.dims}-D with {image.shape[0]} channels; the model expects {plan.data_dims}-D with "
-                f"{plan.in_channels} ({', '.join(self.checkpoint.channels)})"
+                f"{name}: {geometry.dims}-D with {image.shape[0]} channels; the model expects {plan.grid.dims}-D with "
+                f"{plan.network.in_channels} ({', '.join(self.checkpoint.channels)})"
             )
-        if geometry.unit != plan.unit:
+        if geometry.unit != plan.grid.unit:
             raise DataError(
-                f"{name}: its voxel size is in {geometry.unit}, the model was trained on sizes in {plan.unit}; "
+                f"{name}: its voxel size is in {geometry.unit}, the model was trained on sizes in {plan.grid.unit}; "
                 "give the size of its pixels in micrometres (--spacing), or leave it out for a model trained without"
             )
         if not np.isfinite(image).all():
@@ -82,11 +82,11 @@ class Predictor:
         prepared, record = prepare_image(image, geometry, plan.grid)
         tensor = torch.from_numpy(prepared).to(self.device)
         spacing = geometry.reoriented(record.axes, record.flips).spacing
-        coarse = coarse_axis(spacing, own_spacing(plan.spacing, spacing))
+        coarse = coarse_axis(spacing, own_spacing(plan.grid.spacing, spacing))
         labels = self.checkpoint.labels
         axis = slab_axis(tensor.shape[1:], plan.window)
         slabs = predict_slabs(
-            self.network, tensor, plan.window, axis=axis, batch=plan.batch, slice_axis=plan.slice_axis
+            self.network, tensor, plan.window, axis=axis, batch=plan.training.batch, slice_axis=plan.grid.slice_axis
         )
         finite = (_finite(slab, name) for slab in slabs)
 
@@ -104,7 +104,7 @@ class Predictor:
 
 def is_mirrored(plan: Plan, wish: bool | None) -> bool:
     """Whether predictions are averaged over mirror images: as wished; without a wish, where the training mirrored."""
-    return mirrors(plan.augment, plan.oriented, plan.augmentation) if wish is None else wish
+    return mirrors(plan.training.augment, plan.grid.oriented, plan.training.augmentation) if wish is None else wish
 
 
 def _finite(logits: Tensor, name: str) -> Tensor:

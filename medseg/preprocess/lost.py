@@ -11,12 +11,12 @@ from medseg.errors import DatasetFaults, Fault
 from medseg.image.labels import LabelTable
 from medseg.ingest.faults import fault
 from medseg.ingest.manifest import Case, Manifest
-from medseg.plan.plan import GridPlan
+from medseg.plan.plan import Grid
 from medseg.progress import say
 
 
 def report_lost_classes(
-    manifest: Manifest, cases: Sequence[Case], grid: GridPlan, folder: Path, out: Path, allow: Sequence[str]
+    manifest: Manifest, cases: Sequence[Case], grid: Grid, folder: Path, out: Path, allow: Sequence[str]
 ) -> None:
     """Tell which prepared cases lost a class: nobody could learn or find there what the reference shows.
 
@@ -38,7 +38,7 @@ def report_lost_classes(
         say(f"preprocess {manifest.dataset}: allowed by name: {one}")
 
 
-def _faults(case: Case, table: LabelTable, grid: GridPlan, out: Path) -> list[Fault]:
+def _faults(case: Case, table: LabelTable, grid: Grid, out: Path) -> list[Fault]:
     rows = np.load(out / case.id / "locations.npy", allow_pickle=False)
     left = {int(channel) for channel in np.unique(rows[:, 0])}
     faults = []

@@ -17,7 +17,7 @@ from medseg.errors import DataError
 from medseg.image.geometry import canonical_axes
 from medseg.image.resample import resampled_shape
 from medseg.ingest.manifest import Case
-from medseg.plan.plan import GridPlan
+from medseg.plan.plan import Grid
 from medseg.preprocess.prepare import own_spacing
 
 # What the process holds before the first case: interpreter, libraries, compression buffers.
@@ -53,7 +53,7 @@ def _group_limits() -> list[int]:
     return [int(text) for text in found if text.isdigit()]
 
 
-def case_bytes(case: Case, grid: GridPlan, folder: Path) -> int:
+def case_bytes(case: Case, grid: Grid, folder: Path) -> int:
     """Estimated peak of host memory while one case is prepared, in bytes; an upper bound, known before it is read.
 
     With V native voxels per channel (the crop to the non-zero box is not known yet), P prepared ones, C channels, M

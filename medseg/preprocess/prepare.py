@@ -21,7 +21,7 @@ from medseg.image.resample import (
     resample_labels,
     resampled_shape,
 )
-from medseg.plan.plan import GridPlan
+from medseg.plan.plan import Grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def own_spacing(target: Sequence[float], spacing: Sequence[float]) -> tuple[floa
     return tuple(t or s for t, s in zip(target, spacing, strict=True))
 
 
-def prepare_image(image: NDArray[Any], geometry: Geometry, grid: GridPlan) -> tuple[NDArray[np.float32], InverseRecord]:
+def prepare_image(image: NDArray[Any], geometry: Geometry, grid: Grid) -> tuple[NDArray[np.float32], InverseRecord]:
     """Orient, crop to the non-zero box, normalise, resample (in this order, as nnU-Net does).
 
     Channels go one after the other, so that memory is needed for one of them at a time.

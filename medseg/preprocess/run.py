@@ -21,7 +21,7 @@ from medseg.ingest.manifest import Case, Manifest, read_manifest
 from medseg.patches.sampling import generator
 from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.grid import plan_grid
-from medseg.plan.plan import GridPlan
+from medseg.plan.plan import Grid
 from medseg.preprocess.lost import report_lost_classes
 from medseg.preprocess.memory import MemoryGate, case_bytes, host_budget, require_fit
 from medseg.preprocess.prepare import prepare_image, prepare_labels
@@ -67,7 +67,7 @@ class Work:
     """
 
     manifest: Manifest
-    grid: GridPlan
+    grid: Grid
     folder: Path
     code: str
 
@@ -140,10 +140,10 @@ def run(
             write_json(out / f"{shard.name}.json", {"dataset": work.manifest.dataset, "cases": ids})
 
 
-def case_key(case: Case, manifest: Manifest, grid: GridPlan, code: str) -> str:
+def case_key(case: Case, manifest: Manifest, grid: Grid, code: str) -> str:
     """Digest of everything a prepared case depends on."""
     facts = {name: value for name, value in asdict(case).items() if name not in NO_PART_OF_KEY}
-    return digest_of({"case": facts, "labels": manifest.labels.to_json(), "grid": grid.to_json(), "code": code})
+    return digest_of({"case": facts, "labels": manifest.labels.to_json(), "grid": grid.preparation, "code": code})
 
 
 def is_prepared(case: Case, work: Work, out: Path) -> bool:

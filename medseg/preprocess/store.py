@@ -18,10 +18,11 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import DataError
+from medseg.errors import DataError, PlanError
 from medseg.files import digest_of, read_json, sha256_file, write_json, write_with
-from medseg.plan.plan import GridPlan
+from medseg.plan.plan import Grid
 from medseg.preprocess.prepare import InverseRecord
+from medseg.results.folders import StoreFolder
 
 CHUNK = 64
 SLICE_CHUNK = 256
@@ -77,7 +78,8 @@ class PreparedCase:
         if not whole:
             raise DataError(
                 f"{path}: gone or damaged since it was prepared (SHA-256 differs); delete "
-                f"{self.folder.parent / 'index.json'} and run the same command again: only what is damaged is rebuilt"
+                f"{StoreFolder(self.folder.parent).index} and run the same command again: "
+                "only what is damaged is rebuilt"
             )
         return path
 
@@ -126,13 +128,13 @@ def case_is_valid(folder: Path, key: str) -> bool:
         return False
 
 
-def write_index(folder: Path, dataset: str, grid: GridPlan, cases: Sequence[str]) -> None:
+def write_index(folder: Path, dataset: str, grid: Grid, cases: Sequence[str]) -> None:
     """Write ``index.json``: the grid and, per case, the digests of its files."""
     entries = {case: _read_entry(folder / case) for case in cases}
-    write_json(folder / "index.json", _signed({"dataset": dataset, "grid": grid.to_json(), "cases": entries}))
+    write_json(StoreFolder(folder).index, _signed({"dataset": dataset, "grid": grid.to_json(), "cases": entries}))
 
 
-def open_store(index: Path) -> tuple[GridPlan, dict[str, PreparedCase], Mapping[str, Any]]:
+def open_store(index: Path) -> tuple[Grid, dict[str, PreparedCase], Mapping[str, Any]]:
     """Open a store by its ``index.json``.
 
     Returns:
@@ -149,8 +151,8 @@ def open_store(index: Path) -> tuple[GridPlan, dict[str, PreparedCase], Mapping[
             record = InverseRecord.from_json(entry["record"])
             cases[case] = PreparedCase(case, record.prepared_shape, record, index.parent / case, entry["sha256"])
         digests = {case: entry["sha256"] for case, entry in facts["cases"].items()}
-        return GridPlan.from_json(facts["grid"]), cases, digests
-    except (KeyError, TypeError) as error:
+        return Grid.from_json(facts["grid"]), cases, digests
+    except (KeyError, TypeError, PlanError) as error:
         raise DataError(f"{index}: not an index written by `medseg preprocess` ({error!r}); run it again") from error
 
 

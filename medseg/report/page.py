@@ -15,6 +15,7 @@ import jinja2
 
 from medseg.files import digest_of
 from medseg.image.labels import LabelTable
+from medseg.plan.plan import flat_values
 from medseg.report.figures import model_colours
 from medseg.report.overlays import class_colour
 from medseg.report.sources import Run, Study
@@ -32,32 +33,24 @@ STAGES = (
     "evaluate",
 )
 
-# Plan entries shown for every model: heading, key.
-PLAN_ROWS = (
-    ("Network", "network"),
-    ("Options", "options"),
-    ("Dimensions", "dims"),
-    ("Parameters", "parameters"),
-    ("Patch", "patch"),
-    ("Batch", "batch"),
-    ("Widths", "widths"),
-    ("Strides", "strides"),
-    ("Spacing", "spacing"),
-    ("Normalization", "normalization"),
-    ("Loss", "loss"),
-    ("Optimizer", "optimizer"),
-    ("Learning rate", "lr"),
-    ("Schedule", "schedule"),
-    ("Weight decay", "weight_decay"),
-    ("Mean of weights", "average"),
-    ("Augmentation", "augment"),
-    ("Foreground share", "foreground"),
-    ("Steps", "steps"),
-    ("Precision", "precision"),
-    ("Device", "device"),
-    ("Threads", "threads"),
-)
-# Plan entries with one number per axis.
+# Headings of a plan's fields where the name says too little. Every field is shown but those of ``HIDDEN``.
+HEADINGS = {
+    "name": "Network",
+    "dims": "Dimensions",
+    "in_channels": "Image channels",
+    "lr": "Learning rate",
+    "clip": "Largest gradient norm",
+    "average": "Mean of weights",
+    "augment": "Augmentation",
+    "augmentation": "Changes of the augmentation",
+    "foreground": "Foreground share",
+    "warmup": "Warm-up share",
+    "freeze": "Frozen parts",
+    "ignore": "Sparse annotations",
+}
+# Numbers of the data alone.
+HIDDEN = {"statistics"}
+# Fields with one number per axis.
 CROSSED = {"patch", "spacing"}
 # Whether predictions are means over mirror images, in words.
 MIRRORED = {True: "averaged in predictions", False: "not used in predictions", None: "–"}
@@ -303,17 +296,17 @@ def _plans(study: Study, dataset: str) -> dict[str, Any]:
     """Plan entries of all models side by side, and the reasons the planner gave."""
     plans = {m: study.plans[dataset, m] for m in _in_order(study, dataset)}
     counts = {m: _parameters(study.runs_of(dataset, m)) for m in plans}
-    rows = []
-    for heading, key in PLAN_ROWS:
-        values = [
-            counts[m] if key == "parameters" and key not in p else _shown(p.get(key), " × " if key in CROSSED else ", ")
-            for m, p in plans.items()
-        ]
-        rows.append({"heading": heading, "values": values, "differ": len(set(values)) > 1})
+    fields = {m: {k.split(".")[1]: v for k, v in flat_values(p).items()} for m, p in plans.items()}
+    rows = [("Parameters", list(counts.values()))]
+    for name in next(iter(fields.values()), {}):
+        if name not in HIDDEN:
+            values = [_shown(f.get(name), " × " if name in CROSSED else ", ") for f in fields.values()]
+            rows.append((HEADINGS.get(name, name.replace("_", " ").capitalize()), values))
     mirrored = [_distinct(MIRRORED[run.mirror] for run in study.runs_of(dataset, m)) for m in plans]
-    rows.append({"heading": "Mirror images", "values": mirrored, "differ": len(set(mirrored)) > 1})
+    rows.append(("Mirror images", mirrored))
     reasons = {m: {str(k): str(v) for k, v in p.get("reasons", {}).items()} for m, p in plans.items()}
-    return {"rows": rows, "reasons": reasons}
+    shown = [{"heading": name, "values": values, "differ": len(set(values)) > 1} for name, values in rows]
+    return {"rows": shown, "reasons": reasons}
 
 
 def _parameters(runs: Sequence[Run]) -> str:
@@ -323,8 +316,10 @@ def _parameters(runs: Sequence[Run]) -> str:
 
 def _shown(value: Any, between: str = ", ") -> str:
     """A plan entry as text: lists joined, lists within lists by crosses, large numbers in groups."""
-    if value is None:
+    if value is None or value in ([], {}):
         return "–"
+    if isinstance(value, dict):
+        return between.join(f"{key}: {_shown(v)}" for key, v in value.items())
     if isinstance(value, list):
         return between.join(_shown(v, "×") for v in value)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000:

@@ -14,32 +14,17 @@ from typing import Any
 
 from medseg.errors import TrackingError
 from medseg.files import canonical_json, digest_of, read_json
+from medseg.plan.plan import flat_values
+from medseg.results.folders import IngestFolder
 from medseg.tracking.views import MODELS, TRAININGS
 
 Value = str | int | float
 
-# Parameters of a plan that a run carries, with what separates the parts of a list. Every run has all of them.
-PARAMS: Mapping[str, str] = {
-    "network": "",
-    "options": "",
-    "dims": "",
-    "spacing": " x ",
-    "normalization": ", ",
-    "patch": " x ",
-    "batch": "",
-    "widths": ", ",
-    "strides": ", ",
-    "loss": "",
-    "optimizer": "",
-    "lr": "",
-    "schedule": "",
-    "weight_decay": "",
-    "average": "",
-    "augment": "",
-    "foreground": "",
-    "steps": "",
-    "precision": "",
-}
+# Names of parameters that differ from those of the plan's fields, and fields that are none: numbers of the data alone.
+PARAMETER_NAMES = {"name": "network"}
+NO_PARAMETERS = {"statistics"}
+# Fields that are one number per axis.
+CROSSED = {"spacing", "patch"}
 # MLflow writes the login name and the script's path here if nobody else does.
 ANONYMOUS = {"mlflow.user": "medseg", "mlflow.source.name": "medseg", "mlflow.source.type": "LOCAL"}
 ABSOLUTE_PATH = re.compile(r"""(?:^|[\s"'=:,(\[])(?:~|file:/*)?(?:/[^/\s"',)\]]+){2,}|(?:^|\W)[A-Za-z]:\\""")
@@ -102,24 +87,31 @@ def training_spec(manifest: Path, plan: Path, fold: int, seed: int, fingerprint:
         fingerprint: digest of all that its weights depend on.
     """
     facts = read_json(plan)
-    dataset = read_json(manifest.parent / "dataset.json")["dataset"]
+    dataset = read_json(IngestFolder(manifest.parent).dataset)["dataset"]
     return RunSpec(dataset, facts["model"], fold, seed, fingerprint, plan_params(facts))
 
 
 def plan_params(plan: Mapping[str, Any]) -> dict[str, Value]:
-    """The comparable part of a plan, flat: ``patch`` becomes ``40 x 56 x 40``."""
-    return {key: _text(plan.get(key), separator) for key, separator in PARAMS.items()}
+    """All decisions of a plan, flat and comparable by their fields' names: ``patch`` is ``40 x 56 x 40``."""
+    fields = {key.split(".")[1]: value for key, value in flat_values(plan).items()}
+    return {
+        PARAMETER_NAMES.get(name, name): _text(value, " x " if name in CROSSED else ", ")
+        for name, value in fields.items()
+        if name not in NO_PARAMETERS
+    }
 
 
 def _text(value: Any, separator: str) -> Value:
+    if value is None or value in ([], ()):
+        return "-"
     if isinstance(value, list | tuple):
         if any(isinstance(v, list | tuple) for v in value):
             return separator.join(str(_text(v, "x")) for v in value)
         return separator.join(str(v) for v in value)
     if isinstance(value, Mapping):
         return canonical_json(value)
-    if isinstance(value, bool) or value is None:
-        return "-" if value is None else str(value).lower()
+    if isinstance(value, bool):
+        return str(value).lower()
     return value if isinstance(value, str | int | float) else str(value)
 
 

@@ -61,7 +61,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, network: nn.Module) -
             "format": FORMAT,
             "dataset": {
                 "name": checkpoint.dataset,
-                "dims": checkpoint.plan.data_dims,
+                "dims": checkpoint.plan.grid.dims,
                 "channels": list(checkpoint.channels),
                 "labels": checkpoint.labels.to_json(),
             },
@@ -88,12 +88,12 @@ def read_checkpoint(folder: Path) -> tuple[Checkpoint, nn.Module]:
     path = folder / "model.safetensors"
     tensors = unpack_tensors(path, sha256)
     try:
-        network = build_model(checkpoint.plan.network, checkpoint.plan.network_spec)
+        network = build_model(checkpoint.plan.network.name, checkpoint.plan.network)
     except (*NONSENSE, MedsegError) as error:
         raise CheckpointError(
             f"{folder / 'model.json'}: describes a network that cannot be built ({error}); expected one of the zoo's"
         ) from None
-    load_tensors(network, tensors, path, checkpoint.plan.network)
+    load_tensors(network, tensors, path, checkpoint.plan.network.name)
     return checkpoint, network.eval()
 
 

@@ -23,13 +23,13 @@ class Curve:
 
     def __init__(self, plan: Plan, memory: Memory, journal: Journal, label: str) -> None:
         self._plan, self._memory, self._journal, self._label = plan, memory, journal, label
-        self._every = max(1, plan.steps // JOURNAL_RECORDS)
+        self._every = max(1, plan.training.steps // JOURNAL_RECORDS)
         self._tail = tail_of(plan, memory.records, self._every)
 
     @property
     def last_step(self) -> int:
         """Steps of the whole training; fewer than planned once the loss falls no more."""
-        return self._tail.end if self._tail else self._plan.steps
+        return self._tail.end if self._tail else self._plan.training.steps
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -45,7 +45,8 @@ class Curve:
         self._journal.write(finished, {"train/loss": mean, "train/lr": self.rate(step)})
         self._memory.records.append(mean)
         losses.clear()
-        if self._tail is None and finished != self._plan.steps:
+        planned = self._plan.training.steps
+        if self._tail is None and finished != planned:
             self._tail = tail_of(self._plan, self._memory.records, self._every)
             if self._tail is not None:
-                say(f"{self._label}: the loss falls no more; ends after step {self.last_step} of {self._plan.steps}")
+                say(f"{self._label}: the loss falls no more; ends after step {self.last_step} of {planned}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ class Space:
 
 def batch_cases(cases: Sequence[PreparedCase], plan: Plan, seed: int, step: int) -> list[PreparedCase]:
     """The cases of one step's batch."""
-    return [cases[case_of(step, i, plan.batch, len(cases), seed)] for i in range(plan.batch)]
+    return [cases[case_of(step, i, plan.training.batch, len(cases), seed)] for i in range(plan.training.batch)]
 
 
 def read_batch(
@@ -95,12 +95,12 @@ def read_batch(
         reading: told the position whose case is read next.
         into: memory to read into; none: new memory.
     """
-    positions = range(plan.batch) if part is None else part
+    positions = range(plan.training.batch) if part is None else part
     around = _margins(plan, _draws(seed, step))
     # One size for the batch, whatever part of it is read: of its margin, a sample only reads what it looks at.
     widest = around.max(axis=0)
     size = np.add(plan.window, 2 * widest).tolist()
-    lead = (len(positions), plan.in_channels)
+    lead = (len(positions), plan.network.in_channels)
     space = into or Space.create((*lead, *size))
     images, labels = space.shaped((*lead, *size))
     if into is not None:
@@ -117,7 +117,7 @@ def read_batch(
         corner = np.subtract(start, margin).tolist()
         _read_patch(case, corner, images[row][(slice(None), *inner)], labels[row][inner])
     # Windows are one voxel thick along the slice axis, if there is one.
-    size = [n for axis, n in enumerate(size) if axis != plan.slice_axis]
+    size = [n for axis, n in enumerate(size) if axis != plan.grid.slice_axis]
     return space.batch(step, (*lead, *size))
 
 
@@ -131,12 +131,17 @@ def augment_batch(raw: RawBatch, plan: Plan, seed: int, part: range | None = Non
     Returns:
         images (N, C, patch) float32 in the plan's layout, labels (N, patch) int64, ``IGNORE`` where not annotated.
     """
-    raw = raw.on(plan.device)
+    raw = raw.on(plan.machine.device)
     x, y = raw.images, raw.labels
-    share = None if part is None else Share(plan.batch, part)
-    recipe, draws = RECIPES[plan.augment], _draws(seed, raw.step)
-    x, y = recipe(x, y, draws, Setting(plan.patch_spacing, plan.oriented, plan.patch, plan.augmentation, share))
-    return x.contiguous(memory_format=memory_format(plan.dims, plan.channels_last)), y.long()
+    share = None if part is None else Share(plan.training.batch, part)
+    recipe, draws = RECIPES[plan.training.augment], _draws(seed, raw.step)
+    x, y = recipe(
+        x,
+        y,
+        draws,
+        Setting(plan.grid.patch_spacing, plan.grid.oriented, plan.network.patch, plan.training.augmentation, share),
+    )
+    return x.contiguous(memory_format=memory_format(plan.network.dims, plan.machine.channels_last)), y.long()
 
 
 def make_batch(cases: Sequence[PreparedCase], plan: Plan, seed: int, step: int) -> tuple[Tensor, Tensor]:
@@ -146,8 +151,8 @@ def make_batch(cases: Sequence[PreparedCase], plan: Plan, seed: int, step: int) 
 
 def finishing_batches(cases: Sequence[PreparedCase], plan: Plan, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches that a part of a network is fitted to after the last step: as they are, not augmented."""
-    plain = replace(plan, augment="none")
-    return (make_batch(cases, plain, seed, plan.steps + i) for i in range(FINISHING_BATCHES))
+    plain = plan.changed(augment="none")
+    return (make_batch(cases, plain, seed, plan.training.steps + i) for i in range(FINISHING_BATCHES))
 
 
 def _draws(seed: int, step: int) -> torch.Generator:
@@ -157,14 +162,21 @@ def _draws(seed: int, step: int) -> torch.Generator:
 
 def _margins(plan: Plan, draws: torch.Generator) -> NDArray[np.int64]:
     """Voxels (batch, axes of the data) that the augmentation of each sample looks beyond its window, on either side."""
-    around = margins(plan.augment, plan.batch, plan.patch, plan.patch_spacing, draws, plan.augmentation)
-    return around if plan.slice_axis is None else np.insert(around, plan.slice_axis, 0, axis=1)
+    around = margins(
+        plan.training.augment,
+        plan.training.batch,
+        plan.network.patch,
+        plan.grid.patch_spacing,
+        draws,
+        plan.training.augmentation,
+    )
+    return around if plan.grid.slice_axis is None else np.insert(around, plan.grid.slice_axis, 0, axis=1)
 
 
 def _centres(case: PreparedCase, plan: Plan, position: int) -> NDArray[np.int32] | None:
     """Voxels that a patch may be centred on: foreground, or where annotation is sparse annotated ones; None: any."""
-    forced = forced_foreground(position, plan.batch, plan.foreground)
-    if not forced and not plan.ignore:
+    forced = forced_foreground(position, plan.training.batch, plan.training.foreground)
+    if not forced and not plan.training.ignore:
         return None
     rows = case.read_locations()
     foreground = rows[rows[:, 0] > 0]

@@ -96,7 +96,7 @@ def batches(
 
     def suspects(step: int, position: int) -> list[PreparedCase]:
         chosen = batch_cases(cases, plan, seed, step)
-        positions = range(plan.batch) if part is None else part
+        positions = range(plan.training.batch) if part is None else part
         return [chosen[position]] if position != NOTHING else [chosen[k] for k in positions]
 
     crew: list[_Worker] = []
@@ -226,8 +226,11 @@ def _deaf() -> Iterator[None]:
 
 def _shared_space(plan: Plan, part: range | None) -> Space:
     """Memory for the largest batch that can be drawn, shared with processes that are forked later."""
-    size = [n + 2 * far for n, far in zip(plan.patch, farthest(plan.augment, plan.patch).tolist(), strict=True)]
-    voxels = math.prod(size) * (plan.batch if part is None else len(part))
+    size = [
+        n + 2 * far
+        for n, far in zip(plan.network.patch, farthest(plan.training.augment, plan.network.patch).tolist(), strict=True)
+    ]
+    voxels = math.prod(size) * (plan.training.batch if part is None else len(part))
     # Pages are taken when they are first written to.
-    images, labels = mmap.mmap(-1, voxels * plan.in_channels * 4), mmap.mmap(-1, voxels)
+    images, labels = mmap.mmap(-1, voxels * plan.network.in_channels * 4), mmap.mmap(-1, voxels)
     return Space(np.frombuffer(images, dtype=np.float32), np.frombuffer(labels, dtype=np.uint8))

@@ -103,11 +103,11 @@ def train(
         TrainingError: if the loss or its gradient is not finite (names step and cases; the last good state stays), if a
             process that reads dies or hangs, or after SIGTERM, once the state is saved.
     """
-    means, phases = means or Means(), phases or Phases(plan.device)
+    means, phases = means or Means(), phases or Phases(plan.machine.device)
     group, seed = means.group, fold_seed(seed, fold.number)
     network = _network(plan, seed, label, start)
     step_once = build_step(network, plan, group, phases)
-    average = Average(network, plan.average) if plan.average else None
+    average = Average(network, plan.training.average) if plan.training.average else None
     state.mkdir(parents=True, exist_ok=True)
     with group.in_turn():
         done, memory = load_state(state, step_once, average)
@@ -124,7 +124,7 @@ def train(
         if done:
             say(f"{label}: resumed after step {done} of {curve.last_step}")
         bar = Progress(label, curve.last_step, start=done)
-        steps, part = range(done, curve.last_step), group.part(plan.batch)
+        steps, part = range(done, curve.last_step), group.part(plan.training.batch)
         reading = batches(fold.train, plan, seed, steps, workers=means.workers, timeout_s=means.timeout_s, part=part)
         ahead = stack.enter_context(reading)
         for step in steps:
@@ -134,7 +134,7 @@ def train(
             with phases.phase("read"):
                 raw = next(ahead)
             with phases.phase("transfer"):
-                raw = raw.on(plan.device)
+                raw = raw.on(plan.machine.device)
             with phases.phase("augment"):
                 images, labels = augment_batch(raw, plan, seed, part)
             # What a network draws by itself (dropout) is a function of the step, too, and other in every process.
@@ -144,9 +144,9 @@ def train(
             if step_once.fault is not None:
                 raise TrainingError(_not_finite(fold, plan, seed, step, step_once.fault, label))
             if step_once.at_once != at_once:
-                few = f"{step_once.at_once} of {plan.batch} samples at once"
+                few = f"{step_once.at_once} of {plan.training.batch} samples at once"
                 say(f"{label}: out of memory at step {finished}; {few} from now on")
-                journal.write(finished, {"train/samples_at_once": float(step_once.at_once or plan.batch)})
+                journal.write(finished, {"train/samples_at_once": float(step_once.at_once or plan.training.batch)})
             if average is not None:
                 average.update(step)
             curve.take(step, loss)
@@ -154,7 +154,7 @@ def train(
             last = finished == curve.last_step
             if last:
                 _finish(network, average, fold, plan, seed)
-            if finished % plan.validate_every == 0 or last:
+            if finished % plan.training.validate_every == 0 or last:
                 with phases.phase("validate"), average.in_place() if average and not last else contextlib.nullcontext():
                     scores = validate(network, fold.watch, plan, fold.labels, group)
                 score = scores.get("val/dice/mean", math.nan)
@@ -205,16 +205,16 @@ class _Saver:
 
 def _network(plan: Plan, seed: int, label: str, start: Start | None) -> nn.Module:
     """The network before its first step."""
-    set_exact(plan.threads, plan.precision)
+    set_exact(plan.machine.threads, plan.machine.precision)
     keep_freed_memory()
     torch.manual_seed(int(generator(seed, 0).integers(2**62)))
     network = build_placed(plan)
-    if plan.regions and finishing(network):
+    if plan.network.regions and finishing(network):
         raise PlanError(
             f"{label}: support vector machines tell classes apart that exclude one another, and regions overlap; "
             "set options: {svm: false}, or leave out the regions"
         )
-    expect_rare(network, plan.outputs, regions=bool(plan.regions))
+    expect_rare(network, plan.network.out_channels, regions=bool(plan.network.regions))
     if start is not None:
         start.apply(network, label)
     return network

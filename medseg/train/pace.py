@@ -6,7 +6,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +47,8 @@ def measure(plan: Plan, shapes: Sequence[tuple[int, ...]], seconds: float) -> Pa
         seconds: how long to take steps, after two that do not count; at least three are timed.
     """
     # Each of several processes takes its part of a batch at the same time.
-    plan = replace(plan, batch=plan.batch // plan.processes, processes=1)
-    set_exact(plan.threads, plan.precision)
+    plan = plan.changed(batch=plan.training.batch // plan.machine.processes, processes=1)
+    set_exact(plan.machine.threads, plan.machine.precision)
     keep_freed_memory()
     torch.manual_seed(0)
     network = build_placed(plan)
@@ -60,16 +59,16 @@ def measure(plan: Plan, shapes: Sequence[tuple[int, ...]], seconds: float) -> Pa
     with tempfile.TemporaryDirectory() as folder:
         cases = [_made_up_case(plan, size, Path(folder) / f"case{k}", k) for k in range(2)]
         times = _step_times(step, cases, plan, seconds)
-        begun = _now(plan.device)
+        begun = _now(plan.machine.device)
         save_state(Path(folder) / "state", 0, step, Memory())
-        save_s = _now(plan.device) - begun
+        save_s = _now(plan.machine.device) - begun
         # Time goes with the windows that it takes to cover an image.
         windows = statistics.mean(_windows(shape, plan) for shape in shapes)
         validation_s = _validation_seconds(network, cases[0], plan) * windows / _windows(size, plan)
-        begun = _now(plan.device)
+        begun = _now(plan.machine.device)
         if (part := finishing(network)) is not None:
             part.finish(finishing_batches(cases, plan, 0))
-        finish_s = _now(plan.device) - begun
+        finish_s = _now(plan.machine.device) - begun
     return Pace(
         step_s=_middle_mean(times),
         validation_s=validation_s,
@@ -81,14 +80,14 @@ def measure(plan: Plan, shapes: Sequence[tuple[int, ...]], seconds: float) -> Pa
 def _step_times(step: Step, cases: Sequence[PreparedCase], plan: Plan, seconds: float) -> list[float]:
     """Seconds of each step."""
     times: list[float] = []
-    begun = _now(plan.device)
+    begun = _now(plan.machine.device)
     number = 0
-    while number < WARM_UP + LEAST_STEPS or _now(plan.device) - begun < seconds:
+    while number < WARM_UP + LEAST_STEPS or _now(plan.machine.device) - begun < seconds:
         if number == WARM_UP:
-            begun = _now(plan.device)
-        started = _now(plan.device)
+            begun = _now(plan.machine.device)
+        started = _now(plan.machine.device)
         step(*make_batch(cases, plan, 0, number))
-        times.append(_now(plan.device) - started)
+        times.append(_now(plan.machine.device) - started)
         number += 1
     return times[WARM_UP:]
 
@@ -101,12 +100,12 @@ def _middle_mean(times: Sequence[float]) -> float:
 def _made_up_case(plan: Plan, size: tuple[int, ...], folder: Path, seed: int) -> PreparedCase:
     """A prepared case of noise, with labels of every class and as many locations as a real one has at most."""
     rng = np.random.Generator(np.random.PCG64(seed))
-    image = rng.standard_normal((plan.in_channels, *size), dtype=np.float32)
-    labels = rng.integers(0, plan.classes, size, dtype=np.uint8)
-    classes = np.repeat(np.arange(0 if plan.ignore else 1, plan.classes), 1000)[:, None]
+    image = rng.standard_normal((plan.network.in_channels, *size), dtype=np.float32)
+    labels = rng.integers(0, plan.network.classes, size, dtype=np.uint8)
+    classes = np.repeat(np.arange(0 if plan.training.ignore else 1, plan.network.classes), 1000)[:, None]
     voxels = rng.integers(0, size, (len(classes), len(size)))
     axes = tuple(range(len(size)))
-    grid = Geometry.from_spacing(size, [s or 1.0 for s in plan.spacing], plan.unit)
+    grid = Geometry.from_spacing(size, [s or 1.0 for s in plan.grid.spacing], plan.grid.unit)
     record = InverseRecord(grid, axes, (False,) * len(size), (0,) * len(size), size, size)
     write_case(folder, "", image, labels, np.hstack([classes, voxels]).astype(np.int32), record)
     return PreparedCase(folder.name, size, record, folder)
@@ -115,13 +114,13 @@ def _made_up_case(plan: Plan, size: tuple[int, ...], folder: Path, seed: int) ->
 def _validation_seconds(network: nn.Module, case: PreparedCase, plan: Plan) -> float:
     """Seconds to validate on one case, by the loop's own function; the quickest of some."""
     # Reading off regions costs what reading off as many classes does.
-    flat = replace(plan, regions=(), ignore=False, classes=max(plan.classes, plan.outputs))
-    labels = LabelTable.create({str(k): k for k in range(1, flat.classes)})
+    flat = plan.changed(regions=(), ignore=False, classes=max(plan.network.classes, plan.network.out_channels))
+    labels = LabelTable.create({str(k): k for k in range(1, flat.network.classes)})
     times = []
     for _ in range(VALIDATED):
-        begun = _now(plan.device)
+        begun = _now(plan.machine.device)
         validate(network, [case], flat, labels)
-        times.append(_now(plan.device) - begun)
+        times.append(_now(plan.machine.device) - begun)
     return min(times)
 
 

@@ -66,7 +66,7 @@ def fingerprint(plan: Plan, inputs: Inputs, start: Start, code: str) -> str:
 def fingerprint_of(inputs: Inputs, state: Path, code: str) -> str:
     """``fingerprint`` of the files on disk."""
     plan = Plan.from_json(read_json(inputs.plan))
-    return fingerprint(plan, inputs, Start.of(plan.options, inputs.start, weights_folder(state)), code)
+    return fingerprint(plan, inputs, Start.of(plan.network.options, inputs.start, weights_folder(state)), code)
 
 
 def weights_folder(state: Path) -> Path:
@@ -90,7 +90,7 @@ def run(inputs: Inputs, state: Path, out: Path, code: str, means: Means | None =
         means: what to train with.
     """
     plan = Plan.from_json(read_json(inputs.plan))
-    with joined(plan.device, plan.processes) as group:
+    with joined(plan.machine.device, plan.machine.processes) as group:
         _run(inputs, state, out, code, replace(means or Means(), group=group))
 
 
@@ -110,7 +110,7 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, means: Means) -> Non
             f"{inputs.splits}: cases {absent[:3]} are not prepared in {inputs.index}; run `medseg ingest` again"
         )
     trained_on, allowed = _lineage(inputs, manifest, plan.model, train_ids, val_ids)
-    start = Start.of(plan.options, inputs.start, weights_folder(state))
+    start = Start.of(plan.network.options, inputs.start, weights_folder(state))
     key = fingerprint(plan, inputs, start, code)
     chosen = Fold(
         [cases[i] for i in train_ids],
@@ -120,7 +120,7 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, means: Means) -> Non
     )
     label = f"train {manifest.dataset}/{plan.model} fold {inputs.fold} seed {inputs.seed}"
     folder = state / key[:16]
-    phases = Phases(plan.device)
+    phases = Phases(plan.machine.device)
     if not means.group.leads:
         train(plan, chosen, inputs.seed, folder, label, start, means, phases)
         return
@@ -133,7 +133,7 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, means: Means) -> Non
         write_bytes(out / "history.jsonl", history)
         steps = json.loads(history.splitlines()[-1])["step"]
         timing = {"seconds": round(seconds, 1), "steps": steps, "attempts": attempts["attempts"]}
-        timing |= {"device": plan.device, "threads": plan.threads, "processes": plan.processes}
+        timing |= {"device": plan.machine.device, "threads": plan.machine.threads, "processes": plan.machine.processes}
         watched = [case.id for case in chosen.watch]
         write_json(out / "timing.json", {**timing, "phases": phases.to_json(), "watched": watched})
         checkpoint = Checkpoint(

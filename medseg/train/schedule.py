@@ -48,8 +48,10 @@ def learning_rate(plan: Plan, step: int, tail: Tail | None = None) -> float:
 
 
 def _scheduled(plan: Plan, step: int) -> float:
-    warm = min(WARM_UP_STEPS, max(1, int(plan.steps * plan.warmup)))
-    return plan.lr * min(1.0, (step + 1) / warm) * SCHEDULES[plan.schedule](step / plan.steps)
+    warm = min(WARM_UP_STEPS, max(1, int(plan.training.steps * plan.training.warmup)))
+    return (
+        plan.training.lr * min(1.0, (step + 1) / warm) * SCHEDULES[plan.training.schedule](step / plan.training.steps)
+    )
 
 
 def tail_of(plan: Plan, losses: Sequence[float], every: int) -> Tail | None:
@@ -63,9 +65,9 @@ def tail_of(plan: Plan, losses: Sequence[float], every: int) -> Tail | None:
         losses: the journal's records so far.
         every: steps from one record to the next.
     """
-    if plan.patience is None:
+    if plan.training.patience is None:
         return None
-    wait = max(1, round(plan.patience * plan.steps / every))
+    wait = max(1, round(plan.training.patience * plan.training.steps / every))
     mean, best, since = 0.0, math.inf, 0
     for number, loss in enumerate(losses, start=1):
         mean = loss if number == 1 else SMOOTH * mean + (1 - SMOOTH) * loss
@@ -73,6 +75,6 @@ def tail_of(plan: Plan, losses: Sequence[float], every: int) -> Tail | None:
         best, since = (mean, 0) if fell else (best, since + 1)
         if since >= wait:
             start = number * every
-            end = min(plan.steps, start + max(1, round(start * TAIL_SHARE)))
+            end = min(plan.training.steps, start + max(1, round(start * TAIL_SHARE)))
             return Tail(start, end) if end > start else None
     return None

@@ -29,13 +29,15 @@ def validate(
     network.eval()
     names = labels.target_names
     sums = [OverlapCounts(0, 0, 0)] * len(names)
-    with torch.inference_mode(), autocast(plan.device, plan.precision):
+    with torch.inference_mode(), autocast(plan.machine.device, plan.machine.precision):
         for case in cases[group.rank :: group.size]:
-            image = torch.from_numpy(case.read_image()).to(plan.device)
+            image = torch.from_numpy(case.read_image()).to(plan.machine.device)
             axis = slab_axis(image.shape[1:], plan.window)
-            slabs = predict_slabs(network, image, plan.window, axis=axis, batch=plan.batch, slice_axis=plan.slice_axis)
+            slabs = predict_slabs(
+                network, image, plan.window, axis=axis, batch=plan.training.batch, slice_axis=plan.grid.slice_axis
+            )
             predicted = torch.cat([read_labels(slab, labels.painted) for slab in slabs], dim=axis).numpy()
-            counts = overlap_counts(case.read_labels(), predicted, plan.classes, labels.members)
+            counts = overlap_counts(case.read_labels(), predicted, plan.network.classes, labels.members)
             sums = [OverlapCounts(a.tp + b.tp, a.fp + b.fp, a.fn + b.fn) for a, b in zip(sums, counts, strict=True)]
     network.train()
     total = iter(group.add([n for c in sums for n in (c.tp, c.fp, c.fn)]))

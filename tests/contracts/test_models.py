@@ -189,10 +189,10 @@ def test_learning_lowers_the_loss_and_what_was_learnt_survives_the_disk(
     from medseg.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
     plan = tiny_plan(name, dims)
-    image, labels = draw_scene(plan.patch, 3)
+    image, labels = draw_scene(plan.network.patch, 3)
     x, y = torch.from_numpy(image)[None, None], torch.from_numpy(labels)[None].long()
     torch.manual_seed(0)
-    network = build_model(name, plan.network_spec)
+    network = build_model(name, plan.network)
     optimizer = build_optimizer("adamw", network.parameters(), 0.01, 0.0)
     step = Step(network, optimizer, build_loss("dice_ce"), "cpu", "fp32")
     # Steps in 3-D cost more, so that they stop earlier.

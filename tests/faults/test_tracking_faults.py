@@ -23,10 +23,13 @@ from medseg.errors import BusyError, TrackingError
 from medseg.files import write_json, writer_lock
 from medseg.tracking import Mirror, RunSpec, init_store, sync
 from medseg.tracking import mirror as mirror_module
+from medseg.tracking.runs import plan_params
 from medseg.tracking.store import load_mlflow, store_lock
+from tests.plans import tiny_plan
 
 NAME = "organs/unet fold0 seed0"
-PARAMS = {"network": "unet", "lr": 0.002}
+PLAN = tiny_plan(lr=0.002, model="unet").to_json()
+PARAMS = plan_params(PLAN)
 START_MS = 1_700_000_000_000
 
 
@@ -49,7 +52,7 @@ def finish_training(results: Path, journal: Path) -> None:
     (folder / "history.jsonl").write_bytes(journal.read_bytes())
     (folder / "model.safetensors").write_bytes(b"weights")
     write_json(folder / "timing.json", {"seconds": 1.0})
-    facts = {"format": "medseg-model-1", "dataset": {"name": "organs"}, "plan": {"model": "unet", **PARAMS}}
+    facts = {"format": "medseg-model-1", "dataset": {"name": "organs"}, "plan": PLAN}
     run = {"fold": 0, "seed": 0, "fingerprint": "f" * 64}
     digest = {"weights_sha256": hashlib.sha256(b"weights").hexdigest(), "provenance": {}}
     write_json(folder / "model.json", {**facts, **run, **digest})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from medseg.image.geometry import Geometry, canonical_axes
 from medseg.image.resample import resample_channel
-from medseg.plan.plan import GridPlan
+from medseg.plan.plan import Grid
 from medseg.preprocess.prepare import InverseRecord, prepare_image, prepare_labels, restore_labels
 
 CLASSES = 3
@@ -51,7 +51,7 @@ def there(labels: np.ndarray, grid: Geometry, target: tuple[float, ...]) -> tupl
     # The image is 0 along one side, which is cropped away.
     image = np.ones((1, *grid.shape), dtype=np.float32)
     image[:, :2] = 0
-    _, record = prepare_image(image, grid, GridPlan(3, target, ("none",), ({},)))
+    _, record = prepare_image(image, grid, Grid("mm", True, target, ("none",), ({},)))
     return prepare_labels(labels, record), record
 
 

@@ -392,7 +392,7 @@ def test_training_patches_hold_what_lies_around_them(
     use(name, always(TABLES[name], "rotation"))
     dims = 3 if slices else 2
     cases = tiny_cases(dims, spoil=fill)
-    changes = {"slice_axis": 1, "spacing": (1.0, 0.0, 1.0)} if slices else {}
+    changes = {"spacing": (1.0, 0.0, 1.0)} if slices else {}
     size = 8 if slices else 16
     plan = tiny_plan(dims=2, augment=name, batch=4, patch=(size, size), foreground=0.0, **changes)
     middle = lambda shape, patch, rng, rows=None: tuple((n - p) // 2 for n, p in zip(shape, patch, strict=True))  # noqa: E731

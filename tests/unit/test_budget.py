@@ -45,15 +45,15 @@ def stopwatch(seconds: dict[int, float], asked: list[tuple[int, float]]) -> Call
     """Paces by the width of the first stage."""
 
     def measure(plan: Plan, spend: float) -> Pace:
-        asked.append((plan.widths[0], spend))
-        return Pace(seconds[plan.widths[0]], 0.1, 0.02)
+        asked.append((plan.network.widths[0], spend))
+        return Pace(seconds[plan.network.widths[0]], 0.1, 0.02)
 
     return measure
 
 
 def candidates(tiny_plan: Any) -> list[Candidate]:
-    plan = replace(tiny_plan(), reasons={"widths": "by rule", "steps": "not measured yet"})
-    return [Candidate(replace(plan, widths=(w, 2 * w, 4 * w)), enough) for w, enough in ((8, 1), (16, 300), (32, 1500))]
+    plan = tiny_plan().changed(reasons={"widths": "by rule", "steps": "not measured yet"})
+    return [Candidate(plan.changed(widths=(w, 2 * w, 4 * w)), enough) for w, enough in ((8, 1), (16, 300), (32, 1500))]
 
 
 SECONDS = {8: 0.2, 16: 0.6, 32: 2.0}
@@ -68,12 +68,12 @@ def test_the_largest_network_with_enough_steps_is_taken(
 ) -> None:
     asked: list[tuple[int, float]] = []
     plan = fit(candidates(tiny_plan), minutes, stopwatch(SECONDS, asked))
-    assert plan.widths[0] == width
+    assert plan.network.widths[0] == width
     assert [w for w, _ in asked] == looked_at
     assert asked[-1][1] == min(budget.CLOSE_LOOK_S, budget.CLOSE_LOOK_SHARE * minutes * 60)
-    assert plan.steps == steps_in(minutes, Pace(SECONDS[width], 0.1, 0.02))
-    assert plan.validate_every == validate_every(plan.steps)
-    for said in (f"{minutes} min", f"{plan.steps} steps"):
+    assert plan.training.steps == steps_in(minutes, Pace(SECONDS[width], 0.1, 0.02))
+    assert plan.training.validate_every == validate_every(plan.training.steps)
+    for said in (f"{minutes} min", f"{plan.training.steps} steps"):
         assert said in plan.reasons["steps"]
     assert plan.reasons["widths"].startswith(f"by rule; the largest that gets enough steps in {minutes} min: 8 gets ")
 
@@ -81,7 +81,7 @@ def test_the_largest_network_with_enough_steps_is_taken(
 def test_a_single_candidate_is_measured_once(tiny_plan: Any) -> None:
     asked: list[tuple[int, float]] = []
     only = candidates(tiny_plan)[2:]
-    assert fit(only, 5, stopwatch(SECONDS, asked)).widths == only[0].plan.widths
+    assert fit(only, 5, stopwatch(SECONDS, asked)).network.widths == only[0].plan.network.widths
     assert len(asked) == 1
 
 
@@ -99,7 +99,7 @@ def test_the_curve_has_some_ten_points(steps: int) -> None:
 
 def test_another_arithmetic_is_taken_only_if_it_is_clearly_quicker(tiny_plan: Any) -> None:
     plan = tiny_plan(precision="bf16")
-    variants = [plan, replace(plan, channels_last=False), replace(plan, precision="fp32")]
+    variants = [plan, plan.changed(channels_last=False), plan.changed(precision="fp32")]
 
     def measured(*seconds: float) -> Callable[[Plan, float], Pace]:
         times = iter(seconds)

@@ -35,7 +35,7 @@ LABELS = LabelTable.create({"ball": 1, "rod": 3})
 def write(folder: Path, plan: Any) -> Path:
     torch.manual_seed(0)
     checkpoint = Checkpoint("d", ("MRI",), LABELS, plan, 1, 2, "abc", {"medseg": "0", "git": "unknown"})
-    write_checkpoint(folder, checkpoint, build_model(plan.network, plan.network_spec))
+    write_checkpoint(folder, checkpoint, build_model(plan.network.name, plan.network))
     return folder
 
 
@@ -165,13 +165,14 @@ NONSENSE: list[tuple[tuple[str, ...], Any]] = [
     (("dataset", "channels"), 3),
     (("plan",), []),
     (("plan",), "unet"),
-    (("plan", "network"), "nonet"),
-    (("plan", "network"), 5),
-    (("plan", "widths"), "wide"),
-    (("plan", "widths"), [8, 16]),
-    (("plan", "strides"), 3),
-    (("plan", "dims"), 5),
-    (("plan", "classes"), None),
+    (("plan", "network"), "unet"),
+    (("plan", "network", "name"), "nonet"),
+    (("plan", "network", "name"), 5),
+    (("plan", "network", "widths"), "wide"),
+    (("plan", "network", "widths"), [8, 16]),
+    (("plan", "network", "strides"), 3),
+    (("plan", "network", "dims"), 5),
+    (("plan", "network", "classes"), None),
     (("weights_sha256",), None),
 ]
 
@@ -237,7 +238,7 @@ def test_weights_of_another_architecture_are_told_found_and_expected(
         read_checkpoint(model)
     text = str(caught.value)
     assert "another architecture than 'unet'" in text
-    mine = network_tensors(build_model("unet", tiny_plan().network_spec))
+    mine = network_tensors(build_model("unet", tiny_plan().network))
     theirs = load_file(model / "model.safetensors")
     missing, extra = mine.keys() - theirs.keys(), theirs.keys() - mine.keys()
     assert f"{len(missing)} tensors missing" in text
@@ -274,7 +275,7 @@ def test_weights_that_are_not_finite_are_refused(model: Path, value: float) -> N
 
 
 def test_shared_blocks_are_stored_once_and_restored_everywhere(tiny_plan: Any) -> None:
-    net = build_model("unet", tiny_plan().network_spec)
+    net = build_model("unet", tiny_plan().network)
     tensors = network_tensors(net)
     assert sum(t.numel() for t in tensors.values()) == sum(p.numel() for p in net.parameters())
     assert len(net.state_dict()) >= len(tensors)

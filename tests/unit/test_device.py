@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def test_first_losses_are_those_of_a_processor(dims: int, tiny_cases: Any, tiny_
     plan = tiny_plan(dims=dims, optimizer="sgd", lr=0.01, augment="nnunet", validate_every=6)
     fold = Fold(tiny_cases(dims), [], LABELS)
     for where in ("cpu", "cuda"):
-        train(replace(plan, device=where), fold, 0, tmp_path / where, where)
+        train(plan.changed(device=where), fold, 0, tmp_path / where, where)
     np.testing.assert_allclose(losses(tmp_path / "cuda"), losses(tmp_path / "cpu"), rtol=2e-3)
 
 
@@ -127,7 +126,7 @@ def test_predictions_are_those_of_a_processor(
     network = train(plan, Fold(tiny_cases(dims), [], LABELS), 0, tmp_path / "state", "some").cpu()
     write_checkpoint(tmp_path / "model", Checkpoint("d", ("MRI",), LABELS, plan, 0, 0, "f", {}), network)
     shape = (44, 37) if dims == 2 else (22, 17, 19)
-    image, geometry = draw_scene(shape, 5)[0][None], Geometry.from_spacing(shape, (1.0,) * dims, plan.unit)
+    image, geometry = draw_scene(shape, 5)[0][None], Geometry.from_spacing(shape, (1.0,) * dims, plan.grid.unit)
     there, here = (
         Predictor(tmp_path / "model", device=where).predict(image, geometry, "image") for where in ("cuda", "cpu")
     )
@@ -147,8 +146,8 @@ def test_every_network_takes_a_step(name: str, tiny_plan: Any) -> None:
     torch.manual_seed(0)
     placed = build_placed(plan)
     before = {k: v.detach().clone() for k, v in placed.named_parameters()}
-    images = torch.randn(2, 1, *plan.patch, generator=keyed(1)).to("cuda")
-    labels = torch.randint(0, 3, (2, *plan.patch), generator=keyed(2)).to("cuda")
+    images = torch.randn(2, 1, *plan.network.patch, generator=keyed(1)).to("cuda")
+    labels = torch.randint(0, 3, (2, *plan.network.patch), generator=keyed(2)).to("cuda")
     assert np.isfinite(build_step(placed, plan)(images, labels))
     assert any(not torch.equal(before[k], v) for k, v in placed.named_parameters())
 

@@ -23,19 +23,19 @@ def test_outputs_are_shifted_to_the_prior(name: str, dims: int, regions: Any, ti
     torch.manual_seed(0)
     # Eight regions: as many outputs as the network has features.
     plan = tiny_plan(name, dims, regions=regions)
-    network = build_model(name, plan.network_spec).eval()
-    images = torch.randn(2, 1, *plan.patch)
+    network = build_model(name, plan.network).eval()
+    images = torch.randn(2, 1, *plan.network.patch)
     with torch.no_grad():
-        for bias in output_biases(network, plan.outputs):
-            assert bias.shape == (plan.outputs,)
+        for bias in output_biases(network, plan.network.out_channels):
+            assert bias.shape == (plan.network.out_channels,)
             bias.zero_()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     with torch.inference_mode():
         plain = network(images)
-        expect_rare(network, plan.outputs, regions=bool(regions))
+        expect_rare(network, plan.network.out_channels, regions=bool(regions))
         shift = network(images) - plain
     changed = {k for k, v in network.state_dict().items() if not torch.equal(v, before[k])}
-    assert {network.state_dict()[k].shape for k in changed} == {(plan.outputs,)}
+    assert {network.state_dict()[k].shape for k in changed} == {(plan.network.out_channels,)}
     # Nothing but a constant was added, to the outputs themselves.
     constant = shift.mean(dim=(0, *range(2, dims + 2)))
     torch.testing.assert_close(shift, constant.reshape(1, -1, *[1] * dims).expand_as(shift), atol=1e-3, rtol=0)

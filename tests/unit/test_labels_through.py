@@ -143,8 +143,8 @@ def test_the_plan_knows_regions_slices_and_gaps_in_the_annotation(river: River) 
         assert plan.network.regions == ((1, 2), (2,))
         assert plan.training.ignore
         assert (plan.network.classes, plan.network.out_channels) == (3, 2)
-    assert (volumes.slice_axis, volumes.dims, volumes.data_dims) == (None, 3, 3)
-    assert (slices.slice_axis, slices.dims, slices.data_dims) == (2, 2, 3)
+    assert (volumes.grid.slice_axis, volumes.network.dims, volumes.grid.dims) == (None, 3, 3)
+    assert (slices.grid.slice_axis, slices.network.dims, slices.grid.dims) == (2, 2, 3)
     assert slices.window == (32, 24, 1)
 
 

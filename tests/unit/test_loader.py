@@ -34,7 +34,7 @@ def setting(tiny_cases: Any, tiny_plan: Any) -> Callable[..., tuple[Any, Any]]:
     def build(kind: str = "flat", recipe: str = "nnunet", **changes: Any) -> tuple[Any, Any]:
         dims = 2 if kind == "flat" else 3
         if kind == "slices":
-            changes = {"slice_axis": 1, "spacing": (1.0, 0.0, 1.5), "patch": (12, 10), **changes}
+            changes = {"spacing": (1.0, 0.0, 1.5), "patch": (12, 10), **changes}
         often = {name: {"probability": 0.6} for name in TABLES.get(recipe, {})}
         network_dims = 3 if kind == "solid" else 2
         return tiny_cases(dims), tiny_plan(dims=network_dims, augment=recipe, augmentation=often, **changes)

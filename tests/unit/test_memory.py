@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from medseg.models.memory_layout import memory_format
 from medseg.models.zoo import build_model
 from medseg.networks import NETWORKS
 from medseg.plan.fingerprint import Fingerprint
-from medseg.plan.machine import Machine
+from medseg.plan.machine import Resources
 from medseg.plan.plan import Plan
 from medseg.plan.planner import make_plan, plan_within_memory
 
@@ -41,14 +40,16 @@ def allocated_peak(plan: Plan) -> int:
         torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile,
         flushed_subnormals(),
     ):
-        network = place(build_model(plan.network, plan.network_spec), "cpu", plan.dims)
-        optimizer = build_optimizer(plan.optimizer, network.parameters(), plan.lr, plan.weight_decay)
-        loss = build_loss(plan.loss, plan.regions, ignore=plan.ignore)
-        step = Step(network, optimizer, loss, "cpu", plan.precision)
+        network = place(build_model(plan.network.name, plan.network), "cpu", plan.network.dims)
+        optimizer = build_optimizer(
+            plan.training.optimizer, network.parameters(), plan.training.lr, plan.training.weight_decay
+        )
+        loss = build_loss(plan.training.loss, plan.network.regions, ignore=plan.training.ignore)
+        step = Step(network, optimizer, loss, "cpu", plan.machine.precision)
         for _ in range(2):
-            images = torch.randn(plan.batch, plan.in_channels, *plan.patch)
-            labels = torch.zeros(plan.batch, *plan.patch, dtype=torch.int64)
-            step(images.contiguous(memory_format=memory_format(plan.dims)), labels)
+            images = torch.randn(plan.training.batch, plan.network.in_channels, *plan.network.patch)
+            labels = torch.zeros(plan.training.batch, *plan.network.patch, dtype=torch.int64)
+            step(images.contiguous(memory_format=memory_format(plan.network.dims)), labels)
             del images, labels
     return peak_of_allocations(profile)
 
@@ -122,7 +123,7 @@ def test_estimate_grows_with_batch_patch_and_width(tiny_plan: Any) -> None:
     plan = tiny_plan("unet", 2)
     base = estimate_memory(plan)
     for larger in ({"batch": 4}, {"patch": (64, 32)}, {"widths": (16, 32, 32)}):
-        assert estimate_memory(replace(plan, **larger)) > base
+        assert estimate_memory(plan.changed(**larger)) > base
 
 
 def fingerprint() -> Fingerprint:
@@ -137,7 +138,7 @@ def plan_with(memory: float, network: str = "unet", **fixed: Any) -> Plan:
         "budget": {"steps": 10},
     }
     config = load_config([], value)
-    return plan_within_memory("m", config.models["m"], fingerprint(), config, Machine("cpu", "fp32", memory, 1))
+    return plan_within_memory("m", config.models["m"], fingerprint(), config, Resources("cpu", "fp32", memory, 1))
 
 
 # Weights or crops take most of the memory of these, or they pad images to a least size inside.
@@ -156,7 +157,7 @@ def test_a_plan_shrinks_until_its_own_step_fits(network: str) -> None:
     assert "GB for a training step" in roomy.reasons["memory"]
     plan = plan_with(needed / 3, network)
     assert needed / 9 < estimate_memory(plan) <= needed / 3
-    assert math.prod(plan.patch) < math.prod(roomy.patch)
+    assert math.prod(plan.network.patch) < math.prod(roomy.network.patch)
 
 
 def test_the_batch_shrinks_before_the_patch() -> None:
@@ -164,13 +165,13 @@ def test_the_batch_shrinks_before_the_patch() -> None:
     roomy = plan_with(1e12, **few)
     needed = estimate_memory(roomy)
     plan = plan_with(0.8 * needed, **few)
-    assert 2 <= plan.batch < roomy.batch == 4
+    assert 2 <= plan.training.batch < roomy.training.batch == 4
     assert 0.4 * needed < estimate_memory(plan) <= 0.8 * needed
 
 
 def test_what_is_fixed_stays_and_the_reason_says_so() -> None:
     plan = plan_with(1e7, patch=[32, 32, 32], batch=3)
-    assert (plan.patch, plan.batch) == ((32, 32, 32), 3)
+    assert (plan.network.patch, plan.training.batch) == ((32, 32, 32), 3)
     assert "though more than 0.01 GB" in plan.reasons["memory"]
 
 
@@ -178,5 +179,5 @@ def test_what_fits_is_left_alone() -> None:
     plan = plan_with(1e12)
     value = {"experiment": "e", "datasets": {"d": {"layout": "pairs", "path": "p"}}, "budget": {"steps": 10}}
     config = load_config([], {**value, "models": {"m": {"network": "unet"}}})
-    same = make_plan("m", config.models["m"], fingerprint(), config, Machine("cpu", "fp32", 1e12, 1))
-    assert replace(plan, reasons={}) == replace(same, reasons={})
+    same = make_plan("m", config.models["m"], fingerprint(), config, Resources("cpu", "fp32", 1e12, 1))
+    assert plan.changed(reasons={}) == same.changed(reasons={})

@@ -15,7 +15,7 @@ import pytest
 from medseg.config import load_config
 from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.grid import low_spacing
-from medseg.plan.machine import Machine
+from medseg.plan.machine import Resources
 from medseg.plan.plan import Plan
 from medseg.plan.planner import make_plan
 from medseg.plan.rules import batch_dice
@@ -75,7 +75,7 @@ class Case:
                 "budget": {"steps": 1},
             },
         )
-        machine = Machine("cuda", "bf16", self.gb * 1e9, 1)
+        machine = Resources("cuda", "bf16", self.gb * 1e9, 1)
         return make_plan("m", config.models["m"], self.fingerprint, config, machine)
 
 
@@ -84,11 +84,13 @@ def digits(stages: tuple[tuple[int, ...], ...]) -> str:
 
 
 def answer_of(plan: Plan) -> Answer:
-    voxels = feature_voxels(plan.patch, plan.strides, plan.widths, plan.classes)
-    spacing = tuple(round(s, 6) for s in plan.patch_spacing)
-    masked = plan.normalization[0] == "zscore_nonzero"
-    strides, kernels = digits(plan.strides), digits(plan.kernels)
-    return Answer(plan.patch, plan.batch, strides, kernels, plan.widths[-1], voxels, spacing, masked)
+    voxels = feature_voxels(plan.network.patch, plan.network.strides, plan.network.widths, plan.network.classes)
+    spacing = tuple(round(s, 6) for s in plan.grid.patch_spacing)
+    masked = plan.grid.normalization[0] == "zscore_nonzero"
+    strides, kernels = digits(plan.network.strides), digits(plan.network.kernels)
+    return Answer(
+        plan.network.patch, plan.training.batch, strides, kernels, plan.network.widths[-1], voxels, spacing, masked
+    )
 
 
 MSD = {
@@ -507,8 +509,8 @@ def test_plan_is_nnunets(name: str, kind: str) -> None:
     case = CASES[name]
     plan = case.plan(**MODELS[kind])
     assert answer_of(plan) == case.plans[kind]
-    cap = 512 if plan.dims == 2 else 320
-    assert plan.widths == tuple(min(32 * 2**i, cap) for i in range(len(plan.widths)))
+    cap = 512 if plan.network.dims == 2 else 320
+    assert plan.network.widths == tuple(min(32 * 2**i, cap) for i in range(len(plan.network.widths)))
 
 
 @pytest.mark.parametrize("name", [n for n, c in CASES.items() if len(c.shapes[0]) == 3 and c.gb == 8])

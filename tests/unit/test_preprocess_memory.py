@@ -18,7 +18,7 @@ from medseg.files import sha256_file
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import Case, Manifest, read_manifest
-from medseg.plan.plan import GridPlan
+from medseg.plan.plan import Grid
 from medseg.preprocess import memory
 from medseg.preprocess import run as stage
 from medseg.preprocess.memory import PROCESS_BYTES, MemoryGate, case_bytes, host_budget, require_fit
@@ -47,7 +47,7 @@ def work_of(folder: Path, image: str, label: str, channels: int, spacing: float,
         label_counts={},
     )
     manifest = Manifest("d", 3, ("MR",) * channels, LabelTable.create({"ball": 1}), (case,))
-    grid = GridPlan(3, (spacing,) * 3, (scaling,) * channels, (STATISTICS,) * channels)
+    grid = Grid("mm", True, (spacing,) * 3, (scaling,) * channels, (STATISTICS,) * channels)
     return stage.Work(manifest, grid, folder, "code")
 
 
@@ -76,7 +76,7 @@ def test_larger_cases_need_more(tmp_path: Path) -> None:
         needs.append(case_bytes(work.manifest.cases[0], work.grid, tmp_path))
     assert needs == sorted(needs)
     # An axis that keeps its own spacing costs what it costs.
-    own = GridPlan(3, (1.0, 1.0, 0.0), ("zscore",), (STATISTICS,))
+    own = Grid("mm", True, (1.0, 1.0, 0.0), ("zscore",), (STATISTICS,))
     assert case_bytes(work.manifest.cases[0], own, tmp_path) == needs[1]
     # A missing file is told when it is read, not here.
     assert case_bytes(work.manifest.cases[0], own, tmp_path / "nowhere") > 0

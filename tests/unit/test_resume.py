@@ -138,9 +138,9 @@ def test_sigterm_in_the_last_step_is_too_late_to_matter(
     folds: dict[int, Fold], tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = tiny_plan()
-    at_step(monkeypatch, plan.steps - 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    at_step(monkeypatch, plan.training.steps - 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
     train(plan, folds[2], 0, tmp_path, "last")
-    assert generations(tmp_path)[0].name == f"step-{plan.steps:09d}"
+    assert generations(tmp_path)[0].name == f"step-{plan.training.steps:09d}"
 
 
 def test_state_is_saved_as_time_passes_but_not_too_often(
@@ -151,11 +151,11 @@ def test_state_is_saved_as_time_passes_but_not_too_often(
     monkeypatch.setattr(loop, "SAVE_INTERVAL_S", 3600.0)
     plan = tiny_plan()
     train(plan, folds[2], 0, tmp_path / "a", "a")
-    assert steps == [plan.steps]
+    assert steps == [plan.training.steps]
     monkeypatch.setattr(loop, "SAVE_INTERVAL_S", -1.0)
     monkeypatch.setattr(loop, "SAVE_PATIENCE", -1.0)
     train(plan, folds[2], 0, tmp_path / "b", "b")
-    assert steps[1:] == list(range(1, plan.steps + 1))
+    assert steps[1:] == list(range(1, plan.training.steps + 1))
 
 
 @pytest.mark.parametrize("clip", [12.0, None])
@@ -209,9 +209,11 @@ Trained = tuple[torch.nn.Module, torch.optim.Optimizer, Step]
 
 def fresh(plan: Any, seed: int = 0) -> Trained:
     torch.manual_seed(seed)
-    network = build_model(plan.network, plan.network_spec)
-    optimizer = build_optimizer(plan.optimizer, network.parameters(), plan.lr, plan.weight_decay)
-    return network, optimizer, Step(network, optimizer, build_loss("ce"), "cpu", plan.precision)
+    network = build_model(plan.network.name, plan.network)
+    optimizer = build_optimizer(
+        plan.training.optimizer, network.parameters(), plan.training.lr, plan.training.weight_decay
+    )
+    return network, optimizer, Step(network, optimizer, build_loss("ce"), "cpu", plan.machine.precision)
 
 
 @pytest.fixture

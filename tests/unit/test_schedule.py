@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg.image.labels import LabelTable
+from medseg.plan.plan import Plan
 from medseg.train import loop
 from medseg.train.loop import Fold, train
 from medseg.train.schedule import SCHEDULES, Tail, learning_rate, tail_of
+from tests.plans import tiny_plan
 
 LABELS = LabelTable.create({"ball": 1, "rod": 3})
 
@@ -71,7 +73,7 @@ def test_a_tail_lies_within_the_training_and_depends_on_the_past_alone(
     tail = tail_of(plan, losses, every)
     if tail is None:
         return
-    assert 0 < tail.start < tail.end <= plan.steps
+    assert 0 < tail.start < tail.end <= plan.training.steps
     assert tail_of(plan, losses[: tail.start // every], every) == tail
 
 
@@ -90,7 +92,7 @@ def test_training_ends_early_and_a_killed_one_at_the_same_step(
     assert steps == list(range(1, len(steps) + 1))
     assert len(steps) < 60
     rates = [r["metrics"]["train/lr"] for r in records if "train/lr" in r["metrics"]]
-    assert rates[-1] < rates[0] == plan.lr
+    assert rates[-1] < rates[0] == plan.training.lr
     assert records[-1]["metrics"].keys() >= {"val/dice/mean"}
     made = loop.augment_batch
 
@@ -107,9 +109,7 @@ def test_training_ends_early_and_a_killed_one_at_the_same_step(
     assert [(r["step"], r["metrics"]) for r in again] == [(r["step"], r["metrics"]) for r in records]
 
 
-def plan_of(**values: Any) -> Any:
-    """The parts of a plan that schedules look at."""
-    from types import SimpleNamespace
-
+def plan_of(**values: Any) -> Plan:
+    """A plan whose learning rate is easy to reckon with."""
     plain = {"steps": 100, "lr": 1.0, "schedule": "poly", "warmup": 0.0, "patience": None}
-    return SimpleNamespace(**{**plain, **values})
+    return tiny_plan(**{**plain, **values})

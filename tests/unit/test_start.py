@@ -38,7 +38,7 @@ def test_models_start_from_models_that_exist() -> None:
 def trained(tmp_path: Path, tiny_plan: Any) -> Path:
     plan = tiny_plan()
     torch.manual_seed(5)
-    network = build_model(plan.network, plan.network_spec)
+    network = build_model(plan.network.name, plan.network)
     labels = LabelTable.create({"a": 1, "b": 2})
     folder = tmp_path / "trained"
     write_checkpoint(folder, Checkpoint("d", ("MRI",), labels, plan, 0, 0, "f", {}), network)
@@ -49,7 +49,7 @@ def test_what_fits_is_copied_and_the_rest_named(trained: Path, tiny_plan: Any, c
     from safetensors.torch import load_file
 
     old = load_file(trained / "model.safetensors")
-    same, other = (build_model("unet", tiny_plan(classes=k).network_spec) for k in (3, 5))
+    same, other = (build_model("unet", tiny_plan(classes=k).network) for k in (3, 5))
     Start(model=trained).apply(same, "t")
     assert all(torch.equal(tensor, old[name]) for name, tensor in network_tensors(same).items())
     Start(model=trained).apply(other, "t")
@@ -76,7 +76,7 @@ def test_digests_are_those_of_the_files(trained: Path) -> None:
 
 def test_weights_without_an_encoder_are_refused(tmp_path: Path, tiny_plan: Any) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "w.safetensors")
-    network = build_model("unet", tiny_plan().network_spec)
+    network = build_model("unet", tiny_plan().network)
     with pytest.raises(PlanError, match="this network has none"):
         Start(encoder=tmp_path / "w.safetensors").apply(network, "t")
 
@@ -86,7 +86,7 @@ def test_training_starts_there(trained: Path, tiny_cases: Any, tiny_plan: Any, t
     plan = tiny_plan(steps=2, lr=1e-12, weight_decay=0.0, classes=3)
     fold = Fold(tiny_cases(2), [], LabelTable.create({"a": 1, "b": 3}))
     network = train(plan, fold, 0, tmp_path / "state", "t", Start(model=trained))
-    reference = build_model("unet", plan.network_spec)
+    reference = build_model("unet", plan.network)
     Start(model=trained).apply(reference, "t")
     for name, tensor in network_tensors(network).items():
         torch.testing.assert_close(tensor, network_tensors(reference)[name], atol=1e-6, rtol=0)

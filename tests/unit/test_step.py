@@ -46,7 +46,7 @@ class Small(nn.Module):
 
 def small(plan: Any, room: int, loss: str = "dice_ce") -> Step:
     torch.manual_seed(0)
-    network = Small(build_model(plan.network, plan.network_spec), room)
+    network = Small(build_model(plan.network.name, plan.network), room)
     optimizer = build_optimizer("sgd", network.parameters(), 0.1, 0.0)
     return Step(network, optimizer, build_loss(loss), "cpu", "fp32")
 
@@ -152,7 +152,7 @@ def spoilt(step: Step, value: float) -> Any:
 
 def plain_step(plan: Any, precision: str = "fp32", clip: float | None = 12.0, optimizer: str = "adamw") -> Step:
     torch.manual_seed(0)
-    network = build_model(plan.network, plan.network_spec)
+    network = build_model(plan.network.name, plan.network)
     made = build_optimizer(optimizer, network.parameters(), 0.01, 0.0)
     return Step(network, made, build_loss("dice_ce"), "cpu", precision, clip=clip)
 
@@ -248,7 +248,7 @@ def test_clipping_is_to_the_norm_and_no_clipping_is_none(tiny_plan: Any) -> None
     moved = {}
     for clip in (None, 1e-3):
         torch.manual_seed(0)
-        network = build_model("unet", tiny_plan().network_spec)
+        network = build_model("unet", tiny_plan().network)
         made = torch.optim.SGD(network.parameters(), lr=1.0)
         step = Step(network, made, build_loss("dice_ce"), "cpu", "fp32", clip=clip)
         before = [p.detach().clone() for p in network.parameters()]
@@ -363,7 +363,7 @@ def test_frozen_parts_stay_as_they_are(tiny_plan: Any, tiny_cases: Any, tmp_path
 
 def test_freezing_what_is_not_there_names_what_is(tiny_plan: Any) -> None:
     plan = tiny_plan()
-    network = build_model(plan.network, plan.network_spec)
+    network = build_model(plan.network.name, plan.network)
     names = [name.removeprefix("network.") for name, _ in network.named_parameters()]
     first = names[0].split(".")[0]
     with pytest.raises(PlanError, match=rf"no tensor's name begins with 'encodr'; they begin with .*{first}"):

@@ -22,6 +22,8 @@ from medseg.compare.run import run as compare
 from medseg.errors import CheckpointError, TrackingError
 from medseg.files import write_json
 from medseg.metrics.table import METRICS, QUANTITIES
+from medseg.models.spec import NetworkSpec
+from medseg.plan.plan import Grid, Machine, Plan, Training
 from medseg.tracking import Mirror, RunSpec, init_store, resolve_model, sync, training_spec, ui_command
 from medseg.tracking import mirror as mirror_module
 from medseg.tracking.journal import JournalReader
@@ -39,26 +41,15 @@ STEPS = (10, 20, 30)
 
 
 def plan_of(model: str) -> dict[str, Any]:
-    return {
-        "model": model,
-        "network": model,
-        "dims": 3,
-        "spacing": [1.0, 1.0, 1.5],
-        "normalization": ["zscore"],
-        "patch": [40, 56, 40],
-        "batch": 2,
-        "widths": [32, 64],
-        "strides": [[1, 1, 1], [2, 2, 1]],
-        "loss": "dice_ce",
-        "optimizer": "adamw",
-        "lr": MODELS[model],
-        "weight_decay": 1e-4,
-        "augment": "default",
-        "foreground": 0.33,
-        "steps": STEPS[-1],
-        "precision": "fp32",
-        "reasons": {"patch": "fits"},
-    }
+    shape = ((32, 64), ((1, 1, 1), (2, 2, 1)), ((3, 3, 3),) * 2, (40, 56, 40))
+    return Plan(
+        model,
+        Grid("mm", True, (1.0, 1.0, 1.5), ("zscore",), ({},)),
+        NetworkSpec(3, 1, 3, *shape, name=model),
+        Training("dice_ce", "adamw", MODELS[model], 1e-4, "default", 0.33, 2, STEPS[-1], STEPS[-1]),
+        Machine("cpu", "fp32", 1),
+        {"patch": "fits"},
+    ).to_json()
 
 
 def records() -> list[dict[str, Any]]:
@@ -210,12 +201,26 @@ def test_metric_names_stay_if_they_can_and_differ_if_labels_do() -> None:
     assert all(len(n) < 100 for n in names)
 
 
-def test_params_are_flat_and_every_plan_has_the_same_keys() -> None:
-    params = plan_params(plan_of("unet"))
+def test_params_are_flat_and_hold_every_decision() -> None:
+    plan = plan_of("unet")
+    params = plan_params(plan)
     assert params["patch"] == "40 x 56 x 40"
     assert params["strides"] == "1x1x1, 2x2x1"
     assert params["lr"] == 0.002
-    assert set(plan_params({"network": "unet"})) == set(params)
+    assert params["network"] == "unet"
+    assert (params["freeze"], params["compile"], params["options"]) == ("-", "false", "{}")
+    groups = ("grid", "network", "training", "machine")
+    fields = {name for group in groups for name in plan[group]} - {"statistics", "name"}
+    assert set(params) == fields | {"network"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"clip": 1.0}, {"warmup": 0.5}, {"freeze": ("encoder",)}, {"patience": 0.1}, {"augmentation": {"blur": {}}}],
+)
+def test_plans_that_differ_have_other_params(change: dict[str, Any]) -> None:
+    plan = Plan.from_json(plan_of("unet"))
+    assert plan_params(plan.changed(**change).to_json()) != plan_params(plan.to_json())
 
 
 @pytest.mark.parametrize(

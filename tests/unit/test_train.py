@@ -55,9 +55,9 @@ def test_batches_are_functions_of_seed_and_step(dims: int, tiny_cases: Any, tiny
     for (x, y), (again_x, again_y) in zip(forward, backward, strict=True):
         assert torch.equal(x, again_x)
         assert torch.equal(y, again_y)
-        assert x.shape == (plan.batch, 1, *plan.patch)
+        assert x.shape == (plan.training.batch, 1, *plan.network.patch)
         assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
-        assert y.shape == (plan.batch, *plan.patch)
+        assert y.shape == (plan.training.batch, *plan.network.patch)
     assert not torch.equal(forward[0][0], forward[1][0])
     assert not torch.equal(forward[0][0], make_batch(cases, plan, 8, 0)[0])
 
@@ -75,8 +75,8 @@ def test_patches_are_cut_from_image_and_label_at_one_place(
         if dims == 2:
             # Each patch is found, whole, somewhere in its case with a margin of zeros around it.
             for position, case in enumerate(batch_cases(cases, plan, 0, step)):
-                padded = np.pad(case.read_labels(), plan.patch[0])
-                windows = np.lib.stride_tricks.sliding_window_view(padded, plan.patch)
+                padded = np.pad(case.read_labels(), plan.network.patch[0])
+                windows = np.lib.stride_tricks.sliding_window_view(padded, plan.network.patch)
                 assert (windows == y[position].numpy()).all(axis=(-1, -2)).any()
 
 
@@ -93,7 +93,7 @@ def drawn_by(
     """What a training of two steps draws: first weights, batches as read, one augmented batch, seeds of dropout."""
     network, augment, step = loop._network, loop.augment_batch, Step.__call__
     drawn: dict[str, Any] = {"batches": [], "augmented": [], "dropout": []}
-    image = torch.linspace(0, 1, 32 * 32).reshape(1, 1, 32, 32).repeat(plan.batch, 1, 1, 1)
+    image = torch.linspace(0, 1, 32 * 32).reshape(1, 1, 32, 32).repeat(plan.training.batch, 1, 1, 1)
 
     def first_weights(*rest: Any) -> nn.Module:
         made = network(*rest)
@@ -102,7 +102,7 @@ def drawn_by(
 
     def augment_batch(raw: RawBatch, *rest: Any) -> tuple[Tensor, Tensor]:
         drawn["batches"].append(raw.images.flatten().tolist())
-        same = RawBatch(raw.step, image, torch.zeros(plan.batch, 32, 32, dtype=torch.uint8))
+        same = RawBatch(raw.step, image, torch.zeros(plan.training.batch, 32, 32, dtype=torch.uint8))
         drawn["augmented"].append(augment(same, *rest)[0].flatten().tolist())
         return augment(raw, *rest)
 
@@ -357,15 +357,15 @@ def test_state_is_keyed_by_everything_the_weights_depend_on(study: Any, tmp_path
         "fold": key(fold=1),
         "fold of the same cases": key(fold=1, splits=tmp_path / "splits.json"),
         "data": key(index=tmp_path / "index.json"),
-        "steps": key(replace(plan, steps=5)),
-        "lr": key(replace(plan, lr=0.5)),
-        "threads": key(replace(plan, threads=2)),
-        "patch": key(replace(plan, patch=(16, 16))),
-        "options": key(replace(plan, options={"deep_supervision": True})),
+        "steps": key(plan.changed(steps=5)),
+        "lr": key(plan.changed(lr=0.5)),
+        "threads": key(plan.changed(threads=2)),
+        "patch": key(plan.changed(patch=(16, 16))),
+        "options": key(plan.changed(options={"deep_supervision": True})),
         "start": key(start=Start(model=study.model("flat"))),
     }
     assert len(set(different.values())) == len(different)
-    assert key(replace(plan, model="renamed", reasons={"lr": "other words"})) == key()
+    assert key(plan.changed(model="renamed", reasons={"lr": "other words"})) == key()
     assert stage.fingerprint_of(inputs, study.root / ".state", "code") == key()
     assert stage.journal_path(tmp_path, key()).parent.name == key()[:16]
     written = read_json(study.model("flat") / "model.json")["fingerprint"]
@@ -375,7 +375,7 @@ def test_state_is_keyed_by_everything_the_weights_depend_on(study: Any, tmp_path
 
 def test_inputs_that_do_not_belong_together_are_refused(study: Any, tmp_path: Path) -> None:
     manifest, plan, index, splits = arguments(study)
-    write_json(tmp_path / "plan.json", {**read_json(plan), "spacing": [2.0, 2.0]})
+    write_json(tmp_path / "plan.json", Plan.from_json(read_json(plan)).changed(spacing=(2.0, 2.0)).to_json())
     with pytest.raises(PlanError, match=r"another grid.*medseg preprocess"):
         stage.run(
             stage.Inputs(manifest, tmp_path / "plan.json", index, splits, 0, 0), tmp_path / "s", tmp_path / "o", "code"
@@ -431,7 +431,7 @@ def test_memory_does_not_grow_over_fifty_passes_over_the_cases(
     monkeypatch.setattr(loop, "validate", validate)
     cases = tiny_cases(2, count=8)
     plan = tiny_plan(batch=8, patch=(128, 128), widths=(8, 16), strides=((1, 1), (2, 2)), kernels=((3, 3),) * 2)
-    train(replace(plan, steps=250, validate_every=25), Fold(cases, cases[:1], LABELS), 0, tmp_path, "soak")
+    train(plan.changed(steps=250, validate_every=25), Fold(cases, cases[:1], LABELS), 0, tmp_path, "soak")
     # Five passes to fill caches.
     assert len(pages) == 10
     assert max(pages[1:]) < 1.05 * pages[0]
