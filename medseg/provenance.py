@@ -29,8 +29,11 @@ TABLES: Mapping[str, str] = {
     "medseg.losses.table": "LOSSES",
     "medseg.metrics.table": "METRICS",
     "medseg.formats.table": "FORMATS",
+    "medseg.postprocess.operations": "OPERATIONS",
 }
 LATE = re.compile(rf"({PACKAGE}(?:\.\w+)+):\w+")
+# Column of a row -> the only module that calls the code named there: who does not import it does not reach that code.
+CALLERS: Mapping[str, str] = {"write": "medseg.formats.write"}
 
 # Table -> the rows that are used; a table that is not named is used whole.
 Rows = Mapping[str, Collection[str]]
@@ -72,6 +75,7 @@ def _closure_digest(module: str, rows: _Rows, root: Path) -> str:
 @functools.lru_cache(maxsize=256)
 def _closure(module: str, rows: _Rows, root: Path) -> frozenset[str]:
     seen: set[str] = set()
+    waiting: dict[str, list[str]] = {caller: [] for caller in CALLERS.values()}
     todo = [module]
     while todo:
         name = todo.pop()
@@ -79,7 +83,9 @@ def _closure(module: str, rows: _Rows, root: Path) -> frozenset[str]:
             seen.add(name)
             # Importing a.b.c runs a and a.b first.
             todo += [name.rsplit(".", 1)[0]] if "." in name else []
-            todo += _imports(name, _rows_of(name, rows), root)
+            for other, caller in _imports(name, _rows_of(name, rows), root):
+                (todo if caller is None or caller in seen else waiting[caller]).append(other)
+            todo += waiting.get(name, [])
     return frozenset(seen)
 
 
@@ -165,23 +171,27 @@ def _defined(statement: ast.stmt) -> set[str]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _imports(name: str, rows: tuple[str, ...] | None, root: Path) -> tuple[str, ...]:
-    """Modules of the package that a module imports anywhere, or names late."""
-    ours = [f for f in _named(_tree(name, rows, root)) if f == PACKAGE or f.startswith(f"{PACKAGE}.")]
-    return tuple(f for f in ours if _module_path(f, root).is_file())
+def _imports(name: str, rows: tuple[str, ...] | None, root: Path) -> tuple[tuple[str, str | None], ...]:
+    """Modules of the package that a module imports anywhere or names late, each with its only caller, or None."""
+    ours = [(f, c) for f, c in _named(_tree(name, rows, root)) if f == PACKAGE or f.startswith(f"{PACKAGE}.")]
+    return tuple((f, caller) for f, caller in ours if _module_path(f, root).is_file())
 
 
 @functools.lru_cache(maxsize=1024)
-def _named(tree: ast.Module) -> tuple[str, ...]:
-    """What a module imports, or may import: of ``from a.b import c``, c is a module or a name in a.b."""
-    found: list[str] = []
+def _named(tree: ast.Module) -> tuple[tuple[str, str | None], ...]:
+    """What a module imports, or may import (of ``from a.b import c``, c is a module or a name in a.b), or names late.
+
+    Each with the only module that calls it (see ``CALLERS``), or None.
+    """
+    found: list[tuple[str, str | None]] = []
+    callers = {k.value: CALLERS.get(k.arg or "") for k in ast.walk(tree) if isinstance(k, ast.keyword)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            found += [(alias.name, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found += [node.module, *[f"{node.module}.{alias.name}" for alias in node.names]]
+            found += [(name, None) for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and (late := LATE.fullmatch(node.value)):
-            found.append(late[1])
+            found.append((late[1], callers.get(node)))
     return tuple(found)
 
 

@@ -58,7 +58,9 @@ def test_prose_retrains_nothing(edited: Callable[..., Path]) -> None:
 # A changed line of code -> the stages that must run again.
 SEEN = {
     "evaluate/score.py": {"evaluate"},
-    "metrics/overlap.py": {"train", "evaluate"},
+    "metrics/counts.py": {"train", "evaluate"},
+    "metrics/overlap.py": {"evaluate"},
+    "metrics/surface.py": {"evaluate"},
     "train/loop.py": {"train"},
     "augment/spatial.py": {"train"},
     "augment/tables.py": {"train", "predict"},
@@ -166,6 +168,17 @@ def test_imports_in_any_form_are_followed(tmp_path: Path) -> None:
         (root / name).write_text(text)
     names = {"", ".a", ".a.run", ".b", ".b.deep", ".c", ".c.late", ".seed"}
     assert import_closure("medseg.a.run", root) == {f"medseg{n}" for n in names}
+
+
+def test_writers_are_reached_by_who_writes_alone() -> None:
+    """The table names both; a line in the writer of DICOM segmentations prepares no case again."""
+    writers = {"medseg.formats.dicom.label", "medseg.formats.tiff.label", "medseg.formats.write"}
+    reading = import_closure("medseg.formats.read")
+    assert "medseg.formats.dicom.read" in reading and not writers & reading
+    for first in ("medseg.formats.write", "medseg.predict.run"):
+        assert writers <= import_closure(first)
+    only = import_closure("medseg.formats.write", rows={"FORMATS": [".nii"]})
+    assert "medseg.formats.nifti" in only and "medseg.formats.dicom.label" not in only
 
 
 NETWORKS = """
