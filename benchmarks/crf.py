@@ -27,14 +27,17 @@ from medseg.compare.interval import contributions, mean_interval, subject_means
 from medseg.compare.permutation import max_t
 from medseg.config import Config, CrfConfig, load_config
 from medseg.files import read_json, sha256_file, write_json
+from medseg.formats.source import Source
 from medseg.image.labels import LabelTable
 from medseg.ingest.cases import read_case_image, read_case_labels
 from medseg.ingest.manifest import Case, Manifest, read_manifest
 from medseg.ingest.splits import read_split
-from medseg.metrics.overlap import dice, iou, overlap_counts
-from medseg.postprocess.refine import refine
+from medseg.metrics.counts import dice_of_counts, overlap_counts
+from medseg.metrics.overlap import iou_of_counts
+from medseg.postprocess.refine import apply_crf
 from medseg.predict.predictor import Predictor
-from medseg.predict.probabilities import Box, read_probabilities
+from medseg.predict.probabilities import Probabilities, ProbabilityFile, read_probabilities
+from medseg.predict.sinks import LabelMap
 from medseg.progress import Progress
 from medseg.provenance import environment
 
@@ -54,13 +57,12 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One validation image of one training: image (C, S), reference (S, channels), probabilities and labels (S)."""
+    """One validation image of one training: reference (S, channels), probabilities and predicted labels (S)."""
 
     case: Case
-    image: NDArray[Any]
+    image: Source
     reference: NDArray[Any]
-    probabilities: NDArray[np.float16]
-    box: Box
+    probabilities: Probabilities
     labels: NDArray[Any]
 
 
@@ -73,12 +75,12 @@ def read_items(folder: Path, manifest: Manifest, splits: Path, data: Path) -> tu
     with tempfile.TemporaryDirectory(prefix="medseg-crf-") as temporary:
         for done, case_id in enumerate(cases, start=1):
             case, path = manifest.case(case_id), Path(temporary) / f"{case_id}.b2nd"
-            image = read_case_image(case, data)
-            labels = predictor.predict(image, case.geometry, case_id, path)
-            probabilities, box = read_probabilities(path, sha256_file(path))
+            image, labels = Source.from_array(read_case_image(case, data), case.geometry), LabelMap()
+            predictor.predict(image, case_id, [labels, ProbabilityFile(path)])
+            probabilities = read_probabilities(path, sha256_file(path))
             path.unlink()
             reference = manifest.labels.to_channels(read_case_labels(case, data))
-            items.append(Item(case, image, reference, probabilities, box, labels))
+            items.append(Item(case, image, reference, probabilities, labels.values))
             bar.update(done)
     half = len(items) // 2
     return items[:half], items[half:]
@@ -90,10 +92,10 @@ def scored(items: Sequence[Item], table: LabelTable, options: CrfConfig | None) 
     for item in items:
         labels = item.labels
         if options is not None:
-            labels = refine(item.probabilities, item.box, item.image, item.case.geometry, options, table)
+            labels = apply_crf(item.probabilities, item.image, options, table)
         counts = overlap_counts(item.reference, table.to_channels(labels), table.classes, table.members)
-        rows["dice"].append([dice(c) for c in counts])
-        rows["iou"].append([iou(c) for c in counts])
+        rows["dice"].append([dice_of_counts(c) for c in counts])
+        rows["iou"].append([iou_of_counts(c) for c in counts])
     return {metric: np.array(values) for metric, values in rows.items()}
 
 

@@ -248,12 +248,12 @@ def loop(config: Path, manifest: Path, fingerprint: Path, out: Path) -> None:
     from medseg.config import load_config
     from medseg.preprocess import run as stage
 
-    work = stage.read_work(load_config([config]), "unet", manifest, fingerprint, "code")
-    for case in work.manifest.cases[:1]:
-        stage.prepare_case(case, work, out / "warm")
+    preparation = stage.read_preparation(load_config([config]), "unet", manifest, fingerprint, "code")
+    for case in preparation.manifest.cases[:1]:
+        stage.prepare_case(case, preparation, out / "warm")
     begun = time.perf_counter()
-    for case in work.manifest.cases:
-        stage.prepare_case(case, work, out)
+    for case in preparation.manifest.cases:
+        stage.prepare_case(case, preparation, out)
     print("seconds", time.perf_counter() - begun)
 
 

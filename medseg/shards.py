@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from medseg.errors import ConfigError, DataError
 from medseg.files import read_json, write_json, writer_lock
+from medseg.results.folders import ShardedFolder
 
 T = TypeVar("T")
 
@@ -36,16 +37,20 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """``shard-i-of-n``: the name of its record, without the suffix."""
+        """``shard-i-of-n``, for names of files."""
         return f"shard-{self.index}-of-{self.count}"
+
+    def record(self, out: Path) -> Path:
+        """``out/shard-i-of-n.json``, which says that this shard is done."""
+        return ShardedFolder(out).shard(f"{self.index}-of-{self.count}")
 
     def of(self, cases: Sequence[T]) -> list[T]:
         """The cases of this shard, in their order; possibly none."""
         return list(cases[self.index :: self.count])
 
     def write(self, out: Path, record: Mapping[str, Any]) -> None:
-        """Write ``out/shard-i-of-n.json``, which says that this shard is done."""
-        write_json(out / f"{self.name}.json", dict(record))
+        """Write the shard's record into the stage's folder, when all its cases are done."""
+        write_json(self.record(out), dict(record))
 
     @contextlib.contextmanager
     def lock(self, out: Path) -> Iterator[None]:
@@ -61,7 +66,7 @@ def read_shards(out: Path, count: int, stage: str) -> list[Any]:
         DataError: if a shard is not done; it names all that are not.
     """
     shards = [Shard(index, count) for index in range(count)]
-    missing = [f"{s.index}/{count}" for s in shards if not (out / f"{s.name}.json").is_file()]
+    missing = [f"{s.index}/{count}" for s in shards if not s.record(out).is_file()]
     if missing:
         raise DataError(f"{out}: shards {', '.join(missing)} are not done; run `medseg {stage} --shard` for each first")
-    return [read_json(out / f"{shard.name}.json") for shard in shards]
+    return [read_json(shard.record(out)) for shard in shards]

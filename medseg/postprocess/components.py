@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medseg.errors import ConfigError
+from medseg.image.labels import LabelTable
+
 
 def largest_component(labels: NDArray[Any], value: int) -> NDArray[Any]:
     """Keep only the largest component of ``value`` in an integer map (S); ties go to the first in array order."""
@@ -38,3 +41,32 @@ def fill_holes(labels: NDArray[Any], values: Sequence[int]) -> NDArray[Any]:
         holes = ndimage.binary_fill_holes(out == value) & (out == 0)
         out[holes] = value
     return out
+
+
+# The same as rows of the table of operations.
+
+
+def apply_fill_holes(labels: NDArray[Any], wanted: bool, table: LabelTable) -> NDArray[Any]:
+    """``fill_holes`` of every class, in the order of their values."""
+    return fill_holes(labels, table.values) if wanted else labels
+
+
+def apply_largest_component(labels: NDArray[Any], names: Sequence[str], table: LabelTable) -> NDArray[Any]:
+    """``largest_component`` of each of the named classes."""
+    for name in names:
+        labels = largest_component(labels, dict(table.names)[name])
+    return labels
+
+
+def check_largest_component(names: Sequence[str], table: LabelTable, key: str) -> None:
+    """Raise ``ConfigError``, which names the option's key, if predictions have no class of one of the names."""
+    written = [n for n, v in table.names if not table.order or v in table.order]
+    unknown = sorted(set(names) - set(written))
+    if unknown:
+        why = "; regions are no classes, and a class that no region paints is never predicted" if table.regions else ""
+        raise ConfigError(f"{key}: no class {unknown}; there are {written}{why}")
+
+
+def apply_min_size(labels: NDArray[Any], min_size: int, table: LabelTable) -> NDArray[Any]:
+    """``remove_small`` of every class."""
+    return remove_small(labels, table.values, min_size)

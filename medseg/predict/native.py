@@ -1,19 +1,17 @@
-"""From logits on the prepared grid to a label map on the image's own voxels, a slab at a time."""
+"""From logits on the prepared grid to logits on the image's own voxels, a slab at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.image.spline import nearest_index
-from medseg.models.head import read_labels
-from medseg.predict.probabilities import Keep
-from medseg.preprocess.prepare import InverseRecord
+from medseg.preprocess.inverse import InverseRecord
 
 # Logits that are held at once on the fine grid, all channels together (at least one row of voxels is).
 SLAB_VALUES = 2**24
@@ -54,36 +52,25 @@ def lookup(fine: int, prepared: int, nearest: bool) -> Lookup:
     return Lookup(low, (low + 1).clamp_max(prepared - 1), (centre - low).float())
 
 
-def native_labels(
-    slabs: Iterable[Tensor],
-    axis: int,
-    record: InverseRecord,
-    *,
-    coarse: int | None = None,
-    painted: Sequence[int] = (),
-    keep: Keep | None = None,
-) -> NDArray[np.uint8]:
-    """Resample logits linearly to the box of the image that was kept and read the labels off them.
-
-    All logits of the fine grid never exist at once.
+def native_slabs(
+    slabs: Iterable[Tensor], axis: int, record: InverseRecord, *, coarse: int | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """Resample logits linearly to the voxels of the box of the image that was kept, a slab at a time.
 
     Args:
         slabs: logits (K, slab) of the prepared image, slab after slab along ``axis``.
-        axis: spatial axis that the slabs are cut along.
+        axis: spatial axis along which slabs follow one another.
         record: how the image was prepared.
         coarse: spatial axis that was resampled by nearest neighbour and goes back in the same way.
-        painted: the class that each region paints; empty: channels are classes.
-        keep: gets the probabilities (K, slab) of the fine grid as well, slab after slab along ``axis``.
 
-    Returns:
-        Channel indices (``record.shape``).
+    Yields:
+        Rows along ``axis`` of the box (shape ``record.shape``), in their order, and their logits (K, slab).
     """
     lookups = [
         lookup(fine, prepared, a == coarse)
         for a, (fine, prepared) in enumerate(zip(record.shape, record.prepared_shape, strict=True))
     ]
-    out = np.zeros(record.shape, dtype=np.uint8)
-    plane = out.size // record.shape[axis]
+    plane = math.prod(record.shape) // record.shape[axis]
     along, row, first = lookups[axis], 0, 0
     held: Tensor | None = None
     for slab in slabs:
@@ -95,11 +82,8 @@ def native_labels(
             for other, places in enumerate(lookups):
                 if other != axis and record.shape[other] != record.prepared_shape[other]:
                     values = places.take(values, other + 1)
-            out[(slice(None),) * axis + (slice(row, end),)] = read_labels(values, painted).numpy()
-            if keep is not None:
-                keep((values.sigmoid() if painted else values.softmax(dim=0)).half().numpy())
+            yield slice(row, end), values
             row = end
         if row < len(along.low):
             gone = min(int(along.low[row]) - first, held.shape[axis + 1])
             held, first = held.narrow(axis + 1, gone, held.shape[axis + 1] - gone), first + gone
-    return out

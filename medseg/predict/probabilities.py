@@ -1,56 +1,60 @@
-"""Probabilities beside a label map, for post-processing that needs more than labels: one blosc2 array per case."""
+"""Probabilities beside a label map, for operations that need more than labels: one blosc2 array per case."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.decoders import decoder_of
 from medseg.errors import DataError
-from medseg.files import sha256_file, write_with
+from medseg.files import atomic_path, sha256_file
+from medseg.predict.sinks import Frame, Slab, Take
+from medseg.preprocess.inverse import KeptBox
 
 CHUNK = 64
-T = TypeVar("T")
-# Takes (K, slab) after (K, slab) along the axis that slabs are cut along.
-Keep = Callable[[NDArray[np.float16]], None]
+
+
+class Probabilities(NamedTuple):
+    """Probabilities of one case.
+
+    Attributes:
+        values: (K, box.shape) of classes, or (R, box.shape) of regions; float16.
+        box: the part of the image that they lie on.
+    """
+
+    values: NDArray[np.float16]
+    box: KeptBox
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
-    """The part of an image that was predicted.
+class ProbabilityFile:
+    """A sink that writes the probabilities to a file: float16, compressed, atomically; never all of it in memory."""
 
-    Attributes:
-        axes, flips: how the image was turned first (see ``Geometry.reoriented``).
-        start, shape: the box of the turned image.
-    """
+    path: Path
 
-    axes: tuple[int, ...]
-    flips: tuple[bool, ...]
-    start: tuple[int, ...]
-    shape: tuple[int, ...]
+    @contextlib.contextmanager
+    def open(self, frame: Frame) -> Iterator[Take]:
+        """See ``Sink``."""
+        decoder = decoder_of(frame.table)
+        with _array_writer(self.path, len(decoder.maps(frame.table)), frame.record.box, frame.axis) as writer:
+
+            def take(slab: Slab) -> None:
+                writer.append(decoder.probabilities(slab.logits).half().numpy())
+
+            yield take
 
 
-def write_probabilities(path: Path, channels: int, box: Box, axis: int, produce: Callable[[Keep], T]) -> T:
-    """Write what ``produce`` hands over, slab by slab: as float16, compressed, atomically; never all of it in memory.
-
-    Args:
-        path: file to write.
-        channels: K classes or regions.
-        box: where they lie.
-        axis: spatial axis of the box that slabs are cut along.
-        produce: called once with the function that keeps a slab.
-
-    Returns:
-        What ``produce`` returned.
-    """
-    made: list[T] = []
-
-    def write(temporary: Path) -> None:
+@contextlib.contextmanager
+def _array_writer(path: Path, channels: int, box: KeptBox, axis: int) -> Iterator[_ChunkWriter]:
+    """A writer of a new array (channels, box) that appears under ``path`` when the block ends without an error."""
+    with atomic_path(path) as temporary:
         array = blosc2.empty(
             (channels, *box.shape),
             dtype=np.float16,
@@ -59,42 +63,50 @@ def write_probabilities(path: Path, channels: int, box: Box, axis: int, produce:
             chunks=(1, *[min(n, CHUNK) for n in box.shape]),
             cparams={"codec": blosc2.Codec.ZSTD, "clevel": 3, "nthreads": 1},
         )
-        array.vlmeta["box"] = {k: list(getattr(box, k)) for k in Box.__slots__}
-        held: list[NDArray[np.float16]] = []
-        done = 0
-
-        def flush() -> None:
-            nonlocal done
-            slab = np.concatenate(held, axis=axis + 1)
-            held.clear()
-            array[(slice(None),) * (axis + 1) + (slice(done, done + slab.shape[axis + 1]),)] = slab
-            done += slab.shape[axis + 1]
-
-        def keep(slab: NDArray[np.float16]) -> None:
-            # Whole chunks only: one that is written twice leaves a hole in the file.
-            while slab.shape[axis + 1]:
-                free = CHUNK - sum(h.shape[axis + 1] for h in held)
-                now, slab = np.split(slab, [free], axis=axis + 1)
-                held.append(now)
-                if now.shape[axis + 1] == free:
-                    flush()
-
-        made.append(produce(keep))
-        if held:
-            flush()
-
-    write_with(path, write)
-    return made[0]
+        array.vlmeta["box"] = {name: list(values) for name, values in asdict(box).items()}
+        writer = _ChunkWriter(array, axis + 1)
+        yield writer
+        writer.flush()
 
 
-def read_probabilities(path: Path, sha256: str) -> tuple[NDArray[np.float16], Box]:
-    """Read (K, S) and where it lies.
+class _ChunkWriter:
+    """Appends slabs to an array along an axis, in whole chunks: one that is written twice leaves a hole in the file."""
+
+    def __init__(self, array: Any, axis: int) -> None:
+        self._array, self._axis = array, axis
+        self._held: list[NDArray[np.float16]] = []
+        self._done = 0
+
+    def append(self, slab: NDArray[np.float16]) -> None:
+        """Write what fills chunks and hold the rest."""
+        while slab.shape[self._axis]:
+            free = CHUNK - self._rows(self._held)
+            now, slab = np.split(slab, [free], axis=self._axis)
+            self._held.append(now)
+            if now.shape[self._axis] == free:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what is held."""
+        rows = self._rows(self._held)
+        if rows:
+            where = (slice(None),) * self._axis + (slice(self._done, self._done + rows),)
+            self._array[where] = np.concatenate(self._held, axis=self._axis)
+            self._held.clear()
+            self._done += rows
+
+    def _rows(self, slabs: Sequence[NDArray[np.float16]]) -> int:
+        return sum(slab.shape[self._axis] for slab in slabs)
+
+
+def read_probabilities(path: Path, sha256: str) -> Probabilities:
+    """Read the probabilities of a case and where they lie.
 
     Raises:
-        DataError: if the file is not the one that was written.
+        DataError: if the file is missing or not the one that was written.
     """
     if not path.is_file() or sha256_file(path) != sha256:
-        raise DataError(f"{path}: gone or changed since it was made; delete it and run `medseg predict` again")
+        raise DataError(f"{path}: missing or changed since it was made; delete it and run `medseg predict` again")
     array: Any = blosc2.open(str(path), mode="r")
     box = array.vlmeta["box"]
-    return np.asarray(array[...]), Box(*[tuple(box[k]) for k in Box.__slots__])
+    return Probabilities(np.asarray(array[...]), KeptBox(*[tuple(box[field.name]) for field in fields(KeptBox)]))

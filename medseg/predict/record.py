@@ -9,6 +9,7 @@ from typing import Any
 
 from medseg.errors import DataError
 from medseg.files import read_json, write_json
+from medseg.formats.read import open_content
 from medseg.results.folders import PredictionFolder
 from medseg.results.key import VALIDATION, RunKey
 
@@ -67,6 +68,11 @@ class Predictions:
     def has(self, scored: Mapping[str, str]) -> bool:
         """Whether the label maps are these: case id -> digest."""
         return all(case in self.cases and self.cases[case].sha256 == digest for case, digest in scored.items())
+
+
+def label_map_digest(path: Path) -> str:
+    """SHA-256 (hex) of a label map's content: of all its files, where the format has several."""
+    return open_content(path).sha256
 
 
 def write_predictions(predictions: Predictions) -> None:

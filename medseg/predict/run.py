@@ -3,42 +3,108 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from medseg.config import Config
-from medseg.errors import DataError, PredictionError
-from medseg.files import read_json, sha256_file, write_json, writer_lock
-from medseg.formats.errors import FormatError
-from medseg.formats.read import read_content, read_image
+from medseg.errors import DataError
+from medseg.files import writer_lock
+from medseg.formats.read import open_image
 from medseg.formats.table import label_suffix, stem_of
-from medseg.formats.write import write_labels
-from medseg.ingest.cases import read_case_image
-from medseg.ingest.manifest import Case, Manifest, read_manifest
+from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_split
+from medseg.predict.cases import Task, predict_task_cases
 from medseg.predict.predictor import Predictor, is_mirrored
-from medseg.progress import Progress, say
+from medseg.predict.record import PredictedCase, write_predictions
+from medseg.predict.sinks import LabelFile
+from medseg.progress import Progress
+from medseg.results.key import VALIDATION, RunKey
+from medseg.shards import Shard, read_shards
 from medseg.train.checkpoint import Checkpoint, read_description
 from medseg.train.lineage import OVERLAP
 
-PROBABILITIES = ".probabilities.b2nd"
+
+def run(
+    config: Config,
+    manifest_path: Path,
+    splits: Path,
+    fold: int,
+    model: Path,
+    out: Path,
+    code: str = "",
+    *,
+    probabilities: bool = False,
+    shard: Shard | None = None,
+) -> None:
+    """Predict the validation cases of a fold into ``out``; see ``predict_cases``.
+
+    Args:
+        config: the experiment.
+        manifest_path, splits: the data set's ``manifest.tsv`` and ``splits.json``.
+        fold: whose validation cases.
+        model: model folder.
+        out: folder for label maps.
+        code: digest of the code that predicts.
+        probabilities: write them beside the label maps (see ``postprocess.operations.wants_probabilities``).
+        shard: predict this part only and write ``shard-i-of-n.json`` instead of the record; shards may run at the same
+            time on different machines.
+    """
+    task = _validation(config, manifest_path, splits, fold, model, code, probabilities)
+    if shard is None:
+        _predict_all(task, out)
+        return
+    with shard.lock(out):
+        entries = predict_task_cases(task, shard.of(task.cases), out, f"{task.label} {shard.index}/{shard.count}")
+        shard.write(out, {"digest": task.digest, "cases": {case: entry.to_json() for case, entry in entries.items()}})
 
 
-def run(config: Config, manifest_path: Path, splits: Path, fold: int, model: Path, out: Path) -> None:
-    """Predict the validation cases of ``fold`` with the model folder ``model`` into ``out``; see ``predict_cases``."""
-    _, case_ids = read_split(splits, fold)
-    predict_cases(config, manifest_path, case_ids, model, out, split="val", fold=fold)
+def join(
+    config: Config,
+    manifest_path: Path,
+    splits: Path,
+    fold: int,
+    model: Path,
+    out: Path,
+    count: int,
+    code: str = "",
+) -> None:
+    """Join ``count`` shards in ``out``: write the ``predictions.json`` that ``run`` without shards would have written.
+
+    No network is built for this.
+
+    Raises:
+        DataError: if a shard is not done, or was predicted by other weights or in another way.
+    """
+    task = _validation(config, manifest_path, splits, fold, model, code, False)
+    entries: dict[str, PredictedCase] = {}
+    for index, done in enumerate(read_shards(out, count, "predict")):
+        if done["digest"] != task.digest:
+            shard = f"{index}/{count}"
+            raise DataError(
+                f"{out}: shard {shard} has other weights or code; run `medseg predict --shard {shard}` again"
+            )
+        entries |= {case: PredictedCase.from_json(entry) for case, entry in done["cases"].items()}
+    with writer_lock(out):
+        write_predictions(task.record(out, entries))
 
 
 def predict_cases(
-    config: Config, manifest_path: Path, case_ids: Sequence[str], model: Path, out: Path, *, split: str, fold: int
+    config: Config,
+    manifest_path: Path,
+    case_ids: Sequence[str],
+    model: Path,
+    out: Path,
+    code: str = "",
+    *,
+    split: str,
+    fold: int,
+    probabilities: bool = False,
 ) -> None:
     """Predict cases of a manifest with the model folder ``model`` into ``out``.
 
-    ``predictions.json`` comes last. A prediction already there, from the same weights and image and made the same way,
-    is kept. A case for which the network gives no usable output is recorded as ``failed``, with the reason.
-    Probabilities are written too where the data set's post-processing needs them.
+    ``predictions.json`` comes last. A prediction that is already there, of the same image by the same weights and code
+    in the same way, is kept. A case for which the network gives no usable output is recorded as failed, with the
+    reason.
 
     Args:
         config: the experiment.
@@ -46,44 +112,12 @@ def predict_cases(
         case_ids: which of its cases.
         model: model folder.
         out: folder for label maps.
+        code: digest of the code that predicts.
         split: ``val`` or ``test``: what the scores of these cases are scores of.
         fold: that of the training.
+        probabilities: write them beside the label maps.
     """
-    manifest = read_manifest(manifest_path)
-    dataset = config.dataset(manifest.dataset)
-    folder = Path(config.data_root) / dataset.path
-    checkpoint, weights = read_description(model)
-    if split == "val":
-        _refuse_seen(checkpoint, manifest, case_ids, fold, model)
-    what = "" if split == "val" else f" {split}"
-    label = f"predict{what} {manifest.dataset}/{checkpoint.plan.model} fold {fold} seed {checkpoint.seed}"
-    bar = Progress(label, len(case_ids))
-    entries: dict[str, dict[str, Any]] = {}
-    crf = dataset.postprocess.crf is not None
-    mirror = is_mirrored(checkpoint.plan, config.predict.mirror)
-    predictor: Predictor | None = None
-    with writer_lock(out):
-        for done, case_id in enumerate(case_ids, start=1):
-            case = manifest.case(case_id)
-            stamp = out / f".{case.id}.json"
-            soft = out / f"{case.id}{PROBABILITIES}"
-            made_of = {"weights_sha256": weights, "images_sha256": list(case.images_sha256), "mirror": mirror}
-            entry = _kept(out, stamp, made_of, crf)
-            if entry is None:
-                predictor = predictor or Predictor(model, mirror=mirror)
-                try:
-                    entry = _predicted(predictor, case, folder, out, crf)
-                    write_json(stamp, {**entry, **made_of})
-                except PredictionError as error:
-                    entry = {"failed": str(error)}
-                    say(f"{label}: case failed and will be scored as the worst: {error}")
-            entries[case.id] = entry
-            if not crf:
-                soft.unlink(missing_ok=True)
-            bar.update(done)
-        which = {"dataset": manifest.dataset, "split": split, "model": checkpoint.plan.model, "fold": fold}
-        how = {"seed": checkpoint.seed, "weights_sha256": weights, "mirror": mirror}
-        write_json(out / "predictions.json", {**which, **how, "cases": entries})
+    _predict_all(_task(config, manifest_path, case_ids, model, code, split, fold, probabilities), out)
 
 
 def predict_files(
@@ -126,10 +160,46 @@ def predict_files(
     predictor = Predictor(model, device, threads, mirror)
     bar = Progress("predict", len(images))
     for done, (path, target) in enumerate(zip(images, targets, strict=True), start=1):
-        image, geometry = read_image(path, read_content(path, series), spacing=spacing)
-        write_labels(target, predictor.predict(image, geometry, str(path)), geometry)
+        source = open_image(path, series=series, spacing=spacing)
+        predictor.predict(source, str(path), [LabelFile(target)])
         bar.update(done, str(target))
     return targets
+
+
+def _validation(
+    config: Config, manifest_path: Path, splits: Path, fold: int, model: Path, code: str, probabilities: bool
+) -> Task:
+    """The task of predicting the validation cases of a fold, none of whose subjects the model has seen."""
+    _, case_ids = read_split(splits, fold)
+    return _task(config, manifest_path, case_ids, model, code, VALIDATION, fold, probabilities)
+
+
+def _task(
+    config: Config,
+    manifest_path: Path,
+    case_ids: Sequence[str],
+    model: Path,
+    code: str,
+    split: str,
+    fold: int,
+    probabilities: bool,
+) -> Task:
+    """Read what is needed to know which cases are predicted how; arguments as for ``predict_cases``."""
+    manifest = read_manifest(manifest_path)
+    checkpoint, weights = read_description(model)
+    if split == VALIDATION:
+        _refuse_seen(checkpoint, manifest, case_ids, fold, model)
+    return Task(
+        RunKey(manifest.dataset, checkpoint.plan.model, fold, checkpoint.seed, split),
+        manifest,
+        tuple(case_ids),
+        Path(config.data_root) / config.dataset(manifest.dataset).path,
+        model,
+        weights,
+        is_mirrored(checkpoint.plan, config.predict.mirror),
+        probabilities,
+        code,
+    )
 
 
 def _refuse_seen(checkpoint: Checkpoint, manifest: Manifest, case_ids: Sequence[str], fold: int, model: Path) -> None:
@@ -145,38 +215,7 @@ def _refuse_seen(checkpoint: Checkpoint, manifest: Manifest, case_ids: Sequence[
         )
 
 
-def _predicted(predictor: Predictor, case: Case, folder: Path, out: Path, crf: bool) -> dict[str, Any]:
-    """Predict one case of a manifest into ``out``, with its probabilities if ``crf``; its entry of the record."""
-    soft = out / f"{case.id}{PROBABILITIES}"
-    labels = predictor.predict(read_case_image(case, folder), case.geometry, case.id, soft if crf else None)
-    target = out / f"{case.id}{label_suffix(folder / case.images[0])}"
-    write_labels(target, labels, case.geometry)
-    entry: dict[str, Any] = {"file": target.name, "sha256": read_content(target).sha256}
-    if crf:
-        entry["probabilities"] = {"file": soft.name, "sha256": sha256_file(soft)}
-    return entry
-
-
-def _kept(out: Path, stamp: Path, made_of: Mapping[str, Any], crf: bool) -> dict[str, Any] | None:
-    """The entry of a prediction that is there, whole, and made of this; else None."""
-    if not stamp.is_file():
-        return None
-    facts = read_json(stamp)
-    target = out / facts["file"]
-    same = all(facts.get(name) == value for name, value in made_of.items())
-    if not same or not _whole(target, facts["sha256"]):
-        return None
-    entry = {"file": facts["file"], "sha256": facts["sha256"]}
-    if not crf:
-        return entry
-    soft = facts.get("probabilities")
-    there = soft is not None and (out / soft["file"]).is_file() and sha256_file(out / soft["file"]) == soft["sha256"]
-    return {**entry, "probabilities": soft} if there else None
-
-
-def _whole(target: Path, sha256: str) -> bool:
-    """Whether a label map is there as it was written; one that cannot be read any more is made anew."""
-    try:
-        return target.exists() and read_content(target).sha256 == sha256
-    except FormatError:
-        return False
+def _predict_all(task: Task, out: Path) -> None:
+    """Predict all cases of a task and write the record."""
+    with writer_lock(out):
+        write_predictions(task.record(out, predict_task_cases(task, task.cases, out, task.label)))

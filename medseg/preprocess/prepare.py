@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,35 +21,7 @@ from medseg.image.resample import (
     resampled_shape,
 )
 from medseg.plan.plan import Grid
-
-
-@dataclass(frozen=True, slots=True)
-class InverseRecord:
-    """What was done to a case's grid, enough to undo it.
-
-    Attributes:
-        native: grid of the file.
-        axes, flips: reorientation (see ``Geometry.reoriented``).
-        start, shape: box kept after reorientation.
-        prepared_shape: voxels after resampling that box.
-    """
-
-    native: Geometry
-    axes: tuple[int, ...]
-    flips: tuple[bool, ...]
-    start: tuple[int, ...]
-    shape: tuple[int, ...]
-    prepared_shape: tuple[int, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {**asdict(self), "native": self.native.to_json()}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> InverseRecord:
-        """The inverse of ``to_json``."""
-        rest = {k: tuple(v) for k, v in value.items() if k != "native"}
-        return cls(native=Geometry.from_json(value["native"]), **rest)
+from medseg.preprocess.inverse import InverseRecord, KeptBox
 
 
 def own_spacing(target: Sequence[float], spacing: Sequence[float]) -> tuple[float, ...]:
@@ -86,13 +57,21 @@ def prepare_image(image: NDArray[Any], geometry: Geometry, grid: Grid) -> tuple[
 
 def prepare_labels(labels: NDArray[Any], record: InverseRecord) -> NDArray[Any]:
     """Bring an integer map (S) on the native grid to the prepared grid (S')."""
-    turned = reorient(labels, record.axes, record.flips)
-    return resample_labels(crop(turned, record.start, record.shape), record.prepared_shape)
+    return resample_labels(take_box(labels, record.box), record.prepared_shape)
 
 
 def restore_labels(labels: NDArray[Any], record: InverseRecord) -> NDArray[Any]:
     """Put an integer map of the kept box (shape ``record.shape``) back on the native grid; 0 outside the box."""
-    turned_shape: Sequence[int] = [record.native.shape[a] for a in record.axes]
-    full = np.zeros(turned_shape, dtype=labels.dtype)
-    crop(full, record.start, record.shape)[...] = labels
-    return np.ascontiguousarray(reorient_back(full, record.axes, record.flips))
+    return put_back(labels, record.box, record.native.shape)
+
+
+def take_box(array: NDArray[Any], box: KeptBox) -> NDArray[Any]:
+    """The box of an array whose last axes are those of the native grid; leading axes (channels) stay. A view."""
+    return crop(reorient(array, box.axes, box.flips), box.start, box.shape)
+
+
+def put_back(values: NDArray[Any], box: KeptBox, shape: Sequence[int]) -> NDArray[Any]:
+    """Put values of the box (``box.shape``) into an array of the native ``shape``, 0 outside; undoes ``take_box``."""
+    full = np.zeros([shape[a] for a in box.axes], dtype=values.dtype)
+    crop(full, box.start, box.shape)[...] = values
+    return np.ascontiguousarray(reorient_back(full, box.axes, box.flips))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from medseg.config import Config
-from medseg.errors import ConfigError
-from medseg.files import digest_of, read_json, write_json, writer_lock
+from medseg.files import digest_of, read_json, writer_lock
 from medseg.image.labels import IGNORE
 from medseg.ingest.cases import read_case_image, read_case_labels
 from medseg.ingest.manifest import Case, Manifest, read_manifest
@@ -27,6 +26,7 @@ from medseg.preprocess.memory import MemoryGate, case_bytes, host_budget, requir
 from medseg.preprocess.prepare import prepare_image, prepare_labels
 from medseg.preprocess.store import case_is_valid, write_case, write_index
 from medseg.progress import Progress
+from medseg.shards import Shard, read_shards
 
 # Foreground voxels remembered per class and case, to centre training patches on.
 LOCATIONS_PER_CLASS = 1000
@@ -35,29 +35,8 @@ NO_PART_OF_KEY = ("id", "subject", "site", "images", "labels", "label_counts", "
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
-    """One of ``count`` parts of a data set: cases ``index``, ``index + count``, …"""
-
-    index: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Read ``i/n``, 0 <= i < n; raise ``ConfigError`` for anything else."""
-        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-        if not found or int(found[1]) >= int(found[2]):
-            raise ConfigError(f"shard {text!r}: expected i/n with i from 0 to n - 1, e.g. 0/4, 1/4, 2/4 and 3/4")
-        return cls(int(found[1]), int(found[2]))
-
-    @property
-    def name(self) -> str:
-        """As in the name of the file that says that this part is done."""
-        return f"shard-{self.index}-of-{self.count}"
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is to be prepared, and how.
+class Preparation:
+    """How the cases of a data set are prepared.
 
     Attributes:
         manifest: the data set.
@@ -70,13 +49,6 @@ class Work:
     grid: Grid
     folder: Path
     code: str
-
-
-def read_work(config: Config, model: str, manifest_path: Path, fingerprint_path: Path, code: str) -> Work:
-    """Put together what the stages before and the configuration say; see ``run``."""
-    manifest = read_manifest(manifest_path)
-    grid = plan_grid(Fingerprint.from_json(read_json(fingerprint_path)), config.model(model))
-    return Work(manifest, grid, Path(config.data_root) / config.dataset(manifest.dataset).path, code)
 
 
 def run(
@@ -108,36 +80,68 @@ def run(
         DataError: if a single case needs more memory than the budget, before any is read; or a file is not as checked.
         DatasetFaults: if a class of a case is lost on this grid, and ``lost-class`` is not allowed by name.
     """
-    work = read_work(config, model, manifest_path, fingerprint_path, code)
-    cases = work.manifest.cases if shard is None else work.manifest.cases[shard.index :: shard.count]
+    preparation = read_preparation(config, model, manifest_path, fingerprint_path, code)
+    manifest = preparation.manifest
+    cases = list(manifest.cases) if shard is None else shard.of(manifest.cases)
     part = "" if shard is None else f" {shard.index}/{shard.count}"
-    lock = writer_lock(out if shard is None else out / f".{shard.name}")
-    # The workers are the parallelism: threads of the linear algebra would only get into their way.
-    with lock, threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
-        there = list(pool.map(lambda case: is_prepared(case, work, out), cases))
-        kept, todo = sum(there), [case for case, done in zip(cases, there, strict=True) if not done]
-        note = f"({kept} kept)" if kept else ""
-        bar = Progress(f"preprocess {work.manifest.dataset}{part}", len(cases), start=kept)
+    with writer_lock(out) if shard is None else shard.lock(out):
         budget = host_budget(config.budget.host_gb)
-        needs = {case.id: case_bytes(case, work.grid, work.folder) for case in todo}
+        _prepare(cases, preparation, out, workers, budget, f"preprocess {manifest.dataset}{part}")
+        allow = config.dataset(manifest.dataset).allow
+        report_lost_classes(manifest, cases, preparation.grid, preparation.folder, out, allow)
+        ids = [case.id for case in cases]
+        if shard is None:
+            write_index(out, manifest.dataset, preparation.grid, ids)
+        else:
+            shard.write(out, {"dataset": manifest.dataset, "cases": ids})
+
+
+def join(
+    config: Config,
+    model: str,
+    manifest_path: Path,
+    fingerprint_path: Path,
+    out: Path,
+    code: str,
+    workers: int,
+    count: int,
+) -> None:
+    """Join ``count`` shards in ``out``: check every prepared case, prepare again what is damaged, write the index.
+
+    Raises:
+        DataError: if a shard is not done. Others: see ``run``.
+    """
+    read_shards(out, count, "preprocess")
+    run(config, model, manifest_path, fingerprint_path, out, code, workers)
+
+
+def read_preparation(config: Config, model: str, manifest_path: Path, fingerprint_path: Path, code: str) -> Preparation:
+    """Put together what the configuration and the stages before say; arguments as for ``run``."""
+    manifest = read_manifest(manifest_path)
+    grid = plan_grid(Fingerprint.from_json(read_json(fingerprint_path)), config.model(model))
+    return Preparation(manifest, grid, Path(config.data_root) / config.dataset(manifest.dataset).path, code)
+
+
+def _prepare(cases: Sequence[Case], preparation: Preparation, out: Path, workers: int, budget: int, label: str) -> None:
+    """Prepare the cases that are not in ``out`` yet, several at a time as far as ``budget`` (bytes) allows."""
+    # The workers are the parallelism: threads of the linear algebra would only get into their way.
+    with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
+        there = list(pool.map(lambda case: is_prepared(case, preparation, out), cases))
+        found, todo = sum(there), [case for case, done in zip(cases, there, strict=True) if not done]
+        note = f"({found} kept)" if found else ""
+        bar = Progress(label, len(cases), start=found)
+        needs = {case.id: case_bytes(case, preparation.grid, preparation.folder) for case in todo}
         require_fit(needs, budget)
         gate = MemoryGate(budget)
 
         def prepare_within_budget(case: Case) -> None:
             with gate.hold(needs[case.id]):
-                prepare_case(case, work, out)
+                prepare_case(case, preparation, out)
 
-        for done, _ in enumerate(pool.map(prepare_within_budget, todo), start=kept + 1):
+        for done, _ in enumerate(pool.map(prepare_within_budget, todo), start=found + 1):
             bar.update(done, note)
         if not todo:
-            bar.update(kept, note)
-        allow = config.dataset(work.manifest.dataset).allow
-        report_lost_classes(work.manifest, cases, work.grid, work.folder, out, allow)
-        ids = [case.id for case in cases]
-        if shard is None:
-            write_index(out, work.manifest.dataset, work.grid, ids)
-        else:
-            write_json(out / f"{shard.name}.json", {"dataset": work.manifest.dataset, "cases": ids})
+            bar.update(found, note)
 
 
 def case_key(case: Case, manifest: Manifest, grid: Grid, code: str) -> str:
@@ -146,23 +150,23 @@ def case_key(case: Case, manifest: Manifest, grid: Grid, code: str) -> str:
     return digest_of({"case": facts, "labels": manifest.labels.to_json(), "grid": grid.preparation, "code": code})
 
 
-def is_prepared(case: Case, work: Work, out: Path) -> bool:
+def is_prepared(case: Case, preparation: Preparation, out: Path) -> bool:
     """Whether ``out/{id}`` holds the case, whole, prepared from the same inputs in the same way."""
-    return case_is_valid(out / case.id, case_key(case, work.manifest, work.grid, work.code))
+    return case_is_valid(out / case.id, case_key(case, preparation.manifest, preparation.grid, preparation.code))
 
 
-def prepare_case(case: Case, work: Work, out: Path) -> None:
+def prepare_case(case: Case, preparation: Preparation, out: Path) -> None:
     """Prepare one case into ``out/{id}``."""
-    key = case_key(case, work.manifest, work.grid, work.code)
+    key = case_key(case, preparation.manifest, preparation.grid, preparation.code)
     # The native image goes before the labels come.
-    image, record = prepare_image(read_case_image(case, work.folder), case.geometry, work.grid)
-    table = work.manifest.labels
+    image, record = prepare_image(read_case_image(case, preparation.folder), case.geometry, preparation.grid)
+    table = preparation.manifest.labels
     if case.labels:
-        labels = prepare_labels(table.to_channels(read_case_labels(case, work.folder)), record)
+        labels = prepare_labels(table.to_channels(read_case_labels(case, preparation.folder)), record)
     else:
         labels = np.zeros(record.prepared_shape, dtype=np.uint8)
     locations = _locations(labels, table.classes, key)
-    write_case(out / case.id, key, image, labels, locations, record, work.grid.slice_axis)
+    write_case(out / case.id, key, image, labels, locations, record, preparation.grid.slice_axis)
 
 
 def _locations(labels: NDArray[Any], classes: int, key: str) -> NDArray[np.int32]:

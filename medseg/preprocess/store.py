@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError, PlanError
-from medseg.files import digest_of, read_json, sha256_file, write_json, write_with
+from medseg.files import sha256_file, write_json, write_with
+from medseg.kept import kept, read_signed, signed, write_stamp
 from medseg.plan.plan import Grid
-from medseg.preprocess.prepare import InverseRecord
+from medseg.preprocess.inverse import InverseRecord
 from medseg.results.folders import StoreFolder
 
 CHUNK = 64
@@ -30,6 +31,7 @@ SLICE_CHUNK = 256
 DECODED_ARRAY_BYTES, DECODED_BYTES = 8 << 20, 512 << 20
 FILES = ("image.b2nd", "label.b2nd", "locations.npy")
 ENTRY = "case.json"
+MAKER = "medseg preprocess"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class PreparedCase:
     def _checked(self, name: str) -> Path:
         """Path of one of the files, after its digest has been found right."""
         path = self.folder / name
-        digests = self.digests or _read_entry(self.folder)["sha256"]
+        digests = self.digests or read_signed(self.folder / ENTRY, MAKER)["sha256"]
         try:
             facts = os.stat(path)
             whole = _sha256_once(path, facts.st_size, facts.st_mtime_ns, facts.st_ino) == digests[name]
@@ -114,24 +116,18 @@ def write_case(
     write_with(folder / FILES[0], lambda path: _write_array(path, image.astype(np.float16), 1, slice_axis))
     write_with(folder / FILES[1], lambda path: _write_array(path, labels, 0, slice_axis))
     write_with(folder / FILES[2], lambda path: np.save(path, locations, allow_pickle=False))
-    digests = {name: sha256_file(folder / name) for name in FILES}
-    write_json(folder / ENTRY, _signed({"key": key, "sha256": digests, "record": record.to_json()}))
+    write_stamp(folder / ENTRY, key, [folder / name for name in FILES], facts={"record": record.to_json()})
 
 
 def case_is_valid(folder: Path, key: str) -> bool:
     """Whether the folder holds a complete, undamaged case for ``key``."""
-    try:
-        facts = _read_entry(folder)
-        return facts["key"] == key and all(sha256_file(folder / name) == facts["sha256"][name] for name in FILES)
-    except (DataError, OSError, KeyError, TypeError):
-        # Absent, cut or foreign: made anew.
-        return False
+    return kept(folder / ENTRY, key, FILES) is not None
 
 
 def write_index(folder: Path, dataset: str, grid: Grid, cases: Sequence[str]) -> None:
     """Write ``index.json``: the grid and, per case, the digests of its files."""
-    entries = {case: _read_entry(folder / case) for case in cases}
-    write_json(StoreFolder(folder).index, _signed({"dataset": dataset, "grid": grid.to_json(), "cases": entries}))
+    entries = {case: read_signed(folder / case / ENTRY, MAKER) for case in cases}
+    write_json(StoreFolder(folder).index, signed({"dataset": dataset, "grid": grid.to_json(), "cases": entries}))
 
 
 def open_store(index: Path) -> tuple[Grid, dict[str, PreparedCase], Mapping[str, Any]]:
@@ -143,9 +139,8 @@ def open_store(index: Path) -> tuple[Grid, dict[str, PreparedCase], Mapping[str,
     Raises:
         DataError: if the index is missing or damaged.
     """
-    facts = read_json(index)
+    facts = read_signed(index, MAKER)
     try:
-        _require_signed(facts, index)
         cases = {}
         for case, entry in facts["cases"].items():
             record = InverseRecord.from_json(entry["record"])
@@ -154,28 +149,6 @@ def open_store(index: Path) -> tuple[Grid, dict[str, PreparedCase], Mapping[str,
         return Grid.from_json(facts["grid"]), cases, digests
     except (KeyError, TypeError, PlanError) as error:
         raise DataError(f"{index}: not an index written by `medseg preprocess` ({error!r}); run it again") from error
-
-
-def _signed(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts and, last, a digest of them all, so that a changed digit does not pass for another fact."""
-    return {**facts, "digest": digest_of(facts)}
-
-
-def _require_signed(facts: Any, path: Path) -> None:
-    """Raise ``DataError`` unless the facts are those that ``_signed`` saw; ``KeyError``, ``TypeError`` if none are."""
-    if facts["digest"] != digest_of({k: v for k, v in facts.items() if k != "digest"}):
-        raise DataError(f"{path}: damaged (its digest differs); delete it and run `medseg preprocess` again")
-
-
-def _read_entry(folder: Path) -> dict[str, Any]:
-    """What ``case.json`` of a case's folder says.
-
-    Raises:
-        DataError: if it is missing or damaged. KeyError, TypeError: if it is something else.
-    """
-    facts: dict[str, Any] = read_json(folder / ENTRY)
-    _require_signed(facts, folder / ENTRY)
-    return facts
 
 
 @functools.lru_cache(maxsize=1 << 17)

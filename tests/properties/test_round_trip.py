@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from medseg.image.geometry import Geometry, canonical_axes
 from medseg.image.resample import resample_channel
 from medseg.plan.plan import Grid
-from medseg.preprocess.prepare import InverseRecord, prepare_image, prepare_labels, restore_labels
+from medseg.preprocess.inverse import InverseRecord
+from medseg.preprocess.prepare import prepare_image, prepare_labels, restore_labels
 
 CLASSES = 3
 # Axis order and signs of the stored grid: canonical, and two that are neither.

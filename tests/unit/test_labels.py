@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg.config import Config
+from medseg.decoders import DECODERS, decoder_of, largest, paint
 from medseg.errors import ConfigError, DataError
 from medseg.files import canonical_json
 from medseg.image.labels import IGNORE, LabelTable
 from medseg.losses.targets import annotated, multi_hot
-from medseg.models.head import read_labels
 
 TUMOUR = {"necrosis": 1, "edema": 2, "enhancing": 4}
 NESTED = {"whole": ["necrosis", "edema", "enhancing"], "core": ["necrosis", "enhancing"], "active": ["enhancing"]}
@@ -135,7 +135,7 @@ def test_painting_what_was_taken_apart_gives_the_same_regions(table: LabelTable,
     assert targets.shape == (1, table.channels, len(labels))
     for hot, members in zip(targets[0], table.members, strict=True):
         assert hot.tolist() == [float(v in members) for v in labels.tolist()]
-    painted = read_labels(10 * (targets[0] - 0.5), table.painted)
+    painted = decoder_of(table).labels(10 * (targets[0] - 0.5), table)
     assert painted.dtype == torch.uint8
     known = annotated(labels[None])[0, 0] > 0
     again = multi_hot(painted[None].long(), table.members)
@@ -147,9 +147,25 @@ def test_painting_what_was_taken_apart_gives_the_same_regions(table: LabelTable,
 
 def test_a_region_needs_more_than_half_and_later_ones_cover_earlier_ones() -> None:
     logits = torch.tensor([[1.0, 0.0, 1e-6, -1.0], [2.0, -1.0, 3.0, 4.0]])
-    assert read_labels(logits, (1, 2)).tolist() == [2, 0, 2, 2]
-    assert read_labels(logits, (2, 1)).tolist() == [1, 0, 1, 1]
-    assert read_labels(logits).tolist() == [1, 0, 1, 1]
+    ordered = LabelTable.create({"a": 1, "b": 2}, regions={"whole": ["a", "b"], "part": ["b"]})
+    turned = LabelTable.create({"a": 1, "b": 2}, regions={"whole": ["a", "b"], "part": ["a"]})
+    assert DECODERS["regions"].labels(logits, ordered).tolist() == [2, 0, 2, 2]
+    assert DECODERS["regions"].labels(logits, turned).tolist() == [1, 0, 1, 1]
+    assert DECODERS["classes"].labels(logits, LabelTable.create({"a": 1})).tolist() == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("table", [LabelTable.create({"a": 1, "b": 3}), LabelTable.create(TUMOUR, regions=NESTED)])
+def test_decoders_name_a_map_per_channel_and_agree_with_their_probabilities(table: LabelTable) -> None:
+    decoder = decoder_of(table)
+    assert len(decoder.maps(table)) == table.channels == len(set(decoder.maps(table)))
+    logits = torch.randn(table.channels, 7, 6, generator=torch.Generator().manual_seed(0))
+    soft, labels = decoder.probabilities(logits), decoder.labels(logits, table)
+    assert labels.dtype == torch.uint8
+    read = paint((p > 0.5 for p in soft), table) if table.regions else largest(soft)
+    assert torch.equal(labels, read)
+    # Slab by slab gives the same.
+    parts = [decoder.labels(part, table) for part in logits.split(2, dim=1)]
+    assert torch.equal(torch.cat(parts), labels)
 
 
 def config(**dataset: Any) -> Config:

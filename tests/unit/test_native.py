@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from medseg.decoders import decoder_of
 from medseg.image.geometry import Geometry
+from medseg.image.labels import LabelTable
 from medseg.image.resample import resample_labels
-from medseg.models.head import read_labels
 from medseg.predict import native
-from medseg.preprocess.prepare import InverseRecord
+from medseg.preprocess.inverse import InverseRecord
 
 
 def record(fine: tuple[int, ...], prepared: tuple[int, ...]) -> InverseRecord:
@@ -43,33 +44,37 @@ def cases(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], int, int |
     return draw(sizes), prepared, axis, coarse, slabs, draw(st.integers(1, 60))
 
 
-@pytest.mark.parametrize("painted", [(), (2, 1, 3)])
+CLASSES = LabelTable.create({"a": 1, "b": 2})
+REGIONS = LabelTable.create({"a": 1, "b": 2, "c": 3}, regions={"bac": [2, 1, 3], "ac": [1, 3], "c": [3]})
+
+
+@pytest.mark.parametrize("table", [CLASSES, REGIONS])
 @given(case=cases())
-def test_slabs_give_what_all_at_once_would(case: tuple, painted: tuple[int, ...]) -> None:
+def test_slabs_give_what_all_at_once_would(case: tuple, table: LabelTable) -> None:
     fine, prepared, axis, coarse, slabs, limit = case
     logits = torch.randn(3, *prepared, generator=torch.Generator().manual_seed(sum(prepared)))
     whole = at_once(logits, fine, coarse)
     before, native.SLAB_VALUES = native.SLAB_VALUES, limit
     try:
-        found = native.native_labels(
-            iter(logits.split(slabs, dim=axis + 1)), axis, record(fine, prepared), coarse=coarse, painted=painted
+        parts = native.native_slabs(
+            iter(logits.split(slabs, dim=axis + 1)), axis, record(fine, prepared), coarse=coarse
         )
+        found = np.full(fine, 255, dtype=np.uint8)
+        for rows, part in parts:
+            found[(slice(None),) * axis + (rows,)] = decoder_of(table).labels(part, table).numpy()
     finally:
         native.SLAB_VALUES = before
-    assert (found.shape, found.dtype) == (fine, np.uint8)
-    expected = read_labels(torch.from_numpy(whole), painted).numpy()
+    expected = decoder_of(table).labels(torch.from_numpy(whole), table).numpy()
     # Rounding may decide where two logits (or a logit and zero) are as good as equal.
     ordered = np.sort(whole, axis=0)
-    sure = (np.abs(whole) > 1e-4).all(axis=0) if painted else ordered[-1] - ordered[-2] > 1e-4
+    sure = (np.abs(whole) > 1e-4).all(axis=0) if table.regions else ordered[-1] - ordered[-2] > 1e-4
     np.testing.assert_array_equal(found[sure], expected[sure])
 
 
 def test_the_fine_logits_never_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    plain = native.read_labels
     monkeypatch.setattr(native, "SLAB_VALUES", 10_000)
-    monkeypatch.setattr(native, "read_labels", lambda v, p: sizes.append(v.numel()) or plain(v, p))
     logits = torch.randn(4, 10, 10, 10)
-    native.native_labels(logits.split(2, dim=1), 0, record((40, 30, 20), (10, 10, 10)))
+    slabs = native.native_slabs(logits.split(2, dim=1), 0, record((40, 30, 20), (10, 10, 10)))
+    sizes = [part.numel() for _, part in slabs]
     assert sum(sizes) == 4 * 40 * 30 * 20
     assert max(sizes) <= 10_000

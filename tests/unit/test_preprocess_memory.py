@@ -27,7 +27,7 @@ EDGE = 56
 STATISTICS = {"mean": 100.0, "std": 30.0, "p00_5": 0.0, "p99_5": 190.0}
 
 
-def work_of(folder: Path, image: str, label: str, channels: int, spacing: float, scaling: str) -> stage.Work:
+def work_of(folder: Path, image: str, label: str, channels: int, spacing: float, scaling: str) -> stage.Preparation:
     """One case of EDGE^3 voxels in the stored types ``image`` and ``label``."""
     rng = np.random.default_rng(0)
     shape = (EDGE,) * 3
@@ -48,7 +48,7 @@ def work_of(folder: Path, image: str, label: str, channels: int, spacing: float,
     )
     manifest = Manifest("d", 3, ("MR",) * channels, LabelTable.create({"ball": 1}), (case,))
     grid = Grid("mm", True, (spacing,) * 3, (scaling,) * channels, (STATISTICS,) * channels)
-    return stage.Work(manifest, grid, folder, "code")
+    return stage.Preparation(manifest, grid, folder, "code")
 
 
 @pytest.mark.parametrize("scaling", ["zscore", "zscore_nonzero", "ct", "percentile"])

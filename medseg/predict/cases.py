@@ -1,0 +1,135 @@
+"""The cases of a manifest that a model predicts: which, how, into which files, and which need not be made again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.errors import PredictionError
+from medseg.files import digest_of, sha256_file
+from medseg.formats.table import label_suffix
+from medseg.ingest.cases import open_case_image
+from medseg.ingest.manifest import Case, Manifest
+from medseg.kept import kept, write_stamp
+from medseg.predict.predictor import Predictor
+from medseg.predict.probabilities import ProbabilityFile
+from medseg.predict.record import PredictedCase, Predictions, label_map_digest
+from medseg.predict.sinks import LabelFile, Sink
+from medseg.progress import Progress, say
+from medseg.results.key import VALIDATION, RunKey
+
+PROBABILITIES = ".probabilities.b2nd"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Cases that one model is to predict in one way.
+
+    Attributes:
+        key: which training, and of which split the cases are.
+        manifest: the data set, or its test set.
+        cases: ids of the cases.
+        data: where the data set's files lie.
+        model: model folder.
+        weights_sha256: digest of its weights.
+        mirror: whether outputs are averaged over mirror images.
+        probabilities: whether probabilities are written beside the label maps.
+        code: digest of the code that predicts.
+    """
+
+    key: RunKey
+    manifest: Manifest
+    cases: tuple[str, ...]
+    data: Path
+    model: Path
+    weights_sha256: str
+    mirror: bool
+    probabilities: bool
+    code: str
+
+    @property
+    def label(self) -> str:
+        """How lines of progress call it."""
+        split = "" if self.key.split == VALIDATION else f" {self.key.split}"
+        return f"predict{split} {self.key.dataset}/{self.key.model} fold {self.key.fold} seed {self.key.seed}"
+
+    @property
+    def digest(self) -> str:
+        """Digest of all that a case's label map depends on besides its image."""
+        return digest_of([self.weights_sha256, self.mirror, self.code])
+
+    def record(self, out: Path, entries: Mapping[str, PredictedCase]) -> Predictions:
+        """What ``predictions.json`` says, cases in the order of the task."""
+        cases = {case_id: entries[case_id] for case_id in self.cases}
+        return Predictions(out, self.key, self.weights_sha256, self.mirror, cases)
+
+
+def predict_task_cases(task: Task, case_ids: Sequence[str], out: Path, label: str) -> dict[str, PredictedCase]:
+    """Predict some cases of a task into ``out``; the network is built for the first that cannot be kept."""
+    bar = Progress(label, len(case_ids))
+    entries: dict[str, PredictedCase] = {}
+    predictor: Predictor | None = None
+    for done, case_id in enumerate(case_ids, start=1):
+        outputs = Outputs.of(task, task.manifest.case(case_id), out)
+        digests = kept(outputs.stamp, outputs.key, [path.name for path in outputs.files], output_digest)
+        if digests is None:
+            predictor = predictor or Predictor(task.model, mirror=task.mirror)
+            try:
+                digests = outputs.predict(predictor, task.data)
+            except PredictionError as error:
+                entries[case_id] = PredictedCase(failed=str(error))
+                say(f"{label}: case failed and will be scored as the worst: {error}")
+        if digests is not None:
+            entries[case_id] = outputs.entry(digests)
+        if not task.probabilities:
+            outputs.probabilities.unlink(missing_ok=True)
+        bar.update(done)
+    return entries
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The files of one predicted case.
+
+    Attributes:
+        case: the case.
+        key: digest of everything that they depend on.
+        labels, probabilities, stamp: where they lie.
+        files: those that are wanted, without the stamp.
+    """
+
+    case: Case
+    key: str
+    labels: Path
+    probabilities: Path
+    stamp: Path
+    files: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, task: Task, case: Case, out: Path) -> Outputs:
+        """The outputs of a case of a task in ``out``."""
+        labels = out / f"{case.id}{label_suffix(task.data / case.images[0])}"
+        probabilities = out / f"{case.id}{PROBABILITIES}"
+        files = (labels, probabilities) if task.probabilities else (labels,)
+        key = digest_of([task.digest, case.images_sha256])
+        return cls(case, key, labels, probabilities, out / f".{case.id}.json", files)
+
+    def predict(self, predictor: Predictor, data: Path) -> dict[str, str]:
+        """Make the wanted files; their digests by name."""
+        sinks: list[Sink] = [LabelFile(self.labels)]
+        if self.probabilities in self.files:
+            sinks.append(ProbabilityFile(self.probabilities))
+        predictor.predict(open_case_image(self.case, data), self.case.id, sinks)
+        return write_stamp(self.stamp, self.key, self.files, output_digest)
+
+    def entry(self, digests: Mapping[str, str]) -> PredictedCase:
+        """The case's entry in the record."""
+        soft = self.probabilities.name
+        probabilities = {"file": soft, "sha256": digests[soft]} if self.probabilities in self.files else None
+        return PredictedCase(self.labels.name, digests[self.labels.name], probabilities=probabilities)
+
+
+def output_digest(path: Path) -> str:
+    """SHA-256 (hex) of a label map, or of a file of probabilities."""
+    return sha256_file(path) if path.name.endswith(PROBABILITIES) else label_map_digest(path)

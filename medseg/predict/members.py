@@ -1,0 +1,56 @@
+"""The members of a prediction: networks of checkpoints, each with its mirror images; their outputs are averaged."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+# Maps (N, C, S) to (N, K, S).
+Network = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """The network of one checkpoint and whether it sees mirror images too; itself a ``Network``.
+
+    Attributes:
+        network: on its device, in evaluation mode.
+        mirror: whether its output is the mean over all 2^d mirror images of the input, each output mirrored back
+            (test-time augmentation, Isensee et al. 2021). Then outputs are 32-bit, and mirroring the input along any
+            axis mirrors the output.
+    """
+
+    network: Network
+    mirror: bool = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The member's output (N, K, S) for windows (N, C, S)."""
+        if not self.mirror:
+            return self.network(x)
+        axes = range(2, x.ndim)
+        total = self.network(x).float()
+        for count in range(1, len(axes) + 1):
+            for flip in itertools.combinations(axes, count):
+                total = total + self.network(x.flip(flip)).float().flip(flip)
+        return total / float(2 ** len(axes))
+
+
+def mean_of(members: Sequence[Member]) -> Network:
+    """The mean of the members' logits, 32-bit; a single member is taken as it is.
+
+    All members have the same classes, grid and window. Equal members give the bits of one of them: sums of two equal
+    numbers and halves are exact.
+    """
+    if len(members) == 1:
+        return members[0]
+
+    def mean(x: Tensor) -> Tensor:
+        total = members[0](x).float()
+        for member in members[1:]:
+            total = total + member(x).float()
+        return total / float(len(members))
+
+    return mean

@@ -1,0 +1,104 @@
+"""Inference as one pipe: source -> windows -> members -> blended slabs -> decoder -> sinks.
+
+A large image never exists as logits: windows are blended slab by slab, and each slab is brought to the voxels of the
+image, decoded, handed to the sinks and forgotten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medseg.decoders import decoder_of
+from medseg.engine.step import autocast
+from medseg.errors import DataError, PredictionError
+from medseg.formats.source import Source
+from medseg.image.labels import LabelTable
+from medseg.image.resample import coarse_axis
+from medseg.patches.tiling import predict_slabs, slab_axis
+from medseg.plan.plan import Plan
+from medseg.predict.members import Member, mean_of
+from medseg.predict.native import native_slabs
+from medseg.predict.sinks import Frame, Sink, Slab
+from medseg.preprocess.prepare import own_spacing, prepare_image
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """What stands between an image and the sinks.
+
+    Attributes:
+        plan: how images are prepared, and the size and number of windows.
+        table: label table; it names the decoder.
+        members: networks whose outputs are averaged, at least one; all of this plan's grid and window.
+        device, precision: where and in which arithmetic networks run.
+    """
+
+    plan: Plan
+    table: LabelTable
+    members: Sequence[Member]
+    device: str
+    precision: str
+
+    def run(self, source: Source, name: str, sinks: Sequence[Sink]) -> None:
+        """Predict one image into sinks, which are complete when this returns.
+
+        Args:
+            source: an image of the model's dimensions and channels.
+            name: what it is called in error messages.
+            sinks: where the prediction goes.
+
+        Raises:
+            DataError: if voxels are not finite.
+            PredictionError: if the network's output is not finite.
+        """
+        frame, native = self._native(source, name)
+        decoder = decoder_of(self.table)
+        with contextlib.ExitStack() as opened:
+            takers = [opened.enter_context(sink.open(frame)) for sink in sinks]
+            opened.enter_context(torch.inference_mode())
+            opened.enter_context(autocast(self.device, self.precision))
+            for rows, logits in native:
+                slab = Slab(rows, logits, decoder.labels(logits, self.table))
+                for take in takers:
+                    take(slab)
+                # So that no slab is held while the next one is made.
+                del logits, slab
+
+    def _native(self, source: Source, name: str) -> tuple[Frame, Iterator[tuple[slice, Tensor]]]:
+        """The frame of a prediction, and logits on the voxels of the image, made as they are asked for."""
+        prepared, record = prepare_image(_read_finite(source, name), source.geometry, self.plan.grid)
+        axis = slab_axis(prepared.shape[1:], self.plan.window)
+        coarse = coarse_axis(record.spacing, own_spacing(self.plan.grid.spacing, record.spacing))
+        blended = self._blended(torch.from_numpy(prepared).to(self.device), axis, name)
+        return Frame(record, axis, self.table), native_slabs(blended, axis, record, coarse=coarse)
+
+    def _blended(self, image: Tensor, axis: int, name: str) -> Iterator[Tensor]:
+        """The members' mean logits (K, slab) of a prepared image (C, S), blended over windows, slab by slab."""
+        slabs = predict_slabs(
+            mean_of(self.members),
+            image,
+            self.plan.window,
+            axis=axis,
+            batch=self.plan.training.batch,
+            slice_axis=self.plan.grid.slice_axis,
+        )
+        for slab in slabs:
+            if not torch.isfinite(slab).all():
+                raise PredictionError(f"{name}: the network's output is not finite; the model or the image is damaged")
+            yield slab
+
+
+def _read_finite(source: Source, name: str) -> NDArray[Any]:
+    """The whole image (C, S), since its box of non-zero voxels and its statistics are those of all of it."""
+    image = source.image()
+    if not np.isfinite(image).all():
+        raise DataError(f"{name}: {int((~np.isfinite(image)).sum())} voxels are NaN or Inf; repair the file")
+    return image
