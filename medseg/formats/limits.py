@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,13 +9,14 @@ from pathlib import Path
 
 from medseg.formats.content import Data
 from medseg.formats.errors import FormatError
+from medseg.machine import host_memory
 
 # Deflate expands a byte to at most 1032 bytes (zlib, "Maximum Compression Factor").
 MAX_DEFLATE_RATIO = 1032
 # Files of a folder or archive: a whole-body CT has some 2,000 slices; several series of a study may lie together.
 MAX_FILES = 50_000
 
-# Bytes that one decoded file may take in this thread; None: half of the machine's memory.
+# Bytes that one decoded file may take in this thread; None: half of what this process can have.
 _LIMIT: ContextVar[int | None] = ContextVar("limit", default=None)
 
 
@@ -31,9 +31,9 @@ def file_limit(size: int | None) -> Iterator[None]:
 
 
 def memory_budget() -> int:
-    """Bytes that one decoded file may take: what ``file_limit`` says, else half of the machine's memory."""
+    """Bytes that one decoded file may take: what ``file_limit`` says, else half of what this process can have."""
     limit = _LIMIT.get()
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if limit is None else limit
+    return host_memory() // 2 if limit is None else limit
 
 
 def check_claim(path: Path, claimed: int, capacity: int) -> None:

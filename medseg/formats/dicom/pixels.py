@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.formats.errors import FormatError
+from medseg.formats.jpeg import JPEG_END, JPEG_START, claimed_size
 from medseg.formats.limits import check_size
 
 # A compressed frame may claim this many bytes per byte that is there; an empty slice compresses a thousandfold.
 MAX_COMPRESSION = 10_000
-# First and last marker of JPEG and JPEG-LS streams.
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,34 +173,21 @@ def _decoded(path: Path, at: str, code: bytes, layout: Layout, syntax: Syntax) -
 
 def _unpacked(path: Path, at: str, code: bytes, layout: Layout) -> NDArray[Any]:
     """Words of an RLE frame (PS3.5 annex G): a segment per byte of a word, highest first, each of packed runs."""
+    import imagecodecs
+
     depth, size = layout.allocated // 8, layout.rows * layout.columns
     head = struct.unpack_from("<16I", code) if len(code) >= 64 else (0,) * 16
     bounds = [*head[1 : depth + 1], len(code)]
+    # The decoder takes the number of segments and their places from the stream.
     if head[0] != depth or bounds[0] < 64 or any(a > b for a, b in itertools.pairwise(bounds)):
         raise FormatError(path, f"{at}damaged RLE Lossless stream (impossible segments)")
-    out = np.empty((size, depth), np.uint8)
-    for byte, (start, end) in enumerate(itertools.pairwise(bounds)):
-        plain = _runs(code[start:end], size)
-        if len(plain) != size:
-            raise FormatError(path, f"{at}damaged RLE Lossless stream ({len(plain)} of {size} bytes in a segment)")
-        out[:, depth - 1 - byte] = np.frombuffer(plain, np.uint8)
-    return out.view(f"<u{depth}").ravel().astype(f"u{depth}", copy=False)
-
-
-def _runs(packed: bytes, size: int) -> bytes:
-    """The bytes of a packed segment (PackBits), at most ``size``; fewer if it breaks off."""
-    plain = bytearray()
-    at = 0
-    while at + 1 < len(packed) and len(plain) < size:
-        count = packed[at]
-        if count < 128:
-            plain += packed[at + 1 : at + 2 + count]
-            at += 2 + count
-        else:
-            if count > 128:
-                plain += packed[at + 1 : at + 2] * (257 - count)
-            at += 2 if count > 128 else 1
-    return bytes(plain[:size])
+    try:
+        plain = imagecodecs.dicomrle_decode(code, f"<u{depth}", out=size * depth)
+    except (imagecodecs.DicomrleError, ValueError) as error:
+        raise FormatError(path, f"{at}damaged RLE Lossless stream ({error})") from None
+    if len(plain) != size * depth:
+        raise FormatError(path, f"{at}damaged RLE Lossless stream ({len(plain)} of {size * depth} bytes)")
+    return np.frombuffer(plain, f"<u{depth}").astype(f"u{depth}", copy=False)
 
 
 def _values(words: NDArray[Any], layout: Layout) -> NDArray[Any]:
@@ -211,26 +197,3 @@ def _values(words: NDArray[Any], layout: Layout) -> NDArray[Any]:
         signed = words.view(layout.dtype)
         return (signed << spare) >> spare if spare else signed
     return words & words.dtype.type(2**layout.stored - 1) if spare else words
-
-
-def claimed_size(code: bytes) -> tuple[int, int] | None:
-    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 stream claims, without decoding it; None if it is neither."""
-    if code[:4] == b"\xff\x4f\xff\x51":
-        if len(code) < 24:
-            return None
-        right, bottom, left, top = struct.unpack_from(">IIII", code, 8)
-        return bottom - top, right - left
-    if code[:2] != JPEG_START:
-        return None
-    at = 2
-    while at + 9 <= len(code) and code[at] == 0xFF:
-        marker = code[at + 1]
-        if marker == 0xFF:
-            at += 1
-            continue
-        # Start of frame: C0 to CF without the tables C4, C8 and CC; F7 is that of JPEG-LS.
-        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-            rows, columns = struct.unpack_from(">HH", code, at + 5)
-            return rows, columns
-        at += 2 + max(2, struct.unpack_from(">H", code, at + 2)[0])
-    return None

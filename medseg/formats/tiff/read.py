@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from medseg.formats.alpha import without_alpha
 from medseg.formats.content import Content
 from medseg.formats.errors import FormatError
+from medseg.formats.jpeg import claimed_size
 from medseg.formats.limits import check_size, held, memory_budget
 from medseg.formats.source import Source
 from medseg.formats.tiff.axes import Facts, Layout, is_ome, layout_of
@@ -220,18 +221,13 @@ def _check_lengths(path: Path, page: Any, code: int) -> None:
 
 
 def _check_jpeg(path: Path, page: Any, piece: bytes, index: int) -> None:
-    """A JPEG stream has the size of its strip or tile."""
-    at = 2
-    while at + 9 < len(piece) and piece[at] == 0xFF:
-        marker, length, rows, columns = piece[at + 1], *struct.unpack_from(">HxHH", piece, at + 2)
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            if (rows, columns) in {
-                (n, _piece_shape(page, index)[1]) for n in (_piece_shape(page, index)[0], _rows(page))
-            }:
-                return
-            raise FormatError(path, f"damaged: a JPEG of {rows} x {columns} as piece {index}")
-        at += 2 + length
-    raise FormatError(path, f"damaged JPEG in piece {index}")
+    """Raise ``FormatError`` unless a JPEG stream has the size of its strip or tile; the last strip may be whole."""
+    claimed = claimed_size(piece)
+    if claimed is None:
+        raise FormatError(path, f"damaged JPEG in piece {index}")
+    rows, columns = _piece_shape(page, index)
+    if claimed not in {(rows, columns), (_rows(page), columns)}:
+        raise FormatError(path, f"damaged: a JPEG of {claimed[0]} x {claimed[1]} as piece {index}")
 
 
 def _rows(page: Any) -> int:
