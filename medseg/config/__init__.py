@@ -15,6 +15,7 @@ from medseg.config.dataset import (
     TestConfig,
     is_table,
 )
+from medseg.config.metrics import MetricsConfig
 from medseg.config.model import AUGMENTATION, Loss, ModelConfig, Network, PlanOverrides, is_elsewhere
 from medseg.config.study import (
     BudgetConfig,
@@ -39,6 +40,7 @@ __all__ = [
     "KnownArchive",
     "LoaderConfig",
     "Loss",
+    "MetricsConfig",
     "ModelConfig",
     "Network",
     "PlanOverrides",

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
+from medseg.config.metrics import MetricsConfig
 from medseg.config.section import Count, Positive, Section
 
 KnownArchive = Literal[
@@ -197,6 +198,7 @@ class DatasetConfig(Section):
         description="what was chosen by looking at scores of this data set's cases, in words; the report quotes it",
     )
     postprocess: PostprocessConfig = Field(default_factory=PostprocessConfig)
+    metrics: MetricsConfig = Field(default_factory=MetricsConfig, description="by which metrics it is scored")
     generate: GenerateConfig | None = Field(default=None, description="generate the data set first")
 
     @field_validator("test", mode="before", json_schema_input_type=TestConfig | list[str] | str | None)
@@ -211,6 +213,15 @@ class DatasetConfig(Section):
         if value.endswith((".csv", ".tsv")):
             return {"file": value}
         raise ValueError("expected a list of case ids, imagesTs, FILE.csv, or {column: NAME, value: test}")
+
+    @model_validator(mode="after")
+    def _tolerances_of_classes(self) -> DatasetConfig:
+        # The classes of the layouts that bring their own are known to evaluate only.
+        scored = list(self.regions or self.labels or ())
+        unknown = sorted(set(self.metrics.tolerance) - set(scored)) if scored else []
+        if unknown:
+            raise ValueError(f"metrics.tolerance: no class or region {unknown}; there are: {', '.join(scored)}")
+        return self
 
     @field_validator("regions", mode="before")
     @classmethod

@@ -11,6 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medseg.config import Config
+from medseg.errors import DataError
+from medseg.evaluate.choice import choose, coarse_tolerances, require_labels
 from medseg.evaluate.score import COLUMNS, score_case
 from medseg.files import write_with
 from medseg.formats.read import read_labels, read_recorded
@@ -19,29 +21,73 @@ from medseg.image.labels import LabelTable
 from medseg.ingest.cases import read_case_labels
 from medseg.ingest.manifest import Case, read_manifest
 from medseg.predict.record import PredictedCase, read_predictions
+from medseg.progress import say
+from medseg.shards import Shard
 
 
-def run(config: Config, manifest_path: Path, predictions: Path, out: Path) -> None:
+def run(config: Config, manifest_path: Path, predictions: Path, out: Path, shard: Shard | None = None) -> None:
     """Score every case of ``predictions`` (a ``predictions.json``) against its reference into the parquet file ``out``.
 
-    A case that is recorded there as failed gets the worst value and its reason; it is never left out.
+    A case that is recorded there as failed gets the worst value and its reason; it is never left out. With ``shard``,
+    only that part of the cases is scored, into a file of its own beside ``out``, to be joined by ``join``.
 
     Raises:
+        ConfigError: if the configuration asks for a metric or a class that there is not.
         DataError: if a prediction changed since it was written, a case has no reference, or a value is no class.
         GeometryError: if a prediction is not on its reference's grid.
     """
     manifest = read_manifest(manifest_path)
     dataset = config.dataset(manifest.dataset)
     folder = Path(config.data_root) / dataset.path
+    where = f"datasets.{manifest.dataset}.metrics"
+    choice = choose(dataset.metrics, where)
+    require_labels(choice, manifest.labels.target_names, where)
     given = read_predictions(predictions)
     rows: list[Mapping[str, Any]] = []
-    for case_id, entry in given.cases.items():
+    cases = list(given.cases.items())
+    for case_id, entry in cases if shard is None else shard.of(cases):
         case = manifest.case(case_id)
         reference, grid = manifest.labels.to_channels(read_case_labels(case, folder)), case.geometry
         predicted = None if entry.failed else _read_prediction(given.folder, case, entry, manifest.labels)
         made = (reference, predicted, manifest.labels, grid)
-        rows += score_case(given.key, case.id, case.subject, *made, entry.failed, entry.sha256)
+        rows += score_case(given.key, case.id, case.subject, *made, entry.failed, entry.sha256, choice)
+    if shard is None or not shard.index:
+        grids = [manifest.case(case_id).geometry for case_id in given.cases]
+        for line in coarse_tolerances(choice, [grid.spacing for grid in grids], grids[0].unit if grids else ""):
+            say(f"{manifest.dataset}: {line}")
     table = pd.DataFrame(rows, columns=list(COLUMNS))
+    _write_table(table, out if shard is None else _part(out, shard))
+
+
+def join(predictions: Path, out: Path, count: int) -> None:
+    """Join the tables of ``count`` shards into ``out``: the same table as ``run`` without shards writes.
+
+    Raises:
+        DataError: if a shard's table is missing or damaged, or the tables are not about these predictions.
+    """
+    parts = [_read_part(_part(out, Shard(index, count)), f"{index}/{count}") for index in range(count)]
+    # A shard without a case has a table without types.
+    filled = [table for table in parts if len(table)] or parts[:1]
+    table = pd.concat(filled, ignore_index=True)
+    order = {case_id: place for place, case_id in enumerate(read_predictions(predictions).cases)}
+    if set(table["case"]) != set(order):
+        raise DataError(f"{out}: its shards hold other cases than {predictions}; run `medseg evaluate --shard` again")
+    _write_table(table.sort_values("case", key=lambda cases: cases.map(order), kind="stable"), out)
+
+
+def _part(out: Path, shard: Shard) -> Path:
+    """The table of one shard."""
+    return out.with_name(f"{out.stem}-{shard.name}{out.suffix}")
+
+
+def _read_part(path: Path, shard: str) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {error}; run `medseg evaluate --shard {shard}` again") from error
+
+
+def _write_table(table: pd.DataFrame, out: Path) -> None:
     write_with(out, lambda path: table.to_parquet(path, index=False))
 
 

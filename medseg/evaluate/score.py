@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -10,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.evaluate.choice import DEFAULT, Choice
 from medseg.image.geometry import Geometry
 from medseg.image.labels import IGNORE, LabelTable
-from medseg.metrics.overlap import OverlapCounts, dice, iou, overlap_counts
-from medseg.metrics.table import METRICS, QUANTITIES
+from medseg.metrics.counts import OverlapCounts, overlap_counts
+from medseg.metrics.pair import Pair, box_diagonal, pairs, value_of
+from medseg.metrics.table import QUANTITIES, Metric
 from medseg.results.key import RunKey
 
 COLUMNS = (
@@ -33,6 +34,7 @@ COLUMNS = (
     "n_ref",
     "n_pred",
     "spacing",
+    "diagonal",
     "prediction",
 )
 # Status of a row. The first two have a value, so has ``failed`` where the reference shows the class; the others have
@@ -62,12 +64,13 @@ def score_case(
     grid: Geometry,
     failure: str = "",
     digest: str = "",
+    choice: Choice = DEFAULT,
 ) -> list[Mapping[str, Any]]:
     """Score one case.
 
-    Whether Dice and IoU have a value is decided by the reference alone: if it shows the class, they have one (0 for a
-    prediction without it, the worst value for a case that failed); if it does not, they have none, and the voxels that
-    the prediction gave it stand in ``fp`` and ``volume_pred``.
+    Whether a metric has a value is decided by the reference alone: if it shows the class, it has one (the worst value
+    for a prediction without the class, and for a case that failed); if it does not, it has none, and the voxels that
+    the prediction gave the class stand in ``fp`` and ``volume_pred``.
 
     Args:
         key, case, subject: what the rows are about.
@@ -77,47 +80,59 @@ def score_case(
         grid: of both.
         failure: why there is no prediction; one line.
         digest: SHA-256 of the label map that is scored, so that what is shown later is what was scored.
+        choice: metrics and tolerances.
 
     Returns:
-        Rows of ``COLUMNS``, for every region or else foreground class: dice, iou, tp, fp, fn, volume_ref, volume_pred.
+        Rows of ``COLUMNS``, for every region or else foreground class: the metrics, then counts and volumes.
     """
-    volume_unit, factor = VOLUME_UNITS.get((grid.unit, grid.dims), (f"{grid.unit}{grid.dims}", 1.0))
-    volume = grid.voxel_volume * factor
-    spacing = f"{' x '.join(f'{v:.6g}' for v in grid.spacing)} {grid.unit}"
     annotated = bool((reference != IGNORE).any())
-    failed = prediction is None
+    failed = f"{FAILED}: {failure}" if prediction is None and annotated else ""
     predicted = np.zeros_like(reference) if prediction is None else prediction
-    found = overlap_counts(reference, predicted, table.classes, table.members)
+    counts = overlap_counts(reference, predicted, table.classes, table.members)
+    tolerances = [choice.tolerance.get(name) for name in table.target_names]
+    found = pairs(reference, predicted, table.members, grid.spacing, tolerances, counts)
+    spacing = f"{' x '.join(f'{v:.6g}' for v in grid.spacing)} {grid.unit}"
+    facts = {**asdict(key), "case": case, "subject": subject, "spacing": spacing, "prediction": digest}
+    # What a distance of a case counts that was missed; compare needs it for cases that a training lacks.
+    facts["diagonal"] = box_diagonal(grid.shape, grid.spacing)
     rows: list[Mapping[str, Any]] = []
-    for name, counts in zip(table.target_names, found, strict=True):
-        status = f"{FAILED}: {failure}" if failed and annotated else _status(counts, annotated)
-        scores = {"dice": (dice(counts), "1"), "iou": (iou(counts), "1")}
-        if not counts.reference:
-            scores = dict.fromkeys(scores, (math.nan, "1"))
-        elif failed:
-            scores = {metric: (METRICS[metric].worst, "1") for metric in scores}
-        quantities = {
-            "tp": (counts.tp, "voxel"),
-            "fp": (counts.fp, "voxel"),
-            "fn": (counts.fn, "voxel"),
-            "volume_ref": (counts.reference * volume, volume_unit),
-            "volume_pred": (counts.predicted * volume, volume_unit),
-        }
-        for metric, (value, unit) in {**scores, **quantities}.items():
-            definition = METRICS[metric].definition if metric in METRICS else QUANTITIES[metric]
-            facts: dict[str, Any] = {
-                "case": case,
-                "subject": subject,
-                "label": name,
-                "metric": metric,
-                "definition": definition,
-            }
-            facts |= {"value": float(value), "unit": unit, "status": status}
-            facts |= {"n_ref": counts.reference, "n_pred": counts.predicted, "spacing": spacing}
-            facts["prediction"] = digest
-            row = {**asdict(key), **facts}
+    for label, pair in zip(table.target_names, found, strict=True):
+        status = failed or _status(pair.counts, annotated)
+        mine = {"label": label, "status": status, "n_ref": pair.counts.reference, "n_pred": pair.counts.predicted}
+        for value in [*_scores(pair, choice.of_label(label), grid.unit), *_quantities(pair.counts, grid)]:
+            row = {**facts, **mine, **value}
             rows.append({column: row[column] for column in COLUMNS})
     return rows
+
+
+def _scores(pair: Pair, metrics: Mapping[str, Metric], length: str) -> list[dict[str, Any]]:
+    """Name, definition, value and unit of each metric of a class; a case that failed has no voxel of it, the worst."""
+    return [
+        {
+            "metric": name,
+            "definition": metric.definition_of(pair.tolerance, length),
+            "value": value_of(metric, pair),
+            "unit": metric.unit_of(length),
+        }
+        for name, metric in metrics.items()
+    ]
+
+
+def _quantities(counts: OverlapCounts, grid: Geometry) -> list[dict[str, Any]]:
+    """Name, definition, value and unit of the counts and volumes of a class."""
+    unit, factor = VOLUME_UNITS.get((grid.unit, grid.dims), (f"{grid.unit}{grid.dims}", 1.0))
+    volume = grid.voxel_volume * factor
+    values = {
+        "tp": (counts.tp, "voxel"),
+        "fp": (counts.fp, "voxel"),
+        "fn": (counts.fn, "voxel"),
+        "volume_ref": (counts.reference * volume, unit),
+        "volume_pred": (counts.predicted * volume, unit),
+    }
+    return [
+        {"metric": name, "definition": QUANTITIES[name], "value": float(value), "unit": unit}
+        for name, (value, unit) in values.items()
+    ]
 
 
 def _status(counts: OverlapCounts, annotated: bool) -> str:

@@ -6,6 +6,7 @@ definition and family from here.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +27,9 @@ class Metric:
         paper: where it comes from.
         function: ``module:name`` of the function ``(Pair) -> float``; for two masks that both show the class.
         family: metrics of one kind; they are corrected for multiple tests together.
-        needs: what the function reads of a ``Pair``; a row whose needs are not met has no score rows.
+        needs: what the function reads of a ``Pair``; a metric whose needs are not met has no score rows.
+        scope: ``always``: every table of scores has it; ``default``: unless the configuration names others; ``named``:
+            only where the configuration names it.
         unit: ``"1"``, or ``"length"`` for the unit of the grid's axes (mm, um, px).
         better: which values are better.
         low, high: bounds of its values; ``high`` may be infinite.
@@ -34,7 +37,7 @@ class Metric:
         one_empty: what a case gets whose prediction lacks the class: ``"worst"``.
         worst: the value of a case that was missed or failed; ``"diagonal"``: of the box of the reference's grid.
         aggregate: ``case``: a mean over cases only; ``pooled``: only from counts summed over cases; ``both``.
-        pooled: how the pooled value follows from summed counts; empty where there is none.
+        pooled: ``module:name`` of the function ``(OverlapCounts) -> float`` of counts summed over cases; empty: none.
         oracle: what its tests compare it with.
     """
 
@@ -45,6 +48,7 @@ class Metric:
     function: str
     family: Literal["overlap", "surface"] = "overlap"
     needs: tuple[Need, ...] = ("labels",)
+    scope: Literal["always", "default", "named"] = "default"
     unit: Literal["1", "length"] = "1"
     better: Literal["higher", "lower"] = "higher"
     low: float = 0.0
@@ -68,6 +72,12 @@ class Metric:
         """Unit of its values on a grid whose axes are in ``length`` (mm, um, px)."""
         return length if self.unit == "length" else self.unit
 
+    def definition_of(self, tolerance: float | None, length: str) -> str:
+        """What a score row says: the definition id, with the tolerance in the unit ``length`` where it needs one."""
+        if "tolerance" not in self.needs:
+            return self.definition
+        return f"{self.definition}{TOLERANCE_MARK}{tolerance:g} {length}"
+
     def matches(self, definition: str) -> bool:
         """Whether a score row's definition is this one; a tolerance may follow it (``…@2 mm``)."""
         name, mark, _ = definition.partition(TOLERANCE_MARK)
@@ -81,8 +91,9 @@ METRICS: dict[str, Metric] = {
         formula="2 TP / (2 TP + FP + FN)",
         paper="Dice 1945",
         function="medseg.metrics.overlap:dice",
+        scope="always",
         aggregate="both",
-        pooled="the formula of TP, FP and FN summed over cases",
+        pooled="medseg.metrics.counts:dice_of_counts",
         oracle="counts of a loop over voxels",
     ),
     "iou": Metric(
@@ -91,9 +102,102 @@ METRICS: dict[str, Metric] = {
         formula="TP / (TP + FP + FN)",
         paper="Jaccard 1912",
         function="medseg.metrics.overlap:iou",
+        scope="always",
         aggregate="both",
-        pooled="the formula of TP, FP and FN summed over cases",
+        pooled="medseg.metrics.overlap:iou_of_counts",
         oracle="counts of a loop over voxels",
+    ),
+    "hd": Metric(
+        title="HD",
+        definition="hd/max-directed/erosion-face-v1",
+        formula="largest distance from a boundary voxel of either mask to the other boundary",
+        paper="Huttenlocher 1993",
+        function="medseg.metrics.surface:hd",
+        family="surface",
+        needs=("labels", "spacing"),
+        unit="length",
+        better="lower",
+        high=math.inf,
+        worst="diagonal",
+        oracle="all pairs of boundary voxels; MONAI; boxes",
+    ),
+    "hd95": Metric(
+        title="HD95",
+        definition="hd95/max-directed-linear/erosion-face-v1",
+        formula="larger of the two directed 95th percentiles of these distances, interpolated linearly",
+        paper="Huttenlocher 1993",
+        function="medseg.metrics.surface:hd95",
+        family="surface",
+        needs=("labels", "spacing"),
+        unit="length",
+        better="lower",
+        high=math.inf,
+        worst="diagonal",
+        oracle="all pairs of boundary voxels; MONAI; boxes",
+    ),
+    "assd": Metric(
+        title="ASSD",
+        definition="assd/pooled-mean/erosion-face-v1",
+        formula="sum of the distances from the boundary voxels of both masks / their number",
+        paper="Heimann 2009",
+        function="medseg.metrics.surface:assd",
+        family="surface",
+        needs=("labels", "spacing"),
+        unit="length",
+        better="lower",
+        high=math.inf,
+        worst="diagonal",
+        oracle="all pairs of boundary voxels; MONAI; boxes",
+    ),
+    "masd": Metric(
+        title="MASD",
+        definition="masd/mean-of-directed-means/erosion-face-v1",
+        formula="mean of the two directed mean distances",
+        paper="Maier-Hein 2024",
+        function="medseg.metrics.surface:masd",
+        family="surface",
+        needs=("labels", "spacing"),
+        unit="length",
+        better="lower",
+        high=math.inf,
+        worst="diagonal",
+        oracle="all pairs of boundary voxels; boxes",
+    ),
+    "nsd": Metric(
+        title="NSD",
+        definition="nsd/share-within-tau/erosion-face-v1",
+        formula="share of the boundary voxels of both masks within the tolerance of the other boundary",
+        paper="Nikolov 2021",
+        function="medseg.metrics.surface:nsd",
+        family="surface",
+        needs=("labels", "spacing", "tolerance"),
+        oracle="all pairs of boundary voxels; MONAI; boxes",
+    ),
+    "assd_faces": Metric(
+        title="ASSD of faces",
+        definition="assd/area-weighted/faces-v1",
+        formula="integral over the voxel faces of both masks of the distance to the other one's faces / their area",
+        paper="Heimann 2009",
+        function="medseg.metrics.surface:assd_faces",
+        family="surface",
+        needs=("labels", "spacing"),
+        scope="named",
+        unit="length",
+        better="lower",
+        high=math.inf,
+        worst="diagonal",
+        oracle="closed forms of boxes; points sampled on the faces",
+    ),
+    "nsd_faces": Metric(
+        title="NSD of faces",
+        definition="nsd/area-within-tau/faces-v1",
+        formula="share of the area of the voxel faces of both masks within the tolerance of the other one's faces",
+        paper="Nikolov 2021",
+        function="medseg.metrics.surface:nsd_faces",
+        family="surface",
+        needs=("labels", "spacing", "tolerance"),
+        scope="named",
+        oracle="closed forms of boxes; points sampled on the faces",
     ),
 }
 # Rows that are counted or measured, from which pooled scores and volumes are taken; they are no scores.

@@ -10,7 +10,7 @@ from torch import nn
 from medseg.engine.group import ALONE, Group
 from medseg.engine.step import autocast
 from medseg.image.labels import LabelTable
-from medseg.metrics.overlap import OverlapCounts, dice, overlap_counts
+from medseg.metrics.counts import OverlapCounts, dice_of_counts, overlap_counts
 from medseg.models.head import read_labels
 from medseg.patches.tiling import predict_slabs, slab_axis
 from medseg.plan.plan import Plan
@@ -42,5 +42,5 @@ def validate(
     network.train()
     total = iter(group.add([n for c in sums for n in (c.tp, c.fp, c.fn)]))
     sums = [OverlapCounts(tp, fp, fn) for tp, fp, fn in zip(total, total, total, strict=True)]
-    scores = {f"val/dice/{name}": dice(c) for name, c in zip(names, sums, strict=True) if c.reference}
+    scores = {f"val/dice/{name}": dice_of_counts(c) for name, c in zip(names, sums, strict=True) if c.reference}
     return {**scores, "val/dice/mean": sum(scores.values()) / len(scores)} if scores else {}

@@ -24,6 +24,7 @@ from medseg.image.labels import LabelTable
 from medseg.image.resample import reorient
 from medseg.losses.build import build_loss
 from medseg.losses.table import LOSSES
+from medseg.metrics.table import METRICS
 from medseg.patches.tiling import predict_tiled
 from medseg.plan.plan import Grid
 from medseg.postprocess.operations import LABELS, apply
@@ -180,11 +181,11 @@ pairs = st.tuples(*[hnp.arrays(np.uint8, (4, 5), elements=st.integers(0, 2))] * 
 
 
 @given(pairs, st.integers(0, 1), st.booleans())
-def test_scores_do_not_depend_on_orientation_and_volumes_scale(pair: Any, axis: int, swap: bool) -> None:
+def test_scores_do_not_depend_on_orientation_and_lengths_and_volumes_scale(pair: Any, axis: int, swap: bool) -> None:
     table, key = LabelTable.create({"ball": 1, "rod": 3}), RunKey("d", "m", 0, 0)
 
-    def values(a: np.ndarray, b: np.ndarray, volume: float = 1.0) -> dict[Any, float]:
-        grid = Geometry.from_spacing(a.shape, (volume, 1.0))
+    def values(a: np.ndarray, b: np.ndarray, side: float = 1.0) -> dict[Any, float]:
+        grid = Geometry.from_spacing(a.shape, (side, side))
         return {(r["label"], r["metric"]): r["value"] for r in score_case(key, "c", "s", a, b, table, grid)}
 
     plain = values(*pair)
@@ -192,7 +193,8 @@ def test_scores_do_not_depend_on_orientation_and_volumes_scale(pair: Any, axis: 
     assert turned == pytest.approx(plain, nan_ok=True)
     larger = values(*pair, 2.5)
     for (label, metric), value in plain.items():
-        factor = 2.5 if metric.startswith("volume") else 1.0
+        length = metric in METRICS and METRICS[metric].unit == "length"
+        factor = 2.5**2 if metric.startswith("volume") else 2.5 if length else 1.0
         assert larger[label, metric] == pytest.approx(value * factor, nan_ok=True)
     back = values(*pair[::-1])
     for label in ("ball", "rod"):

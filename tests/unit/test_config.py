@@ -47,6 +47,7 @@ FULL: dict[str, Any] = {
             "fill": -1.0,
             "orientation": "sform",
             "max_gb": 1.5,
+            "metrics": {"names": ["hd95", "nsd"], "tolerance": {"cells": 2.0}},
             "postprocess": {
                 "crf": {
                     "iterations": 3,
@@ -132,6 +133,7 @@ NAMES = {
     ("datasets",),
     ("models",),
     ("datasets", "cells", "labels"),
+    ("datasets", "cells", "metrics", "tolerance"),
     ("models", "unet", "options"),
     ("models", "unet", "augmentation"),
 }  # mappings whose keys are free

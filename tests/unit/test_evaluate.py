@@ -14,6 +14,7 @@ import pytest
 
 from medseg.errors import DataError, GeometryError, MedsegError
 from medseg.evaluate import run as stage
+from medseg.evaluate.choice import DEFAULT
 from medseg.evaluate.score import ABSENT, COLUMNS, MISSED, NOT_ANNOTATED, OK, SPURIOUS, score_case
 from medseg.files import read_json, sha256_file, write_json
 from medseg.formats.read import read_labels
@@ -50,6 +51,11 @@ def test_rows_counted_by_hand() -> None:
     expected = {
         ("ball", "dice"): (4 / 7, "1"),
         ("ball", "iou"): (2 / 5, "1"),
+        # All voxels are boundary voxels. Distances: 0, 0, 1 from the reference, 0, 0, 1, 1 from the prediction.
+        ("ball", "hd"): (1.0, "mm"),
+        ("ball", "hd95"): (1.0, "mm"),
+        ("ball", "assd"): (3 / 7, "mm"),
+        ("ball", "masd"): (5 / 12, "mm"),
         ("ball", "tp"): (2, "voxel"),
         ("ball", "fp"): (2, "voxel"),
         ("ball", "fn"): (1, "voxel"),
@@ -57,6 +63,10 @@ def test_rows_counted_by_hand() -> None:
         ("ball", "volume_pred"): (2.0, "ml"),
         ("rod", "dice"): (2 / 3, "1"),
         ("rod", "iou"): (1 / 2, "1"),
+        ("rod", "hd"): (1.0, "mm"),
+        ("rod", "hd95"): (0.95, "mm"),
+        ("rod", "assd"): (1 / 3, "mm"),
+        ("rod", "masd"): (1 / 4, "mm"),
         ("rod", "tp"): (1, "voxel"),
         ("rod", "fp"): (0, "voxel"),
         ("rod", "fn"): (1, "voxel"),
@@ -86,20 +96,22 @@ def test_units_of_volume(unit: str, dims: int, expected: str, factor: float) -> 
 
 
 @pytest.mark.parametrize(
-    ("reference", "prediction", "value", "status"),
+    ("reference", "prediction", "status"),
     [
-        ([[0, 2]], [[0, 2]], math.nan, ABSENT),
-        ([[0, 2]], [[1, 2]], math.nan, SPURIOUS),
-        ([[1, 2]], [[0, 2]], 0.0, MISSED),
-        ([[1, 2]], [[1, 0]], 1.0, OK),
+        ([[0, 2]], [[0, 2]], ABSENT),
+        ([[0, 2]], [[1, 2]], SPURIOUS),
+        ([[1, 2]], [[0, 2]], MISSED),
+        ([[1, 2]], [[1, 0]], OK),
     ],
 )
-def test_the_reference_alone_decides_whether_a_class_is_scored(
-    reference: Any, prediction: Any, value: float, status: str
-) -> None:
+def test_the_reference_alone_decides_whether_a_class_is_scored(reference: Any, prediction: Any, status: str) -> None:
     rows = scored(reference, prediction)
-    for metric in ("dice", "iou"):
-        assert rows["ball", metric]["value"] == pytest.approx(value, nan_ok=True)
+    for metric in DEFAULT.of_label("ball"):
+        # The worst distance is the diagonal of the grid: one voxel of 2 x 1 mm beside another.
+        worst = 8**0.5 if metric not in ("dice", "iou") else 0.0
+        best = 1.0 if metric in ("dice", "iou") else 0.0
+        expected = {OK: best, MISSED: worst}.get(status, math.nan)
+        assert rows["ball", metric]["value"] == pytest.approx(expected, nan_ok=True)
         assert rows["ball", metric]["status"] == status
     # Counts and volumes always have a number: what was invented stands there.
     assert rows["ball", "fp"]["value"] == (status == SPURIOUS)
@@ -110,7 +122,9 @@ def test_a_case_that_failed_has_the_worst_value_and_its_reason() -> None:
     rows = scored([[0, 2, 2]], None, failure="out of memory")
     assert (rows["rod", "dice"]["value"], rows["rod", "iou"]["value"]) == (0.0, 0.0)
     assert [rows["rod", m]["value"] for m in ("tp", "fp", "fn")] == [0.0, 0.0, 2.0]
+    assert rows["rod", "hd95"]["value"] == pytest.approx((2**2 + 3**2) ** 0.5)
     assert math.isnan(rows["ball", "dice"]["value"])
+    assert math.isnan(rows["ball", "hd95"]["value"])
     assert {r["status"] for r in rows.values()} == {"failed: out of memory"}
 
 
@@ -150,10 +164,11 @@ def test_table_of_a_training(study: Any, tmp_path: Path, name: str) -> None:
     table = evaluated(study, name, study.predictions(name), tmp_path / "F.parquet")
     cases = read_json(study.predictions(name))["cases"]
     assert tuple(table.columns) == COLUMNS
-    assert len(table) == len(cases) * 2 * 7
+    metrics = [*DEFAULT.of_label("ball"), *QUANTITIES]
+    assert table.groupby(["case", "label"])["metric"].apply(list).tolist() == [metrics] * (len(cases) * 2)
     assert not table.duplicated(["case", "label", "metric"]).any()
     assert table.value.dtype == np.float64
-    is_score = table.metric.isin(["dice", "iou"])
+    is_score = table.metric.isin(list(METRICS))
     assert (table.value.isna() == (is_score & (table.n_ref == 0))).all()
     manifest = read_manifest(study.manifest(name))
     for case in cases:

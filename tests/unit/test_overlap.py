@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from medseg.image.labels import IGNORE
-from medseg.metrics.overlap import OverlapCounts, dice, iou, overlap_counts
+from medseg.metrics.counts import OverlapCounts, dice_of_counts, overlap_counts
+from medseg.metrics.overlap import iou_of_counts
 
 K = 4
 dtypes = st.sampled_from([np.uint8, np.int16, np.uint16, np.int64])
@@ -41,8 +42,8 @@ def test_counts_are_those_of_a_loop(pair: tuple[np.ndarray, np.ndarray]) -> None
 def test_swapping_the_maps_swaps_fp_and_fn_and_keeps_the_scores(pair: tuple[np.ndarray, np.ndarray]) -> None:
     for there, back in zip(overlap_counts(*pair, K), overlap_counts(*pair[::-1], K), strict=True):
         assert (there.tp, there.fp, there.fn) == (back.tp, back.fn, back.fp)
-        assert dice(there) == pytest.approx(dice(back), nan_ok=True)
-        assert iou(there) == pytest.approx(iou(back), nan_ok=True)
+        assert dice_of_counts(there) == pytest.approx(dice_of_counts(back), nan_ok=True)
+        assert iou_of_counts(there) == pytest.approx(iou_of_counts(back), nan_ok=True)
 
 
 @given(pairs(), st.permutations([1, 2, 3]))
@@ -55,7 +56,7 @@ def test_renaming_classes_renames_the_scores(pair: tuple[np.ndarray, np.ndarray]
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50))
 def test_scores_are_bounded_and_bound_to_each_other(tp: int, fp: int, fn: int) -> None:
     counts = OverlapCounts(tp, fp, fn)
-    d, j = dice(counts), iou(counts)
+    d, j = dice_of_counts(counts), iou_of_counts(counts)
     if tp + fp + fn == 0:
         assert math.isnan(d)
         assert math.isnan(j)
@@ -71,8 +72,8 @@ def test_scores_are_bounded_and_bound_to_each_other(tp: int, fp: int, fn: int) -
 )
 def test_rules_for_empty_masks(reference: int, prediction: int, expected: float) -> None:
     (counts,) = overlap_counts(np.full((2, 3), reference), np.full((2, 3), prediction), 2)
-    assert dice(counts) == pytest.approx(expected, nan_ok=True)
-    assert iou(counts) == pytest.approx(expected, nan_ok=True)
+    assert dice_of_counts(counts) == pytest.approx(expected, nan_ok=True)
+    assert iou_of_counts(counts) == pytest.approx(expected, nan_ok=True)
 
 
 def test_counts_do_not_wrap_in_small_integer_types() -> None:

@@ -19,7 +19,7 @@ from medseg.engine.step import Step
 from medseg.errors import BusyError, DataError, PlanError, TrainingError
 from medseg.files import read_json, sha256_file, write_json, writer_lock
 from medseg.image.labels import LabelTable
-from medseg.metrics.overlap import dice, overlap_counts
+from medseg.metrics.counts import dice_of_counts, overlap_counts
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
 from medseg.train import curve, loop
@@ -219,7 +219,7 @@ def test_validation_scores_whole_images_pooled_over_cases(
     for k in (1, 2):
         truth = np.concatenate([c.read_labels().ravel() for c in cases])
         said = np.concatenate([np.round(c.read_image()[0]).clip(0, 2).astype(np.uint8).ravel() for c in cases])
-        expected.append(dice(overlap_counts(truth, said, 3)[k - 1]))
+        expected.append(dice_of_counts(overlap_counts(truth, said, 3)[k - 1]))
     assert [scores["val/dice/ball"], scores["val/dice/rod"]] == pytest.approx(expected, abs=1e-6)
     assert scores["val/dice/mean"] == pytest.approx(np.mean(expected))
 

@@ -1,0 +1,95 @@
+"""Which metrics a data set is scored by, and with which tolerances."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from medseg.config import Config
+from medseg.config.metrics import MetricsConfig
+from medseg.errors import ConfigError
+from medseg.metrics.table import METRICS, Metric
+
+# A tolerance below this many in-plane voxels measures the voxels, not the border.
+_VOXELS = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is computed.
+
+    Attributes:
+        metrics: rows of the table, in its order.
+        tolerance: class or region -> tolerance in the unit of the grid; metrics that need one are computed for these.
+    """
+
+    metrics: Mapping[str, Metric]
+    tolerance: Mapping[str, float] = field(default_factory=dict)
+
+    def of_label(self, label: str) -> dict[str, Metric]:
+        """The metrics that a class or region is scored by: those that need no tolerance, or for which it has one."""
+        given = label in self.tolerance
+        return {name: metric for name, metric in self.metrics.items() if given or "tolerance" not in metric.needs}
+
+
+def choose(section: MetricsConfig, where: str) -> Choice:
+    """The metrics that a configuration asks for, and those that every table of scores has.
+
+    Args:
+        section: of a data set.
+        where: the section's place in the configuration, for messages.
+
+    Raises:
+        ConfigError: for a name that is no metric, and for a metric that needs a tolerance where there is none.
+    """
+    named = section.names or []
+    for name in named:
+        if name not in METRICS:
+            near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(METRICS)}"
+            raise ConfigError(f"{where}.names: no metric '{name}'; {hint}")
+        if "tolerance" in METRICS[name].needs and not section.tolerance:
+            raise ConfigError(
+                f"{where}.names: '{name}' needs a tolerance, which has no default; give one per class, e.g. "
+                f"tolerance: {{CLASS: 2.0}}"
+            )
+    scopes = ("always", "default") if section.names is None else ("always",)
+    metrics = {name: metric for name, metric in METRICS.items() if metric.scope in scopes or name in named}
+    if section.tolerance and not any("tolerance" in metric.needs for metric in metrics.values()):
+        raise ConfigError(f"{where}.tolerance: none of the metrics named uses it; add nsd to names, or leave names out")
+    return Choice(metrics, dict(section.tolerance))
+
+
+def check_choices(config: Config) -> None:
+    """Raise ``ConfigError`` where a data set asks for a metric that there is not, or that lacks what it needs."""
+    for name, dataset in config.datasets.items():
+        choose(dataset.metrics, f"datasets.{name}.metrics")
+
+
+def require_labels(choice: Choice, labels: Sequence[str], where: str) -> None:
+    """Raise ``ConfigError`` for a tolerance of something that is not scored."""
+    for name in choice.tolerance:
+        if name not in labels:
+            raise ConfigError(f"{where}.tolerance: no class or region '{name}'; there are: {', '.join(labels)}")
+
+
+def coarse_tolerances(choice: Choice, spacings: Sequence[Sequence[float]], unit: str) -> list[str]:
+    """One line for each tolerance that is too small for the voxels of some case.
+
+    Args:
+        choice: what is computed.
+        spacings: of the cases, per axis.
+        unit: of spacings and tolerances.
+    """
+    # The axis with the largest spacing is the one across the slices of a volume.
+    in_plane = max((sorted(spacing)[:2][-1] for spacing in spacings), default=0.0)
+    return [
+        f"warning: the tolerance {tolerance:g} {unit} of '{label}' is less than {_VOXELS} times the in-plane spacing "
+        f"of {in_plane:g} {unit}; NSD then measures how the border falls on the voxels"
+        for label, tolerance in choice.tolerance.items()
+        if tolerance < _VOXELS * in_plane
+    ]
+
+
+DEFAULT = choose(MetricsConfig(), "metrics")
