@@ -112,14 +112,14 @@ def child(kind: str, facts: Mapping[str, Any]) -> list[str | Path]:
 
 
 def this_device() -> str:
-    from medseg.engine.step import pick_device
+    from medseg.machine import pick_device
 
     return pick_device("auto")
 
 
 def this_kind() -> str:
     """Whose results these are: a device's, or those of a processor that computes in 32 bits only."""
-    from medseg.engine.step import fast_precision
+    from medseg.machine import fast_precision
 
     device = this_device()
     return f"{device}_fp32" if device == "cpu" and fast_precision(device) == "fp32" else device

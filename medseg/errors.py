@@ -31,6 +31,10 @@ class PlanError(MedsegError, ValueError):
     """No plan fits the data and the budgets."""
 
 
+class MachineError(MedsegError, RuntimeError):
+    """This machine has no device of the kind that was asked for."""
+
+
 class CheckpointError(MedsegError, ValueError):
     """A model folder is damaged, of another architecture, or not one of ours."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from medseg.cli.options import ConfigFile, Dataset
+from medseg.machine import processors
 
 
 def phantoms(config: ConfigFile, dataset: Dataset) -> None:
@@ -24,7 +24,7 @@ def download(
     dataset: Dataset,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="file that says what the folder came from")] = None,
 ) -> None:
-    """Fetch and unpack a data set's archive, unless its folder is there; a transfer that broke off is gone on with."""
+    """Fetch and unpack a data set's archive, unless its folder is there; an interrupted download is resumed."""
     from medseg.config import load_config
     from medseg.files import write_json
     from medseg.ingest.download import run_download
@@ -51,7 +51,7 @@ def ingest(
     from medseg.config import load_config
     from medseg.ingest import run as stage
 
-    workers = workers or os.cpu_count() or 1
+    workers = workers or processors()
     if propose_subjects is not None:
         if check or out is not None:
             raise typer.BadParameter("stands alone: give neither --check nor --out", param_hint="--propose-subjects")

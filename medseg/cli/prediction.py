@@ -30,9 +30,9 @@ def predict(
     fold: Annotated[int | None, typer.Option("--fold", min=0, help="predict a fold: which")] = None,
 ) -> None:
     """Predict IMAGES with a trained model, or (as the workflow does) the validation cases of a fold."""
-    from medseg.gpu import one_gpu
+    from medseg.machine import reserve_gpu
 
-    one_gpu()
+    reserve_gpu()
     from medseg.predict import run as stage
 
     if images:

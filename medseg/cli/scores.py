@@ -64,9 +64,9 @@ def open_test_set(
     workers: Annotated[int, typer.Option("--workers", min=1, help="trainings tested side by side")] = 1,
 ) -> None:
     """Open the test set: score it with every finished training, and leave a record of it (test/opened.json)."""
-    from medseg.gpu import one_gpu
+    from medseg.machine import reserve_gpu
 
-    one_gpu()
+    reserve_gpu()
     from medseg.compare.terminal import terminal_leaderboard
     from medseg.config import load_config
     from medseg.provenance import code_digest

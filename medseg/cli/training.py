@@ -32,15 +32,15 @@ def train(
     worker_timeout: Annotated[float, typer.Option("--worker-timeout", help="seconds a batch may take them")] = 300.0,
     profile: Annotated[bool, typer.Option("--profile", help="write OUT/trace.json, a trace of some steps")] = False,
 ) -> None:
-    """Train one model on one fold with one seed; started again after a kill, it goes on and ends with the same bits."""
+    """Train one model on one fold with one seed; run again after a kill, it resumes and ends with the same bits."""
     import contextlib
 
     from medseg.train.launch import launch, leads
 
     launch(plan)
-    from medseg.gpu import one_gpu
+    from medseg.machine import reserve_gpu
 
-    one_gpu()
+    reserve_gpu()
     from medseg.engine.step import flush_subnormals
     from medseg.provenance import code_digest
     from medseg.train import run as stage

@@ -23,29 +23,6 @@ LEAST_SCALE = 1.0
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick_device(wish: str) -> str:
-    """``cpu``, ``cuda`` or ``mps`` for the wish ``auto`` (a CUDA device if there is one) or one of them."""
-    if wish == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wish == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("device 'cuda' was asked for, but torch sees no CUDA device; set device: cpu or auto")
-    if wish == "mps" and not torch.backends.mps.is_available():
-        raise RuntimeError("device 'mps' was asked for, but torch sees no Apple GPU; set device: cpu or auto")
-    return wish
-
-
-def fast_precision(device: str) -> str:
-    """The reduced precision that the device computes in hardware, else ``fp32``.
-
-    On processors without bf16 instructions autocast is slower than fp32, so the flags decide.
-    """
-    if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    probe = torch.cpu
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return "bf16" if any(getattr(probe, n)() for n in names if hasattr(probe, n)) else "fp32"
-
-
 def place(network: nn.Module, device: str, dims: int, channels_last: bool = True) -> nn.Module:
     """Move a network to ``device`` in a memory layout."""
     moved: nn.Module = network.to(device, memory_format=memory_format(dims, channels_last))  # type: ignore[call-overload]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from medseg.ingest.origin.proposal import join_noticed
 from medseg.ingest.origin.sketch import Sketch, take_sketch
 from medseg.ingest.sources import Candidate, Inventory
 from medseg.ingest.subjects import NOTICED
+from medseg.machine import processors
 from medseg.progress import Progress
 
 # Wrong label values listed in one fault; there can be thousands.
@@ -131,7 +131,7 @@ def read_cases(dataset: str, inventory: Inventory, section: DatasetConfig, worke
     """Read every candidate of an inventory and check it for itself, in parallel; arguments as for ``check_cases``."""
     progress = Progress(f"ingest {dataset}", len(inventory.candidates))
     checked: list[Checked] = []
-    with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(max(1, min(workers, processors()))) as pool:
         for done in pool.map(lambda c: check_case(inventory.root, c, inventory.labels, section), inventory.candidates):
             checked.append(done)
             progress.update(len(checked))

@@ -36,7 +36,7 @@ def this_machine(config: Config) -> Resources:
     """
     import torch
 
-    from medseg.engine.step import fast_precision, pick_device
+    from medseg.machine import fast_precision, pick_device
 
     try:
         device = pick_device(config.device)

@@ -9,9 +9,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from medseg.augment.tables import mirrors
-from medseg.engine.step import pick_device, place, set_exact
-from medseg.errors import DataError, PlanError
+from medseg.engine.step import place, set_exact
+from medseg.errors import DataError
 from medseg.formats.source import Source
+from medseg.machine import pick_device
 from medseg.plan.plan import Plan
 from medseg.predict.members import Member
 from medseg.predict.pipeline import Pipeline
@@ -35,10 +36,7 @@ class Predictor:
         self.checkpoint, network = read_checkpoint(folder)
         self.plan = self.checkpoint.plan
         machine = self.plan.machine
-        try:
-            self.device = pick_device(device or ("cpu" if machine.device == "cpu" else "auto"))
-        except RuntimeError as error:
-            raise PlanError(str(error)) from None
+        self.device = pick_device(device or ("cpu" if machine.device == "cpu" else "auto"))
         # A GPU's fast precision may be slow or absent elsewhere; full precision always works.
         self.precision = machine.precision if self.device == machine.device else "fp32"
         set_exact(threads or machine.threads, self.precision)

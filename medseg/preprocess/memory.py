@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
@@ -17,13 +16,12 @@ from medseg.errors import DataError
 from medseg.image.geometry import canonical_axes
 from medseg.image.resample import resampled_shape
 from medseg.ingest.manifest import Case
+from medseg.machine import host_memory
 from medseg.plan.plan import Grid
 from medseg.preprocess.prepare import own_spacing
 
 # What the process holds before the first case: interpreter, libraries, compression buffers.
 PROCESS_BYTES = 300_000_000
-CGROUP = Path("/sys/fs/cgroup")
-MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def host_budget(host_gb: float | None) -> int:
@@ -33,24 +31,7 @@ def host_budget(host_gb: float | None) -> int:
     """
     if host_gb is not None:
         return int(host_gb * 1e9)
-    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_group_limits()]) // 2
-
-
-def _group_limits() -> list[int]:
-    """Memory limits of this process's control group (version 1 or 2) and of those around it; none if there are none."""
-    found = []
-    for line in MEMBERSHIP.read_text().splitlines() if MEMBERSHIP.is_file() else []:
-        number, controllers, name = line.split(":", 2)
-        if number == "0":
-            root, file = CGROUP, "memory.max"
-        elif "memory" in controllers.split(","):
-            root, file = CGROUP / "memory", "memory.limit_in_bytes"
-        else:
-            continue
-        group = root / name.strip("/")
-        folders = [group, *(folder for folder in group.parents if folder.is_relative_to(root))]
-        found += [(folder / file).read_text().strip() for folder in folders if (folder / file).is_file()]
-    return [int(text) for text in found if text.isdigit()]
+    return host_memory() // 2
 
 
 def case_bytes(case: Case, grid: Grid, folder: Path) -> int:
@@ -94,7 +75,7 @@ def _plain_integers(path: Path) -> bool:
     try:
         stored: Any = nibabel.load(path)
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error):
-        # Whatever is wrong with it is told when it is read.
+        # Its faults are reported when it is read.
         return False
     scaling = (float(stored.dataobj.slope), float(stored.dataobj.inter))
     dtype = stored.get_data_dtype()
@@ -104,7 +85,7 @@ def _plain_integers(path: Path) -> bool:
 def _file_bytes(path: Path) -> int:
     if path.is_dir():
         return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-    # A missing file is told when it is read.
+    # A missing file is reported when it is read.
     return path.stat().st_size if path.is_file() else 0
 
 
@@ -124,10 +105,10 @@ def require_fit(needs: Mapping[str, int], budget: int) -> None:
 
 
 class MemoryGate:
-    """Lets work begin while the sum of what is under way stays within the budget.
+    """Delays work so that the memory of all work in progress stays within the budget.
 
     Args:
-        budget: bytes for all work together; whoever asks for more than that alone must be refused before.
+        budget: bytes for all work together; a single need beyond it must be refused before (``require_fit``).
     """
 
     def __init__(self, budget: int) -> None:

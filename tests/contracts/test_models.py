@@ -18,9 +18,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medseg.engine.step import DTYPES, Step, autocast, build_optimizer, fast_precision, pick_device, place
-from medseg.errors import PlanError
+from medseg.engine.step import DTYPES, Step, autocast, build_optimizer, place
+from medseg.errors import MachineError, PlanError
 from medseg.losses.build import build_loss
+from medseg.machine import fast_precision, pick_device
 from medseg.models.memory_layout import memory_format
 from medseg.models.spec import NetworkSpec
 from medseg.models.zoo import build_model
@@ -327,7 +328,7 @@ def test_devices_and_their_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fast_precision("cpu") in {"fp32", "bf16"}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto") == "cpu"
-    with pytest.raises(RuntimeError, match="set device: cpu or auto"):
+    with pytest.raises(MachineError, match="set device: cpu or auto"):
         pick_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto") == pick_device("cuda") == "cuda"

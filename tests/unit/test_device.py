@@ -16,7 +16,7 @@ import torch
 from medseg.augment.policy import RECIPES, Setting
 from medseg.augment.tables import TABLES
 from medseg.engine.build import build_placed, build_step
-from medseg.engine.step import fast_precision
+from medseg.machine import fast_precision
 from medseg.errors import TrainingError
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable

@@ -14,10 +14,11 @@ from torch.profiler._utils import traverse_dfs
 
 from medseg.config import load_config
 from medseg.engine.memory import estimate_memory
-from medseg.engine.step import Step, build_optimizer, fast_precision, flush_subnormals, place
+from medseg.engine.step import Step, build_optimizer, flush_subnormals, place
 from medseg.errors import PlanError
 from medseg.losses.build import build_loss
 from medseg.losses.table import LOSSES
+from medseg.machine import fast_precision
 from medseg.models.memory_layout import memory_format
 from medseg.models.zoo import build_model
 from medseg.networks import NETWORKS

@@ -1,0 +1,147 @@
+"""The machine that a process runs on: its devices, memory and processors, and one GPU per job.
+
+The only module that asks the operating system or torch about these. torch is imported where a device is asked for and
+nowhere else, so that the rest costs nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from medseg.errors import MachineError
+from medseg.progress import say
+
+# Control groups (containers, SLURM jobs): their files, and those of this process.
+CGROUP = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
+# Seconds between two looks for a free GPU.
+POLL_S = 1.0
+# Tokens of GPUs that this process holds; the kernel frees them when it ends, however it ends.
+_held: list[IO[str]] = []
+
+
+def pick_device(wish: str) -> str:
+    """The device that a configuration asks for: ``cpu``, ``cuda`` or ``mps``; ``auto`` is cuda if there is a GPU.
+
+    Raises:
+        MachineError: if torch sees no such device.
+    """
+    import torch
+
+    if wish == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wish == "cuda" and not torch.cuda.is_available():
+        raise MachineError("device 'cuda' was asked for, but torch sees no CUDA device; set device: cpu or auto")
+    if wish == "mps" and not torch.backends.mps.is_available():
+        raise MachineError("device 'mps' was asked for, but torch sees no Apple GPU; set device: cpu or auto")
+    return wish
+
+
+def fast_precision(device: str) -> str:
+    """The reduced precision (bf16 or fp16) that the device computes in hardware, else ``fp32``.
+
+    On processors without bf16 instructions autocast is slower than fp32, so the processor's flags decide.
+    """
+    import torch
+
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return "bf16" if any(getattr(torch.cpu, n)() for n in names if hasattr(torch.cpu, n)) else "fp32"
+
+
+def device_memory() -> int:
+    """Bytes of memory of the first CUDA device."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
+def host_memory() -> int:
+    """Bytes of main memory that this process can have: the machine's, or less where its control group has a limit."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [int(text) for text in _group_files("memory", "memory.max", "memory.limit_in_bytes") if text.isdigit()]
+    return min([machine, *limits])
+
+
+def processors() -> int:
+    """Processors that this process can use: those it may run on, or fewer where its control group has a quota."""
+    # macOS has no affinity.
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [text.split() for text in _group_files("cpu", "cpu.max", "cpu.cfs_quota_us")]
+    periods = _group_files("cpu", "cpu.max", "cpu.cfs_period_us")
+    # Version 2 has "quota period" in one file, version 1 a file for each; "max" and -1 are no quota.
+    shares = [int(q[0]) / int(p.split()[-1]) for q, p in zip(quotas, periods, strict=True) if q[0].isdigit()]
+    return max(1, int(min([allowed, *shares])))
+
+
+def _group_files(controller: str, unified: str, legacy: str) -> Iterator[str]:
+    """Contents of a file of this process's control group and of those around it; nothing where there are none.
+
+    Args:
+        controller: that the file belongs to.
+        unified: name of the file in version 2 of control groups.
+        legacy: its name in version 1.
+    """
+    for line in MEMBERSHIP.read_text().splitlines() if MEMBERSHIP.is_file() else []:
+        number, controllers, name = line.split(":", 2)
+        if number == "0":
+            root, file = CGROUP, unified
+        elif controller in controllers.split(","):
+            root, file = CGROUP / controller, legacy
+        else:
+            continue
+        group = root / name.strip("/")
+        for folder in (group, *(parent for parent in group.parents if parent.is_relative_to(root))):
+            if (folder / file).is_file():
+                yield (folder / file).read_text().strip()
+
+
+def reserve_gpu(devices: int | None = None, folder: Path | None = None) -> int | None:
+    """Wait for a free GPU, reserve it for this process, set ``CUDA_VISIBLE_DEVICES`` and return its number.
+
+    Snakemake counts GPUs but hands out no device numbers: each GPU has a file whose lock is its token. Must run before
+    torch starts CUDA. Returns None, and changes nothing, on a machine without GPUs or where a batch system has set the
+    variable; of several GPUs that were set for the processes of one training (``LOCAL_RANK``), each takes its own.
+
+    Args:
+        devices: number of GPUs; None: the NVIDIA device files of this machine.
+        folder: where tokens lie; None: the machine's temporary folder, shared by all jobs of this user.
+    """
+    count = len(list(Path("/dev").glob("nvidia[0-9]*"))) if devices is None else devices
+    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        mine, rank = given.split(","), int(os.environ.get("LOCAL_RANK", "0"))
+        if "LOCAL_RANK" in os.environ and rank < len(mine):
+            os.environ["CUDA_VISIBLE_DEVICES"] = mine[rank]
+        return None
+    if not count:
+        return None
+    folder = folder or Path(tempfile.gettempdir())
+    announced = False
+    while (number := _free_gpu(count, folder)) is None:
+        if not announced:
+            say(f"waiting for one of {count} GPUs")
+            announced = True
+        time.sleep(POLL_S)
+    os.environ["CUDA_VISIBLE_DEVICES"] = str(number)
+    return number
+
+
+def _free_gpu(count: int, folder: Path) -> int | None:
+    """The number of the first GPU whose token nobody holds, with its token held from now on; None: all are in use."""
+    for number in range(count):
+        token = open(folder / f"medseg-{os.getuid()}-gpu{number}.lock", "w")  # noqa: SIM115 (held until exit)
+        try:
+            fcntl.flock(token, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            token.close()
+            continue
+        _held.append(token)
+        return number
+    return None
