@@ -35,6 +35,10 @@ class WidthOptions(Options):
     norm: Norm = Field(default="instance", description="normalisation of features")
 
 
+# Files that trained weights may come in.
+WEIGHT_SUFFIXES = (".safetensors", ".pth")
+
+
 class WeightsOptions(WidthOptions):
     """A network on top of a classifier's convolutions, which may be trained already."""
 

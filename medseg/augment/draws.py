@@ -45,12 +45,12 @@ class Share:
 
 
 class Draws:
-    """One random generator per sample, on the CPU whatever the device, so that a run on any device draws the same.
+    """One random generator per sample, on the CPU for any device, so that a run on any device draws the same.
 
     Args:
         count: samples in the batch; a sample draws the same numbers in a larger batch.
         generator: source of the samples' seeds.
-        rows: the samples that numbers are wanted for; what they are does not depend on which.
+        rows: the samples that numbers are drawn for; their values do not depend on which others are drawn.
     """
 
     def __init__(self, count: int, generator: torch.Generator, rows: slice = slice(None)) -> None:

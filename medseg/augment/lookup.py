@@ -2,8 +2,8 @@
 
 torch's ``grid_sample`` does it, but on processors it goes through volumes voxel by voxel. There, whole arrays of
 neighbours are gathered, and what is stretched but not turned is looked up axis by axis (figures in docs/notebook.md).
-So places are counted in two ways, which ``coordinates`` knows: as ``grid_sample`` wants them, or, of volumes on
-processors, in voxels from the centre of what is looked up. What is said with few numbers is reckoned in numpy, which
+So places are counted in two ways, which ``coordinates`` gives: as ``grid_sample`` takes them, or, of volumes on
+processors, in voxels from the centre of what is looked up. What is described by few numbers is computed in numpy, which
 is quicker there.
 """
 

@@ -29,12 +29,12 @@ MAX_REACH = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a recipe knows of a batch besides its voxels.
+    """What a recipe gets besides the voxels of a batch.
 
     Attributes:
         spacing: voxel size per axis.
         oriented: whether the axes have a meaning (world orientation) that may have to be kept.
-        patch: the part in the centre that is wanted, where ``margins`` asks for more; none: all of it.
+        patch: the part in the centre that is returned, where ``margins`` made the batch larger; none: all of it.
         overrides: probabilities and ranges that take the place of the recipe's (``table_of``).
         share: which samples of a larger batch these are; they become what they become in it. None: all of it.
     """
@@ -74,7 +74,7 @@ def default_recipe(
     if setting.oriented or not square:
         images, labels = apply_affine(images, labels, matrix, spacing)
     else:
-        # What would move by any angle, half of the samples, moves by a quarter.
+        # Half of the samples, those that would turn by any angle, turn by a quarter.
         moved = (matrix != torch.eye(dims)).flatten(1).any(dim=1)
         images, labels = quarter_turn(images.clone(), labels.clone(), moved.long(), plane)
     # Drawn for all, so that what follows is drawn alike.

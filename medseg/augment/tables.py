@@ -33,7 +33,7 @@ class Change:
 Table = Mapping[str, Change]
 
 # nnU-Net's table, in its order; what has the probability 0 is there to be switched on. Mirrors are taken along with the
-# turns: what comes between knows no direction, and a pass is saved.
+# turns: what comes between does not depend on direction, and a pass is saved.
 NNUNET: Table = {
     "rotation": Change(0.2, -30.0, 30.0),
     "scaling": Change(0.2, 0.7, 1.4),

@@ -1,4 +1,4 @@
-"""Look batches up where their moves say: images linearly, labels at the nearest voxel; mirrors alone are exact."""
+"""Look batches up at moved places: images linearly, labels at the nearest voxel; mirrors alone are exact."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medseg.augment.parts import parts
 def warp(
     images: Tensor, labels: Tensor, moves: Moves, patch: Sequence[int], spacing: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    """Look the patch up where ``moves`` says: images linearly, labels at the nearest voxel; zeros outside.
+    """Look the patch up after ``moves``: images linearly, labels at the nearest voxel; zeros outside.
 
     Args:
         images: (N, C, S) float; labels: (N, S) integers below 2^24, the patch at their centre.

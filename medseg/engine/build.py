@@ -1,4 +1,4 @@
-"""A plan as the objects that train: its network, and its step."""
+"""The network and the training step of a plan."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medseg.plan.plan import Plan
 
 
 def build_network(plan: Plan) -> nn.Module:
-    """The plan's network with fresh weights, in the memory of this host; what is frozen, is."""
+    """The plan's network with fresh weights, in the memory of this host; frozen parts are frozen."""
     network = build_model(plan.network.name, plan.network)
     freeze(network, plan.training.freeze)
     return network

@@ -14,10 +14,10 @@ def freeze(network: nn.Module, parts: Sequence[str]) -> None:
     """Take the parameters whose names begin with one of ``parts`` out of training.
 
     A part is whole words of a dotted name: ``encoder.stages`` is not the beginning of ``encoder.stages2.weight``. The
-    name of the shell that takes any size is left out: ``encoder``, not ``network.encoder``.
+    name of the wrapper that takes any size (``AnySize``) is left out: ``encoder``, not ``network.encoder``.
 
     Raises:
-        PlanError: if a part is in no name (says what there is), or nothing would be left to train.
+        PlanError: if no name begins with a part (lists what there is), or nothing would be left to train.
     """
     inner = network.network if isinstance(network, AnySize) else network
     names = [name for name, _ in inner.named_parameters()]

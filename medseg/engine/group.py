@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from medseg.engine.parent import end_with_parent
 from medseg.errors import PlanError
 
 
@@ -27,7 +26,7 @@ class Group:
     """The processes of a training.
 
     Attributes:
-        rank: number of this one; 0 writes files and speaks.
+        rank: number of this one; 0 writes files and messages.
         size: how many there are.
     """
 
@@ -36,7 +35,7 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and messages."""
         return self.rank == 0
 
     def part(self, batch: int) -> range | None:
@@ -67,9 +66,9 @@ class Group:
         dist.all_reduce(total)
         return total.tolist()
 
-    def agree(self, wish: bool) -> bool:
-        """Whether any process has the wish."""
-        return (self.size > 1 and self.add([int(wish)])[0] > 0) or wish
+    def any_rank(self, value: bool) -> bool:
+        """Whether ``value`` is true in any process."""
+        return (self.size > 1 and self.add([int(value)])[0] > 0) or value
 
     @contextlib.contextmanager
     def in_turn(self) -> Iterator[None]:
@@ -81,13 +80,11 @@ class Group:
             self.wait()
 
     def wait(self) -> None:
-        """Go on when all processes are here."""
+        """Wait until all processes are here."""
         self.add([0])
 
 
 ALONE = Group()
-# How often a process looks whether ``torchrun`` still lives.
-LOOK_S = 0.5
 
 
 @contextlib.contextmanager
@@ -99,30 +96,23 @@ def joined(device: str, processes: int) -> Iterator[Group]:
         processes: how many there must be.
 
     Raises:
-        PlanError: if there are others, since batches would be shared otherwise than planned.
+        PlanError: if there is another number, since batches would not be shared as planned.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size != processes:
         raise PlanError(
-            f"the plan wants {processes} processes, and WORLD_SIZE is {size}; set processes: {size} in the "
+            f"the plan is for {processes} processes, and WORLD_SIZE is {size}; set processes: {size} in the "
             "configuration and plan again, or let `medseg train` start them itself (unset WORLD_SIZE)"
         )
     if size == 1:
         yield ALONE
         return
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield Group(dist.get_rank(), size)
     finally:
         dist.destroy_process_group()
-
-
-def _end_with(parent: int) -> None:
-    """Die with ``torchrun``: it puts its processes into sessions of their own, which a kill of its group spares."""
-    while os.getppid() == parent:
-        time.sleep(LOOK_S)
-    os._exit(1)
 
 
 def _device() -> str:

@@ -1,4 +1,4 @@
-"""Memory that a training step takes on its device, found by going through one step without computing anything."""
+"""Memory that a training step takes on its device, found by running one step without computing anything."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
-            # Nothing was computed; whoever asks for a value (a loss, an optimiser's count of steps) gets 1.
+            # Nothing was computed; code that reads a value (a loss, an optimiser's count of steps) gets 1.
             return 1.0 if args[0].is_floating_point() else 1
         if func is torch.ops.aten.convolution_backward.default:
             self.peak = max(self.peak, self.live + self.workspace(args))

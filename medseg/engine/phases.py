@@ -30,7 +30,7 @@ class Phases:
         self._timed = True
 
     def begin_step(self, step: int) -> None:
-        """Say which step comes."""
+        """Start step number ``step``."""
         self._timed = not self._waits or step % ONE_IN == ONE_IN - 1
         self.steps += self._timed
 
@@ -40,11 +40,11 @@ class Phases:
         if not self._timed and name in STEP:
             yield
             return
-        begun = self._now()
+        started = self._now()
         try:
             yield
         finally:
-            self.seconds[name] += self._now() - begun
+            self.seconds[name] += self._now() - started
 
     def to_json(self) -> dict[str, float]:
         """Mean seconds of a step's phases and sums of the others."""
@@ -55,15 +55,15 @@ class Phases:
             **{f"total/{name}_s": round(value, 3) for name, value in others.items()},
         }
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """One line: the mean step and the share of each phase."""
         whole = sum(self.seconds[name] for name in STEP)
         if not whole:
             return "no step was timed"
         shares = [f"{name} {self.seconds[name] / whole:.1%}" for name in STEP if name in self.seconds]
         others = [f"{name} {value:.1f} s" for name, value in self.seconds.items() if name not in STEP]
-        beside = f"; beside it {', '.join(others)}" if others else ""
-        return f"a step took {whole / self.steps:.3f} s: {', '.join(shares)}{beside}"
+        between = f"; between steps {', '.join(others)}" if others else ""
+        return f"a step took {whole / self.steps:.3f} s: {', '.join(shares)}{between}"
 
     def _now(self) -> float:
         if self._waits:

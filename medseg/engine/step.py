@@ -1,4 +1,4 @@
-"""One optimisation step, and what it needs to know about the device: precision, memory layout, optimiser."""
+"""One optimisation step, and its settings on a device: precision, memory layout, optimiser."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[A
 def set_exact(threads: int, precision: str) -> None:
     """Fix what changes bits: the number of threads, the choice of algorithms, and what 32-bit products are made of."""
     torch.set_num_threads(threads)
-    # On GPUs that have it; 19 of 32 bits, unless asked for, would be a silent change of precision.
+    # On GPUs that have it; 19 of 32 bits would be a silent change of precision unless the plan has it.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Along with it, torch writes NaN into all memory before it is used: a quarter of a step of a 2-D network. Tests do
-    # that for every network (tests/contracts/test_models.py): none may compute from what nobody has written.
+    # that for every network (tests/contracts/test_models.py): none may read uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
 

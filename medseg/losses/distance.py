@@ -1,8 +1,8 @@
 """Losses that weigh an error by how far from a boundary it lies.
 
-Distances are Euclidean, in voxels, and found on the processor by scipy, whatever device the labels are on; no gradient
+Distances are Euclidean, in voxels, and found on the processor by scipy, whichever device the labels are on; no gradient
 goes through them. ``IGNORE`` counts as outside every class. A class that fills all or nothing of a patch has no
-boundary there and adds nothing, so these are terms beside Dice.
+boundary there and adds nothing, so these are terms to add to Dice.
 """
 
 from __future__ import annotations

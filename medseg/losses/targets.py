@@ -1,6 +1,6 @@
-"""What a network is asked for: annotated voxels of classes that exclude one another, or of overlapping regions.
+"""Targets of a loss: annotated voxels of classes that exclude one another, or of overlapping regions.
 
-Also the two shapes that a term of a loss has, and how a measure of probabilities becomes both.
+Also the two forms that a term of a loss has, and how a measure of probabilities becomes both.
 """
 
 from __future__ import annotations

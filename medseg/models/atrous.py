@@ -1,6 +1,6 @@
 """Atrous convolutions: how far apart their taps stand, and how that follows from output stride and patch.
 
-Rates of the papers belong to maps of 33 to 65 features per axis. On a smaller map the taps of a large rate fall beside
+Rates of the papers belong to maps of 33 to 65 features per axis. On a smaller map the taps of a large rate fall outside
 it, see padding only, and a 3-wide filter becomes a 1-wide one (Chen et al. 2017, section 3.3). So rates are fitted.
 """
 
@@ -16,7 +16,7 @@ from medseg.models.encoders.encoder import Encoder
 from medseg.models.spec import NetworkSpec
 from medseg.networks import Norm
 
-# Voxels per feature where nothing is said: the papers' finer setting, and half of it in 3-D, where patches are small
+# Voxels per feature where none is given: the papers' finer setting, and half of it in 3-D, where patches are small
 # and organs of a few voxels would vanish at 8.
 OUTPUT_STRIDE = {2: 8, 3: 4}
 # The farthest tap stands no farther away than this share (numerator, denominator) of the map. The papers' own: 24 of 41

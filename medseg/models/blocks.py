@@ -36,14 +36,14 @@ class FrozenBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class GroupedConv2d(nn.Conv2d):
-    """Grouped 2-D convolution that a processor computes in 32 bits where it is dilated, whatever autocast says.
+    """Grouped 2-D convolution that a processor computes in 32 bits where it is dilated, whatever autocast chooses.
 
-    oneDNN in torch 2.13 sums the gradient of such a kernel in bfloat16 over memory that nobody has written: it is NaN,
+    oneDNN in torch 2.13 sums the gradient of such a kernel in bfloat16 over uninitialised memory: it is NaN,
     huge or a little wrong, depending on what lay there. Tested in ``tests/unit/test_blocks.py``.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C', H', W'), in the type that autocast asks for."""
+        """(N, C, H, W) to (N, C', H', W'), in the type that autocast chooses."""
         if x.device.type != "cpu" or max(self.dilation) == 1 or not torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         with torch.autocast("cpu", enabled=False):

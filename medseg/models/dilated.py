@@ -69,7 +69,7 @@ class ContextModule(nn.Module):
 def draw_identity(layer: nn.Module, classes: int) -> None:
     """Weights that pass ``classes`` scores on, each in one group of channels (equations 4 and 5), biases 0; in place.
 
-    Where a group has several channels, they share the score out, and noise tells them apart.
+    Where a group has several channels, they share the score out, and noise makes them differ.
     """
     weight: Tensor = layer.get_parameter("weight")
     bias = layer.get_parameter("bias")
@@ -91,7 +91,7 @@ def draw_identity(layer: nn.Module, classes: int) -> None:
 
 
 class Dilated(nn.Module):
-    """Front end and, if asked for, context module, whose scores are enlarged to the image."""
+    """Front end and, as an option, context module; scores are enlarged to the image."""
 
     def __init__(self, spec: NetworkSpec, options: DilatedOptions) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""MONAI's ``DynUNet``, its rendering of nnU-Net's plain form, as a row beside ours.
+"""MONAI's ``DynUNet``, its version of nnU-Net's plain form, as a row of its own.
 
 It differs in three things: transposed convolutions have no bias, stages of the way up take the kernel of the next
 deeper stage (seen where an anisotropic plan has kernels of 1), and its deep supervision upsamples the logits, so it is
@@ -29,6 +29,6 @@ def build(spec: NetworkSpec, options: Options) -> nn.Module:
         norm_name=("INSTANCE", {"affine": True, "eps": 1e-5}),
         act_name=("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
     )
-    # Where DynUNet would note outputs of deep supervision; here it names the layer that makes the logits.
+    # DynUNet lists outputs of deep supervision here; in this package it names the layer that makes the logits.
     network.heads = [network.output_block.conv.conv]
     return any_size(spec, network)

@@ -13,7 +13,7 @@ class Finishing(Protocol):
     """A module that is fitted at the end of training.
 
     Attributes:
-        fitted: whether it is; else gradients are all it learns by.
+        fitted: whether it is; else it is trained by gradients alone.
     """
 
     fitted: bool

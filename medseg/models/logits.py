@@ -1,4 +1,4 @@
-"""The last layer of a segmenter, one score per class, and the way back to the size of the image."""
+"""The last layer of a segmenter, one score per class, and how scores are enlarged to the size of the image."""
 
 from __future__ import annotations
 

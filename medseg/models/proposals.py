@@ -22,7 +22,7 @@ Indices = NDArray[np.int64]
 Numbers = TypeVar("Numbers", Array, Indices)
 
 SUPERPIXELS = 512
-# Superpixels smaller than this have no histogram to speak of.
+# Superpixels smaller than this have no useful histogram.
 LEAST_VOXELS = 16
 # Of SLIC, for intensities in 0..1: superpixels leave their compact shape for edges of about this height.
 COMPACTNESS = 0.3

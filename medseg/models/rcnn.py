@@ -38,7 +38,7 @@ from medseg.networks import RCNNOptions
 CROP = {2: 32, 3: 20}
 # Crops of noise that the first weights are scaled by.
 CALIBRATION = 16
-# Crops that are described at once where no gradient is wanted.
+# Crops that are described at once where no gradient is needed.
 CHUNK = 512
 # Regions that the machines are fitted to; what comes later is not looked at.
 MOST_EXAMPLES = 20_000

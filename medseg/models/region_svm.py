@@ -35,7 +35,7 @@ def class_shares(labels: Tensor, leaves: Tensor, members: Tensor, classes: int) 
 
     Returns:
         Shares (N, R, K) of each class among a region's annotated voxels, and whether it has any (N, R). Where the last
-        region is repeated, only the first of the repetitions is said to have any.
+        region is repeated, only the first of the repetitions is counted as having any.
     """
     images, _, finest = members.shape
     known = labels != IGNORE

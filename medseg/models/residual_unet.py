@@ -2,7 +2,7 @@
 
 The unit is MONAI's: two convolutions, each with instance norm and PReLU, around a shortcut that is itself a convolution
 where the shape changes. Theirs leaves full resolution with the first convolution; here the first stage keeps it, as the
-plan says, so that the networks of a study differ in their units and not in their resolutions.
+plan gives, so that the networks of a study differ in their units and not in their resolutions.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from medseg.networks import UNetOptions
 
 
 class UNet(nn.Module):
-    """Down, and up beside it.
+    """Encoder, and decoder with skip connections.
 
     Attributes:
         down: the stages, finest first; stage i takes the stride i and gives widths[i] channels.

@@ -1,4 +1,4 @@
-"""The first U-Nets, whatever the plan's stages: Ronneberger et al. 2015 in 2-D, Cicek et al. 2016 in 3-D.
+"""The first U-Nets, independent of the plan's stages: Ronneberger et al. 2015 in 2-D, Cicek et al. 2016 in 3-D.
 
 Both are pairs of 3-wide convolutions with ReLU, max pooling by 2 on the way down, 2-wide up-convolutions on the way up.
 Volumes have a stage less, and channels double before the pooling instead of after it, so that the narrow place between
@@ -59,7 +59,7 @@ def pair(dims: int, channels: tuple[int, int, int], norm: Norm, padding: int) ->
 
 
 class UNet2015(nn.Module):
-    """Down, and up beside it; what was on the way down is cut to the size of what comes up."""
+    """Encoder and decoder; skipped features are cropped to the size of the upsampled ones."""
 
     def __init__(self, spec: NetworkSpec, options: UNet2015Options) -> None:
         super().__init__()

@@ -1,33 +1,27 @@
-"""Trained weights of encoders: from a file or an address to tensors that fit, and no code is ever loaded with them."""
+"""Trained weights of encoders: from a file to tensors that fit; no code is ever loaded with them."""
 
 from __future__ import annotations
 
-import os
 import pickle
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from medseg.errors import BusyError, CheckpointError, DataError
-from medseg.files import sha256_file, write_with, writer_lock
+from medseg.errors import CheckpointError
 from medseg.models.encoders.encoder import Encoder
-from medseg.transfer import fetch, forget, sha256_error, shown
+from medseg.networks import WEIGHT_SUFFIXES
 
-SUFFIXES = (".safetensors", ".pth")
 # What classifiers have beyond their convolutions: heads, and GoogLeNet's auxiliary ones.
 HEADS = ("fc.", "classifier.", "aux1.", "aux2.")
 # Counts batches for an average that is not taken here; older files lack it.
 COUNTER = "num_batches_tracked"
-WAIT_S = 1.0
-# What torch runs into when a file is damaged or holds more than tensors.
+# Raised by torch where a file is damaged or holds more than tensors.
 NONSENSE = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, pickle.PickleError)
 # Names that an error lists; the rest is counted.
 NAMED = 8
@@ -35,7 +29,7 @@ NAMED = 8
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What became of the tensors of a file.
+    """What was done with the tensors of a file.
 
     Attributes:
         file: the file.
@@ -49,7 +43,7 @@ class LoadReport:
     left_out: tuple[str, ...]
     adapted: Mapping[str, str]
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """One line for the log."""
         parts = [f"encoder starts from {self.file}, {len(self.loaded)} tensors"]
         if self.left_out:
@@ -76,7 +70,7 @@ def load_encoder(encoder: Encoder, weights: Path) -> LoadReport:
 
     Raises:
         CheckpointError: for a file that cannot be read, or tensors that are unknown, missing, misshapen or not finite;
-            it names them and says which option would fit. The encoder is then unchanged.
+            it names them and the option that would fit. The encoder is then unchanged.
     """
     tensors = read_tensors(weights)
     target = encoder.state_dict()
@@ -108,8 +102,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: if there is no such file, it is of another kind, damaged, or holds more than named tensors.
     """
-    if path.suffix not in SUFFIXES:
-        raise CheckpointError(f"{path}: weights must be a file of {' or '.join(SUFFIXES)}")
+    if path.suffix not in WEIGHT_SUFFIXES:
+        raise CheckpointError(f"{path}: weights must be a file of {' or '.join(WEIGHT_SUFFIXES)}")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; check options.weights")
     try:
@@ -126,68 +120,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()):
         raise CheckpointError(f"{path}: holds something else than named tensors; save the network's state_dict alone")
     return found
-
-
-def fetch_weights(address: str, sha256: str | None, cache: Path, pause: Callable[[float], None] = time.sleep) -> Path:
-    """The file of weights behind a path or an http(s) address.
-
-    Args:
-        address: a file, or where to fetch one.
-        sha256: its checksum (hex); must be given with an address, may be with a file.
-        cache: folder for what is fetched; a file that is there already is not fetched again, a transfer that broke off
-            is gone on with, and one that another process has begun is waited for.
-        pause: how to wait between attempts.
-
-    Returns:
-        A file whose bytes have the checksum, where one is given.
-
-    Raises:
-        CheckpointError: without a checksum for an address, if fetching fails, or if the bytes have another checksum
-            (then nothing is kept).
-    """
-    try:
-        url = urlsplit(address)
-    except ValueError:
-        raise CheckpointError(f"{shown(address)}: no valid address; check options.weights") from None
-    if not url.scheme:
-        path = Path(address)
-        if not path.is_file():
-            raise CheckpointError(f"{path}: no such file; check options.weights")
-        if sha256 is not None and (found := sha256_file(path)) != sha256:
-            raise CheckpointError(f"{path}: SHA-256 is {found}, expected {sha256}; get the file again")
-        return path
-    if url.scheme not in ("http", "https"):
-        raise CheckpointError(f"{shown(address)}: weights come from a file or an http(s) address")
-    if sha256 is None:
-        raise CheckpointError(f"{shown(address)}: weights from an address need their checksum; give options.sha256")
-    suffix = Path(url.path).suffix
-    if suffix not in SUFFIXES:
-        raise CheckpointError(f"{shown(address)}: weights must be a file of {' or '.join(SUFFIXES)}")
-    path = cache / f"{sha256}{suffix}"
-    while not _is_there(path, sha256):
-        try:
-            with writer_lock(cache):
-                if not _is_there(path, sha256):
-                    _fetch_to(path, address, sha256, pause)
-        except BusyError:
-            # Processes that train together need the same file together: one fetches it, the others wait.
-            pause(WAIT_S)
-    return path
-
-
-def _is_there(path: Path, sha256: str) -> bool:
-    return path.exists() and sha256_file(path) == sha256
-
-
-def _fetch_to(path: Path, address: str, sha256: str, pause: Callable[[float], None]) -> None:
-    """Bring weights to ``path``, which only comes into being with the right checksum."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        fetch(address, part, "weights of the encoder", lambda whole: sha256_error(whole, sha256), pause)
-    except DataError as error:
-        raise CheckpointError(str(error)) from None
-    write_with(path, lambda temporary: os.replace(part, temporary))
-    forget(part)
 
 
 def _first_convolution(encoder: nn.Module) -> str:
@@ -218,11 +150,11 @@ def _some(names: list[str] | tuple[str, ...]) -> str:
 def _complaint(weights: Path, unknown: list[str], missing: list[str], unfit: list[str]) -> str:
     """What does not fit, and which option would."""
     parts = [f"{what}: {_some(n)}" for what, n in (("unknown", unknown), ("missing", missing), ("unfit", unfit)) if n]
-    mend = "the encoder must be the one that the file is of"
+    fix = "the encoder must be the one that the file is of"
     if any(".running_" in name for name in unknown):
-        mend = "the file has batch norm; set norm: frozen_batch (or batch)"
+        fix = "the file has batch norm; set norm: frozen_batch (or batch)"
     elif missing:
-        mend = f"if it is the normalisation that is missing, set norm: none; else {mend}"
+        fix = f"if it is the normalisation that is missing, set norm: none; else {fix}"
     elif unfit and not (unknown or missing):
-        mend = "encoder and width must be those of the file (width: 64 for the papers' networks)"
-    return f"{weights}: does not fit the encoder; {'; '.join(parts)}; {mend}"
+        fix = "encoder and width must be those of the file (width: 64 for the papers' networks)"
+    return f"{weights}: does not fit the encoder; {'; '.join(parts)}; {fix}"

@@ -1,7 +1,7 @@
 """The exponential mean of the weights (Polyak & Juditsky 1992), which often predicts better than the last.
 
 The mean follows faster in the beginning, when the weights are still far from anything: at step t its decay is the
-lesser of the one asked for and (1 + t) / (10 + t), as in TensorFlow's ``ExponentialMovingAverage``.
+lesser of the given one and (1 + t) / (10 + t), as in TensorFlow's ``ExponentialMovingAverage``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Average:
         torch._foreach_lerp_(list(self.mean.values()), now, 1 - decay)
 
     def load(self, mean: Mapping[str, Tensor]) -> None:
-        """Go on from a saved mean."""
+        """Resume from a saved mean."""
         for name, tensor in self.mean.items():
             tensor.copy_(mean[name])
 

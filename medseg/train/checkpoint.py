@@ -1,4 +1,4 @@
-"""The model folder: safetensors weights and a JSON file with all that makes them usable. No pickle, ever."""
+"""The model folder: safetensors weights and a JSON file that describes them completely. No pickle, ever."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from medseg.files import read_json, sha256_bytes, write_bytes, write_json
 from medseg.image.labels import LabelTable
 from medseg.models.zoo import build_model
 from medseg.plan.plan import Plan
+from medseg.results.folders import ModelFolder
 from medseg.train.lineage import TrainedOn
 
 FORMAT = "medseg-model-1"
-# What reading a description that another program or a disk fault has changed can run into.
+# Raised while reading a description that another program or a disk fault has changed.
 NONSENSE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)
 ZIP_START = b"PK\x03\x04"
 
@@ -31,11 +32,11 @@ class Checkpoint:
 
     Attributes:
         dataset: name, channels and label table of the data it was trained on.
-        plan: how it was planned; says how to build the network and prepare images.
+        plan: how the network is built and images are prepared.
         fold, seed: which training.
         fingerprint: digest of plan, data and code of the training.
         provenance: versions and machine.
-        trained_on: whose images its weights have seen, by way of other models as well; None: nobody wrote it down.
+        trained_on: whose images its weights have seen, by way of other models as well; None: there is no record.
         allowed: what was wrong with the weights it started from and allowed by name, as text.
     """
 
@@ -53,10 +54,10 @@ class Checkpoint:
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, network: nn.Module) -> None:
     """Write ``model.safetensors`` and then ``model.json``, which holds its digest."""
-    weights = pack_tensors(network_tensors(network))
-    write_bytes(folder / "model.safetensors", weights)
+    files, weights = ModelFolder(folder), pack_tensors(network_tensors(network))
+    write_bytes(files.weights, weights)
     write_json(
-        folder / "model.json",
+        files.description,
         {
             "format": FORMAT,
             "dataset": {
@@ -82,16 +83,17 @@ def read_checkpoint(folder: Path) -> tuple[Checkpoint, nn.Module]:
     """Load a model folder: the description is checked first, then the digest, then every tensor's name and shape.
 
     Raises:
-        CheckpointError: says what was found and what was expected; no code from the files is ever run.
+        CheckpointError: with what was found and what was expected; no code from the files is ever run.
     """
     checkpoint, sha256 = read_description(folder)
-    path = folder / "model.safetensors"
+    path = ModelFolder(folder).weights
     tensors = unpack_tensors(path, sha256)
     try:
         network = build_model(checkpoint.plan.network.name, checkpoint.plan.network)
     except (*NONSENSE, MedsegError) as error:
         raise CheckpointError(
-            f"{folder / 'model.json'}: describes a network that cannot be built ({error}); expected one of the zoo's"
+            f"{ModelFolder(folder).description}: describes a network that cannot be built ({error}); "
+            "expected one of the zoo's"
         ) from None
     load_tensors(network, tensors, path, checkpoint.plan.network.name)
     return checkpoint, network.eval()
@@ -100,7 +102,7 @@ def read_checkpoint(folder: Path) -> tuple[Checkpoint, nn.Module]:
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The tensors of a model folder by name, digest checked; the network itself is not built."""
     _, sha256 = read_description(folder)
-    return unpack_tensors(folder / "model.safetensors", sha256)
+    return unpack_tensors(ModelFolder(folder).weights, sha256)
 
 
 def read_description(folder: Path) -> tuple[Checkpoint, str]:
@@ -110,16 +112,17 @@ def read_description(folder: Path) -> tuple[Checkpoint, str]:
         raise CheckpointError(
             f"{folder}: found {kind}; expected a folder with model.json and model.safetensors, as `medseg train` writes"
         )
-    if not (folder / "model.json").is_file():
+    path = ModelFolder(folder).description
+    if not path.is_file():
         others = sorted(p.name for p in folder.iterdir())[:5] if folder.is_dir() else "nothing (no such folder)"
         raise CheckpointError(f"{folder}: found {others}; expected model.json and model.safetensors")
     try:
-        facts = read_json(folder / "model.json")
+        facts = read_json(path)
     except DataError as error:
         raise CheckpointError(str(error)) from None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         found = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
-        raise CheckpointError(f"{folder / 'model.json'}: format {found!r}; expected {FORMAT!r}")
+        raise CheckpointError(f"{path}: format {found!r}; expected {FORMAT!r}")
     try:
         checkpoint = Checkpoint(
             dataset=facts["dataset"]["name"],
@@ -136,7 +139,7 @@ def read_description(folder: Path) -> tuple[Checkpoint, str]:
         )
         weights_sha256 = str(facts["weights_sha256"])
     except (*NONSENSE, MedsegError) as error:
-        raise CheckpointError(f"{folder / 'model.json'}: damaged or of another version ({error!r})") from None
+        raise CheckpointError(f"{path}: damaged or of another version ({error!r})") from None
     return checkpoint, weights_sha256
 
 

@@ -92,7 +92,7 @@ def read_batch(
     Args:
         cases, plan, seed, step: all that a batch depends on.
         part: positions of the batch that are read, where several processes read a share each; none: all.
-        reading: told the position whose case is read next.
+        reading: called with the position whose case is read next.
         into: memory to read into; none: new memory.
     """
     positions = range(plan.training.batch) if part is None else part

@@ -1,4 +1,4 @@
-"""A training of several processes starts itself again under ``torchrun``."""
+"""Trainings of several processes, started under ``torchrun``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 from medseg.files import read_json
+from medseg.plan.plan import Plan
 
 
 def launch(plan: Path) -> None:
-    """Become ``torchrun`` of this very command if the plan wants several processes and this is not one of them."""
-    processes = read_json(plan).get("processes", 1)
+    """Replace this process by ``torchrun`` of its own command if the plan has several processes and this is none."""
+    processes = Plan.from_json(read_json(plan)).machine.processes
     if processes == 1 or "WORLD_SIZE" in os.environ:
         return
     runner = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "medseg"]
@@ -19,5 +20,5 @@ def launch(plan: Path) -> None:
 
 
 def leads() -> bool:
-    """Whether this process is the one of its group that writes and speaks."""
+    """Whether this process is the one of its group that writes files and messages."""
     return os.environ.get("RANK", "0") == "0"

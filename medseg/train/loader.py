@@ -2,8 +2,8 @@
 
 A batch is a function of (seed, fold, step): how many processes read, and which of them reads what, changes nothing.
 
-Not torch's ``DataLoader``: it tells of a dead worker from a signal handler, in the middle of whatever the main process
-does, without the case; and it ends a hung one by SIGTERM, which workers must survive here, since training saves its
+Not torch's ``DataLoader``: it reports a dead worker from a signal handler, in the middle of any other work of the main
+process, without the case; and it ends a hung one by SIGTERM, which workers must survive here, since training saves its
 state on one.
 """
 
@@ -13,9 +13,7 @@ import contextlib
 import math
 import mmap
 import multiprocessing
-import os
 import signal
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from medseg.augment.policy import farthest
+from medseg.engine.parent import end_with_parent
 from medseg.errors import MedsegError, TrainingError
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
@@ -37,11 +36,11 @@ from medseg.train.data import RawBatch, Space, batch_cases, read_batch
 SPACES = 3
 # Patience is counted in waits of this length, not by the clock: a machine that slept has no hung workers.
 WAIT_S = 1.0
-# A process that is killed is gone at once, unless the kernel waits for a disk.
+# A process that is killed ends at once, unless the kernel waits for a disk.
 GONE_S = 2.0
 NOTHING = -1
 
-# Reads the batch of a step into memory, and tells a callback the position whose case it reads next.
+# Reads the batch of a step into memory, and calls back with the position whose case it reads next.
 Read = Callable[[int, Callable[[int], None], Space], RawBatch]
 
 
@@ -75,7 +74,7 @@ def batches(
 ) -> Iterator[Iterator[RawBatch]]:
     """The batches of ``steps``, in order; no worker outlives the ``with`` block or this process.
 
-    Each batch is good until the next one is asked for: a worker may then read another into its memory.
+    Each batch is valid until the next one is requested: a worker may then read another into its memory.
 
     Args:
         cases, plan, seed, part: as for ``read_batch``.
@@ -101,7 +100,7 @@ def batches(
 
     crew: list[_Worker] = []
     try:
-        with _deaf():
+        with signals_blocked():
             for _ in range(min(workers, len(steps))):
                 crew.append(_start(read, [_shared_space(plan, part) for _ in range(SPACES)]))
         yield _in_order(crew, steps, timeout_s, suspects)
@@ -141,7 +140,7 @@ def _in_order(
 
 
 class _NoAnswerError(Exception):
-    """A worker died or hangs; says which."""
+    """A worker died or hangs; the message says which."""
 
 
 def _answer(worker: _Worker, timeout_s: float) -> Sequence[int] | MedsegError:
@@ -188,7 +187,7 @@ def _start(read: Read, spaces: Sequence[Space]) -> _Worker:
 
 def _serve(link: Connection, read: Read, spaces: Sequence[Space], place: NDArray[np.int64]) -> None:
     """What a worker does, until it is killed."""
-    threading.Thread(target=_end_with_main_process, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(1)
     blosc2.set_nthreads(1)
 
@@ -206,17 +205,9 @@ def _serve(link: Connection, read: Read, spaces: Sequence[Space], place: NDArray
         link.send(answer)
 
 
-def _end_with_main_process() -> None:
-    """Even while a read hangs: a worker inherits the lock on the training's folder, which must not outlive it."""
-    main = multiprocessing.parent_process()
-    assert main is not None
-    main.join()
-    os._exit(1)
-
-
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Processes that are started in here never hear SIGTERM and SIGINT, which their whole group may be sent."""
+def signals_blocked() -> Iterator[None]:
+    """Processes that are started in here never receive SIGTERM and SIGINT, which their whole group may be sent."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     try:
         yield

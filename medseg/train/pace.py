@@ -21,11 +21,11 @@ from medseg.models.finish import finishing
 from medseg.patches.tiling import window_starts
 from medseg.plan.budget import Pace
 from medseg.plan.plan import Plan
-from medseg.preprocess.prepare import InverseRecord
+from medseg.preprocess.inverse import InverseRecord
 from medseg.preprocess.store import PreparedCase, write_case
 from medseg.train.data import finishing_batches, make_batch
-from medseg.train.loop import SAVE_INTERVAL_S, SAVE_PATIENCE
-from medseg.train.resume import Memory, save_state
+from medseg.train.resume import LossHistory, save_state
+from medseg.train.saving import SAVE_INTERVAL_S, SAVE_PATIENCE
 from medseg.train.validate import validate
 
 # The first steps choose algorithms and fill caches.
@@ -60,7 +60,7 @@ def measure(plan: Plan, shapes: Sequence[tuple[int, ...]], seconds: float) -> Pa
         cases = [_made_up_case(plan, size, Path(folder) / f"case{k}", k) for k in range(2)]
         times = _step_times(step, cases, plan, seconds)
         begun = _now(plan.machine.device)
-        save_state(Path(folder) / "state", 0, step, Memory())
+        save_state(Path(folder) / "state", 0, step, LossHistory())
         save_s = _now(plan.machine.device) - begun
         # Time goes with the windows that it takes to cover an image.
         windows = statistics.mean(_windows(shape, plan) for shape in shapes)

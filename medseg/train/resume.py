@@ -28,19 +28,19 @@ PREFIX = "step-"
 
 
 @dataclass
-class Memory:
-    """What the loop remembers besides the weights.
+class LossHistory:
+    """The training losses, which a resumed training needs besides the weights.
 
     Attributes:
         losses: of the steps since the journal's last record, so that after a resume the next one covers the same steps.
-        records: the training losses that the journal has.
+        records: means that the journal has.
     """
 
     losses: list[float] = field(default_factory=list)
     records: list[float] = field(default_factory=list)
 
 
-def save_state(folder: Path, step: int, trained: Step, memory: Memory, average: Average | None = None) -> None:
+def save_state(folder: Path, step: int, trained: Step, losses: LossHistory, average: Average | None = None) -> None:
     """Save everything that the next step depends on, after ``step`` steps; older generations beyond two are removed."""
     scalars, tensors = _optimizer_state(trained.optimizer)
     weights = {f"model.{name}": tensor for name, tensor in network_tensors(trained.network).items()}
@@ -55,7 +55,7 @@ def save_state(folder: Path, step: int, trained: Step, memory: Memory, average: 
         "optimizer": scalars,
         "scaler": trained.scaler.state_dict(),
         "at_once": trained.at_once,
-        **asdict(memory),
+        **asdict(losses),
     }
     write_json(building / "state.json", {**facts, "digest": digest_of(facts)})
     final = folder / f"{PREFIX}{step:09d}"
@@ -67,8 +67,8 @@ def save_state(folder: Path, step: int, trained: Step, memory: Memory, average: 
         shutil.rmtree(old)
 
 
-def load_state(folder: Path, trained: Step, average: Average | None = None) -> tuple[int, Memory]:
-    """Load the newest generation that is whole; return the steps done (0 if there is none) and what was remembered.
+def load_state(folder: Path, trained: Step, average: Average | None = None) -> tuple[int, LossHistory]:
+    """Load the newest generation that is whole; return the steps done (0 if there is none) and the losses.
 
     A damaged generation is reported and the one before it is taken.
     """
@@ -81,7 +81,7 @@ def load_state(folder: Path, trained: Step, average: Average | None = None) -> t
                 raise CheckpointError(f"{generation / 'state.json'}: its digest is wrong")
             if generation.name != f"{PREFIX}{facts['step']:09d}":
                 raise CheckpointError(f"{generation}: holds step {facts['step']}")
-            scalars, scale, memory = facts["optimizer"], facts["scaler"], Memory(facts["losses"], facts["records"])
+            scalars, scale, losses = facts["optimizer"], facts["scaler"], LossHistory(facts["losses"], facts["records"])
             at_once = facts["at_once"]
             tensors = unpack_tensors(generation / "state.safetensors", facts["sha256"])
             weights, mean = _named(tensors, "model."), _named(tensors, "average.")
@@ -97,8 +97,8 @@ def load_state(folder: Path, trained: Step, average: Average | None = None) -> t
         _restore_optimizer(trained.optimizer, scalars, tensors)
         trained.scaler.load_state_dict(scale)
         trained.at_once = at_once
-        return int(facts["step"]), memory
-    return 0, Memory()
+        return int(facts["step"]), losses
+    return 0, LossHistory()
 
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,13 +18,13 @@ from medseg.plan.plan import Plan
 from medseg.preprocess.store import open_store
 from medseg.progress import say
 from medseg.provenance import environment
+from medseg.results.folders import IngestFolder, ModelFolder
 from medseg.train.checkpoint import Checkpoint, read_description, write_checkpoint
+from medseg.train.journal import parse_record, read_records
 from medseg.train.lineage import Source, TrainedOn, clear_start
-from medseg.train.loop import Fold, Means, train
+from medseg.train.loop import train
 from medseg.train.start import Start
-
-# Beside manifest.tsv, in its format: cases that are kept apart from every fold.
-TEST_FILE = "test.tsv"
+from medseg.train.state import FoldCases, RunOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,8 @@ class Inputs:
         manifest, plan, index, splits: results of the stages before.
         fold, seed: which training.
         start: folder of the trained model that it starts from.
-        allow: what may be wrong with that one nevertheless (``models.<name>.allow``).
+        allow: what is allowed to be wrong with that model (``models.<name>.allow``).
+        weights: record of the encoder's trained weights, from the weights stage; None: they are fetched at the start.
     """
 
     manifest: Path
@@ -48,6 +47,7 @@ class Inputs:
     seed: int
     start: Path | None = None
     allow: tuple[str, ...] = ()
+    weights: Path | None = None
 
 
 def fingerprint(plan: Plan, inputs: Inputs, start: Start, code: str) -> str:
@@ -66,11 +66,15 @@ def fingerprint(plan: Plan, inputs: Inputs, start: Start, code: str) -> str:
 def fingerprint_of(inputs: Inputs, state: Path, code: str) -> str:
     """``fingerprint`` of the files on disk."""
     plan = Plan.from_json(read_json(inputs.plan))
-    return fingerprint(plan, inputs, Start.of(plan.network.options, inputs.start, weights_folder(state)), code)
+    return fingerprint(plan, inputs, _start(plan, inputs, state), code)
+
+
+def _start(plan: Plan, inputs: Inputs, state: Path) -> Start:
+    return Start.of(plan.network.options, inputs.start, inputs.weights, weights_folder(state))
 
 
 def weights_folder(state: Path) -> Path:
-    """Where weights that are fetched for a training lie."""
+    """Folder of weights that are fetched when a training starts."""
     return state / "weights"
 
 
@@ -79,7 +83,7 @@ def journal_path(state: Path, key: str) -> Path:
     return state / key[:16] / "journal.jsonl"
 
 
-def run(inputs: Inputs, state: Path, out: Path, code: str, means: Means | None = None) -> None:
+def run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions | None = None) -> None:
     """Train and write the model folder ``out``; several processes under ``torchrun`` share the work.
 
     Args:
@@ -87,14 +91,14 @@ def run(inputs: Inputs, state: Path, out: Path, code: str, means: Means | None =
         state: folder for the state of unfinished trainings, kept apart from ``out``.
         out: the model folder.
         code: digest of the training code.
-        means: what to train with.
+        options: how to run it.
     """
     plan = Plan.from_json(read_json(inputs.plan))
     with joined(plan.machine.device, plan.machine.processes) as group:
-        _run(inputs, state, out, code, replace(means or Means(), group=group))
+        _run(inputs, state, out, code, replace(options or RunOptions(), group=group))
 
 
-def _run(inputs: Inputs, state: Path, out: Path, code: str, means: Means) -> None:
+def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions) -> None:
     begun = time.monotonic()
     manifest = read_manifest(inputs.manifest)
     plan = Plan.from_json(read_json(inputs.plan))
@@ -110,9 +114,9 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, means: Means) -> Non
             f"{inputs.splits}: cases {absent[:3]} are not prepared in {inputs.index}; run `medseg ingest` again"
         )
     trained_on, allowed = _lineage(inputs, manifest, plan.model, train_ids, val_ids)
-    start = Start.of(plan.network.options, inputs.start, weights_folder(state))
+    start = _start(plan, inputs, state)
     key = fingerprint(plan, inputs, start, code)
-    chosen = Fold(
+    chosen = FoldCases(
         [cases[i] for i in train_ids],
         [cases[i] for i in val_ids[:VALIDATION_CASES]],
         manifest.labels,
@@ -121,21 +125,21 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, means: Means) -> Non
     label = f"train {manifest.dataset}/{plan.model} fold {inputs.fold} seed {inputs.seed}"
     folder = state / key[:16]
     phases = Phases(plan.machine.device)
-    if not means.group.leads:
-        train(plan, chosen, inputs.seed, folder, label, start, means, phases)
+    if not options.group.leads:
+        train(plan, chosen, inputs.seed, folder, label, start, options, phases)
         return
     with writer_lock(folder):
         attempts = _attempts(folder)
-        network = train(plan, chosen, inputs.seed, folder, label, start, means, phases)
-        say(f"{label}: {phases.told()}")
+        network = train(plan, chosen, inputs.seed, folder, label, start, options, phases)
+        say(f"{label}: {phases.summary()}")
         seconds = attempts["seconds"] + time.monotonic() - begun
         history = (folder / "journal.jsonl").read_bytes()
-        write_bytes(out / "history.jsonl", history)
-        steps = json.loads(history.splitlines()[-1])["step"]
+        write_bytes(ModelFolder(out).history, history)
+        steps = parse_record(history.splitlines()[-1]).step
         timing = {"seconds": round(seconds, 1), "steps": steps, "attempts": attempts["attempts"]}
         timing |= {"device": plan.machine.device, "threads": plan.machine.threads, "processes": plan.machine.processes}
         watched = [case.id for case in chosen.watch]
-        write_json(out / "timing.json", {**timing, "phases": phases.to_json(), "watched": watched})
+        write_json(ModelFolder(out).timing, {**timing, "phases": phases.to_json(), "watched": watched})
         checkpoint = Checkpoint(
             manifest.dataset,
             manifest.channels,
@@ -172,7 +176,7 @@ def _lineage(
         return own, ()
     held_out = {f"the validation cases of fold {inputs.fold}": [manifest.case(case) for case in val_ids]}
     # A test set is kept apart at ingest, where there is one.
-    test = inputs.manifest.with_name(TEST_FILE)
+    test = IngestFolder(inputs.manifest.parent).test_manifest
     if test.is_file():
         held_out["the test set"] = list(read_manifest(test).cases)
     found, sha256 = read_description(inputs.start)
@@ -191,10 +195,5 @@ def _attempts(folder: Path) -> dict[str, float]:
     path = folder / "attempts.json"
     attempts = read_json(path)["attempts"] + 1 if path.is_file() else 1
     write_json(path, {"attempts": attempts})
-    journal = folder / "journal.jsonl"
-    times = []
-    for line in journal.read_text().splitlines() if journal.is_file() else []:
-        # The last line of a killed attempt may be torn.
-        with contextlib.suppress(ValueError):
-            times.append(json.loads(line)["time_ms"])
+    times = [record.time_ms for record in read_records(folder / "journal.jsonl")]
     return {"attempts": attempts, "seconds": (times[-1] - times[0]) / 1000 if times else 0.0}

@@ -12,10 +12,12 @@ from torch import nn
 from medseg.errors import PlanError
 from medseg.files import sha256_file
 from medseg.models.encoders.encoder import Encoder
-from medseg.models.weights import fetch_weights, load_encoder
+from medseg.models.weights import load_encoder
 from medseg.progress import say
 from medseg.results.folders import ModelFolder
 from medseg.train.checkpoint import network_tensors, read_weights
+from medseg.weights.fetch import fetch_weights
+from medseg.weights.run import read_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +33,22 @@ class Start:
     model: Path | None = None
 
     @classmethod
-    def of(cls, options: Mapping[str, Any], model: Path | None, cache: Path) -> Start:
-        """What the options of a network and the workflow name; weights at an address are fetched into ``cache``."""
+    def of(cls, options: Mapping[str, Any], model: Path | None, record: Path | None, cache: Path) -> Start:
+        """What a training starts from.
+
+        Args:
+            options: of the network; their ``weights`` are the encoder's.
+            model: folder of a trained model.
+            record: of the weights stage; None: weights at an address are fetched now.
+            cache: folder for what is fetched now.
+
+        Raises:
+            CheckpointError: if weights cannot be fetched, or are not what the record says.
+        """
         address = options.get("weights")
-        encoder = fetch_weights(address, options.get("sha256"), cache) if address else None
+        if address is None:
+            return cls(None, model)
+        encoder = read_record(record) if record else fetch_weights(address, options.get("sha256"), cache)
         return cls(encoder, model)
 
     def digests(self) -> dict[str, str]:
@@ -43,7 +57,7 @@ class Start:
         return {name: sha256_file(path) for name, path in files.items() if path is not None}
 
     def apply(self, network: nn.Module, label: str) -> None:
-        """Copy the weights into a freshly built network, and say what was copied and what was not.
+        """Copy the weights into a freshly built network, and report what was copied and what was not.
 
         Raises:
             PlanError: if the network has no encoder for the weights, or shares no tensor with the model.
@@ -53,7 +67,7 @@ class Start:
             encoder = next((m for m in network.modules() if isinstance(m, Encoder)), None)
             if encoder is None:
                 raise PlanError(f"{label}: options.weights are for an encoder, and this network has none")
-            say(f"{label}: {load_encoder(encoder, self.encoder).told()}")
+            say(f"{label}: {load_encoder(encoder, self.encoder).summary()}")
         if self.model is not None:
             mine, theirs = network_tensors(network), read_weights(self.model)
             shared = [name for name in mine if name in theirs and theirs[name].shape == mine[name].shape]
@@ -61,5 +75,5 @@ class Start:
                 raise PlanError(f"{label}: no tensor of {self.model} has the name and shape of one of this network's")
             network.load_state_dict({name: theirs[name] for name in shared}, strict=False)
             fresh = sorted(mine.keys() - set(shared))
-            told = f"; fresh: {', '.join(fresh[:6])}{', …' if len(fresh) > 6 else ''}" if fresh else ""
-            say(f"{label}: starts from {self.model}, {len(shared)} of {len(mine)} tensors{told}")
+            rest = f"; fresh: {', '.join(fresh[:6])}{', …' if len(fresh) > 6 else ''}" if fresh else ""
+            say(f"{label}: starts from {self.model}, {len(shared)} of {len(mine)} tensors{rest}")

@@ -20,7 +20,8 @@ import torch
 from medseg.files import write_text
 from medseg.image.labels import LabelTable
 from medseg.networks import NETWORKS
-from medseg.train.loop import Fold, train
+from medseg.train.loop import train
+from medseg.train.state import FoldCases
 
 FILE = Path(__file__).parent / "traces.json"
 STEPS = 20
@@ -67,7 +68,7 @@ def test_losses_are_those_written_down(name: str, tiny_cases: Any, tiny_plan: An
     rate = NEWER.get(name, GENTLE.get(name, RATE))
     key = f"{name} gently" if name in NEWER else name
     plan = tiny_plan(network, dims, steps=steps, validate_every=steps, optimizer="sgd", lr=rate)
-    train(plan, Fold(cases, [], LabelTable.create({"ball": 1, "rod": 3})), 0, tmp_path, name)
+    train(plan, FoldCases(cases, [], LabelTable.create({"ball": 1, "rod": 3})), 0, tmp_path, name)
     records = [json.loads(line)["metrics"] for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
     losses = [m["train/loss"] for m in records if "train/loss" in m]
     traces = json.loads(FILE.read_text()) if FILE.exists() else {}

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from medseg.image.labels import LabelTable
-from medseg.train import loop
+from medseg.train import advance, saving
 from medseg.train.average import Average
 from medseg.train.checkpoint import network_tensors, pack_tensors
-from medseg.train.loop import Fold, train
+from medseg.train.loop import train
+from medseg.train.state import FoldCases
 
 LABELS = LabelTable.create({"ball": 1, "rod": 3})
 
@@ -60,14 +61,14 @@ def test_frozen_parameters_are_left_alone() -> None:
 def test_training_ends_with_the_mean_killed_or_not(
     tiny_cases: Any, tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "SAVE_INTERVAL_S", -1.0)
-    monkeypatch.setattr(loop, "SAVE_PATIENCE", -1.0)
+    monkeypatch.setattr(saving, "SAVE_INTERVAL_S", -1.0)
+    monkeypatch.setattr(saving, "SAVE_PATIENCE", -1.0)
     cases = tiny_cases(2)
-    fold = Fold(cases, cases[:1], LABELS)
+    fold = FoldCases(cases, cases[:1], LABELS)
     plan = tiny_plan(steps=8, average=0.99, validate_every=3)
     whole = train(plan, fold, 0, tmp_path / "whole", "whole")
     assert bits(whole) != bits(train(tiny_plan(steps=8, validate_every=3), fold, 0, tmp_path / "last", "last"))
-    made = loop.augment_batch
+    made = advance.augment_batch
 
     def dies(raw: Any, *rest: Any) -> Any:
         if raw.step == 5:
@@ -75,7 +76,7 @@ def test_training_ends_with_the_mean_killed_or_not(
         return made(raw, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "augment_batch", dies)
+        patch.setattr(advance, "augment_batch", dies)
         train(plan, fold, 0, tmp_path / "killed", "killed")
     assert bits(train(plan, fold, 0, tmp_path / "killed", "killed")) == bits(whole)
     assert bits(train(plan, fold, 0, tmp_path / "killed", "finished")) == bits(whole)

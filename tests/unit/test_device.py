@@ -16,15 +16,17 @@ import torch
 from medseg.augment.policy import RECIPES, Setting
 from medseg.augment.tables import TABLES
 from medseg.engine.build import build_placed, build_step
-from medseg.machine import fast_precision
 from medseg.errors import TrainingError
+from medseg.formats.source import Source
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
+from medseg.machine import fast_precision
 from medseg.networks import NETWORKS
 from medseg.predict.predictor import Predictor
-from medseg.train import loop
+from medseg.train import advance
 from medseg.train.checkpoint import Checkpoint, network_tensors, pack_tensors, write_checkpoint
-from medseg.train.loop import Fold, Means, train
+from medseg.train.loop import train
+from medseg.train.state import FoldCases, RunOptions
 
 GPU = torch.cuda.is_available()
 needs_gpu = pytest.mark.skipif(not GPU, reason="no GPU")
@@ -67,7 +69,7 @@ def test_recipes_make_what_they_make_on_a_processor(name: str, kind: str, channe
 @pytest.mark.parametrize("dims", [2, 3])
 def test_first_losses_are_those_of_a_processor(dims: int, tiny_cases: Any, tiny_plan: Any, tmp_path: Path) -> None:
     plan = tiny_plan(dims=dims, optimizer="sgd", lr=0.01, augment="nnunet", validate_every=6)
-    fold = Fold(tiny_cases(dims), [], LABELS)
+    fold = FoldCases(tiny_cases(dims), [], LABELS)
     for where in ("cpu", "cuda"):
         train(plan.changed(device=where), fold, 0, tmp_path / where, where)
     np.testing.assert_allclose(losses(tmp_path / "cuda"), losses(tmp_path / "cpu"), rtol=2e-3)
@@ -84,7 +86,7 @@ def test_stopped_and_continued_is_undisturbed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plan, cases = tiny_plan(device=device, augment="nnunet", options={"deep_supervision": True}), tiny_cases(2)
-    fold, made = Fold(cases, cases[:1], LABELS), loop.augment_batch
+    fold, made = FoldCases(cases, cases[:1], LABELS), advance.augment_batch
     whole = train(plan, fold, 0, tmp_path / "whole", "whole")
 
     def stopping(raw: Any, *rest: Any) -> Any:
@@ -93,9 +95,9 @@ def test_stopped_and_continued_is_undisturbed(
         return made(raw, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(TrainingError, match="SIGTERM after step 3"):
-        patch.setattr(loop, "augment_batch", stopping)
-        train(plan, fold, 0, tmp_path / "stopped", "stopped", means=Means(workers=workers))
-    ended = train(plan, fold, 0, tmp_path / "stopped", "stopped", means=Means(workers=workers))
+        patch.setattr(advance, "augment_batch", stopping)
+        train(plan, fold, 0, tmp_path / "stopped", "stopped", options=RunOptions(workers=workers))
+    ended = train(plan, fold, 0, tmp_path / "stopped", "stopped", options=RunOptions(workers=workers))
     assert bits(ended) == bits(whole)
 
 
@@ -111,7 +113,7 @@ def test_reduced_precisions_learn(
     dims: int, device: str, precision: str, tiny_cases: Any, tiny_plan: Any, tmp_path: Path
 ) -> None:
     plan = tiny_plan(dims=dims, device=device, precision=precision, steps=20, validate_every=20)
-    network = train(plan, Fold(tiny_cases(dims), [], LABELS), 0, tmp_path, "low")
+    network = train(plan, FoldCases(tiny_cases(dims), [], LABELS), 0, tmp_path, "low")
     found = losses(tmp_path)
     assert np.mean(found[-3:]) < 0.9 * np.mean(found[:3])
     assert {p.dtype for p in network.parameters()} == {torch.float32}
@@ -123,13 +125,12 @@ def test_predictions_are_those_of_a_processor(
     dims: int, tiny_cases: Any, tiny_plan: Any, draw_scene: Any, tmp_path: Path
 ) -> None:
     plan = tiny_plan(dims=dims, device="cuda", lr=0.02, steps=30, validate_every=30)
-    network = train(plan, Fold(tiny_cases(dims), [], LABELS), 0, tmp_path / "state", "some").cpu()
+    network = train(plan, FoldCases(tiny_cases(dims), [], LABELS), 0, tmp_path / "state", "some").cpu()
     write_checkpoint(tmp_path / "model", Checkpoint("d", ("MRI",), LABELS, plan, 0, 0, "f", {}), network)
     shape = (44, 37) if dims == 2 else (22, 17, 19)
     image, geometry = draw_scene(shape, 5)[0][None], Geometry.from_spacing(shape, (1.0,) * dims, plan.grid.unit)
-    there, here = (
-        Predictor(tmp_path / "model", device=where).predict(image, geometry, "image") for where in ("cuda", "cpu")
-    )
+    source = Source.from_array(image, geometry)
+    there, here = (Predictor(tmp_path / "model", device=d).label_map(source, "image") for d in ("cuda", "cpu"))
     assert len(np.unique(here)) > 1
     assert (there == here).mean() > 0.999
 
@@ -182,7 +183,7 @@ def test_out_of_memory_halves_what_goes_through_at_once(tiny_plan: Any) -> None:
 def test_a_compiled_network_has_the_losses_of_a_plain_one(
     dims: int, tiny_cases: Any, tiny_plan: Any, tmp_path: Path
 ) -> None:
-    fold = Fold(tiny_cases(dims), [], LABELS)
+    fold = FoldCases(tiny_cases(dims), [], LABELS)
     for compiled in (False, True):
         plan = tiny_plan(dims=dims, device="cuda", optimizer="sgd", lr=0.01, compile=compiled)
         train(plan, fold, 0, tmp_path / str(compiled), "compiled" if compiled else "plain")

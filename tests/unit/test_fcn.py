@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medseg.losses.build import build_loss
 from medseg.models.bilinear import Deconvolution
 from medseg.models.fcn import HEADS, build_8s, build_16s, build_32s
-from medseg.models.head import expect_rare
+from medseg.models.head import init_foreground_prior
 from medseg.models.spec import NetworkSpec
 from medseg.networks import EncoderOptions
 
@@ -165,7 +165,7 @@ def test_the_prior_is_what_an_untrained_network_says_everywhere(finest: int) -> 
     net = made(finest)
     with torch.no_grad():
         net.network.score_fr.weight.zero_()
-    expect_rare(net, 3, regions=False)
+    init_foreground_prior(net, 3, regions=False)
     background = net(images(1, 1, 50, 37)).softmax(dim=1)[:, 0]
     torch.testing.assert_close(background, torch.full_like(background, 0.95))
 

@@ -20,6 +20,7 @@ from medseg.engine.group import ALONE, Group, joined
 from medseg.errors import PlanError
 from medseg.files import read_json, sha256_file, write_json
 from medseg.plan.machine import Resources
+from medseg.plan.plan import Plan
 from medseg.workflow import training_gpus
 
 STEPS = 6
@@ -35,7 +36,7 @@ def arguments(study: Any, plan: Path, folder: Path) -> list[str]:
 def start(study: Any, folder: Path, **changes: Any) -> subprocess.Popen[str]:
     plan = folder / "plan.json"
     base = {"batch": 4, "steps": STEPS, "validate_every": STEPS, "threads": 1, "device": "cpu"}
-    write_json(plan, {**read_json(study.plan("flat")), **base, **changes})
+    write_json(plan, Plan.from_json(read_json(study.plan("flat"))).changed(**{**base, **changes}).to_json())
     command = [sys.executable, "-m", "medseg", *arguments(study, plan, folder)]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -125,7 +126,7 @@ def started_in(folder: Path) -> list[int]:
 
 def test_another_number_of_processes_than_planned_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(PlanError, match="the plan wants 3 processes, and WORLD_SIZE is 2"), joined("cpu", 3):
+    with pytest.raises(PlanError, match="the plan is for 3 processes, and WORLD_SIZE is 2"), joined("cpu", 3):
         pass
 
 
@@ -134,7 +135,7 @@ def test_shares_of_a_batch() -> None:
     assert [Group(rank, 2).part(6) for rank in (0, 1)] == [range(3), range(3, 6)]
     assert [Group(rank, 2).leads for rank in (0, 1)] == [True, False]
     assert ALONE.add([1, 2]) == [1, 2]
-    assert (ALONE.agree(True), ALONE.agree(False)) == (True, False)
+    assert (ALONE.any_rank(True), ALONE.any_rank(False)) == (True, False)
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused(study: Any, tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from medseg.image.labels import LabelTable
-from medseg.models.head import PRIOR, expect_rare, output_biases
+from medseg.models.head import PRIOR, init_foreground_prior, output_biases
 from medseg.models.zoo import build_model
 from medseg.networks import NETWORKS
-from medseg.train.loop import Fold, train
+from medseg.train.loop import train
+from medseg.train.state import FoldCases
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -32,7 +33,7 @@ def test_outputs_are_shifted_to_the_prior(name: str, dims: int, regions: Any, ti
     before = {k: v.clone() for k, v in network.state_dict().items()}
     with torch.inference_mode():
         plain = network(images)
-        expect_rare(network, plan.network.out_channels, regions=bool(regions))
+        init_foreground_prior(network, plan.network.out_channels, regions=bool(regions))
         shift = network(images) - plain
     changed = {k for k, v in network.state_dict().items() if not torch.equal(v, before[k])}
     assert {network.state_dict()[k].shape for k in changed} == {(plan.network.out_channels,)}
@@ -50,7 +51,7 @@ def test_training_starts_there(tiny_cases: Any, tiny_plan: Any, tmp_path: Path) 
     for name, regions in (("regions", table.members), ("classes", ())):
         plan = tiny_plan(steps=1, lr=1e-12, regions=regions)
         labels = table if regions else LabelTable.create({"ball": 1, "rod": 3})
-        network = train(plan, Fold(cases, [], labels), 0, tmp_path / name, name)
+        network = train(plan, FoldCases(cases, [], labels), 0, tmp_path / name, name)
         with torch.inference_mode():
             started[name] = network.eval()(torch.from_numpy(cases[0].read_image()[None, :, :32, :24]))
     assert float(started["regions"].mean().sigmoid()) == pytest.approx(PRIOR, abs=0.05)

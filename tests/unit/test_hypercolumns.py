@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.losses.build import build_loss
-from medseg.models.head import expect_rare, output_biases
+from medseg.models.head import init_foreground_prior, output_biases
 from medseg.models.hypercolumns import ColumnSum, Hypercolumns, build, upsample
 from medseg.models.spec import NetworkSpec
 from medseg.networks import HypercolumnsOptions
@@ -82,7 +82,7 @@ def test_a_prior_shifts_the_logits_once(hidden: int) -> None:
         (bias,) = output_biases(net, 3)
         assert bias.abs().max() < 1
         shift = -bias.clone()
-        expect_rare(net, 3, regions=False)
+        init_foreground_prior(net, 3, regions=False)
         shift += bias
         torch.testing.assert_close(net(noise(2)), before + shift[:, None, None], atol=1e-4, rtol=1e-4)
 

@@ -16,7 +16,7 @@ from medseg.errors import CheckpointError, DataError
 from medseg.files import read_json, sha256_file, write_json, write_text
 from medseg.image.geometry import Geometry
 from medseg.ingest.manifest import Case
-from medseg.train import loop
+from medseg.train import advance, saving
 from medseg.train import run as stage
 from medseg.train.checkpoint import read_description
 from medseg.train.lineage import Source, TrainedOn, clear_start
@@ -191,7 +191,7 @@ def trainings(study: Any, tmp_path: Path) -> Trainings:
 
 
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "augment_batch", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(advance, "augment_batch", lambda *_: pytest.fail("trained"))
 
 
 def test_a_model_records_whom_it_was_trained_on(study: Any) -> None:
@@ -307,9 +307,9 @@ def test_it_is_asked_again_when_a_training_is_resumed(trainings: Trainings, monk
 
     first = trainings.train("a", ["f0"], ["f1"])
     undisturbed = trainings.train("whole", ["f1"], ["f0"], start=first, allow=("start-overlap",))
-    monkeypatch.setattr(loop, "SAVE_INTERVAL_S", -1.0)
-    monkeypatch.setattr(loop, "SAVE_PATIENCE", -1.0)
-    made = loop.augment_batch
+    monkeypatch.setattr(saving, "SAVE_INTERVAL_S", -1.0)
+    monkeypatch.setattr(saving, "SAVE_PATIENCE", -1.0)
+    made = advance.augment_batch
 
     def killing(raw: Any, *rest: Any) -> Any:
         if raw.step == 2:
@@ -317,13 +317,13 @@ def test_it_is_asked_again_when_a_training_is_resumed(trainings: Trainings, monk
         return made(raw, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loop, "augment_batch", killing)
+        patch.setattr(advance, "augment_batch", killing)
         trainings.train("b", ["f1"], ["f0"], start=first, allow=("start-overlap",))
     with monkeypatch.context() as patch, pytest.raises(DataError, match="start-overlap"):
         untrained(patch)
         trainings.train("b", ["f1"], ["f0"], start=first)
     steps: list[int] = []
-    monkeypatch.setattr(loop, "augment_batch", lambda raw, *rest: steps.append(raw.step) or made(raw, *rest))
+    monkeypatch.setattr(advance, "augment_batch", lambda raw, *rest: steps.append(raw.step) or made(raw, *rest))
     resumed = trainings.train("b", ["f1"], ["f0"], start=first, allow=("start-overlap",))
     assert steps == [2, 3]
     assert sha256_file(resumed / "model.safetensors") == sha256_file(undisturbed / "model.safetensors")

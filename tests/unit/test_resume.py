@@ -20,10 +20,12 @@ from medseg.errors import TrainingError
 from medseg.image.labels import LabelTable
 from medseg.losses.build import build_loss
 from medseg.models.zoo import build_model
-from medseg.train import curve, loop, resume
+from medseg.train import advance, records, resume, saving
+from medseg.train import state as train_state
 from medseg.train.checkpoint import network_tensors, pack_tensors
-from medseg.train.loop import Fold, train
-from medseg.train.resume import KEPT, Memory, generations, load_state, save_state
+from medseg.train.loop import train
+from medseg.train.resume import KEPT, LossHistory, generations, load_state, save_state
+from medseg.train.state import FoldCases
 
 LABELS = LabelTable.create({"ball": 1, "rod": 3})
 
@@ -33,16 +35,16 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def folds(tiny_cases: Any) -> dict[int, Fold]:
+def folds(tiny_cases: Any) -> dict[int, FoldCases]:
     made = {dims: tiny_cases(dims) for dims in (2, 3)}
     # Draws of fold 0 and of another fold come from seeds of different lengths.
-    return {dims: Fold(cases, cases[:1], LABELS, number=dims - 2) for dims, cases in made.items()}
+    return {dims: FoldCases(cases, cases[:1], LABELS, number=dims - 2) for dims, cases in made.items()}
 
 
 @pytest.fixture
 def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "SAVE_INTERVAL_S", -1.0)
-    monkeypatch.setattr(loop, "SAVE_PATIENCE", -1.0)
+    monkeypatch.setattr(saving, "SAVE_INTERVAL_S", -1.0)
+    monkeypatch.setattr(saving, "SAVE_PATIENCE", -1.0)
 
 
 def bits(network: torch.nn.Module) -> str:
@@ -51,7 +53,7 @@ def bits(network: torch.nn.Module) -> str:
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], Any]) -> None:
     """Call ``act`` once, when the batch of ``step`` is made."""
-    made, pending = loop.augment_batch, [step]
+    made, pending = advance.augment_batch, [step]
 
     def augment_batch(raw: Any, *rest: Any) -> Any:
         if pending and raw.step == pending[0]:
@@ -59,7 +61,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], Any]) 
             act()
         return made(raw, *rest)
 
-    monkeypatch.setattr(loop, "augment_batch", augment_batch)
+    monkeypatch.setattr(advance, "augment_batch", augment_batch)
 
 
 def kill() -> None:
@@ -83,16 +85,21 @@ PLANS = {
 
 @pytest.mark.parametrize("name", PLANS)
 def test_killed_and_continued_is_undisturbed(
-    name: str, folds: dict[int, Fold], tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_step: None
+    name: str,
+    folds: dict[int, FoldCases],
+    tiny_plan: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    every_step: None,
 ) -> None:
     network, dims, changes = PLANS[name]
     plan = tiny_plan(network, dims, **changes)
     # A record of the journal covers several steps, some of them before the kill.
-    monkeypatch.setattr(curve, "JOURNAL_RECORDS", 2)
+    monkeypatch.setattr(records, "JOURNAL_RECORDS", 2)
     whole = train(plan, folds[dims], 3, tmp_path / "whole", "whole")
     # Only even steps are saved, so that a kill throws steps away and they are done again.
-    saved = loop.save_state
-    monkeypatch.setattr(loop, "save_state", lambda folder, step, *rest: step % 2 == 0 and saved(folder, step, *rest))
+    saved = saving.save_state
+    monkeypatch.setattr(saving, "save_state", lambda folder, step, *rest: step % 2 == 0 and saved(folder, step, *rest))
     for step in (1, 3, 5):
         with monkeypatch.context() as patch, pytest.raises(Killed):
             at_step(patch, step, kill)
@@ -107,7 +114,7 @@ def test_killed_and_continued_is_undisturbed(
 
 
 def test_sigterm_saves_at_the_end_of_the_step_and_the_rest_follows(
-    folds: dict[int, Fold], tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folds: dict[int, FoldCases], tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, before = tiny_plan(), signal.getsignal(signal.SIGTERM)
     whole = train(plan, folds[2], 0, tmp_path / "whole", "whole")
@@ -122,7 +129,7 @@ def test_sigterm_saves_at_the_end_of_the_step_and_the_rest_follows(
 
 
 def test_a_second_sigterm_ends_at_once(
-    folds: dict[int, Fold], tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folds: dict[int, FoldCases], tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def twice() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -135,7 +142,7 @@ def test_a_second_sigterm_ends_at_once(
 
 
 def test_sigterm_in_the_last_step_is_too_late_to_matter(
-    folds: dict[int, Fold], tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folds: dict[int, FoldCases], tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = tiny_plan()
     at_step(monkeypatch, plan.training.steps - 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -144,16 +151,16 @@ def test_sigterm_in_the_last_step_is_too_late_to_matter(
 
 
 def test_state_is_saved_as_time_passes_but_not_too_often(
-    folds: dict[int, Fold], tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folds: dict[int, FoldCases], tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
-    monkeypatch.setattr(loop, "save_state", lambda folder, step, *rest: steps.append(step))
-    monkeypatch.setattr(loop, "SAVE_INTERVAL_S", 3600.0)
+    monkeypatch.setattr(saving, "save_state", lambda folder, step, *rest: steps.append(step))
+    monkeypatch.setattr(saving, "SAVE_INTERVAL_S", 3600.0)
     plan = tiny_plan()
     train(plan, folds[2], 0, tmp_path / "a", "a")
     assert steps == [plan.training.steps]
-    monkeypatch.setattr(loop, "SAVE_INTERVAL_S", -1.0)
-    monkeypatch.setattr(loop, "SAVE_PATIENCE", -1.0)
+    monkeypatch.setattr(saving, "SAVE_INTERVAL_S", -1.0)
+    monkeypatch.setattr(saving, "SAVE_PATIENCE", -1.0)
     train(plan, folds[2], 0, tmp_path / "b", "b")
     assert steps[1:] == list(range(1, plan.training.steps + 1))
 
@@ -163,7 +170,7 @@ def test_state_is_saved_as_time_passes_but_not_too_often(
 def test_a_gradient_that_is_not_finite_leaves_the_state_before_it(
     clip: float | None,
     part: int | None,
-    folds: dict[int, Fold],
+    folds: dict[int, FoldCases],
     tiny_plan: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -171,7 +178,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_state_before_it(
 ) -> None:
     """At a finite loss, its own step is blamed, not the one after; without the fault, the end is that of all others."""
     plan, k = tiny_plan(clip=clip, average=0.9), 3
-    made = loop.build_step
+    made = train_state.build_step
 
     def build_step(network: torch.nn.Module, *rest: Any) -> Step:
         step = made(network, *rest)
@@ -184,9 +191,9 @@ def test_a_gradient_that_is_not_finite_leaves_the_state_before_it(
         handle = parameter.register_hook(lambda g: (handle.remove(), g * math.nan)[1])
 
     armed: list[Step] = []
-    monkeypatch.setattr(loop, "build_step", lambda *rest: armed.append(build_step(*rest)) or armed[-1])
+    monkeypatch.setattr(train_state, "build_step", lambda *rest: armed.append(build_step(*rest)) or armed[-1])
     whole = train(plan, folds[2], 0, tmp_path / "whole", "whole")
-    cases = sorted({case.id for case in loop.batch_cases(folds[2].train, plan, 0, k)})
+    cases = sorted({case.id for case in advance.batch_cases(folds[2].train, plan, 0, k)})
     expected = rf"bad: gradient \(its norm is nan\) at step {k}, cases {', '.join(cases)}; the state before it is kept"
     with monkeypatch.context() as patch, pytest.raises(TrainingError, match=expected):
         at_step(patch, k, arm)
@@ -224,7 +231,7 @@ def saved(tiny_plan: Any, tmp_path: Path) -> Iterator[tuple[Path, dict[int, str]
     source, digests = torch.Generator().manual_seed(0), {}
     for number in range(1, 5):
         step(torch.randn(1, 1, 32, 32, generator=source), torch.ones(1, 32, 32, dtype=torch.int64))
-        save_state(tmp_path / "s", number, step, Memory())
+        save_state(tmp_path / "s", number, step, LossHistory())
         digests[number] = bits(network)
     yield tmp_path / "s", digests
 
@@ -269,7 +276,7 @@ def test_the_loss_scale_of_half_precision_comes_back(tiny_plan: Any, tmp_path: P
         step.scaler.scale(sum(p.sum() for p in network.parameters()) * value).backward()
         step.scaler.step(optimizer)
         step.scaler.update()
-    save_state(tmp_path, 3, step, Memory())
+    save_state(tmp_path, 3, step, LossHistory())
     _, _, other = fresh(plan, 5)
     assert other.scaler.state_dict() != step.scaler.state_dict()
     load_state(tmp_path, other)
@@ -340,7 +347,7 @@ def test_a_damaged_generation_does_not_push_out_a_whole_one(saved: tuple[Path, d
     _, _, step = fresh(tiny_plan())
     assert load_state(folder, step)[0] == 4
     for number in (5, 6):
-        save_state(folder, number, step, Memory())
+        save_state(folder, number, step, LossHistory())
     DAMAGES["weights cut"](folder / "step-000000006")
     assert load_state(folder, step)[0] == 5
 
@@ -357,7 +364,7 @@ def test_death_while_saving_leaves_the_generations_before(
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(resume.os if where == "rename" else resume, where, die)
-        save_state(folder, 5, step, Memory())
+        save_state(folder, 5, step, LossHistory())
     assert load_state(folder, step)[0] == 4
     assert bits(network) == digests[4]
 
@@ -367,6 +374,6 @@ def test_weights_that_are_not_finite_are_never_continued(saved: tuple[Path, dict
     network, _, step = fresh(tiny_plan())
     with torch.no_grad():
         next(network.parameters()).fill_(math.nan)
-    save_state(folder, 5, step, Memory())
+    save_state(folder, 5, step, LossHistory())
     assert load_state(folder, step)[0] == 4
     assert bits(network) == digests[4]

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from medseg.image.labels import LabelTable
 from medseg.plan.plan import Plan
-from medseg.train import loop
-from medseg.train.loop import Fold, train
+from medseg.train import advance, saving
+from medseg.train.loop import train
 from medseg.train.schedule import SCHEDULES, Tail, learning_rate, tail_of
 from tests.plans import tiny_plan
+from medseg.train.state import FoldCases
 
 LABELS = LabelTable.create({"ball": 1, "rod": 3})
 
@@ -80,10 +81,10 @@ def test_a_tail_lies_within_the_training_and_depends_on_the_past_alone(
 def test_training_ends_early_and_a_killed_one_at_the_same_step(
     tiny_cases: Any, tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "SAVE_INTERVAL_S", -1.0)
-    monkeypatch.setattr(loop, "SAVE_PATIENCE", -1.0)
+    monkeypatch.setattr(saving, "SAVE_INTERVAL_S", -1.0)
+    monkeypatch.setattr(saving, "SAVE_PATIENCE", -1.0)
     cases = tiny_cases(2)
-    fold = Fold(cases, cases[:1], LABELS)
+    fold = FoldCases(cases, cases[:1], LABELS)
     # So small a rate that nothing falls.
     plan = tiny_plan(steps=60, lr=1e-9, schedule="constant", warmup=0.0, patience=0.5, validate_every=60)
     train(plan, fold, 0, tmp_path / "whole", "whole")
@@ -94,7 +95,7 @@ def test_training_ends_early_and_a_killed_one_at_the_same_step(
     rates = [r["metrics"]["train/lr"] for r in records if "train/lr" in r["metrics"]]
     assert rates[-1] < rates[0] == plan.training.lr
     assert records[-1]["metrics"].keys() >= {"val/dice/mean"}
-    made = loop.augment_batch
+    made = advance.augment_batch
 
     def dies(raw: Any, *rest: Any) -> Any:
         if raw.step == len(steps) - 1:
@@ -102,7 +103,7 @@ def test_training_ends_early_and_a_killed_one_at_the_same_step(
         return made(raw, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "augment_batch", dies)
+        patch.setattr(advance, "augment_batch", dies)
         train(plan, fold, 0, tmp_path / "killed", "killed")
     train(plan, fold, 0, tmp_path / "killed", "killed")
     again = [json.loads(line) for line in (tmp_path / "killed" / "journal.jsonl").read_text().splitlines()]

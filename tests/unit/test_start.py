@@ -15,8 +15,9 @@ from medseg.errors import ConfigError, PlanError
 from medseg.image.labels import LabelTable
 from medseg.models.zoo import build_model
 from medseg.train.checkpoint import Checkpoint, network_tensors, write_checkpoint
-from medseg.train.loop import Fold, train
+from medseg.train.loop import train
 from medseg.train.start import Start
+from medseg.train.state import FoldCases
 
 
 def config_of(**models: dict[str, Any]) -> Any:
@@ -84,7 +85,7 @@ def test_weights_without_an_encoder_are_refused(tmp_path: Path, tiny_plan: Any) 
 def test_training_starts_there(trained: Path, tiny_cases: Any, tiny_plan: Any, tmp_path: Path) -> None:
     """At a learning rate near zero the weights stay what they were."""
     plan = tiny_plan(steps=2, lr=1e-12, weight_decay=0.0, classes=3)
-    fold = Fold(tiny_cases(2), [], LabelTable.create({"a": 1, "b": 3}))
+    fold = FoldCases(tiny_cases(2), [], LabelTable.create({"a": 1, "b": 3}))
     network = train(plan, fold, 0, tmp_path / "state", "t", Start(model=trained))
     reference = build_model("unet", plan.network)
     Start(model=trained).apply(reference, "t")
@@ -113,10 +114,10 @@ class Fitted(torch.nn.Module):
 def test_what_is_fitted_to_classes_refuses_regions(
     tiny_cases: Any, tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medseg.train import loop
+    from medseg.train import state as train_state
 
-    monkeypatch.setattr(loop, "build_placed", lambda *_: Fitted())
-    fold = Fold(tiny_cases(2), [], LabelTable.create({"a": 1, "b": 3}))
+    monkeypatch.setattr(train_state, "build_placed", lambda *_: Fitted())
+    fold = FoldCases(tiny_cases(2), [], LabelTable.create({"a": 1, "b": 3}))
     with pytest.raises(PlanError, match=re.escape("options: {svm: false}")):
         train(tiny_plan(regions=((1, 2), (2,))), fold, 0, tmp_path / "state", "t")
 
@@ -124,11 +125,11 @@ def test_what_is_fitted_to_classes_refuses_regions(
 def test_a_part_that_is_fitted_is_finished_once(
     tiny_cases: Any, tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medseg.train import loop
+    from medseg.train import state as train_state
     from medseg.train.data import FINISHING_BATCHES
 
-    monkeypatch.setattr(loop, "build_placed", lambda *_: Fitted())
-    fold = Fold(tiny_cases(2), [], LabelTable.create({"a": 1, "b": 3}))
+    monkeypatch.setattr(train_state, "build_placed", lambda *_: Fitted())
+    fold = FoldCases(tiny_cases(2), [], LabelTable.create({"a": 1, "b": 3}))
     for _ in range(2):  # the second time from the saved state
         network = train(tiny_plan(steps=3), fold, 0, tmp_path / "state", "t")
         assert float(network.seen) == FINISHING_BATCHES

@@ -24,7 +24,8 @@ from medseg.image.labels import LabelTable
 from medseg.losses.build import build_loss
 from medseg.losses.table import LOSSES
 from medseg.models.zoo import build_model
-from medseg.train.loop import Fold, Means, train
+from medseg.train.loop import train
+from medseg.train.state import FoldCases, RunOptions
 
 LABELS = LabelTable.create({"ball": 1, "rod": 3})
 
@@ -109,11 +110,12 @@ def test_one_sample_that_does_not_fit_is_an_error(tiny_plan: Any) -> None:
 def test_the_reaction_is_journalled_and_survives_a_resume(
     tiny_cases: Any, tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medseg.train import loop
+    from medseg.train import saving
+    from medseg.train import state as train_state
 
-    monkeypatch.setattr(loop, "SAVE_INTERVAL_S", -1.0)
-    monkeypatch.setattr(loop, "SAVE_PATIENCE", -1.0)
-    made, steps = loop.build_step, []
+    monkeypatch.setattr(saving, "SAVE_INTERVAL_S", -1.0)
+    monkeypatch.setattr(saving, "SAVE_PATIENCE", -1.0)
+    made, steps = train_state.build_step, []
 
     def build_step(network: nn.Module, *rest: Any) -> Step:
         step = made(network, *rest)
@@ -128,9 +130,9 @@ def test_the_reaction_is_journalled_and_survives_a_resume(
         steps.append(step)
         return step
 
-    monkeypatch.setattr(loop, "build_step", build_step)
+    monkeypatch.setattr(train_state, "build_step", build_step)
     cases, plan = tiny_cases(2), tiny_plan(batch=4, steps=3)
-    fold = Fold(cases, [], LABELS)
+    fold = FoldCases(cases, [], LABELS)
     train(plan, fold, 0, tmp_path, "small")
     records = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
     told = [
@@ -335,7 +337,7 @@ def test_medseg_train_flushes_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_frozen_parts_stay_as_they_are(tiny_plan: Any, tiny_cases: Any, tmp_path: Path) -> None:
     cases = tiny_cases(2)
-    fold = Fold(cases, [], LABELS)
+    fold = FoldCases(cases, [], LABELS)
     plan = tiny_plan("fcn32s", options={"encoder": "alexnet"}, steps=2)
     trained = train(plan, fold, 0, tmp_path / "all", "all")
     frozen = train(
@@ -379,21 +381,21 @@ def test_freezing_what_is_not_there_names_what_is(tiny_plan: Any) -> None:
 
 def test_phases_of_a_training_are_told(tiny_cases: Any, tiny_plan: Any, tmp_path: Path) -> None:
     cases, phases = tiny_cases(2), Phases()
-    train(tiny_plan(steps=4, validate_every=2), Fold(cases, cases[:1], LABELS), 0, tmp_path, "x", phases=phases)
+    train(tiny_plan(steps=4, validate_every=2), FoldCases(cases, cases[:1], LABELS), 0, tmp_path, "x", phases=phases)
     assert phases.steps == 4
     facts = phases.to_json()
     assert set(facts) == {*(f"step/{name}_s" for name in STEP), "total/validate_s", "total/save_s"}
     assert all(value >= 0 for value in facts.values())
-    assert phases.told().startswith("a step took ")
-    assert all(f"{name} " in phases.told() for name in (*STEP, "validate", "save"))
-    assert Phases().told() == "no step was timed"
+    assert phases.summary().startswith("a step took ")
+    assert all(f"{name} " in phases.summary() for name in (*STEP, "validate", "save"))
+    assert Phases().summary() == "no step was timed"
 
 
 def test_a_trace_of_some_steps_is_written(tiny_cases: Any, tiny_plan: Any, tmp_path: Path) -> None:
     cases = tiny_cases(2)
-    means = Means(trace=tmp_path / "out" / "trace.json")
-    traced = train(tiny_plan(steps=13), Fold(cases, [], LABELS), 0, tmp_path / "a", "a", means=means)
+    options = RunOptions(trace=tmp_path / "out" / "trace.json")
+    traced = train(tiny_plan(steps=13), FoldCases(cases, [], LABELS), 0, tmp_path / "a", "a", options=options)
     names = {event.get("name") for event in json.loads((tmp_path / "out" / "trace.json").read_text())["traceEvents"]}
     assert any("conv" in str(name) for name in names)
-    plain = train(tiny_plan(steps=13), Fold(cases, [], LABELS), 0, tmp_path / "b", "b")
+    plain = train(tiny_plan(steps=13), FoldCases(cases, [], LABELS), 0, tmp_path / "b", "b")
     assert all(torch.equal(p, q) for p, q in zip(traced.parameters(), plain.parameters(), strict=True))

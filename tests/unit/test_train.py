@@ -22,14 +22,17 @@ from medseg.image.labels import LabelTable
 from medseg.metrics.counts import dice_of_counts, overlap_counts
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
-from medseg.train import curve, loop
+from medseg.train import advance, records, saving
 from medseg.train import run as stage
+from medseg.train import state as train_state
+from medseg.train import validate as validation
 from medseg.train.data import RawBatch, batch_cases, make_batch
 from medseg.train.journal import Journal
-from medseg.train.loop import Fold, Means, train
+from medseg.train.loop import train
 from medseg.train.resume import generations
 from medseg.train.schedule import learning_rate
 from medseg.train.start import Start
+from medseg.train.state import FoldCases, RunOptions
 from medseg.train.validate import validate
 
 LABELS = LabelTable.create({"ball": 1, "rod": 3})
@@ -88,10 +91,10 @@ def test_every_case_is_seen_once_per_epoch(tiny_cases: Any, tiny_plan: Any) -> N
 
 
 def drawn_by(
-    plan: Plan, fold: Fold, seed: int, state: Path, monkeypatch: pytest.MonkeyPatch, workers: int = 0
+    plan: Plan, fold: FoldCases, seed: int, state: Path, monkeypatch: pytest.MonkeyPatch, workers: int = 0
 ) -> dict[str, Any]:
     """What a training of two steps draws: first weights, batches as read, one augmented batch, seeds of dropout."""
-    network, augment, step = loop._network, loop.augment_batch, Step.__call__
+    network, augment, step = train_state.first_network, advance.augment_batch, Step.__call__
     drawn: dict[str, Any] = {"batches": [], "augmented": [], "dropout": []}
     image = torch.linspace(0, 1, 32 * 32).reshape(1, 1, 32, 32).repeat(plan.training.batch, 1, 1, 1)
 
@@ -111,10 +114,10 @@ def drawn_by(
         return step(self, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_network", first_weights)
-        patch.setattr(loop, "augment_batch", augment_batch)
+        patch.setattr(train_state, "first_network", first_weights)
+        patch.setattr(advance, "augment_batch", augment_batch)
         patch.setattr(Step, "__call__", call)
-        trained = train(plan, fold, seed, state, "drawn", means=Means(workers))
+        trained = train(plan, fold, seed, state, "drawn", options=RunOptions(workers))
     drawn["end"] = [p.detach().flatten().tolist() for p in trained.parameters()]
     return drawn
 
@@ -127,14 +130,14 @@ def test_every_draw_depends_on_seed_and_fold(
     pairs = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (0, 2)]
     drawn = {
         (seed, number): drawn_by(
-            plan, Fold(cases, [], LABELS, number), seed, tmp_path / f"{seed}-{number}", monkeypatch
+            plan, FoldCases(cases, [], LABELS, number), seed, tmp_path / f"{seed}-{number}", monkeypatch
         )
         for seed, number in pairs
     }
     for name in ("weights", "batches", "augmented", "dropout", "end"):
         for index, one in enumerate(pairs):
             assert all(drawn[one][name] != drawn[other][name] for other in pairs[:index]), (name, one)
-    again = drawn_by(plan, Fold(cases, [], LABELS, 1), 0, tmp_path / "again", monkeypatch, workers=1)
+    again = drawn_by(plan, FoldCases(cases, [], LABELS, 1), 0, tmp_path / "again", monkeypatch, workers=1)
     assert again == drawn[0, 1]
 
 
@@ -244,7 +247,7 @@ def test_a_class_that_is_nowhere_is_left_out(tiny_cases: Any, tiny_plan: Any) ->
 def test_training_learns_and_journals(tiny_cases: Any, tiny_plan: Any, tmp_path: Path) -> None:
     cases = tiny_cases(2)
     plan = tiny_plan(steps=40, validate_every=15, lr=0.01, augment="none", widths=(16, 32, 64))
-    train(plan, Fold(cases, cases[:2], LABELS), 0, tmp_path, "learn")
+    train(plan, FoldCases(cases, cases[:2], LABELS), 0, tmp_path, "learn")
     records = lines_of(tmp_path / "journal.jsonl")
     losses = [r["metrics"]["train/loss"] for r in records if "train/loss" in r["metrics"]]
     rates = [r["metrics"]["train/lr"] for r in records if "train/lr" in r["metrics"]]
@@ -260,7 +263,7 @@ def test_regions_are_learnt(tiny_cases: Any, tiny_plan: Any, tmp_path: Path) -> 
     cases = tiny_cases(2)
     table = LabelTable.create({"ball": 1, "rod": 3}, regions={"both": ["ball", "rod"], "rod": ["rod"]})
     plan = tiny_plan(steps=40, validate_every=40, lr=0.01, augment="none", widths=(16, 32, 64), regions=table.members)
-    train(plan, Fold(cases, cases[:2], table), 0, tmp_path, "learn")
+    train(plan, FoldCases(cases, cases[:2], table), 0, tmp_path, "learn")
     scores = lines_of(tmp_path / "journal.jsonl")[-1]["metrics"]
     assert set(scores) == {"val/dice/both", "val/dice/rod", "val/dice/mean"}
     assert scores["val/dice/mean"] > 0.6
@@ -271,12 +274,12 @@ def test_long_trainings_journal_means_of_many_steps(
 ) -> None:
     cases = tiny_cases(2)
     plan = tiny_plan(steps=7, validate_every=100)
-    train(plan, Fold(cases, cases[:1], LABELS), 0, tmp_path / "all", "all")
+    train(plan, FoldCases(cases, cases[:1], LABELS), 0, tmp_path / "all", "all")
     single = [
         r["metrics"]["train/loss"] for r in lines_of(tmp_path / "all" / "journal.jsonl") if "train/loss" in r["metrics"]
     ]
-    monkeypatch.setattr(curve, "JOURNAL_RECORDS", 2)
-    train(plan, Fold(cases, cases[:1], LABELS), 0, tmp_path / "few", "few")
+    monkeypatch.setattr(records, "JOURNAL_RECORDS", 2)
+    train(plan, FoldCases(cases, cases[:1], LABELS), 0, tmp_path / "few", "few")
     few = [r for r in lines_of(tmp_path / "few" / "journal.jsonl") if "train/loss" in r["metrics"]]
     assert [r["step"] for r in few] == [3, 6, 7]
     expected = [np.mean(single[0:3]), np.mean(single[3:6]), single[6]]
@@ -286,14 +289,14 @@ def test_long_trainings_journal_means_of_many_steps(
 def test_nan_in_an_image_stops_training_and_names_the_case(
     tiny_cases: Any, tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "SAVE_INTERVAL_S", -1.0)
-    monkeypatch.setattr(loop, "SAVE_PATIENCE", -1.0)
+    monkeypatch.setattr(saving, "SAVE_INTERVAL_S", -1.0)
+    monkeypatch.setattr(saving, "SAVE_PATIENCE", -1.0)
     cases, plan = tiny_cases(2), tiny_plan(batch=1, steps=9)
     plain = PreparedCase.read_image
     monkeypatch.setattr(
         PreparedCase, "read_image", lambda self, box=None: plain(self, box) * (math.nan if self.id == "case1" else 1)
     )
-    fold = Fold(cases, cases[:1], LABELS)
+    fold = FoldCases(cases, cases[:1], LABELS)
     first = next(s for s in range(9) if batch_cases(cases, plan, 2, s)[0].id == "case1")
     for _ in range(2):  # the second attempt goes on from the good state and meets the same case
         with pytest.raises(TrainingError, match=rf"loss nan at step {first}, cases case1; .*lr.*fp32"):
@@ -331,7 +334,7 @@ def test_two_runs_of_the_stage_give_equal_weights_and_a_second_call_trains_no_mo
     stage.run(stage.Inputs(*arguments(study), 0, 0), tmp_path / "state", tmp_path / "out", "code")
     weights = sha256_file(tmp_path / "out" / "model.safetensors")
     assert weights == sha256_file(study.model("flat") / "model.safetensors")
-    monkeypatch.setattr(loop, "augment_batch", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(advance, "augment_batch", lambda *_: pytest.fail("trained again"))
     stage.run(stage.Inputs(*arguments(study), 0, 0), tmp_path / "state", tmp_path / "again", "code")
     assert sha256_file(tmp_path / "again" / "model.safetensors") == weights
     assert read_json(tmp_path / "again" / "timing.json")["attempts"] == 2
@@ -409,7 +412,7 @@ def test_a_damaged_store_is_an_error_that_names_the_file(study: Any, tmp_path: P
         (folder / name).unlink()
         if damage != "gone":
             (folder / name).write_bytes(data[: len(data) // 2] if damage == "cut" else b"")
-    with pytest.raises(DataError, match=rf"{name}: gone or damaged.*run"):
+    with pytest.raises(DataError, match=rf"{name}: missing or damaged.*run"):
         stage.run(
             stage.Inputs(manifest, plan, tmp_path / "store" / "index.json", splits, 0, 0),
             tmp_path / "s",
@@ -428,10 +431,10 @@ def test_memory_does_not_grow_over_fifty_passes_over_the_cases(
         pages.append(int(Path("/proc/self/statm").read_text().split()[1]))
         return {}
 
-    monkeypatch.setattr(loop, "validate", validate)
+    monkeypatch.setattr(validation, "validate", validate)
     cases = tiny_cases(2, count=8)
     plan = tiny_plan(batch=8, patch=(128, 128), widths=(8, 16), strides=((1, 1), (2, 2)), kernels=((3, 3),) * 2)
-    train(plan.changed(steps=250, validate_every=25), Fold(cases, cases[:1], LABELS), 0, tmp_path, "soak")
+    train(plan.changed(steps=250, validate_every=25), FoldCases(cases, cases[:1], LABELS), 0, tmp_path, "soak")
     # Five passes to fill caches.
     assert len(pages) == 10
     assert max(pages[1:]) < 1.05 * pages[0]

@@ -13,7 +13,7 @@ from medseg.engine.step import Step, build_optimizer
 from medseg.losses.build import build_loss
 from medseg.losses.supervision import deeply_supervised
 from medseg.models import dynunet, resenc_unet, residual_unet, unet
-from medseg.models.head import PRIOR, expect_rare, output_biases
+from medseg.models.head import PRIOR, init_foreground_prior, output_biases
 from medseg.models.instance_norm import InstanceNorm
 from medseg.models.resenc_unet import ResidualBlock
 from medseg.models.sizes import AnySize
@@ -283,7 +283,7 @@ def test_every_size_is_taken(name: str, spec: NetworkSpec, size: tuple[int, ...]
 @pytest.mark.parametrize("name", OURS)
 def test_every_head_expects_rare_foreground(name: str) -> None:
     net = built(name, FLAT, deep_supervision=True)
-    expect_rare(net, 3, regions=False)
+    init_foreground_prior(net, 3, regions=False)
     for bias in output_biases(net, 3):
         assert bias.detach().softmax(0).tolist() == pytest.approx([1 - PRIOR, PRIOR / 2, PRIOR / 2], rel=1e-4)
     assert len(output_biases(net, 3)) == 2

@@ -18,7 +18,8 @@ from medseg.files import writer_lock
 from medseg.models.encoders.build import build_encoder
 from medseg.models.encoders.encoder import Encoder
 from medseg.models.encoders.table import ENCODERS
-from medseg.models.weights import fetch_weights, load_encoder, read_tensors
+from medseg.models.weights import load_encoder, read_tensors
+from medseg.weights.fetch import fetch_weights
 from tests.file_server import Reply, Server, hang_up, redirect, send, status
 
 
@@ -57,7 +58,7 @@ def test_weights_arrive_and_heads_are_left_out(name: str, suffix: str, tmp_path:
     assert set(report.loaded) == set(expected)
     assert set(report.left_out) == set(head)
     assert report.adapted == {}
-    assert all(name in report.told() for name in head)
+    assert all(name in report.summary() for name in head)
 
 
 def test_files_without_counters_load_and_keep_mine(tmp_path: Path) -> None:
@@ -239,7 +240,7 @@ def test_a_wrong_file_is_not_kept(
     assert [p.name for p in (tmp_path / "cache").iterdir()] == [".writer.lock"]
 
 
-def test_weights_that_break_off_are_gone_on_with(server: Server, file: Path, digest: str, tmp_path: Path) -> None:
+def test_weights_that_break_off_are_resumed(server: Server, file: Path, digest: str, tmp_path: Path) -> None:
     data, cache = file.read_bytes(), tmp_path / "cache"
     with pytest.raises(CheckpointError, match=r"5 attempts\); 1000 bytes are kept in .*cache"):
         fetched(server, digest, cache, send(data, 1000), hang_up)

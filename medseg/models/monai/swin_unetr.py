@@ -18,7 +18,7 @@ def build(spec: NetworkSpec, options: Options) -> nn.Module:
     """
     from monai.networks.nets import SwinUNETR
 
-    # Heads of 3 to 24 want multiples of 12.
+    # 3 to 24 attention heads need multiples of 12.
     features = 12 * max(1, round(spec.widths[0] / 8))
     network = SwinUNETR(**channels(spec), feature_size=features)
     least = (64, 64) if spec.dims == 2 else (64, 32, 32)

@@ -49,7 +49,7 @@ class WithinPatch(AnySize):
         shape = tuple(x.shape[2:])
         if any(n > most for n, most in zip(shape, self.multiple, strict=True)):
             raise ValueError(
-                f"image of {shape} voxels: the network knows positions within {self.multiple} only, the patch it was "
-                "planned for in whole tokens; give it tiles no larger than that"
+                f"image of {shape} voxels: expected at most {self.multiple} (the patch it was planned for, in whole "
+                "tokens), since it has learnt no positions beyond; give it tiles no larger than that"
             )
         return super().forward(x)
