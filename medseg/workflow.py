@@ -12,15 +12,24 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
 
-from medseg.config import Config, is_elsewhere, is_table, load_config
+from medseg.config import Config, is_elsewhere, load_config
 from medseg.errors import BusyError, MedsegError
-from medseg.files import canonical_json, digest_of, nearest, sha256_file, write_json
-from medseg.provenance import closure_digest
+from medseg.evaluate.choice import check_choices
+from medseg.files import canonical_json, digest_of, write_json
+from medseg.jobs import Job
+from medseg.provenance import closure_digest, code_digest
+from medseg.results.folders import ModelFolder
+from medseg.results.key import RunKey
+from medseg.results.paths import Results
+
+# Rules whose code does not begin in ``medseg.<stage>.run``.
+ENTRY_POINTS = {"fingerprint": "medseg.plan.fingerprint", "track": "medseg.tracking"}
 
 _held: list[IO[str]] = []
 
@@ -28,7 +37,9 @@ _held: list[IO[str]] = []
 def read_config(files: Sequence[Path], overrides: Mapping[str, Any]) -> Config:
     """The configuration of a workflow run; a bad one ends the process with exit code 2 and one line per problem."""
     try:
-        return load_config(files, {key: _typed(value) for key, value in overrides.items()})
+        config = load_config(files, {key: _typed(value) for key, value in overrides.items()})
+        check_choices(config)
+        return config
     except MedsegError as error:
         raise stop(error) from None
 
@@ -45,14 +56,14 @@ def _scalar(value: Any) -> Any:
 
 
 def stop(error: MedsegError) -> SystemExit:
-    """Print a user's error without a traceback; raise what comes back to leave with exit code 2 (Snakemake's is 1)."""
+    """Print a user's error without a traceback; the exception to raise for exit code 2 (Snakemake's own is 1)."""
     sys.stderr.write(f"{error}\n")
     sys.stderr.flush()
     return SystemExit(2)
 
 
 def prefer_this_environment() -> str:
-    """Let rules find this environment's ``medseg``, also when it was not activated; return how the user can call it."""
+    """Put this environment's ``medseg`` first on the PATH; return the command by which the user can call it."""
     folder = Path(sys.executable).parent
     found = shutil.which("medseg")
     os.environ["PATH"] = os.pathsep.join([str(folder), os.environ.get("PATH", "")])
@@ -63,10 +74,10 @@ def prefer_this_environment() -> str:
 
 
 def hold_folder(folder: Path) -> None:
-    """Take the working folder for this process, or end with exit code 2 naming the process that has it.
+    """Lock the working folder for this process, or exit with code 2 and the name of the process that holds it.
 
-    The kernel holds the lock and frees it however the process ends. Whoever gets it knows that no other workflow runs
-    here, so Snakemake's own lock files, which a killed run leaves behind, are stale and are removed: nobody has to
+    The kernel releases the lock when the process ends in any way. The process that gets it knows that no other workflow
+    runs here, so Snakemake's own lock files, which a killed run leaves behind, are stale and are removed: nobody has to
     unlock by hand.
     """
     inner = folder / ".snakemake"
@@ -88,7 +99,7 @@ def hold_folder(folder: Path) -> None:
 
 
 def write_config(config: Config, path: Path) -> None:
-    """Leave the checked configuration where the stages read it, if it changed."""
+    """Write the checked configuration to where the stages read it, if it changed."""
     value = json.loads(config.model_dump_json())
     if not path.is_file() or canonical_json(json.loads(path.read_bytes())) != canonical_json(value):
         write_json(path, value)
@@ -109,100 +120,50 @@ def grid_model(config: Config, grid: str) -> str:
     return next(name for name in config.models if grid_name(config, name) == grid)
 
 
-def dataset_slice(config: Config, dataset: str) -> str:
-    """What checking and splitting a data set depend on, as a stable parameter."""
-    section = config.datasets[dataset].model_dump(exclude={"postprocess", "choices"})
-    folds = config.folds.model_dump(exclude={"run"})
-    stamps = {
-        "files": files_stamp(config, dataset),
-        "splits": splits_stamp(config, dataset),
-        "sides": sides_stamp(config, dataset),
-    }
-    return canonical_json({"dataset": section, "folds": folds, **stamps})
+def keys(config: Config) -> list[RunKey]:
+    """All trainings of the experiment."""
+    return [RunKey(*run) for run in config.runs()]
 
 
-def files_stamp(config: Config, dataset: str) -> str:
-    """Digest of names, sizes and times of a data set's files, so that a change is seen; none for generated ones."""
-    section = config.datasets[dataset]
-    root = Path(config.data_root) / section.path
-    # A data set that is generated or downloaded is not there yet when this is asked for the first time.
-    if section.generate is not None or section.download is not None or not root.is_dir():
-        return ""
-    stamps = []
-    for folder, _, names in os.walk(root):
-        for name in names:
-            facts = os.lstat(os.path.join(folder, name))
-            stamps.append([os.path.relpath(os.path.join(folder, name), root), facts.st_size, facts.st_mtime_ns])
-    return digest_of(sorted(stamps))
+def key_of(wildcards: Any) -> RunKey:
+    """The training that a job is about."""
+    return RunKey(wildcards.dataset, wildcards.model, int(wildcards.fold), int(wildcards.seed))
 
 
-def download_slice(config: Config, dataset: str) -> str:
-    """What fetching a data set depends on."""
-    section = config.datasets[dataset]
-    return canonical_json([section.path, section.download.model_dump() if section.download else None])
+def shards(config: Config) -> list[str]:
+    """Parts that the cases of a stage are divided into: ``0-of-4``, …; none if one job works on all."""
+    return [f"{index}-of-{config.shards}" for index in range(config.shards)] if config.shards > 1 else []
 
 
-def splits_stamp(config: Config, dataset: str) -> str:
-    """Digest of the user's own file of folds in the working folder; one in the data set's folder is among its files."""
-    name = config.datasets[dataset].splits or config.folds.file
-    return sha256_file(Path(name)) if name and Path(name).is_file() else ""
+def phantoms_marker(config: Config, dataset: str) -> Path:
+    """The file that says that a data set is generated; in the data set's folder, since it is no result."""
+    return Path(config.data_root) / config.datasets[dataset].path / "phantoms.json"
 
 
-def sides_stamp(config: Config, dataset: str) -> list[str]:
-    """Digests of the user's own tables of subjects and of test cases, wherever they lie."""
-    section = config.datasets[dataset]
-    names = [section.subject if is_table(section.subject) else None, section.test.file if section.test else None]
-    return [stamp_of(Path(config.data_root) / section.path, name) for name in names]
-
-
-def stamp_of(root: Path, name: str | None) -> str:
-    """Digest of a file in the data set's folder or else in the working folder; empty if there is none."""
-    path = nearest(root, name) if name else None
-    return sha256_file(path) if path is not None and path.is_file() else ""
-
-
-def start_of(config: Config, dataset: str, model: str, fold: str, seed: str) -> tuple[str | None, str | None]:
+def start_of(config: Config, key: RunKey) -> tuple[Path | None, str | None]:
     """What a training starts from: the file that it waits for, and the model as `medseg train --start` wants it."""
-    start = config.models[model].start
+    start = config.models[key.model].start
     if start is None:
         return None, None
     if not is_elsewhere(start):
-        folder = f"{config.results}/{config.experiment}/{dataset}/train/{start}/fold{fold}-seed{seed}"
-        return f"{folder}/model.json", folder
+        model = Results.of(config).model(replace(key, model=start))
+        return model.description, str(model.folder)
     # Runs of MLflow never change; a folder may.
-    file = Path(start) / "model.json"
-    return str(file) if file.is_file() else None, start
+    file = ModelFolder(Path(start)).description
+    return file if file.is_file() else None, start
 
 
-def plan_slice(config: Config, model: str) -> str:
-    """What planning a model depends on, besides the fingerprint."""
-    keys = ("budget", "threads", "device", "folds", "processes")
-    general = config.model_dump(include=set(keys))
-    general["folds"] = general["folds"]["count"]
-    # What may be wrong with the weights that a model starts from is asked where it is trained.
-    return canonical_json({"model": config.models[model].model_dump(exclude={"allow"}), **general})
+def code_of(config: Config, stage: str, wildcards: Any) -> str:
+    """Digest of the code that a stage's job executes.
 
-
-def predict_slice(config: Config, dataset: str) -> str:
-    """What predicting depends on, besides model and images: how it is done, whether probabilities are wanted."""
-    return canonical_json({**config.predict.model_dump(), "probabilities": wants_probabilities(config, dataset)})
-
-
-def wants_probabilities(config: Config, dataset: str) -> bool:
-    """Whether the data set's post-processing works on probabilities and the image."""
-    return config.datasets[dataset].postprocess.crf is not None
-
-
-def postprocess_slice(config: Config, dataset: str) -> str:
-    """What post-processing depends on."""
-    return canonical_json(config.datasets[dataset].postprocess.model_dump())
-
-
-def report_slice(config: Config, results: Path) -> str:
-    """What the report tells besides results: what was chosen by scores, and the record of opened test sets."""
-    record = results / "test" / "opened.json"
-    opened = sha256_file(record) if record.is_file() else ""
-    return canonical_json({"choices": {d: s.choices for d, s in config.datasets.items()}, "opened": opened})
+    Args:
+        config: the experiment.
+        stage: name of the stage: a package with a module ``run``, or a row of ``ENTRY_POINTS``.
+        wildcards: of the job.
+    """
+    if stage in ENTRY_POINTS:
+        return closure_digest(ENTRY_POINTS[stage])
+    return code_digest(stage)
 
 
 def has_postprocess(config: Config, dataset: str) -> bool:
@@ -210,8 +171,14 @@ def has_postprocess(config: Config, dataset: str) -> bool:
     return config.datasets[dataset].postprocess.applies
 
 
+def job(config: Config, rule: str, wildcards: Any, threads: int) -> Job:
+    """A job of a rule, which knows how much memory and time it may take."""
+    dataset, model = (getattr(wildcards, name, None) for name in ("dataset", "model"))
+    return Job(config, rule, threads, bool(wants_gpu(config)), dataset, model)
+
+
 def wants_gpu(config: Config) -> int:
-    """1 if networks will ask for a GPU: by configuration, or ``auto`` where an NVIDIA device file exists."""
+    """GPUs of a job that runs a network: 1 if configured, or if ``auto`` and an NVIDIA device file exists; else 0."""
     return int(config.device == "cuda" or (config.device == "auto" and any(Path("/dev").glob("nvidia[0-9]*"))))
 
 
@@ -221,7 +188,7 @@ def training_gpus(config: Config) -> int:
 
 
 def reading_seconds(config: Config) -> int:
-    """How long a batch may take them, in whole seconds, as Snakemake's resources are."""
+    """How long reading a batch may take, in whole seconds, as Snakemake's resources are."""
     return math.ceil(config.loader.timeout_s)
 
 
@@ -230,10 +197,3 @@ def reading_workers(config: Config) -> int:
     if config.loader.workers is not None:
         return config.loader.workers
     return 2 if wants_gpu(config) else 0
-
-
-__all__ = [
-    "canonical_json",
-    "closure_digest",
-    "dataset_slice",
-]

@@ -61,10 +61,10 @@ def main() -> None:
     except MedsegError as error:
         if debug:
             raise
-        told = str(error)
+        text = str(error)
         if isinstance(error, DatasetFaults):
             from medseg.ingest.fault_list import fault_list
 
-            told = fault_list(error)
-        sys.stderr.write(f"{told}\n")
+            text = fault_list(error)
+        sys.stderr.write(f"{text}\n")
         sys.exit(2)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg.cli.options import Code, ConfigFile, ManifestFile, Out, Predictions
+from medseg.cli.options import Code, ConfigFile, Join, ManifestFile, Out, Predictions, ShardOf, part_of
+
+if TYPE_CHECKING:
+    from medseg.config import Config
 
 
 def predict(
@@ -28,11 +31,16 @@ def predict(
     manifest: Annotated[Path | None, typer.Option("--manifest", help="predict a fold: its manifest")] = None,
     splits: Annotated[Path | None, typer.Option("--splits", help="predict a fold: its splits")] = None,
     fold: Annotated[int | None, typer.Option("--fold", min=0, help="predict a fold: which")] = None,
+    code: Code = None,
+    shard: ShardOf = None,
+    join: Join = None,
 ) -> None:
     """Predict IMAGES with a trained model, or (as the workflow does) the validation cases of a fold."""
-    from medseg.machine import reserve_gpu
+    part = part_of(shard, join)
+    if join is None:
+        from medseg.machine import reserve_gpu
 
-    reserve_gpu()
+        reserve_gpu()
     from medseg.predict import run as stage
 
     if images:
@@ -51,10 +59,24 @@ def predict(
             print(path)
     elif config is not None and manifest is not None and splits is not None and fold is not None:
         from medseg.config import load_config
+        from medseg.provenance import code_digest
 
-        stage.run(load_config([config]), manifest, splits, fold, Path(model), out)
+        loaded, code = load_config([config]), code or code_digest("predict")
+        if join is not None:
+            stage.join(loaded, manifest, splits, fold, Path(model), out, join, code)
+        else:
+            soft = _keeps_probabilities(loaded, manifest)
+            stage.run(loaded, manifest, splits, fold, Path(model), out, code, probabilities=soft, shard=part)
     else:
         raise typer.BadParameter("give image files, or --config, --manifest, --splits and --fold")
+
+
+def _keeps_probabilities(config: Config, manifest: Path) -> bool:
+    """Whether the data set's post-processing works on probabilities."""
+    from medseg.ingest.manifest import read_manifest
+    from medseg.postprocess.operations import wants_probabilities
+
+    return wants_probabilities(config.dataset(read_manifest(manifest).dataset).postprocess)
 
 
 def postprocess(

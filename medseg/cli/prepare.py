@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.options import Code, ConfigFile, FingerprintFile, ManifestFile, ModelName, Out, Workers
+from medseg.cli.options import (
+    Code,
+    ConfigFile,
+    FingerprintFile,
+    Join,
+    ManifestFile,
+    ModelName,
+    Out,
+    ShardOf,
+    Workers,
+    part_of,
+)
 
 
 def fingerprint(config: ConfigFile, manifest: ManifestFile, out: Out, workers: Workers = 1) -> None:
@@ -52,15 +63,17 @@ def preprocess(
     out: Out,
     code: Code = None,
     workers: Workers = 1,
-    shard: Annotated[
-        str | None, typer.Option("--shard", help="i/n: prepare cases i, i + n, … only; without it, all, and the index")
-    ] = None,
+    shard: ShardOf = None,
+    join: Join = None,
 ) -> None:
     """Bring every case to the grid of a model: orient, crop, normalise, resample, store."""
     from medseg.config import load_config
     from medseg.preprocess import run as stage
     from medseg.provenance import code_digest
 
-    part = stage.Shard.parse(shard) if shard else None
-    code = code or code_digest("preprocess")
-    stage.run(load_config([config]), model, manifest, fingerprint, out, code, workers, part)
+    part = part_of(shard, join)
+    inputs = (load_config([config]), model, manifest, fingerprint, out, code or code_digest("preprocess"), workers)
+    if join is not None:
+        stage.join(*inputs, join)
+    else:
+        stage.run(*inputs, part)

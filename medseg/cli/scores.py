@@ -7,15 +7,26 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.options import ConfigFile, ManifestFile, Out, Predictions
+from medseg.cli.options import ConfigFile, Join, ManifestFile, Out, Predictions, ShardOf, part_of
 
 
-def evaluate(config: ConfigFile, manifest: ManifestFile, predictions: Predictions, out: Out) -> None:
+def evaluate(
+    config: ConfigFile,
+    manifest: ManifestFile,
+    predictions: Predictions,
+    out: Out,
+    shard: ShardOf = None,
+    join: Join = None,
+) -> None:
     """Score predicted label maps against the references: one table, a row per case, class and metric."""
     from medseg.config import load_config
     from medseg.evaluate import run as stage
 
-    stage.run(load_config([config]), manifest, predictions, out)
+    part = part_of(shard, join)
+    if join is not None:
+        stage.join(predictions, out, join)
+    else:
+        stage.run(load_config([config]), manifest, predictions, out, part)
 
 
 def compare(
@@ -44,14 +55,14 @@ def report(
 
 
 def leaderboard(compare: Annotated[Path, typer.Argument(help="results/<experiment>/compare")]) -> None:
-    """Print the leaderboard of an experiment, and what its reader must know before believing it."""
+    """Print the leaderboard of an experiment, and the statements that its reader needs to judge it."""
     from medseg.compare.terminal import terminal_leaderboard
     from medseg.report.statements import terminal_statements
 
     print(terminal_leaderboard(compare))
-    told = terminal_statements(compare.parent)
-    if told:
-        print(f"\n{told}")
+    statements = terminal_statements(compare.parent)
+    if statements:
+        print(f"\n{statements}")
 
 
 def open_test_set(

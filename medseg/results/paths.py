@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from medseg.results.folders import (
     CompareFolder,
@@ -49,6 +49,13 @@ JOBS: Mapping[str, str] = {
 }
 
 
+class Experiment(Protocol):
+    """What a configuration says of the folder of its results."""
+
+    results: str
+    experiment: str
+
+
 @dataclass(frozen=True, slots=True)
 class Results:
     """All paths of one experiment.
@@ -58,6 +65,11 @@ class Results:
     """
 
     root: Path
+
+    @classmethod
+    def of(cls, config: Experiment) -> Results:
+        """The results of a configuration."""
+        return cls(Path(config.results) / config.experiment)
 
     @property
     def config(self) -> Path:

@@ -13,9 +13,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg import workflow
+from medseg import slices, workflow
 from medseg.config import Config, config_schema, load_config
 from medseg.errors import ConfigError
+from medseg.results.key import RunKey
 from medseg.settings import merge
 
 ROOT = Path(__file__).parents[2]
@@ -491,10 +492,10 @@ def test_models_share_a_grid_unless_they_override_it() -> None:
 
 
 SLICES = {
-    "dataset": lambda c: workflow.dataset_slice(c, "d"),
-    "plan": lambda c: workflow.plan_slice(c, "m"),
-    "predict": lambda c: workflow.predict_slice(c, "d"),
-    "postprocess": lambda c: workflow.postprocess_slice(c, "d"),
+    "dataset": lambda c: slices.dataset_slice(c, "d"),
+    "plan": lambda c: slices.plan_slice(c, "m"),
+    "predict": lambda c: slices.predict_slice(c, "d"),
+    "postprocess": lambda c: slices.postprocess_slice(c, "d"),
 }
 # change -> the slices that must see it; all others must not.
 CHANGES = [
@@ -533,8 +534,8 @@ def test_numbers_of_the_crf_concern_post_processing_alone() -> None:
         load_config([], changed(minimal(), ("datasets", "d"), "postprocess", {"crf": {"iterations": n}}))
         for n in (1, 2)
     )
-    assert workflow.predict_slice(one, "d") == workflow.predict_slice(two, "d")
-    assert workflow.postprocess_slice(one, "d") != workflow.postprocess_slice(two, "d")
+    assert slices.predict_slice(one, "d") == slices.predict_slice(two, "d")
+    assert slices.postprocess_slice(one, "d") != slices.postprocess_slice(two, "d")
     assert workflow.has_postprocess(one, "d")
 
 
@@ -542,12 +543,12 @@ def test_a_changed_data_file_is_seen(tmp_path: Path) -> None:
     config = load_config([], {**minimal(), "data_root": str(tmp_path)})
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "a.png").write_bytes(b"1")
-    stamps = [workflow.dataset_slice(config, "d")]
-    assert workflow.dataset_slice(config, "d") == stamps[0]
+    stamps = [slices.dataset_slice(config, "d")]
+    assert slices.dataset_slice(config, "d") == stamps[0]
     (tmp_path / "p" / "a.png").write_bytes(b"12")
-    stamps.append(workflow.dataset_slice(config, "d"))
+    stamps.append(slices.dataset_slice(config, "d"))
     (tmp_path / "p" / "b.png").write_bytes(b"1")
-    stamps.append(workflow.dataset_slice(config, "d"))
+    stamps.append(slices.dataset_slice(config, "d"))
     assert len(set(stamps)) == 3
 
 
@@ -600,21 +601,21 @@ def test_rows_of_augmentation_under_auto_need_a_recipe_that_has_rows() -> None:
 )
 def test_a_start_from_elsewhere_is_no_model_of_the_configuration(start: str, tmp_path: Path) -> None:
     config = load_config([], changed(minimal(), ("models",), "m", {"network": "unet", "start": start}))
-    assert workflow.start_of(config, "d", "m", "0", "1") == (None, start)
+    assert workflow.start_of(config, RunKey("d", "m", 0, 1)) == (None, start)
     # A folder that is there is waited for, so that a new model in it is a reason to train again.
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "model.json").write_text("{}")
     config = load_config([], changed(minimal(), ("models",), "m", {"network": "unet", "start": str(folder)}))
-    assert workflow.start_of(config, "d", "m", "0", "1") == (f"{folder}/model.json", str(folder))
+    assert workflow.start_of(config, RunKey("d", "m", 0, 1)) == (folder / "model.json", str(folder))
 
 
 def test_a_start_within_the_configuration_is_the_same_fold_and_seed() -> None:
     models = {"m": {"network": "unet"}, "n": {"network": "unet", "start": "m"}}
     config = load_config([], {**minimal(), "models": models})
     folder = "results/e/d/train/m/fold2-seed7"
-    assert workflow.start_of(config, "d", "n", "2", "7") == (f"{folder}/model.json", folder)
-    assert workflow.start_of(config, "d", "m", "2", "7") == (None, None)
+    assert workflow.start_of(config, RunKey("d", "n", 2, 7)) == (Path(folder) / "model.json", folder)
+    assert workflow.start_of(config, RunKey("d", "m", 2, 7)) == (None, None)
     broken = {**minimal(), "models": {"n": {"network": "unet", "start": "q"}}}
     assert "no model 'q'; there are: n; a folder is told by a '/'" in refusal(broken)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from medseg import workflow
+from medseg import slices
 from medseg.config import load_config
 from medseg.errors import ConfigError, DataError, DatasetFaults, Fault
 from medseg.formats.read import read_labels
@@ -191,12 +191,12 @@ def test_a_changed_file_of_subjects_or_test_cases_is_seen(
     (tmp_path / "data/p").mkdir(parents=True)
     section = {"layout": "pairs", "path": "p", "subject": "s.csv", "test": "t.csv", **extra}
     loaded = load_config([], {"datasets": {"d": section}, "budget": {"steps": 1}})
-    stamps = [workflow.dataset_slice(loaded, "d")]
+    stamps = [slices.dataset_slice(loaded, "d")]
     for name, text in [("s.csv", "1"), ("s.csv", "2"), ("t.csv", "1"), ("t.csv", "2")]:
         path = (tmp_path / "data/p" if inside else tmp_path) / name
         path.write_text(text)
-        stamps.append(workflow.dataset_slice(loaded, "d"))
-        assert workflow.dataset_slice(loaded, "d") == stamps[-1]
+        stamps.append(slices.dataset_slice(loaded, "d"))
+        assert slices.dataset_slice(loaded, "d") == stamps[-1]
     assert len(set(stamps)) == 5
 
 

@@ -1,12 +1,15 @@
 # Configuration, names and digests. Everything here runs again in every remote job: keep it light.
+import re
 import sys
 from pathlib import Path
 
 # The package beside this workflow, not one that happens to be installed elsewhere.
 sys.path.insert(0, str(Path(workflow.basedir).parent))
 
+from medseg import slices
 from medseg import workflow as study
-from medseg.provenance import code_digest as code_of
+from medseg.files import canonical_json
+from medseg.results.paths import ANY, DATASET, GRID, MODEL, SHARD, Results
 
 MEDSEG = study.prefer_this_environment()
 
@@ -15,66 +18,79 @@ CONFIG = study.read_config(
     or [Path("config/config.yaml")],
     workflow.config_settings.config,
 )
-RESULTS = f"{CONFIG.results}/{CONFIG.experiment}"
-CONFIG_FILE = f"{RESULTS}/config.json"
+# Every path, of one job or as a pattern with wildcards.
+RESULTS = Results.of(CONFIG)
+LOG, BENCHMARK = RESULTS.log, RESULTS.benchmark
 UI_URI = f" --uri {CONFIG.tracking.uri}" if CONFIG.tracking.uri else ""
+# Relative to the files of the rules.
+ENVIRONMENT = "../../environment.yml"
 # Work on cases goes over all cores: its results do not depend on how many there are.
 CASE_WORKERS = workflow.cores or CONFIG.threads
-# One machine's jobs share its memory; training is given what its budget says.
-TRAIN_MB = int((CONFIG.budget.memory_gb or 4) * 1000)
-HOST_MB = int((CONFIG.budget.host_gb or 4) * 1000)
+GPU = study.wants_gpu(CONFIG)
+# More than one job for the cases of a stage: each works on a part of them, and a last one joins the parts.
+SHARDS = study.shards(CONFIG)
+JOIN = ["--join", str(CONFIG.shards)] if SHARDS else []
 
 # Only the process that will run jobs takes the folder: not dry-runs, reports, or the jobs themselves.
 if workflow.is_main_process and not workflow.dryrun:
     study.hold_folder(Path.cwd())
-    study.write_config(CONFIG, Path(CONFIG_FILE))
+    study.write_config(CONFIG, RESULTS.config)
 
 
 wildcard_constraints:
-    dataset="|".join(CONFIG.datasets),
-    model="|".join(CONFIG.models),
+    dataset="|".join(map(re.escape, CONFIG.datasets)),
+    model="|".join(map(re.escape, CONFIG.models)),
     grid=r"default|grid-[0-9a-f]{8}",
     fold=r"\d+",
     seed=r"\d+",
-    shard=r"\d+",
+    shard=r"\d+-of-\d+",
 
 
-def of_runs(pattern):
-    """All trainings of the experiment, as paths."""
-    dataset, model, fold, seed = zip(*CONFIG.runs())
-    return expand(
-        f"{RESULTS}/{pattern}",
-        zip,
-        dataset=dataset,
-        model=model,
-        fold=fold,
-        seed=seed,
-    )
+def code(stage):
+    """The digest of the code that a stage's jobs execute: a change of it runs them again."""
+    return lambda wildcards: study.code_of(CONFIG, stage, wildcards)
 
 
-def example_model():
-    """A model folder to show in a command."""
-    return of_runs("{dataset}/train/{model}/fold{fold}-seed{seed}")[0]
+def mem_mb(wildcards, threads, attempt, rulename):
+    """Memory of a job, from the manifest and the plan as soon as they are there."""
+    return study.job(CONFIG, rulename, wildcards, threads).memory_mb() * attempt
 
 
-def start_of(wildcards):
-    """The file of the model that a training starts from, if there is one to wait for; and how it is named."""
-    return study.start_of(
-        CONFIG, wildcards.dataset, wildcards.model, wildcards.fold, wildcards.seed
-    )
+def minutes(wildcards, threads, attempt, rulename):
+    """Time limit of a job."""
+    return study.job(CONFIG, rulename, wildcards, threads).minutes() * attempt
+
+
+def of_runs(path):
+    """A path of each training of the experiment."""
+    return [path(key) for key in study.keys(CONFIG)]
+
+
+def model_folder(key):
+    """The folder of a trained model."""
+    return RESULTS.model(key).folder
 
 
 def predictions_of(wildcards):
     """What is evaluated: post-processed predictions where the data set asks for it."""
-    stage = (
-        "postprocess" if study.has_postprocess(CONFIG, wildcards.dataset) else "predict"
-    )
-    return f"{RESULTS}/{wildcards.dataset}/{stage}/{wildcards.model}/fold{wildcards.fold}-seed{wildcards.seed}/predictions.json"
+    post = study.has_postprocess(CONFIG, wildcards.dataset)
+    folder_of = RESULTS.postprocess if post else RESULTS.predict
+    return folder_of(study.key_of(wildcards)).record
+
+
+def start_of(wildcards):
+    """The file of the model that a training starts from, if there is one to wait for; and how it is named."""
+    return study.start_of(CONFIG, study.key_of(wildcards))
+
+
+def part_of(wildcards):
+    """The option that gives a job its part of the cases."""
+    return ["--shard", wildcards.shard.replace("-of-", "/")]
 
 
 def made(wildcards):
     """The marker of a generated or downloaded data set; nothing for data that are there."""
     dataset = CONFIG.datasets[wildcards.dataset]
     if dataset.generate:
-        return f"{CONFIG.data_root}/{dataset.path}/phantoms.json"
-    return f"{RESULTS}/{wildcards.dataset}/download.json" if dataset.download else []
+        return study.phantoms_marker(CONFIG, wildcards.dataset)
+    return RESULTS.download(wildcards.dataset) if dataset.download else []

@@ -1,23 +1,23 @@
 # score rows of all models -> statistics, ranking
 rule compare:
     input:
-        of_runs("{dataset}/evaluate/{model}/fold{fold}-seed{seed}.parquet"),
+        of_runs(RESULTS.scores),
     output:
-        scores=f"{RESULTS}/compare/scores.parquet",
-        leaderboard=f"{RESULTS}/compare/leaderboard.csv",
-        summary=f"{RESULTS}/compare/summary.json",
+        scores=RESULTS.compare.scores,
+        leaderboard=RESULTS.compare.leaderboard,
+        summary=RESULTS.compare.summary,
     log:
-        f"{RESULTS}/logs/compare.log",
+        LOG("compare"),
     benchmark:
-        f"{RESULTS}/benchmarks/compare.tsv"
+        BENCHMARK("compare")
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=mem_mb,
+        runtime=minutes,
     params:
-        code=code_of("compare"),
-        out=lambda w, output: str(Path(output.summary).parent),
+        code=code("compare"),
+        out=RESULTS.compare.folder,
         margin=[f"--margin={CONFIG.compare.margin}"] if CONFIG.compare.margin else [],
     shell:
         "medseg compare {input:q} --out {params.out:q} {params.margin:q} 2>&1 | tee {log:q}"

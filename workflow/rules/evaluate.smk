@@ -1,22 +1,57 @@
 # prediction + reference -> score rows
-rule evaluate:
+SCORES = RESULTS.scores(ANY)
+EVALUATE = (
+    "medseg evaluate --config {params.config:q} --manifest {input.manifest:q} --predictions {input.predictions:q}"
+    " {params.part:q} --out {params.out:q} 2>&1 | tee {log:q}"
+)
+
+
+rule evaluate_shard:
     input:
         manifest=rules.ingest.output.manifest,
         predictions=predictions_of,
     output:
-        f"{RESULTS}/{{dataset}}/evaluate/{{model}}/fold{{fold}}-seed{{seed}}.parquet",
+        RESULTS.scores_shard(ANY, SHARD),
     log:
-        f"{RESULTS}/logs/{{dataset}}/evaluate/{{model}}-fold{{fold}}-seed{{seed}}.log",
+        LOG("evaluate_shard"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{dataset}}/evaluate/{{model}}-fold{{fold}}-seed{{seed}}.tsv"
+        BENCHMARK("evaluate_shard")
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=mem_mb,
+        runtime=minutes,
     params:
-        config=CONFIG_FILE,
-        code=code_of("evaluate"),
+        config=RESULTS.config,
+        code=code("evaluate"),
+        depends=lambda w: slices.evaluate_slice(CONFIG, w.dataset),
+        out=lambda w: RESULTS.scores(study.key_of(w)),
+        part=part_of,
     shell:
-        "medseg evaluate --config {params.config:q} --manifest {input.manifest:q}"
-        " --predictions {input.predictions:q} --out {output:q} 2>&1 | tee {log:q}"
+        EVALUATE
+
+
+rule evaluate:
+    input:
+        manifest=rules.ingest.output.manifest,
+        predictions=predictions_of,
+        shards=[RESULTS.scores_shard(ANY, shard) for shard in SHARDS],
+    output:
+        SCORES,
+    log:
+        LOG("evaluate"),
+    benchmark:
+        BENCHMARK("evaluate")
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=mem_mb,
+        runtime=minutes,
+    params:
+        config=RESULTS.config,
+        code=code("evaluate"),
+        depends=lambda w: slices.evaluate_slice(CONFIG, w.dataset),
+        out=lambda w, output: output[0],
+        part=JOIN,
+    shell:
+        EVALUATE

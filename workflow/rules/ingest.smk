@@ -6,20 +6,20 @@ for _name, _dataset in CONFIG.datasets.items():
             name:
                 f"phantoms_{_name}"
             output:
-                f"{CONFIG.data_root}/{_dataset.path}/phantoms.json",
+                study.phantoms_marker(CONFIG, _name),
             log:
-                f"{RESULTS}/logs/{_name}/phantoms.log",
+                LOG("phantoms", _name),
             benchmark:
-                f"{RESULTS}/benchmarks/{_name}/phantoms.tsv"
+                BENCHMARK("phantoms", _name)
             conda:
-                "../../environment.yml"
+                ENVIRONMENT
             resources:
-                mem_mb=1000,
-                runtime=30,
+                mem_mb=mem_mb,
+                runtime=minutes,
             params:
-                config=CONFIG_FILE,
-                code=code_of("ingest"),
-                depends=study.canonical_json(_dataset.generate.model_dump()),
+                config=RESULTS.config,
+                code=code("ingest"),
+                depends=canonical_json(_dataset.generate.model_dump()),
                 dataset=_name,
             shell:
                 "medseg phantoms --config {params.config:q} --dataset {params.dataset:q} 2>&1 | tee {log:q}"
@@ -32,16 +32,16 @@ localrules:
 
 rule download:
     output:
-        record=f"{RESULTS}/{{dataset}}/download.json",
+        record=RESULTS.download(DATASET),
     log:
-        f"{RESULTS}/logs/{{dataset}}/download.log",
+        LOG("download"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{dataset}}/download.tsv"
+        BENCHMARK("download")
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     params:
-        config=CONFIG_FILE,
-        depends=lambda w: study.download_slice(CONFIG, w.dataset),
+        config=RESULTS.config,
+        depends=lambda w: slices.download_slice(CONFIG, w.dataset),
     shell:
         "medseg download --config {params.config:q} --dataset {wildcards.dataset:q} --out {output.record:q}"
         " 2>&1 | tee {log:q}"
@@ -51,27 +51,27 @@ rule ingest:
     input:
         made,
     output:
-        manifest=f"{RESULTS}/{{dataset}}/ingest/manifest.tsv",
-        facts=f"{RESULTS}/{{dataset}}/ingest/dataset.json",
-        splits=f"{RESULTS}/{{dataset}}/ingest/splits.json",
+        manifest=RESULTS.ingest(DATASET).manifest,
+        facts=RESULTS.ingest(DATASET).dataset,
+        splits=RESULTS.ingest(DATASET).splits,
         # Read by no rule: only the command `medseg test` opens the test set.
-        test=f"{RESULTS}/{{dataset}}/ingest/test.tsv",
-        opening=f"{RESULTS}/{{dataset}}/ingest/test.json",
+        test=RESULTS.ingest(DATASET).test_manifest,
+        opening=RESULTS.ingest(DATASET).test_declaration,
     log:
-        f"{RESULTS}/logs/{{dataset}}/ingest.log",
+        LOG("ingest"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{dataset}}/ingest.tsv"
+        BENCHMARK("ingest")
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: CASE_WORKERS
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=mem_mb,
+        runtime=minutes,
     params:
-        config=CONFIG_FILE,
-        code=code_of("ingest"),
-        depends=lambda w: study.dataset_slice(CONFIG, w.dataset),
-        out=lambda w, output: str(Path(output.manifest).parent),
+        config=RESULTS.config,
+        code=code("ingest"),
+        depends=lambda w: slices.dataset_slice(CONFIG, w.dataset),
+        out=lambda w, output: Path(output.manifest).parent,
     shell:
         "medseg ingest --config {params.config:q} --dataset {wildcards.dataset:q} --workers {threads}"
         " --out {params.out:q} 2>&1 | tee {log:q}"

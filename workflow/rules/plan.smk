@@ -4,20 +4,20 @@ rule fingerprint:
         manifest=rules.ingest.output.manifest,
         facts=rules.ingest.output.facts,
     output:
-        f"{RESULTS}/{{dataset}}/plan/fingerprint.json",
+        RESULTS.plan(DATASET).fingerprint,
     log:
-        f"{RESULTS}/logs/{{dataset}}/fingerprint.log",
+        LOG("fingerprint"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{dataset}}/fingerprint.tsv"
+        BENCHMARK("fingerprint")
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: CASE_WORKERS
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=mem_mb,
+        runtime=minutes,
     params:
-        config=CONFIG_FILE,
-        code=study.closure_digest("medseg.plan.fingerprint"),
+        config=RESULTS.config,
+        code=code("fingerprint"),
     shell:
         "medseg fingerprint --config {params.config:q} --manifest {input.manifest:q} --workers {threads}"
         " --out {output:q} 2>&1 | tee {log:q}"
@@ -27,23 +27,23 @@ rule plan:
     input:
         fingerprint=rules.fingerprint.output,
     output:
-        f"{RESULTS}/{{dataset}}/plan/{{model}}.json",
+        RESULTS.plan(DATASET).plan(MODEL),
     log:
-        f"{RESULTS}/logs/{{dataset}}/plan/{{model}}.log",
+        LOG("plan"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{dataset}}/plan/{{model}}.tsv"
+        BENCHMARK("plan")
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     # A budget in minutes is measured: nothing else may run beside it.
     threads: (workflow.cores or CONFIG.threads) if CONFIG.budget.minutes else 1
     resources:
-        gpu=study.wants_gpu(CONFIG) if CONFIG.budget.minutes else 0,
-        mem_mb=TRAIN_MB if CONFIG.budget.minutes else 1000,
-        runtime=30,
+        gpu=GPU if CONFIG.budget.minutes else 0,
+        mem_mb=mem_mb,
+        runtime=minutes,
     params:
-        config=CONFIG_FILE,
-        code=code_of("plan"),
-        depends=lambda w: study.plan_slice(CONFIG, w.model),
+        config=RESULTS.config,
+        code=code("plan"),
+        depends=lambda w: slices.plan_slice(CONFIG, w.model),
     shell:
         "medseg plan --config {params.config:q} --model {wildcards.model:q} --fingerprint {input.fingerprint:q}"
         " --out {output:q} 2>&1 | tee {log:q}"

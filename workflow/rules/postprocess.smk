@@ -4,23 +4,21 @@ rule postprocess:
         manifest=rules.ingest.output.manifest,
         predictions=rules.predict.output,
     output:
-        f"{RESULTS}/{{dataset}}/postprocess/{{model}}/fold{{fold}}-seed{{seed}}/predictions.json",
+        RESULTS.postprocess(ANY).record,
     log:
-        f"{RESULTS}/logs/{{dataset}}/postprocess/{{model}}-fold{{fold}}-seed{{seed}}.log",
+        LOG("postprocess"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{dataset}}/postprocess/{{model}}-fold{{fold}}-seed{{seed}}.tsv"
+        BENCHMARK("postprocess")
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     resources:
-        mem_mb=lambda w: (
-            HOST_MB if study.wants_probabilities(CONFIG, w.dataset) else 2000
-        ),
-        runtime=120,
+        mem_mb=mem_mb,
+        runtime=minutes,
     params:
-        config=CONFIG_FILE,
-        code=code_of("postprocess"),
-        depends=lambda w: study.postprocess_slice(CONFIG, w.dataset),
-        out=lambda w, output: str(Path(output[0]).parent),
+        config=RESULTS.config,
+        code=code("postprocess"),
+        depends=lambda w: slices.postprocess_slice(CONFIG, w.dataset),
+        out=lambda w, output: Path(output[0]).parent,
     shell:
         "medseg postprocess --config {params.config:q} --manifest {input.manifest:q}"
         " --predictions {input.predictions:q} --code {params.code:q} --out {params.out:q} 2>&1 | tee {log:q}"

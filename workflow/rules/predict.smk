@@ -1,29 +1,69 @@
 # checkpoint + the fold's validation images -> label maps on their own grids
-rule predict:
+PREDICTIONS = RESULTS.predict(ANY)
+PREDICT = (
+    "medseg predict --config {params.config:q} --manifest {input.manifest:q} --splits {input.splits:q}"
+    " --fold {wildcards.fold} --model {params.model:q} --code {params.code:q} {params.part:q}"
+    " --out {params.out:q} 2>&1 | tee {log:q}"
+)
+
+
+rule predict_shard:
     input:
         manifest=rules.ingest.output.manifest,
         splits=rules.ingest.output.splits,
         weights=rules.train.output.weights,
         spec=rules.train.output.spec,
     output:
-        f"{RESULTS}/{{dataset}}/predict/{{model}}/fold{{fold}}-seed{{seed}}/predictions.json",
+        PREDICTIONS.shard(SHARD),
     log:
-        f"{RESULTS}/logs/{{dataset}}/predict/{{model}}-fold{{fold}}-seed{{seed}}.log",
+        LOG("predict_shard"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{dataset}}/predict/{{model}}-fold{{fold}}-seed{{seed}}.tsv"
+        BENCHMARK("predict_shard")
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: CONFIG.threads
     resources:
-        gpu=study.wants_gpu(CONFIG),
-        mem_mb=4000,
-        runtime=240,
+        gpu=GPU,
+        mem_mb=mem_mb,
+        runtime=minutes,
     params:
-        config=CONFIG_FILE,
-        code=code_of("predict"),
-        depends=lambda w: study.predict_slice(CONFIG, w.dataset),
-        model=lambda w, input: str(Path(input.spec).parent),
-        out=lambda w, output: str(Path(output[0]).parent),
+        config=RESULTS.config,
+        code=code("predict"),
+        depends=lambda w: slices.predict_slice(CONFIG, w.dataset),
+        model=lambda w, input: Path(input.spec).parent,
+        out=lambda w, output: Path(output[0]).parent,
+        part=part_of,
     shell:
-        "medseg predict --config {params.config:q} --manifest {input.manifest:q} --splits {input.splits:q}"
-        " --fold {wildcards.fold} --model {params.model:q} --out {params.out:q} 2>&1 | tee {log:q}"
+        PREDICT
+
+
+rule predict:
+    input:
+        manifest=rules.ingest.output.manifest,
+        splits=rules.ingest.output.splits,
+        weights=rules.train.output.weights,
+        spec=rules.train.output.spec,
+        shards=[PREDICTIONS.shard(shard) for shard in SHARDS],
+    output:
+        PREDICTIONS.record,
+    log:
+        LOG("predict"),
+    benchmark:
+        BENCHMARK("predict")
+    conda:
+        ENVIRONMENT
+    threads: 1 if SHARDS else CONFIG.threads
+    resources:
+        # Joining builds no network.
+        gpu=0 if SHARDS else GPU,
+        mem_mb=mem_mb,
+        runtime=minutes,
+    params:
+        config=RESULTS.config,
+        code=code("predict"),
+        depends=lambda w: slices.predict_slice(CONFIG, w.dataset),
+        model=lambda w, input: Path(input.spec).parent,
+        out=lambda w, output: Path(output[0]).parent,
+        part=JOIN,
+    shell:
+        PREDICT

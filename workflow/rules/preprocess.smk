@@ -1,7 +1,10 @@
 # case + plan's grid -> prepared case on disk; models that agree on the grid share one store
-STORE = f"{RESULTS}/{{dataset}}/preprocess/{{grid}}"
-# More than one job per store: each prepares its part of the cases, then `preprocess` gathers them.
-SHARDS = range(CONFIG.shards) if CONFIG.shards > 1 else ()
+STORE = RESULTS.store(DATASET, GRID)
+PREPROCESS = (
+    "medseg preprocess --config {params.config:q} --model {params.model:q} --manifest {input.manifest:q}"
+    " --fingerprint {input.fingerprint:q} --code {params.code:q} --workers {threads} {params.part:q}"
+    " --out {params.out:q} 2>&1 | tee {log:q}"
+)
 
 
 rule preprocess_shard:
@@ -9,53 +12,50 @@ rule preprocess_shard:
         manifest=rules.ingest.output.manifest,
         fingerprint=rules.fingerprint.output,
     output:
-        done=f"{STORE}/shard-{{shard}}-of-{CONFIG.shards}.json",
+        STORE.shard(SHARD),
     log:
-        f"{RESULTS}/logs/{{dataset}}/preprocess/{{grid}}-shard{{shard}}-of-{CONFIG.shards}.log",
+        LOG("preprocess_shard"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{dataset}}/preprocess/{{grid}}-shard{{shard}}-of-{CONFIG.shards}.tsv"
+        BENCHMARK("preprocess_shard")
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: CASE_WORKERS
     resources:
-        mem_mb=HOST_MB,
-        runtime=240,
+        mem_mb=mem_mb,
+        runtime=minutes,
     params:
-        config=CONFIG_FILE,
-        code=code_of("preprocess"),
+        config=RESULTS.config,
+        code=code("preprocess"),
+        # The store's name says which overrides of the grid it has; any model that uses it will do.
         model=lambda w: study.grid_model(CONFIG, w.grid),
-        out=lambda w, output: str(Path(output.done).parent),
-        shard=lambda w: f"{w.shard}/{CONFIG.shards}",
+        out=lambda w, output: Path(output[0]).parent,
+        part=part_of,
     shell:
-        "medseg preprocess --config {params.config:q} --model {params.model:q} --manifest {input.manifest:q}"
-        " --fingerprint {input.fingerprint:q} --code {params.code:q} --workers {threads} --shard {params.shard:q}"
-        " --out {params.out:q} 2>&1 | tee {log:q}"
+        PREPROCESS
 
 
 rule preprocess:
     input:
         manifest=rules.ingest.output.manifest,
         fingerprint=rules.fingerprint.output,
-        shards=[f"{STORE}/shard-{shard}-of-{CONFIG.shards}.json" for shard in SHARDS],
+        shards=[STORE.shard(shard) for shard in SHARDS],
     output:
-        index=f"{STORE}/index.json",
+        index=STORE.index,
     log:
-        f"{RESULTS}/logs/{{dataset}}/preprocess/{{grid}}.log",
+        LOG("preprocess"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{dataset}}/preprocess/{{grid}}.tsv"
+        BENCHMARK("preprocess")
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: CASE_WORKERS
     resources:
-        mem_mb=HOST_MB,
-        runtime=240,
+        mem_mb=mem_mb,
+        runtime=minutes,
     params:
-        config=CONFIG_FILE,
-        code=code_of("preprocess"),
-        # The store's name says which overrides of the grid it has; any model that uses it will do.
+        config=RESULTS.config,
+        code=code("preprocess"),
         model=lambda w: study.grid_model(CONFIG, w.grid),
-        out=lambda w, output: str(Path(output.index).parent),
+        out=lambda w, output: Path(output.index).parent,
+        part=JOIN,
     shell:
-        "medseg preprocess --config {params.config:q} --model {params.model:q} --manifest {input.manifest:q}"
-        " --fingerprint {input.fingerprint:q} --code {params.code:q} --workers {threads}"
-        " --out {params.out:q} 2>&1 | tee {log:q}"
+        PREPROCESS

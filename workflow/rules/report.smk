@@ -2,23 +2,23 @@
 rule report:
     input:
         rules.compare.output,
-        of_runs("{dataset}/train/{model}/fold{fold}-seed{seed}/model.json"),
+        of_runs(lambda key: RESULTS.model(key).description),
     output:
-        f"{RESULTS}/report/index.html",
+        RESULTS.report.page,
     log:
-        f"{RESULTS}/logs/report.log",
+        LOG("report"),
     benchmark:
-        f"{RESULTS}/benchmarks/report.tsv"
+        BENCHMARK("report")
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=mem_mb,
+        runtime=minutes,
     params:
-        config=CONFIG_FILE,
-        results=lambda w, output: str(Path(output[0]).parents[1]),
-        code=code_of("report"),
-        depends=study.report_slice(CONFIG, Path(RESULTS)),
-        out=lambda w, output: str(Path(output[0]).parent),
+        config=RESULTS.config,
+        results=RESULTS.root,
+        code=code("report"),
+        depends=slices.report_slice(CONFIG),
+        out=RESULTS.report.folder,
     shell:
         "medseg report --results {params.results:q} --config {params.config:q} --out {params.out:q} 2>&1 | tee {log:q}"

@@ -1,16 +1,16 @@
 # runs -> MLflow. The store is created once, before anything writes to it.
 rule tracking_init:
     output:
-        f"{RESULTS}/tracking/store.json",
+        RESULTS.tracking.store,
     log:
-        f"{RESULTS}/logs/tracking_init.log",
+        LOG("tracking_init"),
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     resources:
-        mem_mb=1000,
-        runtime=30,
+        mem_mb=mem_mb,
+        runtime=minutes,
     params:
-        config=CONFIG_FILE,
+        config=RESULTS.config,
         uri=CONFIG.tracking.uri or "",
         experiment=CONFIG.experiment,
     shell:
@@ -20,23 +20,23 @@ rule tracking_init:
 rule track:
     input:
         store=rules.tracking_init.output,
-        models=of_runs("{dataset}/train/{model}/fold{fold}-seed{seed}/model.json"),
-        scores=of_runs("{dataset}/evaluate/{model}/fold{fold}-seed{seed}.parquet"),
-        summary=f"{RESULTS}/compare/summary.json",
-        report=f"{RESULTS}/report/index.html",
+        models=of_runs(lambda key: RESULTS.model(key).description),
+        scores=of_runs(RESULTS.scores),
+        summary=RESULTS.compare.summary,
+        report=RESULTS.report.page,
     output:
-        f"{RESULTS}/tracking/synced.txt",
+        RESULTS.tracking.synced,
     log:
-        f"{RESULTS}/logs/track.log",
+        LOG("track"),
     benchmark:
-        f"{RESULTS}/benchmarks/track.tsv"
+        BENCHMARK("track")
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=mem_mb,
+        runtime=minutes,
     params:
-        results=lambda w, output: str(Path(output[0]).parents[1]),
-        code=study.closure_digest("medseg.tracking"),
+        results=RESULTS.root,
+        code=code("track"),
     shell:
         "medseg track sync {params.results:q} --out {output:q} 2>&1 | tee {log:q}"

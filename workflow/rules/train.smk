@@ -4,37 +4,37 @@ rule train:
         manifest=rules.ingest.output.manifest,
         splits=rules.ingest.output.splits,
         plan=rules.plan.output,
-        index=lambda w: f"{RESULTS}/{w.dataset}/preprocess/{study.grid_name(CONFIG, w.model)}/index.json",
+        index=lambda w: RESULTS.store(w.dataset, study.grid_name(CONFIG, w.model)).index,
         start=lambda w: start_of(w)[0] or [],
         # Where curves are mirrored to is no reason to train again.
         store=ancient(rules.tracking_init.output),
     output:
-        weights=f"{RESULTS}/{{dataset}}/train/{{model}}/fold{{fold}}-seed{{seed}}/model.safetensors",
-        spec=f"{RESULTS}/{{dataset}}/train/{{model}}/fold{{fold}}-seed{{seed}}/model.json",
-        history=f"{RESULTS}/{{dataset}}/train/{{model}}/fold{{fold}}-seed{{seed}}/history.jsonl",
-        timing=f"{RESULTS}/{{dataset}}/train/{{model}}/fold{{fold}}-seed{{seed}}/timing.json",
+        weights=RESULTS.model(ANY).weights,
+        spec=RESULTS.model(ANY).description,
+        history=RESULTS.model(ANY).history,
+        timing=RESULTS.model(ANY).timing,
     log:
-        f"{RESULTS}/logs/{{dataset}}/train/{{model}}-fold{{fold}}-seed{{seed}}.log",
+        LOG("train"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{dataset}}/train/{{model}}-fold{{fold}}-seed{{seed}}.tsv"
+        BENCHMARK("train")
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: CONFIG.threads
     resources:
         gpu=study.training_gpus(CONFIG),
         # Resources, since no bit of a result depends on them: a change trains nothing again.
         readers=study.reading_workers(CONFIG),
         reading_s=study.reading_seconds(CONFIG),
-        mem_mb=TRAIN_MB,
-        runtime=int((CONFIG.budget.minutes or 1440) * 1.5) + 10,
+        mem_mb=mem_mb,
+        runtime=minutes,
     params:
-        code=code_of("train"),
-        out=lambda w, output: str(Path(output.weights).parent),
+        code=code("train"),
+        out=lambda w, output: Path(output.weights).parent,
         # None, or two words; quoted one by one below.
         start=lambda w: ["--start", start_of(w)[1]] if start_of(w)[1] else [],
         allow=lambda w: [f"--allow={name}" for name in CONFIG.models[w.model].allow],
-        # Not an output: Snakemake deletes the outputs of a failed job, and this is what it goes on from.
-        state=f"{RESULTS}/.state/{{dataset}}/{{model}}/fold{{fold}}-seed{{seed}}",
+        # Not an output: Snakemake deletes the outputs of a failed job, and from this it resumes.
+        state=lambda w: RESULTS.state(study.key_of(w)),
     shell:
         "medseg train --manifest {input.manifest:q} --plan {input.plan:q} --index {input.index:q}"
         " --splits {input.splits:q} --fold {wildcards.fold} --seed {wildcards.seed} --code {params.code:q}"

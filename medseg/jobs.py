@@ -1,0 +1,212 @@
+"""Memory and time that the workflow's jobs ask a cluster for, from the manifest and the plan where these exist.
+
+They are limits, not forecasts: rounded up, and multiplied by the attempt where a job is retried. On one machine
+Snakemake enforces none of them. It asks when it draws the graph, before anything has run, and again before a job
+starts; the first answer is then a plain default. No bit of a result depends on them.
+
+Free of torch, numpy and pandas, since every remote job parses the Snakefile again.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import math
+import re
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.config import Config
+from medseg.files import read_json
+from medseg.results.paths import Results
+
+# Resident memory of a process that has imported what the stage needs, in MB, rounded up.
+PROCESS_MB = 600
+TORCH_MB = 1500
+# A GPU's driver and libraries map a few GB of host memory into each process.
+CUDA_MB = 4000
+# Bytes per voxel and channel while a case is read (``preprocess.memory``: numbers may go through double precision).
+READING = 26
+# Bytes per voxel of label maps on the native grid, and of the distances between their surfaces.
+LABELS = 32
+# Minutes that a job may take in any case, and those for each case beside.
+START_MINUTES = 30
+CASE_MINUTES = {"ingest": 1, "fingerprint": 1, "preprocess": 3, "predict": 5, "postprocess": 3, "evaluate": 2}
+# Where the budget is a number of steps, nobody knows how long they take.
+DAY_MINUTES = 1440
+# Before ingest has counted them.
+UNKNOWN_CASES = 100
+MB = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class CaseSize:
+    """What the manifest says of a case's size.
+
+    Attributes:
+        voxels: of one channel, on the native grid.
+        prepared: of one channel, on a grid with the median spacing of the data set.
+        channels: of the image.
+    """
+
+    voxels: int
+    prepared: int
+    channels: int
+
+
+def case_sizes(manifest: Path, dataset: Path) -> tuple[CaseSize, ...]:
+    """Sizes of all cases of a ``manifest.tsv`` with its ``dataset.json``; none while ingest has not run."""
+    if not (manifest.is_file() and dataset.is_file()):
+        return ()
+    return _case_sizes(manifest, dataset, manifest.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _case_sizes(manifest: Path, dataset: Path, changed_ns: int) -> tuple[CaseSize, ...]:
+    channels = len(read_json(dataset)["channels"])
+    with open(manifest, encoding="utf-8", newline="") as file:
+        # Remarks and file names of a case may be longer than csv's limit for a field.
+        csv.field_size_limit(2**30)
+        grids = [json.loads(row["geometry"]) for row in csv.DictReader(file, delimiter="\t")]
+    volumes = [_voxel_volume(grid["voxel_to_world"]) for grid in grids]
+    usual = statistics.median(volumes) if volumes else 1.0
+    sizes = zip([math.prod(grid["shape"]) for grid in grids], volumes, strict=True)
+    return tuple(CaseSize(voxels, math.ceil(voxels * volume / usual), channels) for voxels, volume in sizes)
+
+
+def _voxel_volume(voxel_to_world: list[list[float]]) -> float:
+    """Volume of a voxel: the product of the lengths of its edges."""
+    axes = len(voxel_to_world) - 1
+    return math.prod(math.hypot(*(voxel_to_world[row][axis] for row in range(axes))) for axis in range(axes))
+
+
+def step_gb(plan: Path) -> float | None:
+    """Memory of a training step as the plan counted it, in GB; None while there is no plan."""
+    if not plan.is_file():
+        return None
+    found = re.match(r"(\d+\.\d+) GB for a training step", read_json(plan)["reasons"].get("memory", ""))
+    return float(found[1]) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job of the workflow.
+
+    Attributes:
+        config: the experiment.
+        rule: name of its rule.
+        threads: of the job; stages that read cases side by side hold as many at once.
+        gpu: whether networks run on a GPU, whose memory is not the host's.
+        dataset, model: which; None where the rule is not about one.
+    """
+
+    config: Config
+    rule: str
+    threads: int
+    gpu: bool
+    dataset: str | None = None
+    model: str | None = None
+
+    @property
+    def stage(self) -> str:
+        """The stage that the rule belongs to, whether it works on all cases or on a part of them."""
+        return self.rule.removesuffix("_shard")
+
+    @property
+    def sizes(self) -> tuple[CaseSize, ...]:
+        """Sizes of the data set's cases."""
+        if self.dataset is None:
+            return ()
+        ingest = Results.of(self.config).ingest(self.dataset)
+        return case_sizes(ingest.manifest, ingest.dataset)
+
+    def memory_mb(self) -> int:
+        """Host memory at the first attempt, in MB."""
+        return _MEMORY.get(self.stage, _plain_mb)(self)
+
+    def minutes(self) -> int:
+        """Time limit at the first attempt, in minutes."""
+        if self.stage == "train":
+            return math.ceil((self.config.budget.minutes or DAY_MINUTES) * 1.5) + 10
+        if self.stage not in CASE_MINUTES:
+            return START_MINUTES
+        cases = len(self.sizes) or UNKNOWN_CASES
+        side_by_side = self.threads if self.stage in ("ingest", "fingerprint", "preprocess") else 1
+        parts = self.config.shards if self.rule != self.stage else 1
+        return START_MINUTES + CASE_MINUTES[self.stage] * math.ceil(cases / side_by_side / parts)
+
+
+def _plain_mb(job: Job) -> int:
+    return 2000
+
+
+def _reading_mb(job: Job, cases: int) -> float:
+    """What reading and preparing the largest cases at once takes."""
+    each = sorted(READING * size.channels * size.voxels + 4 * size.channels * size.prepared for size in job.sizes)
+    return sum(each[-cases:]) / MB
+
+
+def _fingerprint_mb(job: Job) -> int:
+    return _rounded(PROCESS_MB + _reading_mb(job, job.threads), 4000)
+
+
+def _host_mb(job: Job, cases: int) -> int:
+    """For stages that keep to a host budget: that of the configuration, or else half of what the job has."""
+    given = job.config.budget.host_gb
+    return _rounded(PROCESS_MB + (1000 * given if given else 2 * _reading_mb(job, cases)), 4000)
+
+
+def _preprocess_mb(job: Job) -> int:
+    return _host_mb(job, job.threads)
+
+
+def _training_mb(job: Job) -> int:
+    """Of all processes of a training."""
+    config = job.config
+    if job.gpu:
+        return _rounded(config.processes * CUDA_MB, 4000)
+    step = None
+    if job.dataset is not None and job.model is not None:
+        step = step_gb(Results.of(config).plan(job.dataset).plan(job.model))
+    if step is None:
+        step = config.budget.memory_gb or 4
+    return _rounded(TORCH_MB + config.processes * 1000 * step, 2000)
+
+
+def _planning_mb(job: Job) -> int:
+    """A budget in minutes is measured by training steps; else nothing is computed."""
+    return _training_mb(job) if job.config.budget.minutes else TORCH_MB
+
+
+def _predict_mb(job: Job) -> int:
+    """The network, the image, and its logits."""
+    logits = max((LABELS * size.prepared for size in job.sizes), default=0) / MB
+    return _rounded(_training_mb(job) + _reading_mb(job, 1) + logits, 4000)
+
+
+def _postprocess_mb(job: Job) -> int:
+    refines = job.dataset is not None and job.config.datasets[job.dataset].postprocess.crf is not None
+    return _host_mb(job, 1) if refines else _evaluate_mb(job)
+
+
+def _evaluate_mb(job: Job) -> int:
+    return _rounded(PROCESS_MB + max((LABELS * size.voxels for size in job.sizes), default=0) / MB, 2000)
+
+
+_MEMORY: Mapping[str, Callable[[Job], int]] = {
+    "fingerprint": _fingerprint_mb,
+    "plan": _planning_mb,
+    "preprocess": _preprocess_mb,
+    "train": _training_mb,
+    "predict": _predict_mb,
+    "postprocess": _postprocess_mb,
+    "evaluate": _evaluate_mb,
+}
+
+
+def _rounded(megabytes: float, least: int) -> int:
+    """Up to the next 100 MB, and at least ``least``."""
+    return max(least, 100 * math.ceil(megabytes / 100))

@@ -1,0 +1,103 @@
+"""What each rule depends on besides its input files: parts of the configuration, and digests of the user's own files.
+
+Snakemake runs a job again if one of its parameters changed. A rule takes a slice as a parameter and not the whole
+configuration, so that a changed option runs the stages that read it again, and no others.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from medseg.config import Config, is_table
+from medseg.files import canonical_json, digest_of, nearest, sha256_file
+from medseg.postprocess import operations
+from medseg.results.paths import Results
+
+
+def dataset_slice(config: Config, dataset: str) -> str:
+    """The parts of the configuration and the files that ingest depends on, as a workflow parameter."""
+    section = config.datasets[dataset].model_dump(exclude={"postprocess", "metrics", "choices"})
+    folds = config.folds.model_dump(exclude={"run"})
+    stamps = {
+        "files": files_stamp(config, dataset),
+        "splits": splits_stamp(config, dataset),
+        "sides": sides_stamp(config, dataset),
+    }
+    return canonical_json({"dataset": section, "folds": folds, **stamps})
+
+
+def files_stamp(config: Config, dataset: str) -> str:
+    """Digest of names, sizes and times of a data set's files; empty for data that are generated or downloaded."""
+    section = config.datasets[dataset]
+    root = Path(config.data_root) / section.path
+    # A data set that is generated or downloaded is not there yet when this is asked for the first time.
+    if section.generate is not None or section.download is not None or not root.is_dir():
+        return ""
+    stamps = []
+    for folder, _, names in os.walk(root):
+        for name in names:
+            facts = os.lstat(os.path.join(folder, name))
+            stamps.append([os.path.relpath(os.path.join(folder, name), root), facts.st_size, facts.st_mtime_ns])
+    return digest_of(sorted(stamps))
+
+
+def download_slice(config: Config, dataset: str) -> str:
+    """The parts of the configuration that downloading a data set depends on."""
+    section = config.datasets[dataset]
+    return canonical_json([section.path, section.download.model_dump() if section.download else None])
+
+
+def splits_stamp(config: Config, dataset: str) -> str:
+    """Digest of the user's own file of folds in the working folder; one in the data set's folder is among its files."""
+    name = config.datasets[dataset].splits or config.folds.file
+    return sha256_file(Path(name)) if name and Path(name).is_file() else ""
+
+
+def sides_stamp(config: Config, dataset: str) -> list[str]:
+    """Digests of the user's own tables of subjects and of test cases, wherever they lie."""
+    section = config.datasets[dataset]
+    names = [section.subject if is_table(section.subject) else None, section.test.file if section.test else None]
+    return [stamp_of(Path(config.data_root) / section.path, name) for name in names]
+
+
+def stamp_of(root: Path, name: str | None) -> str:
+    """Digest of a file in the data set's folder or else in the working folder; empty if there is none."""
+    path = nearest(root, name) if name else None
+    return sha256_file(path) if path is not None and path.is_file() else ""
+
+
+def plan_slice(config: Config, model: str) -> str:
+    """The parts of the configuration that planning a model depends on."""
+    keys = ("budget", "threads", "device", "folds", "processes")
+    general = config.model_dump(include=set(keys))
+    general["folds"] = general["folds"]["count"]
+    # What may be wrong with the weights that a model starts from is asked where it is trained.
+    return canonical_json({"model": config.models[model].model_dump(exclude={"allow"}), **general})
+
+
+def predict_slice(config: Config, dataset: str) -> str:
+    """The parts of the configuration that predicting depends on, and whether probabilities are written."""
+    return canonical_json({**config.predict.model_dump(), "probabilities": wants_probabilities(config, dataset)})
+
+
+def wants_probabilities(config: Config, dataset: str) -> bool:
+    """Whether the data set's post-processing works on probabilities and the image."""
+    return operations.wants_probabilities(config.datasets[dataset].postprocess)
+
+
+def postprocess_slice(config: Config, dataset: str) -> str:
+    """The part of the configuration that post-processing depends on."""
+    return canonical_json(config.datasets[dataset].postprocess.model_dump())
+
+
+def evaluate_slice(config: Config, dataset: str) -> str:
+    """The part of the configuration that scoring depends on."""
+    return canonical_json(config.datasets[dataset].metrics.model_dump())
+
+
+def report_slice(config: Config) -> str:
+    """What the report depends on besides its input files: the declared choices, and the record of opened test sets."""
+    record = Results.of(config).test.opened
+    opened = sha256_file(record) if record.is_file() else ""
+    return canonical_json({"choices": {d: s.choices for d, s in config.datasets.items()}, "opened": opened})

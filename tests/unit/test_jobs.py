@@ -1,0 +1,124 @@
+"""What jobs of the workflow ask a cluster for: plain numbers before there is a manifest, then what the cases need."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medseg.config import Config, load_config
+from medseg.files import write_json, write_text
+from medseg.jobs import CUDA_MB, Job, case_sizes, step_gb
+from medseg.results.paths import Results
+from medseg.workflow import job
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.chdir(tmp_path)
+    return make()
+
+
+def make(**more: Any) -> Config:
+    section = {"layout": "pairs", "path": "d", **more.pop("dataset", {})}
+    models = {"m": {"network": "unet"}}
+    return load_config(
+        [], {"experiment": "e", "datasets": {"d": section}, "models": models, "budget": {"steps": 1}, **more}
+    )
+
+
+def manifest(*shapes: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0, 1.0), channels: int = 1) -> None:
+    """A manifest with no more in it than the sizes of its cases."""
+    files = Results(Path("results/e")).ingest("d")
+    affine = [[s if i == j else 0.0 for j in range(4)] for i, s in enumerate(spacing)] + [[0.0, 0.0, 0.0, 1.0]]
+    rows = [json.dumps({"shape": shape, "voxel_to_world": affine, "unit": "mm"}) for shape in shapes]
+    quoted = ['"' + row.replace('"', '""') + '"' for row in rows]
+    write_text(files.manifest, "case\tgeometry\n" + "".join(f"c{i}\t{row}\n" for i, row in enumerate(quoted)))
+    write_json(files.dataset, {"channels": ["CT"] * channels})
+
+
+def memory(config: Config, rule: str, threads: int = 1, gpu: bool = False) -> int:
+    return Job(config, rule, threads, gpu, "d", "m").memory_mb()
+
+
+ALL = ("ingest", "fingerprint", "plan", "preprocess", "train", "predict", "postprocess", "evaluate", "compare", "track")
+
+
+def test_before_anything_ran_every_rule_has_plain_numbers(config: Config) -> None:
+    for rule in ALL:
+        one = Job(config, rule, 1, False, "d", "m")
+        assert 1000 <= one.memory_mb() <= 8000
+        assert one.minutes() >= 30
+
+
+def test_large_cases_and_more_of_them_at_once_need_more(config: Config) -> None:
+    manifest((64, 64, 32))
+    small = {rule: memory(config, rule) for rule in ALL}
+    manifest((512, 512, 500), (512, 512, 500), (64, 64, 32))
+    for rule in ("fingerprint", "preprocess", "predict", "evaluate"):
+        assert memory(config, rule) > small[rule]
+    # 26 bytes a voxel while a case is read, as many cases as there are threads; and no more than there are.
+    one, two = (26 + 4) * 512 * 512 * 500 / 1e6, memory(config, "fingerprint", threads=2)
+    assert two == pytest.approx(600 + 2 * one, abs=200)
+    assert memory(config, "fingerprint", threads=8) == pytest.approx(two, abs=200)
+    assert memory(config, "compare") == small["compare"]
+
+
+def test_the_host_budget_of_the_configuration_counts(config: Config) -> None:
+    manifest((512, 512, 400))
+    given = make(budget={"steps": 1, "host_gb": 20})
+    assert memory(given, "preprocess") == pytest.approx(20_600, abs=100)
+    refined = make(budget={"steps": 1, "host_gb": 20}, dataset={"postprocess": {"crf": {}}})
+    assert memory(refined, "postprocess") == pytest.approx(20_600, abs=100)
+
+
+def test_training_needs_what_the_plan_counted(config: Config) -> None:
+    plan = Results(Path("results/e")).plan("d").plan("m")
+    assert step_gb(plan) is None
+    unplanned = memory(config, "train")
+    write_json(plan, {"reasons": {"memory": "7.25 GB for a training step, counted; at most 8.00 GB"}})
+    assert step_gb(plan) == 7.25
+    assert memory(config, "train") == 1500 + 7300
+    assert memory(config, "train") > unplanned
+    assert memory(make(processes=2), "train") == 1500 + 14_500
+    # On a GPU, the host holds no step.
+    assert memory(config, "train", gpu=True) == CUDA_MB
+
+
+def test_a_plan_says_how_much_memory_it_counted(study: Any) -> None:
+    found = step_gb(study.plan("flat"))
+    assert found is not None
+    assert 0 <= found < 1
+
+
+def test_sizes_are_those_of_the_manifest(study: Any) -> None:
+    manifest = study.manifest("solid")
+    sizes = case_sizes(manifest, manifest.with_name("dataset.json"))
+    assert all(size.voxels > 1000 and size.channels >= 1 for size in sizes)
+
+
+def test_finely_resolved_cases_are_prepared_on_the_usual_grid(config: Config) -> None:
+    files = Results(Path("results/e")).ingest("d")
+    manifest((100, 100, 10), spacing=(0.5, 0.5, 4.0), channels=2)
+    assert [(s.voxels, s.prepared, s.channels) for s in case_sizes(files.manifest, files.dataset)] == [
+        (100_000,) * 2 + (2,)
+    ]
+
+
+def test_time_follows_budget_cases_and_shards(config: Config) -> None:
+    manifest(*[(8, 8, 8)] * 120)
+    assert Job(make(budget={"minutes": 20}), "train", 1, False, "d", "m").minutes() == 40
+    assert Job(config, "train", 1, False, "d", "m").minutes() > 1440
+    whole = Job(make(shards=4), "predict", 1, False, "d", "m").minutes()
+    part = Job(make(shards=4), "predict_shard", 1, False, "d", "m").minutes()
+    assert (whole, part) == (30 + 5 * 120, 30 + 5 * 30)
+
+
+def test_a_job_is_made_of_its_wildcards(config: Config) -> None:
+    class Wildcards:
+        dataset = "d"
+
+    made = job(config, "preprocess", Wildcards(), 3)
+    assert (made.dataset, made.model, made.threads) == ("d", None, 3)
