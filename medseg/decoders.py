@@ -1,7 +1,7 @@
 """The table of decoders: which maps a network gives for a table of labels, and how they become a label map.
 
-This is the one place where maps turn into labels: validation during training, prediction and post-processing decode
-here. The table is free of torch, so that whoever checks a configuration may read it.
+Maps become labels only here: validation during training, prediction and post-processing use this table. Importing it
+does not import torch, so that a configuration can be checked against it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Shards: per-case work of one stage divided among jobs, and the records that they leave for the job that joins them.
 
-Every stage divides in the same way: shard i of n takes the cases i, i + n, i + 2n, … in the order of the whole, leaves
-``shard-i-of-n.json`` in the stage's folder, and a last job joins these records into the stage's own output.
+All stages use the same rule: shard i of n gets cases i, i + n, i + 2n, …, writes ``shard-i-of-n.json`` into the stage's
+folder when they are done, and a last job joins the records of all shards into the output of the stage.
 """
 
 from __future__ import annotations

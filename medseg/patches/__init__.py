@@ -1,1 +1,1 @@
-"""Where training patches are taken, and how predictions of tiles become one image."""
+"""Patches of images: where training takes them, and how predictions of windows are blended into one image."""

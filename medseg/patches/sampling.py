@@ -1,4 +1,4 @@
-"""Where training patches are taken: functions of (seed, fold, step), not of a random stream that has a history."""
+"""Sampling of training patches: functions of (seed, fold, step), not draws from a random stream with a history."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ from medseg.results.folders import PredictionFolder
 def run(config: Config, manifest_path: Path, predictions: Path, out: Path, code: str = "") -> None:
     """Apply the data set's operations to every case of ``predictions`` (a ``predictions.json``) into ``out``.
 
-    ``predictions.json`` comes last. A case that is already there from the same prediction, image, operations and
-    ``code`` (digest of this stage's code) is kept. A failed case stays one.
+    ``predictions.json`` is written last. A label map that was made from the same prediction, image, operations and
+    ``code`` (digest of this stage's code) is kept. A case that failed in prediction stays failed.
 
     Raises:
         ConfigError: if an operation does not fit the data set's classes, before anything is written.
@@ -59,7 +59,7 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path, code:
 
 @dataclass(frozen=True, slots=True)
 class Processor:
-    """Applies the same operations to one case after the other.
+    """Applies the operations of a configuration to cases.
 
     Attributes:
         data: the data set's folder.
@@ -76,7 +76,7 @@ class Processor:
     code: str
 
     def process(self, case: Case, entry: PredictedCase) -> PredictedCase:
-        """Make the label map of one case, unless it is there; its entry in ``predictions.json``."""
+        """Write the label map of one case, unless it can be kept; returns its entry in ``predictions.json``."""
         target, stamp = self.out / entry.file, self.out / f".{case.id}.json"
         key = digest_of([entry.to_json(), case.images_sha256, self.steps.model_dump(), self.table.to_json(), self.code])
         digests = kept(stamp, key, [target.name], label_map_digest)

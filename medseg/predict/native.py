@@ -18,7 +18,7 @@ SLAB_VALUES = 2**24
 
 
 class Lookup(NamedTuple):
-    """Where the voxels of one axis of the fine grid lie on the prepared one: between two of its voxels, or on one.
+    """Interpolation along one axis: each fine voxel lies between two voxels of the prepared grid, or on one.
 
     Attributes:
         low, high: indices of the neighbours.
@@ -30,7 +30,7 @@ class Lookup(NamedTuple):
     share: Tensor
 
     def rows(self, begin: int, end: int) -> Lookup:
-        """The lookup of the fine voxels from ``begin`` to ``end``."""
+        """The lookup of fine voxels ``begin`` to ``end``."""
         return Lookup(self.low[begin:end], self.high[begin:end], self.share[begin:end])
 
     def take(self, values: Tensor, axis: int, first: int = 0) -> Tensor:
@@ -43,7 +43,7 @@ class Lookup(NamedTuple):
 
 
 def lookup(fine: int, prepared: int, nearest: bool) -> Lookup:
-    """How ``fine`` voxels lie over ``prepared`` ones of the same extent, as in ``medseg.image.resample``."""
+    """The lookup of ``fine`` voxels in ``prepared`` ones of the same extent, as in ``medseg.image.resample``."""
     if nearest or fine == prepared:
         index = torch.from_numpy(np.asarray(nearest_index(fine, prepared), dtype=np.int64))
         return Lookup(index, index, torch.zeros(fine))
@@ -85,5 +85,5 @@ def native_slabs(
             yield slice(row, end), values
             row = end
         if row < len(along.low):
-            gone = min(int(along.low[row]) - first, held.shape[axis + 1])
-            held, first = held.narrow(axis + 1, gone, held.shape[axis + 1] - gone), first + gone
+            passed = min(int(along.low[row]) - first, held.shape[axis + 1])
+            held, first = held.narrow(axis + 1, passed, held.shape[axis + 1] - passed), first + passed

@@ -1,7 +1,7 @@
 """Inference as one pipe: source -> windows -> members -> blended slabs -> decoder -> sinks.
 
-A large image never exists as logits: windows are blended slab by slab, and each slab is brought to the voxels of the
-image, decoded, handed to the sinks and forgotten.
+The logits of a large image never exist all at once: windows are blended slab by slab, and each slab is resampled to
+the voxels of the image, decoded, given to the sinks and dropped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from medseg.preprocess.prepare import own_spacing, prepare_image
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """What stands between an image and the sinks.
+    """Everything between an image and the sinks.
 
     Attributes:
         plan: how images are prepared, and the size and number of windows.

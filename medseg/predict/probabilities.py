@@ -26,7 +26,7 @@ class Probabilities(NamedTuple):
 
     Attributes:
         values: (K, box.shape) of classes, or (R, box.shape) of regions; float16.
-        box: the part of the image that they lie on.
+        box: the part of the image that they cover.
     """
 
     values: NDArray[np.float16]

@@ -116,7 +116,7 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def find_scored(folders: list[PredictionFolder], scored: Mapping[str, str]) -> Predictions:
-    """The predictions whose label maps were scored, whatever other ones an earlier configuration left.
+    """The predictions whose label maps were scored; other predictions of earlier configurations are ignored.
 
     Args:
         folders: of one training, the one to prefer first.

@@ -23,7 +23,7 @@ class Frame(NamedTuple):
     """What all slabs of one prediction have in common.
 
     Attributes:
-        record: how the image was prepared; slabs lie in the box of the image that it kept.
+        record: how the image was prepared; slabs are parts of the box that it kept.
         axis: spatial axis of this box along which slabs follow one another.
         table: label table of the model.
     """
@@ -37,7 +37,7 @@ class Slab(NamedTuple):
     """A part of a prediction, on the voxels of the image.
 
     Attributes:
-        rows: where it lies along the axis of the frame.
+        rows: its range along the axis of the frame.
         logits: (K, slab).
         labels: channel indices (slab), uint8.
     """

@@ -1,4 +1,4 @@
-"""What preparing an image did to its grid: the record by which predictions find their way back."""
+"""The record of what preparation did to an image's grid, by which predictions are put back on it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medseg.image.geometry import Geometry
 
 @dataclass(frozen=True, slots=True)
 class KeptBox:
-    """The part of an image that preparing keeps.
+    """The box of an image that preparation keeps.
 
     Attributes:
         axes, flips: how the image is reoriented first (see ``Geometry.reoriented``).

@@ -1,4 +1,4 @@
-"""Classes that a case has in its file and no longer has on the grid that it was brought to."""
+"""Classes that a case has in its label file but no longer has on the prepared grid."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from medseg.progress import say
 def report_lost_classes(
     manifest: Manifest, cases: Sequence[Case], grid: Grid, folder: Path, out: Path, allow: Sequence[str]
 ) -> None:
-    """Tell which prepared cases lost a class: nobody could learn or find there what the reference shows.
+    """Report prepared cases that lost a class: no network could learn or find there what the reference shows.
 
     Args:
         manifest: the data set.
-        cases: those that lie prepared under ``out``, kept ones included.
+        cases: prepared cases under ``out``, kept ones included.
         grid: the grid that they were brought to.
         folder: the data set's folder, for the message.
         out: folder of the store.

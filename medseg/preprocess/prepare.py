@@ -1,4 +1,4 @@
-"""The one way an image becomes network input, for training cases and for new images alike, and the way back."""
+"""Preparation of images for networks, the same for training and prediction, and its inverse for label maps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def own_spacing(target: Sequence[float], spacing: Sequence[float]) -> tuple[floa
 def prepare_image(image: NDArray[Any], geometry: Geometry, grid: Grid) -> tuple[NDArray[np.float32], InverseRecord]:
     """Orient, crop to the non-zero box, normalise, resample (in this order, as nnU-Net does).
 
-    Channels go one after the other, so that memory is needed for one of them at a time.
+    Channels are processed one after the other, so that temporary memory is needed for one at a time.
 
     Args:
         image: (C, S) as read.

@@ -4,51 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from medseg.config import Config
-from medseg.files import digest_of, read_json, writer_lock
-from medseg.image.labels import IGNORE
-from medseg.ingest.cases import read_case_image, read_case_labels
-from medseg.ingest.manifest import Case, Manifest, read_manifest
-from medseg.patches.sampling import generator
+from medseg.files import read_json, writer_lock
+from medseg.ingest.manifest import Case, read_manifest
 from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.grid import plan_grid
-from medseg.plan.plan import Grid
+from medseg.preprocess.cases import Preparation, is_prepared, prepare_case
 from medseg.preprocess.lost import report_lost_classes
 from medseg.preprocess.memory import MemoryGate, case_bytes, host_budget, require_fit
-from medseg.preprocess.prepare import prepare_image, prepare_labels
-from medseg.preprocess.store import case_is_valid, write_case, write_index
+from medseg.preprocess.store import write_index
 from medseg.progress import Progress
 from medseg.shards import Shard, read_shards
-
-# Foreground voxels remembered per class and case, to centre training patches on.
-LOCATIONS_PER_CLASS = 1000
-# What a manifest says of a case that its prepared arrays do not depend on (files count by their digests).
-NO_PART_OF_KEY = ("id", "subject", "site", "images", "labels", "label_counts", "remarks")
-
-
-@dataclass(frozen=True, slots=True)
-class Preparation:
-    """How the cases of a data set are prepared.
-
-    Attributes:
-        manifest: the data set.
-        grid: the grid that its cases are brought to.
-        folder: where its files lie.
-        code: digest of the code that prepares, part of each case's key.
-    """
-
-    manifest: Manifest
-    grid: Grid
-    folder: Path
-    code: str
 
 
 def run(
@@ -63,8 +33,8 @@ def run(
 ) -> None:
     """Prepare every case of a data set on the grid of ``model`` into ``out`` and write ``out/index.json``.
 
-    Cases that are there, whole, from the same inputs, grid and code are kept. Workers wait for one another where their
-    cases together would take more memory than the host budget allows.
+    Complete cases that were prepared from the same inputs, grid and code are kept. Workers wait for one another where
+    their cases together would exceed the host budget.
 
     Args:
         config: the experiment.
@@ -142,43 +112,3 @@ def _prepare(cases: Sequence[Case], preparation: Preparation, out: Path, workers
             bar.update(done, note)
         if not todo:
             bar.update(found, note)
-
-
-def case_key(case: Case, manifest: Manifest, grid: Grid, code: str) -> str:
-    """Digest of everything a prepared case depends on."""
-    facts = {name: value for name, value in asdict(case).items() if name not in NO_PART_OF_KEY}
-    return digest_of({"case": facts, "labels": manifest.labels.to_json(), "grid": grid.preparation, "code": code})
-
-
-def is_prepared(case: Case, preparation: Preparation, out: Path) -> bool:
-    """Whether ``out/{id}`` holds the case, whole, prepared from the same inputs in the same way."""
-    return case_is_valid(out / case.id, case_key(case, preparation.manifest, preparation.grid, preparation.code))
-
-
-def prepare_case(case: Case, preparation: Preparation, out: Path) -> None:
-    """Prepare one case into ``out/{id}``."""
-    key = case_key(case, preparation.manifest, preparation.grid, preparation.code)
-    # The native image goes before the labels come.
-    image, record = prepare_image(read_case_image(case, preparation.folder), case.geometry, preparation.grid)
-    table = preparation.manifest.labels
-    if case.labels:
-        labels = prepare_labels(table.to_channels(read_case_labels(case, preparation.folder)), record)
-    else:
-        labels = np.zeros(record.prepared_shape, dtype=np.uint8)
-    locations = _locations(labels, table.classes, key)
-    write_case(out / case.id, key, image, labels, locations, record, preparation.grid.slice_axis)
-
-
-def _locations(labels: NDArray[Any], classes: int, key: str) -> NDArray[np.int32]:
-    """Up to ``LOCATIONS_PER_CLASS`` voxels of each foreground class, rows (class, voxel); drawn by the case's key.
-
-    Where some voxels are not annotated, rows of class 0 are voxels that are, of any class: patches are taken there.
-    """
-    flat, rows = labels.ravel(), []
-    for channel in range(0 if IGNORE in flat else 1, classes):
-        voxels = np.flatnonzero(flat == channel if channel else flat != IGNORE)
-        if len(voxels) > LOCATIONS_PER_CLASS:
-            rng = generator(int(key[:8], 16), channel)
-            voxels = voxels[np.sort(rng.choice(len(voxels), LOCATIONS_PER_CLASS, replace=False))]
-        rows.append(np.column_stack([np.full(len(voxels), channel), *np.unravel_index(voxels, labels.shape)]))
-    return np.concatenate(rows).astype(np.int32)

@@ -1,7 +1,7 @@
 """Prepared cases on disk: chunked blosc2 arrays (float16 image, integer labels) with digests.
 
-Nothing is read unchecked: the index carries a digest of itself, ``case.json`` one of itself, and a file's SHA-256 is
-taken when a process reads it for the first time (once, 1.5 s per gigabyte), and again if it was replaced.
+Everything that is read is checked: ``index.json`` and ``case.json`` contain digests of themselves, and a file's SHA-256
+is computed when a process reads it for the first time (1.5 s per gigabyte), and again if the file was replaced.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAKER = "medseg preprocess"
 
 @dataclass(frozen=True, slots=True)
 class PreparedCase:
-    """A case as training sees it.
+    """A prepared case on disk, as training reads it.
 
     Attributes:
         id: case id.
@@ -79,7 +79,7 @@ class PreparedCase:
             whole = False
         if not whole:
             raise DataError(
-                f"{path}: gone or damaged since it was prepared (SHA-256 differs); delete "
+                f"{path}: missing or damaged since it was prepared (SHA-256 differs); delete "
                 f"{StoreFolder(self.folder.parent).index} and run the same command again: "
                 "only what is damaged is rebuilt"
             )
@@ -159,7 +159,7 @@ def _sha256_once(path: Path, size: int, mtime_ns: int, inode: int) -> str:
 
 @dataclass
 class _Decoded:
-    """Small arrays as they were read first, since training reads the same ones again and again.
+    """Cache of small decoded arrays, since training reads the same ones again and again.
 
     Attributes:
         arrays: by path and the file's size, time and number; read-only.
@@ -170,11 +170,11 @@ class _Decoded:
     size: int = 0
 
     def has_room(self, size: int) -> bool:
-        """Whether an array of so many bytes is small and would fit; the earliest ones stay."""
+        """Whether an array of ``size`` bytes is small enough to keep; arrays that were kept first stay."""
         return size <= DECODED_ARRAY_BYTES and self.size + size <= DECODED_BYTES
 
     def keep(self, key: tuple[Any, ...], array: NDArray[Any]) -> None:
-        """Keep an array that there is room for."""
+        """Keep an array for which ``has_room`` was true."""
         array.flags.writeable = False
         self.arrays[key] = array
         self.size += array.nbytes
@@ -198,7 +198,7 @@ def _read_array(path: Path, box: Any) -> NDArray[Any]:
             return array
         whole: NDArray[Any] = stored[...]
     except (RuntimeError, OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: damaged or gone ({error}); run `medseg preprocess` again") from error
+        raise DataError(f"{path}: damaged or missing ({error}); run `medseg preprocess` again") from error
     _decoded.keep(key, whole)
     array = whole[box]
     return array

@@ -243,7 +243,7 @@ def test_a_damaged_case_is_the_same_error_whoever_reads_it(name: str, setting: A
     path.write_bytes(path.read_bytes()[:-9])
     errors = []
     for workers in (0, 1, 2):
-        with pytest.raises(DataError, match=rf"case1/{name}: gone or damaged") as caught:
+        with pytest.raises(DataError, match=rf"case1/{name}: missing or damaged") as caught:
             taken(cases, plan, range(20), workers=workers)
         errors.append((type(caught.value), str(caught.value)))
     assert errors[0] == errors[1] == errors[2]

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from medseg.cli import app
 from medseg.config import PostprocessConfig
-from medseg.errors import BusyError, DataError, GeometryError, PlanError, PredictionError
+from medseg.errors import BusyError, DataError, GeometryError, MachineError, PredictionError
 from medseg.files import read_json, sha256_file, write_json, writer_lock
 from medseg.formats.read import open_image, read_image, read_labels
 from medseg.formats.source import Source
@@ -258,7 +258,7 @@ def test_devices(oracle_for: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     predictor = oracle_for(dims=2, device="cuda", precision="bf16")
     assert (predictor.device, predictor.precision) == ("cpu", "fp32")
     assert oracle_for(dims=2, precision="bf16").precision == "bf16"
-    with pytest.raises(PlanError, match="cuda"):
+    with pytest.raises(MachineError, match="cuda"):
         Predictor(tmp_path, device="cuda")
 
 

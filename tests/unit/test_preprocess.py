@@ -22,6 +22,7 @@ from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest
 from medseg.plan.plan import Grid
+from medseg.preprocess import cases as preparing
 from medseg.preprocess import run as stage
 from medseg.preprocess.inverse import InverseRecord
 from medseg.preprocess.prepare import prepare_image, prepare_labels, restore_labels
@@ -306,7 +307,7 @@ def test_damaged_files_are_never_read(study: Any, tmp_path: Path, name: str, dam
     for case_id, case in cases.items():
         for file, read in zip(FILES, (case.read_image, case.read_labels, case.read_locations), strict=True):
             if (case_id, file) == ("f1", name):
-                with pytest.raises(DataError, match=rf"f1/{name}: gone or damaged.*index\.json"):
+                with pytest.raises(DataError, match=rf"f1/{name}: missing or damaged.*index\.json"):
                     read()
             else:
                 read()
@@ -471,18 +472,18 @@ def test_prepared_labels_are_those_of_the_files(study: Any) -> None:
             assert len(rows)
             np.testing.assert_array_equal(labels[tuple(rows[:, 1:].T)], rows[:, 0])
             assert set(rows[:, 0]) == set(np.unique(labels)) - {0}
-            assert max(np.bincount(rows[:, 0])) <= stage.LOCATIONS_PER_CLASS
+            assert max(np.bincount(rows[:, 0])) <= preparing.LOCATIONS_PER_CLASS
             assert len(np.unique(rows, axis=0)) == len(rows)
 
 
 def test_many_locations_are_thinned_by_the_cases_key_alone() -> None:
     labels = np.ones((60, 60), dtype=np.uint8)
     labels[:3, :3] = 2
-    rows = stage._locations(labels, 3, "ab" * 32)
-    assert np.bincount(rows[:, 0]).tolist() == [0, stage.LOCATIONS_PER_CLASS, 9]
+    rows = preparing.sample_locations(labels, 3, "ab" * 32)
+    assert np.bincount(rows[:, 0]).tolist() == [0, preparing.LOCATIONS_PER_CLASS, 9]
     assert len(np.unique(rows, axis=0)) == len(rows)
-    np.testing.assert_array_equal(rows, stage._locations(labels, 3, "ab" * 32))
-    assert not np.array_equal(rows, stage._locations(labels, 3, "cd" * 32))
+    np.testing.assert_array_equal(rows, preparing.sample_locations(labels, 3, "ab" * 32))
+    assert not np.array_equal(rows, preparing.sample_locations(labels, 3, "cd" * 32))
     assert rows[rows[:, 0] == 1][:, 1].max() > 50
 
 
@@ -490,21 +491,21 @@ def test_a_case_is_keyed_by_everything_it_depends_on(study: Any) -> None:
     manifest = read_manifest(study.manifest("flat"))
     case, grid = manifest.cases[0], open_store(study.index("flat"))[0]
     keys = {
-        "same": stage.case_key(case, manifest, grid, "code"),
-        "code": stage.case_key(case, manifest, grid, "other"),
-        "grid": stage.case_key(case, manifest, replace(grid, spacing=(2.0, 2.0)), "code"),
-        "statistics": stage.case_key(case, manifest, replace(grid, statistics=({"mean": 1.0},)), "code"),
-        "image": stage.case_key(replace(case, images_sha256=("0" * 64,)), manifest, grid, "code"),
-        "label": stage.case_key(replace(case, labels_sha256=("0" * 64,)), manifest, grid, "code"),
+        "same": preparing.case_key(case, manifest, grid, "code"),
+        "code": preparing.case_key(case, manifest, grid, "other"),
+        "grid": preparing.case_key(case, manifest, replace(grid, spacing=(2.0, 2.0)), "code"),
+        "statistics": preparing.case_key(case, manifest, replace(grid, statistics=({"mean": 1.0},)), "code"),
+        "image": preparing.case_key(replace(case, images_sha256=("0" * 64,)), manifest, grid, "code"),
+        "label": preparing.case_key(replace(case, labels_sha256=("0" * 64,)), manifest, grid, "code"),
         # The same bytes lie on another grid where the pixel size is configured, and are read as the case says.
-        "geometry": stage.case_key(replace(case, geometry=case.geometry.resampled((9, 9))), manifest, grid, "code"),
-        "fill": stage.case_key(replace(case, fill=-1.0), manifest, grid, "code"),
+        "geometry": preparing.case_key(replace(case, geometry=case.geometry.resampled((9, 9))), manifest, grid, "code"),
+        "fill": preparing.case_key(replace(case, fill=-1.0), manifest, grid, "code"),
         # The same files, read with another table of labels, make other channels.
-        "labels": stage.case_key(case, replace(manifest, labels=LabelTable.create({"ball": 1})), grid, "code"),
+        "labels": preparing.case_key(case, replace(manifest, labels=LabelTable.create({"ball": 1})), grid, "code"),
     }
     assert len(set(keys.values())) == len(keys)
     for change in ({"subject": "other"}, {"site": "other"}, {"images": ("moved.png",)}):
-        assert stage.case_key(replace(case, **change), manifest, grid, "code") == keys["same"]
+        assert preparing.case_key(replace(case, **change), manifest, grid, "code") == keys["same"]
 
 
 def test_two_jobs_never_write_one_store(study: Any, tmp_path: Path) -> None:
