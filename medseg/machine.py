@@ -44,16 +44,16 @@ def pick_device(wish: str) -> str:
 
 
 def fast_precision(device: str) -> str:
-    """The reduced precision (bf16 or fp16) that the device computes in hardware, else ``fp32``.
+    """The reduced precision (bf16 or fp16) that the device computes in hardware and correctly, else ``fp32``.
 
-    On processors without bf16 instructions autocast is slower than fp32, so the processor's flags decide.
+    Of processors, those with AMX: without bf16 instructions autocast is slower than fp32, and where they are AVX-512's
+    alone (AMD), oneDNN 3.12's gradients of a convolution's weights read memory that nobody has written (docs/notebook.md).
     """
     import torch
 
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return "bf16" if any(getattr(torch.cpu, n)() for n in names if hasattr(torch.cpu, n)) else "fp32"
+    return "bf16" if getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)() else "fp32"
 
 
 def device_memory() -> int:

@@ -60,6 +60,11 @@ def make_plan(
     if fixed.patch and len(fixed.patch) != dims:
         raise PlanError(f"plan.patch {fixed.patch}: expected {dims} numbers, one per axis")
     precision = fixed.precision or machine.precision
+    if machine.device == "cpu" and precision == "bf16" and machine.precision != "bf16":
+        raise PlanError(
+            f"models.{name}.plan.precision is bf16, but gradients in bf16 are wrong or slow on this processor, which has "
+            "no AMX; leave it out, or set fp32"
+        )
     memory = room(machine.memory_bytes, dims, precision)
     shape, batch = configure(
         scene,

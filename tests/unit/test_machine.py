@@ -141,3 +141,15 @@ def test_without_control_groups_all_of_the_machine_counts(tmp_path: Path, monkey
 def test_the_module_costs_no_torch() -> None:
     script = "import sys, medseg.machine as m; m.host_memory(); m.processors(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512_bf16", "precision"), [(True, True, "bf16"), (False, True, "fp32"), (False, False, "fp32")]
+)
+def test_processors_compute_in_bf16_only_with_amx(
+    amx: bool, avx512_bf16: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without it, gradients of convolutions in bf16 read memory that nobody has written (docs/notebook.md).
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: avx512_bf16)
+    assert machine.fast_precision("cpu") == precision

@@ -185,6 +185,7 @@ def test_a_patch_that_strides_do_not_divide_is_padded() -> None:
         ({"plan": {"patch": [16, 16]}}, "expected 3 numbers"),
         ({"plan": {"widths": [8, 16]}}, "one width"),
         ({"plan": {"strides": [[1, 1], [2, 2]]}}, "strides per stage"),
+        ({"plan": {"precision": "bf16"}}, "wrong or slow on this processor"),
     ],
 )
 def test_overrides_that_do_not_fit_are_refused(section: dict[str, Any], cause: str) -> None:
