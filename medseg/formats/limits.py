@@ -42,10 +42,11 @@ def check_claim(path: Path, claimed: int, capacity: int) -> None:
         raise FormatError(path, f"header claims {claimed} bytes of voxels, the file can hold {capacity}")
 
 
-def check_memory(path: Path, needed: int) -> None:
-    """Raise ``FormatError`` (code ``too-large``) if more bytes are needed than ``memory_budget`` allows."""
-    if needed > memory_budget():
-        cause = f"needs {needed} bytes of memory, allowed are {memory_budget()}"
+def check_memory(path: Path, needed: int, budget: int | None = None) -> None:
+    """Raise ``FormatError`` (code ``too-large``) if more bytes are needed than ``budget``, or ``memory_budget``."""
+    allowed = memory_budget() if budget is None else budget
+    if needed > allowed:
+        cause = f"needs {needed} bytes of memory, allowed are {allowed}"
         raise FormatError(path, cause, "split the image, or raise `max_gb` of the data set", "too-large")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.formats.content import FileBytes, Part
+from medseg.formats.limits import check_memory, memory_budget
 from medseg.formats.source import Voxels
 
 # Largest stretch of a file that is read at once although only some of its voxels are wanted.
@@ -43,6 +44,7 @@ class RawVoxels:
 
     def __init__(self, data: FileBytes, dtype: np.dtype[Any], sizes: tuple[int, ...], channel: int | None) -> None:
         self._data, self._dtype, self._sizes, self._channel = data, dtype, sizes, channel
+        self._budget = memory_budget()
         self.dtype: np.dtype[Any] = dtype.newbyteorder("=")
         others = [n for axis, n in enumerate(sizes) if axis != channel]
         self.shape: tuple[int, ...] = (1 if channel is None else sizes[channel], *others)
@@ -68,6 +70,7 @@ class RawVoxels:
         while lead < len(self._sizes) and steps[lead] * self._sizes[lead] <= SPAN:
             lead += 1
         counts = [len(b) for b in bounds]
+        check_memory(self._data.path, math.prod(counts) * width, self._budget)
         out = np.empty(counts, self.dtype, order="F")
         size = width + sum(step * (n - 1) for step, n in zip(steps[:lead], counts[:lead], strict=True))
         start = sum(step * b.start for step, b in zip(steps, bounds, strict=True))

@@ -66,6 +66,22 @@ IMAGES: dict[str, Callable[[Path], None]] = {
     "tiles.tif": lambda p: tiff(p, (70, 90), tile=(32, 48), compression="zlib", predictor=True),
     "colour.tif": lambda p: tiff(p, (70, 90, 3), tile=(32, 48), photometric="rgb", compression="lzw"),
     "planar.tif": lambda p: tiff(p, (3, 70, 90), tile=(32, 48), photometric="rgb", planarconfig="separate"),
+    "jpeg.tif": lambda p: tifffile.imwrite(
+        p,
+        np.random.default_rng(1).integers(0, 255, (70, 90, 3)).astype(np.uint8),
+        tile=(32, 48),
+        photometric="rgb",
+        compression="jpeg",
+    ),
+    "bits.tif": lambda p: tifffile.imwrite(p, np.random.default_rng(2).random((37, 23)) > 0.5, rowsperstrip=4),
+    "half.tif": lambda p: tifffile.imwrite(p, np.random.default_rng(2).random((37, 23)).astype(np.float16)),
+    "big.tif": lambda p: tiff(p, (3, 70, 90), tile=(32, 48), byteorder=">", photometric="minisblack", bigtiff=True),
+    "rows.tif": lambda p: tiff(
+        p, (3, 37, 23), byteorder=">", photometric="rgb", planarconfig="separate", rowsperstrip=5
+    ),
+    "float.tif": lambda p: tifffile.imwrite(
+        p, np.random.default_rng(2).random((37, 23)), rowsperstrip=5, compression="zlib", predictor=3
+    ),
     "stack.tif": lambda p: tiff(p, (5, 2, 40, 30), imagej=True, metadata={"axes": "ZCYX"}),
     "alpha.tif": lambda p: tifffile.imwrite(
         p, np.full((9, 8, 4), 255, np.uint8), photometric="rgb", extrasamples=["unassalpha"]
@@ -154,6 +170,25 @@ def test_a_slab_of_a_plain_file_reads_little_else(suffix: str, tmp_path: Path, m
     monkeypatch.setattr("medseg.formats.raw.SPAN", LARGE[0] * 2)
     np.testing.assert_array_equal(source.read([slice(5, 9), slice(0, 3), slice(10, 14)])[0], voxels[5:9, :3, 10:14])
     assert sum(taken) == voxels[5:9, :3, 10:14].nbytes and max(taken) == 8
+
+
+def test_a_box_of_a_tiff_reads_its_pages_strips_and_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Incompressible tiles of 64 x 64, rows of 200 pixels, pages of 200 x 200, two bytes a pixel."""
+    voxels = np.random.default_rng(0).integers(0, 60000, (30, 200, 200)).astype(np.uint16)
+    taken: list[int] = []
+    read = FileBytes._read
+    monkeypatch.setattr(FileBytes, "_read", lambda self, at, size: taken.append(size) or read(self, at, size))
+    for name, options in (("rows", {}), ("tiles", {"tile": (64, 64), "compression": "zstd"})):
+        path = tmp_path / f"{name}.ome.tif"
+        tifffile.imwrite(path, voxels, metadata={"axes": "ZYX"}, **options)
+        source = open_image(path)
+        taken.clear()
+        np.testing.assert_array_equal(
+            source.read([slice(9, 11), slice(60, 70), slice(0, 64)])[0], voxels[9:11, 60:70, :64]
+        )
+        expected = 2 * 10 * 200 * 2 if name == "rows" else 2 * 2 * 64 * 64 * 2
+        assert expected * 0.9 < sum(taken) < expected * 1.1
+        assert len(taken) == (2 if name == "rows" else 4)
 
 
 def test_a_file_that_was_cut_after_it_was_opened_is_named(tmp_path: Path) -> None:

@@ -50,21 +50,27 @@ def case(seed: int, suffix: str, number: int) -> dict[str, bytes]:
 
 
 def outcome(suffix: str, files: dict[str, bytes], folder: Path) -> str:
-    """``refused``, ``accepted``, or what is wrong with the way it was refused."""
-    from medseg.formats.errors import FormatError
-    from medseg.formats.read import open_image, read_content
-
+    """``refused``, ``accepted``, or what is wrong with the way it was refused, in memory or on disk."""
     path = folder / f"case{suffix}"
     for name, data in files.items():
         (folder / name).write_bytes(data)
+    outcomes = [opened(path, in_memory) for in_memory in (True, False)]
+    return next((word for word in outcomes if word not in ("refused", "accepted")), outcomes[0])
+
+
+def opened(path: Path, in_memory: bool) -> str:
+    """What became of one file, whose bytes were read beforehand, or stay on disk until they are used."""
+    from medseg.formats.errors import FormatError
+    from medseg.formats.read import open_content, open_image, read_content
+
     try:
-        stored = open_image(path, read_content(path))
-        assert stored.geometry
+        source = open_image(path, read_content(path) if in_memory else open_content(path))
+        assert source.geometry
     except FormatError as error:
         return "refused" if str(error).startswith(f"{path}: ") else f"nameless: {error}"
     except BaseException as error:  # noqa: BLE001  # the very thing that is counted
         return f"foreign {type(error).__name__}: {error}"
-    for use in (stored.image, stored.labels):
+    for use in (source.image, source.labels):
         try:
             use()
         except FormatError:

@@ -34,7 +34,7 @@ FIX_AXES = "keep one time point and one series per file"
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class PageFacts:
     """What the pages say themselves.
 
     Attributes:
@@ -53,7 +53,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class PageLayout:
     """How pages make an image.
 
     Attributes:
@@ -73,7 +73,7 @@ class Layout:
     remarks: tuple[str, ...] = ()
 
 
-def layout_of(facts: Facts, description: str) -> Layout:
+def page_layout(facts: PageFacts, description: str) -> PageLayout:
     """The layout that the first page's description tells; without one, pages are slices, and that is a doubt.
 
     Raises:
@@ -94,14 +94,14 @@ def is_ome(description: str) -> bool:
     return bool(re.match(r"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(\w+:)?OME\b", description, re.DOTALL))
 
 
-def _undeclared(facts: Facts) -> Layout:
+def _undeclared(facts: PageFacts) -> PageLayout:
     if facts.count == 1:
-        return Layout(1, None, (0,))
+        return PageLayout(1, None, (0,))
     doubt = ("tiff-pages", _PLAIN_STACK.format(count=facts.count))
-    return Layout(1, facts.count, tuple(range(facts.count)), notes=(doubt,))
+    return PageLayout(1, facts.count, tuple(range(facts.count)), notes=(doubt,))
 
 
-def _order(facts: Facts, axes: Sequence[tuple[str, int]], pages: Sequence[int] | None = None) -> tuple[int, ...]:
+def _order(facts: PageFacts, axes: Sequence[tuple[str, int]], pages: Sequence[int] | None = None) -> tuple[int, ...]:
     """Pages by (channel, slice) from axes listed with the slowest first; ``pages``: page of each plane."""
     lengths = {"C": 1, "Z": 1, "T": 1, **dict(axes)}
     planes = math.prod(lengths.values())
@@ -119,7 +119,7 @@ def _order(facts: Facts, axes: Sequence[tuple[str, int]], pages: Sequence[int] |
 
 
 def _sizes(
-    facts: Facts, given: Mapping[str, float | None], volume: bool
+    facts: PageFacts, given: Mapping[str, float | None], volume: bool
 ) -> tuple[tuple[float, ...] | None, tuple[str, ...]]:
     """Micrometres per axis where all are known, and a remark where only some are."""
     wanted = [given.get(axis) for axis in ("ZYX" if volume else "YX")]
@@ -131,7 +131,7 @@ def _sizes(
     return None, (("pixel size known for some axes only: not used",) if known else ())
 
 
-def _shaped(facts: Facts, text: str) -> Layout:
+def _shaped(facts: PageFacts, text: str) -> PageLayout:
     """The JSON that tifffile writes: shape and, if its user gave them, axes."""
     try:
         record = json.loads(text)
@@ -156,10 +156,10 @@ def _shaped(facts: Facts, text: str) -> Layout:
     lengths = dict(stack)
     found, remarks = _sizes(facts, sizes, volume)
     pages = _order(facts, stack)
-    return Layout(lengths.get("C", 1), lengths["Z"] if volume else None, pages, found, remarks=remarks)
+    return PageLayout(lengths.get("C", 1), lengths["Z"] if volume else None, pages, found, remarks=remarks)
 
 
-def _imagej(facts: Facts, text: str) -> Layout:
+def _imagej(facts: PageFacts, text: str) -> PageLayout:
     """ImageJ's description: ``key=value`` lines; planes run XYCZT."""
     values: dict[str, str] = {}
     for line in text.splitlines():
@@ -185,10 +185,10 @@ def _imagej(facts: Facts, text: str) -> Layout:
         sizes["Z"] = abs(_real(facts, "spacing", depth)) * factor if depth else None
     found, remarks = _sizes(facts, sizes, volume)
     pages = _order(facts, axes)
-    return Layout(counts["channels"], counts["slices"] if volume else None, pages, found, remarks=remarks)
+    return PageLayout(counts["channels"], counts["slices"] if volume else None, pages, found, remarks=remarks)
 
 
-def _factor(facts: Facts, unit: str) -> float | None:
+def _factor(facts: PageFacts, unit: str) -> float | None:
     """Micrometres per unit; None for units that are no lengths."""
     if unit.lower() in _NO_UNITS:
         return None
@@ -197,14 +197,14 @@ def _factor(facts: Facts, unit: str) -> float | None:
     return _MICROMETRES[unit]
 
 
-def _real(facts: Facts, name: str, word: str) -> float:
+def _real(facts: PageFacts, name: str, word: str) -> float:
     try:
         return float(word)
     except ValueError:
         raise FormatError(facts.path, f"{name} is {word[:20]!r}, expected a number", "correct the metadata") from None
 
 
-def _ome(facts: Facts, text: str) -> Layout:
+def _ome(facts: PageFacts, text: str) -> PageLayout:
     """OME-XML: one image of one time point."""
     pixels = _pixels(facts, text)
     size = {axis: _integer(facts, pixels.attrib, f"Size{axis}") for axis in "XYZCT"}
@@ -226,10 +226,10 @@ def _ome(facts: Facts, text: str) -> Layout:
     if math.prod(length for _, length in axes) > MAX_PLANES:
         raise FormatError(facts.path, "OME-XML tells of more planes than any file has", "correct the OME-XML")
     pages = _order(facts, axes, _planes(facts, pixels, order, lengths))
-    return Layout(lengths["C"], size["Z"] if volume else None, pages, found, remarks=remarks)
+    return PageLayout(lengths["C"], size["Z"] if volume else None, pages, found, remarks=remarks)
 
 
-def _pixels(facts: Facts, text: str) -> ElementTree.Element:
+def _pixels(facts: PageFacts, text: str) -> ElementTree.Element:
     """The ``Pixels`` of the only image, without name spaces."""
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise FormatError(facts.path, "OME-XML with entities of its own", "write it without")
@@ -245,14 +245,14 @@ def _pixels(facts: Facts, text: str) -> ElementTree.Element:
     return found[0]
 
 
-def _integer(facts: Facts, attributes: Mapping[str, str], name: str, default: str = "") -> int:
+def _integer(facts: PageFacts, attributes: Mapping[str, str], name: str, default: str = "") -> int:
     word = attributes.get(name, default)
     if not re.fullmatch("[0-9]{1,9}", word) or (name.startswith("Size") and int(word) < 1):
         raise FormatError(facts.path, f"OME-XML has {name} {word[:20]!r}", "correct the OME-XML")
     return int(word)
 
 
-def _planes(facts: Facts, pixels: ElementTree.Element, order: str, lengths: Mapping[str, int]) -> list[int]:
+def _planes(facts: PageFacts, pixels: ElementTree.Element, order: str, lengths: Mapping[str, int]) -> list[int]:
     """The page of every plane, in the order of ``DimensionOrder``, as the ``TiffData`` blocks tell it."""
     total = math.prod(lengths[axis] for axis in order[2:])
     blocks = pixels.findall("TiffData")
