@@ -185,6 +185,10 @@ class Config(Section):
         """The data set of this name; ``ConfigError`` names those there are."""
         return _named(self.datasets, name, "data set")
 
+    def folder_of(self, dataset: str) -> Path:
+        """The folder that holds the files of a data set; ``ConfigError`` if there is no data set of this name."""
+        return Path(self.data_root) / self.dataset(dataset).path
+
     def model(self, name: str) -> ModelConfig:
         """The model of this name; ``ConfigError`` names those there are."""
         return _named(self.models, name, "model")

@@ -38,7 +38,7 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path, shard
     """
     manifest = read_manifest(manifest_path)
     dataset = config.dataset(manifest.dataset)
-    folder = Path(config.data_root) / dataset.path
+    folder = config.folder_of(manifest.dataset)
     where = f"datasets.{manifest.dataset}.metrics"
     choice = choose(dataset.metrics, where)
     require_labels(choice, manifest.labels.target_names, where)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from medseg.formats.content import Content, Data
 from medseg.formats.errors import FormatError
 from medseg.formats.source import Source
 from medseg.image.geometry import Geometry
+from medseg.late import resolve
 
 Opener = Callable[[Path, Content], Source]
 Writer = Callable[[Path, NDArray[Any], Geometry], bytes | Content]
@@ -44,22 +44,16 @@ class Format:
     @property
     def opener(self) -> Opener:
         """The function that ``open`` names."""
-        return cast(Opener, _named(self.open))
+        return cast(Opener, resolve(self.open))
 
     @property
     def writer(self) -> Writer:
         """The function that ``write`` names."""
-        return cast(Writer, _named(self.write))
+        return cast(Writer, resolve(self.write))
 
     def companion_names(self, path: Path, data: Data) -> list[str]:
         """Names of the further files of an image whose named file holds ``data``."""
-        return list(cast(Companions, _named(self.companions))(path, data)) if self.companions else []
-
-
-def _named(name: str) -> Any:
-    """The function that ``module:function`` names."""
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
+        return list(cast(Companions, resolve(self.companions))(path, data)) if self.companions else []
 
 
 # Key of the row for images that are a folder of files.

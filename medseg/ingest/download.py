@@ -77,7 +77,7 @@ def run_download(config: Config, dataset: str, pause: Callable[[float], None] = 
     section = config.dataset(dataset)
     if section.download is None:
         raise ConfigError(f"datasets.{dataset}: has no `download`, so there is nothing to fetch")
-    folder = Path(config.data_root) / section.path
+    folder = config.folder_of(dataset)
     if _there(folder):
         return _record(folder, section.download)
     work = folder.parent / f".{folder.name}.download"

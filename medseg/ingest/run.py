@@ -88,7 +88,7 @@ def propose_subjects(config: Config, dataset: str, file: Path, workers: int = 1)
     if not is_table(str(file)):
         raise ConfigError(f"--propose-subjects {file}: `subject` takes files that end in .csv or .tsv; name one")
     section = config.dataset(dataset)
-    inventory = find_cases(dataset, Path(config.data_root) / section.path, section)
+    inventory = find_cases(dataset, config.folder_of(dataset), section)
     if not inventory.candidates:
         raise DatasetFaults(dataset, inventory.root, inventory.faults)
     checked = read_cases(dataset, inventory, section, workers)
@@ -111,7 +111,7 @@ def run_phantoms(config: Config, dataset: str) -> Path:
     section = config.dataset(dataset)
     if section.generate is None:
         raise ConfigError(f"datasets.{dataset}: has no `generate`, so there is nothing to generate")
-    folder = Path(config.data_root) / section.path
+    folder = config.folder_of(dataset)
     generate(section.generate.kind, section.generate.cases, section.generate.seed, folder)
     return folder
 
@@ -119,7 +119,7 @@ def run_phantoms(config: Config, dataset: str) -> Path:
 def _ingest(config: Config, dataset: str, workers: int) -> _Ingested:
     section = config.dataset(dataset)
     check_allowed(dataset, section.allow, section.fill)
-    inventory = find_cases(dataset, Path(config.data_root) / section.path, section)
+    inventory = find_cases(dataset, config.folder_of(dataset), section)
     _check_spacing(dataset, section, inventory)
     checked, channels, faults = check_cases(dataset, inventory, section, workers)
     inside = [one for one in checked if not one.candidate.test]

@@ -47,7 +47,7 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path, code:
     todo = {case_id: manifest.case(case_id) for case_id in given.cases if case_id not in failed}
     budget = host_budget(config.budget.host_gb)
     require_memory(list(todo.values()), len(manifest.channels), steps, manifest.labels, budget)
-    processor = Processor(Path(config.data_root) / dataset.path, given.folder, out, steps, manifest.labels, code)
+    processor = Processor(config.folder_of(manifest.dataset), given.folder, out, steps, manifest.labels, code)
     bar = Progress(f"postprocess {manifest.dataset}/{given.key.model} fold {given.key.fold}", len(todo))
     cases: dict[str, PredictedCase] = {}
     with writer_lock(out):

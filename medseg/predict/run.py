@@ -193,7 +193,7 @@ def _task(
         RunKey(manifest.dataset, checkpoint.plan.model, fold, checkpoint.seed, split),
         manifest,
         tuple(case_ids),
-        Path(config.data_root) / config.dataset(manifest.dataset).path,
+        config.folder_of(manifest.dataset),
         model,
         weights,
         is_mirrored(checkpoint.plan, config.predict.mirror),
