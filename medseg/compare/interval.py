@@ -206,7 +206,7 @@ def _studentised(centred: Array, present: NDArray[np.bool_], resamples: int, see
     return np.concatenate(out)
 
 
-def caution(table: ArrayLike, names: Sequence[str] = ()) -> str:
+def caution(table: ArrayLike) -> str:
     """One sentence on when the interval of this (S, C) table is too narrow; empty if nothing is known against it.
 
     Two rules from simulations (benchmarks/simulations.py): a class that fewer than six subjects show has no error to
@@ -214,7 +214,6 @@ def caution(table: ArrayLike, names: Sequence[str] = ()) -> str:
 
     Args:
         table: scores, or differences of two models' scores.
-        names: the C classes, to name one in the sentence.
     """
     present = np.isfinite(np.asarray(table, dtype=np.float64))
     n, carriers = int(present.any(axis=1).sum()), present.sum(axis=0)
@@ -222,9 +221,8 @@ def caution(table: ArrayLike, names: Sequence[str] = ()) -> str:
         return ""
     rare = [int(c) for c in np.flatnonzero((carriers > 0) & (carriers < FEWEST_SUBJECTS))]
     if rare:
-        name = f"'{names[rare[0]]}'" if names else "one class"
         few = int(carriers[rare[0]])
-        return f"{name} is shown by {few} subject{'' if few == 1 else 's'} only, so the interval may be too narrow"
+        return f"one class is shown by {few} subject{'' if few == 1 else 's'} only, so the interval may be too narrow"
     if n < FEWEST_FOR_MISSES:
         return (
             f"with {n} subjects, misses in up to {unseen_share(n):.0%} of subjects can go unseen, "

@@ -6,46 +6,23 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from medseg.compare.scores import MEAN, Block
+from medseg.compare.block import Block
+from medseg.compare.quantity import MEAN, RANKED, SCORE, Quantity, metric_quantities, quantity
 from medseg.compare.summary import tail
 
-# Column of the leaderboard -> metric of the summary's row for the mean over classes, and its field.
-_FROM_SUMMARY = {
-    "score_subject": ("score_subject", "mean"),
-    "score_low": ("score_subject", "low"),
-    "score_high": ("score_subject", "high"),
-    "dice_subject": ("dice_subject", "mean"),
-    "dice_low": ("dice_subject", "low"),
-    "dice_high": ("dice_subject", "high"),
-    "dice_case": ("dice_case", "mean"),
-    "dice_pooled": ("dice_pooled", "mean"),
-    "miou_subject": ("iou_subject", "mean"),
-    "miou_low": ("iou_subject", "low"),
-    "miou_high": ("iou_subject", "high"),
-    "miou_case": ("iou_case", "mean"),
-    "miou_pooled": ("iou_pooled", "mean"),
-    "n_missed": ("dice_subject", "n_missed"),
-    "n_failed": ("dice_subject", "n_failed"),
-    "n_lacking": ("dice_subject", "n_lacking"),
-    "left_empty": ("dice_subject", "left_empty"),
-    "false_volume": ("dice_subject", "false_volume"),
-    "volume_unit": ("dice_subject", "volume_unit"),
-}
-COLUMNS = (
-    "dataset",
-    "split",
-    "rank",
-    "model",
-    *_FROM_SUMMARY,
-    "worst_tenth",
-    "trimmed",
-    "n_cases",
-    "n_subjects",
-    "folds",
-    "seeds",
-    "points",
-    "note",
-)
+# What a leaderboard row says of its cases, whichever metric is looked at; fields of every row of the summary.
+_COUNTS = ("n_missed", "n_failed", "n_penalised", "n_lacking", "left_empty", "false_volume", "volume_unit")
+
+
+def columns() -> list[str]:
+    """Columns of ``leaderboard.csv``: those of every metric of the table, empty for one that nobody computed."""
+    numbers = [column for one in _ranked_first() for column in _number_columns(one)]
+    return [
+        *("dataset", "split", "rank", "model"),
+        *numbers,
+        *_COUNTS,
+        *("worst_tenth", "trimmed", "n_cases", "n_subjects", "folds", "seeds", "points", "note"),
+    ]
 
 
 def leaderboard_rows(blocks: Sequence[Block], summary: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -55,24 +32,19 @@ def leaderboard_rows(blocks: Sequence[Block], summary: Sequence[dict[str, Any]])
     }  # fmt: skip
     rows: list[dict[str, Any]] = []
     for block in blocks:
-        mine = {m: found[block.dataset, block.split, block.model, m] for m, _ in _FROM_SUMMARY.values()}
+        where = (block.dataset, block.split, block.model)
+        score, ranked = found[*where, f"{SCORE}_subject"], found[*where, f"{RANKED}_subject"]
         ends = tail(block)
-        row = {
-            "dataset": block.dataset,
-            "split": block.split,
-            "rank": 0,
-            "model": block.model,
-            **{column: mine[metric][field] for column, (metric, field) in _FROM_SUMMARY.items()},
-            "worst_tenth": ends["worst_tenth"],
-            "trimmed": ends["trimmed"],
-            "n_cases": len(block.cases),
-            "n_subjects": len(set(block.subjects)),
-            "folds": " ".join(map(str, block.folds)),
-            "seeds": " ".join(map(str, block.seeds)),
-            "points": " ".join(f"{v:.4f}" for v in mine["dice_subject"]["points"]),
-            "note": mine["dice_subject"]["note"],
-        }
-        rows.append({column: row[column] for column in COLUMNS})
+        row: dict[str, Any] = {"dataset": block.dataset, "split": block.split, "rank": 0, "model": block.model}
+        for one in _ranked_first():
+            for column, (metric, field) in _number_columns(one).items():
+                row[column] = found.get((*where, metric), {}).get(field)
+        row |= {name: score[name] for name in _COUNTS}
+        row |= {"worst_tenth": ends["worst_tenth"], "trimmed": ends["trimmed"]}
+        row |= {"n_cases": len(block.cases), "n_subjects": len(set(block.subjects))}
+        row |= {"folds": " ".join(map(str, block.folds)), "seeds": " ".join(map(str, block.seeds))}
+        row |= {"points": " ".join(f"{v:.4f}" for v in ranked["points"]), "note": ranked["note"]}
+        rows.append(row)
     rows.sort(key=lambda r: (r["dataset"], r["split"], -_or_worst(r["score_subject"]), r["model"]))
     for row in rows:
         rivals = [r for r in rows if (r["dataset"], r["split"]) == (row["dataset"], row["split"])]
@@ -80,5 +52,29 @@ def leaderboard_rows(blocks: Sequence[Block], summary: Sequence[dict[str, Any]])
     return rows
 
 
+def _ranked_first() -> list[Quantity]:
+    """The score, then every metric of the table."""
+    return [quantity(SCORE), *metric_quantities().values()]
+
+
+def _number_columns(one: Quantity) -> dict[str, tuple[str, str]]:
+    """Column of the leaderboard -> metric of the summary's row for the mean over classes, and its field."""
+    found = {
+        f"{one.column}_subject": (f"{one.name}_subject", "mean"),
+        f"{one.column}_low": (f"{one.name}_subject", "low"),
+        f"{one.column}_high": (f"{one.name}_subject", "high"),
+    }
+    if one.name != SCORE:
+        found[f"{one.column}_case"] = (f"{one.name}_case", "mean")
+    if one.pooled:
+        found[f"{one.column}_pooled"] = (f"{one.name}_pooled", "mean")
+    if one.is_length:
+        # One case that was missed counts its whole diagonal, which the mean alone would not show.
+        found[f"{one.column}_median"] = (f"{one.name}_subject", "median")
+        found[f"{one.column}_unit"] = (f"{one.name}_subject", "unit")
+    return found
+
+
 def _or_worst(value: float | None) -> float:
+    """A score to sort by; undefined ones come last."""
     return -math.inf if value is None else value

@@ -1,8 +1,8 @@
-"""Paired comparisons of every two models of a data set, in a primary and a secondary family of tests.
+"""Paired comparisons of every two models of a data set, in a primary and in secondary families of tests.
 
 Primary: the mean over classes of the score that models are ranked by, all pairs of models; it alone gives verdicts.
-Secondary, with a correction of its own: mean Dice and mean IoU where the reference shows the class, and the Dice of
-each class.
+Secondary, each with a correction of its own: the families of the table of metrics (overlap, surface distances); in each
+the mean over classes of every metric, and in the family of the ranked metric that one class by class.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from medseg.compare.interval import contributions, macro_mean, mean_interval, subject_means
+from medseg.compare.block import Block, Values
+from medseg.compare.interval import TIE, contributions, macro_mean, mean_interval, subject_means
 from medseg.compare.permutation import Test, holm, max_t, test_caution
 from medseg.compare.power import (
     ALPHA,
@@ -26,7 +27,7 @@ from medseg.compare.power import (
     smallest_difference,
     smallest_method_difference,
 )
-from medseg.compare.scores import MEAN, Block, Values
+from medseg.compare.quantity import MEAN, RANKED, SCORE, Quantity, families, quantity
 from medseg.compare.summary import number
 from medseg.compare.training_variance import FEWEST_SEEDS, MethodInterval, method_difference
 from medseg.compare.trainings import by_seed, folds_of
@@ -42,10 +43,6 @@ from medseg.compare.verdict import (
     verdict,
 )
 
-DIFFERENCES = (-1.0, 1.0)
-# Smaller differences are rounding left over from averaging.
-TIE = 1e-9
-
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
@@ -55,9 +52,9 @@ class _Pair:
     second: Block
 
     def table(self, name: str, columns: Sequence[int] | None = None) -> Values:
-        """(S, C) differences of subject means of ``score``, ``dice`` or ``iou``."""
-        one, two = (b.score if name == "score" else b.values[name] for b in (self.first, self.second))
-        gap = subject_means(one, self.first.subjects)[1] - subject_means(two, self.first.subjects)[1]
+        """(S, C) differences of subject means of the score or a metric."""
+        one, two = (subject_means(b.values[name], self.first.subjects)[1] for b in (self.first, self.second))
+        gap = one - two
         return gap if columns is None else gap[:, list(columns)]
 
     @property
@@ -73,10 +70,10 @@ class _Pair:
         return METHODS if seeds >= FEWEST_SEEDS else NETWORKS
 
     @property
-    def quantity(self) -> str:
-        """What differs: the score is mean Dice where every reference shows every class."""
+    def difference_of(self) -> str:
+        """What differs, in words: the score is mean Dice where every reference shows every class."""
         lacking = self.first.lacking & self.first.shown.any(axis=0)
-        return "mean score" if lacking.any() else "mean Dice"
+        return quantity(SCORE if lacking.any() else RANKED).mean_title
 
     def wins(self) -> dict[str, int]:
         """Cases in which the first model is better, equal, worse, by the mean of a case's scores."""
@@ -108,18 +105,20 @@ def pair_rows(
         pairs = [_Pair(one, two) for one, two in itertools.combinations(ranked, 2)]
         if pairs:
             primary += _primary(pairs, margin)
-            secondary += _secondary(pairs)
+            for family, members in families().items():
+                computed = [one for one in members if one.name in pairs[0].first.values]
+                secondary += _secondary(pairs, family, computed) if computed else []
     return primary, secondary
 
 
 def _primary(pairs: Sequence[_Pair], margin: float | None) -> list[dict[str, Any]]:
-    tables = [pair.table("score") for pair in pairs]
+    tables = [pair.table(SCORE) for pair in pairs]
     tests = max_t(np.stack([contributions(table) for table in tables], axis=1))
     methods = [_method(pair) if pair.scope == METHODS else None for pair in pairs]
     adjusted = holm([method.p if method is not None else math.nan for method in methods])
     rows = []
     for pair, table, test, method, p_method in zip(pairs, tables, tests, methods, adjusted, strict=True):
-        interval = mean_interval(table, bounds=DIFFERENCES)
+        interval = mean_interval(table, bounds=quantity(SCORE).difference_bounds)
         ends = (interval.low, interval.high)
         if method is not None:
             # The wider ends: rare failures show in the bootstrap's, the luck of trainings in the method's.
@@ -143,11 +142,11 @@ def _primary(pairs: Sequence[_Pair], margin: float | None) -> list[dict[str, Any
                 smallest,
                 (len(pair.first.trainings), len(pair.second.trainings)),
                 pair.scope,
-                pair.quantity,
+                pair.difference_of,
                 allowed,
             )
         )
-        row = {**pair.names, "metric": "score_subject", "label": MEAN, "difference": number(interval.mean)}
+        row = {**pair.names, "metric": f"{SCORE}_subject", "label": MEAN, "difference": number(interval.mean)}
         row |= {"low": number(ends[0]), "high": number(ends[1]), **pair.wins(), **_tested(test, contributions(table))}
         # Where nothing can be shown, no difference is the smallest that could be.
         smallest = math.nan if found.kind == CANNOT else smallest
@@ -171,13 +170,13 @@ def _notes(pair: _Pair, found: Verdict) -> list[str]:
     if found.kind not in (BETTER, EQUIVALENT):
         return []
     notes = [ABOUT_NETWORKS] if pair.scope == NETWORKS else []
-    dice = macro_mean(pair.table("dice"))
-    if found.kind == BETTER and dice < -TIE:
+    ranked = macro_mean(pair.table(RANKED))
+    if found.kind == BETTER and ranked < -TIE:
         notes.append(
-            f"where the reference shows the class, {pair.second.model} has the higher Dice (by {-dice:.3f}); the "
-            "verdict counts invented objects as well"
+            f"where the reference shows the class, {pair.second.model} has the higher {quantity(RANKED).title} (by "
+            f"{-ranked:.3f}); the verdict counts invented objects as well"
         )
-    caution = test_caution(contributions(pair.table("score")))
+    caution = test_caution(contributions(pair.table(SCORE)))
     return [*notes, caution] if caution else notes
 
 
@@ -192,7 +191,7 @@ def _equivalence(pair: _Pair, table: Values, margin: float, comparisons: int) ->
     found = equivalence(table, margin, comparisons=comparisons)
     if pair.scope == NETWORKS:
         return found
-    one, two = (by_seed(b, "score") for b in (pair.first, pair.second))
+    one, two = (by_seed(b, SCORE) for b in (pair.first, pair.second))
     other = method_equivalence(one, two, folds_of(pair.first).tolist(), margin, comparisons=comparisons)
     low, high = wider((found.low, found.high), (other.low, other.high))
     both, refused = found.equivalent and other.equivalent, found.refused or other.refused
@@ -206,27 +205,34 @@ def wider(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, 
 
 def _method(pair: _Pair) -> MethodInterval:
     """The difference of two methods, training variance in its interval."""
-    one, two = (by_seed(b, "score") for b in (pair.first, pair.second))
-    return method_difference(one, two, folds_of(pair.first).tolist(), bounds=DIFFERENCES)
+    one, two = (by_seed(b, SCORE) for b in (pair.first, pair.second))
+    return method_difference(one, two, folds_of(pair.first).tolist(), bounds=quantity(SCORE).difference_bounds)
 
 
-def _secondary(pairs: Sequence[_Pair]) -> list[dict[str, Any]]:
-    """One family: mean Dice and mean IoU where the reference shows the class, and the Dice of each class."""
+def _secondary(pairs: Sequence[_Pair], family: str, members: Sequence[Quantity]) -> list[dict[str, Any]]:
+    """Rows of one secondary family.
+
+    A row's ``difference`` is the first model's value minus the second's, in the unit of the metric; ``better`` names
+    the model that it favours, by the metric's direction, where interval and adjusted test both show a difference.
+    """
     labels = pairs[0].first.labels
-    every = list(range(len(labels)))
-    wanted = [("dice_subject", MEAN, "dice", every), ("iou_subject", MEAN, "iou", every)]
+    wanted = [(one, MEAN, list(range(len(labels)))) for one in members]
     if len(labels) > 1:
-        wanted += [("dice_subject", name, "dice", [c]) for c, name in enumerate(labels)]
+        wanted += [(one, name, [c]) for one in members if one.name == RANKED for c, name in enumerate(labels)]
     asked = [(pair, *what) for pair in pairs for what in wanted]
-    tables = [pair.table(name, columns) for pair, _, _, name, columns in asked]
+    tables = [pair.table(one.name, columns) for pair, one, _, columns in asked]
     tests = max_t(np.stack([contributions(table) for table in tables], axis=1))
     rows = []
-    for (pair, metric, label, *_), table, test in zip(asked, tables, tests, strict=True):
-        interval = mean_interval(table, bounds=DIFFERENCES)
-        row = {**pair.names, "metric": metric, "label": label, "difference": number(interval.mean)}
+    for (pair, one, label, _), table, test in zip(asked, tables, tests, strict=True):
+        low, high = pair.first.bounds[one.name]
+        interval = mean_interval(table, bounds=(low - high, high - low))
+        row = {**pair.names, "family": family, "metric": f"{one.name}_subject", "label": label}
+        row |= {"unit": pair.first.units[one.name], "difference": number(interval.mean)}
         row |= {"low": number(interval.low), "high": number(interval.high), **_tested(test, contributions(table))}
         shown = bool(test.p_adjusted < ALPHA and (interval.low > 0 or interval.high < 0))
-        rows.append({**row, "p": number(test.p_adjusted), "comparisons": len(asked), "shown": shown})
+        winner = pair.first if one.is_better(interval.mean) else pair.second
+        row |= {"p": number(test.p_adjusted), "comparisons": len(asked), "shown": shown}
+        rows.append({**row, "better": winner.model if shown else None})
     return rows
 
 

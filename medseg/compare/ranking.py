@@ -1,4 +1,7 @@
-"""How firm a ranking is: first places in resamples, other schemes of aggregation, and the winner's luck."""
+"""How firm a ranking is: first places in resamples, other schemes of aggregation, and the winner's luck.
+
+Tables hold ranking scores, of which higher ones are better.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,12 @@ class Schemes:
     agree: bool
 
 
-def first_places(tables: ArrayLike, *, higher: bool = True, resamples: int = RESAMPLES, seed: int = 0) -> Array:
+def first_places(tables: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Array:
     """Share of subject-bootstrap resamples in which each of M models has the best macro mean; (M, S, C) -> (M,).
 
     Models that tie for the first place share it, so the shares add up to 1.
     """
-    models = _models(tables, higher)
+    models = _models(tables)
     won = np.zeros(len(models))
     total = 0
     for means in _resampled_means(models, resamples, seed):
@@ -52,7 +55,7 @@ def rank_agreement(tables: ArrayLike, *, resamples: int = RESAMPLES, seed: int =
 
     1 if every resample ranks the models alike, about 0 if the ranking is chance. Tied pairs count 0 (tau-a).
     """
-    models = _models(tables, True)
+    models = _models(tables)
     if len(models) < 2:
         return float("nan")
     first, second = np.triu_indices(len(models), 1)
@@ -62,11 +65,11 @@ def rank_agreement(tables: ArrayLike, *, resamples: int = RESAMPLES, seed: int =
     return float(np.concatenate(found).mean())
 
 
-def schemes(tables: ArrayLike, *, higher: bool = True) -> Schemes:
+def schemes(tables: ArrayLike) -> Schemes:
     """Winners of (M, S, C) tables by mean of subjects, by mean of ranks and by median of subjects."""
     from scipy import stats  # a second to import, and only this function needs it
 
-    models = _models(tables, higher)
+    models = _models(tables)
     present = np.isfinite(models[0])
     ranks = np.where(present, stats.rankdata(np.where(present, models, 0.0), axis=0), np.nan)
     classes = present.any(axis=0)
@@ -83,7 +86,7 @@ def winners_excess(tables: ArrayLike, *, resamples: int = RESAMPLES, seed: int =
     end, and whole subjects are resampled (the same for all models, which keeps their correlation). The bootstrap's
     spread is widened by sqrt(S / (S - 1)), since resampling S subjects understates it. NaN below two subjects.
     """
-    models = _models(tables, True)
+    models = _models(tables)
     n = models.shape[1]
     if n < 2:
         return float("nan")
@@ -92,16 +95,15 @@ def winners_excess(tables: ArrayLike, *, resamples: int = RESAMPLES, seed: int =
     return float(np.concatenate(found).mean() * np.sqrt(n / (n - 1)))
 
 
-def _models(tables: ArrayLike, higher: bool) -> Array:
-    """Tables of subjects that have any class, turned so that higher is better."""
+def _models(tables: ArrayLike) -> Array:
+    """The tables (M, S, C), of the subjects that have any class."""
     models = np.asarray(tables, dtype=np.float64)
     if models.ndim != 3:
         raise ValueError(f"tables of models x subjects x classes have three axes, not shape {models.shape}")
     present = np.isfinite(models)
     if not (present == present[:1]).all():
         raise ValueError("models are ranked on the same subjects and classes; the tables differ in what is undefined")
-    models = models[:, present[0].any(axis=1)]
-    return models if higher else -models
+    return models[:, present[0].any(axis=1)]
 
 
 def _resampled_means(models: Array, resamples: int, seed: int) -> Iterator[Array]:

@@ -11,6 +11,7 @@ from typing import Any
 from medseg.errors import ConfigError, DataError
 from medseg.files import read_json, write_json, write_text, write_with
 from medseg.progress import say
+from medseg.results.folders import CompareFolder
 
 
 def run(score_files: Sequence[Path], out: Path, margin: float | None = None) -> None:
@@ -27,10 +28,11 @@ def run(score_files: Sequence[Path], out: Path, margin: float | None = None) -> 
     """
     if margin is not None and not margin > 0:
         raise ConfigError(f"margin of equivalence {margin}: expected a number above 0")
-    from medseg.compare.definitions import DEFINITIONS
-    from medseg.compare.leaderboard import COLUMNS, leaderboard_rows
+    from medseg.compare.block import blocks
+    from medseg.compare.definitions import definitions
+    from medseg.compare.leaderboard import columns, leaderboard_rows
     from medseg.compare.pairs import pair_rows
-    from medseg.compare.scores import blocks, read_scores
+    from medseg.compare.rows import read_scores
     from medseg.compare.summary import summary_rows, tail
     from medseg.compare.winner import winner_rows
 
@@ -41,21 +43,22 @@ def run(score_files: Sequence[Path], out: Path, margin: float | None = None) -> 
     pairs, secondary = pair_rows(found, ranking, margin)
     tails = [{"dataset": b.dataset, "split": b.split, "model": b.model, **tail(b)} for b in found]
 
-    write_with(out / "scores.parquet", lambda path: scores.to_parquet(path, index=False))
+    files = CompareFolder(out)
+    write_with(files.scores, lambda path: scores.to_parquet(path, index=False))
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns(), lineterminator="\n")
     writer.writeheader()
     writer.writerows(ranking)
-    write_text(out / "leaderboard.csv", text.getvalue())
+    write_text(files.leaderboard, text.getvalue())
     write_json(
-        out / "summary.json",
+        files.summary,
         {
             "rows": summary,
             "pairs": pairs,
             "secondary": secondary,
             "winners": winner_rows(found, ranking),
             "tails": tails,
-            "definitions": DEFINITIONS,
+            "definitions": definitions(),
         },
     )
     say(f"compare: {len(ranking)} rows in the leaderboard, {len(pairs)} paired comparisons -> {out}")
@@ -67,15 +70,15 @@ def read_leaderboard(compare_dir: Path) -> list[dict[str, str]]:
     Raises:
         DataError: if it is missing or not as written by ``run``.
     """
-    from medseg.compare.leaderboard import COLUMNS
+    from medseg.compare.leaderboard import columns
 
-    path = compare_dir / "leaderboard.csv"
+    path = CompareFolder(compare_dir).leaderboard
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run `medseg compare` first") from None
-    if not rows or set(COLUMNS) - set(rows[0]):
+    if not rows or set(columns()) - set(rows[0]):
         raise DataError(f"{path}: not a leaderboard written by this version of `medseg compare`; run it again")
     return rows
 
@@ -86,7 +89,7 @@ def read_summary(compare_dir: Path) -> dict[str, Any]:
     Raises:
         DataError: if it is missing, damaged or of another version.
     """
-    path = compare_dir / "summary.json"
+    path = CompareFolder(compare_dir).summary
     value = read_json(path)
     needed = {"rows", "pairs", "secondary", "winners", "tails", "definitions"}
     if not isinstance(value, dict) or needed - set(value):

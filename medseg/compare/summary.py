@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from medseg.compare.block import COUNTS, Block, Values
 from medseg.compare.interval import caution, macro_mean, mean_interval, subject_means
-from medseg.compare.scores import MEAN, Block, Values
+from medseg.compare.quantity import MEAN, RANKED, SCORE, quantity
 from medseg.compare.training_variance import FEWEST_SEEDS, method_mean
 from medseg.compare.trainings import by_seed, folds_of
+from medseg.late import resolve
+from medseg.metrics.counts import OverlapCounts
 from medseg.metrics.table import METRICS
 
 DECIMALS = 6
@@ -26,34 +29,34 @@ def number(value: float) -> float | None:
 def summary_rows(block: Block) -> list[dict[str, Any]]:
     """One row per metric and class, the mean over classes first.
 
-    Metrics: ``score_subject``, what models are ranked by, and for Dice and IoU ``…_subject`` (mean of subject means,
-    with its interval), ``…_case`` (mean over cases) and ``…_pooled`` (from summed counts).
+    Metrics: ``score_subject``, what models are ranked by, and of every metric ``…_subject`` (mean of subject means,
+    with its interval), ``…_case`` (mean over cases) and, where it can be taken of summed counts, ``…_pooled``.
     """
     rows = []
-    for label, columns in _labels(block):
-        rows.append(_row(block, "score_subject", label, columns, _subject(block, "score", columns)))
-    for metric in METRICS:
-        pooled = _pooled(block, metric)
-        for label, columns in _labels(block):
-            rows.append(_row(block, f"{metric}_subject", label, columns, _subject(block, metric, columns)))
-            mean = _class_mean(block.values[metric][:, columns])
-            rows.append(_row(block, f"{metric}_case", label, columns, _plain(mean)))
-            rows.append(_row(block, f"{metric}_pooled", label, columns, _plain(_mean(pooled[columns]))))
+    for name in block.values:
+        sums = _pooled(block, name)
+        for label, columns in _labels(block, name):
+            rows.append(_row(block, f"{name}_subject", label, columns, _subject(block, name, columns)))
+            if name != SCORE:
+                mean = _class_mean(block.values[name][:, columns])
+                rows.append(_row(block, f"{name}_case", label, columns, _plain(mean)))
+            if sums is not None:
+                rows.append(_row(block, f"{name}_pooled", label, columns, _plain(_mean(sums[columns]))))
     return rows
 
 
 def means(block: Block) -> dict[tuple[str, str], float | None]:
     """(metric, class) -> mean, as in ``summary_rows``, without intervals."""
     found: dict[tuple[str, str], float] = {}
-    for label, columns in _labels(block):
-        for name, values in (("score", block.score), *block.values.items()):
+    for name, values in block.values.items():
+        sums = _pooled(block, name)
+        for label, columns in _labels(block, name):
             table = subject_means(values[:, columns], block.subjects)[1]
             found[f"{name}_subject", label] = macro_mean(table)
-    for metric in METRICS:
-        pooled = _pooled(block, metric)
-        for label, columns in _labels(block):
-            found[f"{metric}_case", label] = _class_mean(block.values[metric][:, columns])
-            found[f"{metric}_pooled", label] = _mean(pooled[columns])
+            if name != SCORE:
+                found[f"{name}_case", label] = _class_mean(values[:, columns])
+            if sums is not None:
+                found[f"{name}_pooled", label] = _mean(sums[columns])
     return {key: number(value) for key, value in found.items()}
 
 
@@ -64,9 +67,15 @@ def counts(block: Block) -> dict[str, int]:
     return {"n_cases": len(block.cases), "n_missed": missed, "n_failed": failed, "n_spurious": int(spurious.sum())}
 
 
-def _labels(block: Block) -> list[tuple[str, list[int]]]:
-    """What is summarised: the mean over all classes, then each class; names and columns of the block."""
-    return [(MEAN, list(range(len(block.labels)))), *((name, [c]) for c, name in enumerate(block.labels))]
+def _labels(block: Block, name: str) -> list[tuple[str, list[int]]]:
+    """What is summarised: the mean over all classes, then each class; names and columns of the block.
+
+    A metric that not every class has (the normalised surface distance needs a tolerance) has no row of the others.
+    """
+    wanted = list(range(len(block.labels)))
+    if quantity(name).optional:
+        wanted = [c for c in wanted if np.isfinite(block.values[name][:, c]).any()]
+    return [(MEAN, list(range(len(block.labels)))), *((block.labels[c], [c]) for c in wanted)]
 
 
 def _subject(block: Block, name: str, columns: list[int]) -> dict[str, Any]:
@@ -75,29 +84,37 @@ def _subject(block: Block, name: str, columns: list[int]) -> dict[str, Any]:
     With two seeds or more the variance between trainings is in the interval: it takes the wider ends of the subjects'
     bootstrap-t interval, which skewed scores need, and the method's t interval.
     """
-    values = (block.score if name == "score" else block.values[name])[:, columns]
-    _, table = subject_means(values, block.subjects)
+    _, table = subject_means(block.values[name][:, columns], block.subjects)
     known = table[np.isfinite(table).any(axis=1)]
-    found = mean_interval(table)
+    bounds = block.bounds[name]
+    found = mean_interval(table, bounds=bounds)
     low, high, note = found.low, found.high, found.reason or caution(table)
     if len(block.seeds) >= FEWEST_SEEDS and math.isfinite(low):
-        method = method_mean(by_seed(block, name)[:, :, columns], folds_of(block).tolist())
+        method = method_mean(by_seed(block, name)[:, :, columns], folds_of(block).tolist(), bounds=bounds)
         if not method.reason:
             low, high = min(low, method.low), max(high, method.high)
         seeds = method.reason or f"variance of {len(block.seeds)} seeds included"
         note = "; ".join(filter(None, [seeds, note]))
     points = [] if math.isfinite(found.low) else sorted(number(_mean(row)) or 0.0 for row in known)
     numbers = {"mean": number(found.mean), "low": number(low), "high": number(high), "points": points}
+    numbers["median"] = number(_class_median(table))
     return {**numbers, "n_subjects": found.n_subjects, "note": note if len(known) else "no reference shows the class"}
 
 
 def _plain(mean: float) -> dict[str, Any]:
-    return {"mean": number(mean), "low": None, "high": None, "points": [], "n_subjects": None, "note": ""}
+    empty: dict[str, Any] = {"low": None, "high": None, "points": [], "median": None, "n_subjects": None, "note": ""}
+    return {"mean": number(mean), **empty}
 
 
 def _class_mean(values: Values) -> float:
     """Mean over the classes that any case has of the mean over those cases; (N, C) -> number."""
     return _mean(np.array([_mean(column) for column in values.T]))
+
+
+def _class_median(values: Values) -> float:
+    """Mean over the classes that anybody has of the median over those who have it; (S, C) -> number."""
+    columns = [column[np.isfinite(column)] for column in values.T]
+    return _mean(np.array([np.median(column) for column in columns if column.size]))
 
 
 def _mean(values: Values) -> float:
@@ -106,17 +123,21 @@ def _mean(values: Values) -> float:
     return float(known.mean()) if known.size else math.nan
 
 
-def _pooled(block: Block, metric: str) -> Values:
-    """(C,) the metric of counts summed over all cases; NaN for a class that no reference shows."""
-    tp, fp, fn = (block.counts[m].sum(axis=0) for m in ("tp", "fp", "fn"))
-    weight = {"dice": 2.0, "iou": 1.0}[metric]
-    shown = tp + fn > 0
-    return np.where(shown, weight * tp / np.where(shown, weight * tp + fp + fn, 1.0), np.nan)
+def _pooled(block: Block, name: str) -> Values | None:
+    """(C,) the metric of counts summed over all cases, NaN for a class that no reference shows; None: has no such."""
+    if not quantity(name).pooled:
+        return None
+    function = resolve(METRICS[name].pooled)
+    sums = zip(*(block.counts[m].sum(axis=0).tolist() for m in COUNTS), strict=True)
+    # Counts are means over seeds, so not always whole numbers.
+    return np.array([function(OverlapCounts(*one)) if one[0] + one[2] > 0 else math.nan for one in sums])
 
 
 def _row(block: Block, metric: str, label: str, columns: list[int], numbers: dict[str, Any]) -> dict[str, Any]:
     """A row of the summary: the numbers of a mean, and which cases are behind it."""
     shown, lacking = block.shown[:, columns], block.lacking[:, columns]
+    name = metric.rpartition("_")[0]
+    tolerances = dict.fromkeys(filter(None, (block.tolerances.get((name, block.labels[c])) for c in columns)))
     empty = block.left_empty[:, columns][lacking]
     # What a failed case would have invented is not known.
     volume = block.volume[:, columns][lacking & ~block.failed[:, columns]]
@@ -126,10 +147,13 @@ def _row(block: Block, metric: str, label: str, columns: list[int], numbers: dic
         "model": block.model,
         "metric": metric,
         "label": label,
+        "unit": block.units[name],
+        "tolerance": ", ".join(tolerances),
         **numbers,
         "n": int(shown.any(axis=1).sum()),
         "n_missed": int(block.missed[:, columns].sum()),
         "n_failed": int(block.failed[:, columns].any(axis=1).sum()),
+        "n_penalised": int(block.penalised[:, columns].sum()),
         "n_lacking": int(lacking.sum()),
         "n_spurious": int((volume > 0).sum()),
         "left_empty": number(_mean(empty)),
@@ -139,14 +163,14 @@ def _row(block: Block, metric: str, label: str, columns: list[int], numbers: dic
 
 
 def tail(block: Block) -> dict[str, Any]:
-    """How far the mean over cases depends on its worst cases, by each case's mean Dice over its classes.
+    """How far the mean over cases depends on its worst cases, by each case's mean of Dice over its classes.
 
     Returns:
         ``worst_tenth``: mean of the worst tenth of the cases (at least one), ``trimmed``: mean of all others,
         ``n_worst``: cases in that tenth, ``worst``: the ids of up to five of them, the worst first.
     """
-    dice = block.values["dice"]
-    scored = [(_mean(row), case) for row, case in zip(dice, block.cases, strict=True) if np.isfinite(row).any()]
+    ranked = block.values[RANKED]
+    scored = [(_mean(row), case) for row, case in zip(ranked, block.cases, strict=True) if np.isfinite(row).any()]
     scored.sort()
     count = math.ceil(TAIL * len(scored))
     worst, rest = ([value for value, _ in part] for part in (scored[:count], scored[count:]))

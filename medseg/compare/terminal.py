@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medseg.compare.quantity import RANKED, SCORE, Quantity, metric_quantities, quantity
 from medseg.compare.run import read_leaderboard, read_summary
 from medseg.compare.verdict import ABOUT_NETWORKS
 
 NAME_WIDTH = 28
 WIDTH = 100
+# Metrics that the table has room for, beside the ranking score and what it rests on; all others are in leaderboard.csv
+# and in the report.
+SHOWN = ("iou", "hd95", "nsd")
 # Verdicts shown per data set; the report has all of them.
 PAIRS_SHOWN = 10
 
@@ -47,22 +51,42 @@ def _table(title: str, rows: Sequence[Mapping[str, str]]) -> str:
 
 def _columns(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, Any]]:
     """Heading and text of each column; what is the same for all, or says nothing here, is left out."""
+    ranked = quantity(RANKED)
     columns: list[tuple[str, Any]] = [("rank", lambda r: r["rank"]), ("model", lambda r: _short(r["model"]))]
     lacking = any(int(r["n_lacking"]) for r in rows)
-    if any(r["score_subject"] != r["dice_subject"] for r in rows):
-        columns.append(("score", lambda r: _three(r["score_subject"])))
-    columns += [("Dice", lambda r: _three(r["dice_subject"])), ("95 % interval", _interval)]
-    if any(r["dice_case"] != r["dice_subject"] for r in rows):
-        columns.append(("by case", lambda r: _three(r["dice_case"])))
-    columns.append(("mIoU", lambda r: _three(r["miou_subject"])))
+    if any(r[f"{SCORE}_subject"] != r[f"{ranked.column}_subject"] for r in rows):
+        columns.append((SCORE, lambda r: _number(r[f"{SCORE}_subject"])))
+    columns += [(ranked.title, lambda r: _number(r[f"{ranked.column}_subject"])), ("95 % interval", _interval)]
+    if any(r[f"{ranked.column}_case"] != r[f"{ranked.column}_subject"] for r in rows):
+        columns.append(("by case", lambda r: _number(r[f"{ranked.column}_case"])))
+    columns += [(_heading(one, rows), _shower(one)) for one in metrics_beside(rows)]
     if lacking:
-        columns.append(("left empty", lambda r: _three(r["left_empty"])))
+        columns.append(("left empty", lambda r: _number(r["left_empty"])))
     if any(int(r["n_failed"]) for r in rows):
         columns.append(("failed", lambda r: r["n_failed"]))
     columns.append(("cases", lambda r: r["n_cases"]))
     if any(r["n_subjects"] != r["n_cases"] for r in rows):
         columns.append(("subjects", lambda r: r["n_subjects"]))
     return columns
+
+
+def metrics_beside(rows: Sequence[Mapping[str, str]]) -> list[Quantity]:
+    """The metrics of ``SHOWN`` that were computed for these rows; the first one also where it is undefined."""
+    known = [one for name, one in metric_quantities().items() if name in SHOWN]
+    return [one for k, one in enumerate(known) if k == 0 or any(r[f"{one.column}_subject"] for r in rows)]
+
+
+def _heading(one: Quantity, rows: Sequence[Mapping[str, str]]) -> str:
+    """``mIoU``, ``HD95 (mm)``."""
+    title = one.title if one.column == one.name else one.mean_title
+    unit = next((r[f"{one.column}_unit"] for r in rows if r[f"{one.column}_unit"]), "") if one.is_length else ""
+    return f"{title} ({unit})" if unit else title
+
+
+def _shower(one: Quantity) -> Any:
+    """The text of a metric's column: a function of a row."""
+    digits = 1 if one.is_length else 3
+    return lambda row: _number(row[f"{one.column}_subject"], digits)
 
 
 def _below(
@@ -81,18 +105,30 @@ def _below(
 
 def _notes(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """What the columns mean."""
-    notes = ["Dice, mIoU: mean over classes of the mean of subject means (dice_subject, miou_subject), where the "]
-    notes[0] += "reference shows the class; 95 % bootstrap-t interval over subjects."
+    ranked, beside = quantity(RANKED), metrics_beside(rows)
+    named = ", ".join(_heading(one, ()) for one in [ranked, *beside])
+    columns = ", ".join(f"{one.column}_subject" for one in [ranked, *beside])
+    notes = [
+        f"{named}: mean over classes of the mean of subject means ({columns}), where the reference shows the class; "
+        f"95 % bootstrap-t interval over subjects, of {ranked.title}."
+    ]
+    lower = [one.title for one in beside if not one.higher_is_better]
+    if lower:
+        notes.append(
+            f"{', '.join(lower)}: lower is better; a case that was missed or failed counts the diagonal of its image. "
+            "Medians, and the other metrics, are in leaderboard.csv and in the report."
+        )
     if any(int(r["n_lacking"]) for r in rows):
         notes.append(
-            "score: what models are ranked by; like Dice, but cases whose reference lacks the class count 1 if it was "
-            "left empty, 0 if not. left empty: the share of those cases."
+            f"score: what models are ranked by; like {ranked.title}, but cases whose reference lacks the class count 1 "
+            "if it was left empty, 0 if not. left empty: the share of those cases."
         )
     return ["\n".join(textwrap.fill(note, WIDTH) for note in notes)]
 
 
 def _interval(row: Mapping[str, str]) -> str:
-    return f"[{_three(row['dice_low'])}, {_three(row['dice_high'])}]" if row["dice_low"] else "none"
+    low, high = (row[f"{quantity(RANKED).column}_{end}"] for end in ("low", "high"))
+    return f"[{_number(low)}, {_number(high)}]" if low else "none"
 
 
 def _pad(text: str, width: int, column: int) -> str:
@@ -104,5 +140,5 @@ def _short(name: str) -> str:
     return name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 1] + "…"
 
 
-def _three(value: str) -> str:
-    return f"{float(value):.3f}" if value else "none"
+def _number(value: str, digits: int = 3) -> str:
+    return f"{float(value):.{digits}f}" if value else "none"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.compare.block import Block, Values
 from medseg.compare.interval import subject_means
-from medseg.compare.scores import Block, Values
+from medseg.compare.quantity import SCORE
 
 
 def by_seed(block: Block, name: str) -> Values:
-    """(R, S, C) subject means of ``score``, ``dice`` or ``iou``, one table for each repetition of the training.
+    """(R, S, C) subject means of the score or a metric, one table for each repetition of the training.
 
     On validation folds a repetition is a seed: its trainings of all folds, each on the cases of its fold. On a test
     set, which all trainings predict, every training is one.
@@ -33,6 +34,6 @@ def folds_of(block: Block) -> NDArray[np.int64]:
     """(S,) the fold whose networks scored each subject, in the order of ``subject_means``; 0 for all on a test set."""
     fold_of: dict[str, int] = {}
     for (fold, _), tables in block.trainings.items():
-        for case in np.flatnonzero(np.isfinite(tables["score"]).any(axis=1)):
+        for case in np.flatnonzero(np.isfinite(tables[SCORE]).any(axis=1)):
             fold_of.setdefault(block.subjects[case], 0 if block.split == "test" else fold)
     return np.array([fold_of.get(subject, 0) for subject in sorted(set(block.subjects))], dtype=np.int64)

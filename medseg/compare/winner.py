@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from medseg.compare.block import Block
 from medseg.compare.interval import FEWEST_SUBJECTS, subject_means
 from medseg.compare.ranking import first_places, rank_agreement, schemes, winners_excess
-from medseg.compare.scores import Block
 from medseg.compare.summary import number
 
 

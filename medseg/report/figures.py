@@ -43,7 +43,7 @@ THEMES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Points:
+class BoxRow:
     """One row of a box plot: a model's scores, one per case; NaN where undefined."""
 
     name: str
@@ -52,8 +52,8 @@ class Points:
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
-    """One line of a chart: (steps, values); curves of one name share a legend entry."""
+class Line:
+    """One line of a chart: (steps, values); lines of one name share a legend entry."""
 
     name: str
     colour: str
@@ -81,7 +81,7 @@ def model_colours(models: Sequence[str]) -> dict[str, str]:
 
 
 def score_limits(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Axis limits for scores in 0..1: up to 1, down to the tenth below the smallest."""
+    """Axis limits for scores in 0..1: up to 1, down to the tenth below the smallest value."""
     defined = values[np.isfinite(values)]
     low = float(defined.min()) if defined.size else 0.0
     floor = max(0.0, np.floor(low * 10 - 0.25) / 10)
@@ -89,7 +89,7 @@ def score_limits(values: NDArray[np.float64]) -> tuple[float, float]:
     return min(floor, 0.8) - margin, 1 + margin
 
 
-def box_plot(rows: Sequence[Points], limits: tuple[float, float], axis: str, theme: Theme) -> Figure:
+def box_plot(rows: Sequence[BoxRow], limits: tuple[float, float], axis: str, theme: Theme) -> Figure:
     """Horizontal box plots with every point on top; n, and how many are undefined, in the tick labels."""
     figure = Figure(figsize=(4.9, 0.85 + 0.62 * len(rows)), dpi=DPI, facecolor=theme.paper, layout="constrained")
     axes = figure.add_subplot()
@@ -127,7 +127,7 @@ def box_plot(rows: Sequence[Points], limits: tuple[float, float], axis: str, the
     return figure
 
 
-def _tick(row: Points) -> str:
+def _tick(row: BoxRow) -> str:
     name = row.name if len(row.name) <= MAX_NAME else row.name[: MAX_NAME - 1] + "…"
     undefined = int(np.isnan(row.values).sum())
     note = f", {undefined} undefined" if undefined else ""
@@ -148,24 +148,24 @@ def _swarm(values: NDArray[np.float64], limits: tuple[float, float]) -> NDArray[
     return offsets
 
 
-def line_chart(curves: Sequence[Curve], ylabel: str, limits: tuple[float, float] | None, theme: Theme) -> Figure:
+def line_chart(lines: Sequence[Line], ylabel: str, limits: tuple[float, float] | None, theme: Theme) -> Figure:
     """Lines over training steps; long noisy ones faint, with their running mean on top."""
     figure = Figure(figsize=(4.9, 2.9), dpi=DPI, facecolor=theme.paper, layout="constrained")
     axes = figure.add_subplot()
     named: set[str] = set()
-    for curve in curves:
-        steps, values = np.asarray(curve.steps, dtype=float), np.asarray(curve.values, dtype=float)
-        label = curve.name if curve.name not in named else None
-        named.add(curve.name)
+    for line in lines:
+        steps, values = np.asarray(line.steps, dtype=float), np.asarray(line.values, dtype=float)
+        label = line.name if line.name not in named else None
+        named.add(line.name)
         window = len(values) // 25
         if window > 1:
-            axes.plot(steps, values, color=curve.colour, alpha=0.18, linewidth=0.7)
+            axes.plot(steps, values, color=line.colour, alpha=0.18, linewidth=0.7)
             steps, values = _running_mean(steps, window), _running_mean(values, window)
         marker = "o" if len(values) <= 25 else None
         axes.plot(
             steps,
             values,
-            color=curve.colour,
+            color=line.colour,
             alpha=0.9,
             linewidth=1.4,
             marker=marker,

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from medseg.compare.quantity import RANKED
 from medseg.formats.read import read_labels, read_recorded
 from medseg.image.geometry import Geometry, canonical_axes, require_same_grid
 from medseg.image.labels import COLOURS, IGNORE
@@ -64,8 +65,8 @@ class Planes:
 
 
 def case_scores(scores: pd.DataFrame, dataset: str, model: str) -> pd.Series:
-    """Mean Dice of each case over seeds, then over its defined classes; cases without any are left out."""
-    mine = scores[(scores["dataset"] == dataset) & (scores["model"] == model) & (scores["metric"] == "dice")]
+    """Mean of the ranked metric of each case over seeds, then over its defined classes; NaN cases are left out."""
+    mine = scores[(scores["dataset"] == dataset) & (scores["model"] == model) & (scores["metric"] == RANKED)]
     by_class = mine.groupby(["case", "label"], sort=True)["value"].mean()
     return by_class.groupby(level="case", sort=True).mean().dropna()
 
@@ -270,14 +271,14 @@ def _contour(axes: Axes, mask: NDArray[np.bool_], colour: str, width: float, hal
         lines.set_path_effects(halo)
 
 
-def voxel_scores(scores: pd.DataFrame, run: Run, case: str) -> Mapping[str, float]:
-    """Dice of each class of one case under one run; NaN where undefined."""
+def run_scores(scores: pd.DataFrame, run: Run, case: str) -> Mapping[str, float]:
+    """The ranked metric of each class of one case under one run; NaN where undefined."""
     mine = scores[
         (scores["dataset"] == run.dataset)
         & (scores["model"] == run.model)
         & (scores["fold"] == run.fold)
         & (scores["seed"] == run.seed)
         & (scores["case"] == case)
-        & (scores["metric"] == "dice")
+        & (scores["metric"] == RANKED)
     ]
     return {str(label): float(value) for label, value in zip(mine["label"], mine["value"], strict=True)}

@@ -8,18 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from medseg.compare.quantity import RANKED, quantity
 from medseg.files import write_bytes, write_text
 from medseg.progress import Progress, say
-from medseg.report.figures import (
-    Curve,
-    Points,
-    box_plot,
-    in_themes,
-    line_chart,
-    model_colours,
-    score_limits,
-)
-from medseg.report.overlays import case_scores, choose, draw_case, run_of_case, voxel_scores
+from medseg.report.figures import BoxRow, Line, box_plot, in_themes, line_chart, model_colours, score_limits
+from medseg.report.overlays import case_scores, choose, draw_case, run_of_case, run_scores
 from medseg.report.page import Figure, OverlayRow, render
 from medseg.report.sources import Study, read_study
 from medseg.results.folders import ReportFolder
@@ -65,9 +58,9 @@ def _figure(name: str, caption: str, alt: str, images: Mapping[str, bytes]) -> F
 
 
 def _boxes(study: Study, dataset: str) -> list[Figure]:
-    """One box plot per class, all models, Dice per case (seeds averaged)."""
-    scores = study.scores
-    mine = scores[(scores["dataset"] == dataset) & (scores["metric"] == "dice")]
+    """One box plot per class, all models, the ranked metric per case (seeds averaged)."""
+    scores, title = study.scores, quantity(RANKED).title
+    mine = scores[(scores["dataset"] == dataset) & (scores["metric"] == RANKED)]
     by_case = mine.groupby(["label", "model", "case"], sort=True)["value"].mean()
     limits = score_limits(by_case.to_numpy(dtype=np.float64))
     colours = model_colours(list(study.config.models))
@@ -75,13 +68,13 @@ def _boxes(study: Study, dataset: str) -> list[Figure]:
     figures = []
     for place, label in enumerate(study.manifests[dataset].labels.target_names):
         rows = [
-            Points(model, colours[model], by_case[label, model].to_numpy(dtype=np.float64))
+            BoxRow(model, colours[model], by_case[label, model].to_numpy(dtype=np.float64))
             for model in study.config.models
             if (label, model) in present
         ]
-        draw = functools.partial(box_plot, rows, limits, "Dice per case")
-        alt = f"Box plots of Dice per case of class {label} on {dataset}, one per model"
-        figures.append(_figure(f"dice-{dataset}-{place}", label, alt, in_themes(draw)))
+        draw = functools.partial(box_plot, rows, limits, f"{title} per case")
+        alt = f"Box plots of {title} per case of class {label} on {dataset}, one per model"
+        figures.append(_figure(f"{RANKED}-{dataset}-{place}", label, alt, in_themes(draw)))
     return figures
 
 
@@ -101,7 +94,7 @@ def _curves(study: Study, dataset: str) -> list[Figure]:
             found = [(r["step"], r.get(key)) for r in run_.history]
             points = [(step, v) for step, v in found if v is not None and np.isfinite(v)]
             if points:
-                lines.append(Curve(run_.model, colours[run_.model], *zip(*points, strict=True)))
+                lines.append(Line(run_.model, colours[run_.model], *zip(*points, strict=True)))
         limits = None
         if axis == "Dice" and lines:
             low, high = score_limits(np.array([v for line in lines for v in line.values]))
@@ -128,14 +121,14 @@ def _overlays(study: Study, data_root: Path, dataset: str) -> list[OverlayRow]:
             shown = run_of_case(study, dataset, model, choice.case)
             if shown is None:
                 continue
-            found = voxel_scores(study.scores, shown, choice.case)
+            found = run_scores(study.scores, shown, choice.case)
             marks = ", ".join(
                 f"{label} {found[label]:.3f}" if np.isfinite(found[label]) else f"{label} not in the reference"
                 for label in study.manifests[dataset].labels.target_names
             )
             alt = f"{model} on case {choice.case} of {dataset}: contours of reference and prediction"
             name = f"overlay-{dataset}-{choice.case}-{model}"
-            caption = f"fold {shown.fold}, seed {shown.seed} · Dice {marks}"
+            caption = f"fold {shown.fold}, seed {shown.seed} · {quantity(RANKED).title} {marks}"
             figures.append(Figure(name, caption, alt, image, None, model))
         rows.append(OverlayRow(choice.standing, choice.case, float(scores[choice.case]), tuple(figures)))
         progress.update(number)

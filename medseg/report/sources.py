@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from medseg.predict.record import PredictedCase, find_scored
 from medseg.report.statements import dataset_statements
 from medseg.results.key import RunKey
 from medseg.results.paths import Results
+from medseg.train.journal import parse_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,14 +175,14 @@ def _read_run(layout: Results, key: RunKey, scored: Mapping[str, str]) -> Run:
 
 def _read_history(path: Path) -> list[dict[str, Any]]:
     """Records by step; of several with one step (a resumed training writes them again) the last counts."""
+    merged: dict[int, dict[str, Any]] = {}
     try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        merged: dict[int, dict[str, Any]] = {}
-        for record in records:
-            merged.setdefault(int(record["step"]), {}).update(record["metrics"])
+        for line in path.read_text(encoding="utf-8").splitlines():
+            record = parse_record(line)
+            merged.setdefault(record.step, {}).update(record.metrics)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run `medseg train` first") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: not a training journal ({error}); run `medseg train` again") from error
     return [{"step": step, **merged[step]} for step in sorted(merged)]
 

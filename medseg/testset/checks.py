@@ -35,7 +35,7 @@ class TestSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Training:
+class FinishedTraining:
     """A finished training.
 
     Attributes:
@@ -90,7 +90,7 @@ def _test_set(results: Path, config: Config, dataset: str) -> TestSet:
     files = Results(results).ingest(dataset)
     if read_json(files.test_declaration)["declared"] != section.test.model_dump():
         raise DataError(
-            f"{files.test_declaration}: `test` of datasets.{dataset} was another when the data set was checked; run "
+            f"{files.test_declaration}: `test` of datasets.{dataset} was different when the data set was checked; run "
             "the workflow with this configuration first, which trains without the cases of the test set"
         )
     found = TestSet(files.test_manifest, read_manifest(files.test_manifest))
@@ -101,7 +101,7 @@ def _test_set(results: Path, config: Config, dataset: str) -> TestSet:
 
 def finished(
     results: Path, config: Config, datasets: Sequence[str], models: Sequence[str]
-) -> tuple[list[Training], list[str]]:
+) -> tuple[list[FinishedTraining], list[str]]:
     """All finished trainings of the configuration on these data sets, and the names of those that are not.
 
     Args:
@@ -132,23 +132,23 @@ def finished(
     return done, lacking
 
 
-def _training(folder: Path, dataset: str, model: str, fold: int, seed: int) -> Training:
+def _training(folder: Path, dataset: str, model: str, fold: int, seed: int) -> FinishedTraining:
     checkpoint, recorded = read_description(folder)
     found = (checkpoint.dataset, checkpoint.plan.model, checkpoint.fold, checkpoint.seed)
     if found != (dataset, model, fold, seed):
         raise CheckpointError(f"{folder}: holds the training {found}, expected {(dataset, model, fold, seed)}")
     path = ModelFolder(folder).weights
     if not path.is_file() or sha256_file(path) != recorded:
-        raise CheckpointError(f"{path}: gone or damaged (SHA-256 differs from the one recorded beside it)")
-    return Training(dataset, model, fold, seed, folder, checkpoint, recorded)
+        raise CheckpointError(f"{path}: missing or damaged (SHA-256 differs from the one recorded beside it)")
+    return FinishedTraining(dataset, model, fold, seed, folder, checkpoint, recorded)
 
 
-def refuse_seen(results: Path, sets: dict[str, TestSet], trainings: Sequence[Training]) -> list[str]:
+def refuse_seen(results: Path, sets: dict[str, TestSet], trainings: Sequence[FinishedTraining]) -> list[str]:
     """Refuse trainings whose weights have seen a subject of the test set.
 
     Returns:
-        Names of trainings that do not say, or not wholly, whom their weights have seen; the manifest, whose other
-        cases they were trained on, speaks for those.
+        Names of trainings without a complete record of the subjects that their weights have seen; those are checked
+        by the manifest alone, whose other cases they were trained on.
 
     Raises:
         DataError: naming trainings, subjects and the evidence.
@@ -169,7 +169,7 @@ def refuse_seen(results: Path, sets: dict[str, TestSet], trainings: Sequence[Tra
             causes.append(f"{training.name}: {_some([f'{name}: {why}' for name, why in met.items()])}")
     if causes:
         raise DataError(
-            "the test set stays closed: models have seen subjects of it, so that scores there would not be those of "
+            "the test set was not opened: models have seen subjects of it, so its scores would not be those of "
             f"new subjects: {'; '.join(causes)}. Run the workflow again, which trains without them, or "
             "take them out of `test`"
         )

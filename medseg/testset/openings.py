@@ -1,4 +1,4 @@
-"""The record of openings: a test set that was looked at before is worth less, so every look leaves a line."""
+"""The record of openings of test sets: every use is recorded, since a test set that was used before proves less."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Opening:
         config_sha256: digest of the whole configuration.
         datasets: name -> its test set.
         weights: ``data set/model/foldF-seedS`` -> digest of the weights that were tested.
-        unfinished: trainings of the configuration that were not there to be tested.
-        unrecorded: tested trainings that do not say, or not wholly, which subjects their weights have seen.
+        unfinished: trainings of the configuration that were not finished, so not tested.
+        unrecorded: tested trainings without a complete record of the subjects that their weights have seen.
     """
 
     opened: str
@@ -63,15 +63,15 @@ def read_openings(results: Path) -> list[Opening]:
     """All openings of the test sets of ``results/<experiment>``, in order; none: it was never opened.
 
     Raises:
-        DataError: if the record is damaged, or gone although there are results of an opening.
+        DataError: if the record is damaged, or missing although there are results of an opening.
     """
     test = Results(results).test
     path = test.opened
     if not path.exists():
         if test.predictions():
             raise DataError(
-                f"{path}: gone, although {test.folder} holds predictions of the test set; restore it, since it "
-                "says how often the test set was opened"
+                f"{path}: missing, although {test.folder} holds predictions of the test set; restore it from a copy, "
+                "since it records how often the test set was opened"
             )
         return []
     value = read_json(path)
@@ -82,7 +82,7 @@ def read_openings(results: Path) -> list[Opening]:
 
 
 def append_opening(results: Path, opening: Opening) -> int:
-    """Add an opening to the record, on disk before this returns; how many there are now."""
+    """Add an opening to the record, on disk before this returns; returns how many there are now."""
     openings = [*read_openings(results), opening]
     value = {"count": len(openings), "openings": [asdict(one) for one in openings]}
     write_json(Results(results).test.opened, value)

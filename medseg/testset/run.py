@@ -15,11 +15,12 @@ from medseg.config import Config
 from medseg.evaluate import run as evaluate
 from medseg.files import digest_of, sha256_file, writer_lock
 from medseg.postprocess import run as postprocess
+from medseg.postprocess.operations import wants_probabilities
 from medseg.predict import run as predict
 from medseg.progress import say
 from medseg.results.key import TEST
 from medseg.results.paths import Results
-from medseg.testset.checks import TestSet, Training, chosen_sets, finished, refuse_seen
+from medseg.testset.checks import FinishedTraining, TestSet, chosen_sets, finished, refuse_seen
 from medseg.testset.openings import OpenedSet, Opening, append_opening, read_openings, times_opened
 
 
@@ -41,8 +42,8 @@ def run(
         config: the experiment.
         datasets: names of data sets; none: all that declare a test set.
         models: names of models; none: all.
-        workers: trainings handled side by side, each in a process of its own.
-        code: digest of the post-processing code.
+        workers: trainings that are tested at the same time, each in a process of its own.
+        code: digest of the code of post-processing and of all before it.
 
     Returns:
         The folder of the comparison.
@@ -72,7 +73,7 @@ def run(
 def _opening(
     config: Config,
     sets: dict[str, TestSet],
-    trainings: Sequence[Training],
+    trainings: Sequence[FinishedTraining],
     unfinished: Sequence[str],
     unrecorded: Sequence[str],
 ) -> Opening:
@@ -99,34 +100,45 @@ def _announce(opening: Opening, before: list[Opening]) -> None:
         earlier = f" (before: {times_opened(before, name)})" if before else ""
         say(f"test {name}: {found.cases} cases of {found.subjects} subjects, {count} trainings{earlier}")
     if any(opening.repeats(one) for one in before):
-        say("test: the same as at an earlier opening; it counts as another one")
+        say("test: the same as at an earlier opening; it counts as another opening")
     if opening.unfinished:
         say(f"test: not finished, left out: {', '.join(opening.unfinished)}")
     if opening.unrecorded:
         named = ", ".join(opening.unrecorded)
-        say(f"test: no whole record of the subjects these have seen, judged by the manifest alone: {named}")
+        say(f"test: no complete record of the subjects that these have seen, checked by the manifest alone: {named}")
 
 
 def _each(
-    task: Callable[[tuple[Training, TestSet]], Path], work: Sequence[tuple[Training, TestSet]], workers: int
+    task: Callable[[tuple[FinishedTraining, TestSet]], Path],
+    work: Sequence[tuple[FinishedTraining, TestSet]],
+    workers: int,
 ) -> list[Path]:
-    """The results of a task, in order; several at a time in processes of their own (threads would share torch's)."""
+    """The results of a task, in order; several at a time, each in a process (threads would share torch's settings)."""
     if workers == 1 or len(work) == 1:
         return [task(one) for one in work]
     with ProcessPoolExecutor(min(workers, len(work)), mp_context=get_context("spawn")) as pool:
         return list(pool.map(task, work))
 
 
-def _score(work: tuple[Training, TestSet], *, config: Config, results: Path, code: str) -> Path:
+def _score(work: tuple[FinishedTraining, TestSet], *, config: Config, results: Path, code: str) -> Path:
     """Predict, post-process and score one training's test cases; its score file."""
     training, test = work
     layout, key = Results(results), replace(training.key, split=TEST)
     predictions = layout.predict(key)
     case_ids = [case.id for case in test.manifest.cases]
+    steps = config.dataset(training.dataset).postprocess
     predict.predict_cases(
-        config, test.table, case_ids, training.folder, predictions.folder, split=TEST, fold=training.fold
+        config,
+        test.table,
+        case_ids,
+        training.folder,
+        predictions.folder,
+        code,
+        split=TEST,
+        fold=training.fold,
+        probabilities=wants_probabilities(steps),
     )
-    if config.dataset(training.dataset).postprocess.applies:
+    if steps.applies:
         processed = layout.postprocess(key)
         postprocess.run(config, test.table, predictions.record, processed.folder, code)
         predictions = processed

@@ -9,7 +9,7 @@ the package itself is cheap.
 
 from medseg.tracking.mirror import Mirror
 from medseg.tracking.models import resolve_model
-from medseg.tracking.runs import RunSpec, training_spec
+from medseg.tracking.spec import RunSpec, training_spec
 from medseg.tracking.store import init_store, read_store
 from medseg.tracking.sync import sync
 from medseg.tracking.ui import serve_ui, ui_command

@@ -8,17 +8,11 @@ from pathlib import Path
 from types import TracebackType
 
 from medseg.progress import say
-from medseg.tracking.journal import Curves, JournalReader, Point
-from medseg.tracking.runs import (
-    RunSpec,
-    close_orphans,
-    close_run,
-    display_tags,
-    now_ms,
-    open_runs,
-    owner_tags,
-    supersede_others,
-)
+from medseg.tracking.curves import CurvePoint, Curves, JournalReader
+from medseg.tracking.names import display_tags
+from medseg.tracking.owner import owner_tags
+from medseg.tracking.runs import close_orphans, close_run, now_ms, open_runs, supersede_others
+from medseg.tracking.spec import RunSpec
 from medseg.tracking.store import (
     MIRROR_TIMEOUT_S,
     Store,
@@ -49,7 +43,7 @@ class Mirror:
         self._store_file = store
         self._spec = spec
         self._reader = JournalReader(journal)
-        self._unsent: list[Point] = []
+        self._unsent: list[CurvePoint] = []
         self._link: _Link | None = None
         self._status: str | None = None
         self._stop = threading.Event()

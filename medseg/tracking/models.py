@@ -15,7 +15,7 @@ from medseg import __version__
 from medseg.errors import CheckpointError, DataError, TrackingError
 from medseg.files import read_json, sha256_file, write_text
 from medseg.results.folders import ModelFolder
-from medseg.tracking.results import Trained
+from medseg.tracking.finished import Trained
 from medseg.tracking.runs import require_run
 from medseg.tracking.store import Store, check_uri, connect, load_mlflow, one_line, store_errors
 

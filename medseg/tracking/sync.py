@@ -11,12 +11,11 @@ from medseg.errors import DataError, TrackingError
 from medseg.files import digest_of, sha256_bytes, sha256_file, writer_lock
 from medseg.results.folders import ModelFolder
 from medseg.results.paths import Results
-from medseg.tracking.journal import Curves, JournalReader
-from medseg.tracking.models import log_model
-from medseg.tracking.results import (
-    Trained,
+from medseg.tracking.curves import Curves, JournalReader
+from medseg.tracking.finished import Trained, find_trained
+from medseg.tracking.logged import (
     case_table,
-    find_trained,
+    length_unit,
     note_card,
     overlays_of,
     summary_metrics,
@@ -24,15 +23,9 @@ from medseg.tracking.results import (
     training_metrics,
     training_scores,
 )
-from medseg.tracking.runs import (
-    close_orphans,
-    display_tags,
-    log_new,
-    metric_name,
-    now_ms,
-    open_runs,
-    supersede_others,
-)
+from medseg.tracking.models import log_model
+from medseg.tracking.names import display_tags, metric_name
+from medseg.tracking.runs import close_orphans, log_new, now_ms, open_runs, supersede_others
 from medseg.tracking.store import (
     Store,
     load_mlflow,
@@ -113,6 +106,7 @@ class _Replay:
         if trained.scores.is_file():
             scores = training_scores(trained.scores)
             values |= training_metrics(scores)
+            tags |= length_unit(scores["unit"])
             self._put(run, {"evaluate/cases.csv": case_table(scores)})
         log_new(
             self.client,
@@ -140,6 +134,7 @@ class _Replay:
             "medseg.folds": " ".join(str(f) for f in sorted({t.spec.fold for t in members})),
             "medseg.seeds": " ".join(str(s) for s in sorted({t.spec.seed for t in members})),
             "mlflow.note.content": note_card(first.spec, rows, members),
+            **length_unit(row["unit"] for row in rows),
             **display_tags(values),
         }
         del tags["medseg.weights_sha256"]  # one per child

@@ -23,7 +23,7 @@ from medseg.errors import BusyError, TrackingError
 from medseg.files import write_json, writer_lock
 from medseg.tracking import Mirror, RunSpec, init_store, sync
 from medseg.tracking import mirror as mirror_module
-from medseg.tracking.runs import plan_params
+from medseg.tracking.spec import plan_params
 from medseg.tracking.store import load_mlflow, store_lock
 from tests.plans import tiny_plan
 
@@ -146,7 +146,7 @@ def test_eight_processes_on_a_fresh_folder_all_succeed_and_none_lands_in_default
     done = subprocess.run([sys.executable, "-c", RACE_SCRIPT], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("made mlflow.db") == 1
-    assert "not all was sent" not in done.stderr
+    assert "not everything was sent" not in done.stderr
     store = tmp_path / "mlflow.db"
     experiments = dict(rows(store, "SELECT experiment_id, name FROM experiments"))
     assert sorted(experiments.values()) == ["Default", "study"]
@@ -301,7 +301,7 @@ def test_a_server_that_was_never_there_stops_nothing(tmp_path: Path, capfd: pyte
         time.sleep(0.5)
     told = capfd.readouterr().err.splitlines()
     assert sum("training goes on" in line for line in told) == 1
-    assert sum("not all was sent" in line for line in told) == 1
+    assert sum("not everything was sent" in line for line in told) == 1
     finish_training(results, journal)
     with pytest.raises(TrackingError, match="results are complete"):
         sync(results)

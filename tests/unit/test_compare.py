@@ -12,14 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medseg.compare.block import blocks
+from medseg.compare.rows import read_scores
 from medseg.compare.run import read_leaderboard, run
-from medseg.compare.scores import blocks, read_scores
 from medseg.compare.summary import summary_rows
 from medseg.compare.terminal import terminal_leaderboard
 from medseg.compare.verdict import ABOUT_NETWORKS
 from medseg.errors import ConfigError, DataError
 from medseg.evaluate.score import COLUMNS
-from tests.score_tables import Counts, counts_of, score_rows, write_scores
+from medseg.metrics.table import METRICS
+from tests.score_tables import DIAGONAL, GAP, NEAR, Counts, counts_of, score_rows, write_scores
 
 
 def compared(tmp_path: Path, rows: Iterable[Mapping[str, Any]], margin: float | None = None) -> dict[str, Any]:
@@ -361,14 +363,116 @@ def test_families_are_corrected_apart(tmp_path: Path) -> None:
         rows += score_rows(cases, model=model)
     found = compared(tmp_path, rows)
     assert {pair["comparisons"] for pair in found["pairs"]} == {3}
-    assert {row["comparisons"] for row in found["secondary"]} == {3 * 4}
-    assert {(r["metric"], r["label"]) for r in found["secondary"]} == {
+    overlap = [row for row in found["secondary"] if row["family"] == "overlap"]
+    assert {row["comparisons"] for row in overlap} == {3 * 4}
+    assert {(r["metric"], r["label"]) for r in overlap} == {
         ("dice_subject", "mean"),
         ("iou_subject", "mean"),
         ("dice_subject", "a"),
         ("dice_subject", "b"),
     }
+    surface = [row for row in found["secondary"] if row["family"] == "surface"]
+    assert {row["label"] for row in surface} == {"mean"}
+    assert {row["comparisons"] for row in surface} == {len(surface)}
     assert all(row["p"] >= row["p_alone"] - 1e-6 for row in [*found["pairs"], *found["secondary"]])
+
+
+# Every row of the table of metrics, also one that nobody has thought of
+
+
+def two_models(missed: int = 0) -> list[dict[str, Any]]:
+    """Forty cases; ``a`` overlaps better by 0.05 and so has the smaller distances; ``b`` misses the first cases."""
+    base = np.random.default_rng(9).uniform(0.7, 0.8, 40)
+    rows = study({"a": base + 0.05})
+    cases = {f"c{k:03d}": {"a": (0, 0, 10_000) if k < missed else counts_of(v)} for k, v in enumerate(base)}
+    return rows + score_rows(cases, model="b")
+
+
+def test_a_metric_of_which_lower_is_better_flows_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = compared(tmp_path, two_models())
+    monkeypatch.setitem(METRICS, "gap", GAP)
+    found = compared(tmp_path, two_models())
+    # Ranks, verdicts and the other numbers are the same.
+    assert found["pairs"] == before["pairs"]
+    old = list(before["board"][0])
+    assert [[row[c] for c in old] for row in found["board"]] == [list(row.values()) for row in before["board"]]
+    best, other = found["board"]
+    assert best["model"] == "a"
+    assert float(best["gap_subject"]) == pytest.approx(20 * (1 - float(best["dice_subject"])), abs=1e-4)
+    assert float(best["gap_subject"]) < float(other["gap_subject"])
+    assert 0 < float(best["gap_low"]) < float(best["gap_subject"]) < float(best["gap_high"]) < 50
+    assert best["gap_unit"] == "mm"
+    (row,) = (r for r in found["secondary"] if (r["metric"], r["label"]) == ("gap_subject", "mean"))
+    # The smaller distance is the better one.
+    assert (row["first"], row["better"], row["family"], row["unit"]) == ("a", "a", "surface", "mm")
+    assert row["difference"] == pytest.approx(-1.0, abs=1e-3)
+    assert row["high"] < 0
+    assert row["comparisons"] == sum(r["family"] == "surface" for r in found["secondary"])
+    assert "lower is better" in found["definitions"]["Gap"].lower()
+    terminal = terminal_leaderboard(tmp_path / "out")
+    assert max(map(len, terminal.splitlines())) <= 100
+    assert "Gap" not in terminal  # the table has no room for all of them
+
+
+def test_the_secondary_row_favours_the_model_with_the_smaller_distance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METRICS, "gap", GAP)
+    rows = two_models()
+    for row in rows:
+        if row["metric"] == "gap":  # the model that overlaps better has the larger distances
+            row["value"] = 20.0 - row["value"]
+    found = compared(tmp_path, rows)
+    better = {(r["metric"], r["label"]): r["better"] for r in found["secondary"]}
+    assert better["dice_subject", "mean"] == "a"
+    assert better["gap_subject", "mean"] == "b"
+    assert found["pairs"][0]["first"] == "a"
+
+
+def test_missed_cases_count_the_diagonal_and_the_median_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METRICS, "gap", GAP)
+    rows = [r for r in two_models(missed=2) if (r["model"], r["case"]) != ("b", "c039")]
+    found = compared(tmp_path, rows)
+    (row,) = (r for r in found["rows"] if (r["model"], r["metric"], r["label"]) == ("b", "gap_subject", "mean"))
+    table = pd.read_parquet(tmp_path / "out" / "scores.parquet")
+    mine = table[(table.model == "b") & (table.metric == "gap")].set_index("case")["value"]
+    assert [mine["c000"], mine["c001"], mine["c039"]] == [DIAGONAL] * 3
+    assert (row["n_missed"], row["n_failed"], row["n_penalised"]) == (2, 1, 3)
+    assert row["mean"] == pytest.approx(mine.mean(), abs=1e-6)
+    assert row["median"] == pytest.approx(mine.median(), abs=1e-6)
+    assert row["median"] < row["mean"] <= row["high"] <= DIAGONAL
+    (line,) = (r for r in found["board"] if r["model"] == "b")
+    assert (line["n_penalised"], float(line["gap_median"])) == ("3", row["median"])
+
+
+def test_a_metric_with_a_tolerance_stands_where_one_is_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METRICS, "near", NEAR)
+    cases: dict[str, Counts] = {f"c{k}": {"x": counts_of(0.8), "y": counts_of(0.7)} for k in range(8)}
+    without = compared(tmp_path, score_rows(cases))
+    assert without["board"][0]["near_subject"] == ""
+    assert not any(r["metric"].startswith("near") for r in without["rows"])
+    found = compared(tmp_path, score_rows(cases, tolerances={"y": "2 mm"}))
+    near = {r["label"]: r for r in found["rows"] if r["metric"] == "near_subject"}
+    assert set(near) == {"mean", "y"}
+    assert near["mean"]["mean"] == near["y"]["mean"] == pytest.approx(0.7, abs=1e-4)
+    assert near["mean"]["tolerance"] == "2 mm"
+    other = score_rows(cases, model="other", tolerances={"y": "3 mm"})
+    with pytest.raises(DataError, match=r"several definitions: near/made-up-v1@2 mm, near/made-up-v1@3 mm"):
+        compared(tmp_path, score_rows(cases, tolerances={"y": "2 mm"}) + other)
+
+
+def test_distances_in_several_units_are_never_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "gap", GAP)
+    rows = two_models()
+    for row in rows:
+        if (row["case"], row["metric"]) == ("c003", "gap"):
+            row["unit"] = "px"
+    with pytest.raises(DataError, match="cells/gap has values in mm and px"):
+        compared(tmp_path, rows)
 
 
 def test_a_test_set_is_compared_apart_from_validation_folds(tmp_path: Path) -> None:
@@ -457,8 +561,8 @@ def broken(change: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("twice", "stands there twice"),
-        ("lost row", "lacks some of dice"),
+        ("twice", "is there twice"),
+        ("lost row", "c1/a lacks dice; every case needs dice, iou"),
         ("reference differs", "references of different n_ref"),
         ("other definition", "is defined as 'dice/other'"),
         ("beyond bounds", "within the metric's bounds"),

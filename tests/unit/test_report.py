@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,15 @@ from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import Case, Manifest, read_manifest, write_manifest
-from medseg.report.figures import Points, box_plot, in_themes
+from medseg.metrics.table import METRICS
+from medseg.report import study_tables
+from medseg.report.figures import BoxRow, box_plot, in_themes
 from medseg.report.overlays import _planes_3d, choose
 from medseg.report.run import run
+from medseg.report.sources import read_study
 from medseg.results.key import RunKey
 from tests.plans import tiny_plan
+from tests.score_tables import GAP
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=y>$\\frac{$ {{ 7*7 }}"
 SECTIONS = [
@@ -176,7 +181,24 @@ def add_run(
     )
 
 
-def build(root: Path, *, label: str = "nucleus", damage: Damage = shift) -> tuple[Config, Path]:
+def summary(results: Path) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(results / "compare" / "summary.json")
+    return found
+
+
+def add_gaps(files: Sequence[Path]) -> None:
+    """Rows of a made-up distance in every score file: what is missing of Dice, times 20, in the unit of the grid."""
+    for path in files:
+        table = pd.read_parquet(path)
+        rows = table[table["metric"] == "dice"].copy()
+        unit = rows["spacing"].iloc[0].split()[-1]
+        rows = rows.assign(metric="gap", definition=GAP.definition, value=20 * (1 - rows["value"]), unit=unit)
+        rows.loc[rows["n_pred"] == 0, "value"] = rows["diagonal"]
+        rows.loc[rows["n_ref"] == 0, "value"] = np.nan
+        pd.concat([table, rows]).to_parquet(path, index=False)
+
+
+def build(root: Path, *, label: str = "nucleus", damage: Damage = shift, gap: bool = False) -> tuple[Config, Path]:
     """A study of 2 data sets x 2 models x 2 folds; returns its configuration and results folder."""
     results = root / "results" / "first-light"
     config = configuration(
@@ -192,6 +214,8 @@ def build(root: Path, *, label: str = "nucleus", damage: Damage = shift) -> tupl
     files = add_dataset(config, results, "cells", cells, table, damage, (f"label-values · c1 · {label}",))
     files += add_dataset(config, results, "organs", organs, LabelTable.create({"liver": 1, "kidney": 5}), damage)
     write_text(results / "benchmarks" / "cells" / "fingerprint.tsv", "s\th:m:s\tmax_rss\n0.4\t0:00:00\tNA\n")
+    if gap:
+        add_gaps(files)
     compare(files, results / "compare")
     return config, results
 
@@ -281,6 +305,42 @@ def test_numbers_on_the_page_are_those_of_the_leaderboard(study: tuple[Path, Pat
             assert row["low"] is None or f"[{row['low']:.3f}, {row['high']:.3f}]" in words
 
 
+def test_every_metric_of_the_table_is_on_the_page_with_unit_and_direction(tmp_path: Path) -> None:
+    """The rows of a metric that nobody has thought of, of which lower values are better."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METRICS, "gap", GAP)
+        _, results = build(tmp_path, gap=True)
+        words = Page(report(tmp_path, results)).words
+    rows = {(r["dataset"], r["model"], r["metric"], r["label"]): r for r in summary(results)["rows"]}
+    assert "Surface metrics" in words
+    for dataset, unit in (("cells", "px"), ("organs", "mm")):
+        row = rows[dataset, "unet", "gap_subject", "mean"]
+        cells = f"{row['mean']:.2f} {unit} no interval {row['median']:.2f} {unit} {row['n_penalised']}"
+        assert f"Gap (lower is better) unet {cells}" in words
+        pair = next(r for r in summary(results)["secondary"] if (r["dataset"], r["metric"]) == (dataset, "gap_subject"))
+        assert f"mean Gap {pair['difference']:+.2f} {unit}".replace("+-", "-").replace("-", "\N{MINUS SIGN}") in words
+    assert "Gap (mm, lower is better)" in words
+
+
+@pytest.mark.parametrize(
+    ("change", "row"),
+    [
+        ({"clip": 1.0}, "Largest gradient norm 12 1"),
+        ({"warmup": 0.5}, "Warm-up share 0.05 0.5"),
+        ({"freeze": ("encoder",)}, "Frozen parts – encoder"),
+        ({"patience": 0.1}, "Patience – 0.1"),
+        ({"augmentation": {"blur": {"p": 0.5}}}, "Changes of the augmentation – blur: p: 0.5"),
+    ],
+)
+def test_models_that_differ_look_different(study: tuple[Path, Path, str], change: dict[str, Any], row: str) -> None:
+    experiment = read_study(study[1], study[1] / "config.json")
+    plan = tiny_plan("unet", 2, steps=40)
+    plans = {("cells", "unet"): plan.to_json(), ("cells", "dilated"): plan.changed(**change).to_json()}
+    table = study_tables.plans(replace(experiment, plans=plans), "cells")
+    differ = [" ".join([r["heading"], *r["values"]]) for r in table["rows"] if r["differ"]]
+    assert differ == [row]
+
+
 def test_the_page_is_whole_in_itself(study: tuple[Path, Path, str]) -> None:
     _, results, text = study
     page = Page(text)
@@ -338,9 +398,9 @@ def test_a_class_that_no_reference_shows_has_no_score_on_the_page(tmp_path: Path
     for path in results.glob("cells/evaluate/*/*.parquet"):
         table = pd.read_parquet(path)
         table[["n_ref", "n_pred"]] = 0
-        overlap = table["metric"].isin(["dice", "iou"])
-        table.loc[overlap, "value"] = np.nan
-        table.loc[~overlap, "value"] = 0.0
+        is_score = table["metric"].isin(METRICS)
+        table.loc[is_score, "value"] = np.nan
+        table.loc[~is_score, "value"] = 0.0
         table["status"] = ABSENT
         table.to_parquet(path, index=False)
     compare(sorted(results.glob("*/evaluate/*/*.parquet")), results / "compare")
@@ -470,8 +530,8 @@ def test_the_plane_with_the_largest_error_is_shown() -> None:
 
 def test_charts_are_the_same_bytes_each_time_and_differ_by_theme() -> None:
     rows = [
-        Points("a$b_{$", "#0072B2", np.array([0.1, np.nan, 0.9])),
-        Points("none", "#D55E00", np.array([np.nan])),
+        BoxRow("a$b_{$", "#0072B2", np.array([0.1, np.nan, 0.9])),
+        BoxRow("none", "#D55E00", np.array([np.nan])),
     ]
 
     def draw() -> Mapping[str, bytes]:

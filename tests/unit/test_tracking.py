@@ -26,14 +26,16 @@ from medseg.models.spec import NetworkSpec
 from medseg.plan.plan import Grid, Machine, Plan, Training
 from medseg.tracking import Mirror, RunSpec, init_store, resolve_model, sync, training_spec, ui_command
 from medseg.tracking import mirror as mirror_module
-from medseg.tracking.journal import JournalReader
-from medseg.tracking.runs import HIDDEN, metric_name, owner_tags, plan_params, safe_text
+from medseg.tracking.curves import JournalReader
+from medseg.tracking.names import HIDDEN, metric_name, safe_text
+from medseg.tracking.owner import owner_tags
+from medseg.tracking.spec import plan_params
 from medseg.tracking.store import check_uri, load_mlflow, read_store
 from medseg.tracking.ui import serve_ui
 from medseg.tracking.views import MODELS as MODELS_VIEW
 from medseg.tracking.views import TRAININGS as TRAININGS_VIEW
 from medseg.tracking.views import view_path
-from tests.score_tables import counts_of, score_rows
+from tests.score_tables import GAP, counts_of, score_rows
 
 LABELS = ("Anterior", "nucleus@3 (µm)")
 MODELS = {"unet": 0.002, "deeplab": 0.001}
@@ -375,12 +377,30 @@ def test_a_training_shows_its_curves_scores_and_tables(results: Path) -> None:
     assert [i.dataset.name for i in child.inputs.dataset_inputs] == ["organs"]
     table = Path(client.download_artifacts(child.info.run_id, "evaluate/cases.csv", str(results)))
     frame = pd.read_csv(table)
-    assert list(frame.columns) == ["case", "subject", "label", *sorted([*METRICS, *QUANTITIES]), "note"]
+    computed = [name for name, metric in METRICS.items() if "tolerance" not in metric.needs]
+    assert list(frame.columns) == ["case", "subject", "label", *sorted([*computed, *QUANTITIES]), "note"]
     assert frame["note"].notna().sum() == frame["dice"].isna().sum() == 1
     parent = runs["organs/unet"].info.run_id
     paths = [a.path for a in client.list_artifacts(parent, "overlays")]
     assert paths == ["overlays/overlay-organs-case00-unet.png"]
     assert [a.path for a in client.list_artifacts(parent, "report")] == ["report/index.html"]
+
+
+def test_every_metric_of_the_table_comes_with_its_unit(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "gap", GAP)
+    write_results(results, ("unet",))
+    sync(results)
+    runs = runs_by_name(results)
+    parent, child = runs["organs/unet"], runs["organs/unet fold0 seed0"]
+    values = parent.data.metrics
+    # Distances are what is missing of Dice, times 20 mm (``tests/score_tables.py``).
+    mean = 20 * (1 - values["cv/dice_subject/mean"])
+    assert values["cv/gap_subject/mean"] == pytest.approx(mean, abs=1e-4)
+    assert values["cv/gap_subject/mean_low"] < mean < values["cv/gap_subject/mean_high"]
+    assert values["cv/gap_subject/mean_median"] > 0
+    assert child.data.metrics["cv/gap_subject/Anterior"] == pytest.approx(4.0)
+    assert parent.data.tags["medseg.length_unit"] == child.data.tags["medseg.length_unit"] == "mm"
+    assert f"| gap_subject | mean | {mean:.2f} mm | " in parent.data.tags["mlflow.note.content"]
 
 
 def test_changed_weights_make_a_new_run_and_mark_the_old_one(results: Path) -> None:
@@ -412,10 +432,14 @@ def test_a_changed_plan_makes_a_new_parent(results: Path, monkeypatch: pytest.Mo
 def test_scores_measured_anew_replace_what_is_shown(results: Path) -> None:
     write_results(results, ("unet",), (0,))
     sync(results)
+    before = runs_by_name(results)["organs/unet fold0 seed0"].data.metrics
     scores = training_rows("unet", 0, factor=0.5)
     scores.to_parquet(results / "organs" / "evaluate" / "unet" / "fold0-seed0.parquet", index=False)
-    assert " 21 results, 1 files, 0 models" in sync(results)
+    line = sync(results)
     child = runs_by_name(results)["organs/unet fold0 seed0"]
+    changed = [name for name, value in child.data.metrics.items() if before[name] != value]
+    assert f" {len(changed)} results, 1 files, 0 models" in line
+    assert all(f"cv/dice_{kind}/mean" in changed for kind in ("subject", "case", "pooled"))
     assert child.data.metrics["cv/dice_subject/mean"] == pytest.approx(0.825 / 2)
 
 

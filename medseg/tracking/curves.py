@@ -1,21 +1,21 @@
-"""Points of training curves: followed in the journal while it grows, sent to MLflow in batches, once."""
+"""Training curves: read from the journal while it grows, sent to MLflow in batches, each point once."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.tracking.runs import metric_name
+from medseg.tracking.names import metric_name
+from medseg.train.journal import parse_record
 
 BATCH = 1000  # MLflow's own limit for one request
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class CurvePoint:
     """One value of a curve: MLflow's key, value, training step, unix time in ms."""
 
     key: str
@@ -27,15 +27,14 @@ class Point:
 class JournalReader:
     """Reads what was added to a journal since the last time.
 
-    The file may not exist yet, end in a torn line (left for the next time), or have been cut and written on
-    by a
-    resumed training: the last line read is compared, and if it is not there any more, reading starts over.
-        Lines that come again are no harm, since ``Curves`` sends no step twice.
+    The file may not exist yet, end in a torn line (left for the next time), or have been cut and continued by a
+    resumed training: the last line read is compared, and if it is not there any more, reading starts over. Lines that
+    are read again do no harm, since ``Curves`` sends no step twice.
 
     Attributes:
         path: of the journal.
         damaged: complete lines that were no records.
-        renamed: names of metrics that MLflow would not take as they are.
+        renamed: names of metrics that MLflow would not accept as they are.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +44,7 @@ class JournalReader:
         self._offset = 0
         self._last = b""
 
-    def read(self) -> list[Point]:
+    def read(self) -> list[CurvePoint]:
         """Points of the complete lines that are new; damaged lines are counted and left out."""
         try:
             with open(self.path, "rb") as file:
@@ -62,17 +61,16 @@ class JournalReader:
         self._last = lines[-1] if lines else self._last
         return [point for line in lines for point in self._points(line)]
 
-    def _points(self, line: bytes) -> list[Point]:
+    def _points(self, line: bytes) -> list[CurvePoint]:
         try:
-            record = json.loads(line)
-            step, time_ms = int(record["step"]), int(record["time_ms"])
-            metrics = {str(k): float(v) for k, v in record["metrics"].items() if v is not None}
-        except (ValueError, KeyError, TypeError, AttributeError):
+            record = parse_record(line)
+        except ValueError:
             self.damaged += 1
             return []
-        self.renamed.update(k for k in metrics if metric_name(k) != k)
+        self.renamed.update(k for k in record.metrics if metric_name(k) != k)
         # An undefined score has no place on a curve; MLflow would turn infinity into a number.
-        return [Point(metric_name(k), v, step, time_ms) for k, v in metrics.items() if math.isfinite(v)]
+        found = record.metrics.items()
+        return [CurvePoint(metric_name(k), v, record.step, record.time_ms) for k, v in found if math.isfinite(v)]
 
 
 class Curves:
@@ -84,7 +82,7 @@ class Curves:
         keys = client.get_run(run_id).data.metrics
         self._steps = {key: {m.step for m in client.get_metric_history(run_id, key)} for key in keys}
 
-    def missing(self, points: Iterable[Point]) -> list[Point]:
+    def missing(self, points: Iterable[CurvePoint]) -> list[CurvePoint]:
         """The points whose step is not there yet; of several for one step, the first."""
         seen: set[tuple[str, int]] = set()
         out = []
@@ -94,11 +92,10 @@ class Curves:
                 out.append(point)
         return out
 
-    def send(self, points: Sequence[Point], sent: Callable[[], None] = lambda: None) -> int:
+    def send(self, points: Sequence[CurvePoint], sent: Callable[[], None] = lambda: None) -> int:
         """Send points that are missing, in batches, calling ``sent`` after each; returns how many.
 
-        Timestamps are the journal's, so that a batch whose answer was lost and that is sent again adds no
-        row.
+        Timestamps are the journal's, so that a batch whose answer was lost and that is sent again adds no row.
         """
         from mlflow.entities import Metric
 

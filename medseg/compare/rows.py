@@ -1,0 +1,200 @@
+"""Score rows of many trainings: read from the files of evaluate, checked, and completed where a case is missing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medseg.compare.quantity import MEAN, metric_quantities
+from medseg.errors import DataError
+from medseg.evaluate.score import COLUMNS, FAILED, NOT_ANNOTATED
+from medseg.metrics.table import METRICS, QUANTITIES
+
+RUN = ["dataset", "split", "model", "fold", "seed"]
+KEY = [*RUN, "case", "subject", "label"]
+# What a row says of the reference, so that it must be the same whichever model was scored.
+REFERENCE = ["subject", "n_ref", "spacing", "diagonal"]
+NO_ROW = "no score row of this case, which other trainings have"
+
+
+def read_scores(files: Sequence[Path]) -> pd.DataFrame:
+    """Read, check and complete score files; rows sorted by data set, split, model, fold, seed, case, label, metric.
+
+    A case of a fold that one training lacks and another has is added as failed, with the worst values.
+
+    Raises:
+        DataError: if a file is missing, damaged or not a score table; if rows are repeated, or missing within a case;
+            if a value contradicts its reference, or rows of one case contradict each other about the reference; if a
+            metric has several units within a data set.
+    """
+    if not files:
+        raise DataError("no score files to compare; run `medseg evaluate` first")
+    scores = pd.concat([_read(path) for path in files], ignore_index=True)
+    _check(scores)
+    return _completed(scores).sort_values([*KEY, "metric"], kind="stable", ignore_index=True)
+
+
+def compared_rows(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are averaged and compared: metrics and quantities that the table of metrics has."""
+    return scores[scores["metric"].isin([*METRICS, *QUANTITIES])]
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """One score file, its columns in their types."""
+    try:
+        table = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run `medseg evaluate` first") from None
+    except (OSError, ValueError) as error:  # pyarrow's own errors are both
+        raise DataError(f"{path}: not a readable score table ({error}); delete it and evaluate again") from error
+    absent = [c for c in COLUMNS if c not in table.columns]
+    if absent or table.empty:
+        found = f"lacks columns {', '.join(absent)}" if absent else "has no rows"
+        raise DataError(f"{path}: {found}; expected score rows as written by `medseg evaluate`; evaluate again")
+    return _typed(table, path)
+
+
+def _typed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The score columns in their types, whatever the writer's text and category types were."""
+    numbers = {"fold": "int64", "seed": "int64", "n_ref": "int64", "n_pred": "int64"}
+    numbers |= {"value": "float64", "diagonal": "float64"}
+    try:
+        typed: dict[str, Any] = {c: table[c].astype(numbers.get(c, "object")) for c in COLUMNS}  # type: ignore[call-overload]
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{path}: {error}; expected whole numbers for fold, seed, n_ref and n_pred, numbers for value and diagonal"
+        ) from error
+    return pd.DataFrame(typed)
+
+
+def _check(scores: pd.DataFrame) -> None:
+    """Refuse tables from which a mean could be taken that means something else."""
+    twice = scores.duplicated([*KEY, "metric"])
+    if twice.any():
+        raise DataError(f"score rows: {_where(scores[twice].iloc[0])} is there twice; evaluate it again, once")
+    if (scores["label"] == MEAN).any():
+        raise DataError(f"score rows: a class is called '{MEAN}', the name of the mean over classes; rename it")
+    needed = compared_rows(scores)
+    _check_values(needed)
+    _check_presence(needed)
+    _check_definitions(needed)
+    for fact in REFERENCE:
+        many = scores.groupby(["dataset", "case", "label"], sort=True)[fact].nunique() > 1
+        if many.any():
+            what = "belongs to several subjects" if fact == "subject" else f"has references of different {fact}"
+            raise DataError(f"score rows: case {'/'.join(many.index[many][0])} {what}; evaluate all models again")
+
+
+def _check_values(needed: pd.DataFrame) -> None:
+    """A score has a number exactly where the reference shows the class; everything else has one always."""
+    is_score = needed["metric"].isin(METRICS)
+    wrong = needed["value"].isna() != (is_score & (needed["n_ref"] == 0))
+    wrong |= np.isinf(needed["value"])
+    for name, metric in METRICS.items():
+        mine = needed["metric"] == name
+        wrong |= mine & ((needed["value"] < metric.low) | (needed["value"] > metric.high))
+    if wrong.any():
+        row = needed[wrong].iloc[0]
+        raise DataError(
+            f"score rows: {_where(row)} has value {row['value']} and status '{row['status']}', {row['n_ref']} voxels "
+            "in the reference; expected a number within the metric's bounds where the reference shows the class, and "
+            "none where it does not; evaluate again"
+        )
+
+
+def _check_presence(needed: pd.DataFrame) -> None:
+    """Every case has a row of each class, and of each metric that other cases have of this class."""
+    always = [name for name, one in metric_quantities().items() if not one.optional]
+    always += QUANTITIES
+    if needed.empty:
+        raise DataError(f"score rows: every case lacks {', '.join(always)}; evaluate again")
+    classes = ["dataset", "split", "label"]
+    expected = {
+        key: {*always, *metrics} for key, metrics in needed.groupby(classes)["metric"].unique().items()
+    }  # fmt: skip
+    rows = needed.groupby(KEY, sort=True)["metric"].size().reset_index()
+    short = rows[rows["metric"] < [len(expected[key]) for key in zip(*(rows[c] for c in classes), strict=True)]]
+    if not short.empty:
+        first = short.iloc[0]
+        found = set(needed.loc[(needed[KEY] == first[KEY]).all(axis=1), "metric"])
+        missing = sorted(expected[tuple(first[classes])] - found)
+        raise DataError(
+            f"score rows: {'/'.join(str(first[c]) for c in KEY)} lacks {', '.join(missing)}; every case needs "
+            f"{', '.join(always)}, and each class what other cases have of it; evaluate again"
+        )
+    labels = needed.groupby(["dataset", "split", "model"])["label"].transform("nunique")
+    fewer = needed.groupby([*RUN, "case"])["label"].transform("nunique") != labels
+    if fewer.any():
+        row = needed[fewer].iloc[0]
+        where = "/".join(str(row[c]) for c in [*RUN, "case"])
+        raise DataError(f"score rows: {where} lacks some of the classes of its model; evaluate again")
+
+
+def _check_definitions(needed: pd.DataFrame) -> None:
+    """Every metric is that of this version's table, and has one unit within a data set."""
+    for name, definition in needed[["metric", "definition"]].drop_duplicates().itertuples(index=False):
+        expected = METRICS[name].definition if name in METRICS else QUANTITIES[name]
+        same = METRICS[name].matches(definition) if name in METRICS else definition == expected
+        if not same:
+            row = needed[(needed["metric"] == name) & (needed["definition"] == definition)].iloc[0]
+            raise DataError(
+                f"score rows: {_where(row)} is defined as '{definition}', this version of medseg compares "
+                f"'{expected}'; evaluate again"
+            )
+    # A definition holds the tolerance, which is one number for a class.
+    several = needed.groupby(["dataset", "label", "metric"], sort=True)["definition"].unique()
+    several = several[several.map(len) > 1]
+    if not several.empty:
+        raise DataError(
+            f"score rows: {'/'.join(several.index[0])} has several definitions: {', '.join(sorted(several.iloc[0]))}; "
+            "evaluate all models again with one configuration"
+        )
+    units = needed.groupby(["dataset", "metric"], sort=True)["unit"].unique()
+    mixed = units[units.map(len) > 1]
+    if not mixed.empty:
+        raise DataError(
+            f"score rows: {'/'.join(mixed.index[0])} has values in {' and '.join(sorted(mixed.iloc[0]))}; expected one "
+            "unit within a data set; give all its cases the same unit of length (docs/data.md) and evaluate again"
+        )
+
+
+def _where(row: pd.Series) -> str:
+    return "/".join(str(row[c]) for c in [*KEY, "metric"])
+
+
+def _completed(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores with rows of status failed for every case that a training lacks and another one of its fold has."""
+    added: list[dict[str, Any]] = []
+    for key, table in compared_rows(scores).groupby(["dataset", "split"], sort=True):
+        known = table.drop_duplicates(["case", "label", "metric"])
+        rows: dict[str, list[dict[Any, Any]]] = {}
+        for row in known.to_dict("records"):
+            rows.setdefault(row["case"], []).append(row)
+        # A test case is predicted by the trainings of all folds, a validation case by those of one.
+        ground = "fold" if key[1] == "val" else "split"
+        for _, peers in table.groupby(ground, sort=True):
+            cases = set(peers["case"])
+            for run, mine in peers.groupby(RUN, sort=True):
+                labels = set(mine["label"])
+                missing = itertools.chain.from_iterable(rows[case] for case in sorted(cases - set(mine["case"])))
+                added += [_failed_row(row, run) for row in missing if row["label"] in labels]
+    return pd.concat([scores, pd.DataFrame(added, columns=list(COLUMNS))], ignore_index=True) if added else scores
+
+
+def _failed_row(known: Mapping[Any, Any], run: Sequence[Any]) -> dict[str, Any]:
+    """The row of a case that a training lacks, from the row that another training has of it."""
+    metric = known["metric"]
+    row = {**known, **dict(zip(RUN, run, strict=True))}
+    if known["status"] == NOT_ANNOTATED:  # nothing to fail at
+        return {**row, "value": float("nan") if metric in METRICS else 0.0, "n_pred": 0, "prediction": ""}
+    n_ref = int(known["n_ref"])
+    if metric in METRICS:
+        value = METRICS[metric].worst_of(float(known["diagonal"])) if n_ref else float("nan")
+    else:
+        value = {"fn": float(n_ref), "volume_ref": float(known["value"])}.get(metric, 0.0)
+    return {**row, "value": value, "n_pred": 0, "status": f"{FAILED}: {NO_ROW}", "prediction": ""}

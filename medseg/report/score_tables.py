@@ -1,0 +1,138 @@
+"""Tables of scores as plain values: leaderboard, metrics by family and class, paired comparisons, tails of means.
+
+All numbers are those of ``leaderboard.csv`` and ``summary.json``; none is computed here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from medseg.compare.quantity import MEAN, RANKED, SCORE, Quantity, families, quantity
+from medseg.compare.terminal import metrics_beside
+from medseg.compare.text import heading
+from medseg.report.sources import Study
+
+Row = Mapping[str, Any]
+
+
+def board(study: Study, dataset: str) -> dict[str, Any]:
+    """Leaderboard rows with the place of mean and interval on a common axis, in percent."""
+    ranked = quantity(RANKED)
+    rows = [dict(row) for row in study.leaderboard if row["dataset"] == dataset]
+    ends = [f"{ranked.column}_{name}" for name in ("subject", "low", "high")]
+    bounds = [float(row[c]) for row in rows for c in ends if row[c]]
+    low = max(ranked.low, math.floor(min(bounds, default=ranked.low) * 20 - 0.2) / 20)
+    high = min(ranked.high, math.ceil(max(bounds, default=ranked.high) * 20 + 0.2) / 20)
+    scale = 100 / max(high - low, 1e-9)
+    for row in rows:
+        at = [(float(row[c]) - low) * scale if row[c] else math.nan for c in ends]
+        row["at"] = "" if math.isnan(at[0]) else f"{at[0]:.2f}"
+        row["left"], row["width"] = ("", "") if math.isnan(at[1]) else (f"{at[1]:.2f}", f"{at[2] - at[1]:.2f}")
+        row["mean"], row["low"], row["high"] = (row[c] for c in ends)
+        row["by_case"], row["pooled"] = row[f"{ranked.column}_case"], row[f"{ranked.column}_pooled"]
+        row["score"] = row[f"{SCORE}_subject"]
+    shown = {
+        "score": any(row["score"] != row["mean"] for row in rows),
+        "by_case": any(row["by_case"] != row["mean"] for row in rows),
+        "lacking": any(int(row["n_lacking"]) for row in rows),
+    }
+    beside = [
+        {"heading": _column_heading(one, rows), "values": [row[f"{one.column}_subject"] for row in rows], "unit": unit}
+        for one in metrics_beside(rows)
+        for unit in (_unit(one, rows),)
+    ]
+    notes = list(dict.fromkeys(row["note"] for row in rows if row["note"]))
+    axis = {"low": f"{low:.2f}", "high": f"{high:.2f}"}
+    return {"rows": rows, **axis, "shown": shown, "beside": beside, "notes": notes, "title": ranked.title}
+
+
+def classes(study: Study, dataset: str) -> dict[str, Any]:
+    """Metrics of the ranked metric's family per class and model; classes in the data set's order, best model first."""
+    found = _summary(study, dataset)
+    members = families()[quantity(RANKED).family]
+    rows = []
+    for label, model in _labels_and_models(study, dataset):
+        cells = [found[label, model, f"{one.name}_subject"] for one in members]
+        pooled = [found[label, model, f"{one.name}_pooled"] for one in members if one.name == RANKED]
+        rows.append({"label": label, "model": model, "cells": cells, "pooled": pooled, "counts": cells[0]})
+    return {"titles": [one.title for one in members], "pooled": quantity(RANKED).title, "rows": rows}
+
+
+def family_tables(study: Study, dataset: str) -> list[dict[str, Any]]:
+    """Of each other family of metrics that was computed: its means over classes, and the same class by class."""
+    found = _summary(study, dataset)
+    tables = []
+    for family, members in families().items():
+        computed = [one for one in members if any(metric == f"{one.name}_subject" for _, _, metric in found)]
+        if family == quantity(RANKED).family or not computed:
+            continue
+        means = []
+        for one in computed:
+            for model in study.models(dataset):
+                row = found[MEAN, model, f"{one.name}_subject"]
+                means.append({"heading": _row_heading(one, row), "model": model, **row})
+        by_class = [
+            {
+                "label": label,
+                "model": model,
+                "cells": [found.get((label, model, f"{o.name}_subject")) for o in computed],
+            }
+            for label, model in _labels_and_models(study, dataset)
+        ]
+        units = {one.name: found[MEAN, study.models(dataset)[0], f"{one.name}_subject"]["unit"] for one in computed}
+        titles = [heading(one.title, units[one.name], one.higher_is_better) for one in computed]
+        tables.append(
+            {"title": f"{family.capitalize()} metrics", "means": means, "titles": titles, "classes": by_class}
+        )
+    return tables
+
+
+def of_dataset(study: Study, table: str, dataset: str) -> list[dict[str, Any]]:
+    """Rows of a table of ``summary.json`` about one data set."""
+    return [row for row in study.summary[table] if row["dataset"] == dataset]
+
+
+def secondary(study: Study, dataset: str) -> dict[str, list[dict[str, Any]]]:
+    """Rows of each secondary family, pairs in ranked order, with the name of each row's metric in words."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for row in of_dataset(study, "secondary", dataset):
+        one = quantity(row["metric"].removesuffix("_subject"))
+        what = one.mean_title if row["label"] == MEAN else f"{one.title}, {row['label']}"
+        tables.setdefault(row["family"], []).append({**row, "what": what})
+    return tables
+
+
+def tails(study: Study, dataset: str) -> list[dict[str, Any]]:
+    """How the mean of each model depends on its worst cases, best model first."""
+    order = study.models(dataset)
+    return sorted(of_dataset(study, "tails", dataset), key=lambda row: order.index(row["model"]))
+
+
+def _summary(study: Study, dataset: str) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """(class, model, metric) -> row of the summary."""
+    return {(r["label"], r["model"], r["metric"]): r for r in of_dataset(study, "rows", dataset)}
+
+
+def _labels_and_models(study: Study, dataset: str) -> list[tuple[str, str]]:
+    """Classes in the data set's order with the models, best first; those that were scored."""
+    scored = {(r["label"], r["model"]) for r in of_dataset(study, "rows", dataset)}
+    names = study.manifests[dataset].labels.target_names
+    return [(label, m) for label in names for m in study.models(dataset) if (label, m) in scored]
+
+
+def _unit(one: Quantity, rows: list[dict[str, Any]]) -> str:
+    """Unit of a metric in the leaderboard."""
+    return next((row[f"{one.column}_unit"] for row in rows if row[f"{one.column}_unit"]), "1") if one.is_length else "1"
+
+
+def _column_heading(one: Quantity, rows: list[dict[str, Any]]) -> str:
+    """``mIoU``, ``HD95 (mm)``: as on the terminal."""
+    return heading(one.title if one.column == one.name else one.mean_title, _unit(one, rows))
+
+
+def _row_heading(one: Quantity, row: Row) -> str:
+    """Name of a metric with its tolerance and direction."""
+    title = f"{one.title} at {row['tolerance']}" if row["tolerance"] else one.title
+    return heading(title, "1", one.higher_is_better)

@@ -1,0 +1,132 @@
+"""What a run gets of scores: metrics, tables, the description, and pictures; all from what compare computes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg.compare.quantity import MEAN, RANKED, SCORE, quantity
+from medseg.compare.text import value
+from medseg.errors import DataError
+from medseg.results.paths import Results
+from medseg.tracking.finished import Trained
+from medseg.tracking.spec import RunSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CASE_KEYS = ["case", "subject", "label"]
+# Scores of whole cases of the validation folds; ``val/…`` are the curves of the training loop.
+PREFIX = "cv"
+# Tag of a run: the unit of its metrics that are lengths.
+LENGTH_UNIT = "medseg.length_unit"
+LENGTHS = frozenset({"mm", "um", "px"})
+
+
+def training_scores(path: Path) -> pd.DataFrame:
+    """Score rows of one training; raises ``DataError`` if the file is damaged."""
+    from medseg.compare.rows import read_scores
+
+    return read_scores([path])
+
+
+def training_metrics(scores: pd.DataFrame) -> dict[str, float]:
+    """Means and counts of one training's scores, by the comparison's own functions; undefined ones are left out."""
+    from medseg.compare.block import blocks
+    from medseg.compare.summary import counts, means
+
+    (block,) = blocks(scores)
+    found = {_name(metric, label): mean for (metric, label), mean in means(block).items()}
+    out = {name: mean for name, mean in found.items() if mean is not None}
+    return {**out, **{f"{PREFIX}/{name}": float(n) for name, n in counts(block).items()}}
+
+
+def length_unit(units: Iterable[str]) -> dict[str, str]:
+    """A tag with the unit of the metrics that are lengths; none without such metrics."""
+    found = sorted({unit for unit in units if unit in LENGTHS})
+    return {LENGTH_UNIT: ", ".join(found)} if found else {}
+
+
+def _name(metric: str, label: str) -> str:
+    """Name in MLflow of a metric of the comparison: ``cv/dice_subject/mean``, and ``cv/miou_subject``.
+
+    A mean over classes that the field gives another name than the metric has that name, and no class after it.
+    """
+    name, _, kind = metric.rpartition("_")
+    one = quantity(name)
+    return f"{PREFIX}/{one.column}_{kind}" if label == MEAN and one.column != name else f"{PREFIX}/{metric}/{label}"
+
+
+def case_table(scores: pd.DataFrame) -> bytes:
+    """CSV with a row per case and class, a column per metric, and a note where the status is not ``ok``."""
+    from medseg.evaluate.score import OK
+
+    wide = scores.pivot(index=CASE_KEYS, columns="metric", values="value")
+    notes = scores[scores["status"] != OK].groupby(CASE_KEYS)["status"].agg(lambda s: "; ".join(sorted(set(s))))
+    wide["note"] = notes.reindex(wide.index).fillna("")
+    text: str = wide.round(6).reset_index().to_csv(index=False, lineterminator="\n")
+    return text.encode()
+
+
+def summary_of(results: Path, dataset: str, model: str) -> list[Mapping[str, Any]]:
+    """Rows of the comparison for one model on one data set; none before ``medseg compare`` ran."""
+    from medseg.compare.run import read_summary
+
+    files = Results(results).compare
+    if not files.summary.is_file():
+        return []
+    try:
+        rows = read_summary(files.folder)["rows"]
+        return [row for row in rows if (row["dataset"], row["model"]) == (dataset, model)]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{files.summary}: not as `medseg compare` writes it ({error!r}); run it again") from error
+
+
+def summary_metrics(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Metrics of a parent run from the rows of the comparison; undefined ones are left out."""
+    out: dict[str, float | None] = {}
+    for row in rows:
+        name = _name(row["metric"], row["label"])
+        out[name] = row["mean"]
+        if row["label"] == MEAN:
+            out |= {f"{name}_low": row["low"], f"{name}_high": row["high"]}
+            if row["unit"] in LENGTHS:
+                out[f"{name}_median"] = row["median"]
+            if row["metric"] == f"{SCORE}_subject":
+                out |= {f"{PREFIX}/{n}": row[n] for n in ("n_missed", "n_failed", "n_spurious", "left_empty")}
+    return {name: float(number) for name, number in out.items() if number is not None and math.isfinite(number)}
+
+
+def note_card(spec: RunSpec, rows: Iterable[Mapping[str, Any]], trained: Iterable[Trained]) -> str:
+    """The description of a parent run, in markdown: what it is and its scores."""
+    folds = ", ".join(t.folder.name for t in trained)
+    params = spec.parent_params
+    facts = ", ".join(f"{k} {params[k]}" for k in ("patch", "batch", "loss", "lr", "steps") if k in params)
+    lines = [f"**{params.get('network', spec.model)}** on **{spec.dataset}** ({folds})", "", facts, ""]
+    shown = [row for row in rows if _in_note(row)]
+    if shown:
+        lines += [
+            "| metric | class | mean | 95 % interval | cases | missed | failed |",
+            "|---|---|---|---|---|---|---|",
+        ]
+    for row in shown:
+        mean, low, high = ("–" if row[k] is None else value(row[k], row["unit"]) for k in ("mean", "low", "high"))
+        label = str(row["label"]).replace("|", "\\|")
+        counted = f"{row['n']} | {row['n_missed']} | {row['n_failed']}"
+        lines.append(f"| {row['metric']} | {label} | {mean} | {low} to {high} | {counted} |")
+    return "\n".join(lines).strip()
+
+
+def _in_note(row: Mapping[str, Any]) -> bool:
+    """Whether a description shows a row: means over classes of all metrics, and the ranked metric of each class."""
+    metric = str(row["metric"])
+    return metric == f"{RANKED}_subject" or (metric.endswith("_subject") and row["label"] == MEAN)
+
+
+def overlays_of(results: Path, spec: RunSpec, cases: Iterable[str]) -> list[Path]:
+    """The report's pictures of a model's predictions."""
+    figures = Results(results).report.figures
+    paths = [figures / f"overlay-{spec.dataset}-{case}-{spec.model}.png" for case in sorted(set(cases))]
+    return [path for path in paths if path.is_file()]

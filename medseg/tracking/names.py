@@ -1,0 +1,37 @@
+"""Names and texts that MLflow accepts, and that hold no path of this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+ABSOLUTE_PATH = re.compile(r"""(?:^|[\s"'=:,(\[])(?:~|file:/*)?(?:/[^/\s"',)\]]+){2,}|(?:^|\W)[A-Za-z]:\\""")
+HIDDEN = "(path hidden)"
+LONGEST_SEGMENT = 64
+
+
+def safe_text(value: object) -> str:
+    """The text of a parameter or tag; a path of this machine is hidden, since stores are shared."""
+    text = str(value)
+    return HIDDEN if ABSOLUTE_PATH.search(text) else text
+
+
+def metric_name(name: str) -> str:
+    """A name that MLflow accepts on every platform: in ``val/dice/<label>``, odd characters are replaced.
+
+    A digest of four digits keeps names apart that would otherwise fall together.
+    """
+    return "/".join(_segment(part) for part in name.split("/"))
+
+
+def _segment(part: str) -> str:
+    clean = re.sub(r"[^A-Za-z0-9_.\- ]", "_", part).strip()
+    if clean == part and clean.strip(".") and len(clean) <= LONGEST_SEGMENT:
+        return part
+    return f"{clean.strip('.')[: LONGEST_SEGMENT - 5]}-{hashlib.sha256(part.encode()).hexdigest()[:4]}"
+
+
+def display_tags(names: Iterable[str]) -> dict[str, str]:
+    """Tags that hold the real name of every metric whose name had to change."""
+    return {f"medseg.name.{metric_name(n)}": n for n in names if metric_name(n) != n}
