@@ -38,19 +38,30 @@ def terminal_leaderboard(compare_dir: Path) -> str:
 
 
 def _table(title: str, rows: Sequence[Mapping[str, str]]) -> str:
-    columns = _columns(rows)
-    body = [[show(row) for _, show in columns] for row in rows]
-    head = [name for name, _ in columns]
-    widths = [max(len(line[c]) for line in [head, *body]) for c in range(len(head))]
-    lines = [
-        "  ".join(_pad(t, w, c) for c, (t, w) in enumerate(zip(line, widths, strict=True))) for line in [head, *body]
-    ]
+    """The table of one data set, its title above it."""
+    lines = _lines(_columns(rows), rows)
     rule = "─" * len(lines[0])
     return "\n".join([title, rule, lines[0], rule, *lines[1:], rule])
 
 
+def _lines(columns: Sequence[tuple[str, Any]], rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Heading and rows, aligned."""
+    cells = [[name for name, _ in columns], *([show(row) for _, show in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(_pad(t, w, c) for c, (t, w) in enumerate(zip(line, widths, strict=True))) for line in cells]
+
+
 def _columns(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, Any]]:
     """Heading and text of each column; what is the same for all, or says nothing here, is left out."""
+    columns, beside = _every_column(rows), [_heading(one, rows) for one in metrics_beside(rows)]
+    for dispensable in ["by case", *reversed(beside[1:])]:
+        if len(_lines(columns, rows)[0]) > WIDTH:
+            columns = [column for column in columns if column[0] != dispensable]
+    return columns
+
+
+def _every_column(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, Any]]:
+    """The columns of a table that may be of any width."""
     ranked = quantity(RANKED)
     columns: list[tuple[str, Any]] = [("rank", lambda r: r["rank"]), ("model", lambda r: _short(r["model"]))]
     lacking = any(int(r["n_lacking"]) for r in rows)

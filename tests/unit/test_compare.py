@@ -528,6 +528,24 @@ def test_terminal_table_is_aligned_and_narrow(tmp_path: Path) -> None:
     assert f"{mean:.3f}  [" in tables[1]
 
 
+def test_the_terminal_has_room_for_what_matters_most(tmp_path: Path) -> None:
+    cases: dict[str, Counts] = {
+        f"c{k}": {"a": counts_of(0.8 - k / 50), "b": (0, k % 2, 0) if k < 4 else counts_of(0.7)} for k in range(18)
+    }
+    subjects = {f"c{k}": f"s{k // 2 if k < 6 else k}" for k in range(18)}
+    short = score_rows(cases, model="unet", subjects=subjects, tolerances={"a": "2 mm"})
+    run([write_scores(tmp_path / "s.parquet", short)], tmp_path / "out")
+    heading = terminal_leaderboard(tmp_path / "out").splitlines()[2]
+    assert heading.split("  ")[-1] == "subjects"
+    for column in ("score", "Dice", "mIoU", "HD95 (mm)", "NSD", "left empty"):
+        assert f" {column} " in heading
+    long = [{**row, "model": "m" * 40} for row in short]
+    run([write_scores(tmp_path / "s.parquet", long)], tmp_path / "long")
+    lines = terminal_leaderboard(tmp_path / "long").splitlines()
+    assert max(map(len, lines)) <= 100
+    assert " mIoU " in lines[2]
+
+
 def broken(change: str) -> list[dict[str, Any]]:
     rows = score_rows(TWO_CLASSES)
     if change == "twice":
