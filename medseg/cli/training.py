@@ -60,7 +60,7 @@ def train(
         if track is not None and leads():
             from medseg.tracking import Mirror, training_spec
 
-            key = stage.fingerprint_of(inputs, state, code)
+            key = stage.fingerprint_of(inputs, code)
             spec = training_spec(manifest, plan, fold, seed, key)
             stack.enter_context(Mirror(track, spec, stage.journal_path(state, key)))
         stage.run(inputs, state, out, code, options)

@@ -13,8 +13,7 @@ from medseg.errors import DataError, PlanError
 from medseg.files import digest_of, read_json, write_bytes, write_json, writer_lock
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_split
-from medseg.plan.budget import VALIDATION_CASES
-from medseg.plan.plan import Plan
+from medseg.plan.plan import VALIDATION_CASES, Plan
 from medseg.preprocess.store import open_store
 from medseg.progress import say
 from medseg.provenance import environment
@@ -36,7 +35,7 @@ class Inputs:
         fold, seed: which training.
         start: folder of the trained model that it starts from.
         allow: what is allowed to be wrong with that model (``models.<name>.allow``).
-        weights: record of the encoder's trained weights, from the weights stage; None: they are fetched at the start.
+        weights: record of the encoder's trained weights, from the weights stage; needed where the plan names weights.
     """
 
     manifest: Path
@@ -63,19 +62,14 @@ def fingerprint(plan: Plan, inputs: Inputs, start: Start, code: str) -> str:
     return digest_of({**facts, "fold": inputs.fold, "seed": inputs.seed, "start": start.digests()})
 
 
-def fingerprint_of(inputs: Inputs, state: Path, code: str) -> str:
+def fingerprint_of(inputs: Inputs, code: str) -> str:
     """``fingerprint`` of the files on disk."""
     plan = Plan.from_json(read_json(inputs.plan))
-    return fingerprint(plan, inputs, _start(plan, inputs, state), code)
+    return fingerprint(plan, inputs, _start(plan, inputs), code)
 
 
-def _start(plan: Plan, inputs: Inputs, state: Path) -> Start:
-    return Start.of(plan.network.options, inputs.start, inputs.weights, weights_folder(state))
-
-
-def weights_folder(state: Path) -> Path:
-    """Folder of weights that are fetched when a training starts."""
-    return state / "weights"
+def _start(plan: Plan, inputs: Inputs) -> Start:
+    return Start.of(plan.network.options, inputs.start, inputs.weights)
 
 
 def journal_path(state: Path, key: str) -> Path:
@@ -114,7 +108,7 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions)
             f"{inputs.splits}: cases {absent[:3]} are not prepared in {inputs.index}; run `medseg ingest` again"
         )
     trained_on, allowed = _lineage(inputs, manifest, plan.model, train_ids, val_ids)
-    start = _start(plan, inputs, state)
+    start = _start(plan, inputs)
     key = fingerprint(plan, inputs, start, code)
     chosen = FoldCases(
         [cases[i] for i in train_ids],

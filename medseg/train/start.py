@@ -9,15 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from medseg.errors import PlanError
+from medseg.errors import CheckpointError, PlanError
 from medseg.files import sha256_file
 from medseg.models.encoders.encoder import Encoder
 from medseg.models.weights import load_encoder
 from medseg.progress import say
 from medseg.results.folders import ModelFolder
 from medseg.train.checkpoint import network_tensors, read_weights
-from medseg.weights.fetch import fetch_weights
-from medseg.weights.run import read_record
+from medseg.weights.record import read_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +32,26 @@ class Start:
     model: Path | None = None
 
     @classmethod
-    def of(cls, options: Mapping[str, Any], model: Path | None, record: Path | None, cache: Path) -> Start:
+    def of(cls, options: Mapping[str, Any], model: Path | None, record: Path | None) -> Start:
         """What a training starts from.
 
         Args:
             options: of the network; their ``weights`` are the encoder's.
             model: folder of a trained model.
-            record: of the weights stage; None: weights at an address are fetched now.
-            cache: folder for what is fetched now.
+            record: of these weights, from the weights stage.
 
         Raises:
-            CheckpointError: if weights cannot be fetched, or are not what the record says.
+            CheckpointError: if weights have no record, or are not what it says.
         """
         address = options.get("weights")
         if address is None:
             return cls(None, model)
-        encoder = read_record(record) if record else fetch_weights(address, options.get("sha256"), cache)
-        return cls(encoder, model)
+        if record is None:
+            raise CheckpointError(
+                "options.weights: training needs their record; run `medseg weights --config CONFIG --model MODEL "
+                "--out FILE.json` first, and give it as --weights FILE.json"
+            )
+        return cls(read_record(record, address, options.get("sha256")), model)
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of every file that weights come from."""

@@ -369,7 +369,7 @@ def test_state_is_keyed_by_everything_the_weights_depend_on(study: Any, tmp_path
     }
     assert len(set(different.values())) == len(different)
     assert key(plan.changed(model="renamed", reasons={"lr": "other words"})) == key()
-    assert stage.fingerprint_of(inputs, study.root / ".state", "code") == key()
+    assert stage.fingerprint_of(inputs, "code") == key()
     assert stage.journal_path(tmp_path, key()).parent.name == key()[:16]
     written = read_json(study.model("flat") / "model.json")["fingerprint"]
     assert written == key()
@@ -397,7 +397,7 @@ def test_inputs_that_do_not_belong_together_are_refused(study: Any, tmp_path: Pa
 
 def test_two_processes_never_train_one_model(study: Any, tmp_path: Path) -> None:
     inputs = stage.Inputs(*arguments(study), 0, 0)
-    key = stage.fingerprint_of(inputs, tmp_path / "s", "code")
+    key = stage.fingerprint_of(inputs, "code")
     with writer_lock(tmp_path / "s" / key[:16]), pytest.raises(BusyError):
         stage.run(inputs, tmp_path / "s", tmp_path / "o", "code")
 

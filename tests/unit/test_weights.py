@@ -19,7 +19,10 @@ from medseg.models.encoders.build import build_encoder
 from medseg.models.encoders.encoder import Encoder
 from medseg.models.encoders.table import ENCODERS
 from medseg.models.weights import load_encoder, read_tensors
+from medseg.train.start import Start
+from medseg.weights import run as stage
 from medseg.weights.fetch import fetch_weights
+from medseg.weights.record import read_record
 from tests.file_server import Reply, Server, hang_up, redirect, send, status
 
 
@@ -303,3 +306,34 @@ def test_files_are_taken_as_they_are_and_checked_where_a_checksum_is_given(file:
     with pytest.raises(CheckpointError, match="no such file"):
         fetch_weights(str(file) + ".pth", None, file.parent / "cache")
     assert not (file.parent / "cache").exists()
+
+
+def test_a_record_gives_its_file_back(file: Path, digest: str, tmp_path: Path) -> None:
+    record = tmp_path / "weights" / "unet.json"
+    stage.run(str(file), digest, record.parent, record)
+    assert read_record(record, str(file), digest) == file
+    options = {"weights": str(file), "sha256": digest}
+    assert Start.of(options, None, record).digests() == {"encoder": digest}
+    assert Start.of({}, None, None) == Start()
+
+
+def test_training_needs_the_record_of_its_weights(file: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"medseg weights .*--weights"):
+        Start.of({"weights": str(file)}, None, None)
+
+
+def test_a_record_that_does_not_hold_any_more_is_refused(file: Path, tmp_path: Path) -> None:
+    record, copy = tmp_path / "unet.json", tmp_path / f"copy-{file.name}"
+    copy.write_bytes(file.read_bytes())
+    stage.run(str(copy), None, tmp_path, record)
+    with pytest.raises(CheckpointError, match=r"unet\.json: made for other options\.weights"):
+        read_record(record, str(file), None)
+    copy.write_bytes(b"other")
+    with pytest.raises(CheckpointError, match="have changed"):
+        read_record(record, str(copy), None)
+    copy.unlink()
+    with pytest.raises(CheckpointError, match="is missing"):
+        read_record(record, str(copy), None)
+    record.write_text("{}")
+    with pytest.raises(CheckpointError, match="not a record of weights"):
+        read_record(record, str(copy), None)
