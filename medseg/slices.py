@@ -30,7 +30,7 @@ def dataset_slice(config: Config, dataset: str) -> str:
 def files_stamp(config: Config, dataset: str) -> str:
     """Digest of names, sizes and times of a data set's files; empty for data that are generated or downloaded."""
     section = config.datasets[dataset]
-    root = Path(config.data_root) / section.path
+    root = config.folder_of(dataset)
     # A data set that is generated or downloaded is not there yet when this is asked for the first time.
     if section.generate is not None or section.download is not None or not root.is_dir():
         return ""
@@ -58,7 +58,7 @@ def sides_stamp(config: Config, dataset: str) -> list[str]:
     """Digests of the user's own tables of subjects and of test cases, wherever they lie."""
     section = config.datasets[dataset]
     names = [section.subject if is_table(section.subject) else None, section.test.file if section.test else None]
-    return [stamp_of(Path(config.data_root) / section.path, name) for name in names]
+    return [stamp_of(config.folder_of(dataset), name) for name in names]
 
 
 def stamp_of(root: Path, name: str | None) -> str:
@@ -67,13 +67,21 @@ def stamp_of(root: Path, name: str | None) -> str:
     return sha256_file(path) if path is not None and path.is_file() else ""
 
 
+def weights_slice(config: Config, model: str) -> str:
+    """The part of the configuration that fetching a model's weights depends on."""
+    options = config.models[model].options
+    return canonical_json([options.get("weights"), options.get("sha256")])
+
+
 def plan_slice(config: Config, model: str) -> str:
     """The parts of the configuration that planning a model depends on."""
     keys = ("budget", "threads", "device", "folds", "processes")
     general = config.model_dump(include=set(keys))
     general["folds"] = general["folds"]["count"]
-    # What may be wrong with the weights that a model starts from is asked where it is trained.
-    return canonical_json({"model": config.models[model].model_dump(exclude={"allow"}), **general})
+    # Memory of the host is none that networks train in.
+    general["budget"].pop("host_gb")
+    # Nor are the data sets that a model is trained on, and what may be wrong with the weights that it starts from.
+    return canonical_json({"model": config.models[model].model_dump(exclude={"allow", "datasets"}), **general})
 
 
 def predict_slice(config: Config, dataset: str) -> str:

@@ -19,6 +19,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "fingerprint": prepare.fingerprint,
     "plan": prepare.plan,
     "preprocess": prepare.preprocess,
+    "weights": prepare.weights,
     "train": training.train,
     "predict": prediction.predict,
     "postprocess": prediction.postprocess,

@@ -30,6 +30,7 @@ def layout() -> tuple[Path, ...]:
     return (
         results.config,
         results.download(DATASET),
+        results.weights(MODEL),
         *(ingest.manifest, ingest.dataset, ingest.splits, ingest.test_manifest, ingest.test_declaration),
         *(plan.fingerprint, plan.plan(MODEL), store.index, store.shard(SHARD), store.case(CASE)),
         *(model.weights, model.description, model.history, model.timing, results.state(ANY)),

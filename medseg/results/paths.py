@@ -36,6 +36,7 @@ JOBS: Mapping[str, str] = {
     "plan": f"{DATASET}/plan/{MODEL}",
     "preprocess": f"{DATASET}/preprocess/{GRID}",
     "preprocess_shard": f"{DATASET}/preprocess/{GRID}-shard-{SHARD}",
+    "weights": f"weights/{MODEL}",
     "train": f"{DATASET}/train/{_OF_RUN}",
     "predict": f"{DATASET}/predict/{_OF_RUN}",
     "predict_shard": f"{DATASET}/predict/{_OF_RUN}-shard-{SHARD}",
@@ -91,6 +92,10 @@ class Results:
     def store(self, dataset: str, grid: str) -> StoreFolder:
         """Prepared cases on one grid."""
         return StoreFolder(self.root / dataset / "preprocess" / grid)
+
+    def weights(self, model: str) -> Path:
+        """Record of the trained weights that a model's encoder starts from; fetched files lie beside it."""
+        return self.root / "weights" / f"{model}.json"
 
     def model(self, key: RunKey) -> ModelFolder:
         """The trained model; the same one for validation and test cases."""

@@ -1,4 +1,4 @@
-"""Preprocessing in several jobs, as on a cluster: the same store as by one."""
+"""Work on cases in several jobs, as on a cluster: the same results as by one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.study import TINY, make_study, run
+from tests.workflow.study import TINY, digests, make_study, run
 
 pytestmark = pytest.mark.workflow
 STORE = "results/tiny/cells/preprocess/default"
+SHARDED = ("preprocess", "predict", "evaluate")
 
 
 def counts(output: str) -> dict[str, int]:
@@ -25,18 +26,25 @@ def store(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in shown}
 
 
-def test_shards_are_jobs_of_their_own_and_change_nothing(tmp_path: Path) -> None:
-    whole, parts = make_study(tmp_path / "whole"), make_study(tmp_path / "parts", f"{TINY}shards: 3\n")
-    planned = run(parts, "--dry-run", f"{STORE}/index.json")
-    assert planned.returncode == 0, planned.stdout[-3000:]
-    jobs = counts(planned.stdout)
-    assert jobs["preprocess_shard"] == 3
-    assert jobs["preprocess"] == 1
-    assert "preprocess_shard" not in counts(run(whole, "--dry-run", f"{STORE}/index.json").stdout)
-    for folder in (whole, parts):
-        done = run(folder, f"{STORE}/index.json")
-        assert done.returncode == 0, done.stdout[-3000:]
+def joined(folder: Path) -> dict[str, str]:
+    """Digests of the results, without the files that shards leave to be joined."""
+    return {name: digest for name, digest in digests(folder).items() if "shard-" not in name}
+
+
+def test_shards_are_jobs_of_their_own_and_change_nothing(finished: Path, tmp_path: Path) -> None:
+    parts = make_study(tmp_path / "parts", f"{TINY}shards: 2\n")
+    planned = counts(run(parts, "--dry-run").stdout)
+    assert {rule: planned[f"{rule}_shard"] for rule in SHARDED} == dict.fromkeys(SHARDED, 2)
+    assert {rule: planned[rule] for rule in SHARDED} == dict.fromkeys(SHARDED, 1)
+    done = run(parts)
+    assert done.returncode == 0, done.stdout[-3000:]
     assert len([name for name in store(parts) if name.endswith("case.json")]) == 4
-    assert store(parts) == store(whole)
-    again = run(parts, f"{STORE}/index.json")
-    assert "Nothing to be done" in again.stdout
+    assert store(parts) == store(finished)
+    assert joined(parts) == digests(finished)
+    assert "Nothing to be done" in run(parts).stdout
+
+
+def test_one_job_works_on_all_cases_unless_shards_are_asked_for(tmp_path: Path) -> None:
+    planned = counts(run(make_study(tmp_path / "whole"), "--dry-run").stdout)
+    assert not [rule for rule in planned if rule.endswith("_shard")]
+    assert sum(planned.values()) == 14

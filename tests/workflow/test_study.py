@@ -92,20 +92,27 @@ def test_code_changes_rerun_what_depends_on_them_and_nothing_else(finished_copy:
     assert jobs(run(folder, "-n").stdout) == downstream
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "first"),
-    [
-        ("budget: {steps: 300}", "budget: {steps: 301}", "plan"),
-        ("min_size: 5", "min_size: 6", "postprocess"),
-        ("run: [0]", "run: [0, 1]", "train"),
-    ],
-)
-def test_config_changes_rerun_what_depends_on_them(finished_copy: Path, old: str, new: str, first: str) -> None:
-    edit(finished_copy / "config/config.yaml", old, new)
-    found = jobs(run(finished_copy, "-n").stdout)
-    assert first in found
-    assert "ingest" not in found
-    assert "preprocess" not in found
+SCORED = {"evaluate", "compare", "report", "track"}
+# change of the configuration -> the rules that run again
+CHANGES = [
+    ("budget: {steps: 300}", "budget: {steps: 301}", {"plan", "train", "predict", "postprocess", *SCORED}),
+    ("run: [0]", "run: [0, 1]", {"train", "predict", "postprocess", *SCORED}),
+    ("min_size: 5", "min_size: 6", {"postprocess", *SCORED}),
+    ("instances: true", "instances: true\n    metrics: {names: [hd95]}", SCORED),
+    ("threads: 1", "threads: 1\ncompare: {margin: 0.02}", {"compare", "report", "track"}),
+    ("instances: true", "instances: true\n    choices: [the loss]", {"report", "track"}),
+    ("threads: 1", "threads: 1\nloader: {workers: 1}", set()),
+]
+
+
+def test_config_changes_rerun_what_depends_on_them_and_nothing_else(finished_copy: Path) -> None:
+    config = finished_copy / "config/config.yaml"
+    text = config.read_text()
+    for old, new, rerun in CHANGES:
+        edit(config, old, new)
+        done = run(finished_copy, "-n")
+        assert jobs(done.stdout) == rerun, f"{new}: {done.stdout[-2000:]}"
+        config.write_text(text)
 
 
 def test_nested_values_can_be_overridden_on_the_command_line(finished_copy: Path) -> None:

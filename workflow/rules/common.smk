@@ -31,8 +31,8 @@ GPU = study.wants_gpu(CONFIG)
 SHARDS = study.shards(CONFIG)
 JOIN = ["--join", str(CONFIG.shards)] if SHARDS else []
 
-# Only the process that will run jobs takes the folder: not dry-runs, reports, or the jobs themselves.
-if workflow.is_main_process and not workflow.dryrun:
+# The process that the user started takes the folder (Snakemake locks it for a dry run, too), the jobs' own do not.
+if workflow.is_main_process:
     study.hold_folder(Path.cwd())
     study.write_config(CONFIG, RESULTS.config)
 

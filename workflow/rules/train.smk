@@ -1,4 +1,27 @@
 # prepared cases + plan + fold -> checkpoint
+# Nodes of a cluster often have no way out. Fetching is no reason to train again, so that its code is no parameter.
+localrules:
+    weights,
+
+
+rule weights:
+    input:
+        lambda w: study.weights_file(CONFIG, w.model) or [],
+    output:
+        RESULTS.weights(MODEL),
+    log:
+        LOG("weights"),
+    benchmark:
+        BENCHMARK("weights")
+    conda:
+        ENVIRONMENT
+    params:
+        config=RESULTS.config,
+        depends=lambda w: slices.weights_slice(CONFIG, w.model),
+    shell:
+        "medseg weights --config {params.config:q} --model {wildcards.model:q} --out {output:q} 2>&1 | tee {log:q}"
+
+
 rule train:
     input:
         manifest=rules.ingest.output.manifest,
@@ -6,6 +29,7 @@ rule train:
         plan=rules.plan.output,
         index=lambda w: RESULTS.store(w.dataset, study.grid_name(CONFIG, w.model)).index,
         start=lambda w: start_of(w)[0] or [],
+        encoder=lambda w: study.weights_of(CONFIG, w.model) or [],
         # Where curves are mirrored to is no reason to train again.
         store=ancient(rules.tracking_init.output),
     output:
@@ -32,6 +56,7 @@ rule train:
         out=lambda w, output: Path(output.weights).parent,
         # None, or two words; quoted one by one below.
         start=lambda w: ["--start", start_of(w)[1]] if start_of(w)[1] else [],
+        encoder=lambda w, input: [f"--weights={input.encoder}"] if input.encoder else [],
         allow=lambda w: [f"--allow={name}" for name in CONFIG.models[w.model].allow],
         # Not an output: Snakemake deletes the outputs of a failed job, and from this it resumes.
         state=lambda w: RESULTS.state(study.key_of(w)),
@@ -39,5 +64,5 @@ rule train:
         "medseg train --manifest {input.manifest:q} --plan {input.plan:q} --index {input.index:q}"
         " --splits {input.splits:q} --fold {wildcards.fold} --seed {wildcards.seed} --code {params.code:q}"
         " --workers {resources.readers:q} --worker-timeout {resources.reading_s:q}"
-        " --state {params.state:q} {params.start:q} {params.allow:q} --track {input.store:q}"
+        " --state {params.state:q} {params.start:q} {params.encoder:q} {params.allow:q} --track {input.store:q}"
         " --out {params.out:q} 2>&1 | tee {log:q}"
