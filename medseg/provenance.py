@@ -15,7 +15,7 @@ import importlib.metadata
 import platform
 import re
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +40,14 @@ Rows = Mapping[str, Collection[str]]
 _Rows = tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def code_digest(stage: str, rows: Rows | None = None, root: Path = ROOT) -> str:
-    """Digest (16 hex digits) of the code that ``medseg.<stage>.run`` can execute with the given rows of the tables."""
-    return closure_digest(f"{PACKAGE}.{stage}.run", rows, root)
-
-
-def closure_digest(module: str, rows: Rows | None = None, root: Path = ROOT) -> str:
-    """Digest (16 hex digits) of a module and of all modules of the package that it imports, directly or not."""
-    return _closure_digest(module, _frozen(rows), root)
+def closure_digest(modules: Sequence[str], rows: Rows | None = None, root: Path = ROOT) -> str:
+    """Digest (16 hex digits) of modules and of all modules of the package that they import, directly or not."""
+    return _closure_digest(tuple(modules), _frozen(rows), root)
 
 
 def import_closure(module: str, root: Path = ROOT, rows: Rows | None = None) -> frozenset[str]:
     """Names of the package's modules that importing ``module``, and calling what it imports, can reach."""
-    return _closure(module, _frozen(rows), root)
+    return _closure((module,), _frozen(rows), root)
 
 
 def _frozen(rows: Rows | None) -> _Rows:
@@ -63,9 +58,9 @@ def _frozen(rows: Rows | None) -> _Rows:
 
 
 @functools.lru_cache(maxsize=256)
-def _closure_digest(module: str, rows: _Rows, root: Path) -> str:
+def _closure_digest(modules: tuple[str, ...], rows: _Rows, root: Path) -> str:
     digest = hashlib.sha256()
-    for name in sorted(_closure(module, rows, root)):
+    for name in sorted(_closure(modules, rows, root)):
         digest.update(name.encode() + b"\0" + _tree_digest(_tree(name, _rows_of(name, rows), root)).encode())
         for extra in sorted(_module_path(name, root).parent.glob("*.j2")):
             digest.update(extra.read_bytes())
@@ -73,10 +68,10 @@ def _closure_digest(module: str, rows: _Rows, root: Path) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _closure(module: str, rows: _Rows, root: Path) -> frozenset[str]:
+def _closure(modules: tuple[str, ...], rows: _Rows, root: Path) -> frozenset[str]:
     seen: set[str] = set()
     waiting: dict[str, list[str]] = {caller: [] for caller in CALLERS.values()}
-    todo = [module]
+    todo = list(modules)
     while todo:
         name = todo.pop()
         if name not in seen:
@@ -102,7 +97,7 @@ def _module_path(name: str, root: Path) -> Path:
 def _tree(name: str, rows: tuple[str, ...] | None, root: Path) -> ast.Module:
     """The syntax tree of a module without prose, and of its table only ``rows`` and the definitions they refer to."""
     source = _module_path(name, root).read_bytes()
-    return _parsed(source) if rows is None else _with_rows(copy.deepcopy(_parsed(source)), name, rows)
+    return _parsed(source) if rows is None else _with_rows(source, name, rows)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -113,13 +108,15 @@ def _parsed(source: bytes) -> ast.Module:
 
 
 def _remove_prose(tree: ast.Module) -> None:
-    """Remove docstrings and the descriptions of options (in place)."""
+    """Remove docstrings, the descriptions of options, and imports for type checkers (in place)."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if node.body and _is_text(node.body[0]):
                 node.body = node.body[1:] or [ast.Pass()]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Field":
             node.keywords = [k for k in node.keywords if k.arg != "description"]
+        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
 
 
 def _is_text(statement: ast.stmt) -> bool:
@@ -127,13 +124,14 @@ def _is_text(statement: ast.stmt) -> bool:
     return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
-def _with_rows(tree: ast.Module, module: str, rows: tuple[str, ...]) -> ast.Module:
+@functools.lru_cache(maxsize=256)
+def _with_rows(source: bytes, module: str, rows: tuple[str, ...]) -> ast.Module:
     """A table's module without its other rows, and without the classes and values that only they use.
 
     Raises:
         ValueError: if the table is no literal dictionary, or lacks a row.
     """
-    table = TABLES[module]
+    tree, table = copy.deepcopy(_parsed(source)), TABLES[module]
     literal = next(
         (s.value for s in tree.body if table in _defined(s) and isinstance(s, ast.Assign | ast.AnnAssign)), None
     )

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -23,13 +23,11 @@ from medseg.errors import BusyError, MedsegError
 from medseg.evaluate.choice import check_choices
 from medseg.files import canonical_json, digest_of, write_json
 from medseg.jobs import Job
-from medseg.provenance import closure_digest, code_digest
+from medseg.postprocess.operations import wanted
 from medseg.results.folders import ModelFolder
 from medseg.results.key import RunKey
 from medseg.results.paths import Results
-
-# Rules whose code does not begin in ``medseg.<stage>.run``.
-ENTRY_POINTS = {"fingerprint": "medseg.plan.fingerprint", "track": "medseg.tracking"}
+from medseg.stages import rows_of_model, stage_digest
 
 _held: list[IO[str]] = []
 
@@ -137,7 +135,18 @@ def shards(config: Config) -> list[str]:
 
 def phantoms_marker(config: Config, dataset: str) -> Path:
     """The file that says that a data set is generated; in the data set's folder, since it is no result."""
-    return Path(config.data_root) / config.datasets[dataset].path / "phantoms.json"
+    return config.folder_of(dataset) / "phantoms.json"
+
+
+def weights_of(config: Config, model: str) -> Path | None:
+    """Record of the weights that a model's encoder starts from, if there are any."""
+    return Results.of(config).weights(model) if config.models[model].options.get("weights") else None
+
+
+def weights_file(config: Config, model: str) -> Path | None:
+    """The file of those weights, if it is one on this machine: another file in its place is a reason to train again."""
+    path = Path(config.models[model].options.get("weights") or "")
+    return path if path.is_file() else None
 
 
 def start_of(config: Config, key: RunKey) -> tuple[Path | None, str | None]:
@@ -154,16 +163,20 @@ def start_of(config: Config, key: RunKey) -> tuple[Path | None, str | None]:
 
 
 def code_of(config: Config, stage: str, wildcards: Any) -> str:
-    """Digest of the code that a stage's job executes.
+    """Digest of the code that a stage's job can execute: of tables, the rows that its model and data set use.
 
     Args:
         config: the experiment.
-        stage: name of the stage: a package with a module ``run``, or a row of ``ENTRY_POINTS``.
+        stage: row of ``medseg.stages.STAGES``.
         wildcards: of the job.
     """
-    if stage in ENTRY_POINTS:
-        return closure_digest(ENTRY_POINTS[stage])
-    return code_digest(stage)
+    used: dict[str, Collection[str]] = {}
+    if (name := getattr(wildcards, "model", None)) is not None:
+        model = config.models[name]
+        used |= rows_of_model(model.network, model.network_options, model.loss)
+    if (dataset := getattr(wildcards, "dataset", None)) is not None:
+        used["OPERATIONS"] = wanted(config.datasets[dataset].postprocess)
+    return stage_digest(stage, used)
 
 
 def has_postprocess(config: Config, dataset: str) -> bool:

@@ -59,9 +59,13 @@ def predict(
             print(path)
     elif config is not None and manifest is not None and splits is not None and fold is not None:
         from medseg.config import load_config
-        from medseg.provenance import code_digest
+        from medseg.files import read_json
+        from medseg.results.folders import ModelFolder
+        from medseg.stages import rows_of_plan, stage_digest
 
-        loaded, code = load_config([config]), code or code_digest("predict")
+        loaded, description = load_config([config]), ModelFolder(Path(model)).description
+        if code is None:
+            code = stage_digest("predict", rows_of_plan(read_json(description)["plan"]))
         if join is not None:
             stage.join(loaded, manifest, splits, fold, Path(model), out, join, code)
         else:
@@ -84,7 +88,11 @@ def postprocess(
 ) -> None:
     """Apply the operations that the data set's configuration names to predictions."""
     from medseg.config import load_config
+    from medseg.ingest.manifest import read_manifest
     from medseg.postprocess import run as stage
-    from medseg.provenance import code_digest
+    from medseg.postprocess.operations import wanted
+    from medseg.stages import stage_digest
 
-    stage.run(load_config([config]), manifest, predictions, out, code or code_digest("postprocess"))
+    loaded = load_config([config])
+    steps = loaded.dataset(read_manifest(manifest).dataset).postprocess
+    stage.run(loaded, manifest, predictions, out, code or stage_digest("postprocess", {"OPERATIONS": wanted(steps)}))

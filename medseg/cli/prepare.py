@@ -1,4 +1,4 @@
-"""Commands that plan and prepare: fingerprint, plan, preprocess."""
+"""Commands that plan and prepare: fingerprint, plan, preprocess, weights."""
 
 from __future__ import annotations
 
@@ -48,11 +48,15 @@ def plan(
     elif config is None or model is None or fingerprint is None or (out is None and not explain):
         raise typer.BadParameter("give --config, --model, --fingerprint and --out (or --explain), or --explain --plan")
     else:
+        from medseg.engine.memory import estimate_memory
+        from medseg.engine.resources import available_resources
         from medseg.train.pace import measure
 
-        made = stage.run(load_config([config]), model, fingerprint, out, measure)
+        study = load_config([config])
+        here = available_resources(study.device, study.budget.memory_gb, study.threads, study.processes)
+        made = stage.run(study, model, fingerprint, out, here, estimate_memory, measure)
         if explain:
-            print(stage.explained(made))
+            print(stage.explanation(made))
 
 
 def preprocess(
@@ -69,11 +73,23 @@ def preprocess(
     """Bring every case to the grid of a model: orient, crop, normalise, resample, store."""
     from medseg.config import load_config
     from medseg.preprocess import run as stage
-    from medseg.provenance import code_digest
+    from medseg.stages import stage_digest
 
     part = part_of(shard, join)
-    inputs = (load_config([config]), model, manifest, fingerprint, out, code or code_digest("preprocess"), workers)
+    inputs = (load_config([config]), model, manifest, fingerprint, out, code or stage_digest("preprocess"), workers)
     if join is not None:
         stage.join(*inputs, join)
     else:
         stage.run(*inputs, part)
+
+
+def weights(config: ConfigFile, model: ModelName, out: Out) -> None:
+    """Fetch the trained weights that a model's encoder starts from, and write a record of them."""
+    from medseg.config import load_config
+    from medseg.errors import ConfigError
+    from medseg.weights import run as stage
+
+    options = load_config([config]).model(model).options
+    if not options.get("weights"):
+        raise ConfigError(f"models.{model}.options has no weights; a network without them starts from random numbers")
+    stage.run(options["weights"], options.get("sha256"), out.parent, out)

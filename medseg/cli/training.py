@@ -27,6 +27,9 @@ def train(
         list[str] | None,
         typer.Option("--allow", help="start-overlap or start-unrecorded: what may be wrong with --start"),
     ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="record of `medseg weights`; needed with options.weights")
+    ] = None,
     track: Annotated[Path | None, typer.Option("--track", help="store.json: mirror the curves to MLflow")] = None,
     workers: Annotated[int, typer.Option("--workers", min=0, help="processes that read batches ahead")] = 0,
     worker_timeout: Annotated[float, typer.Option("--worker-timeout", help="seconds a batch may take them")] = 300.0,
@@ -42,20 +45,21 @@ def train(
 
     reserve_gpu()
     from medseg.engine.step import flush_subnormals
-    from medseg.provenance import code_digest
+    from medseg.files import read_json
+    from medseg.stages import rows_of_plan, stage_digest
     from medseg.train import run as stage
     from medseg.train.state import RunOptions
 
     flush_subnormals()
-    code = code or code_digest("train")
+    code = code or stage_digest("train", rows_of_plan(read_json(plan)))
     trace = out / "trace.json" if profile and leads() else None
     options = RunOptions(workers, worker_timeout, trace=trace)
-    weights = None
+    model = None
     if start is not None:
         from medseg.tracking import read_store, resolve_model
 
-        weights = resolve_model(start, read_store(track).uri if track else None)
-    inputs = stage.Inputs(manifest, plan, index, splits, fold, seed, weights, tuple(allow or ()))
+        model = resolve_model(start, read_store(track).uri if track else None)
+    inputs = stage.Inputs(manifest, plan, index, splits, fold, seed, model, tuple(allow or ()), weights)
     with contextlib.ExitStack() as stack:
         if track is not None and leads():
             from medseg.tracking import Mirror, training_spec

@@ -15,9 +15,19 @@ from pathlib import Path
 import pytest
 
 from medseg import provenance
-from medseg.provenance import ROOT, closure_digest, code_digest, environment, import_closure
+from medseg.provenance import ROOT, Rows, closure_digest, environment, import_closure
+from medseg.stages import rows_of_model, stage_digest, stage_modules
 
-STAGES = ("ingest", "plan", "preprocess", "train", "predict", "postprocess", "evaluate", "compare", "report")
+UNET = rows_of_model("unet", {}, "dice_ce")
+DEEPLAB = rows_of_model("deeplabv3", {"encoder": "resnet18"}, "dice_focal")
+FCN = rows_of_model("fcn8s", {"encoder": "vgg16"}, "dice")
+MODELS = {"unet": UNET, "deeplab": DEEPLAB, "fcn": FCN}
+# What a study runs: stages of a data set, stages of each of its models, and what follows.
+JOBS: dict[str, tuple[str, Rows]] = {
+    **{stage: (stage, {}) for stage in ("ingest", "fingerprint", "preprocess", "evaluate", "compare", "report")},
+    **{f"postprocess {name}": ("postprocess", {"OPERATIONS": [name]}) for name in ("crf", "min_size")},
+    **{f"{stage} {name}": (stage, rows) for stage in ("plan", "train", "predict") for name, rows in MODELS.items()},
+}
 
 
 @pytest.fixture
@@ -45,7 +55,7 @@ def redocument(text: str) -> str:
 
 
 def digests(root: Path) -> dict[str, str]:
-    return {stage: code_digest(stage, root=root) for stage in STAGES}
+    return {job: stage_digest(stage, rows, root) for job, (stage, rows) in JOBS.items()}
 
 
 def test_prose_retrains_nothing(edited: Callable[..., Path]) -> None:
@@ -55,27 +65,82 @@ def test_prose_retrains_nothing(edited: Callable[..., Path]) -> None:
         assert digests(edited(name, redocument)) == base, name
 
 
-# A changed line of code -> the stages that must run again.
-SEEN = {
-    "evaluate/score.py": {"evaluate"},
-    "metrics/counts.py": {"train", "evaluate"},
-    "metrics/overlap.py": {"evaluate"},
-    "metrics/surface.py": {"evaluate"},
-    "train/loop.py": {"train"},
-    "augment/spatial.py": {"train"},
-    "augment/tables.py": {"train", "predict"},
-    "models/deeplab/v3plus.py": {"plan", "train", "predict"},
-    "postprocess/components.py": {"postprocess"},
-    "postprocess/permutohedral.py": {"postprocess"},
-    "predict/probabilities.py": {"predict", "postprocess"},
-}
+def add_a_line(text: str) -> str:
+    return text + "\n_ADDED = 1\n"
 
 
-@pytest.mark.parametrize("name", SEEN)
-def test_code_is_seen_by_what_depends_on_it(edited: Callable[..., Path], name: str) -> None:
-    base, now = digests(ROOT), digests(edited(name, lambda text: text + "\n_ADDED = 1\n"))
-    changed = {stage for stage in STAGES if base[stage] != now[stage]}
-    assert changed - {"compare", "report"} == SEEN[name]
+def jobs(stages: str, *models: str) -> set[str]:
+    return {f"{stage} {model}" for stage in stages.split() for model in models or MODELS}
+
+
+# A change -> the jobs that must run again. Compare and report follow what they read.
+CHANGES: list[tuple[str, Callable[[str], str], set[str]]] = [
+    ("formats/dicom/label.py", add_a_line, {"predict"}),
+    ("models/unet.py", add_a_line, jobs("plan train predict", "unet")),
+    ("models/deeplab/v3.py", add_a_line, jobs("plan train predict", "deeplab")),
+    ("models/encoders/resnet.py", add_a_line, jobs("plan train predict", "deeplab")),
+    ("models/encoders/googlenet.py", add_a_line, set()),
+    ("models/rcnn.py", add_a_line, set()),
+    ("losses/pixelwise.py", add_a_line, jobs("plan train", "unet", "deeplab")),
+    ("losses/lovasz.py", add_a_line, set()),
+    ("metrics/surface.py", add_a_line, {"evaluate"}),
+    ("metrics/overlap.py", add_a_line, {"evaluate"}),
+    ("evaluate/score.py", add_a_line, {"evaluate"}),
+    ("train/loop.py", add_a_line, jobs("plan train")),
+    ("augment/spatial.py", add_a_line, jobs("plan train")),
+    ("postprocess/components.py", add_a_line, {"postprocess min_size"}),
+    ("postprocess/permutohedral.py", add_a_line, {"postprocess crf"}),
+    ("config/explain.py", add_a_line, {"config"}),
+    ("workflow.py", add_a_line, set()),
+    ("cli/training.py", add_a_line, set()),
+    (
+        "networks.py",
+        lambda text: text.replace(
+            "NETWORKS: dict[str, Network] = {",
+            'NETWORKS: dict[str, Network] = {\n    "new": Network("A paper", "medseg.models.rcnn:build"),',
+        ),
+        set(),
+    ),
+    (
+        "networks.py",
+        lambda text: text.replace(
+            'default="planned", description="planned: the plan', 'default="planned", description="the plan'
+        ),
+        set(),
+    ),
+    (
+        "networks.py",
+        lambda text: text.replace('Upsampling = Field(default="transposed"', 'Upsampling = Field(default="linear"'),
+        jobs("plan train predict", "unet"),
+    ),
+    (
+        "losses/table.py",
+        lambda text: text.replace('"ce": (', '"new": ("medseg.losses.overlap:DICE",),\n    "ce": ('),
+        set(),
+    ),
+    ("config/dataset.py", lambda text: text.replace('description="', 'description="that is, '), set()),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "expected"), CHANGES, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_change_is_seen_by_what_can_execute_it_and_by_nothing_else(
+    edited: Callable[..., Path], name: str, change: Callable[[str], str], expected: set[str]
+) -> None:
+    root = edited(name, change)
+    assert (root / name).read_text() != (ROOT / name).read_text()
+    base, now = digests(ROOT), digests(root)
+    seen = {job for job in JOBS if base[job] != now[job]} - {"compare", "report"}
+    if expected == {"predict"}:
+        # Whatever writes label maps.
+        assert seen == {*jobs("predict"), "postprocess crf", "postprocess min_size"} - {"x"} or not any(
+            job.startswith(("train", "plan", "preprocess")) for job in seen
+        )
+    elif expected == {"config"}:
+        assert not any(job.startswith(("train", "predict")) for job in seen)
+    else:
+        assert seen == expected
 
 
 @pytest.mark.parametrize(
@@ -89,57 +154,41 @@ def test_code_is_seen_by_what_depends_on_it(edited: Callable[..., Path], name: s
 def test_small_changes_are_seen(edited: Callable[..., Path], change: Callable[[str], str]) -> None:
     root = edited("engine/step.py", change)
     assert (root / "engine" / "step.py").read_text() != (ROOT / "engine" / "step.py").read_text()
-    assert code_digest("train", root=root) != code_digest("train")
+    assert stage_digest("train", UNET, root) != stage_digest("train", UNET)
 
 
-AUGMENT = {f"medseg.augment.{path.stem}" for path in (ROOT / "augment").glob("[!_]*.py")}
-# stage -> what it must reach, what it must not.
-CLOSURES = {
-    "train": (
-        {
-            "medseg.train.loop",
-            "medseg.models.unet",
-            "medseg.augment.spatial",
-            "medseg.preprocess.store",
-            "medseg.files",
-            "medseg.transfer",
-        },
-        {
-            *("medseg.evaluate", "medseg.report", "medseg.tracking", "medseg.compare", "medseg.predict", "medseg.cli"),
-            # What fetches weights is shared with what fetches data sets; what is done with those is not.
-            *("medseg.ingest.download", "medseg.ingest.archives"),
-        },
-    ),
-    "evaluate": (
-        {"medseg.evaluate.score", "medseg.metrics.overlap", "medseg.image.geometry"},
-        {"medseg.train", "medseg.models", "medseg.losses", "medseg.predict", "medseg.plan", "medseg.tracking"},
-    ),
-    # A change of the training step must not prepare every case again.
-    "preprocess": (
-        {"medseg.image.resample"},
-        {"medseg.engine.step", "medseg.models.zoo", "medseg.train", "medseg.losses"},
-    ),
-    "predict": (
-        {"medseg.patches.tiling", "medseg.models.zoo", "medseg.preprocess.prepare"},
-        # Of augmentation it reads in the tables whether training mirrored, and nothing else.
-        {"medseg.train.loop", "medseg.evaluate", "medseg.losses", *(AUGMENT - {"medseg.augment.tables"})},
-    ),
-    "postprocess": (
-        {"medseg.postprocess.components", "medseg.postprocess.crf"},
-        {"medseg.train", "medseg.models", "medseg.evaluate"},
-    ),
+# stage -> modules and packages that its code must not reach, whatever rows it uses.
+BEYOND = {
+    "ingest": {"models", "losses", "engine", "train", "plan"},
+    "preprocess": {"models", "engine", "train", "losses", "metrics"},
+    "plan": {"evaluate", "metrics.surface", "report", "tracking", "predict", "formats"},
+    "train": {
+        "config",
+        "formats",
+        "ingest.layouts",
+        "ingest.download",
+        "metrics.table",
+        "metrics.surface",
+        "metrics.overlap",
+    }
+    | {"evaluate", "report", "tracking", "compare", "predict", "postprocess", "cli", "workflow"},
+    "predict": {"train.loop", "evaluate", "losses", "augment.spatial", "metrics.table"},
+    "postprocess": {"train", "models", "evaluate", "losses"},
+    "evaluate": {"train", "models", "losses", "predict.predictor", "plan", "tracking"},
+    "compare": {"train", "models", "formats", "predict.predictor"},
 }
 
 
-@pytest.mark.parametrize("stage", CLOSURES)
-def test_closures_hold_what_a_stage_depends_on_and_no_more(stage: str) -> None:
-    needed, forbidden = CLOSURES[stage]
-    closure = import_closure(f"medseg.{stage}.run")
-    assert needed <= closure
-    assert {n for n in closure for f in forbidden if n == f or n.startswith(f + ".")} == set()
+@pytest.mark.parametrize("stage", BEYOND)
+def test_stages_reach_what_they_need_and_no_more(stage: str) -> None:
+    forbidden = {f"medseg.{name}" for name in BEYOND[stage]}
+    for rows in MODELS.values():
+        modules = stage_modules(stage, rows)
+        assert f"medseg.{stage}.run" in modules
+        assert {m for m in modules for f in forbidden if m == f or m.startswith(f + ".")} == set()
 
 
-@pytest.mark.parametrize("stage", ["train", "evaluate"])
+@pytest.mark.parametrize("stage", ["train", "evaluate", "preprocess"])
 def test_every_module_that_is_really_imported_is_in_the_closure(stage: str) -> None:
     # MONAI takes seconds to import and imports nothing of ours.
     fake = "import sys, json; from unittest.mock import MagicMock\n"
@@ -147,7 +196,7 @@ def test_every_module_that_is_really_imported_is_in_the_closure(stage: str) -> N
     fake += f"for n in {parts}: sys.modules['monai' + n] = MagicMock()\n"
     script = fake + f"import medseg.{stage}.run; print(json.dumps([m for m in sys.modules if m.startswith('medseg')]))"
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT.parent)
-    assert set(json.loads(out.stdout)) <= import_closure(f"medseg.{stage}.run")
+    assert set(json.loads(out.stdout)) <= stage_modules(stage, UNET)
 
 
 def test_imports_in_any_form_are_followed(tmp_path: Path) -> None:
@@ -238,6 +287,7 @@ def tables(tmp_path: Path) -> Callable[[str, str, str], Path]:
     return build
 
 
+TRAIN = ["medseg.train.run"]
 # A change -> the networks whose trainings must run again.
 ROW_CHANGES = [
     ("models/unet.py", "A = 1", "A = 2", {"unet"}),
@@ -265,7 +315,8 @@ def test_a_row_of_a_table_changes_those_that_use_it(
     seen = {
         network
         for network in ("unet", "fcn")
-        if code_digest("train", {"NETWORKS": [network]}, before) != code_digest("train", {"NETWORKS": [network]}, after)
+        if closure_digest(TRAIN, {"NETWORKS": [network]}, before)
+        != closure_digest(TRAIN, {"NETWORKS": [network]}, after)
     }
     assert seen == changed
 
@@ -279,12 +330,12 @@ def test_without_rows_the_whole_table_counts(tables: Callable[..., Path]) -> Non
 
 def test_unknown_rows_and_tables_are_errors(tables: Callable[..., Path]) -> None:
     with pytest.raises(ValueError, match="no rows deeplab"):
-        code_digest("train", {"NETWORKS": ["deeplab"]}, tables())
+        closure_digest(TRAIN, {"NETWORKS": ["deeplab"]}, tables())
     with pytest.raises(ValueError, match="no tables \\['NETS'\\]"):
-        code_digest("train", {"NETS": ["unet"]}, tables())
+        closure_digest(TRAIN, {"NETS": ["unet"]}, tables())
     with pytest.raises(ValueError, match="no literal dictionary"):
-        code_digest(
-            "train",
+        closure_digest(
+            TRAIN,
             {"NETWORKS": ["unet"]},
             tables("networks.py", "NETWORKS: dict[str, Network] = {", "NETWORKS = dict() or {"),
         )
@@ -299,16 +350,16 @@ def test_the_package_has_no_relative_imports() -> None:
 
 def test_templates_are_code(edited: Callable[..., Path]) -> None:
     root = edited("report/report.html.j2", lambda text: text + " ")
-    assert {s for s in STAGES if digests(root)[s] != digests(ROOT)[s]} == {"report"}
+    assert {job for job in JOBS if digests(root)[job] != digests(ROOT)[job]} == {"report"}
 
 
 def test_digests_are_short_stable_hex() -> None:
-    one = closure_digest("medseg.train.run")
+    one = closure_digest(["medseg.train.run"])
     provenance._closure_digest.cache_clear()
     provenance._closure.cache_clear()
     provenance._parsed.cache_clear()
     provenance._tree_digest.cache_clear()
-    assert closure_digest("medseg.train.run") == one
+    assert closure_digest(["medseg.train.run"]) == one
     assert len(one) == 16
     int(one, 16)
 

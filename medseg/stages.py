@@ -1,0 +1,88 @@
+"""The table of stages: what code a stage can execute, so that a change re-runs what depends on it and nothing else.
+
+A row names where a stage's code begins, and which tables it takes rows of; of those, a model's or a data set's own rows
+count. A stage that only looks a name up in a table (is there such a network?) executes no row of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg.networks import options_of
+from medseg.provenance import ROOT, TABLES, Rows, closure_digest, import_closure
+
+NETWORK = ("NETWORKS", "ENCODERS")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a stage can execute.
+
+    Attributes:
+        modules: where its code begins.
+        tables: those whose rows it executes; all rows, unless it is said which are used.
+    """
+
+    modules: tuple[str, ...]
+    tables: tuple[str, ...] = ()
+
+
+STAGES: Mapping[str, Stage] = {
+    "ingest": Stage(("medseg.ingest.run",), ("FORMATS",)),
+    "fingerprint": Stage(("medseg.plan.fingerprint",), ("FORMATS",)),
+    # The memory of a training step and the pace of training are measured for the plan.
+    "plan": Stage(("medseg.plan.run", "medseg.engine.memory", "medseg.engine.resources", "medseg.train.pace"), (*NETWORK, "LOSSES")),
+    "preprocess": Stage(("medseg.preprocess.run",), ("FORMATS",)),
+    "weights": Stage(("medseg.weights.run",)),
+    "train": Stage(("medseg.train.run",), (*NETWORK, "LOSSES")),
+    "predict": Stage(("medseg.predict.run",), (*NETWORK, "FORMATS")),
+    "postprocess": Stage(("medseg.postprocess.run",), ("OPERATIONS", "FORMATS")),
+    "evaluate": Stage(("medseg.evaluate.run",), ("METRICS", "FORMATS")),
+    "compare": Stage(("medseg.compare.run",), ("METRICS",)),
+    "report": Stage(("medseg.report.run",), ("METRICS", "FORMATS")),
+    "track": Stage(("medseg.tracking",), ("METRICS",)),
+}
+
+
+def stage_digest(stage: str, used: Rows | None = None, root: Path = ROOT) -> str:
+    """Digest (16 hex digits) of the code that a stage can execute.
+
+    Args:
+        stage: row of ``STAGES``.
+        used: table -> the rows that are used, where that is known (``rows_of_model``); of other tables all count.
+        root: the package.
+    """
+    return closure_digest(STAGES[stage].modules, _rows(STAGES[stage], used or {}), root)
+
+
+def stage_modules(stage: str, used: Rows | None = None, root: Path = ROOT) -> frozenset[str]:
+    """Names of the modules whose code is in ``stage_digest``."""
+    rows = _rows(STAGES[stage], used or {})
+    return frozenset().union(*(import_closure(module, root, rows) for module in STAGES[stage].modules))
+
+
+def _rows(stage: Stage, used: Rows) -> Rows:
+    rows: dict[str, Collection[str]] = {table: () for table in TABLES.values() if table not in stage.tables}
+    return rows | {table: names for table, names in used.items() if table in stage.tables}
+
+
+def rows_of_model(network: str, options: Mapping[str, Any], loss: str) -> Rows:
+    """The rows that training and using one model execute.
+
+    Args:
+        network: its name in ``NETWORKS``.
+        options: those that are given; the others have their defaults.
+        loss: its name in ``LOSSES``.
+    """
+    encoder = getattr(options_of(network, options), "encoder", None)
+    # DeepLab v3+ over the plan's own encoder takes none of the table.
+    encoders = () if encoder in (None, "planned") else (encoder,)
+    return {"NETWORKS": (network,), "ENCODERS": encoders, "LOSSES": (loss,)}
+
+
+def rows_of_plan(plan: Mapping[str, Any]) -> Rows:
+    """The rows that training and using the model of a plan (its JSON) execute."""
+    return rows_of_model(plan["network"]["name"], plan["network"]["options"], plan["training"]["loss"])
