@@ -136,7 +136,8 @@ class Config(Section):
     )
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
     shards: Count = Field(
-        default=1, description="preprocessing jobs per data set, for clusters; their results are equal"
+        default=1,
+        description="jobs that share the cases of preprocess, predict and evaluate, for clusters; results are equal",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="where networks run")
 
