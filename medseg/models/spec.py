@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,3 +44,8 @@ class NetworkSpec:
     def width(self, wanted: int | None) -> int:
         """Channels in place of a paper's first 64: as ``wanted``, or twice the plan's first width."""
         return wanted or 2 * self.widths[0]
+
+
+def total_stride(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Product of the strides of all stages, per axis."""
+    return tuple(math.prod(axis) for axis in zip(*strides, strict=True))

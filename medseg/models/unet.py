@@ -9,7 +9,6 @@ takes it away again, so it would be a parameter without effect.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from medseg.models.blocks import conv, he_normal
 from medseg.models.sizes import AnySize
-from medseg.models.spec import NetworkSpec
+from medseg.models.spec import NetworkSpec, total_stride
 from medseg.models.upsampling import UPSAMPLING, Shuffle
 from medseg.networks import UNetOptions
 
@@ -94,7 +93,7 @@ def any_size(spec: NetworkSpec, network: nn.Module) -> AnySize:
 
     Two voxels remain along strided axes in the coarsest stage, so that its norm has something to average.
     """
-    total = [math.prod(stride[axis] for stride in spec.strides) for axis in range(spec.dims)]
+    total = total_stride(spec.strides)
     return AnySize(network, total, [2 * t if t > 1 else 1 for t in total])
 
 

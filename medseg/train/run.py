@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from medseg.engine.group import joined
 from medseg.engine.phases import Phases
@@ -130,7 +131,7 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions)
         history = (folder / "journal.jsonl").read_bytes()
         write_bytes(ModelFolder(out).history, history)
         steps = parse_record(history.splitlines()[-1]).step
-        timing = {"seconds": round(seconds, 1), "steps": steps, "attempts": attempts["attempts"]}
+        timing: dict[str, Any] = {"seconds": round(seconds, 1), "steps": steps, "attempts": attempts["attempts"]}
         timing |= {"device": plan.machine.device, "threads": plan.machine.threads, "processes": plan.machine.processes}
         watched = [case.id for case in chosen.watch]
         write_json(ModelFolder(out).timing, {**timing, "phases": phases.to_json(), "watched": watched})

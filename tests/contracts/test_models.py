@@ -23,10 +23,10 @@ from medseg.errors import MachineError, PlanError
 from medseg.losses.build import build_loss
 from medseg.machine import fast_precision, pick_device
 from medseg.models.memory_layout import memory_format
-from medseg.models.spec import NetworkSpec
+from medseg.models.spec import NetworkSpec, total_stride
 from medseg.models.zoo import build_model
 from medseg.networks import NETWORKS
-from medseg.plan.topology import feature_voxels, padded_patch, plan_kernels, plan_strides, total_stride
+from medseg.plan.topology import feature_voxels, padded_patch, plan_kernels, plan_strides
 
 EVERY = [pytest.param(name, dims, id=f"{name}-{dims}d") for name, row in NETWORKS.items() for dims in row.dims]
 # What a plan would choose here. Processors without bf16 run it through other code, for minutes where a transposed

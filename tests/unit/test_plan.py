@@ -16,19 +16,20 @@ from numpy.typing import NDArray
 
 from medseg.config import Config, load_config
 from medseg.engine.memory import estimate_memory
-from medseg.errors import DataError, PlanError
+from medseg.engine.resources import available_resources
+from medseg.errors import DataError, MachineError, PlanError
 from medseg.ingest.manifest import read_manifest
-from medseg.plan import run as stage
-from medseg.plan import topology
+from medseg.models.spec import total_stride
 from medseg.plan.budget import Pace, steps_in, validate_every
-from medseg.plan.explain import explained
+from medseg.plan.explain import explanation
 from medseg.plan.fingerprint import Fingerprint, take_fingerprint
 from medseg.plan.grid import plan_grid
 from medseg.plan.limits import limits_of
-from medseg.plan.machine import Resources, this_machine
 from medseg.plan.plan import Grid, Plan, flat_values
-from medseg.plan.planner import make_plan, plan_within_memory, proxy_bytes
+from medseg.plan.planner import PlanRequest, make_plan, plan_within_memory, unet_step_bytes
+from medseg.plan.resources import Resources
 from medseg.recipes import LEARNING_RATES
+from tests.plans import run_plan
 
 CPU = Resources("cpu", "fp32", 8e9, 2)
 GPU = Resources("cuda", "bf16", 8e9, 8)
@@ -76,7 +77,7 @@ def config_of(model: dict[str, Any] | None = None, **general: Any) -> Config:
 
 def planned(fingerprint: Fingerprint, machine: Resources = CPU, config: Config | None = None) -> Plan:
     config = config or config_of()
-    return make_plan("m", config.models["m"], fingerprint, config, machine)
+    return make_plan(PlanRequest.of(config, "m", fingerprint, machine))
 
 
 def flat(plan: Plan) -> dict[str, Any]:
@@ -169,7 +170,7 @@ def test_a_patch_that_the_user_fixed_is_not_shrunk_for_memory() -> None:
 
 def test_a_patch_that_strides_do_not_divide_is_padded() -> None:
     plan = planned(HIPPOCAMPUS, CPU, config_of({"plan": {"patch": [17, 24, 9]}}))
-    divisor = topology.total_stride(plan.network.strides)
+    divisor = total_stride(plan.network.strides)
     assert all(p % d == 0 for p, d in zip(plan.network.patch, divisor, strict=True))
     assert all(0 <= p - w < d for p, w, d in zip(plan.network.patch, (17, 24, 9), divisor, strict=True))
 
@@ -203,10 +204,10 @@ def test_too_little_memory_shrinks_the_patch_and_then_is_an_error(device: str) -
     machine = replace(CPU, device=device)
     data = fingerprint_of((200, 220, 180))
     roomy = planned(data, replace(machine, memory_bytes=1e12))
-    needed = proxy_bytes(roomy.changed(batch=2))
+    needed = unet_step_bytes(roomy.changed(batch=2))
     tight = planned(data, replace(machine, memory_bytes=needed / 6))
     assert math.prod(tight.network.patch) < math.prod(roomy.network.patch)
-    assert needed / 30 < proxy_bytes(tight) <= needed / 6
+    assert needed / 30 < unet_step_bytes(tight) <= needed / 6
     with pytest.raises(PlanError, match=r"no patch fits.*memory_gb"):
         planned(data, replace(machine, memory_bytes=1e5))
 
@@ -229,10 +230,10 @@ def test_any_data_get_a_plan_within_memory_or_an_error(data: Fingerprint, memory
     except PlanError as error:
         assert "no patch fits" in str(error)
         return
-    divisor = topology.total_stride(plan.network.strides)
+    divisor = total_stride(plan.network.strides)
     assert all(p % d == 0 for p, d in zip(plan.network.patch, divisor, strict=True))
     # The batch is rounded, as nnU-Net does.
-    assert proxy_bytes(plan) <= memory * plan.training.batch / (plan.training.batch - 0.5) * (1 + 1e-9)
+    assert unet_step_bytes(plan) <= memory * plan.training.batch / (plan.training.batch - 0.5) * (1 + 1e-9)
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
@@ -251,7 +252,7 @@ def test_every_decision_has_a_reason(data: Fingerprint, machine: Resources) -> N
     plan = planned(data, replace(machine, memory_bytes=1e12))
     told = {"spacing", "crop", "normalization", "patch", "strides", "kernels", "widths", "batch", "precision", "lr"}
     assert {*told, "resolution", "steps"} <= set(plan.reasons)
-    text = explained(plan)
+    text = explanation(plan)
     assert all(why in text for why in plan.reasons.values())
 
 
@@ -313,7 +314,8 @@ def test_limits_are_what_differs_between_candidates() -> None:
 
     config = config_of()
     small = Limits(voxels=24**3, base_width=8, width_cap=32, max_batch=2, max_stages=3)
-    plan = make_plan("m", config.models["m"], fingerprint_of((200, 200, 200)), config, CPU, small)
+    request = PlanRequest.of(config, "m", fingerprint_of((200, 200, 200)), CPU)
+    plan = make_plan(replace(request, limits=small))
     assert plan.network.patch == (24, 24, 24)
     assert plan.network.widths == (8, 16, 32)
     assert plan.training.batch == 2
@@ -417,7 +419,7 @@ def test_the_steps_settle_the_recipe(
     assert recipe_of(plan) == recipe
     assert plan.reasons["recipe"] == why
     assert plan.reasons["lr"] == f"default of {plan.training.optimizer}"
-    assert f"recipe\n    {why}" in explained(plan)
+    assert f"recipe\n    {why}" in explanation(plan)
 
 
 @pytest.mark.parametrize("steps", [1, 9_999, 10_000, 250_000])
@@ -444,7 +446,8 @@ def test_what_the_recipe_of_auto_takes_is_counted_as_memory() -> None:
 
     def within(memory: float, steps: int, **fixed: Any) -> Plan:
         config = config_of({"optimizer": "sgd", "plan": {**few, **fixed}}, budget={"steps": steps})
-        return plan_within_memory("m", config.models["m"], data, config, replace(CPU, memory_bytes=memory))
+        request = PlanRequest.of(config, "m", data, replace(CPU, memory_bytes=memory))
+        return plan_within_memory(request, estimate_memory)
 
     less, more = (estimate_memory(within(1e12, steps, batch=8)) for steps in (9_999, 10_000))
     assert less < more
@@ -492,17 +495,34 @@ def test_no_two_groups_of_a_plan_have_a_field_of_one_name() -> None:
 
 def test_models_with_one_grid_share_it() -> None:
     models = [config_of(s).models["m"] for s in ({}, {"network": "deeplabv3plus"}, {"plan": {"batch": 9}})]
-    assert len({json.dumps(plan_grid(HIPPOCAMPUS, m).to_json()) for m in models}) == 1
+    assert len({json.dumps(plan_grid(HIPPOCAMPUS, m.dims, m.plan).to_json()) for m in models}) == 1
 
 
-def test_a_missing_device_is_a_plan_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resources_are_those_of_this_machine_or_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
+    from medseg.engine import resources
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(PlanError, match="cuda"):
-        this_machine(config_of(device="cuda"))
-    machine = this_machine(config_of(budget={"steps": 1, "memory_gb": 3.0}, threads=5))
-    assert (machine.device, machine.memory_bytes, machine.threads) == ("cpu", 3e9, 5)
+    with pytest.raises(MachineError, match="cuda"):
+        available_resources("cuda", None, 1, 1)
+    fixed = available_resources("auto", 3.0, 5, 2)
+    assert (fixed.device, fixed.memory_bytes, fixed.threads, fixed.processes) == ("cpu", 3e9, 2, 2)
+    monkeypatch.setattr(resources, "host_memory", lambda: 8_000)
+    assert available_resources("cpu", None, 1, 1).memory_bytes == 4_000
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(resources, "device_memory", lambda: 10_000)
+    monkeypatch.setattr(resources, "fast_precision", lambda device: "bf16")
+    found = available_resources("auto", None, 4, 1)
+    assert (found.device, found.precision, found.memory_bytes, found.threads) == ("cuda", "bf16", 8_000, 4)
+
+
+def test_planning_imports_no_torch() -> None:
+    import subprocess
+    import sys
+
+    script = "import sys, medseg.plan.run, medseg.engine.resources; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 # Fingerprints
@@ -613,7 +633,7 @@ def test_stage_measures_only_a_budget_in_minutes(study: Any, tmp_path: Path) -> 
 
     file = tmp_path / "plan.json"
     for budget in ({"steps": 9}, {"minutes": 3.0}):
-        stage.run(config_of(budget=budget, device="cpu", threads=1), "m", study.fingerprint("flat"), file, measure)
+        run_plan(config_of(budget=budget, device="cpu", threads=1), "m", study.fingerprint("flat"), file, measure)
         plan = Plan.from_json(json.loads(file.read_text()))
         assert (plan.training.steps == 9) == ("steps" in budget)
     # 3 minutes hold some 350 steps: enough for the second candidate, not for the third.
@@ -630,7 +650,7 @@ def test_stage_measures_only_a_budget_in_minutes(study: Any, tmp_path: Path) -> 
     for fixed, calls in (({"steps": 8}, 0), ({"widths": [8] * len(plan.network.widths), **still}, 1), (still, 4)):
         asked.clear()
         config = config_of({"plan": fixed}, budget={"minutes": 3.0}, device="cpu")
-        stage.run(config, "m", study.fingerprint("flat"), file, measure)
+        run_plan(config, "m", study.fingerprint("flat"), file, measure)
         assert len(asked) == calls
 
 
@@ -659,7 +679,7 @@ def test_steps_that_were_measured_settle_the_recipe(
         )
 
     config = config_of(budget={"minutes": 3.0}, device="cpu", threads=1)
-    plan = stage.run(config, "m", study.fingerprint("flat"), tmp_path / "plan.json", measure)
+    plan = run_plan(config, "m", study.fingerprint("flat"), tmp_path / "plan.json", measure)
     assert Plan.from_json(json.loads((tmp_path / "plan.json").read_text())) == plan
     short, nnunet = (steps_in(3.0, Pace(seconds, 0.001, 0.0)) for seconds in (short_s, nnunet_s))
     steps = short if recipe == SHORT else nnunet
@@ -690,7 +710,7 @@ def test_a_recipe_that_is_named_is_measured_once(name: str, recipe: tuple[Any, .
 
     still = {"channels_last": True, "precision": "fp32", "widths": [8] * 4}
     config = config_of({"recipe": name, "plan": still}, budget={"minutes": 3.0}, device="cpu", threads=1)
-    plan = stage.run(config, "m", study.fingerprint("flat"), None, measure)
+    plan = run_plan(config, "m", study.fingerprint("flat"), None, measure)
     assert (plan.training.steps >= 10_000) == (name == "short")
     assert plan.reasons["recipe"] == f"{name}: override in the configuration"
     assert [recipe_of(p) for p in asked] == [recipe] == [recipe_of(plan)]

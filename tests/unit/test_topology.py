@@ -10,18 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg.errors import PlanError
+from medseg.models.spec import total_stride
 from medseg.plan import topology
 from medseg.plan.limits import LIMITS, limits_of
-from medseg.plan.topology import Scene, configure, feature_voxels, room, shape_for, shrink
+from medseg.plan.topology import (
+    PlanningInput,
+    feature_voxel_budget,
+    feature_voxels,
+    next_smaller,
+    plan_topology,
+    topology_for,
+)
 
 spacings = st.lists(st.floats(0.3, 6.0), min_size=2, max_size=3).map(tuple)
 
 
 @st.composite
-def scenes(draw: st.DrawFn, largest: int = 400) -> Scene:
+def targets(draw: st.DrawFn, largest: int = 400) -> PlanningInput:
     spacing = draw(spacings)
     shape = tuple(float(draw(st.integers(1, largest))) for _ in spacing)
-    return Scene(spacing, shape, draw(st.integers(2, 9)), math.prod(shape) * draw(st.integers(1, 300)))
+    return PlanningInput(spacing, shape, draw(st.integers(2, 9)), math.prod(shape) * draw(st.integers(1, 300)))
 
 
 def test_coarse_axes_are_convolved_and_halved_later() -> None:
@@ -32,16 +40,16 @@ def test_coarse_axes_are_convolved_and_halved_later() -> None:
 
 
 @pytest.mark.parametrize("key", sorted(LIMITS), ids=str)
-@given(scene=scenes())
-def test_initial_patch_fits_into_image_and_budget(key: tuple[str, int], scene: Scene) -> None:
+@given(target=targets())
+def test_initial_patch_fits_into_image_and_budget(key: tuple[str, int], target: PlanningInput) -> None:
     limits = replace(LIMITS[key], voxels=min(LIMITS[key].voxels, 2**20))
-    patch = topology.initial_patch(scene.spacing, scene.shape, limits.voxels, limits.refill)
-    assert all(1 <= p <= max(1, n) for p, n in zip(patch, scene.shape, strict=True))
+    patch = topology.initial_patch(target.spacing, target.shape, limits.voxels, limits.refill)
+    assert all(1 <= p <= max(1, n) for p, n in zip(patch, target.shape, strict=True))
     # Up to rounding the budget is kept; with refilling it is spent, unless the image is smaller.
     slack = math.prod((p + 0.51) / p for p in patch)
     assert math.prod(patch) <= limits.voxels * slack + 1 or any(p == 1 for p in patch)
     grown = math.prod(p + 0.51 for p in patch)
-    enough = grown >= min(limits.voxels, math.prod(scene.shape)) * 0.99
+    enough = grown >= min(limits.voxels, math.prod(target.shape)) * 0.99
     assert enough or not limits.refill or any(v < 1.5 for v in patch)
 
 
@@ -54,33 +62,33 @@ def test_unclipped_patch_is_a_cube_in_the_world(spacing: tuple[float, ...], refi
     assert math.prod(patch) == pytest.approx(128**3, rel=0.02)
 
 
-@given(scenes(300), st.sampled_from(sorted(LIMITS)))
-def test_topology_is_one_that_networks_can_have(scene: Scene, key: tuple[str, int]) -> None:
+@given(targets(300), st.sampled_from(sorted(LIMITS)))
+def test_topology_is_one_that_networks_can_have(target: PlanningInput, key: tuple[str, int]) -> None:
     limits = LIMITS[key]
-    made = shape_for(scene.shape, scene, limits)
-    divisor = topology.total_stride(made.strides)
+    made = topology_for(target.shape, target, limits)
+    divisor = total_stride(made.strides)
     assert len(made.strides) == len(made.kernels) == len(made.widths) <= (limits.max_stages or 99)
     assert set(made.strides[0]) == {1}
     assert all(set(s) <= {1, 2} and 2 in s for s in made.strides[1:])
     assert set(made.kernels[-1]) == {3}
     assert max(made.widths) <= limits.width_cap
-    for axis in range(len(scene.shape)):
+    for axis in range(len(target.shape)):
         line = [k[axis] for k in made.kernels]
         assert line == sorted(line)
         assert set(line) <= {1, 3}
-    for p, q, d in zip(scene.shape, made.patch, divisor, strict=True):
+    for p, q, d in zip(target.shape, made.patch, divisor, strict=True):
         assert q % d == 0
         assert p <= q
-        assert q < p + d or q == topology.smallest(d)
+        assert q < p + d or q == topology.shortest_axis(d)
         # An image too small for three stages is padded until two voxels remain.
         assert q // d >= (2 if len(made.strides) == topology.MIN_STAGES else topology.MIN_FEATURES) or d == 1
 
 
-@given(scenes(), st.sampled_from(sorted(LIMITS)))
-def test_shrinking_ends_and_each_step_is_smaller(scene: Scene, key: tuple[str, int]) -> None:
-    made = shape_for(scene.shape, scene, LIMITS[key])
+@given(targets(), st.sampled_from(sorted(LIMITS)))
+def test_shrinking_ends_and_each_step_is_smaller(target: PlanningInput, key: tuple[str, int]) -> None:
+    made = topology_for(target.shape, target, LIMITS[key])
     for _ in range(3000):
-        smaller = shrink(made, scene, LIMITS[key])
+        smaller = next_smaller(made, target, LIMITS[key])
         if smaller is None:
             break
         assert math.prod(smaller.patch) < math.prod(made.patch)
@@ -92,10 +100,10 @@ def test_shrinking_ends_and_each_step_is_smaller(scene: Scene, key: tuple[str, i
 
 def test_shrinking_skips_no_valid_size() -> None:
     """256 at a total stride of 64 is followed by 224, whose total stride is 32."""
-    scene = Scene((1.0, 1.0), (256.0, 256.0), 2, 1e9)
-    made = shape_for((256, 256), scene, limits_of("cuda", 2))
-    assert topology.total_stride(made.strides) == (64, 64)
-    smaller = shrink(made, scene, limits_of("cuda", 2))
+    target = PlanningInput((1.0, 1.0), (256.0, 256.0), 2, 1e9)
+    made = topology_for((256, 256), target, limits_of("cuda", 2))
+    assert total_stride(made.strides) == (64, 64)
+    smaller = next_smaller(made, target, limits_of("cuda", 2))
     assert smaller is not None
     assert smaller.patch == (224, 256)
 
@@ -116,12 +124,12 @@ def test_shrinking_skips_no_valid_size() -> None:
 def test_stages_end_where_two_voxels_are_left_of_an_object(
     diameter: float, spacing: tuple[float, ...], stages: int
 ) -> None:
-    scene = Scene(spacing, (256.0,) * len(spacing), 2, 1e9, diameter)
+    target = PlanningInput(spacing, (256.0,) * len(spacing), 2, 1e9, diameter)
     processor = LIMITS["cpu", len(spacing)]
-    assert topology.most_stages(scene, processor) == stages
-    assert len(shape_for((256,) * len(spacing), scene, processor).strides) == stages
+    assert topology.max_stages(target, processor) == stages
+    assert len(topology_for((256,) * len(spacing), target, processor).strides) == stages
     # On a GPU time does not run out first, and nnU-Net's rules are kept.
-    assert topology.most_stages(scene, LIMITS["cuda", len(spacing)]) is None
+    assert topology.max_stages(target, LIMITS["cuda", len(spacing)]) is None
 
 
 def test_widths_double_up_to_the_cap() -> None:
@@ -141,8 +149,8 @@ def test_feature_voxels_are_those_of_the_unet_that_is_built() -> None:
     from medseg.models.spec import NetworkSpec
     from medseg.models.zoo import build_model
 
-    scene = Scene((3.0, 1.0, 1.0), (16.0, 32.0, 32.0), 4, 1e9)
-    made = shape_for(scene.shape, scene, replace(limits_of("cpu", 3), base_width=8))
+    target = PlanningInput((3.0, 1.0, 1.0), (16.0, 32.0, 32.0), 4, 1e9)
+    made = topology_for(target.shape, target, replace(limits_of("cpu", 3), base_width=8))
     counted = []
     with torch.device("meta"):
         network = build_model("unet", NetworkSpec(3, 1, 4, made.widths, made.strides, made.kernels))
@@ -154,17 +162,17 @@ def test_feature_voxels_are_those_of_the_unet_that_is_built() -> None:
 
 
 @pytest.mark.parametrize(("dims", "voxels"), [(2, 8.5e7 * 12), (3, 5.6e8 * 2)])
-def test_room_of_the_reference(dims: int, voxels: float) -> None:
+def test_the_voxel_budget_of_the_reference(dims: int, voxels: float) -> None:
     """nnU-Net: 8 GB train 12 pictures of 8.5e7 feature-map voxels, or 2 volumes of 5.6e8, in 16 bits."""
-    assert room(8e9, dims, "bf16") == room(8e9, dims, "fp16") == voxels
-    assert room(8e9, dims, "fp32") == voxels / 2
-    assert room(24e9, dims, "bf16") == pytest.approx(3 * voxels)
+    assert feature_voxel_budget(8e9, dims, "bf16") == feature_voxel_budget(8e9, dims, "fp16") == voxels
+    assert feature_voxel_budget(8e9, dims, "fp32") == voxels / 2
+    assert feature_voxel_budget(24e9, dims, "bf16") == pytest.approx(3 * voxels)
 
 
-@given(scenes(), st.floats(1e6, 1e10), st.sampled_from(sorted(LIMITS)))
-def test_two_patches_fit_or_it_is_an_error(scene: Scene, memory: float, key: tuple[str, int]) -> None:
+@given(targets(), st.floats(1e6, 1e10), st.sampled_from(sorted(LIMITS)))
+def test_two_patches_fit_or_it_is_an_error(target: PlanningInput, memory: float, key: tuple[str, int]) -> None:
     try:
-        made, batch = configure(scene, LIMITS[key], memory)
+        made, batch = plan_topology(target, LIMITS[key], memory)
     except PlanError as error:
         assert "no patch fits" in str(error)
         return
@@ -174,18 +182,20 @@ def test_two_patches_fit_or_it_is_an_error(scene: Scene, memory: float, key: tup
 
 
 def test_a_larger_budget_never_gives_a_smaller_patch() -> None:
-    scene = Scene((2.5, 0.8, 0.8), (90.0, 400.0, 380.0), 3, 1e10)
-    patches = [math.prod(configure(scene, limits_of("cuda", 3), 10.0**e)[0].patch) for e in (7, 8, 8.5, 9, 9.5, 10)]
+    target = PlanningInput((2.5, 0.8, 0.8), (90.0, 400.0, 380.0), 3, 1e10)
+    patches = [
+        math.prod(plan_topology(target, limits_of("cuda", 3), 10.0**e)[0].patch) for e in (7, 8, 8.5, 9, 9.5, 10)
+    ]
     assert patches == sorted(patches)
     assert patches[0] < patches[-1]
 
 
 def test_what_does_not_fit_together_is_refused() -> None:
-    scene = Scene((1.0, 1.0), (64.0, 64.0), 2, 1e9)
+    target = PlanningInput((1.0, 1.0), (64.0, 64.0), 2, 1e9)
     limits = limits_of("cpu", 2)
     with pytest.raises(PlanError, match="one width"):
-        configure(scene, limits, 1e9, widths=(8, 16))
+        plan_topology(target, limits, 1e9, widths=(8, 16))
     with pytest.raises(PlanError, match="2 strides per stage"):
-        configure(scene, limits, 1e9, strides=((1, 1, 1), (2, 2, 2), (2, 2, 2)), widths=(8, 16, 32))
+        plan_topology(target, limits, 1e9, strides=((1, 1, 1), (2, 2, 2), (2, 2, 2)), widths=(8, 16, 32))
     with pytest.raises(PlanError, match="at least 3"):
-        configure(scene, limits, 1e9, strides=((1, 1), (2, 2)))
+        plan_topology(target, limits, 1e9, strides=((1, 1), (2, 2)))

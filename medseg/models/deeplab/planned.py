@@ -5,14 +5,13 @@ It goes down to one eighth (2-D) or one quarter (3-D) of the resolution; from th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from medseg.models.atrous import dilate
 from medseg.models.blocks import conv, make_act
-from medseg.models.spec import NetworkSpec
+from medseg.models.spec import NetworkSpec, total_stride
 from medseg.networks import Norm
 
 # Strided stages before dilation takes over: output stride 8 in 2-D (as in the paper's finer setting), 4 in 3-D, where
@@ -62,7 +61,7 @@ class PlannedEncoder(nn.Module):
             Residual(dims, deep, wide, one, 2, norm), Residual(dims, wide, wide, one, 4, norm)
         )  # fmt: skip
         self.channels = (*widths[1 : strided + 1], wide)
-        self.total = tuple(math.prod(s[axis] for s in spec.strides[1 : strided + 1]) for axis in range(dims))
+        self.total = total_stride(spec.strides[: strided + 1])
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, C, S) to the features of the strided stages, and last the dilated ones."""

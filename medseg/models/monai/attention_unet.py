@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import nn
 
 from medseg.models.monai.adapter import channels, independent
 from medseg.models.sizes import AnySize
-from medseg.models.spec import NetworkSpec
+from medseg.models.spec import NetworkSpec, total_stride
 from medseg.networks import Options
 
 
@@ -20,5 +18,5 @@ def build(spec: NetworkSpec, options: Options) -> nn.Module:
     from monai.networks.nets import AttentionUnet
 
     network = AttentionUnet(**channels(spec), channels=spec.widths, strides=spec.strides[1:])
-    total = [math.prod(axis) for axis in zip(*spec.strides, strict=True)]
+    total = total_stride(spec.strides)
     return AnySize(independent(network, spec.dims), total, [2 * t for t in total])
