@@ -27,8 +27,7 @@ from medseg.engine.step import set_exact
 from medseg.files import read_json
 from medseg.ingest.splits import read_split
 from medseg.patches.sampling import generator
-from medseg.plan.budget import VALIDATION_CASES
-from medseg.plan.plan import Plan
+from medseg.plan.plan import VALIDATION_CASES, Plan
 from medseg.preprocess.store import open_store
 from medseg.train.data import RawBatch, augment_batch, make_batch
 from medseg.train.loader import batches

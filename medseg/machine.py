@@ -46,8 +46,9 @@ def pick_device(wish: str) -> str:
 def fast_precision(device: str) -> str:
     """The reduced precision (bf16 or fp16) that the device computes in hardware and correctly, else ``fp32``.
 
-    Of processors, those with AMX: without bf16 instructions autocast is slower than fp32, and where they are AVX-512's
-    alone (AMD), oneDNN 3.12's gradients of a convolution's weights read memory that nobody has written (docs/notebook.md).
+    Of processors, those with AMX: without bf16 instructions autocast is slower than fp32, and where AVX-512 alone has
+    them (AMD), oneDNN 3.12's gradients of a convolution's weights read memory that was never written
+    (docs/notebook.md).
     """
     import torch
 

@@ -167,6 +167,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     from medseg.predict import run as predict
     from medseg.preprocess import run as preprocess
     from medseg.train import run as train
+    from tests.plans import run_plan
 
     root = tmp_path_factory.mktemp("study")
     _write_flat(root / "data" / "flat")
@@ -197,7 +198,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
         here = config.model_copy(update={"models": models})
         ingest.run(here, name, made.manifest(name).parent)
         plan.run_fingerprint(here, made.manifest(name), made.fingerprint(name), 1)
-        plan.run(here, "unet", made.fingerprint(name), made.plan(name))
+        run_plan(here, "unet", made.fingerprint(name), made.plan(name))
         preprocess.run(here, "unet", made.manifest(name), made.fingerprint(name), made.index(name).parent, "code", 1)
         inputs = train.Inputs(made.manifest(name), made.plan(name), made.index(name), made.splits(name), 0, 0)
         train.run(inputs, root / ".state" / name, made.model(name), "code")

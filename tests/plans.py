@@ -1,9 +1,11 @@
-"""A small plan, for whatever needs one."""
+"""A small plan, for whatever needs one, and the plan stage as the command line runs it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from medseg.config import Config
 from medseg.models.spec import NetworkSpec
 from medseg.plan.plan import Grid, Machine, Plan, Training
 
@@ -22,3 +24,13 @@ def tiny_plan(network: str = "unet", dims: int = 2, **changes: Any) -> Plan:
         reasons={},
     )
     return plan.changed(**changes)
+
+
+def run_plan(config: Config, model: str, fingerprint: Path, out: Path | None, measure: Any = None) -> Plan:
+    """The plan stage, with what this machine has."""
+    from medseg.engine.memory import estimate_memory
+    from medseg.engine.resources import available_resources
+    from medseg.plan import run as stage
+
+    here = available_resources(config.device, config.budget.memory_gb, config.threads, config.processes)
+    return stage.run(config, model, fingerprint, out, here, estimate_memory, measure)

@@ -1,7 +1,7 @@
 """A budget in minutes: which network it pays for, and how many steps.
 
-Candidates of growing cost are timed on this machine, each for a moment; the largest that still gets enough steps is
-taken, timed for longer, and given as many steps as fit. What was measured is kept in the plan's reasons.
+Networks of growing width are timed briefly on this machine. The widest that still gets enough steps is chosen, timed
+for longer, and given as many steps as fit. The measurements are kept in the plan's reasons.
 """
 
 from __future__ import annotations
@@ -11,26 +11,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from medseg.errors import PlanError
-from medseg.plan.plan import Plan
+from medseg.plan.plan import VALIDATION_CASES, Plan
 
 # The validation curve has this many points, but none closer together than ``CURVE_STEPS``.
 VALIDATIONS = 10
 CURVE_STEPS = 25
-# Cases of the validation fold that are predicted for a point of the curve.
-VALIDATION_CASES = 8
-# Starting Python, torch and MONAI; building the network; writing the model.
+# Seconds to start Python, torch and MONAI, build the network and write the model.
 START_S = 12.0
-# A long training is a little slower than a short look at it: measured 3 to 4 % (docs/notebook.md).
+# A long training is a little slower than a short measurement of it: 3 to 4 %, measured (docs/notebook.md).
 RESERVE = 0.05
-# Another arithmetic or layout is taken from this share of the time on.
-WORTH_IT = 0.9
-# Time spent on a first look at a candidate, and on the one that was taken (at most this share of the budget).
-LOOK_S, CLOSE_LOOK_S, CLOSE_LOOK_SHARE = 2.0, 40.0, 0.05
+# Another arithmetic or memory layout is chosen if its steps take at most this share of the time.
+FASTER = 0.9
+# Seconds for a first measurement of a candidate, and for that of the chosen one (at most this share of the budget).
+SHORT_MEASUREMENT_S, LONG_MEASUREMENT_S, LONG_MEASUREMENT_SHARE = 2.0, 40.0, 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast a plan trains here.
+    """How fast a plan is trained on this machine.
 
     Attributes:
         step_s: seconds of a step, from reading its patches to the updated weights.
@@ -55,47 +53,47 @@ def validate_every(steps: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A plan that a budget may be spent on, if it gets at least ``enough`` steps."""
+class WidthCandidate:
+    """A plan of one base width, chosen only if the budget holds at least ``min_steps`` of its steps."""
 
     plan: Plan
-    enough: int
+    min_steps: int
 
 
-def quickest(variants: Sequence[Plan], stopwatch: Stopwatch) -> tuple[Plan, str]:
-    """The variant (of arithmetic and memory layout) whose steps are shortest here, and what was measured.
+def fastest_variant(variants: Sequence[Plan], stopwatch: Stopwatch) -> tuple[Plan, str]:
+    """The variant (of arithmetic and memory layout) with the shortest steps here, and text with what was measured.
 
-    The first stays unless another is quicker by more than a short look can be wrong.
+    The first is kept unless another is faster by more than the error of a short measurement.
     """
-    times = [stopwatch(variant, LOOK_S).step_s for variant in variants]
+    times = [stopwatch(variant, SHORT_MEASUREMENT_S).step_s for variant in variants]
     best = min(range(len(variants)), key=lambda k: times[k])
-    chosen = best if times[best] < WORTH_IT * times[0] else 0
-    told = [
+    chosen = best if times[best] < FASTER * times[0] else 0
+    measured = [
         f"{time:.3f} s in {v.machine.precision}, channels {'innermost' if v.machine.channels_last else 'outermost'}"
         for v, time in zip(variants, times, strict=True)
     ]
-    return variants[chosen], f"a step took {'; '.join(told)}"
+    return variants[chosen], f"a step took {'; '.join(measured)}"
 
 
-def fit(candidates: Sequence[Candidate], minutes: float, stopwatch: Stopwatch) -> Plan:
-    """The plan that a training of ``minutes`` is best spent on, with its steps.
+def plan_within_minutes(candidates: Sequence[WidthCandidate], minutes: float, stopwatch: Stopwatch) -> Plan:
+    """The widest plan that gets enough steps in ``minutes``, with as many steps as fit.
 
     Args:
-        candidates: of growing cost; the first is taken if no other gets enough steps.
+        candidates: from narrow to wide; the first is chosen if no other gets enough steps.
         minutes: wall-clock of one training, start and validation included.
         stopwatch: measures a plan's pace on this machine.
 
     Raises:
         PlanError: if start and validation alone take longer.
     """
-    chosen, looks = candidates[0].plan, []
+    chosen, tried = candidates[0].plan, []
     for candidate in candidates if len(candidates) > 1 else ():
-        steps = steps_in(minutes, stopwatch(candidate.plan, LOOK_S))
-        looks.append(f"{candidate.plan.network.widths[0]} gets {steps} steps of {candidate.enough}")
-        if steps < candidate.enough:
+        steps = steps_in(minutes, stopwatch(candidate.plan, SHORT_MEASUREMENT_S))
+        tried.append(f"{candidate.plan.network.widths[0]} gets {steps} steps of {candidate.min_steps}")
+        if steps < candidate.min_steps:
             break
         chosen = candidate.plan
-    pace = stopwatch(chosen, min(CLOSE_LOOK_S, CLOSE_LOOK_SHARE * minutes * 60))
+    pace = stopwatch(chosen, min(LONG_MEASUREMENT_S, LONG_MEASUREMENT_SHARE * minutes * 60))
     steps = steps_in(minutes, pace)
     if steps < 1:
         used = START_S + pace.finish_s + VALIDATION_CASES * pace.validation_s
@@ -110,8 +108,8 @@ def fit(candidates: Sequence[Candidate], minutes: float, stopwatch: Stopwatch) -
         f"{VALIDATION_CASES * pace.validation_s:.1f} s and {pace.save_share:.1%} for saving; {RESERVE:.0%} kept back"
     )
     reasons = {**chosen.reasons, "steps": why}
-    if looks:
-        reasons["widths"] += f"; the largest that gets enough steps in {minutes:g} min: {', '.join(looks)}"
+    if tried:
+        reasons["widths"] += f"; the largest that gets enough steps in {minutes:g} min: {', '.join(tried)}"
     return chosen.changed(steps=steps, validate_every=validate_every(steps), reasons=reasons)
 
 
@@ -121,6 +119,6 @@ def steps_in(minutes: float, pace: Pace) -> int:
     most = 0
     for rounds in range(1, VALIDATIONS + 1):
         fits = int((seconds - rounds * VALIDATION_CASES * pace.validation_s) / pace.step_s)
-        # Fewer points of the curve than there can be means that it is short.
+        # A curve with fewer points than ``VALIDATIONS`` is that of a short training.
         most = max(most, fits if rounds == VALIDATIONS else min(fits, rounds * CURVE_STEPS))
     return most

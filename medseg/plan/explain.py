@@ -1,4 +1,4 @@
-"""The reason of every planned value: the rule, and the numbers of this data set and machine that led to it."""
+"""Reasons of planned values: the rule, and the numbers of this data set and machine that led to the value."""
 
 from __future__ import annotations
 
@@ -8,65 +8,80 @@ from dataclasses import dataclass
 from typing import Any
 
 from medseg.config import ModelConfig
-from medseg.plan import rules, topology
+from medseg.models.spec import total_stride
+from medseg.plan import rules
 from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.grid import full_spacing, low_spacing
 from medseg.plan.limits import Limits
-from medseg.plan.machine import Resources
 from medseg.plan.plan import Grid, Plan
-from medseg.plan.topology import Scene, Shape
+from medseg.plan.resources import Resources
+from medseg.plan.topology import (
+    MIN_FEATURES,
+    MIN_STAGES,
+    SIMILAR,
+    PlanningInput,
+    Topology,
+    initial_patch,
+    max_stages,
+)
 from medseg.recipes import NNUNET_FROM, recipe_for
 
 OVERRIDE = "override in the configuration"
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """All that the reasons speak of."""
+class Decisions:
+    """What was planned, and what it was planned from: everything that the reasons refer to.
+
+    Attributes:
+        fingerprint, model, resources, limits: what planning started from.
+        grid: planned grid of the prepared images.
+        target: what the network was planned for.
+        topology: planned stages and patch.
+        voxel_budget: feature-map voxels of a batch that the memory holds.
+    """
 
     fingerprint: Fingerprint
     model: ModelConfig
-    machine: Resources
+    resources: Resources
     limits: Limits
     grid: Grid
-    scene: Scene
-    shape: Shape
-    room: float
+    target: PlanningInput
+    topology: Topology
+    voxel_budget: float
 
 
-def explain(facts: Facts) -> dict[str, str]:
-    """Reason by name of the planned value, in the order in which the values follow from one another."""
-    fixed = facts.model.plan
+def explain(made: Decisions) -> dict[str, str]:
+    """The reason of every planned value by its name, in the order in which the values follow from one another."""
+    fixed = made.model.plan
     reasons = {
-        "resolution": _resolution(facts),
-        "spacing": OVERRIDE if fixed.spacing else _spacing(facts),
-        "slice_axis": _slice_axis(facts),
-        "crop": _crop(facts.fingerprint),
-        "normalization": OVERRIDE if fixed.normalization else _normalization(facts.fingerprint, facts.grid),
-        "channels_last": OVERRIDE
-        if fixed.channels_last is not None
-        else "convolutions mostly prefer it; measured where the budget is in minutes",
-        "precision": OVERRIDE if fixed.precision else f"fastest in the hardware of this {facts.machine.device}",
-        "patch": f"{OVERRIDE}, padded to the strides" if fixed.patch else _patch(facts),
-        "strides": OVERRIDE if fixed.strides else _strides(facts),
-        "kernels": _kernels(facts.scene),
-        "widths": OVERRIDE if fixed.widths else _widths(facts.limits, facts.machine),
-        "batch": OVERRIDE if fixed.batch else _batch(facts),
-        "lr": OVERRIDE if facts.model.lr else f"default of {facts.model.training.optimizer}",
+        "resolution": _resolution(made),
+        "spacing": OVERRIDE if fixed.spacing else _spacing(made),
+        "slice_axis": _slice_axis(made),
+        "crop": _crop(made.fingerprint),
+        "normalization": OVERRIDE if fixed.normalization else _normalization(made.fingerprint, made.grid),
+        "channels_last": _channels_last(fixed.channels_last),
+        "precision": OVERRIDE if fixed.precision else f"fastest in the hardware of this {made.resources.device}",
+        "patch": f"{OVERRIDE}, padded to the strides" if fixed.patch else _patch(made),
+        "strides": OVERRIDE if fixed.strides else _strides(made),
+        "kernels": _kernels(made.target),
+        "widths": OVERRIDE if fixed.widths else _widths(made.limits, made.resources),
+        "batch": OVERRIDE if fixed.batch else _batch(made),
+        "lr": OVERRIDE if made.model.lr else f"default of {made.model.training.optimizer}",
     }
     return {name: why for name, why in reasons.items() if why}
 
 
 def explain_recipe(model: ModelConfig, steps: int) -> str:
-    """Which recipe the model trains by in so many steps, and why."""
+    """The recipe that a model is trained with in ``steps`` steps, and why."""
     if model.recipe != "auto":
         return f"{model.recipe}: {OVERRIDE}"
     bound = f"{NNUNET_FROM:,} or more" if steps >= NNUNET_FROM else f"fewer than {NNUNET_FROM:,}"
     return f"{recipe_for(steps)}: {steps:,} steps are {bound}"
 
 
-def explained(plan: Plan) -> str:
-    """Every decision of a plan, the value and below it the rule with the numbers that led to it, as text."""
+def explanation(plan: Plan) -> str:
+    """Text with every decision of a plan: its value and, below it, the rule with the numbers that led to it."""
     lines = [
         f"{plan.model}: {plan.network.name}, {plan.network.dims}-D on {plan.grid.dims}-D data, on {plan.machine.device}"
     ]
@@ -87,12 +102,12 @@ def shown_value(name: str, value: Any) -> str:
 
 
 def numbers(values: Sequence[float]) -> str:
-    """``40 x 56 x 40``."""
+    """Numbers as text, e.g. ``40 x 56 x 40``."""
     return " x ".join(f"{v:.6g}" for v in values)
 
 
-def _resolution(facts: Facts) -> str:
-    data = facts.fingerprint
+def _resolution(made: Decisions) -> str:
+    data = made.fingerprint
     low = low_spacing(data)
     if data.dims == 2:
         return "pictures have no low-resolution model"
@@ -109,9 +124,9 @@ def _resolution(facts: Facts) -> str:
     )
 
 
-def _spacing(facts: Facts) -> str:
-    data = facts.fingerprint
-    if facts.model.plan.resolution == "low":
+def _spacing(made: Decisions) -> str:
+    data = made.fingerprint
+    if made.model.plan.resolution == "low":
         return (
             f"grown from {numbers(full_spacing(data))} {data.unit} by {rules.LOWRES_STEP - 1:.0%} steps until the "
             f"patch covers {rules.COVERED:.0%} of the median image"
@@ -133,15 +148,15 @@ def _spacing(facts: Facts) -> str:
         )
     else:
         text += f"; axis {worst} is coarse, but not shorter than a third of the others ({shape[worst]:g} of {thin:g})"
-    axis = facts.grid.slice_axis
+    axis = made.grid.slice_axis
     return text if axis is None else f"{text}; slices along axis {axis} keep their own distance (0)"
 
 
-def _slice_axis(facts: Facts) -> str:
-    """Empty where there are no slices."""
-    if facts.grid.slice_axis is None:
+def _slice_axis(made: Decisions) -> str:
+    """The reason of the slice axis; empty where there are no slices."""
+    if made.grid.slice_axis is None:
         return ""
-    return f"the coarsest of {numbers(full_spacing(facts.fingerprint))} {facts.fingerprint.unit}, the last of equals"
+    return f"the coarsest of {numbers(full_spacing(made.fingerprint))} {made.fingerprint.unit}, the last of equals"
 
 
 def _crop(data: Fingerprint) -> str:
@@ -166,53 +181,58 @@ def _normalization(data: Fingerprint, grid: Grid) -> str:
     return "; ".join(parts)
 
 
-def _patch(facts: Facts) -> str:
-    scene, limits, shape = facts.scene, facts.limits, facts.shape
-    fixed = facts.model.plan
-    start = topology.initial_patch(scene.spacing, scene.shape, limits.voxels, limits.refill)
-    shrunk = "" if start == shape.patch else f", then {numbers(shape.patch)} to suit strides and memory"
+def _patch(made: Decisions) -> str:
+    target, limits, topology = made.target, made.limits, made.topology
+    fixed = made.model.plan
+    start = initial_patch(target.spacing, target.shape, limits.voxels, limits.refill)
+    shrunk = "" if start == topology.patch else f", then {numbers(topology.patch)} to suit strides and memory"
     if fixed.strides:
         shrunk += " (strides are fixed)"
     return (
-        f"{limits.voxels} voxels as a cube in the world within the median image {numbers(scene.shape)}: "
-        f"{numbers(start)}{shrunk}; two patches have {2 * shape.voxels / 1e6:.1f} M feature-map voxels, "
-        f"{facts.machine.memory_bytes / 1e9:.2f} GB are taken to hold {facts.room / 1e6:.1f} M"
+        f"{limits.voxels} voxels as a cube in world units within the median image {numbers(target.shape)}: "
+        f"{numbers(start)}{shrunk}; two patches have {2 * topology.voxels / 1e6:.1f} M feature-map voxels, "
+        f"{made.resources.memory_bytes / 1e9:.2f} GB are estimated to hold {made.voxel_budget / 1e6:.1f} M"
     )
 
 
-def _strides(facts: Facts) -> str:
-    scene, limits = facts.scene, facts.limits
-    most = topology.most_stages(scene, limits)
-    size = numbers([p // d for p, d in zip(facts.shape.patch, topology.total_stride(facts.shape.strides), strict=True)])
+def _strides(made: Decisions) -> str:
+    target, limits, topology = made.target, made.limits, made.topology
+    most = max_stages(target, limits)
+    size = numbers([p // d for p, d in zip(topology.patch, total_stride(topology.strides), strict=True)])
     why = ""
     if most != limits.max_stages:
         why = (
             f": halved while {limits.object_voxels:g} voxels fit across the median object "
-            f"({scene.object_diameter:.3g} {facts.fingerprint.unit}), {topology.MIN_STAGES} stages at least"
+            f"({target.object_diameter:.3g} {made.fingerprint.unit}), {MIN_STAGES} stages at least"
         )
     return (
-        f"axes are halved while {topology.MIN_FEATURES} voxels remain ({size} at the bottom), axes "
-        f"{topology.SIMILAR:g} x coarser than the finest later{f'; at most {most} stages' if most else ''}{why}"
+        f"axes are halved while {MIN_FEATURES} voxels remain ({size} at the bottom), axes "
+        f"{SIMILAR:g} x coarser than the finest later{f'; at most {most} stages' if most else ''}{why}"
     )
 
 
-def _kernels(scene: Scene) -> str:
+def _kernels(target: PlanningInput) -> str:
     return (
-        f"3, but 1 along an axis {topology.SIMILAR:g} x coarser than the finest at its stage; "
-        f"spacing {numbers(scene.spacing)}"
+        f"3, but 1 along an axis {SIMILAR:g} x coarser than the finest at its stage; spacing {numbers(target.spacing)}"
     )
 
 
-def _widths(limits: Limits, machine: Resources) -> str:
-    return f"{limits.base_width} doubled per stage up to {limits.width_cap} ({machine.device})"
+def _channels_last(fixed: bool | None) -> str:
+    if fixed is not None:
+        return OVERRIDE
+    return "convolutions are mostly faster with it; measured where the budget is in minutes"
 
 
-def _batch(facts: Facts) -> str:
-    patch = math.prod(facts.shape.patch)
-    share = round(facts.scene.data_voxels * rules.DATA_SHARE / patch)
-    cap = facts.limits.max_batch
-    bound = f"; at most {cap} on this {facts.machine.device}" if cap else ""
+def _widths(limits: Limits, resources: Resources) -> str:
+    return f"{limits.base_width} doubled per stage up to {limits.width_cap} ({resources.device})"
+
+
+def _batch(made: Decisions) -> str:
+    patch = math.prod(made.topology.patch)
+    share = round(made.target.data_voxels * rules.DATA_SHARE / patch)
+    cap = made.limits.max_batch
+    bound = f"; at most {cap} on this {made.resources.device}" if cap else ""
     return (
-        f"memory is taken to hold {round(facts.room / facts.shape.voxels)} patches, {rules.DATA_SHARE:.0%} of all "
-        f"voxels are {share}{bound}; at least {rules.MIN_BATCH}"
+        f"memory is estimated to hold {round(made.voxel_budget / made.topology.voxels)} patches, "
+        f"{rules.DATA_SHARE:.0%} of all voxels are {share}{bound}; at least {rules.MIN_BATCH}"
     )

@@ -11,6 +11,9 @@ from medseg.models.spec import NetworkSpec
 
 Group = TypeVar("Group")
 
+# Cases of the validation fold that are predicted for a point of the validation curve.
+VALIDATION_CASES = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:

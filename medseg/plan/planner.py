@@ -1,179 +1,237 @@
-"""Fingerprint + configuration + budgets -> plan."""
+"""Fingerprint + configuration + resources -> plan."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from medseg.config import BudgetConfig, Config, ModelConfig
 from medseg.errors import PlanError
 from medseg.models.spec import NetworkSpec
 from medseg.plan import rules
 from medseg.plan.budget import validate_every
-from medseg.plan.explain import OVERRIDE, Facts, explain, explain_recipe
+from medseg.plan.explain import OVERRIDE, Decisions, explain, explain_recipe
 from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.grid import full_spacing, plan_grid
 from medseg.plan.limits import Limits, limits_of
-from medseg.plan.machine import Resources, this_machine
-from medseg.plan.plan import Machine, Plan, Training
-from medseg.plan.topology import Scene, configure, feature_voxels, room
+from medseg.plan.plan import Grid, Machine, Plan, Training
+from medseg.plan.resources import Resources
+from medseg.plan.topology import PlanningInput, Topology, feature_voxel_budget, feature_voxels, plan_topology
 
-__all__ = ["Resources", "make_plan", "plan_within_memory", "this_machine"]
+# Plan -> bytes that a training step of it needs on its device. Only the engine can tell; the command line passes it in.
+StepBytes = Callable[[Plan], int]
 
 
-def make_plan(
-    name: str,
-    model: ModelConfig,
-    fingerprint: Fingerprint,
-    config: Config,
-    machine: Resources,
-    limits: Limits | None = None,
-) -> Plan:
-    """Plan one model by rules alone; a budget in minutes leaves ``steps`` at 1 for ``medseg.plan.budget.fit`` to set.
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """Everything that a plan is made from.
 
-    By the steps, ``recipe: auto`` is settled; with a budget in minutes, that leaves ``short`` until they are measured.
-
-    Args:
+    Attributes:
         name: of the model in the configuration.
         model: its section.
         fingerprint: the data.
-        config: budgets and folds.
-        machine: where training runs.
-        limits: bounds to plan within; none: those of the machine's device.
+        budget: length of a training.
+        folds: number of folds that the cases are split into.
+        resources: where training runs.
+        limits: bounds on the network.
+    """
+
+    name: str
+    model: ModelConfig
+    fingerprint: Fingerprint
+    budget: BudgetConfig
+    folds: int
+    resources: Resources
+    limits: Limits
+
+    @classmethod
+    def of(cls, config: Config, name: str, fingerprint: Fingerprint, resources: Resources) -> PlanRequest:
+        """The request for a model of the configuration, within the limits of its device.
+
+        Raises:
+            ConfigError: if the configuration has no such model.
+        """
+        model = config.model(name)
+        limits = limits_of(resources.device, model.dims or fingerprint.dims)
+        return cls(name, model, fingerprint, config.budget, config.folds.count, resources, limits)
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic of the network: the configuration's, else the fastest in hardware."""
+        return self.model.plan.precision or self.resources.precision
+
+
+def make_plan(request: PlanRequest) -> Plan:
+    """Plan one model by rules alone; a budget in minutes leaves ``steps`` at 1 for ``medseg.plan.budget`` to set.
+
+    The number of steps decides which recipe ``recipe: auto`` means; with a budget in minutes, that is ``short`` until
+    the steps are known.
 
     Raises:
         PlanError: if the data or the overrides do not fit together, or no patch fits into memory.
     """
-    grid, fixed = plan_grid(fingerprint, model), model.plan
-    # Slices, too, are counted at full resolution where a batch must not cover too much of the data (nnU-Net).
-    volume = fingerprint.median_shape_at([s or f for s, f in zip(grid.spacing, full_spacing(fingerprint), strict=True)])
-    axes = [a for a in range(grid.dims) if a != grid.slice_axis]
-    dims = len(axes)
-    limits = limits or limits_of(machine.device, dims)
-    scene = Scene(
-        spacing=tuple(grid.spacing[a] for a in axes),
-        shape=tuple(volume[a] for a in axes),
-        classes=len(fingerprint.regions) or fingerprint.classes,
-        data_voxels=fingerprint.cases * math.prod(volume),
-        object_diameter=fingerprint.object_diameter,
-    )
-    if fixed.patch and len(fixed.patch) != dims:
-        raise PlanError(f"plan.patch {fixed.patch}: expected {dims} numbers, one per axis")
-    precision = fixed.precision or machine.precision
-    if machine.device == "cpu" and precision == "bf16" and machine.precision != "bf16":
-        raise PlanError(
-            f"models.{name}.plan.precision is bf16, but gradients in bf16 are wrong or slow on this processor, which has "
-            "no AMX; leave it out, or set fp32"
-        )
-    memory = room(machine.memory_bytes, dims, precision)
-    shape, batch = configure(
-        scene,
-        limits,
-        memory,
-        patch=fixed.patch,
-        strides=tuple(tuple(s) for s in fixed.strides) if fixed.strides else None,
-        widths=tuple(fixed.widths) if fixed.widths else None,
-    )
-    batch = fixed.batch or batch
-    if batch % machine.processes:
-        raise PlanError(
-            f"batch: {batch} samples cannot be shared equally by {machine.processes} processes; set "
-            f"models.{name}.plan.batch to a multiple of it, or processes"
-        )
-    steps, steps_why = _steps(config.budget, fingerprint.cases, config.folds.count, batch)
-    steps = fixed.steps or steps
-    recipe_why, model = explain_recipe(model, steps), model.settled(steps)
-    training = model.training
-    reasons = explain(Facts(fingerprint, model, machine, limits, grid, scene, shape, memory))
+    _require_possible_precision(request)
+    data = request.fingerprint
+    grid = plan_grid(data, request.model.dims, request.model.plan)
+    target = _planning_input(data, grid)
+    voxel_budget = feature_voxel_budget(request.resources.memory_bytes, target.dims, request.precision)
+    topology, batch = _topology(request, target, voxel_budget)
+    steps, steps_reason = _steps(request, batch)
+    recipe_reason = explain_recipe(request.model, steps)
+    request = replace(request, model=request.model.settled(steps))
+    decisions = Decisions(data, request.model, request.resources, request.limits, grid, target, topology, voxel_budget)
     return Plan(
-        model=name,
+        model=request.name,
         grid=grid,
-        network=NetworkSpec(
-            dims=dims,
-            in_channels=len(fingerprint.channels),
-            classes=fingerprint.classes,
-            widths=shape.widths,
-            strides=shape.strides,
-            kernels=shape.kernels,
-            patch=shape.patch,
-            options=model.network_options,
-            regions=fingerprint.regions,
-            name=model.network,
-        ),
-        training=Training(
-            loss=model.loss,
-            optimizer=training.optimizer,
-            lr=model.peak_lr,
-            weight_decay=training.weight_decay,
-            augment=training.augment,
-            foreground=model.foreground,
-            batch=batch,
-            steps=steps,
-            validate_every=validate_every(steps),
-            schedule=training.schedule,
-            warmup=training.warmup,
-            clip=model.clip,
-            average=model.average,
-            freeze=tuple(model.freeze),
-            patience=config.budget.patience,
-            augmentation={name: row.model_dump(exclude_none=True) for name, row in model.augmentation.items()},
-            ignore=fingerprint.ignore,
-        ),
-        machine=Machine(
-            device=machine.device,
-            precision=precision,
-            threads=machine.threads,
-            processes=machine.processes,
-            compile=model.compile,
-            channels_last=fixed.channels_last is not False,
-        ),
-        reasons={**reasons, "steps": OVERRIDE if fixed.steps else steps_why, "recipe": recipe_why},
+        network=_network(request, target, topology),
+        training=_training(request, batch, steps),
+        machine=_machine(request),
+        reasons={**explain(decisions), "steps": steps_reason, "recipe": recipe_reason},
     )
 
 
-def plan_within_memory(
-    name: str,
-    model: ModelConfig,
-    fingerprint: Fingerprint,
-    config: Config,
-    machine: Resources,
-    limits: Limits | None = None,
-) -> Plan:
-    """As ``make_plan``, and smaller until the estimate of its own training step fits into the machine's memory.
+def plan_within_memory(request: PlanRequest, step_bytes: StepBytes) -> Plan:
+    """As ``make_plan``, and smaller until a training step of the plan fits into the memory it may use.
 
-    nnU-Net's proxy knows its own network only. Where the plan's network takes more than that, the proxy is given less
-    memory: first the batch becomes smaller, then the patch. What the user fixed stays, and the reason says so.
+    nnU-Net's estimate knows its own network only. Where the plan's network needs more than that, planning is repeated
+    with less memory: first the batch becomes smaller, then the patch. What the configuration fixes stays, and the
+    reason says so.
+
+    Args:
+        request: what to plan.
+        step_bytes: memory that a training step of a plan needs.
 
     Raises:
         PlanError: as ``make_plan``.
     """
-    from medseg.engine.memory import estimate_memory
-
-    plan = make_plan(name, model, fingerprint, config, machine, limits)
-    needed, taken, budget = estimate_memory(plan), proxy_bytes(plan), machine
-    while needed > machine.memory_bytes:
-        less = min(budget.memory_bytes, taken) * min(machine.memory_bytes / needed, 0.97)
-        budget = replace(budget, memory_bytes=less)
-        smaller = make_plan(name, model, fingerprint, config, budget, limits)
-        if proxy_bytes(smaller) < taken:
-            plan, needed, taken = smaller, estimate_memory(smaller), proxy_bytes(smaller)
-        elif less < taken / 2:
+    plan, allowed = make_plan(request), request.resources.memory_bytes
+    needed, estimated, reduced = step_bytes(plan), unet_step_bytes(plan), allowed
+    while needed > allowed:
+        reduced = min(reduced, estimated) * min(allowed / needed, 0.97)
+        smaller = make_plan(replace(request, resources=replace(request.resources, memory_bytes=reduced)))
+        if unet_step_bytes(smaller) < estimated:
+            plan, needed, estimated = smaller, step_bytes(smaller), unet_step_bytes(smaller)
+        elif reduced < estimated / 2:
             break  # the configuration fixes patch and batch
-    why = f"{needed / 1e9:.2f} GB for a training step, counted by going through one without computing"
-    bound = "at most" if needed <= machine.memory_bytes else "fixed by the configuration, though more than"
-    why = f"{why}; {bound} {machine.memory_bytes / 1e9:.2f} GB"
-    return plan.changed(reasons={**plan.reasons, "memory": why})
+    bound = "at most" if needed <= allowed else "fixed by the configuration, though more than"
+    reason = (
+        f"{needed / 1e9:.2f} GB for a training step, counted by going through one without computing; "
+        f"{bound} {allowed / 1e9:.2f} GB"
+    )
+    return replace(plan, reasons={**plan.reasons, "memory": reason})
 
 
-def proxy_bytes(plan: Plan) -> float:
-    """Memory that nnU-Net's proxy says a plan's batch takes."""
-    voxels = feature_voxels(plan.network.patch, plan.network.strides, plan.network.widths, plan.network.out_channels)
-    return plan.training.batch * voxels / room(1.0, plan.network.dims, plan.machine.precision)
+def unet_step_bytes(plan: Plan) -> float:
+    """Memory that nnU-Net's estimate gives for a plan's batch, as if its network were nnU-Net's."""
+    network, training = plan.network, plan.training
+    voxels = feature_voxels(network.patch, network.strides, network.widths, network.out_channels)
+    return training.batch * voxels / feature_voxel_budget(1.0, network.dims, plan.machine.precision)
 
 
-def _steps(budget: BudgetConfig, cases: int, folds: int, batch: int) -> tuple[int, str]:
+def _require_possible_precision(request: PlanRequest) -> None:
+    resources = request.resources
+    if resources.device == "cpu" and request.precision == "bf16" and resources.precision != "bf16":
+        raise PlanError(
+            f"models.{request.name}.plan.precision is bf16, but gradients in bf16 are wrong or slow on this processor, "
+            "which has no AMX; leave it out, or set fp32"
+        )
+
+
+def _planning_input(data: Fingerprint, grid: Grid) -> PlanningInput:
+    """What the network is shaped to: along the axes of the patch, the median image on the grid."""
+    # Slices, too, are counted at full resolution where a batch must not cover too much of the data (nnU-Net).
+    spacing = [own or full for own, full in zip(grid.spacing, full_spacing(data), strict=True)]
+    volume = data.median_shape_at(spacing)
+    return PlanningInput(
+        spacing=grid.patch_spacing,
+        shape=tuple(n for axis, n in enumerate(volume) if axis != grid.slice_axis),
+        classes=len(data.regions) or data.classes,
+        data_voxels=data.cases * math.prod(volume),
+        object_diameter=data.object_diameter,
+    )
+
+
+def _topology(request: PlanRequest, target: PlanningInput, voxel_budget: float) -> tuple[Topology, int]:
+    """Network, patch and batch, as the data, the memory and the overrides want them."""
+    fixed = request.model.plan
+    if fixed.patch and len(fixed.patch) != target.dims:
+        raise PlanError(f"plan.patch {fixed.patch}: expected {target.dims} numbers, one per axis")
+    topology, batch = plan_topology(
+        target,
+        request.limits,
+        voxel_budget,
+        patch=fixed.patch,
+        strides=tuple(tuple(s) for s in fixed.strides) if fixed.strides else None,
+        widths=tuple(fixed.widths) if fixed.widths else None,
+    )
+    batch, processes = fixed.batch or batch, request.resources.processes
+    if batch % processes:
+        raise PlanError(
+            f"batch: {batch} samples cannot be shared equally by {processes} processes; set "
+            f"models.{request.name}.plan.batch to a multiple of it, or processes"
+        )
+    return topology, batch
+
+
+def _steps(request: PlanRequest, batch: int) -> tuple[int, str]:
+    """Training steps, and why."""
+    budget = request.budget
+    if request.model.plan.steps:
+        return request.model.plan.steps, OVERRIDE
     if budget.steps is not None:
         return budget.steps, "budget.steps"
     if budget.epochs is not None:
-        return rules.epochs_to_steps(budget.epochs, cases, folds, batch), f"{budget.epochs} epochs of a fold"
+        steps = rules.epochs_to_steps(budget.epochs, request.fingerprint.cases, request.folds, batch)
+        return steps, f"{budget.epochs} epochs of a fold"
     return 1, "not measured yet"
+
+
+def _network(request: PlanRequest, target: PlanningInput, topology: Topology) -> NetworkSpec:
+    data = request.fingerprint
+    return NetworkSpec(
+        dims=target.dims,
+        in_channels=len(data.channels),
+        classes=data.classes,
+        widths=topology.widths,
+        strides=topology.strides,
+        kernels=topology.kernels,
+        patch=topology.patch,
+        options=request.model.network_options,
+        regions=data.regions,
+        name=request.model.network,
+    )
+
+
+def _training(request: PlanRequest, batch: int, steps: int) -> Training:
+    model, recipe = request.model, request.model.training
+    return Training(
+        loss=model.loss,
+        optimizer=recipe.optimizer,
+        lr=model.peak_lr,
+        weight_decay=recipe.weight_decay,
+        augment=recipe.augment,
+        foreground=model.foreground,
+        batch=batch,
+        steps=steps,
+        validate_every=validate_every(steps),
+        schedule=recipe.schedule,
+        warmup=recipe.warmup,
+        clip=model.clip,
+        average=model.average,
+        freeze=tuple(model.freeze),
+        patience=request.budget.patience,
+        augmentation={name: row.model_dump(exclude_none=True) for name, row in model.augmentation.items()},
+        ignore=request.fingerprint.ignore,
+    )
+
+
+def _machine(request: PlanRequest) -> Machine:
+    return Machine(
+        device=request.resources.device,
+        precision=request.precision,
+        threads=request.resources.threads,
+        processes=request.resources.processes,
+        compile=request.model.compile,
+        channels_last=request.model.plan.channels_last is not False,
+    )

@@ -1,7 +1,7 @@
 """Planning rules on the data: spacing, intensities, resolution, batch and steps. Small pure functions.
 
-The rules are nnU-Net's (Isensee et al. 2021; behaviour of version 2.8.1) where nothing else is said. Those that shape
-the network are in ``topology.py``.
+Rules without another source are nnU-Net's (Isensee et al. 2021; behaviour of version 2.8.1). Those on the network are
+in ``topology.py``.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-ANISOTROPY = 3.0  # an axis this much coarser than the others is treated apart
-# Keeps an axis that was refined to its neighbours' spacing the coarsest one.
+ANISOTROPY = 3.0  # an axis this much coarser than the others is treated differently
+# Added to the spacing of an axis that is refined to that of the others, so that it stays the coarsest one.
 STILL_COARSEST = 1e-5
-# Where cropping to the non-zero box keeps less than this share of the median case, statistics ignore the rest.
+# Where cropping to the non-zero box keeps less than this share of the median case, zeros are left out of statistics.
 MASKED_BELOW = 0.75
-# A patch that covers less than this share of the median image calls for a low-resolution model beside the full one.
+# Where a patch covers less than this share of the median image, there is a low-resolution model, too.
 COVERED = 0.25
 LOWRES_STEP = 1.03
-# A low-resolution model must have images smaller by this factor, or it is not worth having.
+# The images of a low-resolution model must be smaller by this factor.
 LOWRES_GAIN = 2.0
 # A batch covers at most this share of all voxels.
 DATA_SHARE = 0.05
 MIN_BATCH = 2
 
-# Channel names that choose the scaling themselves, whatever the unit.
+# Channel names that decide the scaling, whatever the unit.
 BY_NAME = {
     "ct": "ct",
     "nonorm": "none",
@@ -61,12 +61,12 @@ def coarsest_axis(spacing: Sequence[float]) -> int:
 def normalization_of(channel: str, unit: str, kept: float) -> str:
     """The intensity scaling of a channel, a row of ``NORMALIZATIONS``.
 
-    By name if the name says it (CT; nnU-Net's own names; colours). Else pictures (unit not mm) are scaled per image by
-    percentiles, as is usual in microscopy, and volumes per image to mean 0 and deviation 1: over the non-zero voxels
-    alone if cropping to them kept less than three quarters of the median case.
+    By its name if that says it (CT; nnU-Net's own names; colours). Otherwise pictures (unit not mm) are scaled by
+    percentiles of the image, as is usual in microscopy, and volumes to mean 0 and standard deviation 1: over the
+    non-zero voxels alone if cropping to them kept less than three quarters of the median case.
 
     Args:
-        channel: its name; upper and lower case are alike.
+        channel: its name; case is ignored.
         unit: of the spacing.
         kept: median share of a case's voxels inside its non-zero box.
     """
@@ -80,11 +80,11 @@ def lowres_spacing(
     shape: Sequence[float],
     patch_voxels: Callable[[tuple[float, ...], tuple[float, ...]], float],
 ) -> tuple[float, ...] | None:
-    """Spacing of the low-resolution model that goes with a full-resolution one; None: the data need none.
+    """Spacing of the low-resolution model beside a full-resolution one; None: the data need none.
 
-    They need one if the patch covers less than a quarter of the median image. Spacing then grows in steps of 3 %, axes
-    less than half as coarse as the coarsest first, until the patch covers a quarter; if that does not at least halve
-    the image, there is none.
+    They need one if the patch covers less than a quarter of the median image. Spacing then grows in steps of 3 %, first
+    along axes less than half as coarse as the coarsest, until the patch covers a quarter; if that does not at least
+    halve the image, there is none.
 
     Args:
         spacing, shape: at full resolution, voxels of the median image.
@@ -104,21 +104,23 @@ def lowres_spacing(
 def batch_dice(dims: int, cascade: bool) -> bool:
     """Whether nnU-Net pools soft Dice over the batch: in 2-D, and in 3-D beside a low-resolution model.
 
-    For comparison; the losses here always pool (``losses/build.py`` says why).
+    For comparison with its plans; the losses of this package always pool (see ``losses/build.py``).
     """
     return dims == 2 or cascade
 
 
-def batch_size(room: float, per_patch: float, patch_voxels: float, data_voxels: float, cap: int | None) -> int:
+def batch_size(
+    voxel_budget: float, feature_voxels: float, patch_voxels: float, data_voxels: float, cap: int | None
+) -> int:
     """As many patches as memory holds, rounded, but at most 5 % of all voxels and ``cap``; at least 2.
 
     Args:
-        room: what memory holds, in the unit of ``per_patch``.
-        per_patch: what one patch takes.
+        voxel_budget: feature-map voxels that memory holds.
+        feature_voxels: feature-map voxels of one patch.
         patch_voxels, data_voxels: voxels of a patch and of all images.
         cap: upper bound; None: none.
     """
-    fits = round(room / per_patch)
+    fits = round(voxel_budget / feature_voxels)
     share = round(data_voxels * DATA_SHARE / patch_voxels)
     return max(MIN_BATCH, min(fits, share, cap or fits))
 

@@ -10,28 +10,30 @@ from medseg.config import Config, ModelConfig
 from medseg.errors import PlanError
 from medseg.files import read_json, write_json
 from medseg.ingest.manifest import read_manifest
-from medseg.plan.budget import Candidate, Pace, Stopwatch, fit, quickest
-from medseg.plan.explain import explain_recipe, explained, shown_value
+from medseg.plan.budget import Pace, Stopwatch, WidthCandidate, fastest_variant, plan_within_minutes
+from medseg.plan.explain import explain_recipe, explanation, shown_value
 from medseg.plan.fingerprint import Fingerprint, take_fingerprint
-from medseg.plan.limits import candidates_of, limits_of
-from medseg.plan.machine import Resources, this_machine
+from medseg.plan.limits import base_widths_of
 from medseg.plan.plan import Plan
-from medseg.plan.planner import plan_within_memory
+from medseg.plan.planner import PlanRequest, StepBytes, plan_within_memory
+from medseg.plan.resources import Resources
 from medseg.progress import say
 
-__all__ = ["explain_file", "explained", "run", "run_fingerprint"]
+__all__ = ["explain_file", "explanation", "run", "run_fingerprint"]
 
 
-# (plan, voxels of the prepared images, seconds to spend) -> pace of training on this machine. It times the
-# training loop's own parts, which lie downstream, so the command line passes it in.
+# (plan, voxels of the prepared images, seconds to spend) -> pace of training on this machine. It times the training
+# loop's own parts, which lie downstream, so the command line passes it in.
 Measure = Callable[[Plan, Sequence[tuple[int, ...]], float], Pace]
+
+# Planned values that are printed.
+PRINTED = ("spacing", "patch", "batch", "widths", "strides", "steps", "precision", "lr")
 
 
 def run_fingerprint(config: Config, manifest_path: Path, out: Path, workers: int) -> None:
     """Write ``fingerprint.json`` of a data set."""
     manifest = read_manifest(manifest_path)
-    dataset = config.dataset(manifest.dataset)
-    folder = Path(config.data_root) / dataset.path
+    folder = config.folder_of(manifest.dataset)
     write_json(out, take_fingerprint(manifest, folder, workers).to_json())
 
 
@@ -40,78 +42,100 @@ def run(
     model: str,
     fingerprint_path: Path,
     out: Path | None,
+    resources: Resources,
+    step_bytes: StepBytes,
     measure: Measure | None = None,
 ) -> Plan:
     """Plan one model on one data set, write the plan if ``out`` says where, and return it.
 
-    A budget in minutes is measured here, once, and stored as steps; for that ``measure`` is needed.
+    A budget in minutes is measured here, once, and stored as steps.
+
+    Args:
+        config: the experiment.
+        model: name of the model.
+        fingerprint_path: ``fingerprint.json`` of the data set.
+        out: file for the plan; None: none is written.
+        resources: what a training may use.
+        step_bytes: memory that a training step of a plan needs.
+        measure: pace of training; needed for a budget in minutes.
+
+    Raises:
+        PlanError: if no plan fits the data, the resources and the budget.
     """
-    wanted = config.model(model)
     fingerprint = Fingerprint.from_json(read_json(fingerprint_path))
-    machine = this_machine(config)
-    plan = plan_within_memory(model, wanted, fingerprint, config, machine)
-    if config.budget.minutes is not None and wanted.plan.steps is None:
+    request = PlanRequest.of(config, model, fingerprint, resources)
+    plan = plan_within_memory(request, step_bytes)
+    minutes = request.budget.minutes
+    if minutes is not None and request.model.plan.steps is None:
         if measure is None:
             raise PlanError("budget.minutes is measured, and no stopwatch was given (see medseg/train/pace.py)")
         shapes = fingerprint.shapes_at(plan.grid.spacing)
-        stopwatch: Stopwatch = lambda plan, seconds: measure(plan, shapes, seconds)  # noqa: E731
-        plan = _fitted(config, config.budget.minutes, wanted, plan, fingerprint, machine, stopwatch)
+        say(f"plan {fingerprint.dataset}/{model}: measuring the pace of training on this machine")
+        plan = _plan_for_minutes(request, plan, minutes, step_bytes, lambda plan, s: measure(plan, shapes, s))
     if out is not None:
         write_json(out, plan.to_json())
-    for key in ("spacing", "patch", "batch", "widths", "strides", "steps", "precision", "lr"):
+    for key in PRINTED:
         say(f"plan {fingerprint.dataset}/{model}: {key} = {shown_value(key, plan.value(key))} ({plan.reasons[key]})")
     return plan
 
 
-def _fitted(
-    config: Config,
-    minutes: float,
-    wanted: ModelConfig,
-    plan: Plan,
-    fingerprint: Fingerprint,
-    machine: Resources,
-    stopwatch: Stopwatch,
+def explain_file(path: Path) -> str:
+    """Text with the decisions of a plan on disk and their reasons."""
+    return explanation(Plan.from_json(read_json(path)))
+
+
+def _plan_for_minutes(
+    request: PlanRequest, plan: Plan, minutes: float, step_bytes: StepBytes, stopwatch: Stopwatch
 ) -> Plan:
     """The plan with the arithmetic, layout, width and steps that a budget in minutes is best spent on."""
-    say(f"plan {fingerprint.dataset}/{plan.model}: measuring the pace of training on this machine")
-    variants = _variants(plan, wanted)
-    if len(variants) > 1:
-        best, measured = quickest(variants, stopwatch)
-        machine = replace(machine, precision=best.machine.precision)
-        layout = wanted.plan.model_copy(update={"channels_last": best.machine.channels_last})
-        wanted = wanted.model_copy(update={"plan": layout})
-    limits = limits_of(machine.device, plan.network.dims)
-    widths = candidates_of(machine.device) if wanted.plan.widths is None else ((limits.base_width, 1),)
-
-    def planned(model: ModelConfig, width: int) -> Plan:
-        within = replace(limits, base_width=width)
-        return plan_within_memory(plan.model, model, fingerprint, config, machine, within)
-
-    fitted = fit([Candidate(planned(wanted, width), enough) for width, enough in widths], minutes, stopwatch)
-    reasons = {"recipe": explain_recipe(wanted, fitted.training.steps)}
-    settled = wanted.settled(fitted.training.steps)
-    if wanted.recipe == "auto" and settled.recipe != "short":
-        # Candidates are measured as ``short``. The other recipe's steps may take longer; fewer of them do not change it
-        # back, or there might be no end.
-        reasons["widths"] = fitted.reasons["widths"]
-        fitted = fit([Candidate(planned(settled, fitted.network.widths[0]), 1)], minutes, stopwatch)
-        reasons["recipe"] += (
-            f", measured as short; with {settled.recipe} they are {fitted.training.steps:,}, and it stays"
-        )
-    if len(variants) > 1:
-        reasons |= {"precision": measured, "channels_last": measured}
-    return fitted.changed(reasons={**fitted.reasons, **reasons})
+    request, reasons = _with_fastest_variant(request, plan, stopwatch)
+    best = plan_within_minutes(_width_candidates(request, step_bytes), minutes, stopwatch)
+    settled = request.model.settled(best.training.steps)
+    reasons["recipe"] = explain_recipe(request.model, best.training.steps)
+    if request.model.recipe == "auto" and settled.recipe != "short":
+        # Candidates are measured as ``short``. Steps of the other recipe may take longer; if fewer of them fit, the
+        # recipe still does not change back, or the choice might never end.
+        reasons["widths"] = best.reasons["widths"]
+        same_width = _of_width(replace(request, model=settled), best.network.widths[0], step_bytes)
+        best = plan_within_minutes([WidthCandidate(same_width, 1)], minutes, stopwatch)
+        steps = f"{best.training.steps:,}"
+        reasons["recipe"] += f", measured as short; with {settled.recipe} they are {steps}, and it stays"
+    return replace(best, reasons={**best.reasons, **reasons})
 
 
-def _variants(plan: Plan, wanted: ModelConfig) -> list[Plan]:
-    """What may be quicker than what the hardware's flags suggest; what the user fixed stays."""
-    layouts = [True, False] if wanted.plan.channels_last is None else [plan.machine.channels_last]
+def _with_fastest_variant(request: PlanRequest, plan: Plan, stopwatch: Stopwatch) -> tuple[PlanRequest, dict[str, str]]:
+    """The request with the arithmetic and memory layout that are fastest here, and the reasons of both."""
+    variants = _variants(plan, request.model)
+    if len(variants) == 1:
+        return request, {}
+    best, measured = fastest_variant(variants, stopwatch)
+    layout = request.model.plan.model_copy(update={"channels_last": best.machine.channels_last})
+    request = replace(
+        request,
+        model=request.model.model_copy(update={"plan": layout}),
+        resources=replace(request.resources, precision=best.machine.precision),
+    )
+    return request, {"precision": measured, "channels_last": measured}
+
+
+def _variants(plan: Plan, model: ModelConfig) -> list[Plan]:
+    """The plan in every arithmetic and memory layout that may be faster; what the configuration fixes stays."""
+    layouts = [True, False] if model.plan.channels_last is None else [plan.machine.channels_last]
     variants = [plan.changed(channels_last=layout) for layout in layouts]
-    if wanted.plan.precision is None and plan.machine.device == "cpu" and plan.machine.precision != "fp32":
+    if model.plan.precision is None and plan.machine.device == "cpu" and plan.machine.precision != "fp32":
         variants.append(variants[0].changed(precision="fp32"))
     return variants
 
 
-def explain_file(path: Path) -> str:
-    """The reasons of a plan on disk, as text."""
-    return explained(Plan.from_json(read_json(path)))
+def _width_candidates(request: PlanRequest, step_bytes: StepBytes) -> list[WidthCandidate]:
+    """A plan for each base width that the budget may choose; one plan where the configuration fixes the widths."""
+    if request.model.plan.widths is None:
+        widths = base_widths_of(request.resources.device)
+    else:
+        widths = ((request.limits.base_width, 1),)
+    return [WidthCandidate(_of_width(request, width, step_bytes), least) for width, least in widths]
+
+
+def _of_width(request: PlanRequest, base_width: int, step_bytes: StepBytes) -> Plan:
+    limits = replace(request.limits, base_width=base_width)
+    return plan_within_memory(replace(request, limits=limits), step_bytes)

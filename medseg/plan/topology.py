@@ -1,10 +1,10 @@
-"""The shape of a network and of its patches from spacing, image size and memory: nnU-Net's rules as pure functions.
+"""Stages, kernels, widths, patch and batch of a network, from spacing, image size and memory: nnU-Net's rules.
 
-Source of every rule that names none: Isensee et al. 2021, and the behaviour of nnU-Net 2.8.1, against which
-``tests/unit/test_topology.py`` holds published and recorded plans. Axes are canonical here, while nnU-Net brings the
-coarsest axis to the front: results agree up to that order. Two rules are ours: networks of the zoo need three stages,
-so a tiny image is padded until it has them (``MIN_STAGES``), and ``Limits`` may bound what a processor is given, also
-by the size of the objects (``most_stages``).
+Pure functions. Rules without another source are those of Isensee et al. 2021 and of nnU-Net 2.8.1, whose published and
+recorded plans ``tests/unit/test_parity.py`` compares with. Axes are canonical here, while nnU-Net brings the coarsest
+axis to the front: results agree up to that order. Two rules are ours: networks need three stages, so a tiny image is
+padded until it has them (``MIN_STAGES``), and ``Limits`` may bound a network on a processor, also by the size of the
+objects (``max_stages``).
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from medseg.errors import PlanError
+from medseg.models.spec import total_stride
 from medseg.plan.limits import Limits
 from medseg.plan.rules import MIN_BATCH, batch_size, coarsest_axis
 
 Axes = tuple[int, ...]
 
 MIN_FEATURES = 4  # no feature map edge is made shorter than this
-MIN_STAGES = 3  # what the networks of the zoo need: a fine, a middle and a coarse resolution
-SIMILAR = 2.0  # spacings within this factor of the finest are treated alike
+MIN_STAGES = 3  # what the networks need: a fine, a middle and a coarse resolution
+SIMILAR = 2.0  # spacings within this factor of the finest are treated as equal
 # Feature-map voxels (of all patches of a batch) that train in 8 GB: 5.6e8 for one of two 3-D patches counted together
 # with the other, 8.5e7 a patch for twelve 2-D ones. The numbers are nnU-Net's references times their batch.
 REFERENCE_VOXELS = {2: 8.5e7 * 12, 3: 5.6e8 * 2}
@@ -30,8 +31,8 @@ REFERENCE_BYTES = 8e9
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """What a network is shaped to.
+class PlanningInput:
+    """What stages, patch and batch are planned from.
 
     Attributes:
         spacing: target spacing along the axes of the patch.
@@ -47,10 +48,15 @@ class Scene:
     data_voxels: float
     object_diameter: float = 0.0
 
+    @property
+    def dims(self) -> int:
+        """Axes of the patch."""
+        return len(self.spacing)
+
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """A network's shape.
+class Topology:
+    """Stages of a network, and the patch that they are planned for.
 
     Attributes:
         patch: voxels per axis, divisible by the product of the strides.
@@ -66,15 +72,15 @@ class Shape:
     voxels: int
 
 
-def room(memory: float, dims: int, precision: str) -> float:
-    """Feature-map voxels of a whole batch that train in ``memory`` bytes: linear in memory, half for 32-bit numbers."""
+def feature_voxel_budget(memory: float, dims: int, precision: str) -> float:
+    """Feature-map voxels of a whole batch that can be trained in ``memory`` bytes; half as many in 32 bits."""
     return REFERENCE_VOXELS[dims] * (memory / REFERENCE_BYTES) * (0.5 if precision == "fp32" else 1.0)
 
 
 def initial_patch(spacing: Sequence[float], shape: Sequence[float], voxels: int, refill: bool) -> tuple[float, ...]:
-    """A patch of ``voxels`` voxels that is a cube (square) in the world, clipped to the median image.
+    """A patch of ``voxels`` voxels that is a cube (square) in world units, clipped to the median image.
 
-    With ``refill``, what clipping saved on short axes is given to the others.
+    With ``refill``, the voxels that clipping removed on short axes are given to the others.
     """
     side = [1 / s for s in spacing]
     scale = (voxels / math.prod(side)) ** (1 / len(side))
@@ -92,15 +98,15 @@ def initial_patch(spacing: Sequence[float], shape: Sequence[float], voxels: int,
     return tuple(max(1, round(p)) for p in patch)
 
 
-def most_stages(scene: Scene, limits: Limits) -> int | None:
-    """The greatest number of stages; None: any.
+def max_stages(target: PlanningInput, limits: Limits) -> int | None:
+    """The largest number of stages; None: no limit.
 
-    Where labels are object numbers, ``Limits.object_voxels`` counts: the finest axis is halved while that many of its
-    voxels still fit across the median object.
+    Where labels are object numbers, ``Limits.object_voxels`` limits it too: the finest axis is halved while that many
+    of its voxels still fit across the median object.
     """
-    if limits.object_voxels is None or not scene.object_diameter:
+    if limits.object_voxels is None or not target.object_diameter:
         return limits.max_stages
-    across = scene.object_diameter / min(scene.spacing)
+    across = target.object_diameter / min(target.spacing)
     seen = max(MIN_STAGES, 1 + math.floor(math.log2(max(1.0, across / limits.object_voxels))))
     return seen if limits.max_stages is None else min(seen, limits.max_stages)
 
@@ -108,13 +114,13 @@ def most_stages(scene: Scene, limits: Limits) -> int | None:
 def plan_strides(patch: Sequence[float], spacing: Sequence[float], most: int | None = None) -> tuple[Axes, ...]:
     """Strides per stage: axes are halved while their feature map stays at 4 voxels or more, coarse axes later.
 
-    In each stage those axes are halved that are long enough and within a factor of two of the finest long enough one;
-    none is if it were a single axis of less than 12 voxels. An image too small for three stages gets them all the same.
+    Each stage halves the axes that are long enough and whose spacing is within a factor of two of the finest of these;
+    none if that were a single axis of fewer than 12 voxels. An image too small for three stages still gets three.
 
     Args:
         patch: voxels per axis before padding.
         spacing: along the same axes.
-        most: greatest number of stages.
+        most: largest number of stages; None: no limit.
     """
     dims = len(patch)
     size, space = list(patch), [float(s) for s in spacing]
@@ -152,19 +158,14 @@ def plan_kernels(strides: Sequence[Axes], spacing: Sequence[float]) -> tuple[Axe
     return tuple(kernels)
 
 
-def total_stride(strides: Sequence[Axes]) -> Axes:
-    """Product of the strides of all stages, per axis."""
-    return tuple(math.prod(s[axis] for s in strides) for axis in range(len(strides[0])))
-
-
-def smallest(divisor: int) -> int:
-    """Shortest patch axis at a total stride: two voxels must remain, so that norms have something to average."""
+def shortest_axis(divisor: int) -> int:
+    """Shortest patch axis at a total stride: two voxels must remain, or norms have nothing to average over."""
     return 2 * divisor if divisor > 1 else 1
 
 
 def padded_patch(patch: Sequence[float], divisor: Axes) -> Axes:
-    """The patch padded to multiples of the total stride, at least ``smallest``."""
-    return tuple(max(math.ceil(p / d) * d, smallest(d)) for p, d in zip(patch, divisor, strict=True))
+    """The patch padded to multiples of the total stride, at least ``shortest_axis``."""
+    return tuple(max(math.ceil(p / d) * d, shortest_axis(d)) for p, d in zip(patch, divisor, strict=True))
 
 
 def plan_widths(stages: int, base: int, cap: int) -> tuple[int, ...]:
@@ -173,10 +174,10 @@ def plan_widths(stages: int, base: int, cap: int) -> tuple[int, ...]:
 
 
 def feature_voxels(patch: Axes, strides: Sequence[Axes], widths: Sequence[int], classes: int) -> int:
-    """Voxels of all feature maps of a plain U-Net for one patch: nnU-Net's measure of memory.
+    """Voxels of all feature maps of a plain U-Net for one patch: nnU-Net's estimate of memory.
 
-    Counted are two convolutions per stage on the way down and two on the way up, the transposed convolution before
-    these, and the head.
+    Counts two convolutions per stage on the way down and two on the way up, the transposed convolution before these,
+    and the head.
     """
     size = list(patch)
     total = classes * math.prod(size)
@@ -187,17 +188,21 @@ def feature_voxels(patch: Axes, strides: Sequence[Axes], widths: Sequence[int], 
     return total
 
 
-def shape_for(
+def topology_for(
     patch: Sequence[float],
-    scene: Scene,
+    target: PlanningInput,
     limits: Limits,
     strides: tuple[Axes, ...] | None = None,
     widths: tuple[int, ...] | None = None,
-) -> Shape:
-    """The network for a patch of about this size; ``strides`` and ``widths`` that are given are kept."""
-    strides = strides or plan_strides(patch, scene.spacing, most_stages(scene, limits))
+) -> Topology:
+    """The topology for a patch of about this size; ``strides`` and ``widths`` that are given are kept.
+
+    Raises:
+        PlanError: if strides and widths do not fit together, or there are fewer than three stages.
+    """
+    strides = strides or plan_strides(patch, target.spacing, max_stages(target, limits))
     widths = widths or plan_widths(len(strides), limits.base_width, limits.width_cap)
-    dims = len(scene.spacing)
+    dims = target.dims
     if len(widths) != len(strides) or any(len(s) != dims for s in strides):
         raise PlanError(
             f"plan.widths {list(widths)} and strides {[list(s) for s in strides]}: expected one width and "
@@ -206,77 +211,79 @@ def shape_for(
     if len(strides) < MIN_STAGES:
         raise PlanError(f"plan.strides: {len(strides)} stages; the networks need at least {MIN_STAGES}")
     padded = padded_patch(patch, total_stride(strides))
-    voxels = feature_voxels(padded, strides, widths, scene.classes)
-    return Shape(padded, strides, plan_kernels(strides, scene.spacing), widths, voxels)
+    voxels = feature_voxels(padded, strides, widths, target.classes)
+    return Topology(padded, strides, plan_kernels(strides, target.spacing), widths, voxels)
 
 
-def axes_to_shorten(patch: Axes, scene: Scene, divisor: Axes) -> list[int]:
-    """Axes that can be shortened, the one that is largest relative to the median image first.
+def axes_to_shorten(patch: Axes, target: PlanningInput, divisor: Axes) -> list[int]:
+    """Axes that can be shortened, in order: the one that is longest relative to the median image first.
 
-    Of equals the first, but the coarsest axis of a volume last: where nnU-Net's order of axes breaks the tie.
+    Of equals the first, but the coarsest axis of a volume last, as nnU-Net's order of axes has it.
     """
-    coarsest = coarsest_axis(scene.spacing) if len(patch) == 3 else -1
-    able = [a for a in range(len(patch)) if patch[a] - divisor[a] >= smallest(divisor[a])]
-    return sorted(able, key=lambda a: (-patch[a] / max(scene.shape[a], 1.0), a == coarsest, a))
+    coarsest = coarsest_axis(target.spacing) if len(patch) == 3 else -1
+    able = [a for a in range(len(patch)) if patch[a] - divisor[a] >= shortest_axis(divisor[a])]
+    return sorted(able, key=lambda a: (-patch[a] / max(target.shape[a], 1.0), a == coarsest, a))
 
 
-def shrink(
-    shape: Shape,
-    scene: Scene,
+def next_smaller(
+    topology: Topology,
+    target: PlanningInput,
     limits: Limits,
     strides: tuple[Axes, ...] | None = None,
     widths: tuple[int, ...] | None = None,
-) -> Shape | None:
-    """The network for the next smaller patch; None if no axis can be shortened.
+) -> Topology | None:
+    """The topology for the next smaller patch; None if no axis can be shortened.
 
     An axis is shortened by what the strides of the *shorter* patch require, so that no valid size is skipped: 256 at a
     total stride of 64 is followed by 224, not by 192.
     """
-    build = partial(shape_for, scene=scene, limits=limits, strides=strides, widths=widths)
-    divisor = total_stride(shape.strides)
-    for axis in axes_to_shorten(shape.patch, scene, divisor):
+    build = partial(topology_for, target=target, limits=limits, strides=strides, widths=widths)
+    divisor = total_stride(topology.strides)
+    for axis in axes_to_shorten(topology.patch, target, divisor):
         step = divisor[axis]
-        less = build([p - step if a == axis else p for a, p in enumerate(shape.patch)])
+        less = build([p - step if a == axis else p for a, p in enumerate(topology.patch)])
         step = total_stride(less.strides)[axis]
-        fine = build([p - step if a == axis else p for a, p in enumerate(shape.patch)])
-        # Other strides of a shorter patch may be such that padding undoes the step.
+        fine = build([p - step if a == axis else p for a, p in enumerate(topology.patch)])
+        # The strides of a shorter patch may be such that padding undoes the step.
         for made in (fine, less):
-            if math.prod(made.patch) < math.prod(shape.patch):
+            if math.prod(made.patch) < math.prod(topology.patch):
                 return made
     return None
 
 
-def configure(
-    scene: Scene,
+def plan_topology(
+    target: PlanningInput,
     limits: Limits,
-    room: float,
+    voxel_budget: float,
     *,
     patch: Sequence[int] | None = None,
     strides: tuple[Axes, ...] | None = None,
     widths: tuple[int, ...] | None = None,
-) -> tuple[Shape, int]:
-    """Network, patch and batch: start large, shrink the patch until a batch of two fits into memory.
+) -> tuple[Topology, int]:
+    """Topology and batch size: start with a large patch and shrink it until a batch of two fits into memory.
 
     Args:
-        scene: data.
+        target: what to plan for.
         limits: bounds.
-        room: feature-map voxels of a batch that fit into memory (``room``).
+        voxel_budget: feature-map voxels of a batch that fit into memory (``feature_voxel_budget``).
         patch, strides, widths: fixed values; a fixed patch is only padded, never shrunk.
 
     Returns:
-        shape and batch size.
+        topology and batch size.
 
     Raises:
         PlanError: if the fixed values do not fit together, or no patch fits.
     """
-    start = patch or initial_patch(scene.spacing, scene.shape, limits.voxels, limits.refill)
-    shape = shape_for(start, scene, limits, strides, widths)
-    while patch is None and MIN_BATCH * shape.voxels > room:
-        smaller = shrink(shape, scene, limits, strides, widths)
+    start = patch or initial_patch(target.spacing, target.shape, limits.voxels, limits.refill)
+    topology = topology_for(start, target, limits, strides, widths)
+    while patch is None and MIN_BATCH * topology.voxels > voxel_budget:
+        smaller = next_smaller(topology, target, limits, strides, widths)
         if smaller is None:
             raise PlanError(
-                f"no patch fits: two of {list(shape.patch)} have {2 * shape.voxels:.2e} feature-map voxels, memory is "
-                f"for {room:.2e}; raise budget.memory_gb or lower plan.widths"
+                f"no patch fits: two of {list(topology.patch)} have {2 * topology.voxels:.2e} feature-map voxels, "
+                f"memory is for {voxel_budget:.2e}; raise budget.memory_gb or lower plan.widths"
             )
-        shape = smaller
-    return shape, batch_size(room, shape.voxels, math.prod(shape.patch), scene.data_voxels, limits.max_batch)
+        topology = smaller
+    return topology, batch_size(
+        voxel_budget, topology.voxels, math.prod(topology.patch), target.data_voxels, limits.max_batch
+    )

@@ -88,8 +88,9 @@ def join(
 def read_preparation(config: Config, model: str, manifest_path: Path, fingerprint_path: Path, code: str) -> Preparation:
     """Put together what the configuration and the stages before say; arguments as for ``run``."""
     manifest = read_manifest(manifest_path)
-    grid = plan_grid(Fingerprint.from_json(read_json(fingerprint_path)), config.model(model))
-    return Preparation(manifest, grid, Path(config.data_root) / config.dataset(manifest.dataset).path, code)
+    wanted = config.model(model)
+    grid = plan_grid(Fingerprint.from_json(read_json(fingerprint_path)), wanted.dims, wanted.plan)
+    return Preparation(manifest, grid, config.folder_of(manifest.dataset), code)
 
 
 def _prepare(cases: Sequence[Case], preparation: Preparation, out: Path, workers: int, budget: int, label: str) -> None:

@@ -186,9 +186,9 @@ def test_no_secret_reaches_any_output(planted: tuple[Path, str], tmp_path: Path)
 
 
 def test_no_secret_reaches_the_tracked_parameters(tmp_path: Path) -> None:
-    from medseg.plan.run import run as plan
     from medseg.plan.run import run_fingerprint
     from medseg.tracking import training_spec
+    from tests.plans import run_plan
 
     KINDS["nifti"].write(tmp_path / "nifti", CASES, 1)
     for path in (tmp_path / "nifti").rglob("*.nii"):
@@ -198,7 +198,7 @@ def test_no_secret_reaches_the_tracked_parameters(tmp_path: Path) -> None:
 
     run(here, "nifti", tmp_path / "out")
     run_fingerprint(here, tmp_path / "out/manifest.tsv", tmp_path / "out/fingerprint.json", 1)
-    plan(here, "unet", tmp_path / "out/fingerprint.json", tmp_path / "out/unet.json")
+    run_plan(here, "unet", tmp_path / "out/fingerprint.json", tmp_path / "out/unet.json")
     spec = training_spec(tmp_path / "out/manifest.tsv", tmp_path / "out/unet.json", 0, 0, "key")
     assert leaks(repr(spec).encode()) == []
 

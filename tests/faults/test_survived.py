@@ -101,7 +101,7 @@ def test_any_shape_is_planned_prepared_and_goes_through_the_network(shape: tuple
 
     from medseg.models.zoo import build_model
     from medseg.plan.plan import Plan
-    from medseg.plan.run import run as plan
+    from tests.plans import run_plan
 
     rng = np.random.default_rng(0)
     for number in range(4):
@@ -113,7 +113,7 @@ def test_any_shape_is_planned_prepared_and_goes_through_the_network(shape: tuple
             nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "nifti" / folder / f"case{number}.nii")
     store = prepared(tmp_path, "nifti")
     here = config(tmp_path, "nifti")
-    plan(here, "unet", store.parent / "fingerprint.json", store.parent / "unet.json")
+    run_plan(here, "unet", store.parent / "fingerprint.json", store.parent / "unet.json")
     planned = Plan.from_json(json.loads((store.parent / "unet.json").read_text()))
     network = build_model(planned.network.name, planned.network)
     logits = network(torch.zeros((2, 1, *planned.network.patch)))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medseg.errors import PlanError
 from medseg.plan import budget
-from medseg.plan.budget import Candidate, Pace, fit, quickest, steps_in, validate_every
+from medseg.plan.budget import Pace, WidthCandidate, fastest_variant, plan_within_minutes, steps_in, validate_every
 from medseg.plan.plan import Plan
 
 paces = st.builds(Pace, st.floats(1e-3, 30), st.floats(1e-3, 20), st.floats(0, 0.03))
@@ -51,9 +51,10 @@ def stopwatch(seconds: dict[int, float], asked: list[tuple[int, float]]) -> Call
     return measure
 
 
-def candidates(tiny_plan: Any) -> list[Candidate]:
+def candidates(tiny_plan: Any) -> list[WidthCandidate]:
     plan = tiny_plan().changed(reasons={"widths": "by rule", "steps": "not measured yet"})
-    return [Candidate(plan.changed(widths=(w, 2 * w, 4 * w)), enough) for w, enough in ((8, 1), (16, 300), (32, 1500))]
+    least = {8: 1, 16: 300, 32: 1500}
+    return [WidthCandidate(plan.changed(widths=(w, 2 * w, 4 * w)), steps) for w, steps in least.items()]
 
 
 SECONDS = {8: 0.2, 16: 0.6, 32: 2.0}
@@ -67,10 +68,10 @@ def test_the_largest_network_with_enough_steps_is_taken(
     minutes: float, width: int, looked_at: list[int], tiny_plan: Any
 ) -> None:
     asked: list[tuple[int, float]] = []
-    plan = fit(candidates(tiny_plan), minutes, stopwatch(SECONDS, asked))
+    plan = plan_within_minutes(candidates(tiny_plan), minutes, stopwatch(SECONDS, asked))
     assert plan.network.widths[0] == width
     assert [w for w, _ in asked] == looked_at
-    assert asked[-1][1] == min(budget.CLOSE_LOOK_S, budget.CLOSE_LOOK_SHARE * minutes * 60)
+    assert asked[-1][1] == min(budget.LONG_MEASUREMENT_S, budget.LONG_MEASUREMENT_SHARE * minutes * 60)
     assert plan.training.steps == steps_in(minutes, Pace(SECONDS[width], 0.1, 0.02))
     assert plan.training.validate_every == validate_every(plan.training.steps)
     for said in (f"{minutes} min", f"{plan.training.steps} steps"):
@@ -81,13 +82,13 @@ def test_the_largest_network_with_enough_steps_is_taken(
 def test_a_single_candidate_is_measured_once(tiny_plan: Any) -> None:
     asked: list[tuple[int, float]] = []
     only = candidates(tiny_plan)[2:]
-    assert fit(only, 5, stopwatch(SECONDS, asked)).network.widths == only[0].plan.network.widths
+    assert plan_within_minutes(only, 5, stopwatch(SECONDS, asked)).network.widths == only[0].plan.network.widths
     assert len(asked) == 1
 
 
 def test_a_budget_that_holds_no_step_is_refused(tiny_plan: Any) -> None:
     with pytest.raises(PlanError, match=r"budget\.minutes: 0\.1 is used up by start and validation"):
-        fit(candidates(tiny_plan)[:1], 0.1, stopwatch({8: 0.2}, []))
+        plan_within_minutes(candidates(tiny_plan)[:1], 0.1, stopwatch({8: 0.2}, []))
 
 
 @given(st.integers(1, 10**6))
@@ -105,9 +106,9 @@ def test_another_arithmetic_is_taken_only_if_it_is_clearly_quicker(tiny_plan: An
         times = iter(seconds)
         return lambda plan, spend: Pace(next(times), 0.1, 0.02)
 
-    assert quickest(variants, measured(1.0, 0.93, 1.2))[0] is variants[0]
-    assert quickest(variants, measured(1.0, 0.8, 1.2))[0] is variants[1]
-    best, why = quickest(variants, measured(1.0, 0.9, 0.5))
+    assert fastest_variant(variants, measured(1.0, 0.93, 1.2))[0] is variants[0]
+    assert fastest_variant(variants, measured(1.0, 0.8, 1.2))[0] is variants[1]
+    best, why = fastest_variant(variants, measured(1.0, 0.9, 0.5))
     assert best is variants[2]
     assert why == (
         "a step took 1.000 s in bf16, channels innermost; 0.900 s in bf16, channels outermost; "

@@ -19,8 +19,8 @@ from medseg.config import load_config
 from medseg.engine.group import ALONE, Group, joined
 from medseg.errors import PlanError
 from medseg.files import read_json, sha256_file, write_json
-from medseg.plan.machine import Resources
 from medseg.plan.plan import Plan
+from medseg.plan.resources import Resources
 from medseg.workflow import training_gpus
 
 STEPS = 6
@@ -140,7 +140,7 @@ def test_shares_of_a_batch() -> None:
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused(study: Any, tmp_path: Path) -> None:
     from medseg.plan.fingerprint import Fingerprint
-    from medseg.plan.planner import make_plan
+    from medseg.plan.planner import PlanRequest, make_plan
 
     fingerprint = Fingerprint.from_json(read_json(study.fingerprint("flat")))
     models = {"m": {"network": "unet", "plan": {"batch": 5}}}
@@ -148,7 +148,7 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(study: Any, tmp_path: 
         [], {"datasets": {"flat": {"path": "flat"}}, "models": models, "budget": {"steps": 3}, "processes": 2}
     )
     with pytest.raises(PlanError, match=r"5 samples cannot be shared equally by 2 processes.*plan\.batch"):
-        make_plan("m", config.model("m"), fingerprint, config, Resources("cpu", "fp32", 4e9, 1, 2))
+        make_plan(PlanRequest.of(config, "m", fingerprint, Resources("cpu", "fp32", 4e9, 1, 2)))
 
 
 def test_a_training_asks_for_a_gpu_per_process(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from medseg.preprocess.prepare import prepare_image
 from medseg.preprocess.store import open_store
 from medseg.train import run as train
 from medseg.train.data import _centres, make_batch
+from tests.plans import run_plan
 
 UNANNOTATED = 255
 MODELS = ("volumes", "slices")
@@ -124,7 +125,7 @@ def river(tmp_path_factory: pytest.TempPathFactory) -> River:
     plan_stage.run_fingerprint(config, made.manifest, fingerprint, 1)
     for name in MODELS:
         plan_path = root / "plan" / f"{name}.json"
-        plan_stage.run(config, name, fingerprint, plan_path)
+        run_plan(config, name, fingerprint, plan_path)
         preprocess.run(config, name, made.manifest, fingerprint, made.index(name).parent, "code", 1)
         inputs = train.Inputs(made.manifest, plan_path, made.index(name), made.splits, 0, 0)
         train.run(inputs, root / ".state" / name, made.model(name), "code")

@@ -23,9 +23,9 @@ from medseg.models.memory_layout import memory_format
 from medseg.models.zoo import build_model
 from medseg.networks import NETWORKS
 from medseg.plan.fingerprint import Fingerprint
-from medseg.plan.machine import Resources
 from medseg.plan.plan import Plan
-from medseg.plan.planner import make_plan, plan_within_memory
+from medseg.plan.planner import PlanRequest, make_plan, plan_within_memory
+from medseg.plan.resources import Resources
 
 PATCH = {2: (96, 64), 3: (16, 32, 16)}
 # Elsewhere bf16 runs through other code than a plan would choose.
@@ -139,7 +139,8 @@ def plan_with(memory: float, network: str = "unet", **fixed: Any) -> Plan:
         "budget": {"steps": 10},
     }
     config = load_config([], value)
-    return plan_within_memory("m", config.models["m"], fingerprint(), config, Resources("cpu", "fp32", memory, 1))
+    request = PlanRequest.of(config, "m", fingerprint(), Resources("cpu", "fp32", memory, 1))
+    return plan_within_memory(request, estimate_memory)
 
 
 # Weights or crops take most of the memory of these, or they pad images to a least size inside.
@@ -180,5 +181,5 @@ def test_what_fits_is_left_alone() -> None:
     plan = plan_with(1e12)
     value = {"experiment": "e", "datasets": {"d": {"layout": "pairs", "path": "p"}}, "budget": {"steps": 10}}
     config = load_config([], {**value, "models": {"m": {"network": "unet"}}})
-    same = make_plan("m", config.models["m"], fingerprint(), config, Resources("cpu", "fp32", 1e12, 1))
+    same = make_plan(PlanRequest.of(config, "m", fingerprint(), Resources("cpu", "fp32", 1e12, 1)))
     assert plan.changed(reasons={}) == same.changed(reasons={})

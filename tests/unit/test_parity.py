@@ -15,9 +15,9 @@ import pytest
 from medseg.config import load_config
 from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.grid import low_spacing
-from medseg.plan.machine import Resources
 from medseg.plan.plan import Plan
-from medseg.plan.planner import make_plan
+from medseg.plan.planner import PlanRequest, make_plan
+from medseg.plan.resources import Resources
 from medseg.plan.rules import batch_dice
 from medseg.plan.topology import feature_voxels
 
@@ -76,7 +76,7 @@ class Case:
             },
         )
         machine = Resources("cuda", "bf16", self.gb * 1e9, 1)
-        return make_plan("m", config.models["m"], self.fingerprint, config, machine)
+        return make_plan(PlanRequest.of(config, "m", self.fingerprint, machine))
 
 
 def digits(stages: tuple[tuple[int, ...], ...]) -> str:
