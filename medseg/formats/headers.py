@@ -25,7 +25,7 @@ _REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?|[+-]?
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class TextHeader:
     """What a text header says; the methods raise ``FormatError`` for what is missing or makes no sense.
 
     Attributes:

@@ -17,7 +17,7 @@ from medseg.formats.content import Content, Data, Part
 from medseg.formats.errors import FormatError
 from medseg.formats.headers import (
     MAX_HEADER,
-    Header,
+    TextHeader,
     axis_vectors,
     finite,
     first_axis_fastest,
@@ -65,7 +65,7 @@ _KEYS = {
 _UNITS = {"mm": "mm", "um": "um", "?": "mm"}
 
 
-def _parse(path: Path, data: Data) -> Header:
+def _parse(path: Path, data: Data) -> TextHeader:
     """The header's fields: up to ``ElementDataFile``, which is its last line."""
     fields: dict[str, str] = {}
     for line, end in header_lines(path, "MetaImage", data):
@@ -77,18 +77,18 @@ def _parse(path: Path, data: Data) -> Header:
             raise FormatError(path, f"MetaImage header has '{key}' twice", "correct the header")
         fields[key] = value.strip()
         if key == "ElementDataFile":
-            return Header(path, "MetaImage", fields, end)
+            return TextHeader(path, "MetaImage", fields, end)
     raise FormatError(path, "MetaImage header without 'ElementDataFile'", "correct the header")
 
 
-def _flag(header: Header, key: str, default: bool) -> bool:
+def _flag(header: TextHeader, key: str, default: bool) -> bool:
     text = header.fields.get(key, str(default)).lower()
     if text not in ("true", "false", "1", "0"):
         raise FormatError(header.path, f"{key} is {text[:20]!r}, expected True or False", "correct the header")
     return text in ("true", "1")
 
 
-def _reals(header: Header, key: str, count: int) -> NDArray[np.float64]:
+def _reals(header: TextHeader, key: str, count: int) -> NDArray[np.float64]:
     return finite(header.path, key, reals(header.path, key, header.need(key)), count)
 
 
@@ -100,7 +100,7 @@ def metaimage_companions(path: Path, data: Data) -> Sequence[str]:
     return (header.data_file("ElementDataFile", data[header.end : header.end + MAX_HEADER].strip()),)
 
 
-def _is_local(header: Header) -> bool:
+def _is_local(header: TextHeader) -> bool:
     return header.fields["ElementDataFile"].upper() == "LOCAL"
 
 
@@ -125,14 +125,14 @@ def open_metaimage(path: Path, content: Content) -> Source:
     return Source(path, raw_voxels(data, dtype, (channels, *shape), 0), affine, unit, notes=notes)
 
 
-def _dtype(header: Header) -> np.dtype[Any]:
+def _dtype(header: TextHeader) -> np.dtype[Any]:
     name = header.need("ElementType").removesuffix("_ARRAY")
     if name not in TYPES:
         raise FormatError(header.path, f"ElementType {name[:40]!r}, expected integers or real numbers", "convert it")
     return np.dtype(TYPES[name]).newbyteorder(">" if _flag(header, "BinaryDataByteOrderMSB", False) else "<")
 
 
-def _plain(header: Header, body: Part, size: int) -> bytearray | Part:
+def _plain(header: TextHeader, body: Part, size: int) -> bytearray | Part:
     """The voxels' bytes, exactly ``size`` of them."""
     path, skip = header.path, header.integer("HeaderSize", 0)
     if not _flag(header, "CompressedData", False):
@@ -146,7 +146,7 @@ def _plain(header: Header, body: Part, size: int) -> bytearray | Part:
     return unpack(path, body, size, "zlib")
 
 
-def _world(header: Header, rank: int) -> tuple[NDArray[np.float64] | None, str, tuple[tuple[str, str], ...]]:
+def _world(header: TextHeader, rank: int) -> tuple[NDArray[np.float64] | None, str, tuple[tuple[str, str], ...]]:
     """Affine in RAS+ (or None), unit, and notes about what is doubtful."""
     size = next((key for key in ("ElementSpacing", "ElementSize") if key in header.fields), None)
     if size is None:
@@ -190,7 +190,7 @@ def _header_text(path: Path, labels: NDArray[Any], geometry: Geometry, packed: i
 
 
 def mha_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
-    """Header and compressed voxels in one file, the header fresh."""
+    """TextHeader and compressed voxels in one file, the header fresh."""
     packed = zlib.compress(first_axis_fastest(labels), 6)
     return _header_text(path, labels, geometry, len(packed), "LOCAL") + packed
 

@@ -20,7 +20,7 @@ from medseg.formats.content import Content, Data, Part
 from medseg.formats.errors import FormatError
 from medseg.formats.headers import (
     MAX_HEADER,
-    Header,
+    TextHeader,
     axis_vectors,
     finite,
     first_axis_fastest,
@@ -89,14 +89,14 @@ _UNITS = {**dict.fromkeys(("", "mm", "millimeter", "millimeters", "???"), "mm")}
 _UNITS |= dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers"), "um")
 
 
-def _parse(path: Path, data: Data) -> Header:
+def _parse(path: Path, data: Data) -> TextHeader:
     """The header's fields: behind the magic, up to an empty line or the end of the file."""
     fields: dict[str, str] = {}
     lines = header_lines(path, "NRRD", data)
     next(lines)
     for line, end in lines:
         if not line:
-            return Header(path, "NRRD", fields, end)
+            return TextHeader(path, "NRRD", fields, end)
         if not line.strip() or line.startswith("#") or ":=" in line:
             continue
         name, colon, value = line.partition(": ")
@@ -109,7 +109,7 @@ def _parse(path: Path, data: Data) -> Header:
         fields[name] = value.strip()
     if len(data) > MAX_HEADER:
         raise FormatError(path, f"NRRD header without an end in the first {MAX_HEADER} bytes")
-    return Header(path, "NRRD", fields, len(data))
+    return TextHeader(path, "NRRD", fields, len(data))
 
 
 def nrrd_companions(path: Path, data: Data) -> Sequence[str]:
@@ -135,7 +135,7 @@ def open_nrrd(path: Path, content: Content) -> Source:
     return source
 
 
-def _sizes(header: Header) -> list[int]:
+def _sizes(header: TextHeader) -> list[int]:
     sizes = header.integers("sizes")
     if header.integers("dimension") != [len(sizes)] or min(sizes) < 1:
         cause = f"impossible sizes {sizes} for dimension {header.fields['dimension'][:20]}"
@@ -143,7 +143,7 @@ def _sizes(header: Header) -> list[int]:
     return sizes
 
 
-def _dtype(header: Header) -> np.dtype[Any]:
+def _dtype(header: TextHeader) -> np.dtype[Any]:
     name = header.need("type").lower()
     if name not in TYPES:
         raise FormatError(header.path, f"NRRD type {name[:40]!r}, expected integers or real numbers", "convert it")
@@ -156,14 +156,14 @@ def _dtype(header: Header) -> np.dtype[Any]:
     return dtype.newbyteorder("<" if order == "little" else ">")
 
 
-def _kinds(header: Header, rank: int) -> list[str]:
+def _kinds(header: TextHeader, rank: int) -> list[str]:
     kinds = header.fields.get("kinds", "").lower().split() or ["???"] * rank
     if len(kinds) != rank:
         raise FormatError(header.path, f"{len(kinds)} kinds for {rank} axes", "correct the header")
     return kinds
 
 
-def _axes(header: Header, rank: int) -> tuple[list[int], int | None]:
+def _axes(header: TextHeader, rank: int) -> tuple[list[int], int | None]:
     """Which axes are spatial, and which one holds channels (None: there is none)."""
     kinds, vectors = _kinds(header, rank), _vectors(header, rank)
     if vectors is None:
@@ -179,7 +179,7 @@ def _axes(header: Header, rank: int) -> tuple[list[int], int | None]:
     return spatial, (others[0] if others else None)
 
 
-def _vectors(header: Header, rank: int) -> list[list[float] | None] | None:
+def _vectors(header: TextHeader, rank: int) -> list[list[float] | None] | None:
     """World vector per axis, None for axes outside space; None if the header has no directions."""
     text = header.fields.get("space directions")
     if text is None:
@@ -190,7 +190,7 @@ def _vectors(header: Header, rank: int) -> list[list[float] | None] | None:
     return [None if w == "none" else reals(header.path, "space directions", w[1:-1], ",") for w in words]
 
 
-def _plain(header: Header, body: Part, size: int) -> bytearray | Part:
+def _plain(header: TextHeader, body: Part, size: int) -> bytearray | Part:
     """The voxels' bytes, exactly ``size`` of them."""
     encoding = header.need("encoding").lower()
     lines, skip = header.integer("line skip", 0), header.integer("byte skip", 0)
@@ -206,7 +206,9 @@ def _plain(header: Header, body: Part, size: int) -> bytearray | Part:
     raise FormatError(header.path, f"encoding {encoding[:20]!r}, expected raw, gzip or bzip2", "convert it")
 
 
-def _world(header: Header, spatial: list[int]) -> tuple[NDArray[np.float64] | None, str, tuple[tuple[str, str], ...]]:
+def _world(
+    header: TextHeader, spatial: list[int]
+) -> tuple[NDArray[np.float64] | None, str, tuple[tuple[str, str], ...]]:
     """Affine in RAS+ (or None), unit, and notes about what is doubtful."""
     path, rank, count = header.path, len(header.integers("sizes")), len(spatial)
     unit = _unit(header, spatial, rank)
@@ -236,7 +238,7 @@ def _world(header: Header, spatial: list[int]) -> tuple[NDArray[np.float64] | No
     return grid_affine(axes, origin, (1, 1, 1)), unit, (("no-orientation", note),)
 
 
-def _unit(header: Header, spatial: list[int], rank: int) -> str:
+def _unit(header: TextHeader, spatial: list[int], rank: int) -> str:
     """Unit of the world: what the header names, else millimetres."""
     if "space units" in header.fields:
         found = re.findall(r'"([^"]*)"', header.fields["space units"])

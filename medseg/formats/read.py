@@ -113,14 +113,6 @@ def read_recorded(path: Path, sha256: str, maker: str) -> Content:
     return content
 
 
-def is_recorded(path: Path, sha256: str) -> bool:
-    """Whether an image is there, companions included, with this digest; one that cannot be read is not."""
-    try:
-        return path.exists() and open_content(path).sha256 == sha256
-    except FormatError:
-        return False
-
-
 def open_content(path: Path, series: str = "") -> Content:
     """The content of an image as ``read_content`` gives it, but files stay on disk until they are read.
 

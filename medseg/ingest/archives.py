@@ -43,7 +43,7 @@ BROKEN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ArchiveMember:
     """An entry of an archive.
 
     Attributes:
@@ -57,7 +57,7 @@ class Member:
     problem: str = ""
 
 
-def unpack(archive: Path, folder: Path) -> None:
+def extract(archive: Path, folder: Path) -> None:
     """Unpack a zip or tar archive (plain, gz, bz2, xz) into an empty folder.
 
     Args:
@@ -103,22 +103,22 @@ def _readable(archive: Path) -> Iterator[None]:
         raise DataError(f"{archive}: damaged archive ({error})") from None
 
 
-def _zip_member(info: zipfile.ZipInfo) -> Member:
+def _zip_member(info: zipfile.ZipInfo) -> ArchiveMember:
     mode = info.external_attr >> 16
     kind = "a link" if stat.S_ISLNK(mode) else "no plain file" if stat.S_IFMT(mode) not in (0, stat.S_IFREG) else ""
     kind = "encrypted" if info.flag_bits & 1 else kind
     # The stored name: the library shortens it at a NUL and turns backslashes on some systems.
-    return Member(info.orig_filename, info.file_size, kind)
+    return ArchiveMember(info.orig_filename, info.file_size, kind)
 
 
-def _tar_member(info: tarfile.TarInfo) -> Member:
+def _tar_member(info: tarfile.TarInfo) -> ArchiveMember:
     kind = "" if info.isreg() else "a link" if info.issym() or info.islnk() else "no plain file"
-    return Member(info.name, info.size, kind)
+    return ArchiveMember(info.name, info.size, kind)
 
 
-def _judged(archive: Path, members: Iterable[tuple[Member, Info]]) -> list[tuple[Member, Info]]:
+def _judged(archive: Path, members: Iterable[tuple[ArchiveMember, Info]]) -> list[tuple[ArchiveMember, Info]]:
     """All members, litter left out, or one error that tells what is wrong with them."""
-    kept: list[tuple[Member, Info]] = []
+    kept: list[tuple[ArchiveMember, Info]] = []
     problems: list[str] = []
     files: dict[str, str] = {}
     folders: dict[str, str] = {}
@@ -168,7 +168,7 @@ def _clash(name: str, files: dict[str, str], folders: dict[str, str]) -> str:
     return f"a name twice, as {other!a}" if other else ""
 
 
-def _write(archive: Path, member: Member, source: IO[bytes], folder: Path) -> None:
+def _write(archive: Path, member: ArchiveMember, source: IO[bytes], folder: Path) -> None:
     path = folder / PurePosixPath(member.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     left = member.size

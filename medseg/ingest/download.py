@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from medseg.config import Config, DownloadConfig
 from medseg.errors import ConfigError, DataError
 from medseg.files import read_json, sha256_file, write_json, write_text, writer_lock
-from medseg.ingest.archives import unpack
+from medseg.ingest.archives import extract
 from medseg.progress import say
 from medseg.transfer import fetch, forget, sha256_error, shown
 
@@ -153,7 +153,7 @@ def _unpack(archive: Path, download: DownloadConfig, work: Path, folder: Path) -
     url, files = _url(download), work / "files"
     shutil.rmtree(files, ignore_errors=True)
     try:
-        unpack(archive, files)
+        extract(archive, files)
     except DataError as error:
         forget(archive)
         shutil.rmtree(files, ignore_errors=True)

@@ -20,7 +20,7 @@ WORTHWHILE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class FoldCase:
     """What folds need to know of a case.
 
     Attributes:
@@ -34,7 +34,7 @@ class Member:
     classes: frozenset[int] = frozenset()
 
 
-def make_folds(members: Sequence[Member], folds: FoldsConfig) -> list[Fold]:
+def make_folds(members: Sequence[FoldCase], folds: FoldsConfig) -> list[Fold]:
     """Split cases into folds by the scheme that the configuration names; the order of the input does not matter.
 
     Args:
@@ -61,7 +61,7 @@ def check_run(folds: FoldsConfig, count: int) -> None:
         raise ConfigError(f"folds.run: fold {beyond[0]} of {count}; they count from 0 to {count - 1}")
 
 
-def balanced(members: Sequence[Member], folds: FoldsConfig) -> list[list[str]]:
+def balanced(members: Sequence[FoldCase], folds: FoldsConfig) -> list[list[str]]:
     """Folds of equal size, whole subjects, with equal shares of each class and site.
 
     Subjects are shuffled by the seed, then each, largest first, joins the fold with the fewest cases; so folds differ
@@ -86,14 +86,14 @@ def balanced(members: Sequence[Member], folds: FoldsConfig) -> list[list[str]]:
     return [[member.id for name in part for member in groups[name]] for part in parts]
 
 
-def _subjects(members: Sequence[Member]) -> dict[str, list[Member]]:
-    groups: dict[str, list[Member]] = defaultdict(list)
+def _subjects(members: Sequence[FoldCase]) -> dict[str, list[FoldCase]]:
+    groups: dict[str, list[FoldCase]] = defaultdict(list)
     for member in members:
         groups[member.subject].append(member)
     return groups
 
 
-def _even_out(parts: list[list[str]], groups: dict[str, list[Member]]) -> None:
+def _even_out(parts: list[list[str]], groups: dict[str, list[FoldCase]]) -> None:
     """Swap subjects between parts, in place, until no swap brings the shares of classes and sites closer."""
     traits = {name: {t for m in cases for t in (*m.classes, m.site)} for name, cases in groups.items()}
     # What all subjects have, or none, cannot be shared unevenly.
@@ -122,7 +122,7 @@ def _best_swap(
     lead: NDArray[np.float64],
     has: dict[str, NDArray[np.float64]],
     weights: NDArray[np.float64],
-    groups: dict[str, list[Member]],
+    groups: dict[str, list[FoldCase]],
 ) -> tuple[int, int] | None:
     """The swap of equally large subjects that lowers the weighted sum of squares of the shares most, or None.
 
@@ -141,7 +141,7 @@ def _best_swap(
     return first[int(best[0])], second[int(best[1])]
 
 
-def _one_of_each(part: list[str], has: dict[str, NDArray[np.float64]], groups: dict[str, list[Member]]) -> list[int]:
+def _one_of_each(part: list[str], has: dict[str, NDArray[np.float64]], groups: dict[str, list[FoldCase]]) -> list[int]:
     """Positions of one subject for each combination of kinds and size: swapping either of two alike is the same."""
     seen: dict[tuple[int, bytes], int] = {}
     for position, name in enumerate(part):
@@ -149,7 +149,7 @@ def _one_of_each(part: list[str], has: dict[str, NDArray[np.float64]], groups: d
     return list(seen.values())
 
 
-def nnunet(members: Sequence[Member], folds: FoldsConfig) -> list[list[str]]:
+def nnunet(members: Sequence[FoldCase], folds: FoldsConfig) -> list[list[str]]:
     """nnU-Net's own folds: sorted case ids, ``KFold`` shuffled with seed 12345 (Isensee et al. 2021)."""
     from sklearn.model_selection import KFold
 
@@ -165,7 +165,7 @@ def nnunet(members: Sequence[Member], folds: FoldsConfig) -> list[list[str]]:
     return [[members[k].id for k in val] for _, val in splitter.split(members)]
 
 
-def by_site(members: Sequence[Member], folds: FoldsConfig) -> list[list[str]]:
+def by_site(members: Sequence[FoldCase], folds: FoldsConfig) -> list[list[str]]:
     """One fold per site, in the order of their names: trained on all others, validated on this one."""
     nowhere = [member.id for member in members if not member.site]
     sites = sorted({member.site for member in members})
@@ -187,7 +187,7 @@ def by_site(members: Sequence[Member], folds: FoldsConfig) -> list[list[str]]:
 
 
 # Scheme (a value of `folds.scheme`) -> the case ids that each fold is validated on.
-SCHEMES: dict[str, Callable[[Sequence[Member], FoldsConfig], list[list[str]]]] = {
+SCHEMES: dict[str, Callable[[Sequence[FoldCase], FoldsConfig], list[list[str]]]] = {
     "balanced": balanced,
     "nnunet": nnunet,
     "site": by_site,

@@ -77,7 +77,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Grouping:
     """The unit of independence: who said which cases belong to one subject.
 
     Attributes:
@@ -90,7 +90,7 @@ class Unit:
     by: str
     how: str = ""
 
-    def told(self, subjects: int) -> str:
+    def sentence(self, subjects: int) -> str:
         """One sentence for a reader, with the number of subjects."""
         if self.by == "nobody":
             return f"each case by itself: nobody declared which belong together ({subjects} cases)"
@@ -102,7 +102,7 @@ class Unit:
         return f"subject, declared by {how}: {subjects} subjects"
 
 
-NOBODY = Unit("nobody")
+NOBODY = Grouping("nobody")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Manifest:
         cases: sorted by id.
         allowed: faults that were found and allowed by name, as text.
         excluded: ids of cases that the configuration leaves out.
-        unit: who said which cases belong together.
+        grouping: who said which cases belong together.
     """
 
     dataset: str
@@ -127,12 +127,12 @@ class Manifest:
     cases: tuple[Case, ...]
     allowed: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
-    unit: Unit = NOBODY
+    grouping: Grouping = NOBODY
 
     @property
     def independence(self) -> str:
         """The unit of independence, who declared it, and how many there are: one plain sentence."""
-        return self.unit.told(len({case.subject for case in self.cases}))
+        return self.grouping.sentence(len({case.subject for case in self.cases}))
 
     def case(self, case_id: str) -> Case:
         """The case with this id, or ``DataError``."""
@@ -155,7 +155,7 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
             "labels": manifest.labels.to_json(),
             "allowed": list(manifest.allowed),
             "excluded": list(manifest.excluded),
-            "unit": {**asdict(manifest.unit), "subjects": len({case.subject for case in manifest.cases})},
+            "unit": {**asdict(manifest.grouping), "subjects": len({case.subject for case in manifest.cases})},
         },
     )
 
@@ -223,7 +223,7 @@ def read_manifest(path: Path) -> Manifest:
             cases,
             tuple(facts["allowed"]),
             tuple(facts["excluded"]),
-            Unit(facts["unit"]["by"], facts["unit"]["how"]),
+            Grouping(facts["unit"]["by"], facts["unit"]["how"]),
         )
     except KeyError as error:
         where = IngestFolder(path.parent).dataset

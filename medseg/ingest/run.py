@@ -13,7 +13,7 @@ from medseg.image.labels import LabelTable
 from medseg.ingest.checks import Checked, check_cases, read_cases
 from medseg.ingest.cohort import fold_faults
 from medseg.ingest.faults import check_allowed
-from medseg.ingest.folds import Member, check_run, make_folds
+from medseg.ingest.folds import FoldCase, check_run, make_folds
 from medseg.ingest.manifest import Case, Manifest, write_manifest, write_test
 from medseg.ingest.origin.proposal import proposed_subjects
 from medseg.ingest.own_folds import own_folds
@@ -138,7 +138,14 @@ def _ingest(config: Config, dataset: str, workers: int) -> _Ingested:
     kept_apart = inventory.test
     told_inside = tuple(str(f) for f in told if f.case not in kept_apart)
     manifest = Manifest(
-        dataset, cases[0].geometry.dims, channels, labels, cases, told_inside, inventory.excluded, inventory.unit
+        dataset,
+        cases[0].geometry.dims,
+        channels,
+        labels,
+        cases,
+        told_inside,
+        inventory.excluded,
+        inventory.grouping,
     )
     test = tuple(one.case() for one in checked if one.candidate.test)
     told_of_test = tuple(str(f) for f in told if f.case in kept_apart)
@@ -169,10 +176,10 @@ def _folds(
     return folds, fold_faults(checked, inventory.labels, folds) if inventory.labels is not None and checked else []
 
 
-def _member(one: Checked, ignore: int | None) -> Member:
+def _member(one: Checked, ignore: int | None) -> FoldCase:
     """What folds need to know of a case."""
     shown = frozenset(v for v, voxels in (one.label_counts or {}).items() if voxels and v not in (0, ignore))
-    return Member(one.candidate.id, one.candidate.subject, one.candidate.site, shown)
+    return FoldCase(one.candidate.id, one.candidate.subject, one.candidate.site, shown)
 
 
 def _splits_file(config: Config, dataset: str, inventory: Inventory) -> tuple[Path, str] | None:

@@ -22,7 +22,7 @@ from medseg.ingest.layouts.guess import guess_layout
 from medseg.ingest.layouts.nnunet import nnunet_layout
 from medseg.ingest.layouts.pairs import pairs_layout
 from medseg.ingest.layouts.table import table_layout
-from medseg.ingest.manifest import NOBODY, Unit
+from medseg.ingest.manifest import NOBODY, Grouping
 from medseg.ingest.subjects import check_subject, declared_subjects
 
 __all__ = ["LAYOUTS", "Candidate", "Inventory", "find_cases"]
@@ -50,7 +50,7 @@ class Inventory:
         faults: everything wrong so far.
         splits: a file of folds that the data set brings, relative to its folder; empty: none.
         excluded: ids that the configuration leaves out; they are among neither candidates nor faults.
-        unit: who said which cases belong together.
+        grouping: who said which cases belong together.
     """
 
     root: Path
@@ -60,7 +60,7 @@ class Inventory:
     faults: tuple[Fault, ...]
     splits: str = ""
     excluded: tuple[str, ...] = ()
-    unit: Unit = NOBODY
+    grouping: Grouping = NOBODY
 
     @property
     def test(self) -> frozenset[str]:
@@ -88,7 +88,7 @@ def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Inventory:
     for case in sorted(found.candidates, key=lambda c: (c.id, c.images)):
         cases.setdefault(case.id, case)
     absent = {*excluded, *(f.case for f in faults)}
-    subjects, unit, wrong = declared_subjects(dataset, root, config.subject, cases, found.grouping, absent)
+    subjects, grouping, wrong = declared_subjects(dataset, root, config.subject, cases, found.evidence, absent)
     test, unfit = test_ids(dataset, root, config, cases, set(excluded), faults)
     candidates = tuple(
         dataclasses.replace(c, subject=subjects[c.id], series=c.series or config.series or "", test=c.id in test)
@@ -103,7 +103,7 @@ def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Inventory:
         fix = "leave cases to train on: name fewer in `test`"
         faults.append(fault("missing", "-", "-", f"all {len(test)} cases are in the test set", fix))
     named = tuple(config.channels) if config.channels else found.channels
-    return Inventory(root, candidates, found.labels, named, tuple(faults), found.splits, excluded, unit)
+    return Inventory(root, candidates, found.labels, named, tuple(faults), found.splits, excluded, grouping)
 
 
 def _id_faults(candidates: list[Candidate]) -> list[Fault]:

@@ -13,7 +13,7 @@ from medseg.errors import ConfigError, DataError, Fault
 from medseg.files import nearest
 from medseg.ingest.faults import fault
 from medseg.ingest.layouts.found import Candidate
-from medseg.ingest.manifest import NOBODY, Unit
+from medseg.ingest.manifest import NOBODY, Grouping
 from medseg.ingest.tables import read_table
 
 # Values of `subject` that say: every case is a subject of its own; cases that look as if they had one origin are one.
@@ -32,9 +32,9 @@ def declared_subjects(
     root: Path,
     subject: str | None,
     cases: Mapping[str, Candidate],
-    grouping: str,
+    evidence: str,
     absent: Set[str] = frozenset(),
-) -> tuple[dict[str, str], Unit, list[Fault]]:
+) -> tuple[dict[str, str], Grouping, list[Fault]]:
     """Who belongs together: what the configuration says, or else the layout, or else nobody.
 
     Args:
@@ -42,7 +42,7 @@ def declared_subjects(
         root: the data set's folder.
         subject: that key of the configuration.
         cases: all cases that were found.
-        grouping: where the layout has its subjects from; empty: it does not know them.
+        evidence: where the layout has its subjects from; empty: it does not know them.
         absent: ids that a file may name besides: cases that are left out, or have faults of their own.
 
     Returns:
@@ -54,22 +54,22 @@ def declared_subjects(
     """
     if is_table(subject):
         named, faults = _from_file(root, str(subject), cases, absent)
-        return {case: named.get(case) or case for case in cases}, Unit("file", str(subject)), faults
+        return {case: named.get(case) or case for case in cases}, Grouping("file", str(subject)), faults
     if subject == NOTICED:
         # What the images show is added when they are read; ids that look as if subjects repeat are still a fault.
         faults = [] if all(c.subject for c in cases.values()) else repeated_subjects(list(cases))
-        return {case: c.subject or case for case, c in cases.items()}, Unit("noticed"), faults
+        return {case: c.subject or case for case, c in cases.items()}, Grouping("noticed"), faults
     if subject is None and cases and all(case.subject for case in cases.values()):
-        unit = Unit("layout", grouping) if grouping else NOBODY
-        return {case: c.subject for case, c in cases.items()}, unit, []
+        grouping = Grouping("layout", evidence) if evidence else NOBODY
+        return {case: c.subject for case, c in cases.items()}, grouping, []
     rule = subject_rule(dataset, subject)
     faults = repeated_subjects(list(cases)) if subject is None else []
     found = {case: rule(case) if subject is not None else c.subject or case for case, c in cases.items()}
     fix = "correct the expression, or say who belongs together in a file: `subject: FILE.csv` (columns case,subject)"
     for case in (case for case, name in found.items() if not name):
         faults.append(fault("subject", case, cases[case].images[0], f"'{subject}' finds no subject in this id", fix))
-    unit = NOBODY if subject is None else Unit("case") if subject == CASE else Unit("pattern", subject)
-    return {case: name or case for case, name in found.items()}, unit, faults
+    grouping = NOBODY if subject is None else Grouping("case") if subject == CASE else Grouping("pattern", subject)
+    return {case: name or case for case, name in found.items()}, grouping, faults
 
 
 def subject_rule(dataset: str, pattern: str | None) -> Callable[[str], str | None]:

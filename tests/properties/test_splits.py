@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medseg.config import FoldsConfig
 from medseg.errors import ConfigError
-from medseg.ingest.folds import Member, make_folds
+from medseg.ingest.folds import FoldCase, make_folds
 from medseg.ingest.splits import Fold
 from medseg.ingest.subjects import subject_rule, suspect
 
@@ -21,14 +21,14 @@ SITES = ("", "north", "south")
 
 
 @st.composite
-def cohorts(draw: st.DrawFn, rich: bool = True) -> list[Member]:
+def cohorts(draw: st.DrawFn, rich: bool = True) -> list[FoldCase]:
     """Subjects with one to four scans each, as in real cohorts; rich: with classes and sites that differ."""
     members = []
     for s, scans in enumerate(draw(st.lists(st.integers(1, 4), min_size=2, max_size=30))):
         site = draw(st.sampled_from(SITES)) if rich else ""
         for k in range(scans):
             classes = draw(st.frozensets(st.integers(1, 3))) if rich else frozenset({1, 2})
-            members.append(Member(f"s{s}_{k}", f"s{s}", site, classes))
+            members.append(FoldCase(f"s{s}_{k}", f"s{s}", site, classes))
     return members
 
 
@@ -36,11 +36,11 @@ SEEDS = st.integers(0, 2**32)
 COUNTS = st.integers(2, 6)
 
 
-def folds_of(members: list[Member], count: int, seed: int, scheme: str = "balanced") -> list[Fold]:
+def folds_of(members: list[FoldCase], count: int, seed: int, scheme: str = "balanced") -> list[Fold]:
     return make_folds(members, FoldsConfig.model_validate({"count": count, "seed": seed, "scheme": scheme}))
 
 
-def leaked(members: list[Member], folds: list[Fold]) -> set[str]:
+def leaked(members: list[FoldCase], folds: list[Fold]) -> set[str]:
     subject_of = {m.id: m.subject for m in members}
     sides = [({subject_of[c] for c in f["train"]}, {subject_of[c] for c in f["val"]}) for f in folds]
     return set().union(*(train & val for train, val in sides))
@@ -48,7 +48,7 @@ def leaked(members: list[Member], folds: list[Fold]) -> set[str]:
 
 @settings(deadline=None)
 @given(cohorts(), COUNTS, SEEDS, st.randoms())
-def test_laws_of_folds(members: list[Member], count: int, seed: int, shuffler: random.Random) -> None:
+def test_laws_of_folds(members: list[FoldCase], count: int, seed: int, shuffler: random.Random) -> None:
     if len({m.subject for m in members}) < count:
         with pytest.raises(ConfigError, match=f"{count} folds need {count} subjects"):
             folds_of(members, count, seed)
@@ -72,7 +72,7 @@ def test_laws_of_folds(members: list[Member], count: int, seed: int, shuffler: r
     assert folds_of(shuffled, count, seed) == folds
 
 
-def unstratified(members: list[Member], count: int, seed: int) -> list[Fold]:
+def unstratified(members: list[FoldCase], count: int, seed: int) -> list[Fold]:
     """Folds without a look at classes and sites: shuffled subjects, largest first, into the smallest fold."""
     groups: dict[str, list[str]] = defaultdict(list)
     for member in members:
@@ -88,12 +88,12 @@ def unstratified(members: list[Member], count: int, seed: int) -> list[Fold]:
 
 @settings(deadline=None)
 @given(cohorts(rich=False), COUNTS, SEEDS)
-def test_where_all_cases_are_alike_nothing_is_stratified(members: list[Member], count: int, seed: int) -> None:
+def test_where_all_cases_are_alike_nothing_is_stratified(members: list[FoldCase], count: int, seed: int) -> None:
     if len({m.subject for m in members}) >= count:
         assert folds_of(members, count, seed) == unstratified(members, count, seed)
 
 
-def spread(members: list[Member], folds: list[Fold], kind: object) -> list[int]:
+def spread(members: list[FoldCase], folds: list[Fold], kind: object) -> list[int]:
     """Subjects per fold that have a class (a number) or come from a site (text)."""
     return [len({m.subject for m in members if m.id in f["val"] and kind in (*m.classes, m.site)}) for f in folds]
 
@@ -104,10 +104,10 @@ def test_each_fold_has_its_share_of_a_rare_class_or_site(
     count: int, many: int, few: int, seed: int, site: bool
 ) -> None:
     rare = [
-        Member(f"r{k}", f"r{k}", "far" if site else "", frozenset({1}) if site else frozenset({1, 2}))
+        FoldCase(f"r{k}", f"r{k}", "far" if site else "", frozenset({1}) if site else frozenset({1, 2}))
         for k in range(few)
     ]
-    members = rare + [Member(f"c{k}", f"c{k}", "", frozenset({1})) for k in range(many)]
+    members = rare + [FoldCase(f"c{k}", f"c{k}", "", frozenset({1})) for k in range(many)]
     if len(members) >= count:
         shares = spread(members, folds_of(members, count, seed), "far" if site else 2)
         assert max(shares) - min(shares) <= 1
@@ -115,7 +115,7 @@ def test_each_fold_has_its_share_of_a_rare_class_or_site(
 
 @settings(deadline=None)
 @given(cohorts(), COUNTS, SEEDS)
-def test_stratifying_never_makes_shares_less_even(members: list[Member], count: int, seed: int) -> None:
+def test_stratifying_never_makes_shares_less_even(members: list[FoldCase], count: int, seed: int) -> None:
     if len({m.subject for m in members}) < count:
         return
     kinds = {kind for m in members for kind in (*m.classes, m.site)}
@@ -134,7 +134,7 @@ def test_no_subject_leaks_in_random_cohorts() -> None:
     rng = random.Random(0)
     for number in range(int(os.environ.get("MEDSEG_COHORTS", "200"))):
         members = [
-            Member(
+            FoldCase(
                 f"s{s}_{k}",
                 f"s{s}",
                 rng.choice(SITES),
@@ -147,7 +147,7 @@ def test_no_subject_leaks_in_random_cohorts() -> None:
 
 
 def test_the_seed_matters() -> None:
-    members = [Member(f"c{k}", f"c{k}") for k in range(30)]
+    members = [FoldCase(f"c{k}", f"c{k}") for k in range(30)]
     first, again, other = (folds_of(members, 5, seed) for seed in (0, 0, 1))
     assert first == again != other
 
@@ -156,7 +156,7 @@ def test_the_seed_matters() -> None:
 def test_nnunet_folds_are_those_of_its_rule(count: int, cases: int) -> None:
     """KFold of scikit-learn 1.x, written out: shuffled positions, the first folds one larger."""
     ids = [f"case_{k:03d}" for k in range(cases)]
-    members = [Member(case, case) for case in reversed(ids)]
+    members = [FoldCase(case, case) for case in reversed(ids)]
     if cases < count:
         with pytest.raises(ConfigError, match=f"{count} folds need {count} cases"):
             folds_of(members, count, 0, "nnunet")
@@ -168,7 +168,7 @@ def test_nnunet_folds_are_those_of_its_rule(count: int, cases: int) -> None:
 
 
 @given(cohorts())
-def test_leaving_one_site_out(members: list[Member]) -> None:
+def test_leaving_one_site_out(members: list[FoldCase]) -> None:
     members = [m for m in members if m.site]
     sites = sorted({m.site for m in members})
     if len(sites) < 2:

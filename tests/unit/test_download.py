@@ -21,7 +21,7 @@ from medseg.config import Config, DownloadConfig, KnownArchive
 from medseg.errors import BusyError, ConfigError, DataError
 from medseg.files import writer_lock
 from medseg.ingest import archives
-from medseg.ingest.archives import unpack
+from medseg.ingest.archives import extract
 from medseg.ingest.download import ARCHIVES, RECORD, Archive, run_download
 from tests.file_server import Server, hang_up, send
 
@@ -322,7 +322,7 @@ def test_hostile_archives_are_refused_before_the_first_byte(
     home.mkdir(parents=True)
     (home / "archive").write_bytes(make())
     with pytest.raises(DataError, match=words) as caught:
-        unpack(home / "archive", home / "files")
+        extract(home / "archive", home / "files")
     assert str(home / "archive") in str(caught.value)
     written = {p.name for p in tmp_path.rglob("*") if p.is_file()} - {"archive"}
     assert written <= ({"a"} if words == "damaged" and "twice" not in words else set())
@@ -332,7 +332,7 @@ def test_hostile_archives_are_refused_before_the_first_byte(
 def test_all_unsafe_members_are_named(tmp_path: Path) -> None:
     (tmp_path / "archive").write_bytes(zip_with("ok", "../a", "/b", zip_link("c"), "\x1b[2J", "e:/x", "../f", "../g"))
     with pytest.raises(DataError, match="and 2 more") as caught:
-        unpack(tmp_path / "archive", tmp_path / "files")
+        extract(tmp_path / "archive", tmp_path / "files")
     assert "\x1b" not in str(caught.value)
     assert not (tmp_path / "files").exists()
 
@@ -341,7 +341,7 @@ def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
     (tmp_path / "archive").write_bytes(zip_with(*"abcd"))
     with pytest.raises(DataError, match="over 3 files"):
-        unpack(tmp_path / "archive", tmp_path / "files")
+        extract(tmp_path / "archive", tmp_path / "files")
 
 
 @pytest.mark.parametrize("mode", ["zip", "w", "w:gz", "w:bz2", "w:xz"])
@@ -350,7 +350,7 @@ def test_sound_archives_come_out_as_they_went_in(mode: str, tmp_path: Path) -> N
     litter = ["Task/._a b.txt", "__MACOSX/Task/x", "Task/.DS_Store"]
     everything = [*names, *litter[:2]]
     (tmp_path / "x").write_bytes(zip_with(*everything) if mode == "zip" else tarred(*everything, mode=mode))
-    unpack(tmp_path / "x", tmp_path / "files")
+    extract(tmp_path / "x", tmp_path / "files")
     there = {str(p.relative_to(tmp_path / "files")) for p in (tmp_path / "files").rglob("*") if p.is_file()}
     assert there == set(names)
     assert all((tmp_path / "files" / name).read_bytes() == b"data" for name in names)
@@ -369,7 +369,7 @@ def test_damaged_archives_are_our_own_errors(mode: str, tmp_path: Path) -> None:
             data[place] = rng.integers(0, 256)
         (tmp_path / "x").write_bytes(data[: rng.integers(1, len(data))] if rng.random() < 0.2 else data)
         try:
-            unpack(tmp_path / "x", tmp_path / "files")
+            extract(tmp_path / "x", tmp_path / "files")
         except DataError:
             refused += 1
         shutil.rmtree(tmp_path / "files", ignore_errors=True)

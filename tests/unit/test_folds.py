@@ -10,7 +10,7 @@ import pytest
 
 from medseg.config import Config, FoldsConfig
 from medseg.errors import ConfigError, DatasetFaults
-from medseg.ingest.folds import Member, make_folds
+from medseg.ingest.folds import FoldCase, make_folds
 from medseg.ingest.own_folds import own_folds
 from medseg.ingest.phantoms import generate
 from medseg.ingest.run import check, run
@@ -112,16 +112,24 @@ def test_a_missing_file_and_ids_whose_faults_are_told_elsewhere(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("members", "folds", "words"),
     [
-        ([Member("a1", "a"), Member("a2", "a"), Member("b", "b")], {"scheme": "nnunet", "count": 2}, r"'a' \(a1, a2\)"),
-        ([Member("a", "a"), Member("b", "b")], {"scheme": "site"}, "2 of 2 cases have none"),
-        ([Member("a", "a", "n"), Member("b", "b")], {"scheme": "site"}, "1 of 2 cases have none"),
-        ([Member("a", "a", "n"), Member("b", "b", "n")], {"scheme": "site"}, "two sites, there is n"),
-        ([Member("a", "s", "n"), Member("b", "s", "w")], {"scheme": "site"}, "'s' on both sides, it was at n and w"),
-        ([Member("a", "a", "n"), Member("b", "b", "w")], {"scheme": "site", "run": [2]}, "fold 2 of 2"),
-        ([Member("a", "a"), Member("b", "b")], {"count": 3}, "3 folds need 3 subjects, there are 2"),
+        (
+            [FoldCase("a1", "a"), FoldCase("a2", "a"), FoldCase("b", "b")],
+            {"scheme": "nnunet", "count": 2},
+            r"'a' \(a1, a2\)",
+        ),
+        ([FoldCase("a", "a"), FoldCase("b", "b")], {"scheme": "site"}, "2 of 2 cases have none"),
+        ([FoldCase("a", "a", "n"), FoldCase("b", "b")], {"scheme": "site"}, "1 of 2 cases have none"),
+        ([FoldCase("a", "a", "n"), FoldCase("b", "b", "n")], {"scheme": "site"}, "two sites, there is n"),
+        (
+            [FoldCase("a", "s", "n"), FoldCase("b", "s", "w")],
+            {"scheme": "site"},
+            "'s' on both sides, it was at n and w",
+        ),
+        ([FoldCase("a", "a", "n"), FoldCase("b", "b", "w")], {"scheme": "site", "run": [2]}, "fold 2 of 2"),
+        ([FoldCase("a", "a"), FoldCase("b", "b")], {"count": 3}, "3 folds need 3 subjects, there are 2"),
     ],
 )
-def test_a_scheme_that_does_not_fit(members: list[Member], folds: dict[str, Any], words: str) -> None:
+def test_a_scheme_that_does_not_fit(members: list[FoldCase], folds: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make_folds(members, FoldsConfig.model_validate(folds))
 

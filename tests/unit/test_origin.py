@@ -23,7 +23,7 @@ from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.ingest.origin.components import connected
 from medseg.ingest.origin.groups import find_groups, propose
-from medseg.ingest.origin.lattice import Lattice, find_lattice, same_lattice
+from medseg.ingest.origin.lattice import IntensityLattice, find_lattice, same_lattice
 from medseg.ingest.origin.links import Link, find_links
 from medseg.ingest.origin.names import side_pairs
 from medseg.ingest.origin.sketch import take_sketch
@@ -128,14 +128,14 @@ def test_halves_of_one_scan_share_their_lattice(offset: float) -> None:
 
 
 def test_a_lattice_of_the_whole_set_is_a_convention() -> None:
-    lattices = [Lattice(0.0123457, 0.2)] * 10
+    lattices = [IntensityLattice(0.0123457, 0.2)] * 10
     assert same_lattice(lattices) == []
-    assert same_lattice([*lattices[:2], *(Lattice(0.01 * 1.1**k, 0.2) for k in range(8))]) == [(0, 1)]
+    assert same_lattice([*lattices[:2], *(IntensityLattice(0.01 * 1.1**k, 0.2) for k in range(8))]) == [(0, 1)]
 
 
 def test_lattices_out_of_phase_are_not_equal() -> None:
-    assert same_lattice([Lattice(0.0123457, 0.2), Lattice(0.0123457, 0.7)]) == []
-    assert same_lattice([Lattice(0.0123457, 0.995), Lattice(0.0123457, 0.005), None]) == [(0, 1)]
+    assert same_lattice([IntensityLattice(0.0123457, 0.2), IntensityLattice(0.0123457, 0.7)]) == []
+    assert same_lattice([IntensityLattice(0.0123457, 0.995), IntensityLattice(0.0123457, 0.005), None]) == [(0, 1)]
 
 
 # Facing borders

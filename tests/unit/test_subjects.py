@@ -18,7 +18,7 @@ from medseg.config import load_config
 from medseg.errors import ConfigError, DataError, DatasetFaults, Fault
 from medseg.formats.read import read_labels
 from medseg.formats.write import write_labels
-from medseg.ingest.manifest import NOBODY, Unit, read_manifest
+from medseg.ingest.manifest import NOBODY, Grouping, read_manifest
 from medseg.ingest.run import check, run
 from tests.faults.sets import CASES, KINDS, config
 
@@ -143,14 +143,14 @@ def test_cases_that_are_left_out_may_stand_in_the_file_or_not(copy: Callable[[st
     ("unit", "told"),
     [
         (NOBODY, "each case by itself: nobody declared which belong together (4 cases)"),
-        (Unit("case"), "each case by itself, declared by `subject: case`: 4 cases"),
-        (Unit("pattern", r"^(p\d+)_"), r"subject, declared by the pattern '^(p\d+)_': 4 subjects"),
-        (Unit("layout", "the folders sub-…"), "subject, declared by the folders sub-…: 4 subjects"),
-        (Unit("file", "s.csv"), "subject, declared by s.csv: 4 subjects"),
+        (Grouping("case"), "each case by itself, declared by `subject: case`: 4 cases"),
+        (Grouping("pattern", r"^(p\d+)_"), r"subject, declared by the pattern '^(p\d+)_': 4 subjects"),
+        (Grouping("layout", "the folders sub-…"), "subject, declared by the folders sub-…: 4 subjects"),
+        (Grouping("file", "s.csv"), "subject, declared by s.csv: 4 subjects"),
     ],
 )
-def test_the_unit_of_independence_is_one_sentence(unit: Unit, told: str) -> None:
-    assert unit.told(4) == told
+def test_the_unit_of_independence_is_one_sentence(unit: Grouping, told: str) -> None:
+    assert unit.sentence(4) == told
 
 
 def test_who_declared_it_is_stored_and_printed(
@@ -160,14 +160,14 @@ def test_who_declared_it_is_stored_and_printed(
     pattern = r"cells_0*(\d)"
     for kind, subject, unit in [
         ("cells", None, NOBODY),
-        ("cells", "case", Unit("case")),
-        ("cells", pattern, Unit("pattern", pattern)),
+        ("cells", "case", Grouping("case")),
+        ("cells", pattern, Grouping("pattern", pattern)),
         # Its folders say which file is whose mask, and nothing about subjects.
         ("objects", None, NOBODY),
     ]:
         run(config(tmp_path, kind, subject=subject), kind, tmp_path / "out")
         found = read_manifest(tmp_path / "out/manifest.tsv")
-        assert found.unit == unit
+        assert found.grouping == unit
         assert f"unit of independence: {found.independence}" in capsys.readouterr().err
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from medseg.formats.dicom.header import Header, foreign_errors, numbers, prefix
-from medseg.formats.dicom.pixels import Layout
+from medseg.formats.dicom.header import DicomFile, foreign_errors, numbers, prefix
+from medseg.formats.dicom.pixels import PixelFormat
 from medseg.formats.dicom.stack import Plane
 from medseg.formats.errors import FormatError
 
@@ -26,7 +26,7 @@ class Frame:
     segment: int = 0
 
 
-def frames_of(path: Path, header: Header, layout: Layout) -> list[Frame]:
+def frames_of(path: Path, header: DicomFile, layout: PixelFormat) -> list[Frame]:
     """All frames of a file, in its order.
 
     Raises:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.formats.dicom.pixels import SYNTAXES, Layout
+from medseg.formats.dicom.pixels import SYNTAXES, PixelFormat
 from medseg.formats.errors import FormatError
 
 # What is taken from a file, by DICOM keyword; sequences are taken whole and looked into by keyword only.
@@ -64,7 +64,7 @@ class NoDicomError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class DicomFile:
     """One DICOM file.
 
     Attributes:
@@ -121,7 +121,7 @@ def silence_pydicom() -> None:
             logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
-def read_header(path: Path, name: str, data: bytes) -> Header:
+def read_header(path: Path, name: str, data: bytes) -> DicomFile:
     """Parse the file ``name``, without its pixels.
 
     Raises:
@@ -157,7 +157,7 @@ def read_header(path: Path, name: str, data: bytes) -> Header:
         start = file.tell() + (8 if syntax.implicit else 12)
         tag, _, length = found[0] if found else (0, None, 0)
         size = None if length == UNDEFINED_LENGTH else length
-        return Header(
+        return DicomFile(
             name,
             data,
             uid,
@@ -187,7 +187,7 @@ def _unknown(uid: str) -> str:
     return f"transfer syntax {shown} ({known}), for which there is no decoder"
 
 
-def layout_of(path: Path, header: Header) -> Layout:
+def pixel_format_of(path: Path, header: DicomFile) -> PixelFormat:
     """How the pixels of a file lie, checked.
 
     Raises:
@@ -214,7 +214,7 @@ def layout_of(path: Path, header: Header) -> Layout:
             raise FormatError(path, f"{at}impossible pixels: {bits}")
         if "ModalityLUTSequence" in fields:
             raise FormatError(path, f"{at}values go through a modality look-up table", "export rescaled values")
-        return Layout(rows, columns, frames, allocated, stored, sign == 1, lossy or SYNTAXES[header.syntax].lossy)
+        return PixelFormat(rows, columns, frames, allocated, stored, sign == 1, lossy or SYNTAXES[header.syntax].lossy)
 
 
 def _whole(fields: Any, keyword: str, default: int | None = None) -> int:

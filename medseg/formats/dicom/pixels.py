@@ -58,7 +58,7 @@ SYNTAXES: dict[str, Syntax] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class PixelFormat:
     """How the pixels of a file lie: frames of rows and columns, bits per pixel, sign, and whether numbers were lost."""
 
     rows: int
@@ -81,7 +81,7 @@ class Layout:
         return (self.frames * self.rows * self.columns * self.allocated + 7) // 8
 
 
-def check_pixels(path: Path, at: str, layout: Layout, syntax: Syntax, length: int | None, there: int) -> None:
+def check_pixels(path: Path, at: str, layout: PixelFormat, syntax: Syntax, length: int | None, there: int) -> None:
     """Bound the claimed size before anything is allocated.
 
     Args:
@@ -112,7 +112,7 @@ def check_pixels(path: Path, at: str, layout: Layout, syntax: Syntax, length: in
     check_size(path, decoded, 8 * there)
 
 
-def native_frames(data: bytes, start: int, layout: Layout, syntax: Syntax) -> NDArray[Any]:
+def native_frames(data: bytes, start: int, layout: PixelFormat, syntax: Syntax) -> NDArray[Any]:
     """All frames (frames, rows, columns) of native pixels."""
     shape = (layout.frames, layout.rows, layout.columns)
     if layout.allocated == 1:
@@ -123,7 +123,7 @@ def native_frames(data: bytes, start: int, layout: Layout, syntax: Syntax) -> ND
     return _values(words.astype(raw.newbyteorder("="), copy=False), layout).reshape(shape)
 
 
-def compressed_frames(path: Path, at: str, stream: bytes, layout: Layout, syntax: Syntax) -> NDArray[Any]:
+def compressed_frames(path: Path, at: str, stream: bytes, layout: PixelFormat, syntax: Syntax) -> NDArray[Any]:
     """All frames (frames, rows, columns) of an encapsulated stream.
 
     Raises:
@@ -143,7 +143,7 @@ def compressed_frames(path: Path, at: str, stream: bytes, layout: Layout, syntax
     return out
 
 
-def _decoded(path: Path, at: str, code: bytes, layout: Layout, syntax: Syntax) -> NDArray[Any]:
+def _decoded(path: Path, at: str, code: bytes, layout: PixelFormat, syntax: Syntax) -> NDArray[Any]:
     """One compressed frame (rows, columns)."""
     import imagecodecs
 
@@ -171,7 +171,7 @@ def _decoded(path: Path, at: str, code: bytes, layout: Layout, syntax: Syntax) -
     return _values(wide.view(f"u{layout.allocated // 8}"), layout).reshape(shape)
 
 
-def _unpacked(path: Path, at: str, code: bytes, layout: Layout) -> NDArray[Any]:
+def _unpacked(path: Path, at: str, code: bytes, layout: PixelFormat) -> NDArray[Any]:
     """Words of an RLE frame (PS3.5 annex G): a segment per byte of a word, highest first, each of packed runs."""
     import imagecodecs
 
@@ -190,7 +190,7 @@ def _unpacked(path: Path, at: str, code: bytes, layout: Layout) -> NDArray[Any]:
     return np.frombuffer(plain, f"<u{depth}").astype(f"u{depth}", copy=False)
 
 
-def _values(words: NDArray[Any], layout: Layout) -> NDArray[Any]:
+def _values(words: NDArray[Any], layout: PixelFormat) -> NDArray[Any]:
     """Pixel values from words: only the stored bits count (overlays can lie above them), the highest is the sign."""
     spare = layout.allocated - layout.stored
     if layout.signed:

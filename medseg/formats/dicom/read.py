@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from medseg.formats.content import Content
 from medseg.formats.dicom.frames import Frame, frames_of
-from medseg.formats.dicom.header import DIRECTORY_CLASS, Header, NoDicomError, layout_of, prefix, read_header
-from medseg.formats.dicom.pixels import SYNTAXES, Layout, check_pixels, compressed_frames, native_frames
+from medseg.formats.dicom.header import DIRECTORY_CLASS, DicomFile, NoDicomError, pixel_format_of, prefix, read_header
+from medseg.formats.dicom.pixels import SYNTAXES, PixelFormat, check_pixels, compressed_frames, native_frames
 from medseg.formats.dicom.seg import SEGMENTATION_CLASSES, read_segmentation
 from medseg.formats.dicom.stack import TOLERANCE, stack_planes
 from medseg.formats.errors import FormatError
@@ -54,7 +54,7 @@ def open_dicom(path: Path, content: Content) -> Source:
     chosen = choose_series(
         path, _headers(path, {name: held(path, data) for name, data in content.files.items()}), content.series
     )
-    layouts = [layout_of(path, header) for header in chosen]
+    layouts = [pixel_format_of(path, header) for header in chosen]
     for header, layout in zip(chosen, layouts, strict=True):
         there = len(header.data) - header.pixels_at
         check_pixels(path, prefix(path, header.name), layout, SYNTAXES[header.syntax], header.pixels_length, there)
@@ -66,7 +66,7 @@ def open_dicom(path: Path, content: Content) -> Source:
     return _read_images(path, chosen, layouts)
 
 
-def _headers(path: Path, files: Mapping[str, bytes]) -> list[Header]:
+def _headers(path: Path, files: Mapping[str, bytes]) -> list[DicomFile]:
     """The headers of all DICOM files but directories; any other file is an error."""
     headers, others = [], []
     for name, data in files.items():
@@ -87,13 +87,13 @@ def _headers(path: Path, files: Mapping[str, bytes]) -> list[Header]:
     return headers
 
 
-def choose_series(path: Path, headers: Sequence[Header], wanted: str) -> list[Header]:
+def choose_series(path: Path, headers: Sequence[DicomFile], wanted: str) -> list[DicomFile]:
     """The files of the one series with pixels, or of the one that is wanted.
 
     Raises:
         FormatError: code ``series`` if several are there and none, or not exactly one, is named.
     """
-    groups: dict[str, list[Header]] = defaultdict(list)
+    groups: dict[str, list[DicomFile]] = defaultdict(list)
     for header in headers:
         if header.has_pixels:
             groups[header.series].append(header)
@@ -115,7 +115,7 @@ def choose_series(path: Path, headers: Sequence[Header], wanted: str) -> list[He
     raise FormatError(path, f"{what}: {shown}", "name one by `series`: its UID or number", "series")
 
 
-def pixels(path: Path, header: Header, layout: Layout) -> NDArray[Any]:
+def pixels(path: Path, header: DicomFile, layout: PixelFormat) -> NDArray[Any]:
     """All frames (frames, rows, columns) of a file whose pixels were checked."""
     syntax = SYNTAXES[header.syntax]
     if syntax.decode:
@@ -123,7 +123,7 @@ def pixels(path: Path, header: Header, layout: Layout) -> NDArray[Any]:
     return native_frames(header.data, header.pixels_at, layout, syntax)
 
 
-def _read_images(path: Path, headers: Sequence[Header], layouts: Sequence[Layout]) -> Source:
+def _read_images(path: Path, headers: Sequence[DicomFile], layouts: Sequence[PixelFormat]) -> Source:
     first = layouts[0]
     for header, layout in zip(headers, layouts, strict=True):
         if (layout.rows, layout.columns, layout.dtype) != (first.rows, first.columns, first.dtype):

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.formats.dicom.frames import frames_of
-from medseg.formats.dicom.header import Header, foreign_errors
-from medseg.formats.dicom.pixels import Layout
+from medseg.formats.dicom.header import DicomFile, foreign_errors
+from medseg.formats.dicom.pixels import PixelFormat
 from medseg.formats.dicom.stack import SAME_PLACE_MM, Plane, normal_of, stack_planes
 from medseg.formats.errors import FormatError
 from medseg.formats.limits import check_size
@@ -25,7 +25,7 @@ SEGMENTATION_CLASSES = (SEGMENTATION_STORAGE, LABEL_MAP_STORAGE)
 MOST_SLICES = 20_000
 
 
-def read_segmentation(path: Path, header: Header, layout: Layout, frames: NDArray[Any]) -> Source:
+def read_segmentation(path: Path, header: DicomFile, layout: PixelFormat, frames: NDArray[Any]) -> Source:
     """A segmentation as a label map of segment numbers.
 
     Args:

@@ -26,7 +26,7 @@ def bids_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
     """
     what = config.bids or BidsConfig()
     wanted = [what.image] if isinstance(what.image, str) else list(what.image)
-    found = Found(labels=required_table(dataset, config), channels=tuple(wanted), grouping="the folders sub-…")
+    found = Found(labels=required_table(dataset, config), channels=tuple(wanted), evidence="the folders sub-…")
     labels_in = f"derivatives/{what.derivative}"
     if not (root / labels_in).is_dir():
         there = ", ".join(Path(name).name for name in visible(root, "derivatives")) or "none"

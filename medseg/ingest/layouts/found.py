@@ -27,7 +27,7 @@ class Candidate:
 
     Attributes:
         id: case id.
-        subject: grouping key for folds; empty where the layout does not know it.
+        subject: evidence key for folds; empty where the layout does not know it.
         images: files (or DICOM folders), one per channel or one with all, relative to the data set's folder.
         labels: label files, relative likewise: one label map, or one mask file per object.
         site, series: as in ``medseg.ingest.manifest.Case``.
@@ -55,7 +55,7 @@ class Found:
         channels: channel names, or None where the data set does not name them.
         faults: everything wrong with the way files are listed, named and paired.
         splits: a file of folds that the layout brings, relative to the data set's folder; empty: none.
-        grouping: what in the data set says whose case it is; empty: nothing does.
+        evidence: what in the data set says whose case it is; empty: nothing does.
     """
 
     candidates: list[Candidate] = field(default_factory=list)
@@ -63,10 +63,10 @@ class Found:
     channels: tuple[str, ...] | None = None
     faults: list[Fault] = field(default_factory=list)
     splits: str = ""
-    grouping: str = ""
+    evidence: str = ""
 
 
-def table_of(names: Mapping[str, int], config: DatasetConfig) -> LabelTable:
+def label_table_of(names: Mapping[str, int], config: DatasetConfig) -> LabelTable:
     """The label table of class names -> values, with what the configuration says beyond them."""
     return LabelTable.create(names, instances=config.instances, regions=config.regions, ignore=config.ignore)
 
@@ -77,7 +77,7 @@ def required_table(dataset: str, config: DatasetConfig) -> LabelTable:
         example = "labels: {nucleus: 1}"
         what = f"the {config.layout} layout needs the classes, e.g. {example}"
         raise ConfigError(f"datasets.{dataset}.labels: missing; {what}")
-    return table_of(config.labels, config)
+    return label_table_of(config.labels, config)
 
 
 def visible(root: Path, folder: str) -> list[str]:

@@ -13,7 +13,7 @@ from medseg.config import DatasetConfig
 from medseg.errors import ConfigError, Fault
 from medseg.image.labels import LabelTable
 from medseg.ingest.faults import fault
-from medseg.ingest.layouts.found import table_of, visible
+from medseg.ingest.layouts.found import label_table_of, visible
 
 INDEX = "dataset.json"
 
@@ -65,7 +65,7 @@ def label_table(index: Mapping[str, Any], config: DatasetConfig, faults: list[Fa
     ``{"whole": [1, 2], "core": 2}`` that ``regions_class_order`` paints, and with ``"ignore": 3``.
     """
     if config.labels:
-        return table_of(config.labels, config)
+        return label_table_of(config.labels, config)
     try:
         return _own_table(index, config)
     except (ValueError, TypeError) as error:

@@ -63,7 +63,7 @@ def table_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
     if any(row.get("fold", "") for row in rows if row["case"] not in kept_apart):
         found.splits = name
     if "subject" in header:
-        found.grouping = f"the column subject of {name}"
+        found.evidence = f"the column subject of {name}"
     if column is not None and not any(row[column] == value for row in rows):
         cause = f"no row has '{value}' in the column {column}, which `test` names"
         found.faults.append(fault("table", "-", name, cause, "correct `test` or the table"))

@@ -14,7 +14,7 @@ NAMED = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class OriginGroup:
     """Cases that links connect although they count as several subjects.
 
     Attributes:
@@ -39,7 +39,7 @@ class Group:
         return f"{line}; group of {len(self.members)} by pairs of {kinds}: {', '.join(self.members[:NAMED])}{more}"
 
 
-def find_groups(links: Sequence[Link], subjects: Mapping[str, str]) -> list[Group]:
+def find_groups(links: Sequence[Link], subjects: Mapping[str, str]) -> list[OriginGroup]:
     """The groups in which a link leads from one subject to another, sorted; all cases of these subjects are members.
 
     Args:
@@ -56,7 +56,7 @@ def find_groups(links: Sequence[Link], subjects: Mapping[str, str]) -> list[Grou
     for link in across:
         own[place[subjects[link.one]]].append(link)
     made = [
-        Group(tuple(sorted(case for subject in group for case in cases[subject])), len(group), tuple(own[number]))
+        OriginGroup(tuple(sorted(case for subject in group for case in cases[subject])), len(group), tuple(own[number]))
         for number, group in enumerate(groups)
     ]
     return sorted(made, key=lambda group: group.members)

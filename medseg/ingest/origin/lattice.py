@@ -34,14 +34,14 @@ REACH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Lattice:
+class IntensityLattice:
     """Values ``step * (k + phase)`` for integers k; ``phase`` lies in [0, 1)."""
 
     step: float
     phase: float
 
 
-def find_lattice(image: NDArray[Any]) -> Lattice | None:
+def find_lattice(image: NDArray[Any]) -> IntensityLattice | None:
     """The intensity lattice of an image of any shape, or None if it has none or one that is no evidence."""
     if image.dtype.kind != "f":
         return None
@@ -58,7 +58,7 @@ def find_lattice(image: NDArray[Any]) -> Lattice | None:
     if found is None or _conventional(found[0], values[-1] - values[0]):
         return None
     step, offset = found
-    return Lattice(step, offset / step % 1.0)
+    return IntensityLattice(step, offset / step % 1.0)
 
 
 def _fit(values: NDArray[np.float64]) -> tuple[float, float] | None:
@@ -109,7 +109,7 @@ def _round(number: float) -> bool:
     return bool(abs(digits - round(digits)) < 1e-6 * digits)
 
 
-def same_lattice(lattices: Sequence[Lattice | None]) -> list[tuple[int, int]]:
+def same_lattice(lattices: Sequence[IntensityLattice | None]) -> list[tuple[int, int]]:
     """Pairs (i, j), i < j, of images that share a lattice, sorted.
 
     How close two steps must be depends on how many pairs chance would bring so close: that number is estimated from

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medseg.image.geometry import Geometry, canonical_axes
 from medseg.ingest.origin.borders import Border, take_borders
-from medseg.ingest.origin.lattice import Lattice, find_lattice
+from medseg.ingest.origin.lattice import IntensityLattice, find_lattice
 from medseg.ingest.origin.thumbnails import Thumbnail, take_thumbnails
 
 
@@ -25,7 +25,7 @@ class Sketch:
         native: details of its middle, each cell a power of two of voxels wide along each axis.
     """
 
-    lattice: Lattice | None
+    lattice: IntensityLattice | None
     borders: tuple[Border, ...]
     whole: Thumbnail | None
     native: Thumbnail | None
