@@ -48,7 +48,7 @@ class Mirror:
         self._status: str | None = None
         self._stop = threading.Event()
         self._progress = time.monotonic()
-        self._outage = False
+        self._outage: type[Exception] | None = None
         self._reported = False
         self._thread: threading.Thread | None = None
 
@@ -91,14 +91,15 @@ class Mirror:
                     return
                 if self._outage:
                     say(f"tracking: {self._spec.key}: the store answers again")
-                self._outage, wait = False, POLL_S
-            except Exception as error:  # noqa: BLE001 (recorded; whatever it is, it must not end the training)
+                self._outage, wait = None, POLL_S
+            except Exception as error:  # noqa: BLE001 (reported; whatever it is, it must not end the training)
                 if stopping:
                     self._say_unsent(one_line(error))
                     return
-                if not self._outage:
+                # The texts of one outage differ in addresses and times, so a kind of error is reported once.
+                if type(error) is not self._outage:
                     say(f"tracking: {self._spec.key}: {one_line(error)}; training continues, trying again")
-                self._outage, wait = True, min(2 * wait, LONGEST_WAIT_S)
+                self._outage, wait = type(error), min(2 * wait, LONGEST_WAIT_S)
             self._stop.wait(wait)
 
     def _send(self) -> None:

@@ -145,7 +145,7 @@ def test_eight_processes_on_a_fresh_folder_all_succeed_and_none_lands_in_default
     append(tmp_path / "journal.jsonl", range(3))
     done = subprocess.run([sys.executable, "-c", RACE_SCRIPT], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("made mlflow.db") == 1
+    assert done.stderr.count("created mlflow.db") == 1
     assert "not everything was sent" not in done.stderr
     store = tmp_path / "mlflow.db"
     experiments = dict(rows(store, "SELECT experiment_id, name FROM experiments"))
@@ -156,7 +156,7 @@ def test_eight_processes_on_a_fresh_folder_all_succeed_and_none_lands_in_default
     assert steps_in(store) == sorted([*range(3)] * 8)
 
 
-def test_a_store_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
+def test_a_store_whose_creation_was_killed_is_created_again(tmp_path: Path) -> None:
     """Nor is a log replayed that a deleted store left behind."""
     (tmp_path / "mlflow.db.new").write_bytes(b"half a database")
     old = sqlite3.connect(tmp_path / "old.db")
@@ -270,8 +270,8 @@ def test_a_server_killed_in_mid_run_costs_nothing_once_it_is_back(
         wait_for(lambda: len(steps_in(database)) == 10, "the first points")
         kill_group(process)
         append(journal, range(10, 30))
-    told = capfd.readouterr().err
-    assert "medseg track sync" in told
+    printed = capfd.readouterr().err
+    assert "medseg track sync" in printed
     finish_training(results, journal)
     with pytest.raises(TrackingError, match=r"(?s)results are complete.*track sync.*repeated"):
         sync(results)
@@ -299,9 +299,9 @@ def test_a_server_that_was_never_there_stops_nothing(tmp_path: Path, capfd: pyte
     with Mirror(store_json(results), spec(), journal):
         append(journal, range(5))
         time.sleep(0.5)
-    told = capfd.readouterr().err.splitlines()
-    assert sum("training goes on" in line for line in told) == 1
-    assert sum("not everything was sent" in line for line in told) == 1
+    printed = capfd.readouterr().err.splitlines()
+    assert sum("training continues" in line for line in printed) == 1
+    assert sum("not everything was sent" in line for line in printed) == 1
     finish_training(results, journal)
     with pytest.raises(TrackingError, match="results are complete"):
         sync(results)
