@@ -88,7 +88,7 @@ def coarse_tolerances(choice: Choice, spacings: Sequence[Sequence[float]], unit:
         f"warning: the tolerance {tolerance:g} {unit} of '{label}' is less than {_VOXELS} times the in-plane spacing "
         f"of {in_plane:g} {unit}; NSD then measures how the border falls on the voxels"
         for label, tolerance in choice.tolerance.items()
-        if tolerance < _VOXELS * in_plane
+        if tolerance < _VOXELS * in_plane * (1 - 1e-9)
     ]
 
 

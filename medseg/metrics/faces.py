@@ -3,12 +3,13 @@
 The surface of a mask is the union of the faces between its voxels and all others; outside the array is background. The
 distance from a point of one surface to the other one is integrated over the area of each face (``envelope.py``), so
 nothing depends on where voxel centres lie. The nearest faces are looked up among the neighbours on the grid, near ones
-first, until no further one can be nearer; where none is within reach, the nearest ``FAR`` faces stand for the surface.
+first, and then among the nearest ones anywhere, until no further one can be nearer.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,9 +36,12 @@ Values = NDArray[np.float64]
 Index = NDArray[np.int64]
 # Places that are looked up before it is asked which faces need more.
 STAGES = (30, 100, 300)
-FAR = 8
+# Faces that are asked for where neighbours do not suffice.
+FAR = (24, 96)
+# One term is below another one if it is by more than this: rounding.
+ROUNDING = 1e-12
 # A distance that equals the tolerance counts as within it, whatever the last bits of its square are.
-TIE = 1e-9
+TIE = 1e-12
 # Faces that are handled at once; it bounds the memory.
 CHUNK = 1 << 15
 
@@ -231,18 +235,45 @@ def _unique(words: NDArray[np.uint64], counts: Values) -> tuple[NDArray[np.uint6
 
 
 def _far(places: Index, others: _Surface, k: int) -> Iterator[tuple[Values, Values]]:
-    """Terms of faces without a near neighbour: those of the ``FAR`` nearest faces, without those that one beats."""
+    """Terms of faces that have not all they need among their neighbours: from the nearest faces by their centres.
+
+    More and more faces are asked for until no other one can be nearer, at most ``FAR[-1]``.
+    """
     voxel = np.stack(np.unravel_index(places, others.bits.shape), axis=1)
+    centre = _centres(np.full(len(voxel), k), voxel, others.grid)
     direction, target = others.faces
-    sides = others.grid.sides
-    number = min(FAR, len(target))
-    _, nearest = others.tree.query(_centres(np.full(len(voxel), k), voxel, others.grid), k=list(range(1, number + 1)))
-    terms = term_of(k, direction[nearest], target[nearest] - voxel[:, None])
-    parts = corner_values(terms, k, sides)
-    middle = (parts[..., 0:4].sum(axis=-1)) / 2 + parts[..., 4]
-    best = np.take_along_axis(parts, middle.argmin(axis=1)[:, None, None], axis=1)
-    kept = largest_excess(best, parts) > 1e-12 * parts[..., 4].max()
-    kept[np.arange(len(kept)), middle.argmin(axis=1)] = True
+    # From a face's centre to its corner, of the two faces together.
+    halves = _half_diagonal(k, others.grid) + max(_half_diagonal(m, others.grid) for m in range(others.grid.real))
+    for number in FAR:
+        last = number == FAR[-1] or number >= len(target)
+        left = np.zeros(len(voxel), dtype=bool)
+        step = max(1, 8 * CHUNK // number)
+        for start in range(0, len(voxel), step):
+            part = slice(start, start + step)
+            away, nearest = others.tree.query(centre[part], k=list(range(1, min(number, len(target)) + 1)))
+            terms = term_of(k, direction[nearest], target[nearest] - voxel[part, None])
+            parts = corner_values(terms, k, others.grid.sides)
+            highest = largest_excess(parts, np.zeros(5)).min(axis=1)
+            done = last | (away[:, -1] - halves >= np.sqrt(highest))
+            yield from _pruned(terms[done], parts[done])
+            left[part] = ~done
+        voxel, centre = voxel[left], centre[left]
+
+
+def _half_diagonal(k: int, grid: _Grid) -> float:
+    """Distance from the centre of a face of direction k to its corners."""
+    return math.hypot(*(grid.sides[j] / 2 for j in range(grid.real) if j != k))
+
+
+def _pruned(terms: Values, parts: Values) -> Iterator[tuple[Values, Values]]:
+    """Terms (N, M, 3) without those that the lowest one at the middle of the face beats, grouped by their number."""
+    if not len(terms):
+        return
+    middle = parts[..., 0:4].sum(axis=-1) / 2 + parts[..., 4]
+    lowest = middle.argmin(axis=1)
+    best = np.take_along_axis(parts, lowest[:, None, None], axis=1)
+    kept = largest_excess(best, parts) > ROUNDING * (1 + parts[..., 4])
+    kept[np.arange(len(kept)), lowest] = True
     sizes = kept.sum(axis=1)
     for size in np.unique(sizes):
         rows = sizes == size

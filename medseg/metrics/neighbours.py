@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Values = NDArray[np.float64]
 Index = NDArray[np.int64]
 # Neighbours are listed within this many times the smallest side of a voxel.
-REACH = 3
+REACH = 5
 WORD = 64
 # One term is nowhere above another one if it is at most this share of a voxel's diagonal above it: rounding.
 _SAME = 1e-12

@@ -1,0 +1,185 @@
+"""The table of metrics: every row says what others need, names a function that is there, and stands in the docs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medseg.config import load_config
+from medseg.config.metrics import MetricsConfig
+from medseg.errors import ConfigError
+from medseg.evaluate.choice import DEFAULT, check_choices, choose, coarse_tolerances, require_labels
+from medseg.evaluate.score import score_case
+from medseg.image.geometry import Geometry
+from medseg.image.labels import LabelTable
+from medseg.metrics.counts import OverlapCounts
+from medseg.metrics.pair import Pair, value_of
+from medseg.metrics.table import METRICS
+from medseg.results.key import RunKey
+
+ROOT = Path(__file__).parents[2]
+
+
+def write_metrics() -> object:
+    spec = importlib.util.spec_from_file_location("write_metrics", ROOT / "docs" / "write_metrics.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def resolved(name: str) -> object:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_row_is_whole(name: str) -> None:
+    metric = METRICS[name]
+    assert list(inspect.signature(resolved(metric.function)).parameters) == ["pair"]
+    assert metric.title
+    assert metric.formula
+    assert metric.paper
+    assert metric.oracle
+    assert metric.low < metric.high
+    assert metric.definition.startswith(name.removesuffix("_faces") + "/")
+    assert metric.definition.rsplit("-v", 1)[1].isdigit()
+    assert (metric.unit == "length") == (metric.worst == "diagonal")
+    assert metric.low <= metric.worst_of(12.0) <= metric.high
+    # The worst value is at the worse end; distances have none, so a grid's diagonal stands for it.
+    assert metric.worst_of(12.0) == (metric.low if metric.better == "higher" else 12.0)
+    assert bool(metric.pooled) == (metric.aggregate in ("pooled", "both"))
+    if metric.pooled:
+        pooled = resolved(metric.pooled)
+        assert callable(pooled)
+        assert pooled(OverlapCounts(3, 0, 0)) == 1.0
+    tests = "".join(path.read_text() for path in (ROOT / "tests" / "unit").glob("test_*.py"))
+    assert f'"{name}"' in tests or metric.function.split(":")[1] in tests
+
+
+def test_definitions_are_distinct_and_know_their_own_rows() -> None:
+    assert len({metric.definition for metric in METRICS.values()}) == len(METRICS)
+    for metric in METRICS.values():
+        mine = metric.definition_of(2.0, "mm")
+        assert [m.definition for m in METRICS.values() if m.matches(mine)] == [metric.definition]
+    nsd = METRICS["nsd"]
+    assert nsd.definition_of(2.5, "um") == f"{nsd.definition}@2.5 um"
+    assert not nsd.matches(nsd.definition)
+    assert not METRICS["hd"].matches(f"{METRICS['hd'].definition}@2 mm")
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_row_has_its_edge_cases(name: str) -> None:
+    metric, cases = METRICS[name], write_metrics().edge_cases()
+    diagonal = 12 * math.hypot(2.5, 0.8, 0.8)
+
+    def value(case: str) -> float:
+        masks = cases[case]
+        return value_of(metric, Pair(*masks, (2.5, 0.8, 0.8)[-masks[0].ndim :], tolerance=1.0))
+
+    best = 1.0 if metric.better == "higher" else 0.0
+    assert value("equal") == value("equal, the whole image") == best
+    assert value("prediction empty") == pytest.approx(metric.worst_of(diagonal))
+    assert math.isnan(value("both empty"))
+    assert math.isnan(value("reference empty"))
+    for case in cases:
+        assert math.isnan(value(case)) or metric.low <= value(case) <= min(metric.high, diagonal)
+
+
+def test_the_page_is_what_its_script_writes() -> None:
+    module = write_metrics()
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    assert text == module.page(), "run: python docs/write_metrics.py"
+    for name, metric in METRICS.items():
+        assert f"| `{name}` | {metric.title} | `{metric.definition}` |" in text
+
+
+def test_the_table_is_free_of_numpy_and_torch() -> None:
+    script = (
+        "import sys, medseg.metrics.table as t; print([m for m in ('numpy', 'scipy', 'torch') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+    tree = ast.parse((ROOT / "medseg" / "metrics" / "table.py").read_text())
+    assert any(isinstance(node, ast.Dict) and len(node.keys) == len(METRICS) for node in ast.walk(tree))
+
+
+# What the configuration chooses
+
+
+def test_without_a_section_all_metrics_but_those_by_name_are_computed() -> None:
+    assert list(DEFAULT.of_label("liver")) == ["dice", "iou", "hd", "hd95", "assd", "masd"]
+    choice = choose(MetricsConfig(tolerance={"liver": 2.0}), "m")
+    assert list(choice.of_label("liver")) == ["dice", "iou", "hd", "hd95", "assd", "masd", "nsd"]
+    assert list(choice.of_label("tumour")) == ["dice", "iou", "hd", "hd95", "assd", "masd"]
+
+
+def test_names_choose_and_dice_and_iou_stay() -> None:
+    choice = choose(MetricsConfig(names=["nsd_faces", "hd95"], tolerance={"liver": 2.0}), "m")
+    assert list(choice.of_label("liver")) == ["dice", "iou", "hd95", "nsd_faces"]
+    assert list(choose(MetricsConfig(names=[]), "m").of_label("liver")) == ["dice", "iou"]
+
+
+@pytest.mark.parametrize(
+    ("section", "cause"),
+    [
+        ({"names": ["hd59"]}, "metrics.names: no metric 'hd59'; did you mean 'hd95'"),
+        ({"names": ["qqq"]}, "there are: dice, iou"),
+        ({"names": ["nsd"]}, "'nsd' needs a tolerance, which has no default"),
+        ({"names": ["hd"], "tolerance": {"liver": 1.0}}, "none of the metrics named uses it"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused_before_anything_runs(section: dict[str, object], cause: str) -> None:
+    data = {"livers": {"path": "p", "labels": {"liver": 1}, "metrics": section}}
+    config = load_config([], {"datasets": data, "budget": {"steps": 1}})
+    with pytest.raises(ConfigError, match=cause):
+        check_choices(config)
+
+
+def test_tolerances_are_of_classes_that_are_scored() -> None:
+    choice = choose(MetricsConfig(tolerance={"liver": 2.0}), "m")
+    require_labels(choice, ["liver", "tumour"], "m")
+    with pytest.raises(ConfigError, match=r"m\.tolerance: no class or region 'liver'; there are: spleen"):
+        require_labels(choice, ["spleen"], "m")
+    data = {"livers": {"path": "p", "labels": {"liver": 1}, "metrics": {"tolerance": {"lever": 1.0}}}}
+    with pytest.raises(ConfigError, match=r"no class or region \['lever'\]; there are: liver"):
+        load_config([], {"datasets": data, "budget": {"steps": 1}})
+    data["livers"]["regions"] = {"lever": ["liver"]}
+    assert load_config([], {"datasets": data, "budget": {"steps": 1}}).datasets["livers"].metrics.tolerance
+
+
+def test_tolerances_near_the_voxels_in_plane_are_reported() -> None:
+    choice = choose(MetricsConfig(tolerance={"liver": 1.2, "tumour": 1.1}), "m")
+    # Slices may be thick; what counts is the larger of the sides within them.
+    lines = coarse_tolerances(choice, [(5.0, 0.5, 0.8), (0.5, 0.7, 5.0)], "mm")
+    assert lines == [
+        "warning: the tolerance 1.1 mm of 'tumour' is less than 1.5 times the in-plane spacing of 0.8 mm; NSD then "
+        "measures how the border falls on the voxels"
+    ]
+    assert coarse_tolerances(choice, [], "mm") == []
+    assert len(coarse_tolerances(choice, [(1.0, 0.5)], "px")) == 2
+
+
+def test_tolerances_stand_in_the_rows() -> None:
+    table = LabelTable.create({"ball": 1, "rod": 2})
+    labels = np.array([[[0, 1, 1, 2, 0, 0]]], np.uint8)
+    grid = Geometry.from_spacing(labels.shape, (1.0, 1.0, 1.0), "mm")
+    choice = choose(MetricsConfig(names=["nsd", "nsd_faces"], tolerance={"rod": 1.0}), "m")
+    rows = score_case(RunKey("d", "m", 0, 0), "c", "s", labels, np.roll(labels, 2, 2), table, grid, choice=choice)
+    found = {(r["label"], r["metric"]): (r["definition"], r["value"], r["unit"]) for r in rows}
+    assert found["rod", "nsd"] == (f"{METRICS['nsd'].definition}@1 mm", 0.0, "1")
+    # Of each body's six faces, one is 1 from the other body; the four around it are so at one of their edges.
+    assert found["rod", "nsd_faces"] == (f"{METRICS['nsd_faces'].definition}@1 mm", pytest.approx(1 / 6), "1")
+    assert ("ball", "nsd") not in found
+    failed = score_case(RunKey("d", "m", 0, 0), "c", "s", labels, None, table, grid, "why", choice=choice)
+    assert {r["value"] for r in failed if r["metric"] in ("nsd", "nsd_faces")} == {0.0}
