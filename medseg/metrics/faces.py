@@ -250,7 +250,7 @@ def _far(places: Index, others: _Surface, k: int) -> Iterator[tuple[Values, Valu
         step = max(1, 8 * CHUNK // number)
         for start in range(0, len(voxel), step):
             part = slice(start, start + step)
-            away, nearest = others.tree.query(centre[part], k=list(range(1, min(number, len(target)) + 1)))
+            away, nearest = _query(others.tree, centre[part], min(number, len(target)))
             terms = term_of(k, direction[nearest], target[nearest] - voxel[part, None])
             parts = corner_values(terms, k, others.grid.sides)
             highest = largest_excess(parts, np.zeros(5)).min(axis=1)
@@ -258,6 +258,12 @@ def _far(places: Index, others: _Surface, k: int) -> Iterator[tuple[Values, Valu
             yield from _pruned(terms[done], parts[done])
             left[part] = ~done
         voxel, centre = voxel[left], centre[left]
+
+
+def _query(tree: cKDTree, points: Values, number: int) -> tuple[Values, Index]:
+    """Distances and indices (N, number) of the nearest points of a tree; two axes also for one point."""
+    away, nearest = tree.query(points, k=list(range(1, number + 1)))
+    return np.asarray(away), np.asarray(nearest)
 
 
 def _half_diagonal(k: int, grid: _Grid) -> float:
