@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 N ?= 10
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint format torture fuzz schema clean
+.PHONY: help install demo test test-all lint format torture fuzz schema clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 install: $(STAMP)  ## make .venv and install everything from constraints.txt
 
@@ -21,7 +21,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install  ## the demonstration study, from generated images to the report
 	$(BIN)/snakemake --cores all
 
-test: install  ## all tests, a file per processor at a time
+test: install  ## the tests of every day, a file per processor at a time
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not exhaustive'
+
+test-all: install  ## all tests, those of every single row and setting, too
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: install  ## formatting, style, types, layers, workflow
