@@ -38,6 +38,11 @@ Index = NDArray[np.int64]
 STAGES = (30, 100, 300)
 # Faces that are asked for where neighbours do not suffice.
 FAR = (24, 96)
+# Places of a face at which the lowest term is asked for, as weights of ``corner_values``: near the middle; the corners.
+PROBES = (
+    np.array([[0.5, 0.5, 0.5, 0.5, 1]]),
+    np.array([[1, 0, 1, 0, 1], [1, 0, 0, 1, 1], [0, 1, 1, 0, 1], [0, 1, 0, 1, 1]], dtype=np.float64),
+)
 # One term is below another one if it is by more than this: rounding.
 ROUNDING = 1e-12
 # A distance that equals the tolerance counts as within it, whatever the last bits of its square are.
@@ -271,16 +276,23 @@ def _half_diagonal(k: int, grid: _Grid) -> float:
     return math.hypot(*(grid.sides[j] / 2 for j in range(grid.real) if j != k))
 
 
-def _pruned(terms: Values, parts: Values) -> Iterator[tuple[Values, Values]]:
-    """Terms (N, M, 3) without those that the lowest one at the middle of the face beats, grouped by their number."""
-    if not len(terms):
+def _pruned(terms: Values, parts: Values, probes: Sequence[Values] = PROBES) -> Iterator[tuple[Values, Values]]:
+    """Terms (N, M, 3) without those that are nowhere below the lowest one at some place, grouped by their number."""
+    if not probes or not len(terms):
+        if len(terms):
+            yield terms, np.ones(len(terms))
         return
-    middle = parts[..., 0:4].sum(axis=-1) / 2 + parts[..., 4]
-    lowest = middle.argmin(axis=1)
-    best = np.take_along_axis(parts, lowest[:, None, None], axis=1)
-    kept = largest_excess(best, parts) > ROUNDING * (1 + parts[..., 4])
-    kept[np.arange(len(kept)), lowest] = True
+    kept = np.ones(terms.shape[:2], dtype=bool)
+    rows = np.arange(len(terms))
+    for weights in probes[0]:
+        lowest = np.where(kept, parts @ weights, np.inf).argmin(axis=1)
+        best = np.take_along_axis(parts, lowest[:, None, None], axis=1)
+        unbeaten = largest_excess(best, parts) > ROUNDING * (1 + parts[..., 4])
+        unbeaten[rows, lowest] = True
+        kept &= unbeaten
     sizes = kept.sum(axis=1)
     for size in np.unique(sizes):
-        rows = sizes == size
-        yield terms[rows][kept[rows]].reshape(-1, size, 3), np.ones(int(rows.sum()))
+        group = sizes == size
+        chosen = kept[group]
+        fewer = [values[group][chosen].reshape(-1, size, values.shape[2]) for values in (terms, parts)]
+        yield from _pruned(fewer[0], fewer[1], probes[1:])
