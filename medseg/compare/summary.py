@@ -153,7 +153,7 @@ def _row(block: Block, metric: str, label: str, columns: list[int], numbers: dic
         "n": int(shown.any(axis=1).sum()),
         "n_missed": int(block.missed[:, columns].sum()),
         "n_failed": int(block.failed[:, columns].any(axis=1).sum()),
-        "n_penalised": int(block.penalised[:, columns].sum()),
+        "n_penalised": int((block.penalised & np.isfinite(block.values[name]))[:, columns].sum()),
         "n_lacking": int(lacking.sum()),
         "n_spurious": int((volume > 0).sum()),
         "left_empty": number(_mean(empty)),

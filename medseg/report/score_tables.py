@@ -31,12 +31,12 @@ def board(study: Study, dataset: str) -> dict[str, Any]:
         row["at"] = "" if math.isnan(at[0]) else f"{at[0]:.2f}"
         row["left"], row["width"] = ("", "") if math.isnan(at[1]) else (f"{at[1]:.2f}", f"{at[2] - at[1]:.2f}")
         row["mean"], row["low"], row["high"] = (row[c] for c in ends)
-        row["by_case"], row["pooled"] = row[f"{ranked.column}_case"], row[f"{ranked.column}_pooled"]
         row["score"] = row[f"{SCORE}_subject"]
     shown = {
         "score": any(row["score"] != row["mean"] for row in rows),
-        "by_case": any(row["by_case"] != row["mean"] for row in rows),
+        "by_case": any(row[f"{ranked.column}_case"] != row["mean"] for row in rows),
         "lacking": any(int(row["n_lacking"]) for row in rows),
+        "subjects": any(row["n_subjects"] != row["n_cases"] for row in rows),
     }
     beside = [
         {"heading": _column_heading(one, rows), "values": [row[f"{one.column}_subject"] for row in rows], "unit": unit}
@@ -105,9 +105,14 @@ def secondary(study: Study, dataset: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def tails(study: Study, dataset: str) -> list[dict[str, Any]]:
-    """How the mean of each model depends on its worst cases, best model first."""
-    order = study.models(dataset)
-    return sorted(of_dataset(study, "tails", dataset), key=lambda row: order.index(row["model"]))
+    """How the mean of each model depends on its worst cases and on who is averaged, best model first."""
+    column = quantity(RANKED).column
+    found = {row["model"]: row for row in of_dataset(study, "tails", dataset)}
+    return [
+        {**found[row["model"]], "by_case": row[f"{column}_case"], "pooled": row[f"{column}_pooled"]}
+        for row in study.leaderboard
+        if row["dataset"] == dataset
+    ]
 
 
 def _summary(study: Study, dataset: str) -> dict[tuple[str, str, str], dict[str, Any]]:

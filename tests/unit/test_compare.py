@@ -452,6 +452,7 @@ def test_a_metric_with_a_tolerance_stands_where_one_is_configured(
 ) -> None:
     monkeypatch.setitem(METRICS, "near", NEAR)
     cases: dict[str, Counts] = {f"c{k}": {"x": counts_of(0.8), "y": counts_of(0.7)} for k in range(8)}
+    cases["c8"] = {"x": (0, 0, 9), "y": counts_of(0.7)}
     without = compared(tmp_path, score_rows(cases))
     assert without["board"][0]["near_subject"] == ""
     assert not any(r["metric"].startswith("near") for r in without["rows"])
@@ -460,6 +461,7 @@ def test_a_metric_with_a_tolerance_stands_where_one_is_configured(
     assert set(near) == {"mean", "y"}
     assert near["mean"]["mean"] == near["y"]["mean"] == pytest.approx(0.7, abs=1e-4)
     assert near["mean"]["tolerance"] == "2 mm"
+    assert near["mean"]["n_penalised"] == 0  # the class that was missed has no value of it
     other = score_rows(cases, model="other", tolerances={"y": "3 mm"})
     with pytest.raises(DataError, match=r"several definitions: near/made-up-v1@2 mm, near/made-up-v1@3 mm"):
         compared(tmp_path, score_rows(cases, tolerances={"y": "2 mm"}) + other)
