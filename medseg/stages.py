@@ -33,8 +33,9 @@ class Stage:
 STAGES: Mapping[str, Stage] = {
     "ingest": Stage(("medseg.ingest.run",), ("FORMATS",)),
     "fingerprint": Stage(("medseg.plan.fingerprint",), ("FORMATS",)),
-    # The memory of a training step and the pace of training are measured for the plan.
-    "plan": Stage(("medseg.plan.run", "medseg.engine.memory", "medseg.engine.resources", "medseg.train.pace"), (*NETWORK, "LOSSES")),
+    # The memory of a training step is counted for every plan, the pace of training is measured for a budget in minutes.
+    "plan": Stage(("medseg.plan.run", "medseg.engine.memory", "medseg.engine.resources"), (*NETWORK, "LOSSES")),
+    "pace": Stage(("medseg.train.pace",), (*NETWORK, "LOSSES")),
     "preprocess": Stage(("medseg.preprocess.run",), ("FORMATS",)),
     "weights": Stage(("medseg.weights.run",)),
     "train": Stage(("medseg.train.run",), (*NETWORK, "LOSSES")),

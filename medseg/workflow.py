@@ -176,6 +176,8 @@ def code_of(config: Config, stage: str, wildcards: Any) -> str:
         used |= rows_of_model(model.network, model.network_options, model.loss)
     if (dataset := getattr(wildcards, "dataset", None)) is not None:
         used["OPERATIONS"] = wanted(config.datasets[dataset].postprocess)
+    if stage == "plan" and config.budget.minutes:
+        return f"{stage_digest(stage, used)}-{stage_digest('pace', used)}"
     return stage_digest(stage, used)
 
 

@@ -26,7 +26,11 @@ MODELS = {"unet": UNET, "deeplab": DEEPLAB, "fcn": FCN}
 JOBS: dict[str, tuple[str, Rows]] = {
     **{stage: (stage, {}) for stage in ("ingest", "fingerprint", "preprocess", "evaluate", "compare", "report")},
     **{f"postprocess {name}": ("postprocess", {"OPERATIONS": [name]}) for name in ("crf", "min_size")},
-    **{f"{stage} {name}": (stage, rows) for stage in ("plan", "train", "predict") for name, rows in MODELS.items()},
+    **{
+        f"{stage} {name}": (stage, rows)
+        for stage in ("plan", "pace", "train", "predict")
+        for name, rows in MODELS.items()
+    },
 }
 
 
@@ -76,18 +80,18 @@ def jobs(stages: str, *models: str) -> set[str]:
 # A change -> the jobs that must run again. Compare and report follow what they read.
 CHANGES: list[tuple[str, Callable[[str], str], set[str]]] = [
     ("formats/dicom/label.py", add_a_line, {"predict"}),
-    ("models/unet.py", add_a_line, jobs("plan train predict", "unet")),
-    ("models/deeplab/v3.py", add_a_line, jobs("plan train predict", "deeplab")),
-    ("models/encoders/resnet.py", add_a_line, jobs("plan train predict", "deeplab")),
+    ("models/unet.py", add_a_line, jobs("plan pace train predict", "unet")),
+    ("models/deeplab/v3.py", add_a_line, jobs("plan pace train predict", "deeplab")),
+    ("models/encoders/resnet.py", add_a_line, jobs("plan pace train predict", "deeplab")),
     ("models/encoders/googlenet.py", add_a_line, set()),
     ("models/rcnn.py", add_a_line, set()),
-    ("losses/pixelwise.py", add_a_line, jobs("plan train", "unet", "deeplab")),
+    ("losses/pixelwise.py", add_a_line, jobs("plan pace train", "unet", "deeplab")),
     ("losses/lovasz.py", add_a_line, set()),
     ("metrics/surface.py", add_a_line, {"evaluate"}),
     ("metrics/overlap.py", add_a_line, {"evaluate"}),
     ("evaluate/score.py", add_a_line, {"evaluate"}),
-    ("train/loop.py", add_a_line, jobs("plan train")),
-    ("augment/spatial.py", add_a_line, jobs("plan train")),
+    ("train/loop.py", add_a_line, jobs("train")),
+    ("augment/spatial.py", add_a_line, jobs("pace train")),
     ("postprocess/components.py", add_a_line, {"postprocess min_size"}),
     ("postprocess/permutohedral.py", add_a_line, {"postprocess crf"}),
     ("config/explain.py", add_a_line, {"config"}),
@@ -111,7 +115,7 @@ CHANGES: list[tuple[str, Callable[[str], str], set[str]]] = [
     (
         "networks.py",
         lambda text: text.replace('Upsampling = Field(default="transposed"', 'Upsampling = Field(default="linear"'),
-        jobs("plan train predict", "unet"),
+        jobs("plan pace train predict", "unet"),
     ),
     (
         "losses/table.py",
