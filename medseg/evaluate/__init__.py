@@ -1,5 +1,6 @@
-"""evaluate: prediction + reference on one grid -> score rows.
+"""evaluate: predictions and references on one grid -> score rows.
 
-Reads ``predictions.json``, its label maps and the references; writes one tidy parquet table per training. Guarantees:
-whole images on the native grid; grids must agree or it is an error; undefined is a status with a reason.
+Reads ``predictions.json``, its label maps and the references; writes one tidy parquet table per training, one row per
+case, class (or region) and metric. Guarantees: whole images on their own grid; grids must agree or it is an error;
+the reference alone decides whether a class of a case has values; undefined, missed and failed are statuses with a reason.
 """

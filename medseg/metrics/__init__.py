@@ -1,1 +1,1 @@
-"""Metrics: integer label maps in, counts and ratios out; undefined is a status, never a dropped NaN."""
+"""Metrics: two masks of one class in, a number out; ``table.py`` lists them. Undefined is NaN, never a dropped case."""

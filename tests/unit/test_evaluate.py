@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medseg.errors import DataError, GeometryError, MedsegError
+from medseg.config import Config, MetricsConfig
+from medseg.errors import ConfigError, DataError, GeometryError, MedsegError
 from medseg.evaluate import run as stage
 from medseg.evaluate.choice import DEFAULT
 from medseg.evaluate.score import ABSENT, COLUMNS, MISSED, NOT_ANNOTATED, OK, SPURIOUS, score_case
@@ -297,6 +298,37 @@ def test_a_prediction_recorded_as_failed_is_scored_as_the_worst(study: Any, pred
     assert set(mine.status) == {"failed: the network's output is not finite"}
     assert set(table.case) == set(facts["cases"])
     assert set(table.split) == {"test"}
+
+
+def with_metrics(config: Config, name: str, **section: Any) -> Config:
+    dataset = config.datasets[name].model_copy(update={"metrics": MetricsConfig(**section)})
+    return config.model_copy(update={"datasets": {**config.datasets, name: dataset}})
+
+
+def test_a_tolerance_gives_rows_of_nsd_and_a_warning_where_it_is_small(
+    study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = with_metrics(study.config, "flat", tolerance={"ball": 1.0, "rod": 2.5})
+    stage.run(config, study.manifest("flat"), study.predictions("flat"), tmp_path / "F.parquet")
+    table = pd.read_parquet(tmp_path / "F.parquet")
+    nsd = table[table.metric == "nsd"].drop_duplicates(["label", "definition"])
+    expected = METRICS["nsd"].definition
+    assert dict(zip(nsd.label, nsd.definition, strict=True)) == {
+        "ball": f"{expected}@1 px",
+        "rod": f"{expected}@2.5 px",
+    }
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(warnings) == 1
+    assert "flat: warning: the tolerance 1 px of 'ball'" in warnings[0]
+
+
+def test_a_tolerance_of_no_class_is_refused(study: Any, tmp_path: Path) -> None:
+    config = with_metrics(study.config, "flat", tolerance={"balls": 2.0})
+    with pytest.raises(
+        ConfigError, match=r"datasets\.flat\.metrics\.tolerance: no class or region 'balls'; there are: ball"
+    ):
+        stage.run(config, study.manifest("flat"), study.predictions("flat"), tmp_path / "F.parquet")
+    assert not (tmp_path / "F.parquet").exists()
 
 
 def _unlabelled(case: Any) -> Any:
