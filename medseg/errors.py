@@ -44,7 +44,7 @@ class BusyError(MedsegError, RuntimeError):
 
 
 class TrainingError(MedsegError, RuntimeError):
-    """Training met something it must not go on with: a number, a process that reads, a wish to stop."""
+    """Training cannot continue: a number that is not finite, a process that failed, a request to stop."""
 
 
 class TrackingError(MedsegError, RuntimeError):
@@ -53,7 +53,7 @@ class TrackingError(MedsegError, RuntimeError):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Fault:
-    """One thing wrong with a data set, told on one line.
+    """One thing wrong with a data set, on one line.
 
     Attributes:
         code: short id of the kind of fault, e.g. ``label-values``; also the word that ``allow:`` takes.

@@ -1,6 +1,6 @@
 """Getting one file over HTTP: streamed to disk, resumed where it broke off, tried again where that helps, checked.
 
-Addresses are told without user, password and query: those can be secrets.
+Addresses are printed without user, password and query: those can be secrets.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class _Retry(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What the server said about the file whose beginning is on disk.
+    """What the server reported about the file whose beginning is on disk.
 
     Attributes:
         address: SHA-256 of where it came from; the address itself can hold a secret.
-        length: bytes of the whole, or None if the server does not say.
+        length: bytes of the whole, or None if the server does not report it.
         validator: strong ETag or date of last change; empty: the server names neither.
     """
 
@@ -80,16 +80,12 @@ class _SaferRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def shown(url: str) -> str:
-    """An address as it may be told: without user, password, query and fragment, any of which can be a secret."""
+    """An address as it may be printed: without user, password, query and fragment, any of which can be a secret."""
     return re.sub(r"^([^/]*//)[^/]*@", r"\1", re.split("[?#]", url, maxsplit=1)[0])
 
 
 def fetch(
-    url: str,
-    part: Path,
-    label: str,
-    wrong: Callable[[Path], str],
-    pause: Callable[[float], None] = time.sleep,
+    url: str, part: Path, label: str, wrong: Callable[[Path], str], pause: Callable[[float], None] = time.sleep
 ) -> None:
     """Bring a file to ``part`` as ``transfer`` does, and hold it to what is known of it; another file is not kept.
 
@@ -139,7 +135,7 @@ def transfer(url: str, part: Path, label: str, pause: Callable[[float], None] = 
 
     Args:
         url: http or https, without user and password.
-        part: where it goes; whole when this returns (as far as the server tells the truth: check its digest).
+        part: the file to write; whole when this returns (as far as the server reports sizes truly: check its digest).
         label: for the progress bar.
         pause: how to wait between attempts.
 
@@ -155,7 +151,7 @@ def transfer(url: str, part: Path, label: str, pause: Callable[[float], None] = 
             have = _size(part)
             failures = 0 if have > before else failures + 1
             if failures > len(PAUSES_S):
-                kept = f"{have} bytes are kept in {part}, run the same command again to go on"
+                kept = f"{have} bytes are kept in {part}, run the same command again to resume"
                 fix = kept if have else "check the address, or try again later"
                 raise DataError(f"{shown(url)}: {error} ({failures} attempts); {fix}") from None
             say(f"{label}: {error}; trying again")
@@ -171,7 +167,7 @@ def _state_file(part: Path) -> Path:
 
 
 def _known(url: str, part: Path) -> _State | None:
-    """What is remembered about the partial file; None if it cannot be gone on with."""
+    """What is remembered about the partial file; None if the transfer cannot be resumed."""
     if not part.exists() or not _state_file(part).exists():
         return None
     try:
@@ -248,14 +244,14 @@ def _answer(error: urllib.error.HTTPError) -> str:
 
 
 def _length(headers: Message, start: int, known: _State | None) -> int | None:
-    """Bytes of the whole file as the server tells; None if it does not, or offers another part than from ``start``."""
+    """Bytes of the whole file by the server's answer; None if it has none, or is another part than from ``start``."""
     length = headers.get("Content-Length", "")
     if not start:
         return int(length) if re.fullmatch(_LENGTH, length) else None
-    told = re.fullmatch(rf"bytes ({_LENGTH})-{_LENGTH}/({_LENGTH}|\*)", headers.get("Content-Range", ""))
-    if told is None or int(told[1]) != start:
+    answer = re.fullmatch(rf"bytes ({_LENGTH})-{_LENGTH}/({_LENGTH}|\*)", headers.get("Content-Range", ""))
+    if answer is None or int(answer[1]) != start:
         return None
-    return int(told[2]) if told[2] != "*" else known.length if known else None
+    return int(answer[2]) if answer[2] != "*" else known.length if known else None
 
 
 def _validator(headers: Message) -> str:
@@ -288,7 +284,7 @@ def _receive(response: Any, part: Path, start: int, state: _State, label: str) -
             if state.length and have < state.length:
                 progress.update(have // MIB)
     if state.length is None:
-        # Nobody said how long it is: the end of the connection is the end of the file.
+        # Its length is unknown: the end of the connection is the end of the file.
         write_json(_state_file(part), {**asdict(state), "length": have})
     elif have < state.length:
         raise _Retry(f"the connection ended after {have} of {state.length} bytes")
@@ -296,7 +292,7 @@ def _receive(response: Any, part: Path, start: int, state: _State, label: str) -
 
 
 def _kind(part: Path) -> str:
-    """What a wrong file looks like, if it is told easily."""
+    """What a wrong file looks like, if that is easily recognised."""
     with open(part, "rb") as file:
         start = file.read(512).lstrip().lower()
     return ", the server sent a web page" if start.startswith((b"<!doctype html", b"<html")) else ""

@@ -1,1 +1,4 @@
-"""Image files: bytes to arrays and back; one table of formats, one contract."""
+"""Image files: bytes to images and back. One table of formats (``table``), one contract for what is opened (``source``).
+
+``read`` opens and reads, ``write`` writes label maps; each format has a module of its own, imported when it is used.
+"""

@@ -1,4 +1,4 @@
-"""Opacity channels of pictures: dropped where they say nothing, refused where they say something."""
+"""Opacity channels of pictures: dropped if every pixel is opaque, else refused."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?|[+-]?
 
 @dataclass(frozen=True, slots=True)
 class TextHeader:
-    """What a text header says; the methods raise ``FormatError`` for what is missing or makes no sense.
+    """The fields of a text header; the methods raise ``FormatError`` for those that are missing or make no sense.
 
     Attributes:
         path: the file, for messages.

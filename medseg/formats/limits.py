@@ -13,7 +13,7 @@ from medseg.machine import host_memory
 
 # Deflate expands a byte to at most 1032 bytes (zlib, "Maximum Compression Factor").
 MAX_DEFLATE_RATIO = 1032
-# Files of a folder or archive: a whole-body CT has some 2,000 slices; several series of a study may lie together.
+# Files of a folder or archive: a whole-body CT has some 2,000 slices; a folder can hold several series.
 MAX_FILES = 50_000
 
 # Bytes that one decoded file may take in this thread; None: half of what this process can have.

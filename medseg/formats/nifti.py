@@ -1,7 +1,7 @@
 """NIfTI-1.1 and NIfTI-2: single files, plain and gzipped, and header with data file (nifti.nimh.nih.gov).
 
 The header is parsed and bounded first; then exactly the bytes it needs are taken, and the gzip stream is read
-to its end, where checksum and length stand: readers that stop at the last voxel accept damaged files.
+to its end, where its checksum and length are: readers that stop at the last voxel accept damaged files.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NIFTI_TYPES = {
 
 
 def _nifti_header(path: Path, start: bytes, *, pair: bool) -> Any:
-    """The checked header that ``start`` begins with; ``pair``: its voxels lie in another file."""
+    """The checked header that ``start`` begins with; ``pair``: its voxels are in another file."""
     import nibabel
 
     if len(start) < nibabel.Nifti1Header.sizeof_hdr:
@@ -179,7 +179,7 @@ def open_pair(path: Path, content: Content) -> Source:
 
 
 def _check_extensions(path: Path, data: Data, header: Any) -> None:
-    """Nothing but whole extensions follows a header that stands in a file of its own."""
+    """Raise ``FormatError`` if a header in a file of its own is followed by anything but whole extensions."""
     at = int(header["sizeof_hdr"])
     if len(data) == at:
         return
@@ -228,7 +228,7 @@ def _opened(path: Path, header: Any, data: Data, *, packed: bool) -> Source:
 
 
 def nifti_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
-    """A NIfTI file with a fresh header: the input's may name the patient, so nothing of it goes along."""
+    """A NIfTI file with a fresh header: that of the input may name the patient, so nothing of it is copied."""
     header, plain = _fresh_header(path, labels, geometry), first_axis_fastest(labels)
     return bytes(header.binaryblock.ljust(header.single_vox_offset, b"\x00")) + plain
 

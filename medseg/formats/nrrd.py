@@ -51,7 +51,7 @@ _NAMES = {
 }
 TYPES = {name: code for code, names in _NAMES.items() for name in names.split(", ")}
 _PACKING: dict[str, Packing] = {"gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
-# Every field of the definition; those with two spellings stand under the first.
+# Every field of the definition; those with two spellings are listed under the first.
 _FIELDS = {
     *("dimension", "type", "block size", "encoding", "endian", "content", "min", "max", "old min", "old max"),
     *("data file", "line skip", "byte skip", "number", "sizes", "spacings", "thicknesses", "axis mins", "axis maxs"),
@@ -173,9 +173,9 @@ def _axes(header: TextHeader, rank: int) -> tuple[list[int], int | None]:
     others = [axis for axis in range(rank) if axis not in spatial]
     known = all(kinds[axis] in _CHANNEL_KINDS for axis in others)
     if len(spatial) not in (2, 3) or len(others) > 1 or not known:
-        told = ", ".join(f"{size} ({kind})" for size, kind in zip(header.fields["sizes"].split(), kinds, strict=True))
+        shown = ", ".join(f"{size} ({kind})" for size, kind in zip(header.fields["sizes"].split(), kinds, strict=True))
         fix = "declare `kinds` (domain for space, list for channels) or convert it"
-        raise FormatError(header.path, f"axes {told}; expected 2 or 3 of space and at most one of channels", fix)
+        raise FormatError(header.path, f"axes {shown}; expected 2 or 3 of space and at most one of channels", fix)
     return spatial, (others[0] if others else None)
 
 
@@ -200,7 +200,7 @@ def _plain(header: TextHeader, body: Part, size: int) -> bytearray | Part:
         return uncompressed(header.path, body, skip, size)
     if encoding in _PACKING:
         packing = _PACKING[encoding]
-        # bzip2 has no useful bound: there, memory grows with what really comes out of the stream.
+        # bzip2 has no useful bound: there, memory grows with what is really unpacked.
         check_size(header.path, size, len(body) * MAX_DEFLATE_RATIO if packing == "gzip" else memory_budget())
         return unpack(header.path, body, size, packing)
     raise FormatError(header.path, f"encoding {encoding[:20]!r}, expected raw, gzip or bzip2", "convert it")

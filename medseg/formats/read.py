@@ -29,8 +29,8 @@ def open_image(
 ) -> Source:
     """Open an image: its header is read and checked, its voxels are read when they are asked for.
 
-    Formats whose voxels lie in the file as they are (``.nii``, ``.hdr``, uncompressed NRRD and MetaImage) are read box
-    by box; all others are decoded whole, here.
+    Uncompressed voxels (``.nii``, ``.hdr``, raw NRRD and MetaImage) and TIFF (by strips and tiles) are read box by box;
+    all other formats are decoded whole, here.
 
     Args:
         path: the file or folder; its suffix names the format, its content must agree.
@@ -76,7 +76,7 @@ def read_labels(
 ) -> tuple[NDArray[Any], Geometry]:
     """Read a label map: integers (*S) and the grid; arguments and errors as for ``read_image``.
 
-    Integers stay in their stored type. Floating-point labels must lie within ``INTEGER_TOLERANCE`` of an
+    Integers stay in their stored type. Floating-point labels must be within ``INTEGER_TOLERANCE`` of an
     integer, else the error's code is ``label-not-integer`` and it names value, count and first position.
     """
     source = open_image(path, data, spacing=spacing)

@@ -15,7 +15,7 @@ from medseg.formats.content import Content
 from medseg.formats.errors import FIX_MASK, FormatError
 from medseg.image.geometry import Geometry
 
-# Labels stored as floating point are accepted if they lie this close to an integer.
+# Labels stored as floating point are accepted if they are this close to an integer.
 INTEGER_TOLERANCE = 1e-3
 
 
@@ -36,7 +36,7 @@ class Voxels(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An opened image file: numbers as stored, how they scale, and the grid they lie on.
+    """An opened image file: numbers as stored, how they scale, and their grid.
 
     Attributes:
         path: the file, for messages.
@@ -45,7 +45,7 @@ class Source:
         unit: unit of the affine's world axes.
         slope, intercept: stored value * slope + intercept is the real one.
         palette: if true, the numbers are indices into a colour table.
-        lossy: if true, the compression invents numbers, which no label map can bear.
+        lossy: if true, the compression invents numbers, so the file cannot be a label map.
         notes: what is doubtful: (code of the fault in ``medseg.ingest.faults``, what was found).
         remarks: what the reader decided beyond doubt, for the record: a dropped axis or alpha, no scaling.
         orientations: the affines that a header offers where it contradicts itself, by name (``sform``, ``qform``).
@@ -192,7 +192,7 @@ class Source:
         """Stored numbers as the real ones."""
         if not self._scaled:
             return stored
-        with np.errstate(all="ignore"):  # NaN and Inf of the file are told apart from an overflow below
+        with np.errstate(all="ignore"):  # NaN and Inf of the file are distinguished from an overflow below
             wide = stored.astype(np.float64)
             out: NDArray[Any] = (wide * self.slope + self.intercept).astype(self.dtype)
         if not np.isfinite(out).all() and (np.isfinite(wide) & ~np.isfinite(out)).any():

@@ -1,4 +1,4 @@
-"""Compressed streams, unpacked to a size that is known beforehand and read to their end, where the checksums stand."""
+"""Compressed streams, unpacked to a size that is known beforehand and read to their end, where their checksums are."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Images as arrays with a geometry: grids, label tables, file formats, resampling and intensity scaling."""
+"""Images as arrays with a geometry: grids, label tables, resampling and intensity scaling; no files."""

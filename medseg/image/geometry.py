@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import GeometryError
 
-# Two grids agree if no corner of one lies further than this from its place in the other, in voxels. Exact equality is
+# Two grids agree if no corner of one is further than this from its place in the other, in voxels. Exact equality is
 # a known false alarm: tools round affines differently when they write them.
 AFFINE_TOLERANCE_VOXELS = 0.1
 
@@ -125,7 +125,7 @@ class Geometry:
 
 
 def _is_flat(linear: NDArray[np.float64]) -> bool:
-    """Whether axes are missing, endless, or lie in a plane; relative to their lengths, since voxels may be tiny."""
+    """Whether axes are of length 0, infinite, or in one plane; relative to their lengths, since voxels may be tiny."""
     with np.errstate(over="ignore"):
         lengths = np.linalg.norm(linear, axis=0)
     if not np.isfinite(lengths).all():

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-# Scaled by percentiles, no two pixels of an image lie further apart than this.
+# Scaled by percentiles, no two pixels of an image differ by more than this.
 LARGEST = 1000.0
 
 Stats = Mapping[str, float]
@@ -23,7 +23,7 @@ def zscore(channel: NDArray[Any], stats: Stats) -> NDArray[np.float32]:
 
 
 def zscore_nonzero(channel: NDArray[Any], stats: Stats) -> NDArray[np.float32]:
-    """As ``zscore``, over the object alone; what lies around it stays 0 (Isensee et al. 2021).
+    """As ``zscore``, over the object alone; everything around it stays 0 (Isensee et al. 2021).
 
     The object is what is not 0, holes filled: zeros that it encloses belong to it. nnU-Net joins the objects of all
     channels; here each channel has its own, which is the same where one mask was applied to all of them.

@@ -13,7 +13,7 @@ from medseg.errors import ConfigError, DataError
 
 # Colour-blind-safe qualitative colours (Okabe & Ito 2008), without black.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F0E442")
-# The channel index that stands for "not annotated"; classes go up to 254, so that both fit into eight bits.
+# The channel index of "not annotated"; classes go up to 254, so that both fit into eight bits.
 IGNORE = 255
 
 

@@ -61,7 +61,7 @@ def extract(archive: Path, folder: Path) -> None:
     """Unpack a zip or tar archive (plain, gz, bz2, xz) into an empty folder.
 
     Args:
-        archive: the file; its content, not its name, tells the format.
+        archive: the file; its content, not its name, decides the format.
         folder: must not exist yet.
 
     Raises:
@@ -117,7 +117,7 @@ def _tar_member(info: tarfile.TarInfo) -> ArchiveMember:
 
 
 def _judged(archive: Path, members: Iterable[tuple[ArchiveMember, Info]]) -> list[tuple[ArchiveMember, Info]]:
-    """All members, litter left out, or one error that tells what is wrong with them."""
+    """All members, litter left out, or one error for everything that is wrong with them."""
     kept: list[tuple[ArchiveMember, Info]] = []
     problems: list[str] = []
     files: dict[str, str] = {}

@@ -53,7 +53,7 @@ def open_case_image(case: Case, folder: Path) -> Source:
     if len(case.images) == 1 and case.fill is None:
         source = _checked(path, case.images_sha256[0], case, on_disk=True)
         if same_grid(grid_of(source.oriented(case.orientation), case.geometry), case.geometry):
-            # The very grid of the manifest, so that everything lies on one.
+            # The very grid of the manifest, so that all results of a case have one grid.
             return replace(source, affine=case.geometry.affine, unit=case.geometry.unit)
     return Source.from_array(read_case_image(case, folder), case.geometry, path)
 
@@ -88,7 +88,7 @@ def same_grid(found: Geometry, expected: Geometry) -> bool:
 
 
 def grid_of(source: Source, first: Geometry | None) -> Geometry:
-    """The grid of a file of a case; one without a header of its own lies on the grid of the ``first`` image."""
+    """The grid of a file of a case; one without a header of its own has the grid of the ``first`` image."""
     grid = source.geometry
     if source.affine is None and first is not None and first.dims == grid.dims:
         return replace(first, shape=grid.shape)

@@ -46,7 +46,7 @@ class Checked:
     Attributes:
         candidate: the case's files.
         faults: everything wrong with it.
-        settled: contradictions for which the configuration names the winner: told and stored, but no errors.
+        settled: contradictions for which the configuration names the winner: reported and recorded, but no errors.
         images_sha256, labels_sha256: digests of the files; empty text for one that could not be opened.
         voxels_sha256: digests of the voxels of the images; empty text for one that is constant or could not be read.
         geometry: grid of the first image, or None if it could not be read.

@@ -1,4 +1,4 @@
-"""What the cases of a data set say about one another: channels, axes, copies, classes missing in folds."""
+"""Faults that show when the cases of a data set are compared: channels, axes, copies, classes missing in folds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ENOUGH_CASES = 5
 # … whose two channels differ by at least this factor in spread, and by as many times their variation over cases …
 CLEAR_FACTOR, CLEAR_DEVIATIONS = 2.0, 6.0
-# … and if after swapping the case comes this close to the others, as a share of that difference.
+# … and if after swapping the case is this close to the others, as a share of that difference.
 CLOSE = 1 / 3
 
 
@@ -129,7 +129,7 @@ def _copies(checked: Sequence[Checked]) -> list[Fault]:
 
 
 def _channel_order(checked: Sequence[Checked], names: tuple[str, ...]) -> list[Fault]:
-    """Cases whose channels fit the others' better in another order, told by orders of magnitude of their spread."""
+    """Cases whose channels fit the others' better in another order, by orders of magnitude of their spread."""
     known = [one for one in checked if len(one.spreads) == len(names) > 1 and min(one.spreads) > 0]
     if len(known) < ENOUGH_CASES:
         return []

@@ -66,7 +66,7 @@ def right_angles(grid: Geometry) -> float:
 
 
 def field_of_view(first: Geometry, other: Geometry) -> float:
-    """Share of the voxels of ``first`` that lie inside ``other``, from a lattice of points."""
+    """Share of the voxels of ``first`` that are inside ``other``, from a lattice of points."""
     axes = [np.linspace(0, n - 1, min(n, LATTICE)) for n in first.shape]
     points = np.stack(
         [a.ravel() for a in np.meshgrid(*axes, indexing="ij")] + [np.ones(np.prod([len(a) for a in axes]))]

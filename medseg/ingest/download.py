@@ -100,7 +100,7 @@ def _url(download: DownloadConfig) -> str:
 
 
 def _record(folder: Path, download: DownloadConfig) -> dict[str, Any]:
-    """What a folder says it was unpacked from; ``DataError`` if that is another archive than the one wanted."""
+    """The record of the archive that a folder was unpacked from; ``DataError`` if another archive is wanted."""
     if not (folder / RECORD).is_file():
         say(f"{folder} is there and was not downloaded: it is left as it is")
         return {"url": ""}
@@ -109,8 +109,8 @@ def _record(folder: Path, download: DownloadConfig) -> dict[str, Any]:
     for key, value in wanted.items():
         if value is not None and record.get(key) != value:
             cause = f"holds the archive {shown(str(record.get('url')))} (SHA-256 {record.get('sha256')})"
-            told = shown(value) if shown(value) not in cause else f"{shown(value)} with another query"
-            raise DataError(f"{folder}: {cause}, wanted {told}; remove the folder, or give the data set another path")
+            address = shown(value) if shown(value) not in cause else f"{shown(value)} with another query"
+            raise DataError(f"{folder}: {cause}, wanted {address}; remove the folder, or give the data set another path")
     return {key: record[key] for key in ("url", "sha256", "bytes")}
 
 

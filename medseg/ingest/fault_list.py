@@ -9,7 +9,7 @@ from medseg.ingest.faults import FAULTS
 
 
 def fault_list(error: DatasetFaults) -> str:
-    """All faults, one per line under their kind; kinds that the configuration can allow say so."""
+    """All faults, one per line under their kind; with the configuration's line that allows a kind, if there is one."""
     faults = sorted(error.faults, key=lambda f: (f.code, f.fix, f))
     lines = [str(error).partition("\n")[0]]
     for (code, fix), group in groupby(faults, key=lambda f: (f.code, f.fix)):

@@ -29,7 +29,7 @@ class Kind:
         return "FLAG" if self.allowed else "REFUSE"
 
 
-# Case ids that stand in a line of advice; it is repeated in each fault.
+# Most case ids in a line of advice, which is repeated in each fault.
 IDS_IN_ADVICE = 12
 
 FAULTS: dict[str, Kind] = {
@@ -80,7 +80,7 @@ FAULTS: dict[str, Kind] = {
     "label-not-integer": Kind("store labels as integers; never resample them linearly", ("LB-02", "LB-03", "LB-04")),
     "label-values": Kind("correct the label file or the table of labels", ("LB-01",)),
     "empty-label": Kind("correct the label or allow it by name", ("LB-08",), "kept"),
-    # What the files of a case, or the cases of a data set, say about one another
+    # Contradictions between the files of a case, or the cases of a data set
     "shape-mismatch": Kind("export image and label on one grid", ("LB-06",)),
     "affine-mismatch": Kind("export image and label on one grid", ("LB-07",)),
     "channel-grid": Kind("give all channels of a case one field of view", ("LB-13",)),
@@ -103,12 +103,12 @@ FAULTS: dict[str, Kind] = {
 
 
 def fault(code: str, case: str, file: str, cause: str, fix: str = "") -> Fault:
-    """A fault of a known kind, told on one line whatever the names contain."""
+    """A fault of a known kind, on one line whatever the names contain."""
     return Fault(code, one_line(case), one_line(file), one_line(cause), fix or FAULTS[code].fix)
 
 
 def exclude_these(case_ids: Sequence[str]) -> str:
-    """The line of the configuration that leaves cases out; of many, where their ids stand."""
+    """The line of the configuration that leaves cases out; of many, where their ids are listed."""
     if len(case_ids) > IDS_IN_ADVICE:
         return f"`exclude: [...]` with the {len(case_ids)} cases named here"
     return f"`exclude: [{', '.join(one_line(case) for case in case_ids)}]`"

@@ -18,7 +18,7 @@ WITH_TEST_FOLDER = ("decathlon", "nnunet")
 
 
 def check_test(dataset: str, layout: str, section: DatasetConfig) -> None:
-    """Raise ``ConfigError`` if the test set is told in a way that the layout does not know."""
+    """Raise ``ConfigError`` if the test set is named in a way that the layout does not support."""
     test = section.test
     if test is None:
         return
@@ -41,9 +41,9 @@ def leave_out(dataset: str, found: Found, exclude: Iterable[str]) -> tuple[str, 
     for name in names:
         if name not in known and one_line(name) not in known:
             raise ConfigError(f"datasets.{dataset}.exclude: no case '{one_line(name)}'{_nearest(name, known)}")
-    gone = {*names, *map(one_line, names)}
-    found.candidates = [case for case in found.candidates if case.id not in gone]
-    found.faults = [f for f in found.faults if f.case not in gone]
+    excluded = {*names, *map(one_line, names)}
+    found.candidates = [case for case in found.candidates if case.id not in excluded]
+    found.faults = [f for f in found.faults if f.case not in excluded]
     return names
 
 
@@ -55,7 +55,7 @@ def test_ids(
     excluded: Set[str],
     faults: Iterable[Fault],
 ) -> tuple[frozenset[str], list[Fault]]:
-    """Ids of the test cases, by whatever way they are told, and what is wrong with that.
+    """Ids of the test cases, in whatever way they are named, and what is wrong with it.
 
     Args:
         dataset, section: the data set's configuration.
@@ -83,7 +83,7 @@ def test_ids(
     named, more = list(test.cases or ()), list[Fault]()
     if test.file is not None:
         named, more = _from_file(root, test.file, cases.keys() | codes.keys() | excluded)
-    # A case whose files are not all there has a fault that says so; if that was allowed, this is what comes of it.
+    # A case whose files are not all there has a fault of its own; if that was allowed, this is the consequence.
     for case in named:
         why = codes.get(case, set())
         if case not in cases and case not in excluded and why and why <= set(section.allow):
@@ -130,7 +130,7 @@ def _from_file(root: Path, name: str, known: Set[str]) -> tuple[list[str], list[
             cause = f"not in the data set{_nearest(case, known)}"
             faults.append(fault("splits", case or "-", name, cause, "correct the id or remove the line"))
         elif count > 1:
-            faults.append(fault("splits", case, name, f"stands there {count} times", "keep one line per case"))
+            faults.append(fault("splits", case, name, f"is there {count} times", "keep one line per case"))
     return list(dict.fromkeys(row["case"] for row in rows)), faults
 
 

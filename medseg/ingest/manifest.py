@@ -48,9 +48,9 @@ class Case:
         geometry: grid of the image (and, checked, of the label).
         dtype: stored type of the image.
         label_counts: value in the label file -> voxels; object numbers are counted together as 1.
-        site: where the case was acquired, for folds that leave one site out; empty where nobody said.
+        site: where the case was acquired, for folds that leave one site out; empty if unknown.
         series: the series wanted of its DICOM folders; empty if they hold one.
-        fill: number that stands for the image's NaN and Inf voxels, where that was allowed; or None.
+        fill: number that replaces the image's NaN and Inf voxels, where that was allowed; or None.
         remarks: what a reader decided beyond doubt, such as a dropped axis of length 1.
         orientation: which form of contradicting NIfTI headers counts; empty if they are of one mind.
     """
@@ -78,13 +78,13 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """The unit of independence: who said which cases belong to one subject.
+    """The unit of independence: how it is known which cases belong to one subject.
 
     Attributes:
         by: ``pattern`` (an expression for ids), ``file``, ``case`` (each case by itself), ``noticed`` (cases that look
             as if they had one origin are one subject), all in the configuration;
             ``layout``; or ``nobody``, which leaves each case by itself.
-        how: the expression, the file's name, or what in the data set says it.
+        how: the expression, the file's name, or what in the data set names the subjects.
     """
 
     by: str
@@ -117,7 +117,7 @@ class Manifest:
         cases: sorted by id.
         allowed: faults that were found and allowed by name, as text.
         excluded: ids of cases that the configuration leaves out.
-        grouping: who said which cases belong together.
+        grouping: how it is known which cases belong together.
     """
 
     dataset: str

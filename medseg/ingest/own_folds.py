@@ -32,7 +32,7 @@ def own_folds(
         path: the file.
         name: what to call it in faults.
         subject_of: subject of every case of the data set, less those of the test set.
-        faulty: ids of cases that are missing here only because of faults that are told anyway.
+        faulty: ids of cases that are missing here only because of faults that are reported anyway.
         excluded: ids of cases that are left out by name: of the folds, too.
         test: ids of the test set, which may be in no fold; a table can hold other words than numbers for them.
 

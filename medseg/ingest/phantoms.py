@@ -196,7 +196,7 @@ def _debris(rng: Generator, shape: tuple[int, int]) -> Field:
 # Organs
 
 # (tissue, mean HU, centre mm, radii mm), painted in this order in RAS+ millimetres from the middle of the
-# body; an infinite radius makes a cylinder. Spleen and vessel look like liver and kidney; their place tells.
+# body; an infinite radius makes a cylinder. Spleen and vessel look like liver and kidney; only their place differs.
 _INF = np.inf
 TISSUES: tuple[tuple[str, float, tuple[float, float, float], tuple[float, float, float]], ...] = (
     ("stomach", 25.0, (-13.0, 11.0, 12.0), (13.0, 12.0, 19.0)),

@@ -46,7 +46,7 @@ class _Ingested:
 def run(config: Config, dataset: str, out: Path, workers: int = 1) -> Manifest:
     """Check a data set and write ``dataset.json``, ``manifest.tsv``, ``splits.json`` and the test set into ``out``.
 
-    Cases of the test set are checked like all others, and stand in ``test.tsv`` and ``test.json`` alone.
+    Cases of the test set are checked like all others, and are written to ``test.tsv`` and ``test.json`` alone.
 
     Args:
         config: the experiment.
@@ -76,7 +76,7 @@ def propose_subjects(config: Config, dataset: str, file: Path, workers: int = 1)
 
     Args:
         config, dataset, workers: as for ``run``.
-        file: where the table goes; ``subject: FILE`` in the configuration takes it.
+        file: the table to write; ``subject: FILE`` in the configuration uses it.
 
     Returns:
         Lines that say what was found and what can be done with the table.
@@ -134,31 +134,31 @@ def _ingest(config: Config, dataset: str, workers: int) -> _Ingested:
         raise folds
     cases = tuple(one.case() for one in inside)
     labels: LabelTable = inventory.labels  # type: ignore[assignment]  # None only beside a fault
-    told = sorted([*faults, *(f for one in checked for f in one.settled)])
+    reported = sorted([*faults, *(f for one in checked for f in one.settled)])
     kept_apart = inventory.test
-    told_inside = tuple(str(f) for f in told if f.case not in kept_apart)
+    allowed_inside = tuple(str(f) for f in reported if f.case not in kept_apart)
     manifest = Manifest(
         dataset,
         cases[0].geometry.dims,
         channels,
         labels,
         cases,
-        told_inside,
+        allowed_inside,
         inventory.excluded,
         inventory.grouping,
     )
     test = tuple(one.case() for one in checked if one.candidate.test)
-    told_of_test = tuple(str(f) for f in told if f.case in kept_apart)
-    for line in summary(manifest, folds, test, told_of_test):
+    allowed_of_test = tuple(str(f) for f in reported if f.case in kept_apart)
+    for line in summary(manifest, folds, test, allowed_of_test):
         say(f"ingest {dataset}: {line}")
     own = _splits_file(config, dataset, inventory) is not None
-    return _Ingested(manifest, folds, "file" if own else config.folds.scheme, test, told_of_test)
+    return _Ingested(manifest, folds, "file" if own else config.folds.scheme, test, allowed_of_test)
 
 
 def _folds(
     config: Config, dataset: str, inventory: Inventory, checked: list[Checked]
 ) -> tuple[list[Fold] | ConfigError, list[Fault]]:
-    """The folds, or why there can be none (faults of files are told first), and what is wrong or missing in them."""
+    """The folds, or why there can be none (faults of files come first), and what is wrong or missing in them."""
     try:
         own = _splits_file(config, dataset, inventory)
         if own is not None:

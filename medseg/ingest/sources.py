@@ -45,12 +45,12 @@ class Inventory:
     Attributes:
         root: the data set's folder.
         candidates: sorted by id, each with a subject; those of the test set are marked.
-        labels: what label values mean; None if that could not be found out (then ``faults`` says why).
+        labels: what label values mean; None if that could not be found out (then ``faults`` explains why).
         channels: channel names, or None where neither data set nor configuration names them.
         faults: everything wrong so far.
         splits: a file of folds that the data set brings, relative to its folder; empty: none.
         excluded: ids that the configuration leaves out; they are among neither candidates nor faults.
-        grouping: who said which cases belong together.
+        grouping: how it is known which cases belong together.
     """
 
     root: Path

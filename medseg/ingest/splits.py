@@ -14,7 +14,7 @@ Fold = dict[str, list[str]]
 
 
 def write_splits(path: Path, folds: Sequence[Fold], seed: int, scheme: str = "balanced") -> None:
-    """Write ``splits.json``; ``scheme`` says where the folds come from (``file`` for a file of the user's own)."""
+    """Write ``splits.json``; ``scheme``: how they were made (``file``: read from a file of the user's own)."""
     write_json(path, {"scheme": scheme, "seed": seed, "count": len(folds), "group": "subject", "folds": list(folds)})
 
 
@@ -25,7 +25,7 @@ def read_split(path: Path, fold: int) -> tuple[list[str], list[str]]:
         ``(train ids, validation ids)``.
 
     Raises:
-        DataError: if the file is damaged, has no such fold, or a case stands on both sides or twice.
+        DataError: if the file is damaged, has no such fold, or a case is on both sides or twice on one.
     """
     value = read_json(path)
     folds = value.get("folds") if isinstance(value, dict) else None

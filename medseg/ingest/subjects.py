@@ -16,7 +16,7 @@ from medseg.ingest.layouts.found import Candidate
 from medseg.ingest.manifest import NOBODY, Grouping
 from medseg.ingest.tables import read_table
 
-# Values of `subject` that say: every case is a subject of its own; cases that look as if they had one origin are one.
+# Values of `subject`: every case is a subject of its own; cases that look as if they had one origin are one.
 CASE, NOTICED = "case", "same-origin"
 SEPARATORS = "_.-"
 
@@ -35,7 +35,7 @@ def declared_subjects(
     evidence: str,
     absent: Set[str] = frozenset(),
 ) -> tuple[dict[str, str], Grouping, list[Fault]]:
-    """Who belongs together: what the configuration says, or else the layout, or else nobody.
+    """The subject of every case: by the configuration, or else the layout, or else each case by itself.
 
     Args:
         dataset: name, for error messages.
@@ -46,8 +46,8 @@ def declared_subjects(
         absent: ids that a file may name besides: cases that are left out, or have faults of their own.
 
     Returns:
-        Case id -> subject for every case (faulty ones are subjects of their own), who said so, and faults of code
-        ``subject``.
+        Case id -> subject for every case (faulty ones are subjects of their own), how that is known, and faults of
+        code ``subject``.
 
     Raises:
         ConfigError: as ``subject_rule``.
@@ -116,7 +116,7 @@ def read_case_table(root: Path, name: str, *columns: str) -> list[dict[str, str]
 def _from_file(
     root: Path, name: str, cases: Mapping[str, Candidate], absent: Set[str]
 ) -> tuple[dict[str, str], list[Fault]]:
-    """Case -> subject as a table says it, and everything wrong with that."""
+    """Case -> subject by a table, and everything wrong with it."""
     try:
         rows = read_case_table(root, name, "subject")
     except DataError as error:
@@ -125,7 +125,7 @@ def _from_file(
     faults = []
     for case, count in sorted(Counter(row["case"] for row in rows).items()):
         if count > 1:
-            faults.append(fault("subject", case, name, f"stands there {count} times", "keep one line per case"))
+            faults.append(fault("subject", case, name, f"is there {count} times", "keep one line per case"))
     named = {row["case"]: row["subject"] for row in rows}
     # One file may serve a whole collection of which this is a part: lines of cases that are not here do no harm,
     # since a misspelt one leaves a case without a line.

@@ -1,4 +1,4 @@
-"""What a data set holds, told in a few lines at the end of the ingest stage."""
+"""The lines that the ingest stage prints at its end: what a data set holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from medseg.ingest.manifest import Case, Manifest
 from medseg.ingest.splits import Fold
 
-# Different remarks of readers that are told; all are in the manifest.
+# Most remarks of readers that are printed; all are in the manifest.
 REMARKS_SHOWN = 8
 # Excluded ids that are printed; all are in dataset.json.
 EXCLUDED_SHOWN = 12

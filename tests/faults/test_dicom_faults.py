@@ -88,7 +88,7 @@ PLANTS: dict[str, tuple[Callable[[], Files], str, str]] = {
     "two slices at one position": (
         lambda: series({4: {"ImagePositionPatient": decimals(position(3))}}),
         "slice-twice",
-        "lie at one position",
+        "have one position",
     ),
     "a slice copied": (lambda: series() | {"copy": series()[name_of(2)]}, "slice-twice", "copy|one position"),
     "mixed orientation": (

@@ -334,7 +334,7 @@ FAULTY: list[tuple[str, str, Damage, str, str, str]] = [
         text_change("dataset.json", '"rod": 2', '"rod": 2, "rod": 3'),
         "dataset-json",
         "-",
-        "the key 'rod' comes twice",
+        "the key 'rod' is there twice",
     ),
     ("nnunet", "a list", lambda r: (r / "dataset.json").write_text("[]"), "dataset-json", "-", "no mapping"),
     ("nnunet", "numTraining", json_change(lambda i: i.update(numTraining=7)), "dataset-json", "-", "is 7, 4 cases"),

@@ -102,7 +102,7 @@ def test_everything_wrong_with_the_file_is_told_at_once(copy: Callable[[str], Pa
     meant = "; line 'cell_003' is of no case here: is this one meant?"
     assert [(f.code, f.case, f.file, f.cause) for f in found] == [
         ("image-without-label", "cells_005", "images/cells_005.png", "no file masks/cells_005.*"),
-        ("subject", "cells_000", "s.csv", "stands there 2 times"),
+        ("subject", "cells_000", "s.csv", "is there 2 times"),
         ("subject", "cells_001", "s.csv", f"not listed there{meant}"),
         ("subject", "cells_002", "s.csv", "no subject in its line"),
         ("subject", "cells_003", "s.csv", f"not listed there{meant}"),

@@ -231,7 +231,7 @@ def test_everything_wrong_with_a_file_of_test_cases(copy: Callable[[str], Path],
     found = faults_of(tmp_path, "cells", test="t.csv")
     assert [(f.code, f.case, f.cause) for f in found] == [
         ("splits", "cell_2", "not in the data set; did you mean 'cells_002'?"),
-        ("splits", "cells_001", "stands there 2 times"),
+        ("splits", "cells_001", "is there 2 times"),
     ]
     (folder / "t.csv").write_text("case\n")
     assert [f.cause for f in faults_of(tmp_path, "cells", test="t.csv")] == ["no case in it"]

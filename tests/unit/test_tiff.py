@@ -204,7 +204,7 @@ def test_ome_planes_may_lie_in_any_page() -> None:
             "damaged OME",
         ),
         (tiff(STACK[0, 0], metadata=None, description="<?xml version='1.0'?><OME/>"), "0 images"),
-        (tiff(STACK[0, 0, 1:], metadata=None, description=ome_xml(VOLUME)), "tells of 5 x 7"),
+        (tiff(STACK[0, 0, 1:], metadata=None, description=ome_xml(VOLUME)), "OME-XML has 5 x 7"),
         (
             tiff(STACK[0], photometric="minisblack", metadata=None, description="ImageJ=1\nimages=3\nslices=2"),
             "2 planes",

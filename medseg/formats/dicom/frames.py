@@ -1,4 +1,4 @@
-"""Where the frames of a DICOM file lie and how their values scale: plain slices, functional groups (PS3.3 C.7.6.16)."""
+"""Positions and scaling of the frames of a DICOM file: plain slices, functional groups (PS3.3 C.7.6.16)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def frames_of(path: Path, header: DicomFile, layout: PixelFormat) -> list[Frame]
     """All frames of a file, in its order.
 
     Raises:
-        FormatError: code ``slice-position`` for frames whose place in the world is not told.
+        FormatError: code ``slice-position`` for frames without a position, orientation or spacing.
     """
     fields = header.fields
     with foreign_errors(path, header.name):

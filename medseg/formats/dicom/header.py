@@ -100,7 +100,7 @@ def foreign_errors(path: Path, name: str) -> Iterator[None]:
         yield
     except (FormatError, NoDicomError):
         raise
-    except Exception as error:  # noqa: BLE001 (told again as ours, without its text)
+    except Exception as error:  # noqa: BLE001 (raised again as ours; its text could repeat the file's)
         cause = f"{prefix(path, name)}damaged DICOM elements ({type(error).__name__})"
         raise FormatError(path, cause) from None
 
@@ -188,7 +188,7 @@ def _unknown(uid: str) -> str:
 
 
 def pixel_format_of(path: Path, header: DicomFile) -> PixelFormat:
-    """How the pixels of a file lie, checked.
+    """Size and encoding of the pixels of a file, checked.
 
     Raises:
         FormatError: if it is impossible, contradicts itself, or is of a kind that is not read (colour, MONOCHROME1).

@@ -27,7 +27,7 @@ from medseg.image.geometry import Geometry
 
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 MOST_SEGMENTS = 255
-# What comes back may lie this far from what was written, in voxels.
+# What is read back may be this far from what was written, in voxels.
 ROUND_TRIP = 1e-3
 # Digits behind the point of every number written: few enough that what was read back is written as the same bytes.
 DIGITS = 9

@@ -59,7 +59,7 @@ SYNTAXES: dict[str, Syntax] = {
 
 @dataclass(frozen=True, slots=True)
 class PixelFormat:
-    """How the pixels of a file lie: frames of rows and columns, bits per pixel, sign, and whether numbers were lost."""
+    """Size and encoding of the pixels of a file: frames, rows, columns, bits per pixel, sign, lossy or not."""
 
     rows: int
     columns: int
@@ -133,7 +133,7 @@ def compressed_frames(path: Path, at: str, stream: bytes, layout: PixelFormat, s
 
     try:
         codes: Sequence[bytes] = list(generate_frames(stream, number_of_frames=layout.frames))
-    except Exception as error:  # noqa: BLE001 (told again as ours, without its text)
+    except Exception as error:  # noqa: BLE001 (whatever pydicom raises is damage; its text could repeat the file's)
         raise FormatError(path, f"{at}damaged pixel fragments ({type(error).__name__})") from None
     if len(codes) != layout.frames:
         raise FormatError(path, f"{at}{len(codes)} compressed frames, the header says {layout.frames}")
@@ -162,7 +162,7 @@ def _decoded(path: Path, at: str, code: bytes, layout: PixelFormat, syntax: Synt
     except ImportError:
         fix = "install imagecodecs with this codec, or decompress the series"
         raise FormatError(path, f"{at}no decoder here for {syntax.name}", fix, "decoder") from None
-    except Exception as error:  # noqa: BLE001 (told again as ours, without its text)
+    except Exception as error:  # noqa: BLE001 (whatever a decoder raises is damage; its type is recorded)
         raise FormatError(path, f"{at}damaged {syntax.name} stream ({type(error).__name__})") from None
     if words.size != shape[0] * shape[1] or words.dtype.kind not in "iu" or 8 * words.itemsize > layout.allocated:
         cause = f"{at}{syntax.name} stream decodes to {words.dtype} {words.shape}, expected {shape}"
@@ -191,7 +191,7 @@ def _unpacked(path: Path, at: str, code: bytes, layout: PixelFormat) -> NDArray[
 
 
 def _values(words: NDArray[Any], layout: PixelFormat) -> NDArray[Any]:
-    """Pixel values from words: only the stored bits count (overlays can lie above them), the highest is the sign."""
+    """Pixel values from words: only the stored bits count (overlays can be above them), the highest is the sign."""
     spare = layout.allocated - layout.stored
     if layout.signed:
         signed = words.view(layout.dtype)

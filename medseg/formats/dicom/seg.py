@@ -69,7 +69,7 @@ def read_segmentation(path: Path, header: DicomFile, layout: PixelFormat, frames
 
 
 def _slots(path: Path, planes: Sequence[Plane]) -> tuple[list[Plane], list[int]]:
-    """The slices that frames lie on, empty ones between them filled in, and the slice of each frame."""
+    """The slices of the frames, with empty ones filled in between them, and the slice number of each frame."""
     _, _, normal = normal_of(path, planes[0])
     places = np.array([np.array(plane.position) @ normal for plane in planes])
     if not (np.abs(places) < np.inf).all():
@@ -83,9 +83,10 @@ def _slots(path: Path, planes: Sequence[Plane]) -> tuple[list[Plane], list[int]]
     if len(present) == 1:
         return present, [0] * len(planes)
     gaps = np.diff(along[new])
-    told = present[0].thickness
-    fits = told > 0 and (np.abs(gaps / told - np.rint(gaps / told)) < 0.1).all() and (np.rint(gaps / told) >= 1).all()
-    apart = told if fits else float(gaps.min())
+    thickness = present[0].thickness
+    steps = gaps / thickness if thickness > 0 else np.zeros_like(gaps)
+    fits = (np.abs(steps - np.rint(steps)) < 0.1).all() and (np.rint(steps) >= 1).all()
+    apart = thickness if fits else float(gaps.min())
     steps = np.rint(gaps / apart)
     count = int(steps.sum()) + 1
     if count > MOST_SLICES:

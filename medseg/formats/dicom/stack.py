@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from medseg.formats.errors import FormatError
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS
 
-# A slice may lie this far from its place in an even grid, in voxels; the same for all comparisons of slices.
+# A slice may be this far from its place in an even grid, in voxels; the same for all comparisons of slices.
 TOLERANCE = AFFINE_TOLERANCE_VOXELS
 # Directions of rows and columns: largest error of length, and cosine between them.
 DIRECTION_ERROR = 0.01
-# Two slices closer than this lie at one position, in millimetres.
+# Two slices closer than this have one position, in millimetres.
 SAME_PLACE_MM = 1e-3
 LARGEST_MM = 1e6
 
@@ -31,14 +31,14 @@ FIX_SPLIT = "keep only the slices of one stack in the folder"
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """Where one slice lies.
+    """Position, orientation and pixel spacing of one slice.
 
     Attributes:
         name: how messages call the slice: its file's name, or a frame of it.
         position: centre of the first pixel in patient coordinates (LPS), mm.
         orientation: direction along a row, then along a column, as stored (LPS).
         spacing: distance between rows, then between columns, mm.
-        thickness: distance to the next slice as the header tells it, for a stack of one; 0 if it does not.
+        thickness: distance to the next slice by the header, used for a stack of one; 0 if the header has none.
     """
 
     name: str
@@ -142,7 +142,7 @@ def _require_even(path: Path, planes: Sequence[Plane], along: NDArray[np.float64
     gaps = np.diff(along)
     near = int(np.argmin(gaps))
     if gaps[near] < SAME_PLACE_MM:
-        cause = f"{planes[near].name} and {planes[near + 1].name} lie at one position, {along[near]:.2f} mm"
+        cause = f"{planes[near].name} and {planes[near + 1].name} have one position, {along[near]:.2f} mm"
         raise FormatError(path, cause, "keep one of them (or name one `series`)", "slice-twice")
     even = np.linspace(along[0], along[-1], len(along))
     off = float(np.abs(along - even).max()) / (even[1] - even[0])
@@ -161,7 +161,15 @@ def _require_even(path: Path, planes: Sequence[Plane], along: NDArray[np.float64
 def _require_straight(
     path: Path, planes: Sequence[Plane], normal: NDArray[np.float64], shear: NDArray[np.float64], pixel: float
 ) -> None:
-    """All slices lie on one line; ``planes`` in their order, ``shear`` the in-plane part of the step between them."""
+    """Raise ``FormatError`` unless all slices are on one line.
+
+    Args:
+        path: for messages.
+        planes: in their order.
+        normal: of the image plane.
+        shear: in-plane part of the step between two slices.
+        pixel: size of a pixel, mm.
+    """
     start = np.array(planes[0].position)
     for number, plane in enumerate(planes):
         way = np.array(plane.position) - start

@@ -1,7 +1,7 @@
 """What the pages of a TIFF file are: slices, channels, or one picture; and how large a pixel is.
 
-TIFF itself does not say. OME-XML (docs.openmicroscopy.org, OME model 2016-06), ImageJ's description and the shape that
-tifffile notes down do. TIFF's own resolution tags are left aside without one of these: mostly they speak of printing.
+TIFF itself does not define that. OME-XML (docs.openmicroscopy.org, OME model 2016-06), ImageJ's description and the
+shape that tifffile writes do. Without one of these, TIFF's own resolution tags are ignored: mostly they mean printing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FIX_AXES = "keep one time point and one series per file"
 
 @dataclass(frozen=True, slots=True)
 class PageFacts:
-    """What the pages say themselves.
+    """Number, size and resolution of the pages of a file.
 
     Attributes:
         path: the file, for messages.
@@ -74,7 +74,7 @@ class PageLayout:
 
 
 def page_layout(facts: PageFacts, description: str) -> PageLayout:
-    """The layout that the first page's description tells; without one, pages are slices, and that is a doubt.
+    """The layout by the first page's description; without one, pages are slices, with a note that this is a guess.
 
     Raises:
         FormatError: for time points, several series, or a description that contradicts the pages.
@@ -110,7 +110,7 @@ def _order(facts: PageFacts, axes: Sequence[tuple[str, int]], pages: Sequence[in
         raise FormatError(facts.path, cause, FIX_AXES)
     found = range(facts.count) if pages is None else pages
     if len(found) != planes:
-        raise FormatError(facts.path, f"{len(found)} pages, but the description tells of {planes} planes")
+        raise FormatError(facts.path, f"{len(found)} pages, but the description has {planes} planes")
     steps, step = {}, 1
     for name, length in reversed(axes):
         steps[name], step = step, step * length
@@ -209,7 +209,7 @@ def _ome(facts: PageFacts, text: str) -> PageLayout:
     pixels = _pixels(facts, text)
     size = {axis: _integer(facts, pixels.attrib, f"Size{axis}") for axis in "XYZCT"}
     if (size["Y"], size["X"]) != facts.shape or size["C"] % facts.samples:
-        cause = f"OME-XML tells of {size['Y']} x {size['X']} pixels, {size['C']} channels"
+        cause = f"OME-XML has {size['Y']} x {size['X']} pixels, {size['C']} channels"
         raise FormatError(facts.path, f"{cause}; the pages have {facts.shape} and {facts.samples}")
     order = pixels.get("DimensionOrder", "")
     if not re.fullmatch("XY[ZCT]{3}", order) or len(set(order)) != 5:
@@ -224,7 +224,7 @@ def _ome(facts: PageFacts, text: str) -> PageLayout:
         sizes[axis] = _real(facts, f"PhysicalSize{axis}", word) * factor if word and factor else None
     found, remarks = _sizes(facts, sizes, volume)
     if math.prod(length for _, length in axes) > MAX_PLANES:
-        raise FormatError(facts.path, "OME-XML tells of more planes than any file has", "correct the OME-XML")
+        raise FormatError(facts.path, "OME-XML has more planes than any file has", "correct the OME-XML")
     pages = _order(facts, axes, _planes(facts, pixels, order, lengths))
     return PageLayout(lengths["C"], size["Z"] if volume else None, pages, found, remarks=remarks)
 
@@ -241,7 +241,7 @@ def _pixels(facts: PageFacts, text: str) -> ElementTree.Element:
         element.tag = element.tag.rpartition("}")[2]
     found = [pixels for image in root.findall("Image") for pixels in image.findall("Pixels")]
     if len(found) != 1:
-        raise FormatError(facts.path, f"OME-XML tells of {len(found)} images in this file, expected one", FIX_AXES)
+        raise FormatError(facts.path, f"OME-XML has {len(found)} images in this file, expected one", FIX_AXES)
     return found[0]
 
 
@@ -253,7 +253,7 @@ def _integer(facts: PageFacts, attributes: Mapping[str, str], name: str, default
 
 
 def _planes(facts: PageFacts, pixels: ElementTree.Element, order: str, lengths: Mapping[str, int]) -> list[int]:
-    """The page of every plane, in the order of ``DimensionOrder``, as the ``TiffData`` blocks tell it."""
+    """The page of every plane, in the order of ``DimensionOrder``, by the ``TiffData`` blocks."""
     total = math.prod(lengths[axis] for axis in order[2:])
     blocks = pixels.findall("TiffData")
     names = {uuid.get("FileName", "") for block in blocks for uuid in block.findall("UUID")}

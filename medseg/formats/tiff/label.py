@@ -31,7 +31,7 @@ def ome_tiff_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> byte
     if labels.dtype.str[1:] not in _OME_TYPES:
         labels = _narrow(path, labels)
     if geometry.dims == 3 and labels.shape[0] == 1:
-        raise FormatError(path, "a volume of one slice, which OME-TIFF cannot tell from a picture", "write .tif")
+        raise FormatError(path, "a volume of one slice, which OME-TIFF cannot distinguish from a picture", "write .tif")
     slices, rows, columns = labels.shape if labels.ndim == 3 else (1, *labels.shape)
     size = "".join(f' PhysicalSize{a}="{s!r}" PhysicalSize{a}Unit="&#181;m"' for a, s in sizes.items())
     xml = (

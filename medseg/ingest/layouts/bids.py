@@ -14,7 +14,7 @@ from medseg.formats.table import FORMATS, stem_of, suffix_of
 from medseg.ingest.faults import fault
 from medseg.ingest.layouts.found import Candidate, Found, outside, required_table, visible, walk
 
-# Entities that tell derivatives of one image apart; any other that the image's name lacks means another image.
+# Entities that distinguish derivatives of one image; any other that the image's name lacks means another image.
 DERIVED = {"space", "label", "desc", "res", "den", "seg", "atlas", "hemi", "model", "subset"}
 
 

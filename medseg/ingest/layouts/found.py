@@ -17,7 +17,7 @@ from medseg.ingest.faults import fault
 
 # Left behind by file managers; files whose names begin with a dot are ignored as well.
 LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
-# Headers whose voxels lie in a further file of the same name.
+# Headers whose voxels are in a further file of the same name.
 HEADERS = {".mhd", ".nhdr", ".hdr"}
 
 
@@ -51,11 +51,11 @@ class Found:
 
     Attributes:
         candidates: in any order; those whose files are not all there are only among the faults.
-        labels: what label values mean; None if that could not be found out (then ``faults`` says why).
+        labels: what label values mean; None if that could not be found out (then ``faults`` explains why).
         channels: channel names, or None where the data set does not name them.
         faults: everything wrong with the way files are listed, named and paired.
         splits: a file of folds that the layout brings, relative to the data set's folder; empty: none.
-        evidence: what in the data set says whose case it is; empty: nothing does.
+        evidence: what in the data set names the subject of a case; empty: nothing.
     """
 
     candidates: list[Candidate] = field(default_factory=list)
@@ -118,7 +118,7 @@ def by_stem(root: Path, files: Iterable[str]) -> dict[str, list[str]]:
 
 
 def outside(root: Path, files: Iterable[str]) -> list[Fault]:
-    """Files that lie, links followed, outside the data set's folder."""
+    """The fault ``unsafe-path`` for files that are, links followed, outside the data set's folder."""
     base = os.path.realpath(root)
     return [
         fault("unsafe-path", stem_of(Path(file)), file, "leads out of the data set's folder")

@@ -1,4 +1,4 @@
-"""Which layout a folder has, by its landmarks, where the configuration does not say."""
+"""Which layout a folder has, by its landmarks, where the configuration names none."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LANDMARKS: dict[str, tuple[str, Callable[[Path, DatasetConfig], bool]]] = {
 
 
 def guess_layout(dataset: str, root: Path, config: DatasetConfig) -> str:
-    """The layout of a folder, found out by its landmarks and said.
+    """The layout of a folder by its landmarks; it is printed.
 
     Raises:
         ConfigError: if none is there.

@@ -19,7 +19,7 @@ INDEX = "dataset.json"
 
 
 def read_index(root: Path, layout: str, faults: list[Fault]) -> dict[str, Any] | None:
-    """The content of ``dataset.json``, or None with a fault that says why not."""
+    """The content of ``dataset.json``, or None with a fault that explains why."""
     fix = f"the {layout} layout has a file dataset.json, folders imagesTr and labelsTr"
     try:
         index = json.loads((root / INDEX).read_bytes(), object_pairs_hook=_once)
@@ -54,14 +54,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A mapping whose keys come once: otherwise the last of two cases or classes would win in silence."""
     twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
     if twice:
-        raise ValueError(f"the key {twice[0]!r} comes twice")
+        raise ValueError(f"the key {twice[0]!r} is there twice")
     return dict(pairs)
 
 
 def label_table(index: Mapping[str, Any], config: DatasetConfig, faults: list[Fault]) -> LabelTable | None:
     """The label table of the configuration, or else of dataset.json; None with a fault if neither is usable.
 
-    dataset.json may say ``{"1": "liver"}`` (Decathlon) or ``{"liver": 1}`` (nnU-Net), the latter also with regions
+    dataset.json may have ``{"1": "liver"}`` (Decathlon) or ``{"liver": 1}`` (nnU-Net), the latter also with regions
     ``{"whole": [1, 2], "core": 2}`` that ``regions_class_order`` paints, and with ``"ignore": 3``.
     """
     if config.labels:

@@ -20,7 +20,7 @@ from medseg.ingest.faults import fault
 from medseg.ingest.layouts.found import Candidate, Found, files_there, outside, usable, visible
 from medseg.ingest.layouts.index import INDEX, channel_names, label_table, read_index, without_references
 
-# Formats whose files say nothing about spacing, so that nnU-Net reads CASE.json beside them.
+# Formats whose files have no spacing, so that nnU-Net reads CASE.json beside them.
 WITHOUT_SPACING = (".tif", ".tiff")
 
 

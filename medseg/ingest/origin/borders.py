@@ -52,7 +52,7 @@ class Border:
         far: whether it is the end of that axis, not its beginning.
         size: voxels along the border (one number, or two for a side of a volume).
         strips: (2, n) in half precision: the outermost and the second row, less ``level``, in units of ``unit``.
-        level, unit: what zero and one of the strips stand for.
+        level, unit: intensities that zero and one of the strips mean.
     """
 
     axis: int

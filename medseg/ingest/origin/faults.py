@@ -1,4 +1,4 @@
-"""What cases that were read say about their origin: links, and the fault that subjects keep a group apart."""
+"""Links between cases that were read, and the fault that subjects keep a group of one origin apart."""
 
 from __future__ import annotations
 

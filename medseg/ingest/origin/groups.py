@@ -1,4 +1,4 @@
-"""Groups of cases that belong together: told as faults where subjects keep them apart, and proposed as subjects."""
+"""Groups of cases that belong together: faults where subjects keep them apart, and proposals of subjects."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def propose(subjects: Mapping[str, str], pairs: Iterable[tuple[str, str]]) -> di
     """Case id -> subject, where subjects that pairs of cases connect are one, called by the first of their names.
 
     Args:
-        subjects: case id -> subject as it stands, for every case.
+        subjects: case id -> current subject, for every case.
         pairs: case ids.
     """
     renamed: dict[str, str] = {}

@@ -35,7 +35,7 @@ REACH = 64
 
 @dataclass(frozen=True, slots=True)
 class IntensityLattice:
-    """Values ``step * (k + phase)`` for integers k; ``phase`` lies in [0, 1)."""
+    """Values ``step * (k + phase)`` for integers k; ``phase`` in [0, 1)."""
 
     step: float
     phase: float
@@ -50,7 +50,7 @@ def find_lattice(image: NDArray[Any]) -> IntensityLattice | None:
     values = np.unique(sample[np.isfinite(sample)])
     if not FEWEST <= len(values) <= MOST:
         return None
-    # Two roundings of one number count once; the ends may be clipped, so they need not lie on the lattice.
+    # Two roundings of one number count once; the ends may be clipped, so they need not be on the lattice.
     bits = np.finfo(image.dtype if image.dtype.itemsize <= 4 else np.float32).eps
     values = values.astype(np.float64)
     distinct = np.diff(values, prepend=-np.inf) > 4 * bits * np.abs(values)
@@ -62,7 +62,7 @@ def find_lattice(image: NDArray[Any]) -> IntensityLattice | None:
 
 
 def _fit(values: NDArray[np.float64]) -> tuple[float, float] | None:
-    """Step and offset of sorted values, by least squares over ever more of them; None if one lies off the lattice."""
+    """Step and offset of sorted values, by least squares over ever more of them; None if one is not on the lattice."""
     if len(values) < FEWEST - 2:
         return None
     gaps = np.diff(values)
@@ -138,7 +138,7 @@ def same_lattice(lattices: Sequence[IntensityLattice | None]) -> list[tuple[int,
 def _neighbours(
     steps: NDArray[np.float64], phases: NDArray[np.float64], lag: int
 ) -> tuple[NDArray[np.float64], NDArray[np.intp], NDArray[np.intp]]:
-    """Distances of the steps that stand ``lag`` apart and are in phase, where they stand, and the lag."""
+    """Distances of the steps that are ``lag`` places apart and in phase, their places, and the lag."""
     apart = np.abs(phases[lag:] - phases[:-lag])
     rows = np.flatnonzero(np.minimum(apart, 1 - apart) <= PHASE)
     return (steps[lag:] - steps[:-lag])[rows], rows, np.full(len(rows), lag)

@@ -26,7 +26,7 @@ class Link:
 
 
 def find_links(sketches: dict[str, Sketch | None]) -> list[Link]:
-    """All pairs for which something speaks, whoever the cases are counted for; the order of cases changes nothing.
+    """All pairs of cases with evidence of one origin, whatever their subjects; the order of cases changes nothing.
 
     Args:
         sketches: of every case; None where there is none (then only its name counts).

@@ -15,7 +15,7 @@ WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 def side_pairs(names: Sequence[str]) -> list[tuple[str, str, str, str]]:
     """Pairs of names that differ in one word only, which is a side: (first, second, side, side), sorted.
 
-    A side is a word of its own, in any case, wherever it stands. One letter is no side where other letters stand in the
+    A side is a word of its own, in any case, at any place. One letter is no side where other letters are in the
     same place: ``scan_l`` and ``scan_r`` beside ``scan_a`` are numbered, not sided.
     """
     partner = {side: (pair, pair[1 - i]) for pair in SIDES for i, side in enumerate(pair)}

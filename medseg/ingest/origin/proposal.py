@@ -31,7 +31,7 @@ def join_noticed(checked: Sequence[Checked]) -> None:
 
 
 def proposed_subjects(checked: Sequence[Checked]) -> tuple[str, list[str]]:
-    """A table with columns case,subject (CSV), and lines that say how it came about.
+    """A table with columns case,subject (CSV), and lines that explain it.
 
     Cases that count as one subject stay together; evidence and identical voxels join subjects. A joined subject has the
     first name of those it is made of, so that the same cases always give the same table.

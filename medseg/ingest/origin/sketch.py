@@ -32,7 +32,7 @@ class Sketch:
 
 
 def take_sketch(image: NDArray[Any], grid: Geometry) -> Sketch:
-    """The sketch of an image (C,*S) that lies on ``grid``; channels are averaged, NaN and Inf count as zero."""
+    """The sketch of an image (C,*S) on ``grid``; channels are averaged, NaN and Inf count as zero."""
     with np.errstate(all="ignore"):  # numbers beyond what single precision holds are left out below
         return _take(image, grid)
 

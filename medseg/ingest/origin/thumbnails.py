@@ -52,7 +52,7 @@ def _native_weights(cells: int, length: int) -> Field:
 def take_thumbnails(image: NDArray[Any]) -> tuple[Thumbnail | None, Thumbnail | None]:
     """Details of the whole image (C,*S), and of its middle in cells of 2^k voxels; None if an axis is too short.
 
-    Each is (64, 64), or (24, 24, 24) for volumes. What lies outside the image is zero.
+    Each is (64, 64), or (24, 24, 24) for volumes. Outside the image is zero.
     """
     shape = image.shape[1:]
     thin = [a for a, n in enumerate(shape) if len(shape) == 3 and n < SHORTEST[3]]
