@@ -130,7 +130,7 @@ def ours(facts: dict[str, Any]) -> float:
     """Samples per second of the recipe here."""
     import torch
 
-    from medseg.augment.policy import RECIPES, Setting, margins
+    from medseg.augment.policy import AUGMENTATIONS, Setting, margins
     from medseg.augment.warp import centre
     from medseg.engine.heap import keep_freed_memory
 
@@ -148,7 +148,7 @@ def ours(facts: dict[str, Any]) -> float:
         around = margins("nnunet", batch, patch, spacing, generator).max(axis=0).tolist()
         size = [n + 2 * m for n, m in zip(patch, around, strict=True)]
         x, y = centre(images[part], size), centre(labels[part], size)
-        RECIPES["nnunet"](x, y, generator, Setting(spacing, False, patch))
+        AUGMENTATIONS["nnunet"](x, y, generator, Setting(spacing, False, patch))
 
     return _rate(once, facts, batch, device)
 

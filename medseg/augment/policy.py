@@ -1,4 +1,4 @@
-"""The augmentation recipes that a configuration can name."""
+"""The augmentations that a configuration can name."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ MAX_REACH = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a recipe gets besides the voxels of a batch.
+    """What an augmentation gets besides the voxels of a batch.
 
     Attributes:
         spacing: voxel size per axis.
         oriented: whether the axes have a meaning (world orientation) that may have to be kept.
         patch: the part in the centre that is returned, where ``margins`` made the batch larger; none: all of it.
-        overrides: probabilities and ranges that take the place of the recipe's (``table_of``).
+        overrides: probabilities and ranges that replace those of the table (``table_of``).
         share: which samples of a larger batch these are; they become what they become in it. None: all of it.
     """
 
@@ -47,10 +47,10 @@ class Setting:
 
 
 # Images (N, C, S) float and labels (N, S) integer, source of every draw, setting -> new ones of the patch's shape.
-Recipe = Callable[[Tensor, Tensor, torch.Generator, Setting], tuple[Tensor, Tensor]]
+Augmentation = Callable[[Tensor, Tensor, torch.Generator, Setting], tuple[Tensor, Tensor]]
 
 
-def default_recipe(
+def default_augmentation(
     images: Tensor, labels: Tensor, generator: torch.Generator, setting: Setting
 ) -> tuple[Tensor, Tensor]:
     """Mirror, turn, scale; gamma, brightness, contrast, noise.
@@ -86,18 +86,20 @@ def default_recipe(
     return noise(images, generator, 0.3, share), labels
 
 
-def no_recipe(images: Tensor, labels: Tensor, generator: torch.Generator, setting: Setting) -> tuple[Tensor, Tensor]:
+def no_augmentation(
+    images: Tensor, labels: Tensor, generator: torch.Generator, setting: Setting
+) -> tuple[Tensor, Tensor]:
     """Leave the batch as it is."""
     return images, labels
 
 
-def by_table(name: str) -> Recipe:
-    """The recipe of a row of ``TABLES``, whether or not the axes have a meaning.
+def by_table(name: str) -> Augmentation:
+    """The augmentation of a row of ``TABLES``, whether or not the axes have a meaning.
 
     Rotations are rotations in the data's unit, where nnU-Net turns the grid of voxels.
     """
 
-    def recipe(images: Tensor, labels: Tensor, generator: torch.Generator, setting: Setting) -> tuple[Tensor, Tensor]:
+    def augment(images: Tensor, labels: Tensor, generator: torch.Generator, setting: Setting) -> tuple[Tensor, Tensor]:
         spacing, overrides = setting.spacing, setting.overrides
         patch, share = setting.patch or tuple(labels.shape[1:]), setting.share or Share.whole(len(images))
         table, draws = table_of(name, patch, spacing, overrides), Draws(share.batch, generator, share.rows)
@@ -108,47 +110,47 @@ def by_table(name: str) -> Recipe:
                 STEPS[change](batch, row, draws)
         return batch.images, batch.labels
 
-    return recipe
+    return augment
 
 
 def margins(
-    recipe: str,
+    name: str,
     count: int,
     patch: Sequence[int],
     spacing: Sequence[float],
     generator: torch.Generator,
     overrides: Overrides | None = None,
 ) -> NDArray[np.int64]:
-    """Voxels (N, d) that the recipe looks beyond the patch, on either side of each axis, in each sample of a batch.
+    """Voxels (N, d) that an augmentation looks beyond the patch, on either side of each axis, per sample of a batch.
 
     Known before anything is read, since draws are functions of their key: only samples that are turned, scaled or bent
     need more than their patch. At most ``farthest``.
 
     Args:
-        recipe: name in ``RECIPES``.
+        name: in ``AUGMENTATIONS``.
         count: samples in the batch.
         patch, spacing: per axis.
-        generator: the one that the recipe will be given; it is not advanced.
-        overrides: those that the recipe will be given.
+        generator: the one that the augmentation will be given; it is not advanced.
+        overrides: those that it will be given.
     """
-    if recipe not in TABLES:
+    if name not in TABLES:
         return np.zeros((count, len(patch)), dtype=np.int64)
     twin = torch.Generator()
     twin.set_state(generator.get_state())
-    moves = draw_moves(table_of(recipe, patch, spacing, overrides), Draws(count, twin), patch, spacing)
-    return np.minimum(reach(moves, patch, spacing), farthest(recipe, patch))
+    moves = draw_moves(table_of(name, patch, spacing, overrides), Draws(count, twin), patch, spacing)
+    return np.minimum(reach(moves, patch, spacing), farthest(name, patch))
 
 
-def farthest(recipe: str, patch: Sequence[int]) -> NDArray[np.int64]:
+def farthest(name: str, patch: Sequence[int]) -> NDArray[np.int64]:
     """The most (d) that ``margins`` gives along each axis, whatever is drawn."""
-    return (np.asarray(patch) * (MAX_REACH if recipe in TABLES else 0.0)).astype(np.int64)
+    return (np.asarray(patch) * (MAX_REACH if name in TABLES else 0.0)).astype(np.int64)
 
 
-RECIPES: dict[str, Recipe] = {
-    "default": default_recipe,
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "default": default_augmentation,
     # nnU-Net's whole table in its order (Isensee et al. 2021).
     "nnunet": by_table("nnunet"),
     # Any direction, bends, blur, light, noise; stains and colours where there are three channels.
     "microscopy": by_table("microscopy"),
-    "none": no_recipe,
+    "none": no_augmentation,
 }

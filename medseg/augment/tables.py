@@ -114,7 +114,7 @@ def mirrors(recipe: str, oriented: bool, overrides: Mapping[str, Mapping[str, An
     """Whether a recipe mirrors samples, so that a network trained with it takes mirror images as it takes images.
 
     Args:
-        recipe: name in ``RECIPES`` (``medseg.augment.policy``).
+        recipe: name in ``AUGMENTATIONS`` (``medseg.augment.policy``).
         oriented: whether the axes have a meaning.
         overrides: see ``table_of``.
     """

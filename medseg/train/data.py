@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.augment.draws import Share
-from medseg.augment.policy import RECIPES, Setting, margins
+from medseg.augment.policy import AUGMENTATIONS, Setting, margins
 from medseg.models.memory_layout import memory_format
 from medseg.patches.sampling import case_of, forced_foreground, generator, patch_start
 from medseg.plan.plan import Plan
@@ -134,8 +134,8 @@ def augment_batch(raw: RawBatch, plan: Plan, seed: int, part: range | None = Non
     raw = raw.on(plan.machine.device)
     x, y = raw.images, raw.labels
     share = None if part is None else Share(plan.training.batch, part)
-    recipe, draws = RECIPES[plan.training.augment], _draws(seed, raw.step)
-    x, y = recipe(
+    augment, draws = AUGMENTATIONS[plan.training.augment], _draws(seed, raw.step)
+    x, y = augment(
         x,
         y,
         draws,

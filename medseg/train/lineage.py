@@ -1,4 +1,4 @@
-"""Whose images have shaped a model's weights, by its own training and by those it started from, and whom they meet.
+"""Which subjects a model's weights have seen, in its own training and in those it started from.
 
 Weights carry what they have seen into every training that starts from them. So ``model.json`` records the subjects of
 the whole chain, and a training refuses to start from a model that has seen a subject that it will be scored on.
@@ -29,7 +29,7 @@ class TrainedOn:
 
     Attributes:
         subjects: by data set and subject, their cases.
-        complete: whether every model of the chain has such a record; without, they may have seen others as well.
+        complete: whether every model of the chain has such a record; if not, they may have seen others as well.
     """
 
     subjects: Mapping[tuple[str, str], Cases]
@@ -103,12 +103,12 @@ class TrainedOn:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class StartModel:
     """The model that a training starts from.
 
     Attributes:
-        name: how messages call it; no path, since the new model's description keeps it.
-        where: what the user named: a folder.
+        name: how messages name it; no path, since the new model's description keeps it.
+        where: the folder that the user gave.
         trained_on: its record, or None.
     """
 
@@ -118,7 +118,7 @@ class Source:
 
 
 def clear_start(
-    model: str, start: Source, dataset: str, held_out: Mapping[str, Sequence[Case]], allow: Collection[str]
+    model: str, start: StartModel, dataset: str, held_out: Mapping[str, Sequence[Case]], allow: Collection[str]
 ) -> list[str]:
     """Refuse weights that have seen a subject that is held out from a training, or may have.
 
@@ -126,17 +126,17 @@ def clear_start(
         model: name of the model that is trained.
         start: what it starts from.
         dataset: name of the data set.
-        held_out: cases that the training will be scored on, by what they are called together.
-        allow: what may be so nevertheless: ``OVERLAP``, ``UNRECORDED``.
+        held_out: cases that the training will be scored on, by the name of each group of them.
+        allow: findings that are accepted: ``OVERLAP``, ``UNRECORDED``.
 
     Returns:
         What was allowed, as text for the model's description; often nothing.
 
     Raises:
-        DataError: naming both models, the subjects, the evidence, and what can be done.
+        DataError: naming both models, the subjects, the evidence, and how to fix it.
     """
     found = _findings(start.trained_on, dataset, held_out)
-    refused = {name: told for name, told in found.items() if name not in allow}
+    refused = {name: finding for name, finding in found.items() if name not in allow}
     if refused:
         causes = "; ".join(cause for cause, _ in refused.values())
         ways = ", and ".join(advice for _, advice in refused.values())
@@ -150,7 +150,7 @@ def clear_start(
 def _findings(
     seen: TrainedOn | None, dataset: str, held_out: Mapping[str, Sequence[Case]]
 ) -> dict[str, tuple[str, str]]:
-    """What speaks against a start, by the word that allows it: the cause, and what can be done."""
+    """Reasons against a start, by the word that allows it: the cause, and how to fix it."""
     found: dict[str, tuple[str, str]] = {}
     met = {side: seen.meets(dataset, cases) if seen else {} for side, cases in held_out.items()}
     parts = [f"{_shown(subjects)} of {side}" for side, subjects in met.items() if subjects]
@@ -162,7 +162,7 @@ def _findings(
     if seen is None or not seen.complete:
         which = "it has" if seen is None else "a model that it started from has"
         found[UNRECORDED] = (
-            f"{which} no record of the subjects it was trained on, so that nobody can say whom its weights have seen",
+            f"{which} no record of the subjects it was trained on, so that it is unknown which its weights have seen",
             "train it again with this version of medseg",
         )
     return found

@@ -21,7 +21,7 @@ from medseg.provenance import environment
 from medseg.results.folders import IngestFolder, ModelFolder
 from medseg.train.checkpoint import Checkpoint, read_description, write_checkpoint
 from medseg.train.journal import parse_record, read_records
-from medseg.train.lineage import Source, TrainedOn, clear_start
+from medseg.train.lineage import StartModel, TrainedOn, clear_start
 from medseg.train.loop import train
 from medseg.train.start import Start
 from medseg.train.state import FoldCases, RunOptions
@@ -153,7 +153,7 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions)
 def _lineage(
     inputs: Inputs, manifest: Manifest, model: str, train_ids: Sequence[str], val_ids: Sequence[str]
 ) -> tuple[TrainedOn, tuple[str, ...]]:
-    """Whom the weights will have seen, and what was allowed; checked whenever a training begins or is resumed.
+    """The subjects that the weights will have seen, and what was allowed; checked at every start and resume.
 
     Raises:
         DataError: if the start has seen a subject that the training will be scored on.
@@ -176,7 +176,7 @@ def _lineage(
         held_out["the test set"] = list(read_manifest(test).cases)
     found, sha256 = read_description(inputs.start)
     training = f"fold {found.fold}, seed {found.seed}, weights {sha256[:12]}"
-    start = Source(
+    start = StartModel(
         f"model {found.plan.model} of data set {found.dataset} ({training})", str(inputs.start), found.trained_on
     )
     allowed = clear_start(model, start, manifest.dataset, held_out, inputs.allow)

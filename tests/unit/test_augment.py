@@ -14,7 +14,7 @@ from scipy import ndimage
 from medseg.augment import policy
 from medseg.augment.draws import Draws, Share
 from medseg.augment.intensity import brightness_contrast, gamma, noise
-from medseg.augment.policy import RECIPES, Setting
+from medseg.augment.policy import AUGMENTATIONS, Setting
 from medseg.augment.spatial import apply_affine, draw_affine
 from medseg.augment.tables import TABLES
 
@@ -167,34 +167,34 @@ def test_contrast_and_noise_have_the_sizes_they_say() -> None:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_recipes_are_functions_of_their_key(name: str, dims: int) -> None:
     images, labels = batch_of(SHAPES[dims - 2])
     before = images.clone(), labels.clone()
     options = ((1.0,) * dims, dims == 3)
-    x, y = RECIPES[name](images, labels, keyed(1), Setting(*options))
-    again = RECIPES[name](images, labels, keyed(1), Setting(*options))
+    x, y = AUGMENTATIONS[name](images, labels, keyed(1), Setting(*options))
+    again = AUGMENTATIONS[name](images, labels, keyed(1), Setting(*options))
     assert torch.equal(x, again[0])
     assert torch.equal(y, again[1])
     assert (x.shape, y.shape, y.dtype) == (images.shape, labels.shape, labels.dtype)
     assert torch.isfinite(x).all()
     assert torch.equal(images, before[0])
     assert torch.equal(labels, before[1])
-    other, _ = RECIPES[name](images, labels, keyed(2), Setting(*options))
+    other, _ = AUGMENTATIONS[name](images, labels, keyed(2), Setting(*options))
     assert torch.equal(x, other) == (name == "none")
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_a_share_of_a_batch_becomes_what_it_becomes_in_the_whole(name: str, dims: int) -> None:
     images, labels = batch_of(SHAPES[dims - 2], count=7, channels=3)
     spacing = (1.0,) * dims
     often = {row: {"probability": 0.7} for row in TABLES.get(name, {})}
-    x, y = RECIPES[name](images, labels, keyed(1), Setting(spacing, False, None, often))
+    x, y = AUGMENTATIONS[name](images, labels, keyed(1), Setting(spacing, False, None, often))
     for positions in (range(7), range(3), range(3, 7), range(6, 7), range(1, 7, 3)):
         share = Share(7, positions)
         some, their = images[share.rows].clone(), labels[share.rows].clone()
-        some_x, some_y = RECIPES[name](some, their, keyed(1), Setting(spacing, False, None, often, share))
+        some_x, some_y = AUGMENTATIONS[name](some, their, keyed(1), Setting(spacing, False, None, often, share))
         assert torch.equal(some_x, x[share.rows])
         assert torch.equal(some_y, y[share.rows])
 
@@ -225,7 +225,7 @@ def test_square_patches_without_orientation_take_their_positions_alike(
         monkeypatch.setattr(policy, change, lambda images, *_: images)
     count = 200 * positions
     labels = torch.arange(math.prod(shape)).reshape(1, *shape).expand(count, *shape).contiguous()
-    x, y = RECIPES["default"](labels[:, None].float(), labels, keyed(), Setting(spacing, False))
+    x, y = AUGMENTATIONS["default"](labels[:, None].float(), labels, keyed(), Setting(spacing, False))
     assert torch.equal(x[:, 0].long(), y)
     found, hits = y.flatten(1).unique(dim=0, return_counts=True)
     assert len(found) == positions
@@ -239,7 +239,7 @@ def test_other_patches_without_orientation_turn_by_any_angle(
 ) -> None:
     labels = torch.zeros(400, *shape, dtype=torch.int64)
     labels[:, 2:4, 3:5] = 1
-    _, moved = RECIPES["default"](labels[:, None].float(), labels, keyed(), Setting(spacing, False))
+    _, moved = AUGMENTATIONS["default"](labels[:, None].float(), labels, keyed(), Setting(spacing, False))
     found, hits = moved.flatten(1).unique(dim=0, return_counts=True)
     four = torch.stack([labels[0].flip(axes) for axes in ([], [0], [1], [0, 1])]).flatten(1)
     plain = [int(hits[(found == one).all(dim=1)]) for one in four]
@@ -253,8 +253,8 @@ def test_oriented_volumes_are_never_mirrored() -> None:
     labels = torch.zeros(60, 12, 12, 12, dtype=torch.int64)
     labels[:, 1:5, 4:8, 4:8] = 1
     images = labels[:, None].float()
-    _, kept = RECIPES["default"](images, labels, keyed(), Setting((1.0,) * 3, True))
-    _, mixed = RECIPES["default"](images, labels, keyed(), Setting((1.0,) * 3, False))
+    _, kept = AUGMENTATIONS["default"](images, labels, keyed(), Setting((1.0,) * 3, True))
+    _, mixed = AUGMENTATIONS["default"](images, labels, keyed(), Setting((1.0,) * 3, False))
     assert not kept[:, 7:].any()
     flipped = mixed[:, 7:].flatten(1).any(dim=1).float().mean()
     assert 0.25 < flipped < 0.9

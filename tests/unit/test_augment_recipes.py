@@ -16,7 +16,7 @@ from medseg.augment import tables
 from medseg.augment.draws import Draws
 from medseg.augment.moves import CELLS, cells, draw_moves, reach
 from medseg.augment.parts import SMALL, chosen_rows
-from medseg.augment.policy import MAX_REACH, RECIPES, Setting, margins
+from medseg.augment.policy import AUGMENTATIONS, MAX_REACH, Setting, margins
 from medseg.augment.steps import STEPS, Batch
 from medseg.augment.tables import MICROSCOPY, NNUNET, TABLES, Change, coarse_axis, table_of
 from medseg.augment.warp import spline_field, warp
@@ -72,8 +72,8 @@ def test_nnunet_table_is_the_published_one_in_its_order() -> None:
 def test_every_row_is_known_and_every_recipe_can_be_configured() -> None:
     for table in TABLES.values():
         assert set(table) <= {"rotation", "scaling", "elastic", "mirror", *STEPS}
-    assert set(get_args(get_args(ModelConfig.model_fields["augment"].annotation)[0])) == set(RECIPES)
-    assert set(TABLES) < set(RECIPES)
+    assert set(get_args(get_args(ModelConfig.model_fields["augment"].annotation)[0])) == set(AUGMENTATIONS)
+    assert set(TABLES) < set(AUGMENTATIONS)
 
 
 @pytest.mark.parametrize(
@@ -103,12 +103,12 @@ def test_a_sample_is_a_function_of_its_position_and_the_key(name: str, shape: tu
     use(name, {k: replace(v, probability=0.5) for k, v in TABLES[name].items()})
     images, labels = batch_of(shape)
     spacing = (1.0,) * len(shape)
-    x, y = RECIPES[name](images, labels, keyed(3), Setting(spacing, True))
-    few_x, few_y = RECIPES[name](images[:2], labels[:2], keyed(3), Setting(spacing, True))
+    x, y = AUGMENTATIONS[name](images, labels, keyed(3), Setting(spacing, True))
+    few_x, few_y = AUGMENTATIONS[name](images[:2], labels[:2], keyed(3), Setting(spacing, True))
     assert torch.equal(x[:2], few_x)
     assert torch.equal(y[:2], few_y)
     others = torch.cat([images[:1], images[1:].flip(0)])
-    first, _ = RECIPES[name](others, labels, keyed(3), Setting(spacing, True))
+    first, _ = AUGMENTATIONS[name](others, labels, keyed(3), Setting(spacing, True))
     assert torch.equal(first[0], x[0])
     assert not torch.equal(x[0], x[1])
 
@@ -198,7 +198,7 @@ def test_mirrors_are_exact_and_as_often_as_they_say(shape: tuple[int, ...], use:
     count, dims = 1500, len(shape)
     images = torch.rand(count, 2, *shape, generator=keyed(1))
     labels = torch.randint(0, 200, (count, *shape), generator=keyed(2), dtype=torch.uint8)
-    x, y = RECIPES["nnunet"](images, labels, keyed(3), Setting((1.0,) * dims, True))
+    x, y = AUGMENTATIONS["nnunet"](images, labels, keyed(3), Setting((1.0,) * dims, True))
     found = torch.zeros(count, dtype=torch.int64)
     for flips in itertools.product((False, True), repeat=dims):
         axes = [a - dims for a, flip in enumerate(flips) if flip]
@@ -271,7 +271,7 @@ def test_shared_changes_leave_the_ratio_of_channels() -> None:
 def test_nothing_drawn_changes_no_bit(name: str, shape: tuple[int, ...], use: Any) -> None:
     use(name, {k: replace(v, probability=0.0) for k, v in TABLES[name].items()})
     images, labels = batch_of(shape)
-    x, y = RECIPES[name](images, labels, keyed(), Setting((1.0,) * len(shape), True))
+    x, y = AUGMENTATIONS[name](images, labels, keyed(), Setting((1.0,) * len(shape), True))
     assert torch.equal(x, images)
     assert torch.equal(y, labels)
     assert x.data_ptr() != images.data_ptr()
@@ -284,7 +284,7 @@ def test_constant_images_stay_finite(name: str, shape: tuple[int, ...], value: f
     use(name, always(TABLES[name]))
     images, labels = torch.full((3, 3, *shape), value), torch.zeros(3, *shape, dtype=torch.int64)
     for seed in range(3):
-        x, _ = RECIPES[name](images, labels, keyed(seed), Setting((1.0,) * len(shape), False))
+        x, _ = AUGMENTATIONS[name](images, labels, keyed(seed), Setting((1.0,) * len(shape), False))
         assert torch.isfinite(x).all()
 
 
@@ -294,7 +294,7 @@ def test_labels_are_those_that_were_there(name: str, shape: tuple[int, ...], use
     use(name, always(TABLES[name]))
     images, labels = batch_of(shape)
     labels = torch.tensor([1, 2, 200, 255])[labels]
-    x, y = RECIPES[name](images, labels, keyed(1), Setting((1.0,) * len(shape), False))
+    x, y = AUGMENTATIONS[name](images, labels, keyed(1), Setting((1.0,) * len(shape), False))
     assert (y.dtype, y.shape) == (torch.int64, labels.shape)
     assert (x.dtype, x.shape) == (torch.float32, images.shape)
     assert set(y.unique().tolist()) <= {0, 1, 2, 200, 255}
@@ -307,7 +307,7 @@ def test_image_and_label_move_together(name: str, shape: tuple[int, ...], use: A
     use(name, always(TABLES[name], *(k for k in MOVING if k in TABLES[name])))
     labels = torch.zeros(8, *shape, dtype=torch.int64)
     labels[..., shape[-2] // 4 : shape[-2] // 2, shape[-1] // 5 : -shape[-1] // 3] = 1
-    x, y = RECIPES[name](labels[:, None].float(), labels, keyed(2), Setting((1.0,) * len(shape), False))
+    x, y = AUGMENTATIONS[name](labels[:, None].float(), labels, keyed(2), Setting((1.0,) * len(shape), False))
     assert not torch.equal(y, labels)
     assert ((x[:, 0] > 0.5) == (y > 0)).float().mean() > 0.99
     assert ((x[:, 0] > 0.999) <= (y > 0)).all()
@@ -318,7 +318,7 @@ def test_nothing_is_turned_or_bent_across_a_coarse_axis(use: Any) -> None:
     shape, spacing = (5, 32, 32), (4.0, 1.0, 1.0)
     use("nnunet", {**always(NNUNET, "rotation", "scaling", "elastic", "low_resolution"), "mirror": Change(0.0)})
     images = torch.arange(1.0, 6)[None, None, :, None, None].expand(4, 1, *shape).clone()
-    x, _ = RECIPES["nnunet"](images, torch.zeros(4, *shape, dtype=torch.int64), keyed(), Setting(spacing, True))
+    x, _ = AUGMENTATIONS["nnunet"](images, torch.zeros(4, *shape, dtype=torch.int64), keyed(), Setting(spacing, True))
     for z in range(5):
         centre = x[:, 0, z, 12:20, 12:20]
         torch.testing.assert_close(centre, torch.full_like(centre, z + 1.0), atol=1e-4, rtol=0)
@@ -375,7 +375,7 @@ def test_margins_are_those_of_the_draws_that_follow() -> None:
 def test_unequal_margins_are_refused() -> None:
     images, labels = batch_of((9, 9))
     with pytest.raises(ValueError, match="9 voxels do not hold a patch of 8"):
-        RECIPES["nnunet"](images, labels, keyed(), Setting((1.0, 1.0), False, (8, 9)))
+        AUGMENTATIONS["nnunet"](images, labels, keyed(), Setting((1.0, 1.0), False, (8, 9)))
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -429,9 +429,9 @@ def test_overrides_take_the_place_of_the_recipe_and_of_its_rules() -> None:
     }
     images, labels = batch_of((32, 32))
     off = {name: {"probability": 0.0} for name in NNUNET}
-    x, _ = RECIPES["nnunet"](images, labels, keyed(), Setting((1.0, 1.0), False, None, off))
+    x, _ = AUGMENTATIONS["nnunet"](images, labels, keyed(), Setting((1.0, 1.0), False, None, off))
     assert torch.equal(x, images)
-    x, _ = RECIPES["nnunet"](
+    x, _ = AUGMENTATIONS["nnunet"](
         images, labels, keyed(), Setting((1.0, 1.0), False, None, {**off, "noise": {"probability": 1.0}})
     )
     assert not torch.equal(x, images)
@@ -462,13 +462,13 @@ def test_together_as_on_a_gpu_equals_one_after_the_other(
     use(name, {k: replace(v, probability=0.6) for k, v in TABLES[name].items()})
     images, labels = batch_of(shape)
     spacing = (1.0,) * len(shape)
-    x, y = RECIPES[name](images, labels, keyed(2), Setting(spacing, True))
+    x, y = AUGMENTATIONS[name](images, labels, keyed(2), Setting(spacing, True))
     together = lambda chosen, device: [(np.flatnonzero(chosen),) * 2] if chosen.any() else []  # noqa: E731
     for module in (steps, warping):
         monkeypatch.setattr(module, "parts", together)
     flat = lambda chosen, size, device: together(chosen.ravel(), device)  # noqa: E731
     monkeypatch.setattr(steps, "chosen_rows", flat)
-    together_x, together_y = RECIPES[name](images, labels, keyed(2), Setting(spacing, True))
+    together_x, together_y = AUGMENTATIONS[name](images, labels, keyed(2), Setting(spacing, True))
     torch.testing.assert_close(together_x, x, atol=1e-4, rtol=1e-4)
     assert (together_y == y).float().mean() > 0.999
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.augment.policy import RECIPES, Setting
+from medseg.augment.policy import AUGMENTATIONS, Setting
 from medseg.augment.tables import TABLES
 from medseg.engine.build import build_placed, build_step
 from medseg.errors import TrainingError
@@ -49,7 +49,7 @@ def losses(state: Path) -> list[float]:
 
 
 @needs_gpu
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", AUGMENTATIONS)
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_recipes_make_what_they_make_on_a_processor(name: str, kind: str, channels: int) -> None:
@@ -58,8 +58,8 @@ def test_recipes_make_what_they_make_on_a_processor(name: str, kind: str, channe
     labels = torch.randint(0, 9, (6, *shape), generator=keyed(2), dtype=torch.uint8)
     often = {row: {"probability": 0.5} for row in TABLES.get(name, {})}
     setting = Setting((4.0, 1.0, 1.0) if kind == "anisotropic" else (1.0,) * len(shape), False, None, often)
-    x, y = RECIPES[name](images, labels, keyed(3), setting)
-    there_x, there_y = RECIPES[name](images.to("cuda"), labels.to("cuda"), keyed(3), setting)
+    x, y = AUGMENTATIONS[name](images, labels, keyed(3), setting)
+    there_x, there_y = AUGMENTATIONS[name](images.to("cuda"), labels.to("cuda"), keyed(3), setting)
     assert there_x.device.type == there_y.device.type == "cuda"
     torch.testing.assert_close(there_x.cpu(), x, atol=1e-3, rtol=1e-3)
     assert (there_y.cpu() == y).float().mean() > 0.998

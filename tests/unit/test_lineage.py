@@ -19,7 +19,7 @@ from medseg.ingest.manifest import Case
 from medseg.train import advance, saving
 from medseg.train import run as stage
 from medseg.train.checkpoint import read_description
-from medseg.train.lineage import Source, TrainedOn, clear_start
+from medseg.train.lineage import StartModel, TrainedOn, clear_start
 
 GRID = Geometry.from_spacing((4, 4), (1.0, 1.0))
 
@@ -36,7 +36,7 @@ def seen(*cases: Case, dataset: str = "hippo", complete: bool = True) -> Trained
 
 
 def check(record: TrainedOn | None, *cases: Case, allow: Sequence[str] = (), dataset: str = "hippo") -> list[str]:
-    return clear_start("tuned", Source("model base", "a/folder", record), dataset, {"the val": cases}, allow)
+    return clear_start("tuned", StartModel("model base", "a/folder", record), dataset, {"the val": cases}, allow)
 
 
 # What counts as the same subject
@@ -362,7 +362,7 @@ def test_the_command_line_refuses_with_exit_code_2(
     first, inputs = trainings.train("a", ["f0"], ["f1"]), trainings.inputs("b", ["f1"], ["f0"])
     words = ["--manifest", inputs.manifest, "--plan", inputs.plan, "--index", inputs.index, "--splits", inputs.splits]
     words += ["--fold", 0, "--seed", 0, "--state", trainings.folder / "s", "--out", trainings.folder / "b"]
-    monkeypatch.setattr("medseg.engine.step.flush_subnormals", lambda: None)
+    monkeypatch.setattr("medseg.engine.placement.flush_subnormals", lambda: None)
     monkeypatch.setattr("sys.argv", [str(w) for w in ("medseg", "train", *words, "--start", first, "--code", "code")])
     with pytest.raises(SystemExit) as caught:
         cli.main()

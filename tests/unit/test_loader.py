@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medseg.augment.policy import RECIPES
+from medseg.augment.policy import AUGMENTATIONS
 from medseg.augment.tables import TABLES
 from medseg.errors import DataError, TrainingError
 from medseg.train.data import Space, augment_batch, batch_cases, make_batch, read_batch
@@ -116,7 +116,7 @@ def test_a_batch_is_what_was_read_for_its_step_augmented(setting: Any) -> None:
             assert torch.equal(y, expected_y)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", AUGMENTATIONS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_put_together_are_the_whole(kind: str, recipe: str, setting: Any) -> None:
     cases, plan = setting(kind, recipe, batch=5)

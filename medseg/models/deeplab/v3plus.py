@@ -30,7 +30,7 @@ PLANNED_RATES = {2: (6, 12, 18), 3: (1, 1, 2)}
 
 
 @dataclass(frozen=True, slots=True)
-class Decoder:
+class DecoderSpec:
     """What surrounds an encoder.
 
     Attributes:
@@ -56,7 +56,9 @@ class Decoder:
 class DeepLabV3Plus(nn.Module):
     """Encoder, ASPP and decoder."""
 
-    def __init__(self, dims: int, classes: int, encoder: nn.Module, channels: Sequence[int], decoder: Decoder) -> None:
+    def __init__(
+        self, dims: int, classes: int, encoder: nn.Module, channels: Sequence[int], decoder: DecoderSpec
+    ) -> None:
         super().__init__()
         d, middle = decoder, decoder.middle
         self.encoder = encoder
@@ -87,7 +89,7 @@ def build(spec: NetworkSpec, options: DeepLabV3PlusOptions) -> nn.Module:
 def _planned(spec: NetworkSpec, options: DeepLabV3PlusOptions) -> nn.Module:
     encoder = PlannedEncoder(spec, options.norm)
     sizes = [map_sizes([n], stride)[0] for n, stride in zip(spec.patch, encoder.total, strict=False)]
-    decoder = Decoder(
+    decoder = DecoderSpec(
         level=0,
         low=max(8, encoder.channels[0] * LOW // 256),
         middle=spec.widths[min(2, len(spec.widths) - 1)],
@@ -109,7 +111,7 @@ def _published(spec: NetworkSpec, options: DeepLabV3PlusOptions) -> nn.Module:
     )  # fmt: skip
     # Features of stride 4 (section 3.1), or of 2 where the context itself has 4: the deepest of that stride.
     early = min(4, stride // 2)
-    decoder = Decoder(
+    decoder = DecoderSpec(
         level=max(i for i, s in enumerate(encoder.strides) if s == early),
         low=max(8, LOW * width // LOW_AT_WIDTH),
         middle=BRANCH * width,
