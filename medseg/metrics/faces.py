@@ -9,42 +9,22 @@ first, and then among the nearest ones anywhere, until no further one can be nea
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from medseg.metrics.envelope import Terms, cell_means
-from medseg.metrics.neighbours import (
-    WORD,
-    Neighbours,
-    corner_values,
-    largest_excess,
-    neighbours,
-    reach_of,
-    term_of,
-    terms_of,
-    words_of,
-)
+from medseg.metrics.far_faces import far_terms
+from medseg.metrics.neighbours import WORD, Neighbours, neighbours, terms_of, words_of
+from medseg.metrics.voxel_faces import Grid, Surface
 
 Mask = NDArray[np.bool_]
 Values = NDArray[np.float64]
 Index = NDArray[np.int64]
 # Places that are looked up before it is asked which faces need more.
 STAGES = (30, 100, 300)
-# Faces that are asked for where neighbours do not suffice.
-FAR = (24, 96)
-# Places of a face at which the lowest term is asked for, as weights of ``corner_values``: near the middle; the corners.
-PROBES = (
-    np.array([[0.5, 0.5, 0.5, 0.5, 1]]),
-    np.array([[1, 0, 1, 0, 1], [1, 0, 0, 1, 1], [0, 1, 1, 0, 1], [0, 1, 0, 1, 1]], dtype=np.float64),
-)
-# One term is below another one if it is by more than this: rounding.
-ROUNDING = 1e-12
 # A distance that equals the tolerance counts as within it, whatever the last bits of its square are.
 TIE = 1e-12
 # Faces that are handled at once; it bounds the memory.
@@ -66,56 +46,12 @@ class FaceDistances:
     within: float
 
 
-class _Grid:
-    """Voxels with three sides, of which the first ``real`` are real; the others stand for missing axes."""
-
-    def __init__(self, spacing: Sequence[float]) -> None:
-        self.real = len(spacing)
-        one, two, three = [*spacing, *(1.0,) * (3 - self.real)]
-        self.sides = (float(one), float(two), float(three))
-        self.reach = reach_of(self.sides, self.real)
-
-    def face_area(self, k: int) -> float:
-        """Area of a face of direction k."""
-        return float(np.prod([self.sides[j] for j in range(self.real) if j != k]))
-
-
-class _Surface:
-    """The faces of a mask: bit k of a voxel says that there is one between it and its predecessor along axis k."""
-
-    def __init__(self, mask: Mask, grid: _Grid) -> None:
-        self.grid = grid
-        widths = [(n + 1, n + 2) if n else (0, 0) for n in grid.reach]
-        padded = np.pad(mask.reshape(mask.shape + (1,) * (3 - mask.ndim)), widths)
-        self.bits = np.zeros(padded.shape, dtype=np.uint8)
-        for k in range(grid.real):
-            line = (slice(None),) * k
-            high, low = (*line, slice(1, None)), (*line, slice(None, -1))
-            self.bits[high] |= (padded[high] ^ padded[low]).view(np.uint8) << k
-
-        self.flat = self.bits.reshape(-1)
-        self.places = np.flatnonzero(self.flat)
-        self.codes = self.flat[self.places]
-
-    @cached_property
-    def faces(self) -> tuple[Index, Index]:
-        """Direction (F,) and voxel (F, 3) of all faces."""
-        found = [self.places[(self.codes & (1 << k)) > 0] for k in range(self.grid.real)]
-        voxel = np.stack(np.unravel_index(np.concatenate(found), self.bits.shape), axis=1)
-        return np.repeat(np.arange(len(found)), [len(f) for f in found]), voxel
-
-    @cached_property
-    def tree(self) -> cKDTree:
-        """The centres of all faces."""
-        return cKDTree(_centres(*self.faces, self.grid), balanced_tree=False, compact_nodes=False)
-
-
 def face_distances(
     reference: Mask, prediction: Mask, spacing: Sequence[float], tolerance: float | None
 ) -> FaceDistances:
     """Integrals over the surfaces of two masks (S) that are not empty, in one to three dimensions."""
-    grid = _Grid(spacing)
-    surfaces = _Surface(reference, grid), _Surface(prediction, grid)
+    grid = Grid(spacing)
+    surfaces = Surface(reference, grid), Surface(prediction, grid)
     # Faces that both surfaces have are at distance 0.
     own = [a.codes & ~b.flat[a.places] for a, b in (surfaces, surfaces[::-1])]
     area = within = 0.0
@@ -137,23 +73,14 @@ def face_distances(
     return FaceDistances(area, integral, within if tolerance is not None else 0.0)
 
 
-def _as_terms(terms: Values, k: int, grid: _Grid) -> Terms:
+def _as_terms(terms: Values, k: int, grid: Grid) -> Terms:
     u, v = (grid.sides[j] ** 2 for j in range(3) if j != k)
     n = len(terms)
     constant = (terms[:, :, 2] * grid.sides[k]) ** 2
     return Terms(terms[:, :, 0], terms[:, :, 1], constant, np.full(n, u), np.full(n, v))
 
 
-def _centres(direction: Index, voxel: Index, grid: _Grid) -> Values:
-    """Centres (N, 3) of faces."""
-    sides = np.array(grid.sides)
-    out: Values = (voxel + 0.5) * sides
-    rows = np.arange(len(voxel))
-    out[rows, direction] -= sides[direction] / 2
-    return out
-
-
-def _cells(places: Sequence[Index], others: Sequence[_Surface], k: int) -> Iterator[tuple[Values, Values]]:
+def _cells(places: Sequence[Index], others: Sequence[Surface], k: int) -> Iterator[tuple[Values, Values]]:
     """Terms (N, M, 3) of faces of direction k, equal ones once, and how many faces are so (N,).
 
     Args:
@@ -172,7 +99,7 @@ def _cells(places: Sequence[Index], others: Sequence[_Surface], k: int) -> Itera
         for i, surface in enumerate(others):
             mine = left[(left - least >= surface.flat.size) == (i == 1)] - least - i * surface.flat.size
             if mine.size:
-                yield from _far(mine, surface, k)
+                yield from far_terms(mine, surface, k)
 
 
 def _near(
@@ -237,62 +164,3 @@ def _unique(words: NDArray[np.uint64], counts: Values) -> tuple[NDArray[np.uint6
     keys = words[:, 0] if words.shape[1] == 1 else words.view(np.dtype((np.void, 8 * words.shape[1])))[:, 0]
     distinct, which = np.unique(keys, return_inverse=True)
     return distinct.view(np.uint64).reshape(-1, words.shape[1]), np.bincount(which, counts).astype(np.float64)
-
-
-def _far(places: Index, others: _Surface, k: int) -> Iterator[tuple[Values, Values]]:
-    """Terms of faces that have not all they need among their neighbours: from the nearest faces by their centres.
-
-    More and more faces are asked for until no other one can be nearer, at most ``FAR[-1]``.
-    """
-    voxel = np.stack(np.unravel_index(places, others.bits.shape), axis=1)
-    centre = _centres(np.full(len(voxel), k), voxel, others.grid)
-    direction, target = others.faces
-    # From a face's centre to its corner, of the two faces together.
-    halves = _half_diagonal(k, others.grid) + max(_half_diagonal(m, others.grid) for m in range(others.grid.real))
-    for number in FAR:
-        last = number == FAR[-1] or number >= len(target)
-        left = np.zeros(len(voxel), dtype=bool)
-        step = max(1, 8 * CHUNK // number)
-        for start in range(0, len(voxel), step):
-            part = slice(start, start + step)
-            away, nearest = _query(others.tree, centre[part], min(number, len(target)))
-            terms = term_of(k, direction[nearest], target[nearest] - voxel[part, None])
-            parts = corner_values(terms, k, others.grid.sides)
-            highest = largest_excess(parts, np.zeros(5)).min(axis=1)
-            done = last | (away[:, -1] - halves >= np.sqrt(highest))
-            yield from _pruned(terms[done], parts[done])
-            left[part] = ~done
-        voxel, centre = voxel[left], centre[left]
-
-
-def _query(tree: cKDTree, points: Values, number: int) -> tuple[Values, Index]:
-    """Distances and indices (N, number) of the nearest points of a tree; two axes also for one point."""
-    away, nearest = tree.query(points, k=list(range(1, number + 1)))
-    return np.asarray(away), np.asarray(nearest)
-
-
-def _half_diagonal(k: int, grid: _Grid) -> float:
-    """Distance from the centre of a face of direction k to its corners."""
-    return math.hypot(*(grid.sides[j] / 2 for j in range(grid.real) if j != k))
-
-
-def _pruned(terms: Values, parts: Values, probes: Sequence[Values] = PROBES) -> Iterator[tuple[Values, Values]]:
-    """Terms (N, M, 3) without those that are nowhere below the lowest one at some place, grouped by their number."""
-    if not probes or not len(terms):
-        if len(terms):
-            yield terms, np.ones(len(terms))
-        return
-    kept = np.ones(terms.shape[:2], dtype=bool)
-    rows = np.arange(len(terms))
-    for weights in probes[0]:
-        lowest = np.where(kept, parts @ weights, np.inf).argmin(axis=1)
-        best = np.take_along_axis(parts, lowest[:, None, None], axis=1)
-        unbeaten = largest_excess(best, parts) > ROUNDING * (1 + parts[..., 4])
-        unbeaten[rows, lowest] = True
-        kept &= unbeaten
-    sizes = kept.sum(axis=1)
-    for size in np.unique(sizes):
-        group = sizes == size
-        chosen = kept[group]
-        fewer = [values[group][chosen].reshape(-1, size, values.shape[2]) for values in (terms, parts)]
-        yield from _pruned(fewer[0], fewer[1], probes[1:])
