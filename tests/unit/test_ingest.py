@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -15,10 +16,11 @@ import pytest
 
 from medseg.config import Config
 from medseg.errors import ConfigError, DataError, DatasetFaults
+from medseg.formats.raw import RawVoxels
 from medseg.formats.read import read_image, read_labels
 from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
-from medseg.ingest.cases import read_case_image
+from medseg.ingest.cases import open_case_image, read_case_image
 from medseg.ingest.fault_list import fault_list
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.phantoms import ORGANS, generate
@@ -240,7 +242,31 @@ def test_a_file_per_channel(organs: Path) -> None:
     case = check(config(organs, **ORGAN), "data").cases[0]
     both = read_case_image(case, organs / "data")
     assert both.shape == (2, *case.geometry.shape)
+    np.testing.assert_array_equal(open_case_image(case, organs / "data").read(), both)
     np.testing.assert_allclose(both[1, 1:], image[0][1:], atol=1e-3)
+
+
+@pytest.mark.parametrize("fill", [None, 7.0])
+def test_an_open_case_is_the_case_box_by_box(fill: float | None, organs: Path) -> None:
+    """On the grid of the manifest, whatever the file's own rounding; uncompressed, it stays on disk."""
+    path = organs / "data" / "dataset.json"
+    index = json.loads(path.read_text())
+    for entry in index["training"]:
+        image, grid = read_image(organs / "data" / entry["image"])
+        (organs / "data" / entry["image"]).unlink()
+        entry["image"] = entry["image"].removesuffix(".gz")
+        write_labels(organs / "data" / entry["image"], image[0].astype(np.int16), grid)
+    path.write_text(json.dumps(index))
+    for case in check(config(organs, **ORGAN), "data").cases:
+        case = dataclasses.replace(case, fill=fill)
+        whole, source = read_case_image(case, organs / "data"), open_case_image(case, organs / "data")
+        assert (source.geometry, source.shape, source.dtype) == (case.geometry, whole.shape, whole.dtype)
+        assert isinstance(source.stored, RawVoxels) == (fill is None)
+        np.testing.assert_array_equal(source.read([slice(2, 9), slice(None), slice(3, 4)]), whole[:, 2:9, :, 3:4])
+    with open(organs / "data" / case.images[0], "ab") as file:
+        file.write(b"x")
+    with pytest.raises(DataError, match="changed since `medseg ingest`"):
+        open_case_image(case, organs / "data")
 
 
 def test_pixel_size_in_micrometres(cells: Path) -> None:
