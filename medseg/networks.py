@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Width = Annotated[int, Field(ge=8)]
 EncoderName = Literal["alexnet", "vgg16", "googlenet", "resnet18", "resnet34", "resnet50", "resnet101"]
-# What normalises features. group and instance work at a batch of one; frozen_batch keeps the statistics that weights
-# from elsewhere brought along.
+# Normalisation of features. group and instance work at a batch of one; frozen_batch keeps the statistics of trained
+# weights.
 Norm = Literal["instance", "group", "batch", "frozen_batch", "none"]
 Upsampling = Literal["transposed", "linear", "shuffle"]
 

@@ -1,6 +1,6 @@
 """Random numbers of a batch: those of a sample depend on the key and on its position, not on its neighbours.
 
-They are few: what is reckoned with them is quicker in numpy than in torch, whose calls cost more than the numbers.
+They are few: what is computed from them is quicker in numpy than in torch, whose calls cost more than the numbers.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Moves:
         active: (N,) booleans; the other samples are mirrored at most: their matrix is diagonal, of 1 and -1.
         matrix: (N, d, d), output to input.
         bends: (N, d, K, ...) control points of cubic B-splines: displacements in the data's unit; None: no bends.
-        coarse: an axis along which samples are mirrored at most; None: there is none.
+        coarse: an axis along which samples are at most mirrored; None: none.
     """
 
     active: Flags

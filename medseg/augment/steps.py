@@ -28,7 +28,7 @@ class Batch:
         images: (N, C, S) float, contiguous.
         labels: (N, S) integers.
         spacing: voxel size per axis.
-        coarse: the coarse axis; None: there is none.
+        coarse: the coarse axis; None: none.
     """
 
     images: Tensor

@@ -75,7 +75,7 @@ TABLES: Mapping[str, Table] = {"nnunet": NNUNET, "microscopy": MICROSCOPY}
 
 
 def coarse_axis(patch: Sequence[int], spacing: Sequence[float]) -> int | None:
-    """The axis along which volumes are neither turned nor stretched ("dummy 2-D"); None: there is none.
+    """The axis along which volumes are neither turned nor stretched ("dummy 2-D"); None: none.
 
     It is the axis of the largest spacing (of several, the one along which the patch is shortest), if the patch is more
     than ``ANISOTROPY`` times longer along another axis.

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 class Deconvolution(nn.Module):
-    """Transposed convolution from a coarse to a fine grid, drawn as linear interpolation of every channel by itself.
+    """Transposed convolution from a coarse to a fine grid, initialised as linear interpolation of each channel.
 
     The first coarse voxel lies at ``offset`` on the fine grid: (factor - 1) / 2 if it lies in the middle of the fine
-    voxels that it stands for, 0 if it lies on the first of them. Weights of a triangle two factors wide are then exact
+    voxels that it covers, 0 if it lies on the first of them. Weights of a triangle two factors wide are then exact
     linear interpolation; the border is repeated once, so that logits do not fade out at the edges of an image.
     As in the paper's networks every output channel has weights for every input channel; those between different ones
     start at zero.

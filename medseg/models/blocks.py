@@ -110,7 +110,7 @@ def conv(
         stride, dilation, groups: of the convolution.
         norm: ``none`` leaves it out.
         act: none leaves it out.
-        bias: of the convolution; by default only where no norm follows that would take it away again.
+        bias: of the convolution; by default only where no norm follows that would cancel it.
 
     Returns:
         A sequence of ``conv`` (before it ``subsample`` for a strided 1x1), ``norm`` and ``act``.

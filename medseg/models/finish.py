@@ -19,9 +19,9 @@ class Finishing(Protocol):
     fitted: bool
 
     def finish(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Fit to batches of images (N, C, S) and labels (N, S), in place and without randomness of its own."""
+        """Fit to batches of images (N, C, S) and labels (N, S), in place and without drawing anything."""
 
 
 def finishing(network: nn.Module) -> Finishing | None:
-    """The part of a network that is fitted at the end of training; None: there is none."""
+    """The part of a network that is fitted at the end of training; None: none."""
     return next((m for m in network.modules() if isinstance(m, Finishing) and m.fitted), None)

@@ -1,8 +1,8 @@
 """Instance norm (Ulyanov et al. 2016) of images whose channels lie innermost, on processors.
 
-torch computes it as a batch norm of one sample with N * C channels, for which it lays images out anew with their
+torch computes it as a batch norm of one sample with N * C channels, for which it rearranges images with their
 channels outermost, and the convolution behind it lays them out back; an activation in place behind that reshaped
-tensor copies it twice more. A batch norm of every sample by itself is the same numbers and moves nothing. Its mean and
+tensor copies it twice more. A batch norm of each sample alone gives the same numbers and moves nothing. Its mean and
 variance are taken here: torch's batch norm adds up such images number by number, and of 64^3 voxels that are mostly 0
 the variance was wrong by 2e-3.
 """

@@ -36,7 +36,7 @@ def enlarge(x: Tensor, size: Sequence[int], *, middle: bool = True) -> Tensor:
     Args:
         x: features or scores.
         size: voxels per axis; without ``middle`` multiples of S.
-        middle: a feature belongs to the middle of the voxels that it stands for (those that pooling by two makes), and
+        middle: a feature belongs to the middle of the voxels that it covers (features of pooling by two), and
             not to the first of them (those that strided odd kernels make). The papers have images of k * stride + 1
             voxels for the latter; here what lies beyond the last feature is its copy.
     """

@@ -92,7 +92,7 @@ def superpixels(picture: Array) -> Indices:
         start_label=0,
         channel_axis=0,
     )
-    # Numbered anew, since SLIC promises neither numbers without gaps nor connection.
+    # Renumbered, since SLIC guarantees neither consecutive numbers nor connected superpixels.
     numbered: Indices = label(segments, background=-1, connectivity=1).astype(np.int64) - 1
     return numbered
 
@@ -144,14 +144,14 @@ class Forest:
         ]
         heapq.heapify(queue)
         merges: list[tuple[int, int]] = []
-        gone: set[int] = set()
+        merged: set[int] = set()
         while queue:
             _, left, right = heapq.heappop(queue)
-            if left in gone or right in gone:
+            if left in merged or right in merged:
                 continue
             union = self.count + len(merges)
             self._join(left, right, union)
-            gone |= {left, right}
+            merged |= {left, right}
             merges.append((left, right))
             others = sorted(self.neighbours[union])
             if others:

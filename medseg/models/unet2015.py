@@ -4,7 +4,7 @@ Both are pairs of 3-wide convolutions with ReLU, max pooling by 2 on the way dow
 Volumes have a stage less, and channels double before the pooling instead of after it, so that the narrow place between
 two stages is avoided. Their batch norm is the option ``norm``; without it, as by default, features are as in 2015.
 
-The dropout of 2015 (a half) is an option, too, and off by default, as volumes had none in 2016 and norms stand for it.
+The dropout of 2015 (a half) is an option, too, and off by default, as volumes had none in 2016 and norms replace it.
 
 With ``valid`` convolutions, as in both papers, an output is smaller than its input by a margin. The image is mirrored
 into it, and each output voxel has seen nothing but image (the overlap-tile strategy of Ronneberger et al., figure 2).

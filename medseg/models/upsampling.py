@@ -4,7 +4,7 @@ A transposed convolution whose kernel is no multiple of its stride reaches some 
 a checkerboard, whatever its weights (Odena et al. 2016, https://distill.pub/2016/deconv-checkerboard). Here its kernel
 is its stride: each output voxel has one source, so nothing overlaps, but each place in the stride's period has weights
 of its own, and as long as these are random a pattern of that period shows. Pixel shuffle can express the same maps and
-starts without it, linear interpolation never has it.
+starts without it, linear interpolation never shows it.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def take_step(state: TrainState, batches: Iterator[RawBatch]) -> float:
 
 
 def finish(state: TrainState) -> None:
-    """After the last step: the mean of the weights takes their place, and what is fitted by itself is fitted to it."""
+    """After the last step: the mean of the weights replaces them, and parts without gradients are fitted."""
     if state.average is not None:
         state.average.keep()
     if (fitted := finishing(state.network)) is not None:

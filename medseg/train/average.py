@@ -50,7 +50,7 @@ class Average:
             self._swap()
 
     def keep(self) -> None:
-        """Give the network the mean for good."""
+        """Make the mean the weights of the network."""
         self._swap()
 
     def _swap(self) -> None:

@@ -78,7 +78,7 @@ class TrainedOn:
         """The subjects of ``cases`` that the weights have seen, each with the evidence, in their order.
 
         Equal files are evidence under any name, and so is the subject or the case within a data set of the same name,
-        whose files may have been saved anew and whose subjects regrouped. Under another name, subject and case id must
+        whose files may have been saved again and whose subjects regrouped. Under another name, subject and case id must
         both be equal: subjects called 1, 2, 3 are everywhere.
         """
         owners = {sha: (*key, case) for key, case, digests in _entries(self.subjects) for sha in digests}

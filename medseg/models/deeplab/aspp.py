@@ -33,7 +33,7 @@ class ASPP(nn.Module):
         self.branches = nn.ModuleList(branches)
         # No norm here: instance norm of a single voxel would erase it, batch norm of a batch of one as well.
         self.image_level = conv(dims, inputs, outputs, 1, norm="none", act=act)
-        # The image-level branch is the same in all voxels, so that instance norm after it would take it away again.
+        # The image-level branch is the same in all voxels, so that instance norm after it would remove it.
         joint: Norm = "group" if norm == "instance" else norm
         self.project = conv(dims, outputs * (len(branches) + 1), outputs, 1, norm=joint, act=act)
 

@@ -1,4 +1,4 @@
-"""ResNet's convolutions (He et al. 2016), the stride of a bottleneck in its 3x3 convolution as torchvision has it."""
+"""ResNet's convolutions (He et al. 2016), the stride of a bottleneck in its 3x3 convolution as in torchvision."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class VGG16(Encoder):
         super().__init__()
         check_spec("vgg16", spec, 4, multi_grid=False)
         dims, inputs, grid = spec.dims, spec.in_channels, Strides(spec.output_stride)
-        # Norms of the batch have it for torchvision's weights; the others would only take it away again.
+        # Batch norm has one for torchvision's weights; after other norms it would have no effect.
         bias = spec.norm in ("none", "batch", "frozen_batch")
         layers: list[nn.Module] = []
         taps, channels = [], []

@@ -54,7 +54,7 @@ class Module(nn.Module):
 class Xception(Encoder):
     """Features: the first two convolutions (stride 2), entry modules (4, 8), middle flow (16), exit flow (32).
 
-    Strided separable convolutions stand for all pools, so that any of them can be dilated. Multi-grid applies to the
+    Strided separable convolutions replace all pools, so that any of them can be dilated. Multi-grid applies to the
     three last ones.
     """
 

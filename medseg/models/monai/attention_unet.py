@@ -13,7 +13,7 @@ from medseg.networks import Options
 def build(spec: NetworkSpec, options: Options) -> nn.Module:
     """Attention U-Net (Oktay et al. 2018, arXiv 1804.03999): gates on the skips; follows the plan's widths and strides.
 
-    Instance norm stands for the batch norm that MONAI fixes.
+    Instance norm replaces the batch norm that MONAI fixes.
     """
     from monai.networks.nets import AttentionUnet
 

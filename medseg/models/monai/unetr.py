@@ -11,7 +11,7 @@ from medseg.models.sizes import AnySize
 from medseg.models.spec import NetworkSpec
 from medseg.networks import Options
 
-# Voxels per axis that one token stands for.
+# Voxels per axis of one token.
 TOKEN = 16
 
 

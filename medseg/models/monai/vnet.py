@@ -23,7 +23,7 @@ def build(spec: NetworkSpec, options: Options) -> nn.Module:
 class VNet(nn.Module):
     """V-Net of MONAI's stages, which MONAI itself offers at 16 channels only.
 
-    As the paper has it and MONAI has not: PReLU, any number of image channels, and a 1x1 convolution alone at the end
+    As in the paper, and not in MONAI: PReLU, any number of image channels, and a 1x1 convolution alone at the end
     (a norm of the last features, one per class, would hide how large each class is).
 
     Args:
