@@ -75,7 +75,7 @@ def _region_top_k(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 
 # -log p of the right class, or the binary one of each region; mean over annotated voxels (and regions).
 CROSS_ENTROPY = Term(lambda _: _cross_entropy, lambda: _region_cross_entropy)
-# Lin et al. 2017: -(1 - p)^gamma log p, averaged in the same way, without their alpha. MONAI's values, but its mean is K
+# Lin et al. 2017: -(1 - p)^gamma log p, averaged alike, without their alpha. MONAI's values, but its mean is K
 # times larger with an ignored label than without (it divides by voxels there and by voxels times classes here).
 FOCAL = Term(lambda _: _classes_focal, lambda: _region_focal)
 # Wu et al. 2016: the mean of -log p over the worst 10 % of the annotated voxels of a batch (with regions: of their mean
