@@ -23,7 +23,7 @@ from torch import Tensor
 from medseg.engine.build import build_placed, build_step
 from medseg.engine.heap import keep_freed_memory
 from medseg.engine.phases import Phases
-from medseg.engine.step import set_exact
+from medseg.engine.placement import set_exact
 from medseg.files import read_json
 from medseg.ingest.splits import read_split
 from medseg.patches.sampling import generator

@@ -44,7 +44,7 @@ def train(
     from medseg.machine import reserve_gpu
 
     reserve_gpu()
-    from medseg.engine.step import flush_subnormals
+    from medseg.engine.placement import flush_subnormals
     from medseg.files import read_json
     from medseg.stages import rows_of_plan, stage_digest
     from medseg.train import run as stage

@@ -7,7 +7,8 @@ from torch import nn
 from medseg.engine.freeze import freeze
 from medseg.engine.group import ALONE, Group
 from medseg.engine.phases import Phases
-from medseg.engine.step import Step, build_optimizer, place
+from medseg.engine.placement import place
+from medseg.engine.step import Step, build_optimizer
 from medseg.losses.build import build_loss
 from medseg.models.zoo import build_model
 from medseg.plan.plan import Plan

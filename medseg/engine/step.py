@@ -1,8 +1,7 @@
-"""One optimisation step, and its settings on a device: precision, memory layout, optimiser."""
+"""One optimisation step, and the optimiser."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -12,50 +11,14 @@ from torch import Tensor, nn
 
 from medseg.engine.group import ALONE, Group
 from medseg.engine.phases import Phases
+from medseg.engine.placement import autocast
 from medseg.losses.supervision import OutputLoss
-from medseg.models.memory_layout import memory_format
 
 # Gradients are clipped to this norm, as nnU-Net does (Isensee et al. 2021).
 CLIP_NORM = 12.0
 # The loss scale of fp16 starts at 65,536 and is halved whenever a gradient overflows. What is not finite at this scale
 # was not made so by it.
 LEAST_SCALE = 1.0
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def place(network: nn.Module, device: str, dims: int, channels_last: bool = True) -> nn.Module:
-    """Move a network to ``device`` in a memory layout."""
-    moved: nn.Module = network.to(device, memory_format=memory_format(dims, channels_last))  # type: ignore[call-overload]
-    return moved
-
-
-def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Run the network in ``precision`` on ``device``; weights stay float32."""
-    if precision in ("fp32", "tf32"):
-        return contextlib.nullcontext()
-    return torch.autocast(device, DTYPES[precision])
-
-
-def set_exact(threads: int, precision: str) -> None:
-    """Fix what changes bits: the number of threads, the choice of algorithms, and what 32-bit products are made of."""
-    torch.set_num_threads(threads)
-    # On GPUs that have it; 19 of 32 bits would be a silent change of precision unless the plan has it.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Along with it, torch writes NaN into all memory before it is used: a quarter of a step of a 2-D network. Tests do
-    # that for every network (tests/contracts/test_models.py): none may read uninitialised memory.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False
-
-
-def flush_subnormals() -> None:
-    """Make numbers below 1e-38 zero in this thread and those it starts; for processes of their own that train.
-
-    The moments of weights without a gradient decay into such numbers, and processors compute with them so slowly that a
-    step of an FCN took ten times as long (docs/notebook.md). All else in the process computes so too, hence not in
-    ``set_exact``: a program that predicts with this library may need them.
-    """
-    torch.set_flush_denormal(True)
 
 
 def build_optimizer(name: str, parameters: Iterable[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:

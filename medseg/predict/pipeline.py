@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.decoders import decoder_of
-from medseg.engine.step import autocast
+from medseg.engine.placement import autocast
 from medseg.errors import DataError, PredictionError
 from medseg.formats.source import Source
 from medseg.image.labels import LabelTable

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from medseg.augment.tables import mirrors
-from medseg.engine.step import place, set_exact
+from medseg.engine.placement import place, set_exact
 from medseg.errors import DataError
 from medseg.formats.source import Source
 from medseg.machine import pick_device

@@ -14,7 +14,8 @@ from torch import nn
 
 from medseg.engine.build import build_placed, build_step
 from medseg.engine.heap import keep_freed_memory
-from medseg.engine.step import Step, set_exact
+from medseg.engine.placement import set_exact
+from medseg.engine.step import Step
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.models.finish import finishing

@@ -14,7 +14,8 @@ from medseg.engine.build import build_placed, build_step
 from medseg.engine.group import ALONE, Group
 from medseg.engine.heap import keep_freed_memory
 from medseg.engine.phases import Phases
-from medseg.engine.step import Step, set_exact
+from medseg.engine.placement import set_exact
+from medseg.engine.step import Step
 from medseg.errors import PlanError
 from medseg.image.labels import LabelTable
 from medseg.models.finish import finishing

@@ -10,7 +10,7 @@ from torch import nn
 
 from medseg.decoders import decoder_of
 from medseg.engine.group import ALONE, Group
-from medseg.engine.step import autocast
+from medseg.engine.placement import autocast
 from medseg.image.labels import LabelTable
 from medseg.metrics.counts import OverlapCounts, dice_of_counts, overlap_counts
 from medseg.patches.tiling import predict_slabs, slab_axis

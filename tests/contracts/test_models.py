@@ -18,7 +18,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medseg.engine.step import DTYPES, Step, autocast, build_optimizer, place
+from medseg.engine.placement import DTYPES, autocast, place
+from medseg.engine.step import Step, build_optimizer
 from medseg.errors import MachineError, PlanError
 from medseg.losses.build import build_loss
 from medseg.machine import fast_precision, pick_device

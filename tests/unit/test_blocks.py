@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medseg.engine.step import autocast
+from medseg.engine.placement import autocast
 from medseg.models.blocks import GroupedConv2d, conv
 from medseg.models.memory_layout import memory_format
 

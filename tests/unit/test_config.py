@@ -430,7 +430,7 @@ def test_every_key_of_the_schema_is_described() -> None:
 
 
 def test_networks_are_those_of_the_zoo() -> None:
-    from medseg.engine.step import DTYPES
+    from medseg.engine.placement import DTYPES
     from medseg.losses.table import LOSSES
     from medseg.networks import NETWORKS
 

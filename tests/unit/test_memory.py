@@ -14,7 +14,8 @@ from torch.profiler._utils import traverse_dfs
 
 from medseg.config import load_config
 from medseg.engine.memory import estimate_memory
-from medseg.engine.step import Step, build_optimizer, flush_subnormals, place
+from medseg.engine.placement import flush_subnormals, place
+from medseg.engine.step import Step, build_optimizer
 from medseg.errors import PlanError
 from medseg.losses.build import build_loss
 from medseg.losses.table import LOSSES

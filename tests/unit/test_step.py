@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from medseg.cli import app
 from medseg.engine.freeze import freeze
 from medseg.engine.phases import STEP, Phases
-from medseg.engine.step import Step, build_optimizer, flush_subnormals, set_exact
+from medseg.engine.placement import flush_subnormals, set_exact
+from medseg.engine.step import Step, build_optimizer
 from medseg.errors import PlanError
 from medseg.image.labels import LabelTable
 from medseg.losses.build import build_loss
