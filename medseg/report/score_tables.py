@@ -82,7 +82,7 @@ def family_tables(study: Study, dataset: str) -> list[dict[str, Any]]:
             for label, model in _labels_and_models(study, dataset)
         ]
         units = {one.name: found[MEAN, study.models(dataset)[0], f"{one.name}_subject"]["unit"] for one in computed}
-        titles = [heading(one.title, units[one.name], one.higher_is_better) for one in computed]
+        titles = [heading(one.title, units[one.name]) for one in computed]
         tables.append(
             {"title": f"{family.capitalize()} metrics", "means": means, "titles": titles, "classes": by_class}
         )

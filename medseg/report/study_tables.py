@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from medseg.compare.text import UNITS
 from medseg.image.labels import LabelTable
 from medseg.plan.plan import flat_values
 from medseg.report.sources import Run, Study
@@ -42,8 +43,10 @@ HEADINGS = {
     "freeze": "Frozen parts",
     "ignore": "Sparse annotations",
 }
-# Numbers of the data alone.
-HIDDEN = {"statistics"}
+# Numbers of the data alone; and what stands beside the spacing.
+HIDDEN = {"statistics", "unit"}
+# Stands for a field without a value.
+NOTHING = "–"
 # Fields with one number per axis.
 CROSSED = {"patch", "spacing"}
 # Whether predictions are means over mirror images, in words.
@@ -98,7 +101,7 @@ def stages(study: Study) -> dict[str, dict[str, Any]]:
 
 
 def plans(study: Study, dataset: str) -> dict[str, Any]:
-    """Every field of the plans of all models side by side, and the reasons that the planner gave."""
+    """Every field of the plans that any model has, side by side, and the reasons that the planner gave."""
     found = {m: study.plans[dataset, m] for m in in_order(study, dataset)}
     fields = {m: flat_values(plan) for m, plan in found.items()}
     names = [key for key in next(iter(fields.values()), {}) if key.split(".")[1] not in HIDDEN]
@@ -107,7 +110,13 @@ def plans(study: Study, dataset: str) -> dict[str, Any]:
     for key in names:
         name = key.split(".")[1]
         values = [_shown(f.get(key), " × " if name in CROSSED else ", ") for f in fields.values()]
-        rows.append((HEADINGS.get(name, name.replace("_", " ").capitalize()), values))
+        if name == "spacing":
+            values = [
+                f"{text} {UNITS.get(f['grid.unit'], f['grid.unit'])}"
+                for text, f in zip(values, fields.values(), strict=True)
+            ]
+        if set(values) != {NOTHING}:
+            rows.append((HEADINGS.get(name, name.replace("_", " ").capitalize()), values))
     runs = {m: study.runs_of(dataset, m) for m in found}
     rows.insert(1, ("Parameters", [_parameters(runs[m]) for m in found]))
     rows.append(("Mirror images", [distinct(MIRRORED[run.mirror] for run in runs[m]) for m in found]))
@@ -170,12 +179,14 @@ def _parameters(runs: Sequence[Run]) -> str:
 def _shown(value: Any, between: str = ", ") -> str:
     """A plan entry as text: lists joined, lists within lists by crosses, large numbers in groups."""
     if value is None or value in ([], {}):
-        return "–"
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, dict):
         return between.join(f"{key}: {_shown(v)}" for key, v in value.items())
     if isinstance(value, list):
         return between.join(_shown(v, "×") for v in value)
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000:
+    if isinstance(value, int) and abs(value) >= 10_000:
         return f"{value:,}"
     if isinstance(value, float):
         short = f"{value:g}"
