@@ -27,7 +27,7 @@ from medseg.progress import Progress, say
 CHUNK = 1 << 20
 MIB = 1 << 20
 TIMEOUT_S = 60.0
-# Pauses between attempts that brought nothing; an attempt that brought data starts over with the first.
+# Pauses between attempts that received nothing; an attempt that received data starts over with the first.
 PAUSES_S = (1.0, 4.0, 16.0, 60.0)
 # Answers after which trying again can help: timeout, too many requests, trouble of the server.
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}

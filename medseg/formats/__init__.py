@@ -1,4 +1,4 @@
-"""Image files: bytes to images and back. One table of formats (``table``), one contract for what is opened (``source``).
+"""Image files: bytes to images and back; one table of formats (``table``), one contract of opened images (``source``).
 
 ``read`` opens and reads, ``write`` writes label maps; each format has a module of its own, imported when it is used.
 """

@@ -18,7 +18,7 @@ BLOCK = 1 << 20
 
 
 class FileBytes:
-    """The bytes of a file, or of a part of it, that stay on disk: slices are read when they are asked for.
+    """The bytes of a file, or of a part of it, that stay on disk: slices are read when they are taken.
 
     Slices have a step of 1. Reading happens by position, so that threads and forked processes can share one object. The
     file is kept open: replacing it under its name changes nothing here.

@@ -52,7 +52,7 @@ def _chunks(path: Path, data: bytes) -> Chunks:
 def open_png(path: Path, content: Content) -> Source:
     """Open a PNG; see ``medseg.formats.read.open_image`` for the contract.
 
-    Only the stored numbers count: gamma, colour profiles and the colour marked as transparent are left aside. An
+    Only the stored numbers count: gamma, colour profiles and the colour marked as transparent are ignored. An
     indexed picture gives its indices. A fully opaque alpha channel is dropped, any other is refused.
     """
     import imagecodecs

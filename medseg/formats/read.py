@@ -27,7 +27,7 @@ from medseg.image.geometry import Geometry
 def open_image(
     path: Path, data: bytes | Content | None = None, *, series: str = "", spacing: Sequence[float] | None = None
 ) -> Source:
-    """Open an image: its header is read and checked, its voxels are read when they are asked for.
+    """Open an image: its header is read and checked, its voxels are read on demand.
 
     Uncompressed voxels (``.nii``, ``.hdr``, raw NRRD and MetaImage) and TIFF (by strips and tiles) are read box by box;
     all other formats are decoded whole, here.
@@ -91,7 +91,7 @@ def read_content(path: Path, series: str = "") -> Content:
         series: which series of a DICOM folder is wanted.
 
     Raises:
-        FormatError: if something is missing, leads out of the folder, or is larger than the memory budget.
+        FormatError: if something is missing, points outside the folder, or is larger than the memory budget.
     """
     row = format_of(path)
     if path.is_dir():

@@ -47,7 +47,7 @@ class Source:
         palette: if true, the numbers are indices into a colour table.
         lossy: if true, the compression invents numbers, so the file cannot be a label map.
         notes: what is doubtful: (code of the fault in ``medseg.ingest.faults``, what was found).
-        remarks: what the reader decided beyond doubt, for the record: a dropped axis or alpha, no scaling.
+        remarks: what the reader decided with certainty, for the record: a dropped axis or alpha, no scaling.
         orientations: the affines that a header offers where it contradicts itself, by name (``sform``, ``qform``).
         spacing: micrometres per axis, for files without an affine; None: pixels.
         content: the bytes that it was opened from; None for an array.

@@ -23,8 +23,8 @@ def members(path: Path, data: bytes, most: int) -> dict[str, bytes]:
         most: number of members that are allowed.
 
     Raises:
-        FormatError: if it is damaged, encrypted, too large or too many; if a name leads out of the archive, comes twice
-            or is a link or device; if it claims to expand further than deflate can.
+        FormatError: if it is damaged, encrypted, too large or has too many members; if a name points outside the
+            archive, is there twice, or is a link or device; if it claims to expand further than deflate can.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -64,7 +64,7 @@ def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
 
 
 def _bytes_of(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """A member's bytes; one more than claimed is asked for, so that its checksum is reached."""
+    """A member's bytes; one more than claimed is requested, so that its checksum is compared."""
     with archive.open(info) as stream:
         data = stream.read(info.file_size + 1)
     if len(data) != info.file_size:

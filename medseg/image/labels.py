@@ -1,4 +1,4 @@
-"""What the integers of a label map mean: classes, overlapping regions of them, and voxels that nobody annotated."""
+"""What the integers of a label map mean: classes, overlapping regions of them, and voxels without annotation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LabelTable:
             and possibly overlapping, in place of the classes that exclude one another.
         order: value that each region paints; later regions paint over earlier ones (nnU-Net's
             ``regions_class_order``).
-        ignore: value of voxels that nobody annotated: legal in files, but neither trained on nor scored; or None.
+        ignore: value of voxels without annotation: legal in files, but neither trained on nor scored; or None.
     """
 
     names: tuple[tuple[str, int], ...]
@@ -140,7 +140,7 @@ class LabelTable:
         return {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(self.target_names)}
 
     def foreground(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
-        """Where a map (S) of file values shows a class or an object; not where nobody annotated."""
+        """Where a map (S) of file values shows a class or an object; not where annotation is missing."""
         mask: NDArray[np.bool_] = labels > 0
         return mask if self.ignore is None else mask & (labels != self.ignore)
 
@@ -235,7 +235,7 @@ def _painting_order(unions: Unions) -> tuple[int, ...]:
 
 
 def _check_order(unions: Unions, order: Sequence[int]) -> None:
-    """Every class, taken apart into its regions and painted, must come back in the same regions."""
+    """Raise ``ConfigError`` unless every class, split into its regions and painted, is in the same regions again."""
     if len(order) != len(unions):
         raise ConfigError(f"regions: {len(unions)} of them, but {len(order)} values to paint {list(order)}")
     for (region, values), painted in zip(unions, order, strict=True):
@@ -247,7 +247,7 @@ def _check_order(unions: Unions, order: Sequence[int]) -> None:
         theirs = [name for name, values in unions if back in values]
         if mine != theirs:
             raise ConfigError(
-                f"regions: value {value} lies in {mine}, but painted in this order it would become {back}, which lies "
+                f"regions: value {value} is in {mine}, but painted in this order it would become {back}, which is "
                 f"in {theirs}; list larger regions before the smaller ones inside them, and give every class that must "
-                "be told apart a region that comes last for it"
+                "be distinguished a region that is the last one for it"
             )

@@ -58,7 +58,7 @@ def run_download(config: Config, dataset: str, pause: Callable[[float], None] = 
     """Make sure that a data set's folder is there: fetch and unpack its archive unless it is.
 
     The archive is fetched into a hidden folder beside the data set's, checked, unpacked there, and the result renamed
-    into place, so that a folder that is there is complete. An archive whose checksum nobody published is trusted once:
+    into place, so that a folder that is there is complete. An archive without a published checksum is trusted once:
     its SHA-256 is left beside the folder, in ``FOLDER.sha256``, and holds from then on.
 
     Args:
@@ -110,7 +110,9 @@ def _record(folder: Path, download: DownloadConfig) -> dict[str, Any]:
         if value is not None and record.get(key) != value:
             cause = f"holds the archive {shown(str(record.get('url')))} (SHA-256 {record.get('sha256')})"
             address = shown(value) if shown(value) not in cause else f"{shown(value)} with another query"
-            raise DataError(f"{folder}: {cause}, wanted {address}; remove the folder, or give the data set another path")
+            raise DataError(
+                f"{folder}: {cause}, wanted {address}; remove the folder, or give the data set another path"
+            )
     return {key: record[key] for key in ("url", "sha256", "bytes")}
 
 
@@ -122,7 +124,7 @@ def _fetch(dataset: str, download: DownloadConfig, work: Path, folder: Path, pau
 
 
 def _noted(folder: Path) -> Path:
-    """Where the checksum of an archive is left that nobody published one for."""
+    """The file with the checksum of an archive that has no published one."""
     return folder.parent / f"{folder.name}.sha256"
 
 

@@ -51,8 +51,8 @@ class Case:
         site: where the case was acquired, for folds that leave one site out; empty if unknown.
         series: the series wanted of its DICOM folders; empty if they hold one.
         fill: number that replaces the image's NaN and Inf voxels, where that was allowed; or None.
-        remarks: what a reader decided beyond doubt, such as a dropped axis of length 1.
-        orientation: which form of contradicting NIfTI headers counts; empty if they are of one mind.
+        remarks: what a reader decided with certainty, such as a dropped axis of length 1.
+        orientation: which form of contradicting NIfTI headers counts; empty if they agree.
     """
 
     id: str

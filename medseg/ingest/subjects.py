@@ -168,7 +168,7 @@ def suspect(case_ids: Sequence[str]) -> tuple[str, str, str] | None:
 
 
 def repeated_subjects(case_ids: Sequence[str]) -> list[Fault]:
-    """The fault that ids look as if subjects repeat and nobody said whether they do."""
+    """The fault that ids look as if subjects repeat, where the configuration does not settle it."""
     found = suspect(case_ids)
     if found is None:
         return []

@@ -26,6 +26,7 @@ from medseg.ingest.manifest import read_manifest
 from medseg.ingest.phantoms import ORGANS, generate
 from medseg.ingest.run import check, run, run_phantoms
 from medseg.ingest.splits import read_split, write_splits
+from medseg.provenance import import_closure
 
 
 def config(root: Path, folds: int = 2, **section: Any) -> Config:
@@ -369,6 +370,14 @@ def test_a_bad_split_is_refused(content: Any, words: str, tmp_path: Path) -> Non
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=words):
         read_split(path, 0)
+
+
+@pytest.mark.parametrize("module", ["manifest", "splits"])
+def test_what_ingest_wrote_is_read_without_its_code(module: str) -> None:
+    """A line in a reader of images or a help text of the configuration trains nothing again."""
+    closure = import_closure(f"medseg.ingest.{module}")
+    others = ("medseg.config", "medseg.formats", "medseg.ingest.layouts", "medseg.ingest.faults", "medseg.networks")
+    assert not [name for name in closure if name.startswith(others)]
 
 
 def test_missing_folds_are_refused(tmp_path: Path) -> None:

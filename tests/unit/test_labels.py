@@ -92,7 +92,7 @@ def test_class_255_is_no_confusion_with_not_annotated() -> None:
             "not among its values",
         ),
         ({"a": 1, "b": 2}, {"regions": {"ab": ["a", "b"]}, "order": (1, 2)}, "1 of them, but 2 values"),
-        ({"a": 1, "b": 2}, {"regions": {"ab": ["a", "b"], "b": ["b"]}, "order": (2, 2)}, "value 1 lies in"),
+        ({"a": 1, "b": 2}, {"regions": {"ab": ["a", "b"], "b": ["b"]}, "order": (2, 2)}, "value 1 is in"),
     ],
 )
 def test_contradictions_are_refused(names: dict[str, int], changes: dict[str, Any], cause: str) -> None:

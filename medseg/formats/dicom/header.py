@@ -20,7 +20,7 @@ from typing import Any
 from medseg.formats.dicom.pixels import SYNTAXES, PixelFormat
 from medseg.formats.errors import FormatError
 
-# What is taken from a file, by DICOM keyword; sequences are taken whole and looked into by keyword only.
+# What is taken from a file, by DICOM keyword; sequences are taken whole; of their items only known keywords are read.
 WANTED = (
     "SOPClassUID",
     "Modality",
@@ -205,7 +205,7 @@ def pixel_format_of(path: Path, header: DicomFile) -> PixelFormat:
         if min(rows, columns, frames) < 1:
             raise FormatError(path, f"{at}impossible size: {rows} rows, {columns} columns, {frames} frames")
         if samples != 1 or kind != "MONOCHROME2":
-            # MONOCHROME1 shows low values white; whether they were inverted on the way is anyone's guess.
+            # MONOCHROME1 shows low values white; whether they were inverted on export is unknown.
             shown = kind if re.fullmatch(r"[A-Z0-9_ ]{1,16}", kind) else "?"
             cause = f"{at}pixels are {shown} with {samples} samples, expected MONOCHROME2 with one"
             raise FormatError(path, cause, "convert it to MONOCHROME2")

@@ -3,7 +3,7 @@
 Up to ``MOST_SEGMENTS`` the file is of type BINARY, which every viewer knows: one segment per class value, one frame per
 segment and slice; above (object numbers) it is a label map, one frame per slice with the values as pixels. The first
 segment, or the label map, has a frame for every slice, so that the whole grid can be read back. The source's data sets
-are not at hand here, so no identity can come along; UIDs follow from the content, and equal labels give equal bytes.
+are not available here, so no identity can be copied; UIDs follow from the content, and equal labels give equal bytes.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ JPEG = 7
 
 
 def check_pages(path: Path, pages: Sequence[Any]) -> None:
-    """Raise ``FormatError`` unless all pages are of one kind whose numbers are beyond doubt."""
+    """Raise ``FormatError`` unless all pages are of one kind and their numbers are unambiguous."""
     first = pages[0]
     for page in pages:
         if (page.shape, page.dtype, page.axes) != (first.shape, first.dtype, first.axes):
@@ -70,7 +70,7 @@ def check_pieces(path: Path, page: Any, data: Data) -> None:
 def _check_lengths(path: Path, page: Any, data: Data, code: int) -> None:
     """Raise ``FormatError`` unless the first and the last piece unpack to what the page's shape needs.
 
-    A decoder would cut or pad them without a word. Of plain pixels, all pieces are checked.
+    A decoder would cut or pad them silently. Of plain pixels, all pieces are checked.
     """
     import tifffile
 

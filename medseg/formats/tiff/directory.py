@@ -20,7 +20,7 @@ MAX_ENTRIES = 4096
 
 
 def count_pages(path: Path, data: Data) -> int:
-    """The number of pages; every directory, and whatever its entries point to, is inside the file.
+    """The number of pages; every directory, and everything its entries point to, is inside the file.
 
     Raises:
         FormatError: for a file that was cut, a chain of pages without end, or entries that reach beyond the file.

@@ -1,6 +1,6 @@
 """TIFF (Adobe, revision 6.0; BigTIFF): pictures and volumes, plain, of ImageJ, of tifffile, and OME-TIFF.
 
-The directories are walked here first, so that whatever they claim is inside the file; tifffile decodes the pixels.
+The directories are walked here first, so that everything they claim is inside the file; tifffile decodes the pixels.
 """
 
 from __future__ import annotations

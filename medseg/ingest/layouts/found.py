@@ -1,4 +1,4 @@
-"""What every layout gives back, and how it looks into folders without being led out of them."""
+"""What every layout returns, and how it searches folders without leaving them."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def usable(name: object) -> bool:
 
 
 def same_name(name: str) -> str:
-    """A key under which names fall together that some file system takes for one: other case, other Unicode form."""
+    """A key that is equal for names that some file system treats as one: other case, other Unicode form."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 

@@ -39,7 +39,7 @@ def read_index(root: Path, layout: str, faults: list[Fault]) -> dict[str, Any] |
 
 
 def without_references(root: Path) -> Fault | None:
-    """The fault that ``imagesTs`` cannot be a test set: it is not there, or nobody gave its references away."""
+    """The fault that ``imagesTs`` cannot be a test set: it is missing, or has no published references."""
     if not visible(root, "imagesTs"):
         fix = "correct `test`: name labelled cases, `test: [ID, …]`, or give imagesTs and labelsTs"
         return fault("missing", "-", "imagesTs", "`test: imagesTs`, but no such folder or nothing in it", fix)

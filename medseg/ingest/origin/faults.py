@@ -41,7 +41,7 @@ def origin_faults(checked: Sequence[Checked]) -> list[Fault]:
     faults = []
     for group in find_groups(links_between(checked), {case: c.subject for case, c in cases.items()}):
         first = cases[group.members[0]]
-        # Between the test set and the rest it is a leak, which nobody can allow.
+        # Between the test set and the rest it is a leak, which cannot be allowed.
         across = len({cases[case].test for case in group.members}) > 1
         code, fix = ("leakage", ACROSS_TEST) if across else ("same-origin", "")
         faults.append(fault(code, first.id, first.images[0], group.describe(), fix))

@@ -66,7 +66,7 @@ def _fit(values: NDArray[np.float64]) -> tuple[float, float] | None:
     if len(values) < FEWEST - 2:
         return None
     gaps = np.diff(values)
-    # Where values are dense the step shows itself; counting begins there and goes both ways.
+    # Where values are dense the step is visible; counting starts there, in both directions.
     step = float(np.median(gaps[gaps < 1.5 * gaps.min()]))
     middle = int(np.argmin(gaps))
     offset = float(values[middle])
