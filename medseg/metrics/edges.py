@@ -7,6 +7,7 @@ boundary there. Distances are between centres of voxels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+# Voxels that are handled at once.
+_VOXELS = 1 << 20
 Mask = NDArray[np.bool_]
 Values = NDArray[np.float64]
 
@@ -68,12 +71,18 @@ def edge_distances(reference: Mask, prediction: Mask, spacing: Sequence[float]) 
 
 
 def _edge_places(mask: Mask) -> NDArray[np.int64]:
-    """Boundary voxels of a mask, as places in its flat array; found in the box of the mask alone."""
-    box = box_of(mask)
-    found = np.nonzero(edge_voxels(mask[box]))
-    index = tuple(axis + part.start for axis, part in zip(found, box, strict=True))
-    places: NDArray[np.int64] = np.ravel_multi_index(index, mask.shape).astype(np.int64, copy=False)
-    return places
+    """Boundary voxels of a mask, as places in its flat array; a few slices at once, which bounds the memory."""
+    length = math.prod(mask.shape[1:])
+    step = max(1, _VOXELS // max(length, 1))
+    found = [np.zeros(0, dtype=np.int64)]
+    for start in range(0, len(mask), step):
+        # With the slices before and after, whose own boundary is not asked for.
+        first = max(start - 1, 0)
+        slab = mask[first : start + step + 1]
+        if slab.any():
+            places = np.flatnonzero(edge_voxels(slab)[start - first :][:step])
+            found.append(places + start * length)
+    return np.concatenate(found)
 
 
 def _points(places: NDArray[np.int64], shape: tuple[int, ...], spacing: Sequence[float]) -> Values:
