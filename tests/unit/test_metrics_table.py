@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medseg import slices
 from medseg.config import load_config
 from medseg.config.metrics import MetricsConfig
 from medseg.errors import ConfigError
@@ -183,3 +184,19 @@ def test_tolerances_stand_in_the_rows() -> None:
     assert ("ball", "nsd") not in found
     failed = score_case(RunKey("d", "m", 0, 0), "c", "s", labels, None, table, grid, "why", choice=choice)
     assert {r["value"] for r in failed if r["metric"] in ("nsd", "nsd_faces")} == {0.0}
+
+
+def test_a_changed_tolerance_evaluates_again_and_nothing_else() -> None:
+    data = {"livers": {"path": "p", "labels": {"liver": 1}}}
+    configs = [
+        load_config([], {"datasets": {"livers": {**data["livers"], "metrics": section}}, "budget": {"steps": 1}})
+        for section in ({}, {"tolerance": {"liver": 2.0}})
+    ]
+    by_dataset = {
+        name: function
+        for name, function in vars(slices).items()
+        if name.endswith("_slice") and "dataset" in inspect.signature(function).parameters
+    }
+    changed = {name for name, f in by_dataset.items() if f(configs[0], "livers") != f(configs[1], "livers")}
+    assert changed == {"evaluate_slice"}
+    assert {"dataset_slice", "predict_slice", "postprocess_slice"} <= set(by_dataset)
