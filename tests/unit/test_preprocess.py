@@ -27,6 +27,7 @@ from medseg.preprocess import run as stage
 from medseg.preprocess.inverse import InverseRecord
 from medseg.preprocess.prepare import prepare_image, prepare_labels, restore_labels
 from medseg.preprocess.store import CHUNK, FILES, case_is_valid, open_store, write_case
+from medseg.shards import Shard
 
 SHAPE = (30, 26, 18)
 # Axis order and signs of a grid whose axes are tilted besides.
@@ -423,13 +424,14 @@ def test_shards_give_the_store_of_one_job(study: Any, tmp_path: Path) -> None:
     out = tmp_path / "s"
     inputs = (study.config, "unet", study.manifest("flat"), study.fingerprint("flat"), out, "code", 2)
     for index in (2, 0, 1):
-        shard = stage.Shard(index, 3)
-        stage.run(*inputs, shard)
+        with pytest.raises(DataError, match=r"shards .*1/3.* are not done.*medseg preprocess --shard"):
+            stage.join(*inputs, 3)
+        stage.run(*inputs, Shard(index, 3))
         done = json.loads((out / f"shard-{index}-of-3.json").read_text())
         assert done["cases"] == ["f0", "f1", "f2", "f3"][index::3]
         assert not (out / "index.json").exists()
     written = inodes(out)
-    stage.run(*inputs)
+    stage.join(*inputs, 3)
     assert inodes(out) == written
     made = {name: digest for name, digest in digests(out).items() if not name.startswith("shard-")}
     assert made == digests(study.index("flat").parent)
@@ -437,24 +439,24 @@ def test_shards_give_the_store_of_one_job(study: Any, tmp_path: Path) -> None:
 
 def test_more_shards_than_cases_is_no_harm(study: Any, tmp_path: Path) -> None:
     inputs = (study.config, "unet", study.manifest("flat"), study.fingerprint("flat"), tmp_path, "code", 1)
-    stage.run(*inputs, stage.Shard(8, 9))
+    stage.run(*inputs, Shard(8, 9))
     assert json.loads((tmp_path / "shard-8-of-9.json").read_text())["cases"] == []
 
 
 def test_shards_write_side_by_side_but_none_twice(study: Any, tmp_path: Path) -> None:
     inputs = (study.config, "unet", study.manifest("flat"), study.fingerprint("flat"), tmp_path, "code", 1)
     with writer_lock(tmp_path / ".shard-0-of-2"):
-        stage.run(*inputs, stage.Shard(1, 2))
+        stage.run(*inputs, Shard(1, 2))
         with pytest.raises(BusyError):
-            stage.run(*inputs, stage.Shard(0, 2))
+            stage.run(*inputs, Shard(0, 2))
 
 
 @pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/b", "1/2/3", "0/0", " 0/2", "1.0/2", "9999999/99999999"])
 def test_shards_that_make_no_sense_are_refused(text: str) -> None:
-    assert stage.Shard.parse("0/1") == stage.Shard(0, 1)
-    assert stage.Shard.parse("11/12") == stage.Shard(11, 12)
+    assert Shard.parse("0/1") == Shard(0, 1)
+    assert Shard.parse("11/12") == Shard(11, 12)
     with pytest.raises(ConfigError, match="expected i/n"):
-        stage.Shard.parse(text)
+        Shard.parse(text)
 
 
 def test_prepared_labels_are_those_of_the_files(study: Any) -> None:
