@@ -1,4 +1,4 @@
-"""How firm a ranking is: first places in resamples, other schemes of aggregation, and the winner's luck.
+"""How stable a ranking is: first places in resamples, other schemes of aggregation, and the winner's luck.
 
 Tables hold ranking scores, of which higher ones are better.
 """

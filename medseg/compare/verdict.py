@@ -1,4 +1,4 @@
-"""What a paired comparison allows to say: better only if interval, test and ranking agree, and about what."""
+"""The verdict on two models: better only if interval, test and ranking agree; and what the verdict is about."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Evidence:
     smallest: float
     trainings: tuple[int, int]
     scope: str
-    quantity: str = "mean Dice"
+    quantity: str
     equivalence: Equivalence | None = None
 
 

@@ -1,4 +1,4 @@
-"""How firm the first place is: resampled rankings, other schemes of ranking, and the luck of the best of many."""
+"""How stable the first place is: resampled rankings, other schemes of ranking, and the luck of the best of many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the report is made of, read from the results folder of an experiment."""
+"""Reads everything that the report shows from the results folder of an experiment."""
 
 from __future__ import annotations
 

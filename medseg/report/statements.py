@@ -1,4 +1,4 @@
-"""What a reader must know before believing the numbers, one plain sentence each; for the report and the terminal."""
+"""What a reader must know to judge the numbers, in one plain sentence each; for the report and the terminal."""
 
 from __future__ import annotations
 

@@ -7,19 +7,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.compare.quantity import MEAN, RANKED, SCORE, quantity
+from medseg.compare.quantity import MEAN, RANKED, SCORE
 from medseg.compare.text import value
 from medseg.errors import DataError
 from medseg.results.paths import Results
 from medseg.tracking.finished import Trained
+from medseg.tracking.names import PREFIX, score_name
 from medseg.tracking.spec import RunSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CASE_KEYS = ["case", "subject", "label"]
-# Scores of whole cases of the validation folds; ``val/…`` are the curves of the training loop.
-PREFIX = "cv"
 # Tag of a run: the unit of its metrics that are lengths.
 LENGTH_UNIT = "medseg.length_unit"
 LENGTHS = frozenset({"mm", "um", "px"})
@@ -38,7 +37,7 @@ def training_metrics(scores: pd.DataFrame) -> dict[str, float]:
     from medseg.compare.summary import counts, means
 
     (block,) = blocks(scores)
-    found = {_name(metric, label): mean for (metric, label), mean in means(block).items()}
+    found = {score_name(metric, label): mean for (metric, label), mean in means(block).items()}
     out = {name: mean for name, mean in found.items() if mean is not None}
     return {**out, **{f"{PREFIX}/{name}": float(n) for name, n in counts(block).items()}}
 
@@ -47,16 +46,6 @@ def length_unit(units: Iterable[str]) -> dict[str, str]:
     """A tag with the unit of the metrics that are lengths; none without such metrics."""
     found = sorted({unit for unit in units if unit in LENGTHS})
     return {LENGTH_UNIT: ", ".join(found)} if found else {}
-
-
-def _name(metric: str, label: str) -> str:
-    """Name in MLflow of a metric of the comparison: ``cv/dice_subject/mean``, and ``cv/miou_subject``.
-
-    A mean over classes that the field gives another name than the metric has that name, and no class after it.
-    """
-    name, _, kind = metric.rpartition("_")
-    one = quantity(name)
-    return f"{PREFIX}/{one.column}_{kind}" if label == MEAN and one.column != name else f"{PREFIX}/{metric}/{label}"
 
 
 def case_table(scores: pd.DataFrame) -> bytes:
@@ -88,7 +77,7 @@ def summary_metrics(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Metrics of a parent run from the rows of the comparison; undefined ones are left out."""
     out: dict[str, float | None] = {}
     for row in rows:
-        name = _name(row["metric"], row["label"])
+        name = score_name(row["metric"], row["label"])
         out[name] = row["mean"]
         if row["label"] == MEAN:
             out |= {f"{name}_low": row["low"], f"{name}_high": row["high"]}

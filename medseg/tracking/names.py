@@ -6,9 +6,23 @@ import hashlib
 import re
 from collections.abc import Iterable
 
+from medseg.compare.quantity import MEAN, quantity
+
+# Scores of whole cases of the validation folds; ``val/…`` are the curves of the training loop.
+PREFIX = "cv"
 ABSOLUTE_PATH = re.compile(r"""(?:^|[\s"'=:,(\[])(?:~|file:/*)?(?:/[^/\s"',)\]]+){2,}|(?:^|\W)[A-Za-z]:\\""")
 HIDDEN = "(path hidden)"
 LONGEST_SEGMENT = 64
+
+
+def score_name(metric: str, label: str) -> str:
+    """Name of a row of the comparison: ``cv/dice_subject/mean``, ``cv/dice_subject/<class>``, ``cv/miou_subject``.
+
+    A mean over classes that the field gives another name than the metric has that name, and no class after it.
+    """
+    name, _, kind = metric.rpartition("_")
+    column = quantity(name).column
+    return f"{PREFIX}/{column}_{kind}" if label == MEAN and column != name else f"{PREFIX}/{metric}/{label}"
 
 
 def safe_text(value: object) -> str:

@@ -6,16 +6,18 @@ A table is a tag of the experiment that the UI's own "share" button would write;
 
 from __future__ import annotations
 
+from medseg.compare.quantity import MEAN, RANKED
 from medseg.files import canonical_json
+from medseg.tracking.names import PREFIX, score_name
 
 MODELS, TRAININGS = "models", "trainings"
-PRIMARY = "cv/dice_subject/mean"
-SCORES = (PRIMARY, "cv/miou_subject", "time/train_s")
+PRIMARY = score_name(f"{RANKED}_subject", MEAN)
+SCORES = (PRIMARY, score_name("iou_subject", MEAN), "time/train_s")
 SETTINGS = ("dataset", "network", "loss", "lr", "patch", "batch", "steps", "parameters")
 # Name of a table -> metrics and parameters that are its columns; the UI sorts them by name.
 VIEWS = {
     MODELS: ((*SCORES, f"{PRIMARY}_low", f"{PRIMARY}_high"), SETTINGS),
-    TRAININGS: ((*SCORES, "cv/n_missed", "cv/n_failed"), ("fold", "seed", *SETTINGS)),
+    TRAININGS: ((*SCORES, f"{PREFIX}/n_missed", f"{PREFIX}/n_failed"), ("fold", "seed", *SETTINGS)),
 }
 
 

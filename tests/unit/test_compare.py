@@ -334,7 +334,7 @@ def test_a_margin_must_be_above_zero(tmp_path: Path) -> None:
         compared(tmp_path, study({"a": [0.8] * 6}), margin=0.0)
 
 
-def test_the_winner_of_equals_is_told_to_be_one(tmp_path: Path) -> None:
+def test_the_luck_of_the_winner_of_equals_is_shown(tmp_path: Path) -> None:
     generator = np.random.default_rng(7)
     scores = {f"m{k}": generator.uniform(0.7, 0.8, 20) for k in range(4)}
     found = compared(tmp_path, study(scores))
@@ -579,7 +579,7 @@ def broken(change: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("twice", "is there twice"),
         ("lost row", "c1/a lacks dice; every case needs dice, iou"),
@@ -594,9 +594,9 @@ def broken(change: str) -> list[dict[str, Any]]:
         ("text", "expected whole numbers"),
     ],
 )
-def test_contradictory_scores_are_refused(tmp_path: Path, change: str, told: str) -> None:
+def test_contradictory_scores_are_refused(tmp_path: Path, change: str, message: str) -> None:
     path = write_scores(tmp_path / "s.parquet", broken(change))
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         run([path], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

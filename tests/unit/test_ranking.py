@@ -1,4 +1,4 @@
-"""How firm a ranking is: values by hand and by simulation."""
+"""How stable a ranking is: values by hand and by simulation."""
 
 from __future__ import annotations
 

@@ -456,7 +456,7 @@ def test_a_failed_case_is_on_the_page_without_a_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("victim", "told"),
+    ("victim", "message"),
     [
         ("data/cells/images/c*.png", "changed since `medseg ingest`"),
         ("results/first-light/cells/predict/*/*/*.png", "changed since it was made"),
@@ -464,11 +464,11 @@ def test_a_failed_case_is_on_the_page_without_a_picture(tmp_path: Path) -> None:
         ("results/first-light/compare/summary.json", "not readable JSON"),
     ],
 )
-def test_changed_or_damaged_results_are_refused_and_no_page_appears(tmp_path: Path, victim: str, told: str) -> None:
+def test_changed_or_damaged_results_are_refused_and_no_page_appears(tmp_path: Path, victim: str, message: str) -> None:
     _, results = build(tmp_path)
     for path in tmp_path.glob(victim):
         path.write_bytes(path.read_bytes() + b"{")
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         report(tmp_path, results)
     assert not (results / "report" / "index.html").exists()
 
