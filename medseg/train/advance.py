@@ -14,8 +14,8 @@ from medseg.train.schedule import learning_rate
 from medseg.train.state import TrainState
 
 
-def take_step(state: TrainState, batches: Iterator[RawBatch]) -> float:
-    """Make the next step with the next batch; return its loss.
+def take_step(state: TrainState, batches: Iterator[RawBatch]) -> None:
+    """Make the next step with the next batch.
 
     Raises:
         TrainingError: if the loss or its gradient is not finite; names the step and the cases.
@@ -36,10 +36,9 @@ def take_step(state: TrainState, batches: Iterator[RawBatch]) -> float:
     loss = state.step(images, labels)
     if state.step.fault is not None:
         raise TrainingError(_not_finite(state, state.step.fault))
-    state.done += 1
     if state.average is not None:
         state.average.update(number)
-    return loss
+    state.made_step(loss)
 
 
 def finish(state: TrainState) -> None:

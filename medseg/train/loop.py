@@ -59,15 +59,15 @@ def train(
         trace_step = stack.enter_context(traced(options.trace))
         saver, raw = Saver(folder, state), stack.enter_context(_reading(state, options))
         while not state.finished:
-            loss = take_step(state, raw)
-            report.loss(loss)
+            take_step(state, raw)
+            report.step()
             if state.finished:
                 finish(state)
             if is_due(state):
                 report.scores(validate_state(state))
             stop = group.any_rank(stop_requested())
             saver.save_if_due(now=stop or state.finished)
-            report.progress(loss)
+            report.progress()
             if stop and not state.finished:
                 group.wait()
                 raise TrainingError(

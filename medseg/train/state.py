@@ -25,8 +25,11 @@ from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
 from medseg.train.average import Average
 from medseg.train.resume import LossHistory, load_state
-from medseg.train.schedule import Tail
+from medseg.train.schedule import Tail, tail_of
 from medseg.train.start import Start
+
+# Records of the loss in a whole training, about.
+LOSS_RECORDS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,8 @@ class TrainState:
         done: steps that were made.
         losses: training losses so far.
         tail: the early end, once the training loss no longer falls.
+        loss: of the step that was just made.
+        record: mean loss since the last record, where one is due after this step; None: none is due.
         dice: mean Dice of the last validation; NaN: none, or undefined.
     """
 
@@ -92,6 +97,8 @@ class TrainState:
     done: int
     losses: LossHistory
     tail: Tail | None = None
+    loss: float = math.nan
+    record: float | None = None
     dice: float = math.nan
 
     @property
@@ -114,6 +121,23 @@ class TrainState:
         """Whether the last step was made."""
         return self.done >= self.last_step
 
+    @property
+    def record_every(self) -> int:
+        """Steps from one record of the loss to the next."""
+        return max(1, self.plan.training.steps // LOSS_RECORDS)
+
+    def made_step(self, loss: float) -> None:
+        """Count a step with its loss; decide whether the training ends early."""
+        self.done, self.loss, self.record = self.done + 1, loss, None
+        self.losses.losses.append(loss)
+        if self.done % self.record_every and not self.finished:
+            return
+        self.record = sum(self.losses.losses) / len(self.losses.losses)
+        self.losses.records.append(self.record)
+        self.losses.losses.clear()
+        if self.tail is None and not self.finished:
+            self.tail = tail_of(self.plan, self.losses.records, self.record_every)
+
 
 def begin(
     plan: Plan, cases: FoldCases, seed: int, folder: Path, label: str, start: Start | None, group: Group, phases: Phases
@@ -126,7 +150,9 @@ def begin(
     with group.in_turn():
         done, losses = load_state(folder, step, average)
     step.network.train()
-    return TrainState(plan, cases, seed, label, group, phases, step, average, done, losses)
+    state = TrainState(plan, cases, seed, label, group, phases, step, average, done, losses)
+    state.tail = tail_of(plan, losses.records, state.record_every)
+    return state
 
 
 def first_network(plan: Plan, seed: int, label: str, start: Start | None) -> nn.Module:

@@ -20,7 +20,7 @@ from medseg.errors import TrainingError
 from medseg.image.labels import LabelTable
 from medseg.losses.build import build_loss
 from medseg.models.zoo import build_model
-from medseg.train import advance, records, resume, saving
+from medseg.train import advance, resume, saving
 from medseg.train import state as train_state
 from medseg.train.checkpoint import network_tensors, pack_tensors
 from medseg.train.loop import train
@@ -95,7 +95,7 @@ def test_killed_and_continued_is_undisturbed(
     network, dims, changes = PLANS[name]
     plan = tiny_plan(network, dims, **changes)
     # A record of the journal covers several steps, some of them before the kill.
-    monkeypatch.setattr(records, "JOURNAL_RECORDS", 2)
+    monkeypatch.setattr(train_state, "LOSS_RECORDS", 2)
     whole = train(plan, folds[dims], 3, tmp_path / "whole", "whole")
     # Only even steps are saved, so that a kill throws steps away and they are done again.
     saved = saving.save_state

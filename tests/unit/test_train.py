@@ -22,7 +22,7 @@ from medseg.image.labels import LabelTable
 from medseg.metrics.counts import dice_of_counts, overlap_counts
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
-from medseg.train import advance, records, saving
+from medseg.train import advance, saving
 from medseg.train import run as stage
 from medseg.train import state as train_state
 from medseg.train import validate as validation
@@ -278,7 +278,7 @@ def test_long_trainings_journal_means_of_many_steps(
     single = [
         r["metrics"]["train/loss"] for r in lines_of(tmp_path / "all" / "journal.jsonl") if "train/loss" in r["metrics"]
     ]
-    monkeypatch.setattr(records, "JOURNAL_RECORDS", 2)
+    monkeypatch.setattr(train_state, "LOSS_RECORDS", 2)
     train(plan, FoldCases(cases, cases[:1], LABELS), 0, tmp_path / "few", "few")
     few = [r for r in lines_of(tmp_path / "few" / "journal.jsonl") if "train/loss" in r["metrics"]]
     assert [r["step"] for r in few] == [3, 6, 7]
