@@ -60,13 +60,15 @@ def run(
         measure: pace of training; needed for a budget in minutes.
 
     Raises:
+        ConfigError: if the configuration has no such model.
         PlanError: if no plan fits the data, the resources and the budget.
     """
+    wanted = config.model(model)
     fingerprint = Fingerprint.from_json(read_json(fingerprint_path))
     request = PlanRequest.of(config, model, fingerprint, resources)
     plan = plan_within_memory(request, step_bytes)
     minutes = request.budget.minutes
-    if minutes is not None and request.model.plan.steps is None:
+    if minutes is not None and wanted.plan.steps is None:
         if measure is None:
             raise PlanError("budget.minutes is measured, and no stopwatch was given (see medseg/train/pace.py)")
         shapes = fingerprint.shapes_at(plan.grid.spacing)
