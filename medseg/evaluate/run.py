@@ -22,6 +22,7 @@ from medseg.ingest.cases import read_case_labels
 from medseg.ingest.manifest import Case, read_manifest
 from medseg.predict.record import PredictedCase, read_predictions
 from medseg.progress import say
+from medseg.results.folders import table_of_shard
 from medseg.shards import Shard
 
 
@@ -56,7 +57,7 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path, shard
         for line in coarse_tolerances(choice, [grid.spacing for grid in grids], grids[0].unit if grids else ""):
             say(f"{manifest.dataset}: {line}")
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    _write_table(table, out if shard is None else _part(out, shard))
+    _write_table(table, out if shard is None else table_of_shard(out, shard.name))
 
 
 def join(predictions: Path, out: Path, count: int) -> None:
@@ -65,7 +66,7 @@ def join(predictions: Path, out: Path, count: int) -> None:
     Raises:
         DataError: if a shard's table is missing or damaged, or the tables are not about these predictions.
     """
-    parts = [_read_part(_part(out, Shard(index, count)), f"{index}/{count}") for index in range(count)]
+    parts = [_read_part(table_of_shard(out, Shard(index, count).name), f"{index}/{count}") for index in range(count)]
     # A shard without a case has a table without types.
     filled = [table for table in parts if len(table)] or parts[:1]
     table = pd.concat(filled, ignore_index=True)
@@ -73,11 +74,6 @@ def join(predictions: Path, out: Path, count: int) -> None:
     if set(table["case"]) != set(order):
         raise DataError(f"{out}: its shards hold other cases than {predictions}; run `medseg evaluate --shard` again")
     _write_table(table.sort_values("case", key=lambda cases: cases.map(order), kind="stable"), out)
-
-
-def _part(out: Path, shard: Shard) -> Path:
-    """The table of one shard."""
-    return out.with_name(f"{out.stem}-{shard.name}{out.suffix}")
 
 
 def _read_part(path: Path, shard: str) -> pd.DataFrame:

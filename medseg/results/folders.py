@@ -54,6 +54,11 @@ class PlanFolder:
         return self.folder / f"{model}.json"
 
 
+def table_of_shard(table: Path, shard: str) -> Path:
+    """Scores of a part of the cases (``shard-0-of-4``), beside the table that they are joined into."""
+    return table.with_name(f"{table.stem}-{shard}{table.suffix}")
+
+
 @dataclass(frozen=True, slots=True)
 class ShardedFolder:
     """A folder that several jobs may write into, each for its part of the cases."""

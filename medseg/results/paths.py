@@ -17,6 +17,7 @@ from medseg.results.folders import (
     StoreFolder,
     TestFolder,
     TrackingFolder,
+    table_of_shard,
 )
 from medseg.results.key import TEST, RunKey
 
@@ -124,7 +125,7 @@ class Results:
 
     def scores_shard(self, key: RunKey, shard: str) -> Path:
         """Score rows of a part of the cases (``0-of-4``)."""
-        return self._of(key) / "evaluate" / key.model / f"{key.run}-shard-{shard}.parquet"
+        return table_of_shard(self.scores(key), f"shard-{shard}")
 
     @property
     def compare(self) -> CompareFolder:
