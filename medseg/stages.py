@@ -37,9 +37,13 @@ STAGES: Mapping[str, Stage] = {
     "plan": Stage(("medseg.plan.run", "medseg.engine.memory", "medseg.engine.resources"), (*NETWORK, "LOSSES")),
     "pace": Stage(("medseg.train.pace",), (*NETWORK, "LOSSES")),
     "preprocess": Stage(("medseg.preprocess.run",), ("FORMATS",)),
+    # The code of one case, by which finished cases are kept: another option in the configuration prepares none again,
+    # and training, which draws from what was sampled by a case's key, keeps its bits.
+    "preprocess_case": Stage(("medseg.preprocess.cases",), ("FORMATS",)),
     "weights": Stage(("medseg.weights.run",)),
     "train": Stage(("medseg.train.run",), (*NETWORK, "LOSSES")),
     "predict": Stage(("medseg.predict.run",), (*NETWORK, "FORMATS")),
+    "predict_case": Stage(("medseg.predict.cases",), (*NETWORK, "FORMATS")),
     "postprocess": Stage(("medseg.postprocess.run",), ("OPERATIONS", "FORMATS")),
     "evaluate": Stage(("medseg.evaluate.run",), ("METRICS", "FORMATS")),
     "compare": Stage(("medseg.compare.run",), ("METRICS",)),

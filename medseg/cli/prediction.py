@@ -65,7 +65,7 @@ def predict(
 
         loaded, description = load_config([config]), ModelFolder(Path(model)).description
         if code is None:
-            code = stage_digest("predict", rows_of_plan(read_json(description)["plan"]))
+            code = stage_digest("predict_case", rows_of_plan(read_json(description)["plan"]))
         if join is not None:
             stage.join(loaded, manifest, splits, fold, Path(model), out, join, code)
         else:

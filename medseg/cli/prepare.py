@@ -76,7 +76,15 @@ def preprocess(
     from medseg.stages import stage_digest
 
     part = part_of(shard, join)
-    inputs = (load_config([config]), model, manifest, fingerprint, out, code or stage_digest("preprocess"), workers)
+    inputs = (
+        load_config([config]),
+        model,
+        manifest,
+        fingerprint,
+        out,
+        code or stage_digest("preprocess_case"),
+        workers,
+    )
     if join is not None:
         stage.join(*inputs, join)
     else:

@@ -10,6 +10,7 @@ import pytest
 from medseg.errors import DataError
 from medseg.files import sha256_file
 from medseg.kept import kept, read_signed, signed, write_stamp
+from medseg.stages import stage_modules
 
 
 @pytest.fixture
@@ -58,3 +59,12 @@ def test_a_changed_digit_is_noticed(stamp: Path) -> None:
     assert facts == signed({name: value for name, value in facts.items() if name != "digest"})
     stamp.write_text(json.dumps({**facts, "more": [1, 3]}))
     assert kept(stamp, "key") is None
+
+
+@pytest.mark.parametrize("stage", ["preprocess_case", "predict_case"])
+def test_another_option_in_the_configuration_makes_no_case_again(stage: str) -> None:
+    """The code in a case's key does not reach the configuration, nor what only trains."""
+    beyond = ("medseg.config", "medseg.losses", "medseg.engine.step", "medseg.train.loop", "medseg.metrics")
+    modules = stage_modules(stage)
+    assert f"medseg.{stage.removesuffix('_case')}.cases" in modules
+    assert [name for name in modules if name.startswith(beyond)] == []

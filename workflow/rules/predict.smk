@@ -2,7 +2,7 @@
 PREDICTIONS = RESULTS.predict(ANY)
 PREDICT = (
     "medseg predict --config {params.config:q} --manifest {input.manifest:q} --splits {input.splits:q}"
-    " --fold {wildcards.fold} --model {params.model:q} --code {params.code:q} {params.part:q}"
+    " --fold {wildcards.fold} --model {params.model:q} --code {params.case_code:q} {params.part:q}"
     " --out {params.out:q} 2>&1 | tee {log:q}"
 )
 
@@ -29,6 +29,7 @@ rule predict_shard:
     params:
         config=RESULTS.config,
         code=code("predict"),
+        case_code=code("predict_case"),
         depends=lambda w: slices.predict_slice(CONFIG, w.dataset),
         model=lambda w, input: Path(input.spec).parent,
         out=lambda w, output: Path(output[0]).parent,
@@ -61,6 +62,7 @@ rule predict:
     params:
         config=RESULTS.config,
         code=code("predict"),
+        case_code=code("predict_case"),
         depends=lambda w: slices.predict_slice(CONFIG, w.dataset),
         model=lambda w, input: Path(input.spec).parent,
         out=lambda w, output: Path(output[0]).parent,

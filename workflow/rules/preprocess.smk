@@ -2,7 +2,7 @@
 STORE = RESULTS.store(DATASET, GRID)
 PREPROCESS = (
     "medseg preprocess --config {params.config:q} --model {params.model:q} --manifest {input.manifest:q}"
-    " --fingerprint {input.fingerprint:q} --code {params.code:q} --workers {threads} {params.part:q}"
+    " --fingerprint {input.fingerprint:q} --code {params.case_code:q} --workers {threads} {params.part:q}"
     " --out {params.out:q} 2>&1 | tee {log:q}"
 )
 
@@ -26,6 +26,7 @@ rule preprocess_shard:
     params:
         config=RESULTS.config,
         code=code("preprocess"),
+        case_code=code("preprocess_case"),
         # The store's name says which overrides of the grid it has; any model that uses it will do.
         model=lambda w: study.grid_model(CONFIG, w.grid),
         out=lambda w, output: Path(output[0]).parent,
@@ -54,6 +55,7 @@ rule preprocess:
     params:
         config=RESULTS.config,
         code=code("preprocess"),
+        case_code=code("preprocess_case"),
         model=lambda w: study.grid_model(CONFIG, w.grid),
         out=lambda w, output: Path(output.index).parent,
         part=JOIN,
