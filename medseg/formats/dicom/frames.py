@@ -17,7 +17,7 @@ FIX_GEOMETRY = "export the series with its geometry"
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class DicomFrame:
     """One frame of a file: its plane, the scaling of its values, and the segment it shows (0 in images)."""
 
     plane: Plane
@@ -26,7 +26,7 @@ class Frame:
     segment: int = 0
 
 
-def frames_of(path: Path, header: DicomFile, layout: PixelFormat) -> list[Frame]:
+def frames_of(path: Path, header: DicomFile, layout: PixelFormat) -> list[DicomFrame]:
     """All frames of a file, in its order.
 
     Raises:
@@ -63,7 +63,7 @@ def _groups(sequence: Any) -> dict[str, Any]:
     return {key: items[0].get(key)[0] for key in wanted if items and items[0].get(key)}
 
 
-def _frame(path: Path, name: str, fields: Any, groups: dict[str, Any]) -> Frame:
+def _frame(path: Path, name: str, fields: Any, groups: dict[str, Any]) -> DicomFrame:
     """A frame from its functional groups, or from the data set itself where there are none."""
     position = numbers(groups.get("PlanePositionSequence", fields), "ImagePositionPatient", 3)
     orientation = numbers(groups.get("PlaneOrientationSequence", fields), "ImageOrientationPatient", 6)
@@ -81,4 +81,4 @@ def _frame(path: Path, name: str, fields: Any, groups: dict[str, Any]) -> Frame:
         raise FormatError(path, f"{name}: rescale slope {slope:g}, intercept {intercept:g}", "correct the header")
     identification = groups.get("SegmentIdentificationSequence", {})
     segment = int(identification.get("ReferencedSegmentNumber", 0))
-    return Frame(Plane(name, position, orientation, spacing, abs(apart[0])), slope, intercept, segment)
+    return DicomFrame(Plane(name, position, orientation, spacing, abs(apart[0])), slope, intercept, segment)

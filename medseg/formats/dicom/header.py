@@ -166,13 +166,13 @@ def read_header(path: Path, name: str, data: bytes) -> DicomFile:
             size,
             tag == PIXEL_DATA,
             sop_class=str(fields.get("SOPClassUID", "")),
-            series=_told(fields, "SeriesInstanceUID", r"[0-9.]{1,64}", "(no valid UID)"),
-            series_number=_told(fields, "SeriesNumber", r"-?[0-9]{1,12}", ""),
-            modality=_told(fields, "Modality", r"[A-Z]{2,10}", "?"),
+            series=_code_text(fields, "SeriesInstanceUID", r"[0-9.]{1,64}", "(no valid UID)"),
+            series_number=_code_text(fields, "SeriesNumber", r"-?[0-9]{1,12}", ""),
+            modality=_code_text(fields, "Modality", r"[A-Z]{2,10}", "?"),
         )
 
 
-def _told(fields: Any, keyword: str, pattern: str, otherwise: str) -> str:
+def _code_text(fields: Any, keyword: str, pattern: str, otherwise: str) -> str:
     """An element's text if it looks as it should; anything else could be a name."""
     text = str(fields.get(keyword, ""))
     return text if re.fullmatch(pattern, text) else otherwise

@@ -31,7 +31,7 @@ MOST_SEGMENTS = 255
 ROUND_TRIP = 1e-3
 # Digits behind the point of every number written: few enough that what was read back is written as the same bytes.
 DIGITS = 9
-MEND = "write .nii.gz"
+FIX_FORMAT = "write .nii.gz"
 
 
 def segmentation_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
@@ -46,9 +46,9 @@ def segmentation_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> 
 
     low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
     if geometry.dims != 3 or geometry.unit != "mm":
-        raise FormatError(path, f"a grid of {geometry.dims} axes in {geometry.unit}, expected 3 in mm", MEND)
+        raise FormatError(path, f"a grid of {geometry.dims} axes in {geometry.unit}, expected 3 in mm", FIX_FORMAT)
     if low < 0 or high > 65535:
-        raise FormatError(path, f"labels {low} to {high}, a segmentation holds 0 to 65535", MEND)
+        raise FormatError(path, f"labels {low} to {high}, a segmentation holds 0 to 65535", FIX_FORMAT)
     silence_pydicom()
     planes = _planes(path, geometry)
     slices = np.ascontiguousarray(labels.transpose(2, 1, 0)).astype(np.uint8 if high <= 255 else np.uint16)
@@ -100,10 +100,10 @@ def _planes(path: Path, geometry: Geometry) -> list[Plane]:
         off = geometry.corner_distance_voxels(back)
     except (FormatError, GeometryError) as error:
         cause = error.cause if isinstance(error, FormatError) else str(error)
-        raise FormatError(path, f"a grid that DICOM cannot express ({cause})", MEND) from None
+        raise FormatError(path, f"a grid that DICOM cannot express ({cause})", FIX_FORMAT) from None
     if off > ROUND_TRIP:
         raise FormatError(
-            path, f"a grid that DICOM cannot express (off by {off:.3g} voxels: left-handed or sheared)", MEND
+            path, f"a grid that DICOM cannot express (off by {off:.3g} voxels: left-handed or sheared)", FIX_FORMAT
         )
     return planes
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.formats.content import Content
-from medseg.formats.dicom.frames import Frame, frames_of
+from medseg.formats.dicom.frames import DicomFrame, frames_of
 from medseg.formats.dicom.header import DIRECTORY_CLASS, DicomFile, NoDicomError, pixel_format_of, prefix, read_header
 from medseg.formats.dicom.pixels import SYNTAXES, PixelFormat, check_pixels, compressed_frames, native_frames
 from medseg.formats.dicom.seg import SEGMENTATION_CLASSES, read_segmentation
@@ -162,7 +162,7 @@ def _read_images(path: Path, headers: Sequence[DicomFile], layouts: Sequence[Pix
     )
 
 
-def _scaled(path: Path, values: NDArray[Any], frame: Frame) -> NDArray[Any]:
+def _scaled(path: Path, values: NDArray[Any], frame: DicomFrame) -> NDArray[Any]:
     """Real values of a slice that scales for itself."""
     with np.errstate(over="ignore"):
         real = (values * frame.slope + frame.intercept).astype(np.float32)
