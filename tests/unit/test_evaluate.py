@@ -25,6 +25,7 @@ from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest, write_manifest
 from medseg.metrics.table import METRICS, QUANTITIES
 from medseg.results.key import RunKey
+from medseg.shards import Shard
 
 KEY = RunKey("d", "m", 1, 2)
 TABLE = LabelTable.create({"ball": 1, "rod": 3})
@@ -335,3 +336,27 @@ def _unlabelled(case: Any) -> Any:
     from dataclasses import replace
 
     return replace(case, labels=(), labels_sha256=())
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_shards_joined_are_the_table_of_one_job(study: Any, tmp_path: Path, count: int) -> None:
+    predictions, out = study.predictions("flat"), tmp_path / "scores.parquet"
+    stage.run(study.config, study.manifest("flat"), predictions, tmp_path / "whole.parquet")
+    # Two cases: of three shards, the last has none.
+    for index in range(count):
+        with pytest.raises(DataError, match=f"run `medseg evaluate --shard {index}/{count}` again"):
+            stage.join(predictions, out, count)
+        stage.run(study.config, study.manifest("flat"), predictions, out, Shard(index, count))
+    assert not out.exists()
+    stage.join(predictions, out, count)
+    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_shards_of_other_predictions_are_not_joined(study: Any, predictions: Any, tmp_path: Path) -> None:
+    path, out = predictions("flat"), tmp_path / "scores.parquet"
+    stage.run(study.config, study.manifest("flat"), path, out, Shard(0, 1))
+    facts = read_json(path)
+    facts["cases"].pop(next(iter(facts["cases"])))
+    write_json(path, facts)
+    with pytest.raises(DataError, match="hold other cases"):
+        stage.join(path, out, 1)
