@@ -62,20 +62,21 @@ def prepare_case(case: Case, preparation: Preparation, out: Path) -> None:
         labels = prepare_labels(table.to_channels(read_case_labels(case, preparation.folder)), record)
     else:
         labels = np.zeros(record.prepared_shape, dtype=np.uint8)
-    locations = sample_locations(labels, table.classes, key)
+    locations = sample_locations(labels, table.classes, case.id)
     write_case(out / case.id, key, image, labels, locations, record, preparation.grid.slice_axis)
 
 
-def sample_locations(labels: NDArray[Any], classes: int, key: str) -> NDArray[np.int32]:
-    """Up to ``LOCATIONS_PER_CLASS`` voxels of each foreground class, rows (class, voxel); drawn by the case's key.
+def sample_locations(labels: NDArray[Any], classes: int, case_id: str) -> NDArray[np.int32]:
+    """Up to ``LOCATIONS_PER_CLASS`` voxels of each foreground class, rows (class, voxel).
 
-    Where some voxels are not annotated, rows of class 0 are voxels that are, of any class: patches are taken there.
+    They are drawn by the case's id: drawn by its key, they would be others after any change of code, and so would
+    weights trained on them. Where some voxels are not annotated, rows of class 0 are voxels that are, of any class: patches are taken there.
     """
     flat, rows = labels.ravel(), []
     for channel in range(0 if IGNORE in flat else 1, classes):
         voxels = np.flatnonzero(flat == channel if channel else flat != IGNORE)
         if len(voxels) > LOCATIONS_PER_CLASS:
-            rng = generator(int(key[:8], 16), channel)
+            rng = generator(int(digest_of(case_id)[:8], 16), channel)
             voxels = voxels[np.sort(rng.choice(len(voxels), LOCATIONS_PER_CLASS, replace=False))]
         rows.append(np.column_stack([np.full(len(voxels), channel), *np.unravel_index(voxels, labels.shape)]))
     return np.concatenate(rows).astype(np.int32)
