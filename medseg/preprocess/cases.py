@@ -70,7 +70,8 @@ def sample_locations(labels: NDArray[Any], classes: int, case_id: str) -> NDArra
     """Up to ``LOCATIONS_PER_CLASS`` voxels of each foreground class, rows (class, voxel).
 
     They are drawn by the case's id: drawn by its key, they would be others after any change of code, and so would
-    weights trained on them. Where some voxels are not annotated, rows of class 0 are voxels that are, of any class: patches are taken there.
+    weights trained on them. Where some voxels are not annotated, rows of class 0 are voxels that are, of any class:
+    patches are taken there.
     """
     flat, rows = labels.ravel(), []
     for channel in range(0 if IGNORE in flat else 1, classes):

@@ -478,7 +478,7 @@ def test_prepared_labels_are_those_of_the_files(study: Any) -> None:
             assert len(np.unique(rows, axis=0)) == len(rows)
 
 
-def test_many_locations_are_thinned_by_the_cases_key_alone() -> None:
+def test_many_locations_are_thinned_by_the_cases_id_alone() -> None:
     labels = np.ones((60, 60), dtype=np.uint8)
     labels[:3, :3] = 2
     rows = preparing.sample_locations(labels, 3, "case1")
