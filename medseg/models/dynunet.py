@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from medseg.models.sizes import any_size
 from medseg.models.spec import NetworkSpec
-from medseg.models.unet import any_size
 from medseg.networks import Options
 
 

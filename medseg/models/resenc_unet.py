@@ -12,8 +12,9 @@ from monai.networks.layers import Pool
 from torch import Tensor, nn
 
 from medseg.models.blocks import conv, make_act
+from medseg.models.sizes import any_size
 from medseg.models.spec import NetworkSpec
-from medseg.models.unet import UNet, any_size, convolutions, joins, start
+from medseg.models.unet import UNet, convolutions, joins, start
 from medseg.networks import UNetOptions
 
 # Residual blocks of the first stages, and of all that follow.

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from monai.networks.blocks import ResidualUnit
 from torch import nn
 
+from medseg.models.sizes import any_size
 from medseg.models.spec import NetworkSpec
-from medseg.models.unet import UNet, any_size
+from medseg.models.unet import UNet
 from medseg.networks import UNetOptions
 
 

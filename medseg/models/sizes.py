@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medseg.models.spec import NetworkSpec, total_stride
+
 
 class AnySize(nn.Module):
     """Pads images with zeros on both sides to what ``network`` takes and crops its outputs.
@@ -40,6 +42,15 @@ class AnySize(nn.Module):
         if isinstance(outputs, Tensor):
             return _crop(outputs, before, shape, padded)
         return [_crop(o, before, shape, padded) for o in outputs]
+
+
+def any_size(spec: NetworkSpec, network: nn.Module) -> AnySize:
+    """The network behind padding to multiples of the plan's total stride.
+
+    Two voxels remain along strided axes in the coarsest stage, so that its norm has something to average.
+    """
+    total = total_stride(spec.strides)
+    return AnySize(network, total, [2 * t if t > 1 else 1 for t in total])
 
 
 def _crop(logits: Tensor, before: Sequence[int], shape: Sequence[int], padded: Sequence[int]) -> Tensor:

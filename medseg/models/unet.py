@@ -16,8 +16,8 @@ from monai.networks.layers import Conv
 from torch import Tensor, nn
 
 from medseg.models.blocks import conv, he_normal
-from medseg.models.sizes import AnySize
-from medseg.models.spec import NetworkSpec, total_stride
+from medseg.models.sizes import any_size
+from medseg.models.spec import NetworkSpec
 from medseg.models.upsampling import UPSAMPLING, Shuffle
 from medseg.networks import UNetOptions
 
@@ -86,15 +86,6 @@ def start(network: nn.Module) -> None:
     for layer in network.modules():
         if isinstance(layer, Shuffle):
             layer.equalise()
-
-
-def any_size(spec: NetworkSpec, network: nn.Module) -> AnySize:
-    """The network behind padding to multiples of the plan's total stride.
-
-    Two voxels remain along strided axes in the coarsest stage, so that its norm has something to average.
-    """
-    total = total_stride(spec.strides)
-    return AnySize(network, total, [2 * t if t > 1 else 1 for t in total])
 
 
 def build(spec: NetworkSpec, options: UNetOptions) -> nn.Module:
