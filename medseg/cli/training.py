@@ -62,9 +62,9 @@ def train(
     inputs = stage.Inputs(manifest, plan, index, splits, fold, seed, model, tuple(allow or ()), weights)
     with contextlib.ExitStack() as stack:
         if track is not None and leads():
-            from medseg.tracking import Mirror, training_spec
+            from medseg.tracking import LiveTracking, training_spec
 
             key = stage.fingerprint_of(inputs, code)
             spec = training_spec(manifest, plan, fold, seed, key)
-            stack.enter_context(Mirror(track, spec, stage.journal_path(state, key)))
+            stack.enter_context(LiveTracking(track, spec, stage.journal_path(state, key)))
         stage.run(inputs, state, out, code, options)

@@ -40,7 +40,7 @@ Size = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ChosenCase:
     """A case worth looking at: its standing (best, median, worst of the best model) and its id."""
 
     standing: str
@@ -71,7 +71,7 @@ def case_scores(scores: pd.DataFrame, dataset: str, model: str) -> pd.Series:
     return by_class.groupby(level="case", sort=True).mean().dropna()
 
 
-def choose(scores: pd.Series) -> list[Choice]:
+def choose(scores: pd.Series) -> list[ChosenCase]:
     """The worst, median and best case by score (ties by id), fewer if there are fewer cases."""
     ranked = sorted(((float(v), str(k)) for k, v in scores.items()))
     places = {"worst": 0, "median": (len(ranked) - 1) // 2, "best": len(ranked) - 1}
@@ -79,7 +79,7 @@ def choose(scores: pd.Series) -> list[Choice]:
     for standing, place in places.items():
         if ranked:
             chosen.setdefault(ranked[place][1], []).append(standing)
-    return [Choice(" and ".join(standings), case) for case, standings in chosen.items()]
+    return [ChosenCase(" and ".join(standings), case) for case, standings in chosen.items()]
 
 
 def run_of_case(study: Study, dataset: str, model: str, case: str) -> Run | None:

@@ -11,7 +11,7 @@ import jinja2
 from medseg.compare.quantity import RANKED, quantity
 from medseg.compare.text import bare, signed, value
 from medseg.files import digest_of
-from medseg.report import score_tables, study_tables, text
+from medseg.report import filters, score_tables, study_tables
 from medseg.report.figures import model_colours
 from medseg.report.overlays import class_colour
 from medseg.report.sources import Study
@@ -105,6 +105,11 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"value": value, "bare": bare, "signed": signed, "p": text.p_value}
-    environment.filters |= {"amount": text.amount, "sentence": text.sentence, "span": text.duration, "uri": data_uri}
+    environment.filters |= {"value": value, "bare": bare, "signed": signed, "p": filters.p_value}
+    environment.filters |= {
+        "amount": filters.amount,
+        "sentence": filters.sentence,
+        "span": filters.duration,
+        "uri": data_uri,
+    }
     return environment

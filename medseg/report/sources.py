@@ -50,7 +50,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class WorkflowJob:
     """A ``benchmark:`` table of the workflow; seconds and megabytes are None where it holds no number."""
 
     dataset: str
@@ -87,7 +87,7 @@ class Study:
     scores: pd.DataFrame
     summary: Mapping[str, Any]
     leaderboard: Sequence[Mapping[str, str]]
-    jobs: tuple[Job, ...]
+    jobs: tuple[WorkflowJob, ...]
     digests: Mapping[str, str]
     statements: Mapping[str, Sequence[tuple[str, str]]]
 
@@ -187,7 +187,7 @@ def _read_history(path: Path) -> list[dict[str, Any]]:
     return [{"step": step, **merged[step]} for step in sorted(merged)]
 
 
-def _read_jobs(folder: Path) -> tuple[Job, ...]:
+def _read_jobs(folder: Path) -> tuple[WorkflowJob, ...]:
     """Benchmark tables ``{dataset}/{stage}.tsv`` and ``{dataset}/{stage}/*.tsv``; Snakemake writes them."""
     jobs = []
     for path in sorted([*folder.glob("*/*.tsv"), *folder.glob("*/*/*.tsv")]):
@@ -196,7 +196,7 @@ def _read_jobs(folder: Path) -> tuple[Job, ...]:
         for row in rows or [{}]:
             seconds, peak = _number(row.get("s")), _number(row.get("max_rss"))
             dataset, stage = path.relative_to(folder).with_suffix("").parts[:2]
-            jobs.append(Job(dataset, stage, seconds, peak))
+            jobs.append(WorkflowJob(dataset, stage, seconds, peak))
     return tuple(jobs)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from medseg.compare.text import UNITS
 from medseg.image.labels import LabelTable
 from medseg.plan.plan import flat_values
+from medseg.report.filters import distinct
 from medseg.report.sources import Run, Study
-from medseg.report.text import distinct
 
 # Order of the workflow's jobs in the table of run times.
 STAGES = (

@@ -7,7 +7,7 @@ machine is written into a tag or parameter. Only this package imports MLflow, an
 the package itself is cheap.
 """
 
-from medseg.tracking.mirror import Mirror
+from medseg.tracking.live import LiveTracking
 from medseg.tracking.models import resolve_model
 from medseg.tracking.spec import RunSpec, training_spec
 from medseg.tracking.store import init_store, read_store
@@ -15,7 +15,7 @@ from medseg.tracking.sync import sync
 from medseg.tracking.ui import serve_ui, ui_command
 
 __all__ = [
-    "Mirror",
+    "LiveTracking",
     "RunSpec",
     "init_store",
     "read_store",

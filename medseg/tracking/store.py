@@ -26,7 +26,7 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 ARTIFACTS = "mlartifacts"
 # An upload's answer may take a while (the server stores it first); a training's sender gives up sooner.
 SYNC_TIMEOUT_S = 30
-MIRROR_TIMEOUT_S = 3
+LIVE_TIMEOUT_S = 3
 LOCK_WAIT_S = 120.0
 SET_LOCATION = "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?"
 

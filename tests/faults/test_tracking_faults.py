@@ -21,8 +21,8 @@ import pytest
 
 from medseg.errors import BusyError, TrackingError
 from medseg.files import write_json, writer_lock
-from medseg.tracking import Mirror, RunSpec, init_store, sync
-from medseg.tracking import mirror as mirror_module
+from medseg.tracking import LiveTracking, RunSpec, init_store, sync
+from medseg.tracking import live as live_module
 from medseg.tracking.spec import plan_params
 from medseg.tracking.store import load_mlflow, store_lock
 from tests.plans import tiny_plan
@@ -115,7 +115,7 @@ def results(database: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror_module, "POLL_S", 0.02)
+    monkeypatch.setattr(live_module, "POLL_S", 0.02)
 
 
 def store_json(results: Path) -> Path:
@@ -124,7 +124,7 @@ def store_json(results: Path) -> Path:
 
 RACE_SCRIPT = """
 import os, pathlib, sys
-from medseg.tracking import Mirror, RunSpec, init_store
+from medseg.tracking import LiveTracking, RunSpec, init_store
 from medseg.tracking.store import load_mlflow
 load_mlflow()  # once, before the race
 out = pathlib.Path("results/study/tracking/store.json")
@@ -133,7 +133,7 @@ for number in range(8):
     if (child := os.fork()) == 0:
         init_store(None, "study", out)
         spec = RunSpec("organs", f"model{number % 2}", number, 0, "f" * 64, {"lr": number % 2})
-        with Mirror(out, spec, pathlib.Path("journal.jsonl")):
+        with LiveTracking(out, spec, pathlib.Path("journal.jsonl")):
             pass
         os._exit(0)
     children.append(child)
@@ -171,10 +171,10 @@ def test_a_store_whose_creation_was_killed_is_created_again(tmp_path: Path) -> N
 
 KILL_SCRIPT = """
 import pathlib, sys, time
-from medseg.tracking import Mirror, RunSpec
+from medseg.tracking import LiveTracking, RunSpec
 results, journal = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 spec = RunSpec("organs", "unet", 0, 0, "f" * 64, {"network": "unet", "lr": 0.002})
-with Mirror(results / "tracking" / "store.json", spec, journal):
+with LiveTracking(results / "tracking" / "store.json", spec, journal):
     time.sleep(600)
 """
 
@@ -195,7 +195,7 @@ def test_a_training_that_is_killed_and_resumed_has_every_step_exactly_once(resul
     # Resumed from a checkpoint at step 20: later records are dropped and come again, at another time of day.
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:20]))
-    with Mirror(store_json(results), spec(), journal):
+    with LiveTracking(store_json(results), spec(), journal):
         append(journal, range(20, 40), START_MS + 60_000)
     assert steps_in(database) == steps_in(database, "train/lr") == list(range(40))
     assert sorted(statuses(database)) == ["organs/unet", NAME]
@@ -207,7 +207,7 @@ def test_a_training_that_is_killed_and_resumed_has_every_step_exactly_once(resul
 
 def test_a_resume_within_the_same_process_is_seen_through_the_journal(results: Path, database: Path) -> None:
     journal = results / "state" / "journal.jsonl"
-    with Mirror(store_json(results), spec(), journal):
+    with LiveTracking(store_json(results), spec(), journal):
         append(journal, range(10))
         wait_for(lambda: len(steps_in(database)) == 10, "the first points")
         journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:5]) + '{"step": 5, "torn')
@@ -265,7 +265,7 @@ def test_a_server_killed_in_mid_run_costs_nothing_once_it_is_back(
     journal = results / "state" / "journal.jsonl"
     uri, process = server()
     init_store(uri, "study", store_json(results))
-    with Mirror(store_json(results), spec(), journal):
+    with LiveTracking(store_json(results), spec(), journal):
         append(journal, range(10))
         wait_for(lambda: len(steps_in(database)) == 10, "the first points")
         kill_group(process)
@@ -296,7 +296,7 @@ def test_a_server_that_was_never_there_stops_nothing(tmp_path: Path, capfd: pyte
     journal = results / "state" / "journal.jsonl"
     init_store(f"http://127.0.0.1:{free_port()}", "study", store_json(results))
     assert json.loads(store_json(results).read_text())["experiment_id"] is None
-    with Mirror(store_json(results), spec(), journal):
+    with LiveTracking(store_json(results), spec(), journal):
         append(journal, range(5))
         time.sleep(0.5)
     printed = capfd.readouterr().err.splitlines()
@@ -310,8 +310,8 @@ def test_a_server_that_was_never_there_stops_nothing(tmp_path: Path, capfd: pyte
 def test_a_server_that_hangs_lets_the_training_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(mirror_module, "QUIET_S", 0.3)
-    monkeypatch.setattr(mirror_module, "MIRROR_TIMEOUT_S", 1)
+    monkeypatch.setattr(live_module, "QUIET_S", 0.3)
+    monkeypatch.setattr(live_module, "LIVE_TIMEOUT_S", 1)
     results = tmp_path / "results" / "study"
     write_json(store_json(results), {"uri": "", "experiment": "study", "experiment_id": None})
     with socket.socket() as deaf:
@@ -319,30 +319,30 @@ def test_a_server_that_hangs_lets_the_training_end(
         deaf.listen(16)
         uri = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         write_json(store_json(results), {"uri": uri, "experiment": "study", "experiment_id": None})
-        mirror = Mirror(store_json(results), spec(), results / "journal.jsonl")
-        with mirror:
+        live = LiveTracking(store_json(results), spec(), results / "journal.jsonl")
+        with live:
             append(results / "journal.jsonl", range(5))
         assert "does not answer" in capfd.readouterr().err
-    assert mirror._thread is not None
-    mirror._thread.join()
+    assert live._thread is not None
+    live._thread.join()
 
 
 def test_a_locked_database_lets_the_training_end_and_gets_all_later(
     results: Path, database: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(mirror_module, "QUIET_S", 0.3)
+    monkeypatch.setattr(live_module, "QUIET_S", 0.3)
     journal = results / "state" / "journal.jsonl"
-    mirror = Mirror(store_json(results), spec(), journal)
+    live = LiveTracking(store_json(results), spec(), journal)
     blocker = sqlite3.connect(database, isolation_level=None)
-    with mirror:
+    with live:
         wait_for(lambda: NAME in statuses(database), "the run")
         blocker.execute("BEGIN EXCLUSIVE")
         append(journal, range(5))
     assert "medseg track sync" in capfd.readouterr().err
     blocker.execute("ROLLBACK")
     blocker.close()
-    assert mirror._thread is not None
-    mirror._thread.join()
+    assert live._thread is not None
+    live._thread.join()
     finish_training(results, journal)
     sync(results)
     assert steps_in(database) == list(range(5))

@@ -24,8 +24,8 @@ from medseg.files import write_json
 from medseg.metrics.table import METRICS, QUANTITIES
 from medseg.models.spec import NetworkSpec
 from medseg.plan.plan import Grid, Machine, Plan, Training
-from medseg.tracking import Mirror, RunSpec, init_store, resolve_model, sync, training_spec, ui_command
-from medseg.tracking import mirror as mirror_module
+from medseg.tracking import LiveTracking, RunSpec, init_store, resolve_model, sync, training_spec, ui_command
+from medseg.tracking import live as live_module
 from medseg.tracking.curves import JournalReader
 from medseg.tracking.names import HIDDEN, metric_name, safe_text
 from medseg.tracking.owner import owner_tags
@@ -535,7 +535,7 @@ def test_models_are_found_by_folder_run_and_name(results: Path) -> None:
         resolve_model(child, uri)
 
 
-# --- the mirror ---
+# --- a training while it runs ---
 
 
 @pytest.mark.parametrize(
@@ -545,10 +545,10 @@ def test_models_are_found_by_folder_run_and_name(results: Path) -> None:
 def test_a_training_ends_with_its_status_and_all_its_points(
     results: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException] | None, status: str
 ) -> None:
-    monkeypatch.setattr(mirror_module, "POLL_S", 0.01)
+    monkeypatch.setattr(live_module, "POLL_S", 0.01)
     journal = results / "state" / "journal.jsonl"
     try:
-        with Mirror(store_json(results), a_spec(), journal):
+        with LiveTracking(store_json(results), a_spec(), journal):
             write_journal(journal, records())
             if error is not None:
                 raise error
@@ -564,15 +564,15 @@ def test_a_training_ends_with_its_status_and_all_its_points(
     assert child.data.tags[f"medseg.name.{metric_name('val/dice/' + LABELS[1])}"] == f"val/dice/{LABELS[1]}"
 
 
-def test_the_mirror_and_the_replay_speak_of_the_same_runs(results: Path) -> None:
+def test_live_tracking_and_the_replay_make_the_same_runs(results: Path) -> None:
     write_results(results, ("unet",), (0,))
     data = results / "organs"
     spec = training_spec(data / "ingest" / "manifest.tsv", data / "plan" / "unet.json", 0, 0, "a" * 64)
-    with Mirror(store_json(results), spec, data / "train" / "unet" / "fold0-seed0" / "history.jsonl"):
+    with LiveTracking(store_json(results), spec, data / "train" / "unet" / "fold0-seed0" / "history.jsonl"):
         pass
-    mirrored = {name: run.info.run_id for name, run in runs_by_name(results).items()}
+    live = {name: run.info.run_id for name, run in runs_by_name(results).items()}
     assert "new: 0 curve points" in sync(results)
-    assert {name: run.info.run_id for name, run in runs_by_name(results).items()} == mirrored
+    assert {name: run.info.run_id for name, run in runs_by_name(results).items()} == live
 
 
 def test_runs_whose_process_is_gone_are_closed_and_others_are_not(results: Path) -> None:

@@ -14,7 +14,7 @@ from medseg.tracking.owner import owner_tags
 from medseg.tracking.runs import close_orphans, close_run, now_ms, open_runs, supersede_others
 from medseg.tracking.spec import RunSpec
 from medseg.tracking.store import (
-    MIRROR_TIMEOUT_S,
+    LIVE_TIMEOUT_S,
     Store,
     load_mlflow,
     one_line,
@@ -30,7 +30,7 @@ QUIET_S = 5.0
 FLUSH_S = 60.0
 
 
-class Mirror:
+class LiveTracking:
     """Context manager around a training: sends its journal to MLflow within seconds and ends its run.
 
     Nothing that happens to the store reaches the training: an outage is reported once and tried again with growing
@@ -52,15 +52,15 @@ class Mirror:
         self._reported = False
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Mirror:
+    def __enter__(self) -> LiveTracking:
         # MLflow is imported here, not in the thread: two threads that import packages with cyclic imports at
         # once (training imports MONAI, and that MLflow) may see them half initialised.
         try:
-            load_mlflow(MIRROR_TIMEOUT_S)
+            load_mlflow(LIVE_TIMEOUT_S)
         except ImportError as error:
             say(f"tracking: off, MLflow cannot be imported ({one_line(error)})")
             return self
-        self._thread = threading.Thread(target=self._follow, name="medseg-mirror", daemon=True)
+        self._thread = threading.Thread(target=self._follow, name="medseg-tracking", daemon=True)
         self._thread.start()
         return self
 
