@@ -1,4 +1,4 @@
-"""The training recipes that a configuration can name: the values of everything that it does not say itself."""
+"""The training recipes that a configuration can name: values of everything that it leaves out."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 # Peak learning rate of an optimiser, whatever the recipe.
 LEARNING_RATES: Mapping[str, float] = {"adamw": 2e-3, "sgd": 1e-2}
-# Steps from which on ``auto`` means ``nnunet``. Published trainings of hippocampus by SGD with heavy augmentation came
-# to nnU-Net's accuracy of 250,000 steps in 9,250 (Auto-nnU-Net, Becktepe et al. 2025: 37 epochs of 250) and 12,650
+# From this many steps on, ``auto`` means ``nnunet``. Published trainings of hippocampus by SGD with strong augmentation
+# reached nnU-Net's accuracy of 250,000 steps in 9,250 (Auto-nnU-Net, Becktepe et al. 2025: 37 epochs of 250) and 12,650
 # (MONAI's DynUNet pipeline), while our measurements of ``short`` end at some 2,000 (docs/notebook.md).
 NNUNET_FROM = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One row of ``RECIPES``; the attributes are keys of a model's section in the configuration.
+    """One row of ``RECIPES``; its attributes are keys of a model's section in the configuration.
 
     Attributes:
         optimizer, weight_decay, schedule, warmup, augment: as there.
@@ -31,10 +31,10 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    # For hundreds or thousands of steps: an adaptive optimiser, and no more augmentation than a short training repays.
+    # For hundreds or thousands of steps: an adaptive optimiser, and little augmentation.
     "short": Recipe("adamw", 1e-4, "poly", 0.05, "default", False),
-    # Isensee et al. 2021, made for 250,000 steps: Nesterov momentum from the full rate on, their whole augmentation,
-    # a loss at every resolution.
+    # Isensee et al. 2021, for 250,000 steps: Nesterov momentum at the full rate from the first step, all of their
+    # augmentation, a loss at every resolution.
     "nnunet": Recipe("sgd", 3e-5, "poly", 0.0, "nnunet", True),
 }
 

@@ -1,7 +1,7 @@
 """The typed configuration: one source for the YAML that users write, its checks and its JSON schema.
 
-Unknown keys are refused with the nearest valid one, types are strict (YAML 1.1 reads ``1e-4`` as text), and after
-parsing no dictionary travels further.
+An unknown key is an error that names the nearest valid one; types are strict (YAML 1.1 reads ``1e-4`` as text). After
+parsing, the configuration is passed on as these types, never as dictionaries.
 """
 
 from medseg.config.dataset import (

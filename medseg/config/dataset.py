@@ -1,4 +1,4 @@
-"""The block of a data set: where it lies, what its files mean, what happens to predictions on it."""
+"""The section of a data set: its folder, the meaning of its files, and operations on predictions."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ KnownArchive = Literal[
 
 
 def is_table(subject: str | None) -> bool:
-    """Whether ``subject`` names a file, and is no expression."""
+    """Whether ``subject`` names a file; otherwise it is an expression."""
     return subject is not None and subject.endswith((".csv", ".tsv"))
 
 
 class GenerateConfig(Section):
-    """Make the data set before reading it (phantoms, for demonstrations and tests)."""
+    """Generate the data set before reading it (phantoms, for demonstrations and tests)."""
 
     kind: Literal["cells", "organs"] = Field(description="cells: 2-D fluorescence-like; organs: 3-D CT-like")
     cases: Count = Field(default=12, description="number of cases")
@@ -57,7 +57,7 @@ class CrfConfig(Section):
 
 
 class PostprocessConfig(Section):
-    """Fixed operations on predictions, in this order; none is chosen from data."""
+    """Fixed operations on predictions, in this order; none is selected by looking at data."""
 
     crf: CrfConfig | None = Field(
         default=None,
@@ -105,9 +105,9 @@ class DownloadConfig(Section):
 
 
 class TestConfig(Section):
-    """Cases that are kept apart until `medseg test` scores them: in no plan, fold or curve. Give exactly one source."""
+    """Cases that stay out of plans, folds and curves until `medseg test` scores them. Give exactly one source."""
 
-    __test__ = False  # pytest takes classes of this name for tests
+    __test__ = False  # pytest collects classes of this name as tests
 
     cases: list[str] | None = Field(default=None, min_length=1, description="case ids")
     file: str | None = Field(
@@ -132,7 +132,7 @@ class TestConfig(Section):
 
 
 class DatasetConfig(Section):
-    """Where a data set lies and what its files mean."""
+    """The folder of a data set and the meaning of its files."""
 
     layout: Literal["pairs", "decathlon", "nnunet", "bids", "dsb2018", "table"] | None = Field(
         default=None,
@@ -216,7 +216,7 @@ class DatasetConfig(Section):
 
     @model_validator(mode="after")
     def _tolerances_of_classes(self) -> DatasetConfig:
-        # The classes of the layouts that bring their own are known to evaluate only.
+        # Classes of layouts with a description of their own are not known here; evaluate checks those.
         scored = list(self.regions or self.labels or ())
         unknown = sorted(set(self.metrics.tolerance) - set(scored)) if scored else []
         if unknown:
@@ -233,5 +233,5 @@ class DatasetConfig(Section):
 
     @field_serializer("regions")
     def _regions_as_pairs(self, value: dict[str, list[str]] | None) -> list[list[Any]] | None:
-        # Their order counts, and digests and comparisons sort the keys of mappings.
+        # Their order matters, and digests and comparisons sort the keys of mappings.
         return None if value is None else [[name, classes] for name, classes in value.items()]

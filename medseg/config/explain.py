@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, one line per problem: where, what was found, what to write instead."""
+"""Error messages for configurations, one line per problem: where, what was found, what to write instead."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medseg.networks import NETWORKS
 
 
 def explain_option(network: str, detail: Any) -> str:
-    """What is wrong with an option of a network."""
+    """One line for a pydantic error in an option of a network."""
     name = ".".join(str(part) for part in detail["loc"])
     valid = list(NETWORKS[network].options.model_fields)
     if detail["type"] != "extra_forbidden":
@@ -23,7 +23,12 @@ def explain_option(network: str, detail: Any) -> str:
 
 
 def explain_error(detail: Any, root: type[Section]) -> str:
-    """One line for one pydantic error: where, what was found, what to write instead."""
+    """One line for a pydantic error: where, what was found, what to write instead.
+
+    Args:
+        detail: an element of ``ValidationError.errors()``.
+        root: the section that was validated.
+    """
     where = ".".join(str(part) for part in detail["loc"] if part != "[key]")
     found = detail["input"]
     if detail["type"] == "extra_forbidden":
@@ -63,7 +68,7 @@ def _keys_at(location: Sequence[Any], root: type[Section]) -> list[str]:
     for part in location:
         annotation = section.get(part) if isinstance(section, dict) else section.model_fields[str(part)].annotation
         if get_origin(annotation) is dict:
-            # Names of the user's own stand at the next place; each leads to the same kind of section.
+            # The next part is a name that the user chose; every name leads to the same kind of section.
             section = dict.fromkeys(location, get_args(annotation)[1])
         else:
             inner = (annotation, *get_args(annotation))

@@ -1,4 +1,4 @@
-"""The block of a data set that says which metrics evaluate computes; changing it evaluates again and nothing else."""
+"""The section with the metrics of a data set; a change of it repeats evaluate and what follows, nothing else."""
 
 from __future__ import annotations
 

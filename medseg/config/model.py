@@ -1,4 +1,4 @@
-"""The block of a model: network, loss, optimisation, augmentation, and values of the plan that are fixed."""
+"""The section of a model: network, loss, optimisation, augmentation, and fixed values of the plan."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Normalization = Literal["zscore", "zscore_nonzero", "ct", "percentile", "rescale
 
 
 class PlanOverrides(Section):
-    """Values of the plan that the user fixes; everything left out is planned from the data and the budgets."""
+    """Values of the plan that the user fixes; all others are planned from the data and the budgets."""
 
     resolution: Literal["full", "low"] = Field(
         default="full", description="low: the coarser grid that nnU-Net plans for volumes far larger than a patch"
@@ -72,7 +72,7 @@ class PlanOverrides(Section):
         return value
 
 
-# Rows of the augmentation recipes (medseg/augment/tables.py) -> the widest range that makes sense; none: has no range.
+# Row of the augmentation recipes (medseg/augment/tables.py) -> the widest range that is accepted; None: it has none.
 AUGMENTATION: dict[str, tuple[float, float] | None] = {
     "rotation": (-180, 180),
     "scaling": (0.1, 10),
@@ -93,7 +93,7 @@ AUGMENTATION: dict[str, tuple[float, float] | None] = {
 
 
 class ChangeConfig(Section):
-    """One row of an augmentation recipe; what is not said stays as the recipe has it."""
+    """Changes of one row of an augmentation recipe; what is left out stays as in the recipe."""
 
     probability: float | None = Field(default=None, ge=0, le=1, description="share of the samples that are changed")
     range: list[float] | None = Field(
@@ -102,7 +102,7 @@ class ChangeConfig(Section):
 
 
 class ModelConfig(Section):
-    """One model of the study; everything not said is planned."""
+    """One model of the study; everything that is left out is planned."""
 
     network: Network = Field(description="architecture, a row of NETWORKS in medseg/networks.py (docs/models.md)")
     options: dict[str, Any] = Field(default_factory=dict, description="options of that row; none: their defaults")
@@ -184,24 +184,24 @@ class ModelConfig(Section):
         return value
 
     def settled(self, steps: int) -> ModelConfig:
-        """This model with the recipe that ``auto`` means for so many steps; itself if it names one."""
+        """The section with the recipe that ``auto`` means for this number of steps; itself if it names a recipe."""
         return self.model_copy(update={"recipe": recipe_for(steps)}) if self.recipe == "auto" else self
 
     @property
     def training(self) -> Recipe:
-        """The recipe, with what this section says itself in its place; that of ``short`` until ``auto`` is settled."""
+        """The recipe with the values of this section in place of its own; ``short`` until ``auto`` is settled."""
         recipe = RECIPES["short" if self.recipe == "auto" else self.recipe]
         own = {name: getattr(self, name) for name in ("optimizer", "weight_decay", "schedule", "warmup", "augment")}
         return replace(recipe, **{name: value for name, value in own.items() if value is not None})
 
     @property
     def peak_lr(self) -> float:
-        """The peak learning rate."""
+        """The peak learning rate: the section's, else the optimiser's default."""
         return self.lr or LEARNING_RATES[self.training.optimizer]
 
     @property
     def network_options(self) -> dict[str, Any]:
-        """The options of the network, the recipe's among them."""
+        """The options of the network, those of the recipe included."""
         fits = self.training.deep_supervision and "deep_supervision" in NETWORKS[self.network].options.model_fields
         return {"deep_supervision": True, **self.options} if fits else self.options
 

@@ -1,4 +1,4 @@
-"""What all blocks of the configuration have in common."""
+"""The base class of all sections of the configuration, and its field types."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """A block of the configuration: strict types, unknown keys refused, frozen."""
+    """A section of the configuration: strict types, no unknown keys, frozen."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

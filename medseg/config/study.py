@@ -1,4 +1,4 @@
-"""The whole configuration: data sets, models, folds, budgets; how it is read and written down as a schema."""
+"""The whole configuration: data sets, models, folds, budgets; its loader and its JSON schema."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FoldsConfig(Section):
 
     @model_validator(mode="after")
     def _folds_exist(self) -> FoldsConfig:
-        # How many folds sites and files make shows when they are read.
+        # The number of folds that sites and files give is known only when they are read.
         last = self.count - 1 if self.scheme != "site" and self.file is None else max(self.run, default=0)
         if not self.run or max(self.run) > last or len(set(self.run)) != len(self.run):
             raise ValueError(f"run: {self.run} must be distinct numbers from 0 to {last}")
@@ -80,7 +80,7 @@ class BudgetConfig(Section):
 
 
 class LoaderConfig(Section):
-    """Who reads the training batches; no bit of a result depends on it."""
+    """Processes that read the training batches; no result depends on them."""
 
     workers: int | None = Field(
         default=None, ge=0, description="processes that read ahead; none: 2 beside a GPU, else 0 (training reads)"
@@ -89,7 +89,7 @@ class LoaderConfig(Section):
 
 
 class PredictConfig(Section):
-    """How validation cases are predicted; changing it trains nothing again."""
+    """How validation cases are predicted; a change repeats no training."""
 
     mirror: bool | None = Field(
         default=None,
@@ -148,11 +148,11 @@ class Config(Section):
             while (start := self.models[seen[-1]].start) is not None and not is_elsewhere(start):
                 if start not in self.models:
                     raise ValueError(
-                        f"models.{seen[-1]}.start: no model '{start}'; there are: {', '.join(self.models)}; a folder "
-                        "is told by a '/' in its name"
+                        f"models.{seen[-1]}.start: no model '{start}'; there are: {', '.join(self.models)}; "
+                        "the path of a folder needs a '/'"
                     )
                 if start in seen:
-                    raise ValueError(f"models.{name}.start: {' -> '.join([*seen, start])} goes in a circle")
+                    raise ValueError(f"models.{name}.start: {' -> '.join([*seen, start])} is a cycle")
                 seen.append(start)
         return self
 

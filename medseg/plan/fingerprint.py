@@ -1,4 +1,4 @@
-"""The fingerprint: what a data set is like, in a few numbers (Isensee et al. 2021, supplementary note 2)."""
+"""The fingerprint: properties of a data set in a few numbers (Isensee et al. 2021, supplementary note 2)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from medseg.progress import Progress
 
 # Foreground voxels sampled per case and channel for the intensity statistics.
 SAMPLES_PER_CASE = 10_000
-# Written for readers; computed from the rows of the cases.
+# Written for people who read the file; computed from the rows of the cases.
 DERIVED = ("cases", "median_shape", "median_spacing", "p10_spacing")
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What planning knows about the data; axes in canonical orientation, after cropping to the non-zero box.
+    """Properties of the data that planning uses; axes in canonical orientation, after cropping to the non-zero box.
 
     Attributes:
         dataset, dims, channels, classes (background included), subjects: as in the manifest.
@@ -92,7 +92,7 @@ class Fingerprint:
         return [tuple(int(n) for n in shape) for shape in shapes]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; a line per case, and medians for whoever reads the file."""
+        """As plain JSON values: a line per case, and medians for people who read the file."""
         rows = {name: [" x ".join(map(str, row)) for row in getattr(self, name)] for name in ("shapes", "spacings")}
         medians = {name: getattr(self, name) for name in DERIVED}
         return {**asdict(self), **medians, **rows}
@@ -110,23 +110,26 @@ class Fingerprint:
             raise PlanError(
                 f"fingerprint has other fields than this version of medseg: {odd}; run `medseg fingerprint` again"
             )
-        facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k in names}
+        found: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k in names}
         for name, kind in (("shapes", int), ("spacings", float)):
-            facts[name] = tuple(tuple(kind(n) for n in row.split(" x ")) for row in facts[name])
-        facts["regions"] = tuple(tuple(classes) for classes in facts["regions"])
-        return cls(**facts)
+            found[name] = tuple(tuple(kind(n) for n in row.split(" x ")) for row in found[name])
+        found["regions"] = tuple(tuple(classes) for classes in found["regions"])
+        return cls(**found)
 
 
 def take_fingerprint(manifest: Manifest, folder: Path, workers: int) -> Fingerprint:
-    """Read every case under ``folder`` and summarise; the result does not depend on ``workers``."""
+    """The fingerprint of a data set, from every case under ``folder``; it does not depend on ``workers``.
+
+    Raises:
+        DataError: if a file is not the one that was checked at ingest.
+    """
     bar = Progress(f"fingerprint {manifest.dataset}", len(manifest.cases))
-    facts = []
+    measured: list[_CaseProperties] = []
+    jobs = [(i, c, folder, manifest.labels) for i, c in enumerate(manifest.cases)]
     with ThreadPoolExecutor(workers) as pool:
-        for fact in pool.map(
-            lambda job: _case_facts(*job), [(i, c, folder, manifest.labels) for i, c in enumerate(manifest.cases)]
-        ):
-            facts.append(fact)
-            bar.update(len(facts))
+        for properties in pool.map(lambda job: _measure(*job), jobs):
+            measured.append(properties)
+            bar.update(len(measured))
     unit = manifest.cases[0].geometry.unit
     return Fingerprint(
         dataset=manifest.dataset,
@@ -136,23 +139,27 @@ def take_fingerprint(manifest: Manifest, folder: Path, workers: int) -> Fingerpr
         subjects=len({c.subject for c in manifest.cases}),
         unit=unit,
         oriented=manifest.dims == 3 and unit == "mm",
-        shapes=tuple(f.shape for f in facts),
-        spacings=tuple(f.spacing for f in facts),
-        median_relative_size=round(float(np.median([f.relative_size for f in facts])), 6),
+        shapes=tuple(m.shape for m in measured),
+        spacings=tuple(m.spacing for m in measured),
+        median_relative_size=round(float(np.median([m.relative_size for m in measured])), 6),
         intensities=tuple(
-            _statistics(np.concatenate([f.samples[c] for f in facts])) for c in range(len(manifest.channels))
+            _statistics(np.concatenate([m.samples[c] for m in measured])) for c in range(len(manifest.channels))
         ),
         regions=manifest.labels.members if manifest.labels.regions else (),
         ignore=manifest.labels.ignore is not None,
-        object_diameter=_median(np.concatenate([f.diameters for f in facts])),
+        object_diameter=_median(np.concatenate([m.diameters for m in measured])),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _CaseFacts:
-    """Of one case: cropped shape, spacing, share of its voxels kept, sampled foreground intensities per channel.
+class _CaseProperties:
+    """Properties of one case.
 
-    ``diameters`` are those of its objects, where labels are object numbers.
+    Attributes:
+        shape, spacing: after cropping, along canonical axes.
+        relative_size: share of its voxels that cropping keeps.
+        samples: sampled foreground intensities per channel.
+        diameters: of its objects, where labels are object numbers.
     """
 
     shape: tuple[int, ...]
@@ -162,10 +169,11 @@ class _CaseFacts:
     diameters: NDArray[np.float64]
 
 
-def _case_facts(index: int, case: Case, folder: Path, labels: LabelTable) -> _CaseFacts:
+def _measure(index: int, case: Case, folder: Path, labels: LabelTable) -> _CaseProperties:
+    """Read a case and measure it; ``index`` seeds its sample of intensities."""
     image = read_case_image(case, folder)
     axes, flips = canonical_axes(case.geometry)
-    # The bounding box is that of nnU-Net's mask too: filling its holes does not move its outer edges.
+    # This is also the bounding box of nnU-Net's mask: filling its holes does not move its outer edges.
     start, shape = nonzero_box(reorient(image, axes, flips))
     foreground, diameters = np.zeros(image.shape[1:], dtype=bool), np.empty(0)
     if case.labels:
@@ -182,13 +190,15 @@ def _case_facts(index: int, case: Case, folder: Path, labels: LabelTable) -> _Ca
         samples.append(values)
     geometry = case.geometry.reoriented(axes, flips)
     spacing = tuple(round(s, 6) for s in geometry.spacing)
-    return _CaseFacts(shape, spacing, math.prod(shape) / math.prod(image.shape[1:]), tuple(samples), diameters)
+    return _CaseProperties(shape, spacing, math.prod(shape) / math.prod(image.shape[1:]), tuple(samples), diameters)
 
 
 def _diameters(numbers: NDArray[Any], spacing: Sequence[float]) -> NDArray[np.float64]:
-    """Of the disc or ball as large as each object (objects,), from the object numbers (voxels,) of all their voxels.
+    """Diameters (objects,) of the discs or balls as large as the objects, in the unit of ``spacing``.
 
-    In the unit of ``spacing``.
+    Args:
+        numbers: object number of every voxel that belongs to an object (voxels,).
+        spacing: of the image.
     """
     sizes = np.unique(numbers, return_counts=True)[1] * math.prod(spacing)
     dims = len(spacing)

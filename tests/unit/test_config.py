@@ -627,7 +627,7 @@ def test_a_start_within_the_configuration_is_the_same_fold_and_seed() -> None:
     assert workflow.start_of(config, RunKey("d", "n", 2, 7)) == (Path(folder) / "model.json", folder)
     assert workflow.start_of(config, RunKey("d", "m", 2, 7)) == (None, None)
     broken = {**minimal(), "models": {"n": {"network": "unet", "start": "q"}}}
-    assert "no model 'q'; there are: n; a folder is told by a '/'" in refusal(broken)
+    assert "no model 'q'; there are: n; the path of a folder needs a '/'" in refusal(broken)
 
 
 def test_readers_are_told_or_follow_the_device() -> None:

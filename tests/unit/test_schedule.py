@@ -16,8 +16,8 @@ from medseg.plan.plan import Plan
 from medseg.train import advance, saving
 from medseg.train.loop import train
 from medseg.train.schedule import SCHEDULES, Tail, learning_rate, tail_of
-from tests.plans import tiny_plan
 from medseg.train.state import FoldCases
+from tests.plans import tiny_plan
 
 LABELS = LabelTable.create({"ball": 1, "rod": 3})
 

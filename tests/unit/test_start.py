@@ -31,7 +31,7 @@ def test_models_start_from_models_that_exist() -> None:
     with pytest.raises(ConfigError, match=re.escape("models.b.start: no model 'c'; there are: a, b")):
         config_of(a={"network": "unet"}, b={"network": "unet", "start": "c"})
     for circle in ({"a": "b", "b": "a"}, {"a": "a"}):
-        with pytest.raises(ConfigError, match="goes in a circle"):
+        with pytest.raises(ConfigError, match="is a cycle"):
             config_of(**{name: {"network": "unet", "start": start} for name, start in circle.items()})
 
 
