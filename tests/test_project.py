@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -114,3 +115,56 @@ def test_every_network_has_its_words_and_its_drawing() -> None:
         # Regions are no row of feature maps.
         assert name == "rcnn" or (ROOT / f"docs/models/{name}.svg").is_file(), name
     assert all((ROOT / "docs" / link).is_file() for link in re.findall(r"\]\((models/[^)]+)\)", page))
+
+
+def modules() -> dict[str, Path]:
+    """Name of each module of the package -> its file."""
+    found = {}
+    for path in (ROOT / "medseg").rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def test_files_and_functions_are_short() -> None:
+    for path in modules().values():
+        text = path.read_text()
+        assert text.count("\n") <= 300, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno < 60, (path, node.name)
+
+
+def test_no_module_imports_itself_by_a_way_round() -> None:
+    # Imports within functions and for type checkers count.
+    files = modules()
+    imports: dict[str, set[str]] = {}
+    for name, path in files.items():
+        found: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= (inner & set(files)) or {node.module}
+        imports[name] = (found & set(files)) - {name}
+    while leaves := {name for name, found in imports.items() if not found & set(imports)}:
+        for name in leaves:
+            del imports[name]
+    assert not imports, {name: found & set(imports) for name, found in imports.items()}
+
+
+def test_whoever_catches_everything_raises_or_records_it() -> None:
+    for path in modules().values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            caught = node.type if isinstance(node, ast.ExceptHandler) else ast.Constant(None)
+            if isinstance(node, ast.ExceptHandler) and (
+                caught is None or {"Exception", "BaseException"} & names_in(caught)
+            ):
+                used = {n.id for n in ast.walk(ast.Module(node.body, [])) if isinstance(n, ast.Name)}
+                raised = any(isinstance(n, ast.Raise) for n in ast.walk(ast.Module(node.body, [])))
+                assert raised or node.name in used, (path, node.lineno)
+
+
+def names_in(node: ast.AST) -> set[str]:
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}

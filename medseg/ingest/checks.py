@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,13 @@ from medseg.formats.source import Source
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.cases import grid_of, merge_objects
+from medseg.ingest.checked import Checked
 from medseg.ingest.cohort import cohort_faults, name_channels
 from medseg.ingest.counting import count_values, digest_voxels, field_of_view, first_voxel, right_angles, spread
 from medseg.ingest.faults import fault
 from medseg.ingest.held_out import one_side
-from medseg.ingest.manifest import Case
 from medseg.ingest.origin.proposal import join_noticed
-from medseg.ingest.origin.sketch import Sketch, take_sketch
+from medseg.ingest.origin.sketch import take_sketch
 from medseg.ingest.sources import Candidate, Inventory
 from medseg.ingest.subjects import NOTICED
 from medseg.machine import processors
@@ -37,67 +36,6 @@ VALUES_SHOWN = 8
 COVERED = 0.9
 # Cosine of the angle between two axes of a grid above which it counts as sheared.
 SHEAR = 1e-3
-
-
-@dataclass(slots=True)
-class Checked:
-    """What reading one case gave.
-
-    Attributes:
-        candidate: the case's files.
-        faults: everything wrong with it.
-        settled: contradictions for which the configuration names the winner: reported and recorded, but no errors.
-        images_sha256, labels_sha256: digests of the files; empty text for one that could not be opened.
-        voxels_sha256: digests of the voxels of the images; empty text for one that is constant or could not be read.
-        geometry: grid of the first image, or None if it could not be read.
-        channels: over all images, or None likewise.
-        spreads: of several channels, the 5th to 95th percentile range of intensities of each.
-        dtype: stored type of the first image.
-        label_counts: as in ``medseg.ingest.manifest.Case``; None if the label could not be read.
-        fill, orientation, remarks: as in ``medseg.ingest.manifest.Case``.
-        sketch: of the first image, to find cases of one origin; None if it is constant or could not be read.
-    """
-
-    candidate: Candidate
-    faults: list[Fault] = field(default_factory=list)
-    settled: list[Fault] = field(default_factory=list)
-    images_sha256: list[str] = field(default_factory=list)
-    labels_sha256: list[str] = field(default_factory=list)
-    voxels_sha256: list[str] = field(default_factory=list)
-    geometry: Geometry | None = None
-    channels: int | None = None
-    spreads: list[float] = field(default_factory=list)
-    dtype: str = ""
-    label_counts: dict[int, int] | None = None
-    fill: float | None = None
-    orientation: str = ""
-    remarks: list[str] = field(default_factory=list)
-    sketch: Sketch | None = None
-
-    def add(self, code: str, file: str, cause: str, fix: str = "") -> None:
-        """Note a fault of this case."""
-        self.faults.append(fault(code, self.candidate.id, file, cause, fix))
-
-    def case(self) -> Case:
-        """The manifest's row; only for a case without faults that forbid one."""
-        assert self.geometry is not None
-        c = self.candidate
-        return Case(
-            id=c.id,
-            subject=c.subject,
-            images=c.images,
-            labels=c.labels,
-            images_sha256=tuple(self.images_sha256),
-            labels_sha256=tuple(self.labels_sha256),
-            geometry=self.geometry,
-            dtype=self.dtype,
-            label_counts=self.label_counts or {},
-            site=c.site,
-            series=c.series,
-            fill=self.fill,
-            orientation=self.orientation,
-            remarks=tuple(self.remarks),
-        )
 
 
 def check_cases(

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import Fault
 from medseg.image.labels import LabelTable
+from medseg.ingest.checked import Checked
 from medseg.ingest.faults import exclude_these, fault
+from medseg.ingest.layouts.found import Candidate
 from medseg.ingest.origin.faults import origin_faults
 from medseg.ingest.splits import Fold
-
-if TYPE_CHECKING:
-    from medseg.ingest.checks import Checked
-    from medseg.ingest.layouts.found import Candidate
 
 # Channels count as swapped only in sets of at least so many cases, …
 ENOUGH_CASES = 5

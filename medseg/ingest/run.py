@@ -10,7 +10,8 @@ from medseg.errors import ConfigError, DatasetFaults, Fault
 from medseg.files import nearest, write_text
 from medseg.formats.table import FORMATS, suffix_of
 from medseg.image.labels import LabelTable
-from medseg.ingest.checks import Checked, check_cases, read_cases
+from medseg.ingest.checked import Checked
+from medseg.ingest.checks import check_cases, read_cases
 from medseg.ingest.cohort import fold_faults
 from medseg.ingest.faults import check_allowed
 from medseg.ingest.folds import FoldCase, check_run, make_folds

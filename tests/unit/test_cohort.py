@@ -15,7 +15,7 @@ from medseg.formats.limits import check_size, file_limit, memory_budget
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest import counting
-from medseg.ingest.checks import Checked
+from medseg.ingest.checked import Checked
 from medseg.ingest.cohort import fold_faults, swapped_channels
 from medseg.ingest.counting import count_values, digest_voxels, field_of_view, right_angles, spread
 from medseg.ingest.sources import Candidate

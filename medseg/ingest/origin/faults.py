@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from medseg.errors import Fault
+from medseg.ingest.checked import Checked
 from medseg.ingest.faults import fault
 from medseg.ingest.origin.groups import find_groups
 from medseg.ingest.origin.links import Link, find_links
-
-if TYPE_CHECKING:
-    from medseg.ingest.checks import Checked
 
 # One subject on both sides of the test set's border would be the next fault.
 ACROSS_TEST = "some are in the test set: move the group to one side of `test`, or leave cases out with `exclude`"

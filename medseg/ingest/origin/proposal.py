@@ -7,15 +7,12 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from medseg.ingest.checked import Checked
 from medseg.ingest.faults import one_line
 from medseg.ingest.origin.faults import identical_pairs, links_between
 from medseg.ingest.origin.groups import find_groups, propose
 from medseg.ingest.origin.links import KINDS
-
-if TYPE_CHECKING:
-    from medseg.ingest.checks import Checked
 
 # Groups that are printed one by one.
 SHOWN = 20

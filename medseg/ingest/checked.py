@@ -1,0 +1,73 @@
+"""What reading one case gave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from medseg.errors import Fault
+from medseg.image.geometry import Geometry
+from medseg.ingest.faults import fault
+from medseg.ingest.layouts.found import Candidate
+from medseg.ingest.manifest import Case
+from medseg.ingest.origin.sketch import Sketch
+
+
+@dataclass(slots=True)
+class Checked:
+    """What reading one case gave: its facts, and everything wrong with it.
+
+    Attributes:
+        candidate: the case's files.
+        faults: everything wrong with it.
+        settled: contradictions for which the configuration names the winner: reported and recorded, but no errors.
+        images_sha256, labels_sha256: digests of the files; empty text for one that could not be opened.
+        voxels_sha256: digests of the voxels of the images; empty text for one that is constant or could not be read.
+        geometry: grid of the first image, or None if it could not be read.
+        channels: over all images, or None likewise.
+        spreads: of several channels, the 5th to 95th percentile range of intensities of each.
+        dtype: stored type of the first image.
+        label_counts: as in ``medseg.ingest.manifest.Case``; None if the label could not be read.
+        fill, orientation, remarks: as in ``medseg.ingest.manifest.Case``.
+        sketch: of the first image, to find cases of one origin; None if it is constant or could not be read.
+    """
+
+    candidate: Candidate
+    faults: list[Fault] = field(default_factory=list)
+    settled: list[Fault] = field(default_factory=list)
+    images_sha256: list[str] = field(default_factory=list)
+    labels_sha256: list[str] = field(default_factory=list)
+    voxels_sha256: list[str] = field(default_factory=list)
+    geometry: Geometry | None = None
+    channels: int | None = None
+    spreads: list[float] = field(default_factory=list)
+    dtype: str = ""
+    label_counts: dict[int, int] | None = None
+    fill: float | None = None
+    orientation: str = ""
+    remarks: list[str] = field(default_factory=list)
+    sketch: Sketch | None = None
+
+    def add(self, code: str, file: str, cause: str, fix: str = "") -> None:
+        """Note a fault of this case."""
+        self.faults.append(fault(code, self.candidate.id, file, cause, fix))
+
+    def case(self) -> Case:
+        """The manifest's row; only for a case without faults that forbid one."""
+        assert self.geometry is not None
+        c = self.candidate
+        return Case(
+            id=c.id,
+            subject=c.subject,
+            images=c.images,
+            labels=c.labels,
+            images_sha256=tuple(self.images_sha256),
+            labels_sha256=tuple(self.labels_sha256),
+            geometry=self.geometry,
+            dtype=self.dtype,
+            label_counts=self.label_counts or {},
+            site=c.site,
+            series=c.series,
+            fill=self.fill,
+            orientation=self.orientation,
+            remarks=tuple(self.remarks),
+        )
