@@ -31,8 +31,9 @@ class Stage:
 
 
 STAGES: Mapping[str, Stage] = {
+    "phantoms": Stage(("medseg.ingest.phantoms",), ("FORMATS",)),
     "ingest": Stage(("medseg.ingest.run",), ("FORMATS",)),
-    "fingerprint": Stage(("medseg.plan.fingerprint",), ("FORMATS",)),
+    "fingerprint": Stage(("medseg.plan.survey",), ("FORMATS",)),
     # The memory of a training step is counted for every plan, the pace of training is measured for a budget in minutes.
     "plan": Stage(("medseg.plan.run", "medseg.engine.memory", "medseg.engine.resources"), (*NETWORK, "LOSSES")),
     "pace": Stage(("medseg.train.pace",), (*NETWORK, "LOSSES")),

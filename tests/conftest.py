@@ -163,7 +163,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     """Ingest, plan, preprocess, train and predict both data sets, once."""
     from medseg.config import load_config
     from medseg.ingest import run as ingest
-    from medseg.plan import run as plan
+    from medseg.plan.survey import run_fingerprint
     from medseg.predict import run as predict
     from medseg.preprocess import run as preprocess
     from medseg.train import run as train
@@ -197,7 +197,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
         models = {"unet": config.models["unet"].model_copy(update={"plan": fixed})}
         here = config.model_copy(update={"models": models})
         ingest.run(here, name, made.manifest(name).parent)
-        plan.run_fingerprint(here, made.manifest(name), made.fingerprint(name), 1)
+        run_fingerprint(here, made.manifest(name), made.fingerprint(name), 1)
         run_plan(here, "unet", made.fingerprint(name), made.plan(name))
         preprocess.run(here, "unet", made.manifest(name), made.fingerprint(name), made.index(name).parent, "code", 1)
         inputs = train.Inputs(made.manifest(name), made.plan(name), made.index(name), made.splits(name), 0, 0)

@@ -14,7 +14,7 @@ from medseg.machine import processors
 def phantoms(config: ConfigFile, dataset: Dataset) -> None:
     """Generate a data set that the configuration describes (cells or organs)."""
     from medseg.config import load_config
-    from medseg.ingest.run import run_phantoms
+    from medseg.ingest.phantoms import run_phantoms
 
     run_phantoms(load_config([config]), dataset)
 

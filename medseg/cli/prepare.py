@@ -24,7 +24,7 @@ from medseg.cli.options import (
 def fingerprint(config: ConfigFile, manifest: ManifestFile, out: Out, workers: Workers = 1) -> None:
     """Summarise a data set in the numbers that planning needs."""
     from medseg.config import load_config
-    from medseg.plan.run import run_fingerprint
+    from medseg.plan.survey import run_fingerprint
 
     run_fingerprint(load_config([config]), manifest, out, workers)
 

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from medseg.config.explain import explain_option
 from medseg.config.section import Count, Name, Positive, Section
+from medseg.losses.table import LOSSES
 from medseg.networks import NETWORKS, options_of
 from medseg.recipes import LEARNING_RATES, NNUNET_FROM, RECIPES, Recipe, recipe_for
 
@@ -19,21 +20,9 @@ from medseg.recipes import LEARNING_RATES, NNUNET_FROM, RECIPES, Recipe, recipe_
 MIN_WIDTH = 8
 if TYPE_CHECKING:
     Network = str
+    Loss = str
 else:
-    Network = Literal[tuple(NETWORKS)]
-Loss = Literal[
-    "dice_ce",
-    "dice",
-    "ce",
-    "dice_focal",
-    "dice_topk",
-    "tversky",
-    "generalised_dice",
-    "lovasz",
-    "dice_boundary",
-    "dice_hausdorff",
-    "cldice",
-]
+    Network, Loss = Literal[tuple(NETWORKS)], Literal[tuple(LOSSES)]
 Normalization = Literal["zscore", "zscore_nonzero", "ct", "percentile", "rescale", "rgb", "none"]
 
 

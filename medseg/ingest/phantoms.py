@@ -11,17 +11,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from medseg.errors import DataError
+from medseg.errors import ConfigError, DataError
 from medseg.files import write_json
 from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.progress import Progress
+
+if TYPE_CHECKING:
+    from medseg.config import Config
 
 Kind = Literal["cells", "organs"]
 Phantom = tuple[NDArray[Any], NDArray[Any], Geometry]
@@ -36,6 +39,21 @@ ORIENTATIONS: tuple[tuple[tuple[int, int, int], tuple[bool, bool, bool]], ...] =
     ((0, 1, 2), (True, False, False)),
     ((1, 2, 0), (True, True, False)),
 )
+
+
+def run_phantoms(config: Config, dataset: str) -> Path:
+    """Generate the data set that ``generate:`` describes; returns its folder (``phantoms.json`` comes last).
+
+    Raises:
+        ConfigError: if the data set has no ``generate:``.
+        DataError: if its folder holds other data.
+    """
+    section = config.dataset(dataset)
+    if section.generate is None:
+        raise ConfigError(f"datasets.{dataset}: has no `generate`, so there is nothing to generate")
+    folder = config.folder_of(dataset)
+    generate(section.generate.kind, section.generate.cases, section.generate.seed, folder)
+    return folder
 
 
 def generate(kind: Kind, cases: int, seed: int, folder: Path) -> None:

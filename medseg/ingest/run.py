@@ -18,7 +18,6 @@ from medseg.ingest.folds import FoldCase, check_run, make_folds
 from medseg.ingest.manifest import Case, Manifest, write_manifest, write_test
 from medseg.ingest.origin.proposal import proposed_subjects
 from medseg.ingest.own_folds import own_folds
-from medseg.ingest.phantoms import generate
 from medseg.ingest.sources import Inventory, find_cases
 from medseg.ingest.splits import Fold, write_splits
 from medseg.ingest.summary import summary
@@ -100,21 +99,6 @@ def propose_subjects(config: Config, dataset: str, file: Path, workers: int = 1)
         lines.append(f"{unread} images could not be read or are constant: of these, only the names were compared")
     lines += [f"not settled by the table: {f}" for f in inventory.faults if f.code == "subject"]
     return [*lines, f"wrote {file}; `subject: {file}` under `datasets.{dataset}` uses it"]
-
-
-def run_phantoms(config: Config, dataset: str) -> Path:
-    """Generate the data set that ``generate:`` describes; returns its folder (``phantoms.json`` comes last).
-
-    Raises:
-        ConfigError: if the data set has no ``generate:``.
-        DataError: if its folder holds other data.
-    """
-    section = config.dataset(dataset)
-    if section.generate is None:
-        raise ConfigError(f"datasets.{dataset}: has no `generate`, so there is nothing to generate")
-    folder = config.folder_of(dataset)
-    generate(section.generate.kind, section.generate.cases, section.generate.seed, folder)
-    return folder
 
 
 def _ingest(config: Config, dataset: str, workers: int) -> _Ingested:

@@ -1,4 +1,4 @@
-"""The plan stage: ``medseg fingerprint`` and ``medseg plan``."""
+"""The plan stage: ``medseg plan``; ``medseg fingerprint`` is in ``medseg.plan.survey``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from pathlib import Path
 from medseg.config import Config, ModelConfig
 from medseg.errors import PlanError
 from medseg.files import read_json, write_json
-from medseg.ingest.manifest import read_manifest
 from medseg.plan.budget import Pace, Stopwatch, WidthCandidate, fastest_variant, plan_within_minutes
 from medseg.plan.explain import explain_recipe, explanation, shown_value
-from medseg.plan.fingerprint import Fingerprint, take_fingerprint
+from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.limits import base_widths_of
 from medseg.plan.plan import Plan
 from medseg.plan.planner import PlanRequest, StepBytes, plan_within_memory
 from medseg.plan.resources import Resources
 from medseg.progress import say
 
-__all__ = ["explain_file", "explanation", "run", "run_fingerprint"]
+__all__ = ["explain_file", "explanation", "run"]
 
 
 # (plan, voxels of the prepared images, seconds to spend) -> pace of training on this machine. It times the training
@@ -28,13 +27,6 @@ Measure = Callable[[Plan, Sequence[tuple[int, ...]], float], Pace]
 
 # Planned values that are printed.
 PRINTED = ("spacing", "patch", "batch", "widths", "strides", "steps", "precision", "lr")
-
-
-def run_fingerprint(config: Config, manifest_path: Path, out: Path, workers: int) -> None:
-    """Write ``fingerprint.json`` of a data set."""
-    manifest = read_manifest(manifest_path)
-    folder = config.folder_of(manifest.dataset)
-    write_json(out, take_fingerprint(manifest, folder, workers).to_json())
 
 
 def run(

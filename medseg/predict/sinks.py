@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from medseg.formats.write import write_labels
 from medseg.image.labels import LabelTable
 from medseg.preprocess.inverse import InverseRecord
 from medseg.preprocess.prepare import restore_labels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Frame(NamedTuple):

@@ -186,7 +186,7 @@ def test_no_secret_reaches_any_output(planted: tuple[Path, str], tmp_path: Path)
 
 
 def test_no_secret_reaches_the_tracked_parameters(tmp_path: Path) -> None:
-    from medseg.plan.run import run_fingerprint
+    from medseg.plan.survey import run_fingerprint
     from medseg.tracking import training_spec
     from tests.plans import run_plan
 

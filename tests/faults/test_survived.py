@@ -20,7 +20,7 @@ from medseg.formats.read import read_image, read_labels
 from medseg.ingest.cases import read_case_image, read_case_labels
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.run import run
-from medseg.plan.run import run_fingerprint
+from medseg.plan.survey import run_fingerprint
 from medseg.preprocess import run as preprocess
 from tests.faults.plants import PLAIN, PLAIN_LABEL, huge_nifti2, patch_header, store_nifti
 from tests.faults.sets import CASES, KINDS, config

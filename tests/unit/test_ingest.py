@@ -23,8 +23,8 @@ from medseg.image.geometry import Geometry
 from medseg.ingest.cases import open_case_image, read_case_image
 from medseg.ingest.fault_list import fault_list
 from medseg.ingest.manifest import read_manifest
-from medseg.ingest.phantoms import ORGANS, generate
-from medseg.ingest.run import check, run, run_phantoms
+from medseg.ingest.phantoms import ORGANS, generate, run_phantoms
+from medseg.ingest.run import check, run
 from medseg.ingest.splits import read_split, write_splits
 from medseg.provenance import import_closure
 

@@ -26,8 +26,8 @@ from medseg.ingest import run as ingest
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.phantoms import generate
 from medseg.patches.tiling import predict_tiled
-from medseg.plan import run as plan_stage
 from medseg.plan.plan import Plan
+from medseg.plan.survey import run_fingerprint
 from medseg.postprocess import run as postprocess
 from medseg.predict import run as predict
 from medseg.predict.predictor import Predictor
@@ -122,7 +122,7 @@ def river(tmp_path_factory: pytest.TempPathFactory) -> River:
     made = River(config, root)
     ingest.run(config, "organs", made.manifest.parent)
     fingerprint = root / "plan" / "fingerprint.json"
-    plan_stage.run_fingerprint(config, made.manifest, fingerprint, 1)
+    run_fingerprint(config, made.manifest, fingerprint, 1)
     for name in MODELS:
         plan_path = root / "plan" / f"{name}.json"
         run_plan(config, name, fingerprint, plan_path)

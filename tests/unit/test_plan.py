@@ -22,12 +22,13 @@ from medseg.ingest.manifest import read_manifest
 from medseg.models.spec import total_stride
 from medseg.plan.budget import Pace, steps_in, validate_every
 from medseg.plan.explain import explanation
-from medseg.plan.fingerprint import Fingerprint, take_fingerprint
+from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.grid import plan_grid
 from medseg.plan.limits import limits_of
 from medseg.plan.plan import Grid, Plan, flat_values
 from medseg.plan.planner import PlanRequest, make_plan, plan_within_memory, unet_step_bytes
 from medseg.plan.resources import Resources
+from medseg.plan.survey import take_fingerprint
 from medseg.recipes import LEARNING_RATES
 from tests.plans import run_plan
 
@@ -602,9 +603,9 @@ def test_intensities_are_those_of_the_foreground(study: Any) -> None:
 
 
 def test_fingerprint_does_not_depend_on_workers_or_chance(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medseg.plan import fingerprint
+    from medseg.plan import survey
 
-    monkeypatch.setattr(fingerprint, "SAMPLES_PER_CASE", 40)
+    monkeypatch.setattr(survey, "SAMPLES_PER_CASE", 40)
     manifest = read_manifest(study.manifest("solid"))
     facts = [take_fingerprint(manifest, study.folder("solid"), workers) for workers in (1, 3)]
     assert facts[0] == facts[1]

@@ -18,7 +18,7 @@ for _name, _dataset in CONFIG.datasets.items():
                 runtime=minutes,
             params:
                 config=RESULTS.config,
-                code=code("ingest"),
+                code=code("phantoms"),
                 depends=canonical_json(_dataset.generate.model_dump()),
                 dataset=_name,
             shell:
