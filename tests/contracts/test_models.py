@@ -242,6 +242,7 @@ def soiled() -> Iterator[None]:
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "cl"))), reason="torch.compile needs a C++ compiler")
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["unet", "deeplabv3plus"])
 def test_compiled_networks_agree_with_plain_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # The compiler works on the C++ of every layer; without optimising it takes a fraction of the time.

@@ -18,7 +18,14 @@ from medseg.train.state import FoldCases
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("regions", [(), ((1, 2), (2,)), tuple((1,) for _ in range(8))])
+@pytest.mark.parametrize(
+    "regions",
+    [
+        (),
+        pytest.param(((1, 2), (2,)), marks=pytest.mark.exhaustive, id="two regions"),
+        pytest.param(tuple((1,) for _ in range(8)), marks=pytest.mark.exhaustive, id="eight regions"),
+    ],
+)
 def test_outputs_are_shifted_to_the_prior(name: str, dims: int, regions: Any, tiny_plan: Any) -> None:
     """How far the logits of untrained features scatter about that is each network's own."""
     torch.manual_seed(0)

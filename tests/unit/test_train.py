@@ -421,6 +421,7 @@ def test_a_damaged_store_is_an_error_that_names_the_file(study: Any, tmp_path: P
         )
 
 
+@pytest.mark.exhaustive
 def test_memory_does_not_grow_over_fifty_passes_over_the_cases(
     tiny_cases: Any, tiny_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
