@@ -117,7 +117,7 @@ def test_unetr_takes_what_fits_into_whole_tokens_of_the_patch(dims: int) -> None
         for size in (patch, most, (5,) * dims):
             assert network(torch.zeros(1, 1, *size)).shape == (1, 2, *size)
         larger = (most[0] + 1, *most[1:])
-        with pytest.raises(ValueError, match=rf"\({larger[0]}, .*within \({most[0]}, "):
+        with pytest.raises(ValueError, match=rf"\({larger[0]}, .*at most \({most[0]}, "):
             network(torch.zeros(1, 1, *larger))
 
 
