@@ -44,13 +44,11 @@ def train(
     from medseg.machine import reserve_gpu
 
     reserve_gpu()
-    from medseg.engine.placement import flush_subnormals
     from medseg.files import read_json
     from medseg.stages import rows_of_plan, stage_digest
     from medseg.train import run as stage
     from medseg.train.state import RunOptions
 
-    flush_subnormals()
     code = code or stage_digest("train", rows_of_plan(read_json(plan)))
     trace = out / "trace.json" if profile and leads() else None
     options = RunOptions(workers, worker_timeout, trace=trace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -38,11 +39,18 @@ def set_exact(threads: int, precision: str) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def flush_subnormals() -> None:
-    """Make numbers below 1e-38 zero in this thread and those it starts; for processes of their own that train.
+@contextlib.contextmanager
+def flushed_subnormals() -> Iterator[None]:
+    """Make numbers below 1e-38 zero in this thread and those it starts, until the end of the context.
 
     The moments of weights without a gradient decay into such numbers, and processors compute with them so slowly that a
-    step of an FCN took ten times as long (docs/notebook.md). The whole process is affected, so
-    this is not in ``set_exact``: a program that predicts with this library may need them.
+    step of an FCN took ten times as long (docs/notebook.md). Not in ``set_exact``: a program that predicts with this
+    library may need them.
     """
+    # torch has no getter.
+    before = float(torch.tensor(1e-20).square()) == 0.0
     torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)

@@ -10,10 +10,12 @@ from typing import Any
 
 from medseg.engine.group import joined
 from medseg.engine.phases import Phases
+from medseg.engine.placement import flushed_subnormals
 from medseg.errors import DataError, PlanError
 from medseg.files import digest_of, read_json, write_bytes, write_json, writer_lock
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_split
+from medseg.machine import fast_precision
 from medseg.plan.plan import VALIDATION_CASES, Plan
 from medseg.preprocess.store import open_store
 from medseg.progress import say
@@ -87,10 +89,27 @@ def run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions |
         out: the model folder.
         code: digest of the training code.
         options: how to run it.
+
+    Raises:
+        PlanError: if the plan's precision gives wrong gradients on this machine, or its grid is not that of the store.
+        DataError: if cases of the fold are not prepared, or of the same subjects on both sides.
+        CheckpointError: if the weights to start from are damaged, or are not what the plan names.
+        TrainingError: if training does not come to an end.
     """
     plan = Plan.from_json(read_json(inputs.plan))
-    with joined(plan.machine.device, plan.machine.processes) as group:
+    _require_possible_precision(plan, inputs.plan)
+    # Before anything starts a thread.
+    with flushed_subnormals(), joined(plan.machine.device, plan.machine.processes) as group:
         _run(inputs, state, out, code, replace(options or RunOptions(), group=group))
+
+
+def _require_possible_precision(plan: Plan, path: Path) -> None:
+    """Refuse bf16 on a processor whose gradients in it are wrong: the plan was made on another machine."""
+    if plan.machine.device == "cpu" and plan.machine.precision == "bf16" and fast_precision("cpu") != "bf16":
+        raise PlanError(
+            f"{path}: machine.precision is bf16, but gradients in bf16 are wrong or slow on this processor, which has "
+            "no AMX; run `medseg plan` again on this machine"
+        )
 
 
 def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions) -> None:

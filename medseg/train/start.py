@@ -41,10 +41,15 @@ class Start:
             record: of these weights, from the weights stage.
 
         Raises:
-            CheckpointError: if weights have no record, or are not what it says.
+            CheckpointError: if weights have no record or are not what it says, or the plan names none and there is one.
         """
         address = options.get("weights")
         if address is None:
+            if record is not None:
+                raise CheckpointError(
+                    f"--weights {record}: the plan has no options.weights, so that they would not be used; leave it "
+                    "out, or set options.weights of the model and run `medseg plan` again"
+                )
             return cls(None, model)
         if record is None:
             raise CheckpointError(

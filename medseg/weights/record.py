@@ -34,7 +34,10 @@ def read_record(path: Path, address: str, sha256: str | None) -> Path:
     except (DataError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not a record of weights ({error}); run `medseg weights` again") from None
     if key != _key(address, sha256):
-        raise CheckpointError(f"{path}: made for other options.weights than the plan's; run `medseg weights` again")
+        raise CheckpointError(
+            f"{path}: made for another options.weights or options.sha256 than the plan's; if the configuration has "
+            "changed since the plan was made, run `medseg plan` again, else `medseg weights`"
+        )
     if not file.is_file():
         raise CheckpointError(f"{path}: its file {file} is missing; run `medseg weights` again")
     if sha256_file(file) != found:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from torch.profiler._utils import traverse_dfs
 
 from medseg.config import load_config
 from medseg.engine.memory import estimate_memory
-from medseg.engine.placement import flush_subnormals, place
+from medseg.engine.placement import flushed_subnormals, place
 from medseg.engine.step import Step, build_optimizer
 from medseg.errors import PlanError
 from medseg.losses.build import build_loss
@@ -59,16 +58,6 @@ def allocated_peak(plan: Plan) -> int:
             step(images.contiguous(memory_format=memory_format(plan.network.dims)), labels)
             del images, labels
     return peak_of_allocations(profile)
-
-
-@contextlib.contextmanager
-def flushed_subnormals() -> Iterator[None]:
-    """As ``medseg train`` computes: two steps of an FCN take seconds instead of minutes."""
-    flush_subnormals()
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 def peak_of_allocations(profile: torch.profiler.profile) -> int:

@@ -13,18 +13,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
-from medseg.cli import app
 from medseg.engine.freeze import freeze
 from medseg.engine.phases import STEP, Phases
-from medseg.engine.placement import flush_subnormals, set_exact
+from medseg.engine.placement import flushed_subnormals, set_exact
 from medseg.engine.step import Step, build_optimizer
 from medseg.errors import PlanError
 from medseg.image.labels import LabelTable
 from medseg.losses.build import build_loss
 from medseg.losses.table import LOSSES
 from medseg.models.zoo import build_model
+from medseg.train import run as stage
 from medseg.train.loop import train
 from medseg.train.state import FoldCases, RunOptions
 
@@ -314,26 +313,25 @@ def test_all_processes_of_a_group_see_the_fault_of_one(tmp_path: Path) -> None:
 def test_what_decays_below_normal_numbers_is_zero() -> None:
     """On processors that is what keeps steps of weights without a gradient from taking ten times as long."""
     tiny = torch.full((1000,), 1e-20)
-    try:
-        set_exact(1, "fp32")
-        assert tiny.square().count_nonzero() == 1000
-        flush_subnormals()
+    set_exact(1, "fp32")
+    assert tiny.square().count_nonzero() == 1000
+    with flushed_subnormals():
         assert tiny.square().count_nonzero() == 0
-    finally:
-        torch.set_flush_denormal(False)
+        with flushed_subnormals():
+            pass
+        assert tiny.square().count_nonzero() == 0
+    assert tiny.square().count_nonzero() == 1000
 
 
-def test_medseg_train_flushes_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, study: Any) -> None:
+def test_training_flushes_them_and_leaves_the_process_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, study: Any
+) -> None:
     seen: list[float] = []
-    monkeypatch.setattr("medseg.train.run.run", lambda *_: seen.append(float(torch.tensor(1e-20).square())))
-    paths = {"manifest": study.manifest("flat"), "splits": study.splits("flat"), "index": tmp_path}
-    words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
-    words += ["--plan", str(study.plan("flat")), "--fold", "0", "--seed", "0", "--state", "s", "--out", "o"]
-    try:
-        outcome = CliRunner().invoke(app, ["train", *words])
-    finally:
-        torch.set_flush_denormal(False)
-    assert (outcome.exit_code, seen) == (0, [0.0]), outcome.output
+    monkeypatch.setattr("medseg.train.run._run", lambda *_: seen.append(float(torch.tensor(1e-20).square())))
+    paths = [study.manifest("flat"), study.plan("flat"), study.index("flat"), study.splits("flat")]
+    stage.run(stage.Inputs(*paths, 0, 0), tmp_path / "s", tmp_path / "o", "code")
+    assert seen == [0.0]
+    assert float(torch.tensor(1e-20).square()) > 0
 
 
 def test_frozen_parts_stay_as_they_are(tiny_plan: Any, tiny_cases: Any, tmp_path: Path) -> None:

@@ -395,6 +395,24 @@ def test_inputs_that_do_not_belong_together_are_refused(study: Any, tmp_path: Pa
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize("amx", [False, True])
+def test_a_plan_made_elsewhere_does_not_train_in_a_precision_that_is_wrong_here(
+    amx: bool, study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, plan, index, splits = arguments(study)
+    write_json(tmp_path / "plan.json", Plan.from_json(read_json(plan)).changed(precision="bf16").to_json())
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
+    begun: list[Any] = []
+    monkeypatch.setattr(stage, "_run", lambda *given: begun.append(given))
+    inputs = stage.Inputs(manifest, tmp_path / "plan.json", index, splits, 0, 0)
+    if amx:
+        stage.run(inputs, tmp_path / "s", tmp_path / "o", "code")
+    else:
+        with pytest.raises(PlanError, match=r"plan.json: machine.precision is bf16.*no AMX; run `medseg plan` again"):
+            stage.run(inputs, tmp_path / "s", tmp_path / "o", "code")
+    assert bool(begun) is amx
+
+
 def test_two_processes_never_train_one_model(study: Any, tmp_path: Path) -> None:
     inputs = stage.Inputs(*arguments(study), 0, 0)
     key = stage.fingerprint_of(inputs, "code")

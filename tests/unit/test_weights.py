@@ -322,11 +322,21 @@ def test_training_needs_the_record_of_its_weights(file: Path) -> None:
         Start.of({"weights": str(file)}, None, None)
 
 
+def test_weights_that_the_plan_does_not_name_are_no_silent_extra(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"^--weights .*unet\.json: the plan has no options\.weights.*medseg plan"
+    ):
+        Start.of({}, None, tmp_path / "unet.json")
+
+
 def test_a_record_that_does_not_hold_any_more_is_refused(file: Path, tmp_path: Path) -> None:
     record, copy = tmp_path / "unet.json", tmp_path / f"copy-{file.name}"
     copy.write_bytes(file.read_bytes())
     stage.run(str(copy), None, tmp_path, record)
-    with pytest.raises(CheckpointError, match=r"unet\.json: made for other options\.weights"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"unet\.json: made for another options\.weights.*`medseg plan` again, else `medseg weights`",
+    ):
         read_record(record, str(file), None)
     copy.write_bytes(b"other")
     with pytest.raises(CheckpointError, match="have changed"):
