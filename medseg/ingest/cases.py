@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,31 @@ from medseg.errors import DataError
 from medseg.formats.limits import file_limit
 from medseg.formats.read import open_content, open_image, read_content
 from medseg.formats.source import Source
+from medseg.formats.table import suffix_of
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
+from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import Case
+
+# Fields of a case in the manifest that what is read does not depend on (files count by their digests and formats). A
+# new field counts until it is named here.
+NOT_READ = ("id", "subject", "site", "images", "labels", "label_counts", "remarks")
+REFERENCE = ("labels_sha256",)
+
+
+def reading_facts(case: Case, table: LabelTable, *, reference: bool = False) -> dict[str, Any]:
+    """All that reading a case depends on, as plain JSON values: part of every key by which an output of it is kept.
+
+    Args:
+        case: a row of the manifest.
+        table: what the values of its label maps mean.
+        reference: whether the reference label map is read too, not only the image.
+    """
+    left_out = NOT_READ if reference else (*NOT_READ, *REFERENCE)
+    facts = {name: value for name, value in asdict(case).items() if name not in left_out}
+    files = (*case.images, *case.labels) if reference else case.images
+    # The suffix chooses the reader: a.tif and a.ome.tif of the same bytes may be two images.
+    formats = [suffix_of(Path(name)) for name in files]
+    return {**facts, "geometry": case.geometry.to_json(), "formats": formats, "table": table.to_json()}
 
 
 def read_case_image(case: Case, folder: Path) -> NDArray[Any]:

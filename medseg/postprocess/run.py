@@ -16,7 +16,7 @@ from medseg.formats.read import read_labels, read_recorded
 from medseg.formats.source import Source
 from medseg.formats.write import write_labels
 from medseg.image.labels import LabelTable
-from medseg.ingest.cases import open_case_image
+from medseg.ingest.cases import open_case_image, reading_facts
 from medseg.ingest.manifest import Case, read_manifest
 from medseg.kept import kept, write_stamp
 from medseg.late import resolve
@@ -31,8 +31,9 @@ from medseg.results.folders import PredictionFolder
 def run(config: Config, manifest_path: Path, predictions: Path, out: Path, code: str = "") -> None:
     """Apply the data set's operations to every case of ``predictions`` (a ``predictions.json``) into ``out``.
 
-    ``predictions.json`` is written last. A label map that was made from the same prediction, image, operations and
-    ``code`` (digest of this stage's code) is kept. A case that failed in prediction stays failed.
+    ``predictions.json`` is written last. A label map that was made from the same prediction, image (read in the same
+    way), label table, operations and ``code`` (digest of this stage's code) is kept. A case that failed in prediction
+    stays failed.
 
     Raises:
         ConfigError: if an operation does not fit the data set's classes, before anything is written.
@@ -78,7 +79,8 @@ class Processor:
     def process(self, case: Case, entry: PredictedCase) -> PredictedCase:
         """Write the label map of one case, unless it can be kept; returns its entry in ``predictions.json``."""
         target, stamp = self.out / entry.file, self.out / f".{case.id}.json"
-        key = digest_of([entry.to_json(), case.images_sha256, self.steps.model_dump(), self.table.to_json(), self.code])
+        facts = reading_facts(case, self.table)
+        key = digest_of([entry.to_json(), facts, self.steps.model_dump(), self.code])
         digests = kept(stamp, key, [target.name], label_map_digest)
         if digests is None:
             write_labels(target, apply(self._readers(case, entry), self.steps, self.table), case.geometry)

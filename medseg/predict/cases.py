@@ -9,15 +9,17 @@ from pathlib import Path
 from medseg.errors import PredictionError
 from medseg.files import digest_of, sha256_file
 from medseg.formats.table import label_suffix
-from medseg.ingest.cases import open_case_image
+from medseg.ingest.cases import open_case_image, reading_facts
 from medseg.ingest.manifest import Case, Manifest
 from medseg.kept import kept, write_stamp
+from medseg.plan.plan import flat_values
 from medseg.predict.predictor import Predictor
 from medseg.predict.probabilities import ProbabilityFile
 from medseg.predict.record import PredictedCase, Predictions, label_map_digest
 from medseg.predict.sinks import LabelFile, Sink
 from medseg.progress import Progress, say
 from medseg.results.key import VALIDATION, RunKey
+from medseg.train.checkpoint import Checkpoint
 
 PROBABILITIES = ".probabilities.b2nd"
 
@@ -32,6 +34,7 @@ class Task:
         cases: ids of the cases.
         data: where the data set's files lie.
         model: model folder.
+        checkpoint: what its ``model.json`` says.
         weights_sha256: digest of its weights.
         mirror: whether outputs are averaged over mirror images.
         probabilities: whether probabilities are written beside the label maps.
@@ -43,6 +46,7 @@ class Task:
     cases: tuple[str, ...]
     data: Path
     model: Path
+    checkpoint: Checkpoint
     weights_sha256: str
     mirror: bool
     probabilities: bool
@@ -54,10 +58,18 @@ class Task:
         split = "" if self.key.split == VALIDATION else f" {self.key.split}"
         return f"predict{split} {self.key.dataset}/{self.key.model} fold {self.key.fold} seed {self.key.seed}"
 
+    def case_key(self, case: Case) -> str:
+        """Digest of all that the label map of a case depends on."""
+        # The plan says how the image is prepared and cut into windows, and on what the network runs; the label table of
+        # the model says which values are written. Equal weights may come with others of both.
+        plan, labels = flat_values(self.checkpoint.plan.to_json()), self.checkpoint.labels.to_json()
+        facts = reading_facts(case, self.manifest.labels)
+        return digest_of([facts, self.weights_sha256, plan, labels, self.mirror, self.code])
+
     @property
     def digest(self) -> str:
-        """Digest of all that a case's label map depends on besides its image."""
-        return digest_of([self.weights_sha256, self.mirror, self.code])
+        """Digest of the cases, in their order, and of all that their label maps depend on."""
+        return digest_of([[case_id, self.case_key(self.manifest.case(case_id))] for case_id in self.cases])
 
     def record(self, out: Path, entries: Mapping[str, PredictedCase]) -> Predictions:
         """What ``predictions.json`` says, cases in the order of the task."""
@@ -112,8 +124,7 @@ class Outputs:
         labels = out / f"{case.id}{label_suffix(task.data / case.images[0])}"
         probabilities = out / f"{case.id}{PROBABILITIES}"
         files = (labels, probabilities) if task.probabilities else (labels,)
-        key = digest_of([task.digest, case.images_sha256])
-        return cls(case, key, labels, probabilities, out / f".{case.id}.json", files)
+        return cls(case, task.case_key(case), labels, probabilities, out / f".{case.id}.json", files)
 
     def predict(self, predictor: Predictor, data: Path) -> dict[str, str]:
         """Make the wanted files; their digests by name."""

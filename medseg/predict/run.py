@@ -73,15 +73,16 @@ def join(
     No network is built for this.
 
     Raises:
-        DataError: if a shard is not done, or was predicted by other weights or in another way.
+        DataError: if a shard is not done, or was predicted by another model, from other cases or in another way.
     """
     task = _validation(config, manifest_path, splits, fold, model, code, False)
     entries: dict[str, PredictedCase] = {}
     for index, done in enumerate(read_shards(out, count, "predict")):
-        if done["digest"] != task.digest:
+        if done.get("digest") != task.digest:
             shard = f"{index}/{count}"
             raise DataError(
-                f"{out}: shard {shard} has other weights or code; run `medseg predict --shard {shard}` again"
+                f"{out}: shard {shard} was made from other cases, images, weights or code than are wanted now; run "
+                f"`medseg predict --shard {shard}` again"
             )
         entries |= {case: PredictedCase.from_json(entry) for case, entry in done["cases"].items()}
     with writer_lock(out):
@@ -102,9 +103,9 @@ def predict_cases(
 ) -> None:
     """Predict cases of a manifest with the model folder ``model`` into ``out``.
 
-    ``predictions.json`` comes last. A prediction that is already there, of the same image by the same weights and code
-    in the same way, is kept. A case for which the network gives no usable output is recorded as failed, with the
-    reason.
+    ``predictions.json`` comes last. A prediction that is already there, of the same image (read in the same way) by
+    the same model and code, is kept. A case for which the network gives no usable output is recorded as failed, with
+    the reason.
 
     Args:
         config: the experiment.
@@ -195,6 +196,7 @@ def _task(
         tuple(case_ids),
         config.folder_of(manifest.dataset),
         model,
+        checkpoint,
         weights,
         is_mirrored(checkpoint.plan, config.predict.mirror),
         probabilities,

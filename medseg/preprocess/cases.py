@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medseg.files import digest_of
 from medseg.image.labels import IGNORE
-from medseg.ingest.cases import read_case_image, read_case_labels
+from medseg.ingest.cases import read_case_image, read_case_labels, reading_facts
 from medseg.ingest.manifest import Case, Manifest
 from medseg.patches.sampling import generator
 from medseg.plan.plan import Grid
@@ -20,8 +20,6 @@ from medseg.preprocess.store import case_is_valid, write_case
 
 # Foreground voxels remembered per class and case, to centre training patches on.
 LOCATIONS_PER_CLASS = 1000
-# Fields of a case in the manifest that its prepared arrays do not depend on (files count by their digests).
-NO_PART_OF_KEY = ("id", "subject", "site", "images", "labels", "label_counts", "remarks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +41,8 @@ class Preparation:
 
 def case_key(case: Case, manifest: Manifest, grid: Grid, code: str) -> str:
     """Digest of everything a prepared case depends on."""
-    facts = {name: value for name, value in asdict(case).items() if name not in NO_PART_OF_KEY}
-    return digest_of({"case": facts, "labels": manifest.labels.to_json(), "grid": grid.preparation, "code": code})
+    facts = reading_facts(case, manifest.labels, reference=True)
+    return digest_of({"case": facts, "grid": grid.preparation, "code": code})
 
 
 def is_prepared(case: Case, preparation: Preparation, out: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from medseg.formats.source import Source
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.image.resample import reorient_back
+from medseg.ingest.manifest import read_manifest, write_manifest
 from medseg.late import resolve
 from medseg.postprocess import refine as refining
 from medseg.postprocess import run as stage
@@ -201,6 +203,27 @@ def test_refined_cases_are_kept_unless_something_changed(
     assert (run(CrfConfig(), "b"), len(calls)) == (first, count)
     run(CrfConfig(iterations=1), "b")
     assert len(calls) == count
+
+
+@pytest.mark.parametrize("change", ["geometry", "fill"])
+def test_images_read_in_another_way_are_refined_anew(change: str, study: Any, soft: Path, tmp_path: Path) -> None:
+    """Sizes of the CRF are in the unit of the image's grid: another pixel size gives other label maps."""
+    given, config = soft / "flat" / "predictions.json", config_with(study, "flat", CrfConfig(iterations=1))
+    stage.run(config, study.manifest("flat"), given, tmp_path / "o")
+    shutil.copytree(study.manifest("flat").parent, tmp_path / "ingest")
+    found = read_manifest(tmp_path / "ingest/manifest.tsv")
+
+    def changed(case: Any) -> Any:
+        grid = Geometry.from_spacing(case.geometry.shape, (0.25, 0.25), case.geometry.unit)
+        return replace(case, geometry=grid) if change == "geometry" else replace(case, fill=0.0)
+
+    write_manifest(replace(found, cases=tuple(map(changed, found.cases))), tmp_path / "ingest")
+    stamps = {p: p.read_bytes() for p in (tmp_path / "o").glob(".f*.json")}
+    for out in ("o", "fresh"):
+        stage.run(config, tmp_path / "ingest/manifest.tsv", given, tmp_path / out)
+    assert read_json(tmp_path / "o/predictions.json") == read_json(tmp_path / "fresh/predictions.json")
+    assert len(stamps) == len(read_json(given)["cases"])
+    assert all(p.read_bytes() != before for p, before in stamps.items())
 
 
 def test_predictions_without_probabilities_are_refused(study: Any, soft: Path, tmp_path: Path) -> None:

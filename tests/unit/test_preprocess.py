@@ -502,6 +502,9 @@ def test_a_case_is_keyed_by_everything_it_depends_on(study: Any) -> None:
         # The same bytes lie on another grid where the pixel size is configured, and are read as the case says.
         "geometry": preparing.case_key(replace(case, geometry=case.geometry.resampled((9, 9))), manifest, grid, "code"),
         "fill": preparing.case_key(replace(case, fill=-1.0), manifest, grid, "code"),
+        "orientation": preparing.case_key(replace(case, orientation="qform"), manifest, grid, "code"),
+        "series": preparing.case_key(replace(case, series="2"), manifest, grid, "code"),
+        "format": preparing.case_key(replace(case, images=("f0.ome.tif",)), manifest, grid, "code"),
         # The same files, read with another table of labels, make other channels.
         "labels": preparing.case_key(case, replace(manifest, labels=LabelTable.create({"ball": 1})), grid, "code"),
     }
