@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,7 @@ from medseg.cli.options import Code, ConfigFile, Join, ManifestFile, Out, Predic
 
 if TYPE_CHECKING:
     from medseg.config import Config
+    from medseg.shards import Shard
 
 
 def predict(
@@ -36,43 +38,69 @@ def predict(
     join: Join = None,
 ) -> None:
     """Predict IMAGES with a trained model, or (as the workflow does) the validation cases of a fold."""
-    part = part_of(shard, join)
-    if join is None:
-        from medseg.machine import reserve_gpu
-
-        reserve_gpu()
-    from medseg.predict import run as stage
-
+    of_files = {"--spacing": spacing or None, "--series": series or None, "--device": device, "--threads": threads}
+    of_files |= {"--mirror": mirror, "--tracking-uri": tracking_uri}
+    of_fold = {"--config": config, "--manifest": manifest, "--splits": splits, "--fold": fold, "--code": code}
+    of_fold |= {"--shard": shard, "--join": join}
     if images:
+        _refuse(of_fold, "for the validation cases of a fold, and images are given")
+        _reserve_gpu()
+        from medseg.predict import run as stage
         from medseg.tracking import resolve_model
 
-        for path in stage.predict_files(
-            images,
-            resolve_model(model, tracking_uri),
-            out,
-            spacing=spacing,
-            series=series,
-            device=device,
-            threads=threads,
-            mirror=mirror,
-        ):
+        folder = resolve_model(model, tracking_uri)
+        how: dict[str, Any] = {"spacing": spacing, "series": series, "device": device, "threads": threads}
+        for path in stage.predict_files(images, folder, out, mirror=mirror, **how):
             print(path)
     elif config is not None and manifest is not None and splits is not None and fold is not None:
-        from medseg.config import load_config
-        from medseg.files import read_json
-        from medseg.results.folders import ModelFolder
-        from medseg.stages import rows_of_plan, stage_digest
-
-        loaded, description = load_config([config]), ModelFolder(Path(model)).description
-        if code is None:
-            code = stage_digest("predict_case", rows_of_plan(read_json(description)["plan"]))
-        if join is not None:
-            stage.join(loaded, manifest, splits, fold, Path(model), out, join, code)
-        else:
-            soft = _keeps_probabilities(loaded, manifest)
-            stage.run(loaded, manifest, splits, fold, Path(model), out, code, probabilities=soft, shard=part)
+        _refuse(of_files, "for image files; the validation cases of a fold are predicted as the configuration says")
+        _predict_fold(config, manifest, splits, fold, Path(model), out, code, part_of(shard, join), join)
     else:
         raise typer.BadParameter("give image files, or --config, --manifest, --splits and --fold")
+
+
+def _predict_fold(
+    config_file: Path,
+    manifest: Path,
+    splits: Path,
+    fold: int,
+    model: Path,
+    out: Path,
+    code: str | None,
+    part: Shard | None,
+    join: int | None,
+) -> None:
+    """Predict the validation cases of a fold, or a part of them, or join parts; arguments as for ``predict``."""
+    if join is None:
+        _reserve_gpu()
+    from medseg.config import load_config
+    from medseg.files import read_json
+    from medseg.predict import run as stage
+    from medseg.results.folders import ModelFolder
+    from medseg.stages import rows_of_plan, stage_digest
+
+    config = load_config([config_file])
+    if code is None:
+        code = stage_digest("predict_case", rows_of_plan(read_json(ModelFolder(model).description)["plan"]))
+    if join is not None:
+        stage.join(config, manifest, splits, fold, model, out, join, code)
+    else:
+        soft = _keeps_probabilities(config, manifest)
+        stage.run(config, manifest, splits, fold, model, out, code, probabilities=soft, shard=part)
+
+
+def _reserve_gpu() -> None:
+    """Take one GPU, if there is any, before torch is imported."""
+    from medseg.machine import reserve_gpu
+
+    reserve_gpu()
+
+
+def _refuse(options: Mapping[str, Any], why: str) -> None:
+    """Raise ``BadParameter`` if one of the options is given, since it would change nothing."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise typer.BadParameter(f"{', '.join(given)}: {why}; leave them out")
 
 
 def _keeps_probabilities(config: Config, manifest: Path) -> bool:

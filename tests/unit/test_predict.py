@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,17 @@ from medseg.formats.source import Source
 from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
+from medseg.ingest.manifest import read_manifest, write_manifest
 from medseg.kept import signed
 from medseg.predict import predictor as predictor_module
 from medseg.predict import run as stage
+from medseg.predict.cases import Outputs
 from medseg.predict.members import Member, mean_of
 from medseg.predict.predictor import Predictor, is_mirrored
 from medseg.predict.probabilities import ProbabilityFile
 from medseg.predict.sinks import LabelMap
 from medseg.shards import Shard
-from medseg.train.checkpoint import Checkpoint, write_checkpoint
+from medseg.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
 VALUES = {0, 1, 3}  # background, ball, rod
 FILL = PostprocessConfig(fill_holes=True)
@@ -246,6 +249,31 @@ def test_the_command_line_passes_the_wish_on(
     assert (outcome.exit_code, wishes) == (0, [expected]), outcome.output
 
 
+IMAGES = ("x.png",)
+FOLD = ("--config", "c", "--manifest", "m", "--splits", "s", "--fold", "0")
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        ((*IMAGES, "--shard", "0/2"), "--shard"),
+        ((*IMAGES, "--join", "2"), "--join"),
+        ((*IMAGES, "--fold", "0"), "--fold"),
+        ((*IMAGES, *FOLD), "--config, --manifest, --splits, --fold"),
+        ((*FOLD, "--spacing", "1"), "--spacing"),
+        ((*FOLD, "--no-mirror", "--device", "cpu"), "--device, --mirror"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(
+    words: tuple[str, ...], given: str, study: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(stage, "predict_files", lambda *_, **__: [])
+    outcome = CliRunner().invoke(app, ["predict", *words, "--model", str(study.model("flat")), "--out", "o"])
+    assert outcome.exit_code == 2
+    assert f"{given}: for " in outcome.output
+
+
 def test_an_output_that_is_not_finite_is_refused(oracle_for: Any) -> None:
     predictor = oracle_for(dims=2)
     predictor.members = [Member(lambda x: torch.full((len(x), 3, *x.shape[2:]), float("nan")))]
@@ -420,9 +448,51 @@ def test_other_ways_to_predict_predict_anew(study: Any, tmp_path: Path, monkeypa
     assert predicted == list(ways[None]["cases"]) * 3
 
 
-def _nudge(folder: Path) -> None:
-    from medseg.train.checkpoint import read_checkpoint
+def test_equal_weights_with_another_label_table_predict_anew(study: Any, tmp_path: Path) -> None:
+    model, first = tmp_path / "model", run_stage(study, tmp_path / "o")
+    checkpoint, network = read_checkpoint(study.model("flat"))
+    write_checkpoint(model, replace(checkpoint, labels=LabelTable.create({"ball": 2, "rod": 3})), network)
+    again = run_stage(study, tmp_path / "o", model=model)
+    assert again["weights_sha256"] == first["weights_sha256"]
+    assert again == run_stage(study, tmp_path / "fresh", model=model)
+    values = {int(v) for e in again["cases"].values() for v in np.unique(read_labels(tmp_path / "o" / e["file"])[0])}
+    assert 1 not in values
 
+
+def test_a_label_map_is_keyed_by_everything_it_depends_on(study: Any, tmp_path: Path) -> None:
+    task = stage._validation(
+        study.config, study.manifest("flat"), study.splits("flat"), 0, study.model("flat"), "code", False
+    )
+    case, made = task.manifest.case(task.cases[0]), task.checkpoint
+    table = LabelTable.create({"ball": 1, "rod": 2})
+
+    def key(task: Any = task, **changes: Any) -> str:
+        return Outputs.of(task, replace(case, **changes), tmp_path).key
+
+    keys = {
+        "same": key(),
+        "image": key(images_sha256=("0" * 64,)),
+        "geometry": key(geometry=Geometry.from_spacing(case.geometry.shape, (2.0, 2.0))),
+        "fill": key(fill=-1.0),
+        "orientation": key(orientation="qform"),
+        "series": key(series="2"),
+        "format": key(images=("f0.ome.tif",)),
+        "labels": key(replace(task, manifest=replace(task.manifest, labels=table))),
+        "labels of the model": key(replace(task, checkpoint=replace(made, labels=table))),
+        "window": key(replace(task, checkpoint=replace(made, plan=made.plan.changed(patch=(16, 16))))),
+        "grid": key(replace(task, checkpoint=replace(made, plan=made.plan.changed(spacing=(2.0, 2.0))))),
+        "weights": key(replace(task, weights_sha256="0" * 64)),
+        "mirror": key(replace(task, mirror=not task.mirror)),
+        "code": key(replace(task, code="other")),
+    }
+    assert len(set(keys.values())) == len(keys)
+    for change in ({"subject": "x"}, {"site": "x"}, {"images": ("moved.png",)}, {"labels_sha256": ("0" * 64,)}):
+        assert key(**change) == keys["same"]
+    reworded = replace(task, checkpoint=replace(made, plan=replace(made.plan, reasons={}), provenance={}))
+    assert key(reworded) == keys["same"]
+
+
+def _nudge(folder: Path) -> None:
     checkpoint, network = read_checkpoint(folder)
     with torch.no_grad():
         next(network.parameters()).mul_(1.01)
@@ -451,8 +521,28 @@ def test_joined_shards_are_the_record_of_one_job(study: Any, tmp_path: Path, mon
     monkeypatch.setattr("medseg.predict.cases.Predictor", None)
     stage.join(*inputs, 3)
     assert (tmp_path / "predictions.json").read_bytes() == study.predictions("flat").read_bytes()
-    with pytest.raises(DataError, match=r"shard 0/3 has other weights or code.*medseg predict --shard 0/3"):
+    with pytest.raises(DataError, match=r"shard 0/3 was made from other cases.*or code.*medseg predict --shard 0/3"):
         stage.join(*inputs, 3, "other code")
+
+
+@pytest.mark.parametrize("change", ["cases", "order", "geometry"])
+def test_shards_of_other_cases_are_not_joined(change: str, study: Any, tmp_path: Path) -> None:
+    shutil.copytree(study.manifest("flat").parent, tmp_path / "ingest")
+    manifest, splits = tmp_path / "ingest/manifest.tsv", tmp_path / "ingest/splits.json"
+    inputs = (study.config, manifest, splits, 0, study.model("flat"), tmp_path / "o")
+    for index in range(2):
+        stage.run(*inputs, shard=Shard(index, 2))
+    facts, found = read_json(splits), read_manifest(manifest)
+    if change == "geometry":
+        grid = Geometry.from_spacing(found.cases[0].geometry.shape, (2.0, 2.0))
+        write_manifest(replace(found, cases=tuple(replace(c, geometry=grid) for c in found.cases)), tmp_path / "ingest")
+    elif change == "order":
+        facts["folds"][0]["val"].reverse()
+    else:
+        facts["folds"][0]["val"].pop()
+    write_json(splits, facts)
+    with pytest.raises(DataError, match=r"shard 0/2 was made from other cases, images"):
+        stage.join(*inputs, 2)
 
 
 def test_a_failed_case_of_a_shard_is_in_the_joined_record(
