@@ -81,12 +81,11 @@ def open_test_set(
     from medseg.compare.terminal import terminal_leaderboard
     from medseg.config import load_config
     from medseg.results.paths import Results
-    from medseg.stages import stage_digest
     from medseg.testset import run as stage
     from medseg.testset.openings import read_openings, times_opened
 
     loaded = load_config([config])
-    compared = stage.run(results, loaded, dataset or (), model or (), workers, stage_digest("postprocess"))
+    compared = stage.run(results, loaded, dataset or (), model or (), workers)
     print(terminal_leaderboard(compared))
     openings = read_openings(results)
     for name in openings[-1].datasets:

@@ -15,11 +15,12 @@ from medseg.config import Config
 from medseg.evaluate import run as evaluate
 from medseg.files import digest_of, sha256_file, writer_lock
 from medseg.postprocess import run as postprocess
-from medseg.postprocess.operations import wants_probabilities
+from medseg.postprocess.operations import wanted, wants_probabilities
 from medseg.predict import run as predict
 from medseg.progress import say
 from medseg.results.key import TEST
 from medseg.results.paths import Results
+from medseg.stages import rows_of_plan, stage_digest
 from medseg.testset.checks import FinishedTraining, TestSet, chosen_sets, finished, refuse_seen
 from medseg.testset.openings import OpenedSet, Opening, append_opening, read_openings, times_opened
 
@@ -30,12 +31,11 @@ def run(
     datasets: Sequence[str] = (),
     models: Sequence[str] = (),
     workers: int = 1,
-    code: str = "",
 ) -> Path:
     """Predict, post-process, score and compare the test cases with every finished training.
 
     The opening is on record, in ``test/opened.json``, before the first case is predicted. Predictions of an earlier
-    opening by the same weights are kept.
+    opening by the same model and code are kept.
 
     Args:
         results: ``results/<experiment>``.
@@ -43,7 +43,6 @@ def run(
         datasets: names of data sets; none: all that declare a test set.
         models: names of models; none: all.
         workers: trainings that are tested at the same time, each in a process of its own.
-        code: digest of the code of post-processing and of all before it.
 
     Returns:
         The folder of the comparison.
@@ -64,7 +63,7 @@ def run(
         opening = _opening(config, sets, trainings, unfinished, unrecorded)
         append_opening(results, opening)
         _announce(opening, before)
-        task = partial(_score, config=config, results=results, code=code)
+        task = partial(_score, config=config, results=results)
         scores = _each(task, [(training, sets[training.dataset]) for training in trainings], workers)
         compare.run(scores, place.compare.folder, config.compare.margin)
     return place.compare.folder
@@ -120,7 +119,7 @@ def _each(
         return list(pool.map(task, work))
 
 
-def _score(work: tuple[FinishedTraining, TestSet], *, config: Config, results: Path, code: str) -> Path:
+def _score(work: tuple[FinishedTraining, TestSet], *, config: Config, results: Path) -> Path:
     """Predict, post-process and score one training's test cases; its score file."""
     training, test = work
     layout, key = Results(results), replace(training.key, split=TEST)
@@ -133,13 +132,14 @@ def _score(work: tuple[FinishedTraining, TestSet], *, config: Config, results: P
         case_ids,
         training.folder,
         predictions.folder,
-        code,
+        stage_digest("predict_case", rows_of_plan(training.checkpoint.plan.to_json())),
         split=TEST,
         fold=training.fold,
         probabilities=wants_probabilities(steps),
     )
     if steps.applies:
         processed = layout.postprocess(key)
+        code = stage_digest("postprocess", {"OPERATIONS": wanted(steps)})
         postprocess.run(config, test.table, predictions.record, processed.folder, code)
         predictions = processed
     out = layout.scores(key)

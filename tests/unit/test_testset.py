@@ -26,6 +26,7 @@ from medseg.ingest import run as ingest
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.run import check
 from medseg.results.paths import Results
+from medseg.stages import rows_of_plan, stage_digest
 from medseg.testset import run as stage
 from medseg.testset.openings import Opening, append_opening, read_openings, times_opened
 from tests.conftest import CLASSES, OBLIQUE, Study, scene
@@ -452,6 +453,27 @@ def test_opening_again_counts_and_keeps_the_predictions(
     third = read_openings(results)[2]
     assert not third.repeats(first)
     assert third.unfinished == ("flat/unet/fold0-seed1",)
+
+
+def test_what_is_kept_was_made_by_the_code_of_its_own_stage(
+    ready: Callable[..., tuple[Path, Config]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes: dict[str, str] = {}
+    predict_cases, post = stage.predict.predict_cases, stage.postprocess.run
+    monkeypatch.setattr(
+        "medseg.testset.run.predict.predict_cases",
+        lambda *given, **more: codes.update(predict=given[5]) or predict_cases(*given, **more),
+    )
+    monkeypatch.setattr(
+        "medseg.testset.run.postprocess.run", lambda *given: codes.update(postprocess=given[4]) or post(*given)
+    )
+    results, config = ready(postprocess={"min_size": 3})
+    stage.run(results, config, ["flat"])
+    plan = read_json(results / "flat/train/unet/fold0-seed0/model.json")["plan"]
+    assert codes == {
+        "predict": stage_digest("predict_case", rows_of_plan(plan)),
+        "postprocess": stage_digest("postprocess", {"OPERATIONS": ["min_size"]}),
+    }
 
 
 def test_an_opening_that_was_killed_is_on_record(
