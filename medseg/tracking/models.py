@@ -13,7 +13,7 @@ from typing import Any
 
 from medseg import __version__
 from medseg.errors import CheckpointError, DataError, TrackingError
-from medseg.files import read_json, sha256_file, write_text
+from medseg.files import digest_of, read_json, sha256_file, write_text
 from medseg.results.folders import ModelFolder
 from medseg.tracking.finished import Trained
 from medseg.tracking.runs import require_run
@@ -21,21 +21,25 @@ from medseg.tracking.store import Store, check_uri, connect, load_mlflow, one_li
 
 FORMAT = "medseg-model-1"
 FILES = (ModelFolder(Path()).description.name, ModelFolder(Path()).weights.name)
+# What MLflow runs to load a model; a copy of it is stored with each.
+CODE = Path(__file__).with_name("pyfunc_model.py")
+# Tag of a stored model: digest of all that it was made from.
+KEY_TAG = "medseg.model_digest"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def log_model(client: Any, experiment: str, run: Any, trained: Trained) -> tuple[str, bool]:
-    """Store a training's model with its run, unless it is there.
+    """Store a training's model with its run, unless the same one is there: description, weights and code.
 
     Returns:
         Its id in MLflow, and whether it is new.
     """
     from mlflow.entities import LoggedModelOutput
 
-    weights = str(trained.facts["weights_sha256"])
+    weights, key = str(trained.facts["weights_sha256"]), model_key(trained)
     run_id = run.info.run_id
     for known in _models_of(client, experiment, run_id):
-        if str(known.status) == "READY" and known.tags.get("medseg.weights_sha256") == weights:
+        if str(known.status) == "READY" and known.tags.get(KEY_TAG) == key:
             return str(known.model_id), False
         client.delete_logged_model(known.model_id)  # left incomplete by a killed process, or outdated
     params = {k: str(v) for k, v in trained.spec.child_params.items()}
@@ -43,7 +47,7 @@ def log_model(client: Any, experiment: str, run: Any, trained: Trained) -> tuple
         experiment,
         name=re.sub(r"[^A-Za-z0-9_-]", "_", trained.spec.key.replace("/", "-").replace(" ", "-")),
         source_run_id=run_id,
-        tags={"medseg.weights_sha256": weights, "medseg.key": trained.spec.key},
+        tags={"medseg.weights_sha256": weights, KEY_TAG: key, "medseg.key": trained.spec.key},
         params=params,
         model_type="segmentation",
     )
@@ -54,6 +58,12 @@ def log_model(client: Any, experiment: str, run: Any, trained: Trained) -> tuple
     client.log_outputs(run_id, [LoggedModelOutput(made.model_id, 0)])
     client.finalize_logged_model(made.model_id, "READY")
     return str(made.model_id), True
+
+
+def model_key(trained: Trained) -> str:
+    """Digest of all that the stored form of a training's model is made from; weights alone may belong to two models."""
+    description = sha256_file(ModelFolder(trained.folder).description)
+    return digest_of([description, trained.facts["weights_sha256"], sha256_file(CODE)])
 
 
 def write_model(trained: Path, folder: Path) -> None:
@@ -67,7 +77,7 @@ def write_model(trained: Path, folder: Path) -> None:
 
         mlflow.pyfunc.save_model(
             folder,
-            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+            python_model=str(CODE),
             artifacts={name: str(trained / name) for name in FILES},
             model_config={"out": "predictions"},
             pip_requirements=[f"medseg=={__version__}", f"mlflow=={mlflow.__version__}"],

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from medseg.compare.run import read_leaderboard
 from medseg.compare.run import run as compare
 from medseg.errors import CheckpointError, TrackingError
-from medseg.files import write_json
+from medseg.files import read_json, write_json
 from medseg.metrics.table import METRICS, QUANTITIES
 from medseg.models.spec import NetworkSpec
 from medseg.plan.plan import Grid, Machine, Plan, Training
-from medseg.tracking import LiveTracking, RunSpec, init_store, resolve_model, sync, training_spec, ui_command
+from medseg.tracking import LiveTracking, RunSpec, init_store, models, resolve_model, sync, training_spec, ui_command
 from medseg.tracking import live as live_module
 from medseg.tracking.curves import JournalReader
 from medseg.tracking.names import HIDDEN, metric_name, safe_text
@@ -415,6 +415,33 @@ def test_changed_weights_make_a_new_run_and_mark_the_old_one(results: Path) -> N
     assert new["organs/unet"].info.run_id == old["organs/unet"].info.run_id
     tags = client_of(results).get_run(old[key].info.run_id).data.tags
     assert tags["medseg.superseded"] == "true"
+
+
+def test_a_stored_model_is_replaced_if_description_or_code_changed(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_results(results, ("unet",), (0,))
+    place, client = results / "organs/train/unet/fold0-seed0/model.json", client_of(results)
+    experiment = client.get_experiment_by_name("study").experiment_id
+
+    def stored() -> str:
+        sync(results)
+        (model,) = client.search_logged_models([experiment])
+        return str(model.model_id)
+
+    first = stored()
+    assert stored() == first
+    facts = read_json(place)
+    facts["dataset"]["labels"] = {"names": {"liver": 2}}
+    write_json(place, facts)
+    second = stored()
+    assert second != first
+    kept_labels = read_json(resolve_model(f"models:/{second}", read_store(store_json(results)).uri) / "model.json")
+    assert kept_labels["dataset"]["labels"] == {"names": {"liver": 2}}
+    code = tmp_path / "pyfunc_model.py"
+    code.write_text(models.CODE.read_text() + "# changed\n")
+    monkeypatch.setattr(models, "CODE", code)
+    assert stored() not in (first, second)
 
 
 def test_a_changed_plan_makes_a_new_parent(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
