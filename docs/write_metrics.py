@@ -54,7 +54,8 @@ RULES = """
 - **Spacing** is that of the image's own grid, per axis. Where the axes are not at right angles (the fault `shear`,
   allowed by name), distances are those of a grid with right angles and the same sides.
 - **Outside the image is background**: an organ that the field of view cuts has a boundary there, in both masks.
-- A distance that equals the tolerance is within it.
+- A distance that equals the tolerance is within it, also where a file rounded the spacing: distances count that exceed
+  the tolerance by up to a millionth of it (a NIfTI file's 0.8 is 0.800000011920929).
 
 ## Two definitions of a boundary
 
@@ -71,7 +72,9 @@ exact and along the other one by Gauss's rule with 8 nodes on each smooth piece:
 less than 2e-5 of itself and NSD by less than 1e-4 when the voxels were halved, which changes nothing about the
 bodies. The nearest faces are found for certain within 5 times the smallest side of a voxel, and beyond that among the
 96 faces whose centres are nearest. `assd_faces` and `nsd_faces` take @ratio@ times as long as ASSD and NSD by voxels
-(`benchmarks/metrics.py`), and are therefore computed only where they are named.
+(`benchmarks/metrics.py`), and are therefore computed only where they are named. Worst of what was
+measured: a ball against 1 % of all voxels at random, where few faces have another one near them; it takes 100 times as
+long as ASSD and NSD by voxels at 150^3 (10 s), and 47 times as long at 300^3 (120 s, 300,000 boundary voxels, 216 MB).
 """
 
 PEERS = """

@@ -98,6 +98,6 @@ def _of_metric(name: str, metric: Metric) -> Quantity:
         metric.high,
         metric.better == "higher",
         metric.unit == "length",
-        metric.aggregate in ("pooled", "both"),
+        bool(metric.pooled),
         metric.scope != "always",
     )

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 Values = NDArray[np.float64]
 # Nodes per smooth piece. Polynomials are integrated exactly; so are all cells of two boxes.
 NODES = 8
+# Numbers in the largest array that is made at once: a few blocks of cells one after the other bound the memory.
+BLOCK = 1 << 19
 _EPS = 1e-12
 
 
@@ -46,6 +48,10 @@ class Terms:
         """The terms of all cells, which have the same number of them."""
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
+    def part(self, cells: slice | NDArray[np.intp]) -> Terms:
+        """The terms of some of the cells."""
+        return Terms(*(getattr(self, f.name)[cells] for f in fields(self)))
+
     def along_u(self, u: Values) -> Values:
         """The terms (N, M, ...) without their part along v at ``u`` (N, ...)."""
         more = (..., *[None] * (u.ndim - 1))
@@ -60,12 +66,26 @@ class Terms:
 def cell_means(terms: Terms, tolerance: float | None) -> tuple[Values, Values]:
     """Mean distance (N,) over each cell, and share (N,) of the cell within the tolerance (0 without one)."""
     limit = None if tolerance is None else tolerance**2
+    n, m = terms.c.shape
+    # Every two terms may be equal at four points, and each at four the limit; all terms are taken at all of them, and
+    # at the nodes between them.
+    points = 2 * m * (m - 1) + 4 * m + 2
+    step = max(1, BLOCK // (m * max(points, 2 * NODES)))
+    means, shares = np.zeros(n), np.zeros(n)
+    for start in range(0, n, step):
+        part = slice(start, start + step)
+        means[part], shares[part] = _block_means(terms.part(part), limit)
+    return means, shares
+
+
+def _block_means(terms: Terms, limit: float | None) -> tuple[Values, Values]:
+    """As ``cell_means``, of a few cells; with the squared tolerance."""
     ends = _breaks(terms, limit)
     cell, piece = np.nonzero(np.diff(ends, axis=1) > _EPS)
     start, width = ends[cell, piece], ends[cell, piece + 1] - ends[cell, piece]
     nodes, weights = _rule()
     u = start[:, None] + width[:, None] * nodes
-    pieces = Terms(terms.a[cell], terms.b[cell], terms.c[cell], terms.s[cell], terms.t[cell])
+    pieces = terms.part(cell)
     distance, share = _along_v(pieces, pieces.along_u(u), limit)
     n = len(terms.s)
     means: Values = np.bincount(cell, (distance @ weights) * width, minlength=n).astype(np.float64)

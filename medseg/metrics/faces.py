@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from medseg.metrics.envelope import Terms, cell_means
 from medseg.metrics.far_faces import far_terms
 from medseg.metrics.neighbours import WORD, Neighbours, neighbours, terms_of, words_of
+from medseg.metrics.tolerance import widened
 from medseg.metrics.voxel_faces import Grid, Surface
 
 Mask = NDArray[np.bool_]
@@ -25,10 +26,9 @@ Values = NDArray[np.float64]
 Index = NDArray[np.int64]
 # Places that are looked up before it is asked which faces need more.
 STAGES = (30, 100, 300)
-# A distance that equals the tolerance counts as within it, whatever the last bits of its square are.
-TIE = 1e-12
-# Faces that are handled at once; it bounds the memory.
+# Faces that are looked up at once, and terms that are held before they are integrated: both bound the memory.
 CHUNK = 1 << 15
+HELD = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class FaceDistances:
     Attributes:
         area: of both surfaces (length in 2-D), in the unit of the spacing.
         integral: of the distance to the other surface.
-        within: area whose distance is within the tolerance; 0 without one.
+        within: area whose distance is within the tolerance, at most ``area``; 0 without one.
     """
 
     area: float
@@ -55,22 +55,43 @@ def face_distances(
     # Faces that both surfaces have are at distance 0.
     own = [a.codes & ~b.flat[a.places] for a, b in (surfaces, surfaces[::-1])]
     area = within = 0.0
-    cells: dict[int, list[tuple[Terms, Values]]] = {}
+    sums = _Sums(None if tolerance is None else widened(tolerance))
     for k in range(grid.real):
         faces = sum(int(np.count_nonzero(surface.codes & (1 << k))) for surface in surfaces)
         apart = [s.places[(codes & (1 << k)) > 0] for s, codes in zip(surfaces, own, strict=True)]
         area += faces * grid.face_area(k)
         within += (faces - sum(map(len, apart))) * grid.face_area(k)
         for terms, counts in _cells(apart, surfaces[::-1], k):
-            part = _as_terms(terms, k, grid), counts * grid.face_area(k)
-            cells.setdefault(terms.shape[1], []).append(part)
-    integral, limit = 0.0, None if tolerance is None else tolerance * (1 + TIE)
-    for parts in cells.values():
-        distances, shares = cell_means(Terms.joined([terms for terms, _ in parts]), limit)
-        weights = np.concatenate([w for _, w in parts])
-        integral += float(distances @ weights)
-        within += float(shares @ weights)
-    return FaceDistances(area, integral, within if tolerance is not None else 0.0)
+            sums.add(_as_terms(terms, k, grid), counts * grid.face_area(k))
+    sums.integrate()
+    # Shares of 1 add up to the area but for rounding.
+    return FaceDistances(area, sums.integral, min(within + sums.within, area) if tolerance is not None else 0.0)
+
+
+class _Sums:
+    """Integrals over cells, which are held until there are enough of them to integrate at once."""
+
+    def __init__(self, limit: float | None) -> None:
+        self.limit = limit
+        self.integral = self.within = 0.0
+        self._held: dict[int, list[tuple[Terms, Values]]] = {}
+        self._terms = 0
+
+    def add(self, terms: Terms, areas: Values) -> None:
+        """Add cells, with the area (N,) that each stands for."""
+        self._held.setdefault(terms.c.shape[1], []).append((terms, areas))
+        self._terms += terms.c.size
+        if self._terms >= HELD:
+            self.integrate()
+
+    def integrate(self) -> None:
+        """Integrate what is held."""
+        for parts in self._held.values():
+            distances, shares = cell_means(Terms.joined([terms for terms, _ in parts]), self.limit)
+            areas = np.concatenate([area for _, area in parts])
+            self.integral += float(distances @ areas)
+            self.within += float(shares @ areas)
+        self._held, self._terms = {}, 0
 
 
 def _as_terms(terms: Values, k: int, grid: Grid) -> Terms:

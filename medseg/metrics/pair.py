@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.image.labels import IGNORE
+from medseg.late import resolve
 from medseg.metrics.counts import OverlapCounts
 from medseg.metrics.edges import Distances, box_of, edge_distances
 from medseg.metrics.faces import FaceDistances, face_distances
@@ -137,5 +137,4 @@ def value_of(metric: Metric, pair: Pair) -> float:
         return math.nan
     if not pair.counts.predicted:
         return metric.worst_of(pair.diagonal)
-    module, _, name = metric.function.partition(":")
-    return float(getattr(importlib.import_module(module), name)(pair))
+    return float(resolve(metric.function)(pair))

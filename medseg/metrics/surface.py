@@ -8,9 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from medseg.metrics.pair import Pair
-
-# A distance that equals the tolerance counts as within it, whatever the last bit of its square root is.
-TIE = 1e-9
+from medseg.metrics.tolerance import widened
 
 
 def hd(pair: Pair) -> float:
@@ -40,7 +38,7 @@ def nsd(pair: Pair) -> float:
     Raises:
         ValueError: if the pair has no tolerance.
     """
-    within = widened(pair.tolerance)
+    within = widened(_given(pair.tolerance))
     there, back = pair.distances.reference, pair.distances.prediction
     return float(np.count_nonzero(there <= within) + np.count_nonzero(back <= within)) / (there.size + back.size)
 
@@ -56,16 +54,11 @@ def nsd_faces(pair: Pair) -> float:
     Raises:
         ValueError: if the pair has no tolerance.
     """
-    widened(pair.tolerance)
+    _given(pair.tolerance)
     return pair.face_distances.within / pair.face_distances.area
 
 
-def widened(tolerance: float | None) -> float:
-    """The largest distance that counts as within a tolerance.
-
-    Raises:
-        ValueError: if there is none.
-    """
+def _given(tolerance: float | None) -> float:
     if tolerance is None:
         raise ValueError("NSD without a tolerance; give one per class (datasets.NAME.metrics.tolerance)")
-    return tolerance * (1 + TIE)
+    return tolerance

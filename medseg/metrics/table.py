@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Need = Literal["labels", "spacing", "tolerance", "probabilities", "objects"]
+Need = Literal["labels", "spacing", "tolerance"]
 # Stands between a definition id and its tolerance in a score row: ``nsd/share-within-tau/erosion-face-v1@2 mm``.
 TOLERANCE_MARK = "@"
 
@@ -27,17 +27,16 @@ class Metric:
         paper: where it comes from.
         function: ``module:name`` of the function ``(Pair) -> float``; for two masks that both show the class.
         family: metrics of one kind; they are corrected for multiple tests together.
-        needs: what the function reads of a ``Pair``; a metric whose needs are not met has no score rows.
+        needs: what the function reads of a ``Pair``; without a tolerance a class has no rows of those that need one.
         scope: ``always``: every table of scores has it; ``default``: unless the configuration names others; ``named``:
             only where the configuration names it.
         unit: ``"1"``, or ``"length"`` for the unit of the grid's axes (mm, um, px).
         better: which values are better.
         low, high: bounds of its values; ``high`` may be infinite.
-        both_empty: value if neither mask shows the class; None: not applicable.
-        one_empty: what a case gets whose prediction lacks the class: ``"worst"``.
-        worst: the value of a case that was missed or failed; ``"diagonal"``: of the box of the reference's grid.
-        aggregate: ``case``: a mean over cases only; ``pooled``: only from counts summed over cases; ``both``.
-        pooled: ``module:name`` of the function ``(OverlapCounts) -> float`` of counts summed over cases; empty: none.
+        worst: the value of a case that was missed or failed; ``"diagonal"``: of the box of the reference's grid. Where
+            the reference lacks the class, no metric has a value.
+        pooled: ``module:name`` of the function ``(OverlapCounts) -> float`` of counts summed over cases; empty: only a
+            mean over cases is taken.
         oracle: what its tests compare it with.
     """
 
@@ -53,10 +52,7 @@ class Metric:
     better: Literal["higher", "lower"] = "higher"
     low: float = 0.0
     high: float = 1.0
-    both_empty: float | None = None
-    one_empty: Literal["worst"] = "worst"
     worst: float | Literal["diagonal"] = 0.0
-    aggregate: Literal["case", "pooled", "both"] = "case"
     pooled: str = ""
     oracle: str = ""
 
@@ -92,7 +88,6 @@ METRICS: dict[str, Metric] = {
         paper="Dice 1945",
         function="medseg.metrics.overlap:dice",
         scope="always",
-        aggregate="both",
         pooled="medseg.metrics.counts:dice_of_counts",
         oracle="counts of a loop over voxels",
     ),
@@ -103,7 +98,6 @@ METRICS: dict[str, Metric] = {
         paper="Jaccard 1912",
         function="medseg.metrics.overlap:iou",
         scope="always",
-        aggregate="both",
         pooled="medseg.metrics.overlap:iou_of_counts",
         oracle="counts of a loop over voxels",
     ),
@@ -124,7 +118,8 @@ METRICS: dict[str, Metric] = {
     "hd95": Metric(
         title="HD95",
         definition="hd95/max-directed-linear/erosion-face-v1",
-        formula="larger of the two directed 95th percentiles of these distances, interpolated linearly",
+        formula="larger of the two directed 95th percentiles, interpolated linearly, of the distances from the "
+        "boundary voxels of a mask to the other boundary",
         paper="Huttenlocher 1993",
         function="medseg.metrics.surface:hd95",
         family="surface",
@@ -152,7 +147,7 @@ METRICS: dict[str, Metric] = {
     "masd": Metric(
         title="MASD",
         definition="masd/mean-of-directed-means/erosion-face-v1",
-        formula="mean of the two directed mean distances",
+        formula="mean of the two mean distances from the boundary voxels of a mask to the other boundary",
         paper="Maier-Hein 2024",
         function="medseg.metrics.surface:masd",
         family="surface",

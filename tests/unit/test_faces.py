@@ -8,9 +8,11 @@ import math
 import numpy as np
 import pytest
 
+from medseg.metrics import envelope, faces
 from medseg.metrics.faces import face_distances
 from medseg.metrics.pair import Pair
 from medseg.metrics.surface import assd_faces, nsd_faces
+from medseg.metrics.tolerance import TIE
 
 SPACINGS = [(1.0, 1.0, 1.0), (2.5, 0.8, 0.7), (0.3, 1.9, 1.1), (0.5, 3.0, 0.5)]
 
@@ -22,7 +24,8 @@ def box(shape: tuple[int, ...], start: tuple[int, ...], size: tuple[int, ...]) -
 
 
 def both(a: np.ndarray, b: np.ndarray, spacing: tuple[float, ...], tolerance: float = 1.0) -> tuple[float, float]:
-    pair = Pair(a, b, spacing, tolerance=tolerance)
+    """ASSD, and the share of the area that lies at most ``tolerance`` away, without the margin for ties."""
+    pair = Pair(a, b, spacing, tolerance=tolerance / (1 + TIE))
     return assd_faces(pair), nsd_faces(pair)
 
 
@@ -238,3 +241,36 @@ def test_a_step_of_one_voxel_is_half_seen_by_voxels_and_measured_by_faces() -> N
     rim = 40**3 / 6 - 38**3 / 6
     assert mean == pytest.approx((40 * 40 + rim + 4 * 40 / 2) / area, abs=1e-9)
     assert share == pytest.approx(1 - (40 * 40 + 39 * 39 + 4 * 40 * 0.5) / area, abs=1e-9)
+
+
+# Bounds
+
+
+def test_a_share_is_never_larger_than_one() -> None:
+    # The areas add up to 1.0000000000000002 times themselves: those within are added in another order than all.
+    one, two = box((5, 6, 6), (0, 0, 1), (3, 6, 3)), box((5, 6, 6), (0, 0, 0), (4, 5, 6))
+    assert nsd_faces(Pair(one, two, (0.3, 0.3, 1.0), tolerance=8.0)) == 1.0
+
+
+def test_blocks_of_cells_give_what_all_cells_at_once_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    a, b = organ(0), rng.random((16, 20, 18)) < 0.02
+    spacing, sizes = (2.5, 0.8, 0.7), []
+    plain = face_distances(a, b, spacing, 0.9)
+    block_means = envelope._block_means
+
+    def measured(terms: envelope.Terms, limit: float | None) -> tuple[np.ndarray, np.ndarray]:
+        n, m = terms.c.shape
+        sizes.append((n, n * m * envelope._breaks(terms, limit).shape[1]))
+        return block_means(terms, limit)
+
+    monkeypatch.setattr(envelope, "_block_means", measured)
+    monkeypatch.setattr(envelope, "BLOCK", 5000)
+    monkeypatch.setattr(faces, "HELD", 2000)
+    found = face_distances(a, b, spacing, 0.9)
+    assert (found.area, found.integral, found.within) == pytest.approx(
+        (plain.area, plain.integral, plain.within), rel=1e-12
+    )
+    # No array has more numbers than a block, but that of a single cell may.
+    assert len(sizes) > 20
+    assert all(numbers <= 5000 for cells, numbers in sizes if cells > 1)

@@ -6,10 +6,13 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
+from medseg.formats.read import open_content, read_labels
 from medseg.metrics import surface
 from medseg.metrics.edges import edge_voxels
 from medseg.metrics.pair import Pair, pairs, value_of
@@ -122,6 +125,26 @@ def test_a_distance_that_equals_the_tolerance_is_within_it_in_any_unit() -> None
     one[0, 0], two[0, 3] = True, True
     assert 3 * 0.1 > 0.3
     assert values(one, two, (1.0, 0.1), 0.3)["nsd"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["nsd", "nsd_faces"])
+@pytest.mark.parametrize("side", [0.3, 0.7, 0.8])
+def test_a_spacing_that_a_file_rounded_changes_no_share(name: str, side: float, tmp_path: Path) -> None:
+    one = np.zeros((12, 9, 5), np.uint8)
+    one[2:6, 2:7, 1:4] = 1
+    path = tmp_path / "mask.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(one, np.diag([side, side, 2.5, 1.0])), path)
+    _, grid = read_labels(path, open_content(path))
+    assert grid.spacing[0] != side
+    assert grid.spacing[0] == pytest.approx(side, rel=1e-7)
+
+    def share(spacing: tuple[float, ...], tolerance: float) -> float:
+        return value_of(METRICS[name], Pair(one, np.roll(one, 2, axis=0), spacing, tolerance=tolerance))
+
+    # Two voxels are 2 * side; the smaller tolerance leaves out what is so far away.
+    written = share((side, side, 2.5), 2 * side)
+    assert written > share((side, side, 2.5), 1.99 * side) + 0.1
+    assert share(grid.spacing, 2 * side) == pytest.approx(written, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
