@@ -9,6 +9,7 @@ Free of torch, numpy and pandas, since every remote job parses the Snakefile aga
 
 from __future__ import annotations
 
+import collections
 import csv
 import functools
 import json
@@ -20,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.config import Config
+from medseg.errors import MedsegError
 from medseg.files import read_json
+from medseg.metrics.table import METRICS, QUANTITIES
 from medseg.results.paths import Results
 
 # Resident memory of a process that has imported what the stage needs, in MB, rounded up.
@@ -35,11 +38,18 @@ LABELS = 32
 # Minutes that a job may take in any case, and those for each case beside.
 START_MINUTES = 30
 CASE_MINUTES = {"ingest": 1, "fingerprint": 1, "preprocess": 3, "predict": 5, "postprocess": 3, "evaluate": 2}
+# Bytes of compare per score row, and rows that it surely manages in a minute. Measured: 1450 bytes, 1 million.
+COMPARED = 2500
+COMPARED_A_MINUTE = 50_000
 # Where the budget is a number of steps, nobody knows how long they take.
 DAY_MINUTES = 1440
 # Before ingest has counted them.
 UNKNOWN_CASES = 100
+# Small arrays that a process keeps decoded while it trains, at most (``preprocess.store.DECODED_BYTES``).
+DECODED_MB = 537
 MB = 1e6
+# What reading a file of an earlier version, a cut or an edited one raises.
+UNREADABLE = (LookupError, TypeError, ValueError, OSError, csv.Error, MedsegError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +68,16 @@ class CaseSize:
 
 
 def case_sizes(manifest: Path, dataset: Path) -> tuple[CaseSize, ...]:
-    """Sizes of all cases of a ``manifest.tsv`` with its ``dataset.json``; none while ingest has not run."""
+    """Sizes of all cases of a ``manifest.tsv`` with its ``dataset.json``; none while ingest has not run.
+
+    None either for files of another version or damaged ones: a limit must not stop the job that writes them again.
+    """
     if not (manifest.is_file() and dataset.is_file()):
         return ()
-    return _case_sizes(manifest, dataset, manifest.stat().st_mtime_ns)
+    try:
+        return _case_sizes(manifest, dataset, manifest.stat().st_mtime_ns)
+    except UNREADABLE:
+        return ()
 
 
 @functools.lru_cache(maxsize=64)
@@ -84,11 +100,44 @@ def _voxel_volume(voxel_to_world: list[list[float]]) -> float:
 
 
 def step_gb(plan: Path) -> float | None:
-    """Memory of a training step as the plan counted it, in GB; None while there is no plan."""
+    """Memory of a training step as the plan counted it, in GB; None while there is no plan that says so."""
     if not plan.is_file():
         return None
-    found = re.match(r"(\d+\.\d+) GB for a training step", read_json(plan)["reasons"].get("memory", ""))
+    try:
+        reason = str(read_json(plan)["reasons"]["memory"])
+    except UNREADABLE:
+        return None
+    found = re.match(r"(\d+\.\d+) GB for a training step", reason)
     return float(found[1]) if found else None
+
+
+def reading_workers(config: Config, gpu: bool) -> int:
+    """Processes that read the batches of each process of a training ahead."""
+    if config.loader.workers is not None:
+        return config.loader.workers
+    return 2 if gpu else 0
+
+
+def score_rows(config: Config) -> int:
+    """Most score rows that compare reads, of all data sets whose cases ingest has counted."""
+    results, rows = Results.of(config), 0
+    trainings = collections.Counter(dataset for dataset, *_ in config.runs())
+    for name in config.datasets:
+        files = results.ingest(name)
+        cases = len(case_sizes(files.manifest, files.dataset))
+        # A training scores the cases of one fold.
+        scored = math.ceil(cases * trainings[name] / config.folds.count)
+        rows += scored * _classes(files.dataset) * (len(METRICS) + len(QUANTITIES)) if scored else 0
+    return rows
+
+
+def _classes(dataset: Path) -> int:
+    """How many regions or classes of a data set are scored; 0 where its file cannot be read."""
+    try:
+        labels = read_json(dataset)["labels"]
+        return len(labels["regions"] or labels["names"])
+    except UNREADABLE:
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +179,11 @@ class Job:
     def minutes(self) -> int:
         """Time limit at the first attempt, in minutes."""
         if self.stage == "train":
-            return math.ceil((self.config.budget.minutes or DAY_MINUTES) * 1.5) + 10
+            fixed = self.model is not None and self.config.models[self.model].plan.steps is not None
+            budget = None if fixed else self.config.budget.minutes
+            return math.ceil((budget or DAY_MINUTES) * 1.5) + 10
+        if self.stage == "compare":
+            return START_MINUTES + math.ceil(score_rows(self.config) / COMPARED_A_MINUTE)
         if self.stage not in CASE_MINUTES:
             return START_MINUTES
         cases = len(self.sizes) or UNKNOWN_CASES
@@ -163,17 +216,24 @@ def _preprocess_mb(job: Job) -> int:
     return _host_mb(job, job.threads)
 
 
-def _training_mb(job: Job) -> int:
-    """Of all processes of a training."""
-    config = job.config
+def _network_mb(job: Job) -> float:
+    """What a network takes in one process beside torch: a training step, or a GPU's driver."""
     if job.gpu:
-        return _rounded(config.processes * CUDA_MB, 4000)
+        return CUDA_MB
     step = None
     if job.dataset is not None and job.model is not None:
-        step = step_gb(Results.of(config).plan(job.dataset).plan(job.model))
-    if step is None:
-        step = config.budget.memory_gb or 4
-    return _rounded(TORCH_MB + config.processes * 1000 * step, 2000)
+        step = step_gb(Results.of(job.config).plan(job.dataset).plan(job.model))
+    return 1000 * (job.config.budget.memory_gb or 4 if step is None else step)
+
+
+def _training_mb(job: Job) -> int:
+    """Of all processes of a training, and of those that read for them."""
+    readers = reading_workers(job.config, job.gpu)
+    prepared = sum((4 * size.channels + 1) * size.prepared for size in job.sizes) / MB
+    # Each process keeps arrays of its own: readers those of training cases, training those of validation cases, too.
+    decoded = min(DECODED_MB, prepared) if job.sizes else DECODED_MB
+    each = _network_mb(job) + decoded + readers * (PROCESS_MB + decoded)
+    return _rounded((0 if job.gpu else TORCH_MB) + job.config.processes * each, 2000)
 
 
 def _planning_mb(job: Job) -> int:
@@ -182,9 +242,10 @@ def _planning_mb(job: Job) -> int:
 
 
 def _predict_mb(job: Job) -> int:
-    """The network, the image, and its logits."""
+    """The network in one process, the image, and its logits."""
     logits = max((LABELS * size.prepared for size in job.sizes), default=0) / MB
-    return _rounded(_training_mb(job) + _reading_mb(job, 1) + logits, 4000)
+    network = _network_mb(job) + (0 if job.gpu else TORCH_MB)
+    return _rounded(network + _reading_mb(job, 1) + logits, 4000)
 
 
 def _postprocess_mb(job: Job) -> int:
@@ -196,6 +257,10 @@ def _evaluate_mb(job: Job) -> int:
     return _rounded(PROCESS_MB + max((LABELS * size.voxels for size in job.sizes), default=0) / MB, 2000)
 
 
+def _compare_mb(job: Job) -> int:
+    return _rounded(PROCESS_MB + COMPARED * score_rows(job.config) / MB, 2000)
+
+
 _MEMORY: Mapping[str, Callable[[Job], int]] = {
     "fingerprint": _fingerprint_mb,
     "plan": _planning_mb,
@@ -204,6 +269,7 @@ _MEMORY: Mapping[str, Callable[[Job], int]] = {
     "predict": _predict_mb,
     "postprocess": _postprocess_mb,
     "evaluate": _evaluate_mb,
+    "compare": _compare_mb,
 }
 
 

@@ -49,9 +49,8 @@ def download_slice(config: Config, dataset: str) -> str:
 
 
 def splits_stamp(config: Config, dataset: str) -> str:
-    """Digest of the user's own file of folds in the working folder; one in the data set's folder is among its files."""
-    name = config.datasets[dataset].splits or config.folds.file
-    return sha256_file(Path(name)) if name and Path(name).is_file() else ""
+    """Digest of the user's own file of folds, wherever it lies."""
+    return stamp_of(config.folder_of(dataset), config.datasets[dataset].splits or config.folds.file)
 
 
 def sides_stamp(config: Config, dataset: str) -> list[str]:

@@ -18,14 +18,16 @@ from typing import IO, Any
 
 import yaml
 
+from medseg import jobs
 from medseg.config import Config, is_elsewhere, load_config
-from medseg.errors import BusyError, MedsegError
+from medseg.errors import BusyError, ConfigError, MedsegError
 from medseg.evaluate.choice import check_choices
-from medseg.files import canonical_json, digest_of, write_json
+from medseg.files import canonical_json, write_json
 from medseg.jobs import Job
 from medseg.postprocess.operations import wanted
 from medseg.results.folders import ModelFolder
 from medseg.results.key import RunKey
+from medseg.results.layout import reserved_names
 from medseg.results.paths import Results
 from medseg.stages import rows_of_model, stage_digest
 
@@ -37,9 +39,33 @@ def read_config(files: Sequence[Path], overrides: Mapping[str, Any]) -> Config:
     try:
         config = load_config(files, {key: _typed(value) for key, value in overrides.items()})
         check_choices(config)
+        check_names(config)
         return config
     except MedsegError as error:
         raise stop(error) from None
+
+
+def check_names(config: Config) -> None:
+    """Refuse data sets and models whose name is one of the files and folders beside their own.
+
+    Here and not with the other checks of a configuration: the layout is in no stage's code digest.
+
+    Raises:
+        ConfigError: with one line for each kind of names.
+    """
+    reserved = reserved_names()
+    lines = []
+    for section, names, taken in (
+        ("datasets", config.datasets, reserved["dataset"]),
+        ("models", config.models, reserved["model"]),
+    ):
+        if clash := sorted(set(names) & taken):
+            noun = "is a name" if len(clash) == 1 else "are names"
+            lines.append(
+                f"{section}: {', '.join(clash)} {noun} that the folder of results uses itself; choose another name"
+            )
+    if lines:
+        raise ConfigError("\n".join(lines))
 
 
 def _typed(value: Any) -> Any:
@@ -101,21 +127,6 @@ def write_config(config: Config, path: Path) -> None:
     value = json.loads(config.model_dump_json())
     if not path.is_file() or canonical_json(json.loads(path.read_bytes())) != canonical_json(value):
         write_json(path, value)
-
-
-def grid_name(config: Config, model: str) -> str:
-    """Name of the store of prepared cases that a model uses; models without overrides of the grid share ``default``."""
-    fixed = config.models[model].plan
-    # A 2-D model may be one on slices of volumes, which have a grid of their own.
-    slices = config.models[model].dims == 2 or None
-    low = fixed.resolution if fixed.resolution != "full" else None
-    overrides = {"spacing": fixed.spacing, "normalization": fixed.normalization, "slices": slices, "resolution": low}
-    return "default" if not any(overrides.values()) else f"grid-{digest_of(overrides)[:8]}"
-
-
-def grid_model(config: Config, grid: str) -> str:
-    """The first model that uses a grid."""
-    return next(name for name in config.models if grid_name(config, name) == grid)
 
 
 def keys(config: Config) -> list[RunKey]:
@@ -209,6 +220,4 @@ def reading_seconds(config: Config) -> int:
 
 def reading_workers(config: Config) -> int:
     """Processes that read a training's batches ahead."""
-    if config.loader.workers is not None:
-        return config.loader.workers
-    return 2 if wants_gpu(config) else 0
+    return jobs.reading_workers(config, bool(wants_gpu(config)))

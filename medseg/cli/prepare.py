@@ -61,10 +61,13 @@ def plan(
 
 def preprocess(
     config: ConfigFile,
-    model: ModelName,
     manifest: ManifestFile,
     fingerprint: FingerprintFile,
     out: Out,
+    model: Annotated[str | None, typer.Option("--model", help="name of a model in the configuration")] = None,
+    grid: Annotated[
+        str | None, typer.Option("--grid", help="or the grid: name of its folder in results/…/preprocess")
+    ] = None,
     code: Code = None,
     workers: Workers = 1,
     shard: ShardOf = None,
@@ -72,13 +75,18 @@ def preprocess(
 ) -> None:
     """Bring every case to the grid of a model: orient, crop, normalise, resample, store."""
     from medseg.config import load_config
+    from medseg.config.grids import grid_model
+    from medseg.ingest.manifest import read_manifest
     from medseg.preprocess import run as stage
     from medseg.stages import stage_digest
 
+    if (model is None) == (grid is None):
+        raise typer.BadParameter("give either --model or --grid", param_hint="--grid")
     part = part_of(shard, join)
+    study = load_config([config])
     inputs = (
-        load_config([config]),
-        model,
+        study,
+        model if grid is None else grid_model(study, grid, read_manifest(manifest).dataset),
         manifest,
         fingerprint,
         out,

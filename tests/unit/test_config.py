@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from medseg import slices, workflow
 from medseg.config import Config, config_schema, load_config
+from medseg.config.grids import grid_model, grid_name
 from medseg.errors import ConfigError
 from medseg.results.key import RunKey
 from medseg.settings import merge
@@ -484,11 +485,41 @@ def test_models_share_a_grid_unless_they_override_it() -> None:
         "f": {"network": "unet", "plan": {"normalization": "none"}},
     }
     config = load_config([], value)
-    names = {m: workflow.grid_name(config, m) for m in config.models}
+    names = {m: grid_name(config, m) for m in config.models}
     assert names["a"] == names["b"] == "default"
     assert names["c"] == names["d"]
     assert len(set(names.values())) == 4
-    assert all(workflow.grid_name(config, workflow.grid_model(config, g)) == g for g in names.values())
+    assert all(grid_name(config, grid_model(config, g, "d")) == g for g in names.values())
+
+
+def test_the_model_of_a_grid_is_one_that_is_trained_on_the_data_set() -> None:
+    value = minimal()
+    value["datasets"]["e"] = value["datasets"]["d"]
+    value["models"] = {"a": {"network": "unet", "datasets": ["d"]}, "b": {"network": "unet", "dims": 3}}
+    config = load_config([], value)
+    assert [grid_model(config, "default", name) for name in ("d", "e")] == ["a", "b"]
+    with pytest.raises(ConfigError, match="no model of data set 'd' uses a grid 'grid-12345678'; there are: default"):
+        grid_model(config, "grid-12345678", "d")
+
+
+@pytest.mark.parametrize(
+    ("section", "names", "said"),
+    [
+        ("datasets", ["compare"], "datasets: compare is a name that"),
+        ("datasets", ["d", "weights", "logs"], "datasets: logs, weights are names that"),
+        ("models", ["fingerprint"], "models: fingerprint is a name that"),
+    ],
+)
+def test_names_that_the_results_use_themselves_are_refused(
+    section: str, names: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = minimal()
+    value[section] = dict.fromkeys(names, next(iter(value[section].values())))
+    with pytest.raises(SystemExit) as caught:
+        workflow.read_config([], value)
+    assert caught.value.code == 2
+    found = capsys.readouterr().err
+    assert found.startswith(said) and found.endswith("choose another name\n")
 
 
 SLICES = {
@@ -560,6 +591,22 @@ def test_a_changed_data_file_is_seen(tmp_path: Path) -> None:
     (tmp_path / "p" / "b.png").write_bytes(b"1")
     stamps.append(slices.dataset_slice(config, "d"))
     assert len(set(stamps)) == 3
+
+
+def test_the_file_of_folds_is_the_one_that_ingest_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    value = changed({**minimal(), "data_root": "data"}, ("datasets", "d"), "splits", "mine.json")
+    config = load_config([], changed(value, ("datasets", "d"), "download", {"url": "https://example.org/a.zip"}))
+    (tmp_path / "data" / "p").mkdir(parents=True)
+    here, there = tmp_path / "mine.json", tmp_path / "data" / "p" / "mine.json"
+    stamps = [slices.dataset_slice(config, "d")]
+    for path in (here, there):
+        path.write_text(path.parent.name)
+        stamps.append(slices.dataset_slice(config, "d"))
+    assert len(set(stamps)) == 3
+    # The one in the data set's folder counts, as at ingest.
+    here.write_text("changed")
+    assert slices.dataset_slice(config, "d") == stamps[-1]
 
 
 def model_of(**section: Any) -> Any:

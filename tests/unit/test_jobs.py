@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 
 from medseg.config import Config, load_config
 from medseg.files import write_json, write_text
-from medseg.jobs import CUDA_MB, Job, case_sizes, step_gb
+from medseg.jobs import CUDA_MB, DECODED_MB, PROCESS_MB, Job, case_sizes, step_gb
+from medseg.preprocess.store import DECODED_BYTES
 from medseg.results.paths import Results
 from medseg.workflow import job
 
@@ -23,7 +25,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 def make(**more: Any) -> Config:
     section = {"layout": "pairs", "path": "d", **more.pop("dataset", {})}
-    models = {"m": {"network": "unet"}}
+    models = more.pop("models", {"m": {"network": "unet"}})
     return load_config(
         [], {"experiment": "e", "datasets": {"d": section}, "models": models, "budget": {"steps": 1}, **more}
     )
@@ -37,6 +39,10 @@ def manifest(*shapes: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0, 1
     quoted = ['"' + row.replace('"', '""') + '"' for row in rows]
     write_text(files.manifest, "case\tgeometry\n" + "".join(f"c{i}\t{row}\n" for i, row in enumerate(quoted)))
     write_json(files.dataset, {"channels": ["CT"] * channels})
+
+
+def rounded(megabytes: float) -> int:
+    return 100 * math.ceil(megabytes / 100)
 
 
 def memory(config: Config, rule: str, threads: int = 1, gpu: bool = False) -> int:
@@ -78,13 +84,43 @@ def test_training_needs_what_the_plan_counted(config: Config) -> None:
     plan = Results(Path("results/e")).plan("d").plan("m")
     assert step_gb(plan) is None
     unplanned = memory(config, "train")
+    manifest((100, 100, 100))
     write_json(plan, {"reasons": {"memory": "7.25 GB for a training step, counted; at most 8.00 GB"}})
     assert step_gb(plan) == 7.25
-    assert memory(config, "train") == 1500 + 7300
+    # The case is kept decoded: an image of 4 and labels of 1 byte a voxel.
+    assert memory(config, "train") == rounded(1500 + 7250 + 5)
     assert memory(config, "train") > unplanned
-    assert memory(make(processes=2), "train") == 1500 + 14_500
-    # On a GPU, the host holds no step.
-    assert memory(config, "train", gpu=True) == CUDA_MB
+    assert memory(make(processes=2), "train") == rounded(1500 + 2 * (7250 + 5))
+    assert memory(make(loader={"workers": 3}), "train") == rounded(1500 + 7250 + 5 + 3 * (PROCESS_MB + 5))
+    # On a GPU, the host holds no step; two processes read for each that trains.
+    assert memory(config, "train", gpu=True) == rounded(CUDA_MB + 5 + 2 * (PROCESS_MB + 5))
+    assert memory(make(processes=2), "train", gpu=True) == rounded(2 * (CUDA_MB + 5 + 2 * (PROCESS_MB + 5)))
+    manifest(*[(512, 512, 100)] * 9)
+    assert memory(config, "train", gpu=True) == rounded(CUDA_MB + DECODED_MB + 2 * (PROCESS_MB + DECODED_MB))
+    assert math.ceil(DECODED_BYTES / 1e6) == DECODED_MB
+
+
+def test_one_process_predicts_however_many_train(config: Config) -> None:
+    manifest((64, 64, 32))
+    for gpu in (False, True):
+        assert memory(make(processes=4, loader={"workers": 8}), "predict", gpu=gpu) == memory(
+            config, "predict", gpu=gpu
+        )
+
+
+@pytest.mark.parametrize("facts", ["{", "{}", "[]", '{"channels": null}'])
+@pytest.mark.parametrize("table", ["", "case\tsubject\nx\ty\n", "case\tgeometry\nx\t{}\n", "case\tgeometry\nx\n"])
+def test_a_file_that_cannot_be_read_does_not_stop_the_job_that_writes_it_again(
+    table: str, facts: str, config: Config
+) -> None:
+    files = Results(Path("results/e"))
+    unknown = {rule: memory(config, rule) for rule in ALL}
+    write_text(files.ingest("d").manifest, table)
+    write_text(files.ingest("d").dataset, facts)
+    write_text(files.plan("d").plan("m"), facts)
+    assert {rule: memory(config, rule) for rule in ALL} == unknown
+    write_json(files.ingest("d").dataset, {"channels": ["CT"]})
+    assert {rule: memory(config, rule) for rule in ALL} == unknown
 
 
 def test_a_plan_says_how_much_memory_it_counted(study: Any) -> None:
@@ -111,6 +147,8 @@ def test_time_follows_budget_cases_and_shards(config: Config) -> None:
     manifest(*[(8, 8, 8)] * 120)
     assert Job(make(budget={"minutes": 20}), "train", 1, False, "d", "m").minutes() == 40
     assert Job(config, "train", 1, False, "d", "m").minutes() > 1440
+    fixed = make(budget={"minutes": 20}, models={"m": {"network": "unet", "plan": {"steps": 9}}})
+    assert Job(fixed, "train", 1, False, "d", "m").minutes() > 1440
     whole = Job(make(shards=4), "predict", 1, False, "d", "m").minutes()
     part = Job(make(shards=4), "predict_shard", 1, False, "d", "m").minutes()
     assert (whole, part) == (30 + 5 * 120, 30 + 5 * 30)

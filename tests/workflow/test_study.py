@@ -112,6 +112,14 @@ def test_config_changes_rerun_what_depends_on_them_and_nothing_else(finished_cop
         config.write_text(text)
 
 
+def test_a_model_that_is_written_first_reruns_nothing_of_the_others(finished_copy: Path) -> None:
+    edit(finished_copy / "config/config.yaml", "models:\n", "models:\n  first: {network: fcn32s}\n")
+    done = run(finished_copy, "-n")
+    assert jobs(done.stdout) == {"plan", "train", "predict", "postprocess", *SCORED}
+    assert "model=unet" not in done.stdout, done.stdout
+    assert "preprocess" not in jobs(done.stdout)
+
+
 def test_nested_values_can_be_overridden_on_the_command_line(finished_copy: Path) -> None:
     found = run(finished_copy, "-n", "--config", "budget={steps: 301}", "seeds=[0, 1]")
     assert {"plan", "train"} <= jobs(found.stdout), found.stdout

@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(workflow.basedir).parent))
 
 from medseg import slices
 from medseg import workflow as study
+from medseg.config.grids import grid_name
 from medseg.files import canonical_json
 from medseg.results.paths import ANY, DATASET, GRID, MODEL, SHARD, Results
 

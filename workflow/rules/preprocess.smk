@@ -1,7 +1,8 @@
 # case + plan's grid -> prepared case on disk; models that agree on the grid share one store
+# The command finds a model that uses the grid: named here, another one in its place would run all of this again.
 STORE = RESULTS.store(DATASET, GRID)
 PREPROCESS = (
-    "medseg preprocess --config {params.config:q} --model {params.model:q} --manifest {input.manifest:q}"
+    "medseg preprocess --config {params.config:q} --grid {wildcards.grid:q} --manifest {input.manifest:q}"
     " --fingerprint {input.fingerprint:q} --code {params.case_code:q} --workers {threads} {params.part:q}"
     " --out {params.out:q} 2>&1 | tee {log:q}"
 )
@@ -27,8 +28,6 @@ rule preprocess_shard:
         config=RESULTS.config,
         code=code("preprocess"),
         case_code=code("preprocess_case"),
-        # The store's name says which overrides of the grid it has; any model that uses it will do.
-        model=lambda w: study.grid_model(CONFIG, w.grid),
         out=lambda w, output: Path(output[0]).parent,
         part=part_of,
     shell:
@@ -56,7 +55,6 @@ rule preprocess:
         config=RESULTS.config,
         code=code("preprocess"),
         case_code=code("preprocess_case"),
-        model=lambda w: study.grid_model(CONFIG, w.grid),
         out=lambda w, output: Path(output.index).parent,
         part=JOIN,
     shell:

@@ -27,7 +27,7 @@ rule train:
         manifest=rules.ingest.output.manifest,
         splits=rules.ingest.output.splits,
         plan=rules.plan.output,
-        index=lambda w: RESULTS.store(w.dataset, study.grid_name(CONFIG, w.model)).index,
+        index=lambda w: RESULTS.store(w.dataset, grid_name(CONFIG, w.model)).index,
         start=lambda w: start_of(w)[0] or [],
         encoder=lambda w: study.weights_of(CONFIG, w.model) or [],
         # Where curves are mirrored to is no reason to train again.
