@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ def read_study(results: Path, config_json: Path) -> Study:
         scores,
         read_summary(compare.folder),
         leaderboard,
-        _read_jobs(layout.benchmarks),
+        _read_jobs(layout.benchmarks, config.datasets),
         {f"compare/{p.name}": sha256_file(p) for p in (compare.scores, compare.leaderboard, compare.summary)},
         {
             d: dataset_statements(results, config, manifests[d], [r.facts for r in runs if r.dataset == d])
@@ -187,15 +187,20 @@ def _read_history(path: Path) -> list[dict[str, Any]]:
     return [{"step": step, **merged[step]} for step in sorted(merged)]
 
 
-def _read_jobs(folder: Path) -> tuple[WorkflowJob, ...]:
-    """Benchmark tables ``{dataset}/{stage}.tsv`` and ``{dataset}/{stage}/*.tsv``; Snakemake writes them."""
+def _read_jobs(folder: Path, datasets: Collection[str]) -> tuple[WorkflowJob, ...]:
+    """Benchmark tables ``{dataset}/{stage}.tsv`` and ``{dataset}/{stage}/*.tsv``; Snakemake writes them.
+
+    Those of jobs that are about no data set (``weights/{model}.tsv``) are left out.
+    """
     jobs = []
     for path in sorted([*folder.glob("*/*.tsv"), *folder.glob("*/*/*.tsv")]):
+        dataset, stage = path.relative_to(folder).with_suffix("").parts[:2]
+        if dataset not in datasets:
+            continue
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
         for row in rows or [{}]:
             seconds, peak = _number(row.get("s")), _number(row.get("max_rss"))
-            dataset, stage = path.relative_to(folder).with_suffix("").parts[:2]
             jobs.append(WorkflowJob(dataset, stage, seconds, peak))
     return tuple(jobs)
 
