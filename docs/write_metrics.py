@@ -36,8 +36,9 @@ datasets:
       names: [hd95, nsd, assd_faces]          # beside dice and iou; left out: all but those "only if named"
 ```
 
-A changed `metrics` section evaluates again and trains nothing again. A tolerance of less than 1.5 times the
-in-plane spacing is reported with a warning, since NSD then measures how the border falls on the voxels. What a
+A changed `metrics` section evaluates again and trains nothing again. `medseg ingest` refuses a tolerance of
+what is no class, and warns of one that is less than 1.5 times the in-plane spacing, since NSD then measures how the
+border falls on the voxels. What a
 score was computed by stands in its row: the definition's id, and the tolerance after an `@`
 (`nsd/share-within-tau/erosion-face-v1@2 mm`). Rows of another definition are never averaged with these.
 """

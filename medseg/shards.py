@@ -1,7 +1,8 @@
 """Shards: per-case work of one stage divided among jobs, and the records that they leave for the job that joins them.
 
 All stages use the same rule: shard i of n gets cases i, i + n, i + 2n, …, writes ``shard-i-of-n.json`` into the stage's
-folder when they are done, and a last job joins the records of all shards into the output of the stage.
+folder when they are done (evaluate: ``shard-i-of-n.parquet``, see ``table_of_shard``), and a last job joins the
+records of all shards into the output of the stage.
 """
 
 from __future__ import annotations

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medseg.cli.options import ConfigFile, Dataset
 from medseg.machine import processors
+
+if TYPE_CHECKING:
+    from medseg.config import Config
+    from medseg.image.labels import LabelTable
+    from medseg.ingest.manifest import Manifest
 
 
 def phantoms(config: ConfigFile, dataset: Dataset) -> None:
@@ -57,9 +63,32 @@ def ingest(
             raise typer.BadParameter("stands alone: give neither --check nor --out", param_hint="--propose-subjects")
         for line in stage.propose_subjects(load_config([config]), dataset, propose_subjects, workers):
             print(line)
-    elif check:
-        stage.check(load_config([config]), dataset, workers)
-    elif out is None:
+        return
+    if not check and out is None:
         raise typer.BadParameter("needed unless --check is given", param_hint="--out")
+    study = load_config([config])
+    fits = functools.partial(_check_labels, study, dataset)
+    if check or out is None:
+        manifest = stage.check(study, dataset, workers, fits)
     else:
-        stage.run(load_config([config]), dataset, out, workers)
+        manifest = stage.run(study, dataset, out, workers, fits)
+    _warn_of_tolerances(study, manifest)
+
+
+def _check_labels(config: Config, dataset: str, labels: LabelTable) -> None:
+    """Raise ``ConfigError`` if later stages are asked for classes that there are not, before anything is trained."""
+    from medseg.evaluate.choice import choice_of
+    from medseg.postprocess.operations import check
+
+    choice_of(config, dataset, labels.target_names)
+    check(config.dataset(dataset).postprocess, labels, dataset)
+
+
+def _warn_of_tolerances(config: Config, manifest: Manifest) -> None:
+    from medseg.evaluate.choice import choice_of, coarse_tolerances
+    from medseg.progress import say
+
+    choice = choice_of(config, manifest.dataset, manifest.labels.target_names)
+    grids = [case.geometry for case in manifest.cases]
+    for line in coarse_tolerances(choice, [grid.spacing for grid in grids], grids[0].unit):
+        say(f"ingest {manifest.dataset}: {line}")

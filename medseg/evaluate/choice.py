@@ -10,6 +10,7 @@ from medseg.config import Config
 from medseg.config.metrics import MetricsConfig
 from medseg.errors import ConfigError
 from medseg.metrics.table import METRICS, Metric
+from medseg.metrics.tolerance import widened
 
 # A tolerance below this many in-plane voxels measures the voxels, not the border.
 _VOXELS = 1.5
@@ -67,11 +68,18 @@ def check_choices(config: Config) -> None:
         choose(dataset.metrics, f"datasets.{name}.metrics")
 
 
-def require_labels(choice: Choice, labels: Sequence[str], where: str) -> None:
-    """Raise ``ConfigError`` for a tolerance of something that is not scored."""
+def choice_of(config: Config, dataset: str, labels: Sequence[str]) -> Choice:
+    """What is computed for a data set whose classes (or regions) are ``labels``.
+
+    Raises:
+        ConfigError: as ``choose``, and for a tolerance of something that is not scored.
+    """
+    where = f"datasets.{dataset}.metrics"
+    choice = choose(config.dataset(dataset).metrics, where)
     for name in choice.tolerance:
         if name not in labels:
             raise ConfigError(f"{where}.tolerance: no class or region '{name}'; there are: {', '.join(labels)}")
+    return choice
 
 
 def coarse_tolerances(choice: Choice, spacings: Sequence[Sequence[float]], unit: str) -> list[str]:
@@ -88,7 +96,7 @@ def coarse_tolerances(choice: Choice, spacings: Sequence[Sequence[float]], unit:
         f"warning: the tolerance {tolerance:g} {unit} of '{label}' is less than {_VOXELS} times the in-plane spacing "
         f"of {in_plane:g} {unit}; NSD then measures how the border falls on the voxels"
         for label, tolerance in choice.tolerance.items()
-        if tolerance < _VOXELS * in_plane * (1 - 1e-9)
+        if widened(tolerance) < _VOXELS * in_plane
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medseg.config import Config
 from medseg.errors import DataError
-from medseg.evaluate.choice import choose, coarse_tolerances, require_labels
+from medseg.evaluate.choice import choice_of
 from medseg.evaluate.score import COLUMNS, score_case
 from medseg.files import write_with
 from medseg.formats.read import read_labels, read_recorded
@@ -20,8 +20,7 @@ from medseg.image.geometry import require_same_grid
 from medseg.image.labels import LabelTable
 from medseg.ingest.cases import read_case_labels
 from medseg.ingest.manifest import Case, read_manifest
-from medseg.predict.record import PredictedCase, read_predictions
-from medseg.progress import say
+from medseg.predict.record import PredictedCase, Predictions, read_predictions
 from medseg.results.folders import table_of_shard
 from medseg.shards import Shard
 
@@ -30,7 +29,7 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path, shard
     """Score every case of ``predictions`` (a ``predictions.json``) against its reference into the parquet file ``out``.
 
     A case that is recorded there as failed gets the worst value and its reason; it is never left out. With ``shard``,
-    only that part of the cases is scored, into a file of its own beside ``out``, to be joined by ``join``.
+    only that part of the cases is scored, into a file of its own (``table_of_shard``), to be joined by ``join``.
 
     Raises:
         ConfigError: if the configuration asks for a metric or a class that there is not.
@@ -38,11 +37,8 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path, shard
         GeometryError: if a prediction is not on its reference's grid.
     """
     manifest = read_manifest(manifest_path)
-    dataset = config.dataset(manifest.dataset)
     folder = config.folder_of(manifest.dataset)
-    where = f"datasets.{manifest.dataset}.metrics"
-    choice = choose(dataset.metrics, where)
-    require_labels(choice, manifest.labels.target_names, where)
+    choice = choice_of(config, manifest.dataset, manifest.labels.target_names)
     given = read_predictions(predictions)
     rows: list[Mapping[str, Any]] = []
     cases = list(given.cases.items())
@@ -52,10 +48,6 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path, shard
         predicted = None if entry.failed else _read_prediction(given.folder, case, entry, manifest.labels)
         made = (reference, predicted, manifest.labels, grid)
         rows += score_case(given.key, case.id, case.subject, *made, entry.failed, entry.sha256, choice)
-    if shard is None or not shard.index:
-        grids = [manifest.case(case_id).geometry for case_id in given.cases]
-        for line in coarse_tolerances(choice, [grid.spacing for grid in grids], grids[0].unit if grids else ""):
-            say(f"{manifest.dataset}: {line}")
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     _write_table(table, out if shard is None else table_of_shard(out, shard.name))
 
@@ -64,23 +56,40 @@ def join(predictions: Path, out: Path, count: int) -> None:
     """Join the tables of ``count`` shards into ``out``: the same table as ``run`` without shards writes.
 
     Raises:
-        DataError: if a shard's table is missing or damaged, or the tables are not about these predictions.
+        DataError: if a shard's table is missing or damaged, or is not about these predictions.
     """
-    parts = [_read_part(table_of_shard(out, Shard(index, count).name), f"{index}/{count}") for index in range(count)]
+    given = read_predictions(predictions)
+    parts = [_read_part(out, Shard(index, count), given) for index in range(count)]
     # A shard without a case has a table without types.
     filled = [table for table in parts if len(table)] or parts[:1]
     table = pd.concat(filled, ignore_index=True)
-    order = {case_id: place for place, case_id in enumerate(read_predictions(predictions).cases)}
-    if set(table["case"]) != set(order):
-        raise DataError(f"{out}: its shards hold other cases than {predictions}; run `medseg evaluate --shard` again")
+    order = {case_id: place for place, case_id in enumerate(given.cases)}
     _write_table(table.sort_values("case", key=lambda cases: cases.map(order), kind="stable"), out)
 
 
-def _read_part(path: Path, shard: str) -> pd.DataFrame:
+def _read_part(out: Path, shard: Shard, given: Predictions) -> pd.DataFrame:
+    """The table of a shard, if it was made from these predictions."""
+    path = table_of_shard(out, shard.name)
+    again = f"run `medseg evaluate --shard {shard.index}/{shard.count}` again"
     try:
-        return pd.read_parquet(path)
+        table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {error}; run `medseg evaluate --shard {shard}` again") from error
+        raise DataError(f"{path}: {error}; {again}") from error
+    missing = set(COLUMNS) - set(table.columns)
+    if missing:
+        raise DataError(f"{path}: columns {sorted(missing)} are missing; {again}")
+    for column, value in asdict(given.key).items():
+        other = set(table[column]) - {value}
+        if other:
+            raise DataError(f"{path}: scores of {column} {sorted(other)}; {given.folder} is of '{value}'; {again}")
+    scored = dict(zip(table["case"], table["prediction"], strict=True))
+    expected = {case_id: entry.sha256 for case_id, entry in shard.of(list(given.cases.items()))}
+    if set(scored) != set(expected):
+        raise DataError(f"{path}: scores of other cases than this part of {given.folder} has; {again}")
+    stale = sorted(case_id for case_id, digest in expected.items() if scored[case_id] != digest)
+    if stale:
+        raise DataError(f"{path}: the predictions of {', '.join(stale[:3])} changed after they were scored; {again}")
+    return table
 
 
 def _write_table(table: pd.DataFrame, out: Path) -> None:

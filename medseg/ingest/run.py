@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,11 @@ class _Ingested:
     allowed: tuple[str, ...]
 
 
-def run(config: Config, dataset: str, out: Path, workers: int = 1) -> Manifest:
+# Raises ``ConfigError`` if what the configuration says of classes, for later stages, does not fit the label table.
+LabelCheck = Callable[[LabelTable], object]
+
+
+def run(config: Config, dataset: str, out: Path, workers: int = 1, label_check: LabelCheck | None = None) -> Manifest:
     """Check a data set and write ``dataset.json``, ``manifest.tsv``, ``splits.json`` and the test set into ``out``.
 
     Cases of the test set are checked like all others, and are written to ``test.tsv`` and ``test.json`` alone.
@@ -53,12 +58,13 @@ def run(config: Config, dataset: str, out: Path, workers: int = 1) -> Manifest:
         dataset: name of one of its data sets.
         out: folder of this stage's results.
         workers: threads that read cases.
+        label_check: asked as soon as the label table is known, before a case is read.
 
     Raises:
         DatasetFaults: with every fault that is not allowed by name; then nothing is written.
-        ConfigError: if the configuration does not fit the layout, or there are fewer subjects than folds.
+        ConfigError: if the configuration does not fit the layout or the labels, or there are fewer subjects than folds.
     """
-    ingested = _ingest(config, dataset, workers)
+    ingested = _ingest(config, dataset, workers, label_check)
     test = config.dataset(dataset).test
     write_test(ingested.test, ingested.allowed, test.model_dump() if test else None, out)
     write_manifest(ingested.manifest, out)
@@ -66,9 +72,9 @@ def run(config: Config, dataset: str, out: Path, workers: int = 1) -> Manifest:
     return ingested.manifest
 
 
-def check(config: Config, dataset: str, workers: int = 1) -> Manifest:
+def check(config: Config, dataset: str, workers: int = 1, label_check: LabelCheck | None = None) -> Manifest:
     """All that ``run`` does, except writing; same errors."""
-    return _ingest(config, dataset, workers).manifest
+    return _ingest(config, dataset, workers, label_check).manifest
 
 
 def propose_subjects(config: Config, dataset: str, file: Path, workers: int = 1) -> list[str]:
@@ -101,11 +107,13 @@ def propose_subjects(config: Config, dataset: str, file: Path, workers: int = 1)
     return [*lines, f"wrote {file}; `subject: {file}` under `datasets.{dataset}` uses it"]
 
 
-def _ingest(config: Config, dataset: str, workers: int) -> _Ingested:
+def _ingest(config: Config, dataset: str, workers: int, label_check: LabelCheck | None) -> _Ingested:
     section = config.dataset(dataset)
     check_allowed(dataset, section.allow, section.fill)
     inventory = find_cases(dataset, config.folder_of(dataset), section)
     _check_spacing(dataset, section, inventory)
+    if label_check is not None and inventory.labels is not None:
+        label_check(inventory.labels)
     checked, channels, faults = check_cases(dataset, inventory, section, workers)
     inside = [one for one in checked if not one.candidate.test]
     folds, missing = _folds(config, dataset, inventory, inside)

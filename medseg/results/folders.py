@@ -55,8 +55,11 @@ class PlanFolder:
 
 
 def table_of_shard(table: Path, shard: str) -> Path:
-    """Scores of a part of the cases (``shard-0-of-4``), beside the table that they are joined into."""
-    return table.with_name(f"{table.stem}-{shard}{table.suffix}")
+    """Scores of a part of the cases (``shard-0-of-4``), in a folder beside the table that they are joined into.
+
+    Not in the table's own folder, so that ``evaluate/*/*.parquet`` are whole tables.
+    """
+    return table.with_name(f"{table.stem}-shards") / f"{shard}{table.suffix}"
 
 
 @dataclass(frozen=True, slots=True)

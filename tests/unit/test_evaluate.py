@@ -306,9 +306,7 @@ def with_metrics(config: Config, name: str, **section: Any) -> Config:
     return config.model_copy(update={"datasets": {**config.datasets, name: dataset}})
 
 
-def test_a_tolerance_gives_rows_of_nsd_and_a_warning_where_it_is_small(
-    study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_tolerance_gives_rows_of_nsd(study: Any, tmp_path: Path) -> None:
     config = with_metrics(study.config, "flat", tolerance={"ball": 1.0, "rod": 2.5})
     stage.run(config, study.manifest("flat"), study.predictions("flat"), tmp_path / "F.parquet")
     table = pd.read_parquet(tmp_path / "F.parquet")
@@ -318,9 +316,6 @@ def test_a_tolerance_gives_rows_of_nsd_and_a_warning_where_it_is_small(
         "ball": f"{expected}@1 px",
         "rod": f"{expected}@2.5 px",
     }
-    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert len(warnings) == 1
-    assert "flat: warning: the tolerance 1 px of 'ball'" in warnings[0]
 
 
 def test_a_tolerance_of_no_class_is_refused(study: Any, tmp_path: Path) -> None:
@@ -352,11 +347,43 @@ def test_shards_joined_are_the_table_of_one_job(study: Any, tmp_path: Path, coun
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 
-def test_shards_of_other_predictions_are_not_joined(study: Any, predictions: Any, tmp_path: Path) -> None:
+def test_shards_are_no_tables_of_a_training(study: Any, tmp_path: Path) -> None:
+    predictions, out = study.predictions("flat"), tmp_path / "evaluate" / "unet" / "fold0-seed0.parquet"
+    for index in range(2):
+        stage.run(study.config, study.manifest("flat"), predictions, out, Shard(index, 2))
+    stage.join(predictions, out, 2)
+    assert list(tmp_path.glob("evaluate/*/*.parquet")) == [out]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "cause"),
+    [
+        ("cases", None, "scores of other cases than this part"),
+        ("model", "other", "scores of model .*is of 'other'"),
+        ("seed", 99, "scores of seed .*is of '99'"),
+        ("split", "test", "scores of split .*is of 'test'"),
+        ("sha256", "0" * 64, "the predictions of .* changed after they were scored"),
+        ("failed", "why", "the predictions of .* changed after they were scored"),
+    ],
+)
+def test_shards_of_other_predictions_are_not_joined(
+    study: Any, predictions: Any, tmp_path: Path, key: str, value: Any, cause: str
+) -> None:
     path, out = predictions("flat"), tmp_path / "scores.parquet"
-    stage.run(study.config, study.manifest("flat"), path, out, Shard(0, 1))
+    for index in range(2):
+        stage.run(study.config, study.manifest("flat"), path, out, Shard(index, 2))
     facts = read_json(path)
-    facts["cases"].pop(next(iter(facts["cases"])))
+    # The first case is in the first of two shards.
+    first = next(iter(facts["cases"]))
+    if key == "cases":
+        facts["cases"].pop(first)
+    elif key == "failed":
+        facts["cases"][first] = {key: value}
+    elif key == "sha256":
+        facts["cases"][first][key] = value
+    else:
+        facts[key] = value
     write_json(path, facts)
-    with pytest.raises(DataError, match="hold other cases"):
-        stage.join(path, out, 1)
+    with pytest.raises(DataError, match=rf"shard-0-of-2\.parquet: {cause}.*; run `medseg evaluate --shard 0/2` again"):
+        stage.join(path, out, 2)
+    assert not out.exists()

@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from medseg.cli.data import ingest
 from medseg.config import Config
 from medseg.errors import ConfigError, DataError, DatasetFaults
 from medseg.formats.raw import RawVoxels
@@ -190,6 +191,42 @@ def test_check_writes_nothing(cells: Path) -> None:
     before = digest(cells)
     check(config(cells, **CELLS), "data")
     assert digest(cells) == before
+
+
+@pytest.mark.parametrize("only_check", [True, False])
+@pytest.mark.parametrize(
+    ("section", "cause"),
+    [
+        (
+            {"metrics": {"tolerance": {"livr": 2.0}}},
+            r"data\.metrics\.tolerance: no class or region 'livr'; there are: liver",
+        ),
+        ({"metrics": {"names": ["hd59"]}}, "no metric 'hd59'"),
+        ({"postprocess": {"largest_component": ["livr"]}}, r"largest_component: no class \['livr'\]"),
+    ],
+)
+def test_what_later_stages_ask_of_classes_is_refused_before_a_case_is_read(
+    organs: Path, monkeypatch: pytest.MonkeyPatch, section: dict[str, Any], cause: str, only_check: bool
+) -> None:
+    # The classes stand in the data set alone: the configuration by itself is sound.
+    file = organs / "config.json"
+    file.write_text(config(organs, **ORGAN, **section).model_dump_json())
+    monkeypatch.setattr("medseg.ingest.run.check_cases", lambda *_: pytest.fail("cases are read"))
+    with pytest.raises(ConfigError, match=cause):
+        ingest(file, "data", None if only_check else organs / "out", only_check, 1)
+    assert not (organs / "out").exists()
+
+
+def test_a_tolerance_near_the_voxels_is_reported_once(organs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    side = max(check(config(organs, **ORGAN), "data").cases[0].geometry.spacing)
+    tolerances = {"liver": 0.1 * side, "kidney": 10 * side}
+    file = organs / "config.json"
+    file.write_text(config(organs, **ORGAN, metrics={"tolerance": tolerances}).model_dump_json())
+    capsys.readouterr()
+    ingest(file, "data", None, True, 1)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning: the tolerance" in line]
+    assert len(warnings) == 1
+    assert f"data: warning: the tolerance {0.1 * side:g} mm of 'liver'" in warnings[0]
 
 
 def test_each_file_is_read_once(organs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

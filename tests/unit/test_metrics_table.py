@@ -18,7 +18,7 @@ from medseg import slices
 from medseg.config import load_config
 from medseg.config.metrics import MetricsConfig
 from medseg.errors import ConfigError
-from medseg.evaluate.choice import DEFAULT, check_choices, choose, coarse_tolerances, require_labels
+from medseg.evaluate.choice import DEFAULT, check_choices, choice_of, choose, coarse_tolerances
 from medseg.evaluate.score import score_case
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
@@ -147,10 +147,11 @@ def test_what_cannot_be_computed_is_refused_before_anything_runs(section: dict[s
 
 
 def test_tolerances_are_of_classes_that_are_scored() -> None:
-    choice = choose(MetricsConfig(tolerance={"liver": 2.0}), "m")
-    require_labels(choice, ["liver", "tumour"], "m")
-    with pytest.raises(ConfigError, match=r"m\.tolerance: no class or region 'liver'; there are: spleen"):
-        require_labels(choice, ["spleen"], "m")
+    data = {"livers": {"path": "p", "layout": "decathlon", "metrics": {"tolerance": {"liver": 2.0}}}}
+    config = load_config([], {"datasets": data, "budget": {"steps": 1}})
+    assert choice_of(config, "livers", ["liver", "tumour"]).tolerance == {"liver": 2.0}
+    with pytest.raises(ConfigError, match=r"livers\.metrics\.tolerance: no class or region 'liver'; there are: spleen"):
+        choice_of(config, "livers", ["spleen"])
     data = {"livers": {"path": "p", "labels": {"liver": 1}, "metrics": {"tolerance": {"lever": 1.0}}}}
     with pytest.raises(ConfigError, match=r"no class or region \['lever'\]; there are: liver"):
         load_config([], {"datasets": data, "budget": {"steps": 1}})
@@ -167,6 +168,8 @@ def test_tolerances_near_the_voxels_in_plane_are_reported() -> None:
         "measures how the border falls on the voxels"
     ]
     assert coarse_tolerances(choice, [], "mm") == []
+    # As a NIfTI file holds 0.8.
+    assert coarse_tolerances(choice, [(0.800000011920929,) * 3], "mm") == lines
     assert len(coarse_tolerances(choice, [(1.0, 0.5)], "px")) == 2
 
 

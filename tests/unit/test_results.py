@@ -52,6 +52,7 @@ def test_layout_on_disk() -> None:
     assert results.store("cells", "default").shard("0-of-3").name == "shard-0-of-3.json"
     assert results.model(KEY).weights == Path(f"results/tiny/cells/train/unet/{run}/model.safetensors")
     assert results.scores(KEY) == Path(f"results/tiny/cells/evaluate/unet/{run}.parquet")
+    assert results.scores_shard(KEY, "0-of-3") == results.scores(KEY).parent / f"{run}-shards" / "shard-0-of-3.parquet"
     assert results.state(KEY) == Path(f"results/tiny/.state/cells/unet/{run}")
     assert results.log("train") == Path("results/tiny/logs/{dataset}/train/{model}-fold{fold}-seed{seed}.log")
     assert results.log("phantoms", "cells") == Path("results/tiny/logs/cells/phantoms.log")
