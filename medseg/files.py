@@ -22,15 +22,6 @@ from medseg.errors import BusyError, DataError
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def check_safe_name(name: str, what: str) -> str:
-    """Return ``name`` if it may stand in a path and in a command line, else raise ``DataError``."""
-    if not SAFE_NAME.fullmatch(name):
-        raise DataError(
-            f"{what} {name!r}: expected 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit"
-        )
-    return name
-
-
 def nearest(root: Path, name: str) -> Path:
     """Path of a file that a data set's configuration names: in the data set's folder, or else in the working folder."""
     return root / name if (root / name).is_file() else Path(name)

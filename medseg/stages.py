@@ -41,7 +41,6 @@ STAGES: Mapping[str, Stage] = {
     # The code of one case, by which finished cases are kept: another option in the configuration prepares none again,
     # and training, which draws from what was sampled by a case's key, keeps its bits.
     "preprocess_case": Stage(("medseg.preprocess.cases",), ("FORMATS",)),
-    "weights": Stage(("medseg.weights.run",)),
     "train": Stage(("medseg.train.run",), (*NETWORK, "LOSSES")),
     "predict": Stage(("medseg.predict.run",), (*NETWORK, "FORMATS")),
     "predict_case": Stage(("medseg.predict.cases",), (*NETWORK, "FORMATS")),

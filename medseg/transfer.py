@@ -127,10 +127,10 @@ def forget(part: Path) -> None:
 
 
 def transfer(url: str, part: Path, label: str, pause: Callable[[float], None] = time.sleep) -> None:
-    """Bring a file to ``part``, going on with what is there of it.
+    """Bring a file to ``part``; what is there of it is kept, and the transfer resumes after it.
 
-    Beside ``part``, ``NAME.state.json`` remembers the length and version that the server named; a partial file is gone
-    on with only while these stay, otherwise it is fetched anew. Only one process at a time may do this
+    Beside ``part``, ``NAME.state.json`` keeps the length and version that the server named. The transfer of a partial
+    file resumes only while these stay the same; otherwise it starts again. Only one process at a time may do this
     (``medseg.files.writer_lock``).
 
     Args:

@@ -86,7 +86,7 @@ def preprocess(
     study = load_config([config])
     inputs = (
         study,
-        model if grid is None else grid_model(study, grid, read_manifest(manifest).dataset),
+        model if model is not None else grid_model(study, str(grid), read_manifest(manifest).dataset),
         manifest,
         fingerprint,
         out,

@@ -115,7 +115,7 @@ class TestConfig(Section):
         pattern=r"\.(csv|tsv)$",
         description="CSV or TSV file with a column case; in the data set's folder or the working folder",
     )
-    column: str | None = Field(default=None, description="table layout: the column that tells test cases")
+    column: str | None = Field(default=None, description="table layout: the column that marks test cases")
     value: str = Field(default="test", description="what that column holds for them")
     folder: Literal["imagesTs"] | None = Field(
         default=None, description="decathlon, nnunet: imagesTs, with the references in labelsTs"

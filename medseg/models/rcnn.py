@@ -10,8 +10,8 @@ regions ("fine-tuning"), then linear support vector machines on the network's fe
 (``RCNN.finish``, ``region_svm.py``).
 
 What differs from the paper: proposals are those of selective search, which the paper uses for detection, in place of
-CPMC; features are the mean of the last convolutional features in place of fully connected layers; classes are told
-apart by classification in place of regression of the overlap.
+CPMC; features are the mean of the last convolutional features in place of fully connected layers; regions are
+classified, in place of regression of the overlap.
 
 In the zoo: sizes of images are free, since nothing but crops enters a convolution. Gradients reach the weights and not
 the image. Memory and time depend on the number of regions, the size of crops and the width, and hardly on the patch, so

@@ -101,14 +101,6 @@ def lowres_spacing(
     return tuple(low) if full / small >= LOWRES_GAIN and small < full else None
 
 
-def batch_dice(dims: int, cascade: bool) -> bool:
-    """Whether nnU-Net pools soft Dice over the batch: in 2-D, and in 3-D beside a low-resolution model.
-
-    For comparison with its plans; the losses of this package always pool (see ``losses/build.py``).
-    """
-    return dims == 2 or cascade
-
-
 def batch_size(
     voxel_budget: float, feature_voxels: float, patch_voxels: float, data_voxels: float, cap: int | None
 ) -> int:

@@ -86,6 +86,14 @@ def test_plan_explains_itself_with_and_without_writing(study: Any, tmp_path: Pat
     assert medseg("plan", *given).returncode == 2, "neither a place to write to nor --explain"
 
 
+@pytest.mark.parametrize("options", [(), ("--model", "unet", "--grid", "default")])
+def test_preprocess_takes_a_model_or_a_grid(options: tuple[str, ...], tmp_path: Path) -> None:
+    files = ("--config", "c.yaml", "--manifest", "m.tsv", "--fingerprint", "f.json", "--out", str(tmp_path))
+    done = medseg("preprocess", *files, *options)
+    assert done.returncode == 2
+    assert "give either --model or --grid" in " ".join(done.stdout.replace("│", " ").split())
+
+
 def test_networks_and_their_options_can_be_looked_up() -> None:
     from medseg.networks import NETWORKS
 

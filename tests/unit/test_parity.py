@@ -18,7 +18,6 @@ from medseg.plan.grid import low_spacing
 from medseg.plan.plan import Plan
 from medseg.plan.planner import PlanRequest, make_plan
 from medseg.plan.resources import Resources
-from medseg.plan.rules import batch_dice
 from medseg.plan.topology import feature_voxels
 
 
@@ -521,9 +520,3 @@ def test_a_low_resolution_model_exists_where_nnunet_makes_one(name: str) -> None
     assert (found is None) == (expected is None)
     if found is not None and expected is not None:
         assert tuple(round(s, 6) for s in found) == pytest.approx(expected.spacing, abs=2e-6)
-
-
-def test_the_published_pooling_of_dice() -> None:
-    """Spleen, which has a low-resolution model, pools at full resolution; heart and prostate do not."""
-    pooled = {name: batch_dice(3, low_spacing(MSD[name].fingerprint) is not None) for name in MSD}
-    assert pooled == {"hippocampus": False, "heart": False, "prostate": False, "spleen": True}

@@ -117,11 +117,6 @@ def test_low_resolution_covers_a_quarter_and_evens_out_the_axes(spacing: tuple, 
     )
 
 
-@pytest.mark.parametrize(("dims", "cascade", "pooled"), [(2, False, True), (3, False, False), (3, True, True)])
-def test_nnunets_pooling_of_dice(dims: int, cascade: bool, pooled: bool) -> None:
-    assert rules.batch_dice(dims, cascade) is pooled
-
-
 # Batch and steps
 
 

@@ -1,5 +1,6 @@
 # prepared cases + plan + fold -> checkpoint
-# Nodes of a cluster often have no way out. Fetching is no reason to train again, so that its code is no parameter.
+# Nodes of a cluster often have no way out. Fetching is no reason to train again, so that its code is no parameter
+# (and no row of medseg/stages.py).
 localrules:
     weights,
 
