@@ -7,8 +7,9 @@ references alone, so it is the same for every model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +26,11 @@ FEWEST_FOR_MISSES = 50
 TIE = 1e-9
 # Resamples are made in blocks of about this many numbers, so that memory stays bounded.
 _BLOCK = 2_000_000
+Blocks = list[NDArray[np.unsignedinteger[Any]]]
+# Resamples of n subjects, resamples and seed: every mean and difference over n subjects takes the same ones. The oldest
+# are dropped where all together would be larger than this.
+_drawn: dict[tuple[int, int, int], Blocks] = {}
+_KEPT_BYTES = 200_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +151,28 @@ def mean_interval(
     return Interval(mean, min(low, mean), max(high, mean), n)
 
 
-def resample_counts(n: int, resamples: int, seed: int) -> list[Array]:
+def resample_counts(n: int, resamples: int, seed: int) -> Iterator[Array]:
     """How often each of n subjects is drawn in each bootstrap resample, as blocks of (resamples, n) counts."""
+    key = n, resamples, seed
+    if key not in _drawn:
+        made = _draw(*key)
+        while _drawn and sum(block.nbytes for one in [made, *_drawn.values()] for block in one) > _KEPT_BYTES:
+            del _drawn[next(iter(_drawn))]
+        _drawn[key] = made
+    for block in _drawn[key]:
+        yield block.astype(np.float64)
+
+
+def _draw(n: int, resamples: int, seed: int) -> Blocks:
+    """The counts of :func:`resample_counts`, in the smallest integers that hold them."""
     generator = np.random.default_rng(seed)
     block = max(1, _BLOCK // max(n, 1))
     out = []
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)
         drawn = generator.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
-        out.append(np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64))
+        counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
+        out.append(counts.astype(np.min_scalar_type(counts.max(initial=0))))
     return out
 
 

@@ -171,19 +171,30 @@ def _completed(scores: pd.DataFrame) -> pd.DataFrame:
     """The scores with rows of status failed for every case that a training lacks and another one of its fold has."""
     added: list[dict[str, Any]] = []
     for key, table in compared_rows(scores).groupby(["dataset", "split"], sort=True):
-        known = table.drop_duplicates(["case", "label", "metric"])
-        rows: dict[str, list[dict[Any, Any]]] = {}
-        for row in known.to_dict("records"):
-            rows.setdefault(row["case"], []).append(row)
         # A test case is predicted by the trainings of all folds, a validation case by those of one.
-        ground = "fold" if key[1] == "val" else "split"
-        for _, peers in table.groupby(ground, sort=True):
-            cases = set(peers["case"])
-            for run, mine in peers.groupby(RUN, sort=True):
-                labels = set(mine["label"])
-                missing = itertools.chain.from_iterable(rows[case] for case in sorted(cases - set(mine["case"])))
-                added += [_failed_row(row, run) for row in missing if row["label"] in labels]
+        lacking = _lacking_cases(table, "fold" if key[1] == "val" else "split")
+        if not lacking:
+            continue
+        known = table[table["case"].isin({case for cases in lacking.values() for case in cases})]
+        rows: dict[str, list[dict[Any, Any]]] = {}
+        for row in known.drop_duplicates(["case", "label", "metric"]).to_dict("records"):
+            rows.setdefault(row["case"], []).append(row)
+        for run, cases in lacking.items():
+            labels = set(table.loc[(table[RUN] == list(run)).all(axis=1), "label"])
+            missing = itertools.chain.from_iterable(rows[case] for case in cases)
+            added += [_failed_row(row, run) for row in missing if row["label"] in labels]
     return pd.concat([scores, pd.DataFrame(added, columns=list(COLUMNS))], ignore_index=True) if added else scores
+
+
+def _lacking_cases(table: pd.DataFrame, ground: str) -> dict[tuple[Any, ...], list[str]]:
+    """Training -> the cases that it lacks and another one with the same value of column ``ground`` has."""
+    found: dict[tuple[Any, ...], list[str]] = {}
+    for _, peers in table.groupby(ground, sort=True):
+        cases = set(peers["case"])
+        for run, mine in peers.groupby(RUN, sort=True):
+            lacking = sorted(cases - set(mine["case"]))
+            found |= {tuple(run): lacking} if lacking else {}
+    return found
 
 
 def _failed_row(known: Mapping[Any, Any], run: Sequence[Any]) -> dict[str, Any]:
