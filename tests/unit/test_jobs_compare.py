@@ -1,0 +1,62 @@
+"""What the compare job asks a cluster for follows from the cases, classes and trainings that it reads scores of."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medseg.config import Config, load_config
+from medseg.files import write_json, write_text
+from medseg.jobs import Job, score_rows
+from medseg.metrics.table import METRICS, QUANTITIES
+from medseg.results.paths import Results
+
+# Rows of a class of a case, at most.
+EACH = len(METRICS) + len(QUANTITIES)
+
+
+def make(models: str = "m", **more: Any) -> Config:
+    datasets = {name: {"layout": "pairs", "path": name} for name in ("d", "e")}
+    networks = {name: {"network": "unet"} for name in models}
+    return load_config(
+        [], {"experiment": "x", "datasets": datasets, "models": networks, "budget": {"steps": 1}, **more}
+    )
+
+
+def ingested(name: str, cases: int, classes: int, regions: int = 0) -> None:
+    files = Results(Path("results/x")).ingest(name)
+    affine = [[float(i == j) for j in range(4)] for i in range(4)]
+    grid = json.dumps({"shape": [8, 8, 8], "voxel_to_world": affine}).replace('"', '""')
+    write_text(files.manifest, "case\tgeometry\n" + "".join(f'c{k}\t"{grid}"\n' for k in range(cases)))
+    labels = {"names": {f"k{k}": k + 1 for k in range(classes)}, "regions": [[f"r{k}", [1]] for k in range(regions)]}
+    write_json(files.dataset, {"channels": ["CT"], "labels": labels})
+
+
+def test_compare_asks_for_more_with_cases_classes_and_trainings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folds = {"count": 5, "run": [0, 1, 2, 3, 4]}
+    one, three = make(folds=folds), make("abc", folds=folds, seeds=[0, 1])
+    assert (Job(one, "compare", 1, False).memory_mb(), Job(one, "compare", 1, False).minutes()) == (2000, 30)
+    ingested("d", 250, 100)
+    assert score_rows(one) == 250 * 100 * EACH
+    assert score_rows(make(folds={"count": 5, "run": [3]})) == 50 * 100 * EACH
+    assert score_rows(three) == 6 * 250 * 100 * EACH
+    ingested("e", 10, 7, regions=3)
+    rows = 6 * (250 * 100 + 10 * 3) * EACH
+    assert score_rows(three) == rows
+    asked = Job(three, "compare", 1, False)
+    assert asked.memory_mb() == pytest.approx(600 + 2500 * rows / 1e6, abs=100)
+    assert asked.minutes() == 30 + math.ceil(rows / 50_000)
+
+
+def test_a_file_without_classes_gives_the_plain_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ingested("d", 10, 2)
+    write_json(Results(Path("results/x")).ingest("d").dataset, {"channels": ["CT"]})
+    assert Job(make(), "compare", 1, False).memory_mb() == 2000
