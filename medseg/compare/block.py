@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from medseg.compare.quantity import RANKED, SCORE
 from medseg.compare.rows import KEY, compared_rows
+from medseg.compare.tolerance import tolerance_of
 from medseg.errors import DataError
 from medseg.evaluate.score import FAILED, NOT_ANNOTATED
-from medseg.metrics.table import METRICS, TOLERANCE_MARK
+from medseg.metrics.table import METRICS
 
 COUNTS = ("tp", "fp", "fn")
 FLAGS = ("missed", "failed", "shown", "annotated")
@@ -39,6 +40,7 @@ class Block:
         units: of the same; ``1`` for those without.
         bounds: of the same: smallest and largest value; a distance is at most the longest diagonal of an image.
         tolerances: (metric, class) -> its tolerance (``2 mm``), for metrics that need one.
+        covered: of ``values``: (C,) the classes that have rows of it, whether a reference shows them or not.
         counts: ``tp``, ``fp``, ``fn`` -> (N, C) means over trainings.
         volume: (N, C) predicted volume, mean over trainings, in ``volume_unit``.
         shown: (N, C) the reference shows the class.
@@ -59,6 +61,7 @@ class Block:
     units: Mapping[str, str]
     bounds: Mapping[str, tuple[float, float]]
     tolerances: Mapping[tuple[str, str], str]
+    covered: Mapping[str, Mask]
     counts: Mapping[str, Values]
     volume: Values
     shown: Mask
@@ -137,12 +140,15 @@ def _units(rows: pd.DataFrame) -> dict[str, str]:
 
 def _tolerances(rows: pd.DataFrame) -> dict[tuple[str, str], str]:
     """(metric, class) -> tolerance, from the definitions of the rows."""
-    found = {}
-    for metric, label, definition in rows[["metric", "label", "definition"]].drop_duplicates().itertuples(index=False):
-        _, mark, tolerance = definition.partition(TOLERANCE_MARK)
-        if mark:
-            found[metric, label] = tolerance
-    return found
+    found = rows[["metric", "label", "definition"]].drop_duplicates().itertuples(index=False)
+    return {(metric, label): size for metric, label, text in found if (size := tolerance_of(text))}
+
+
+def _covered(rows: pd.DataFrame, metrics: Sequence[str], labels: Sequence[str]) -> dict[str, Mask]:
+    """(C,) whether a class has rows of the score and of each metric."""
+    found = rows.groupby("metric")["label"].unique()
+    having = {SCORE: set(found[RANKED]), **{name: set(found[name]) for name in metrics}}
+    return {name: np.array([label in mine for label in labels]) for name, mine in having.items()}
 
 
 def _bounds(metric: str, rows: pd.DataFrame) -> tuple[float, float]:
@@ -196,6 +202,7 @@ def _block(key: tuple[str, str, str], wide: pd.DataFrame, rows: pd.DataFrame) ->
         {SCORE: units[RANKED], **{m: units[m] for m in metrics}},
         {SCORE: _bounds(RANKED, rows), **{m: _bounds(m, rows) for m in metrics}},
         _tolerances(rows),
+        _covered(rows, metrics, labels),
         {m: values[m] for m in COUNTS},
         values["volume_pred"],
         shown,

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from medseg.compare.interval import FEWEST_SUBJECTS, LEVEL, RESAMPLES
 from medseg.compare.permutation import FLIPS, MOST_ENUMERATED
 from medseg.compare.power import POWER
 from medseg.compare.quantity import RANKED, Quantity, families, metric_quantities, quantity
+from medseg.compare.tolerance import sentences
 from medseg.metrics.table import METRICS
 
 
-def definitions() -> dict[str, str]:
-    """Term -> definition: every metric of the table, what is averaged, and what the statistics are."""
-    terms = {one.title: _metric(one) for one in metric_quantities().values()}
+def definitions(summary: Sequence[Mapping[str, Any]] = ()) -> dict[str, str]:
+    """Term -> definition: every metric of the table, what is averaged, and what the statistics are.
+
+    Args:
+        summary: rows of the summary, whose tolerances are part of a metric's definition.
+    """
+    tolerances = sentences(summary)
+    terms = {
+        one.title: " ".join(filter(None, [_metric(one), tolerances.get(one.title)]))
+        for one in metric_quantities().values()
+    }
     return terms | _means() | _cases() | _statistics()
 
 

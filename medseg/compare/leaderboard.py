@@ -9,6 +9,7 @@ from typing import Any
 from medseg.compare.block import Block
 from medseg.compare.quantity import MEAN, RANKED, SCORE, Quantity, metric_quantities, quantity
 from medseg.compare.summary import tail
+from medseg.compare.tolerance import class_tolerances, listed
 
 # What a leaderboard row says of its cases, whichever metric is looked at; fields of every row of the summary.
 _COUNTS = ("n_missed", "n_failed", "n_penalised", "n_lacking", "left_empty", "false_volume", "volume_unit")
@@ -16,7 +17,7 @@ _COUNTS = ("n_missed", "n_failed", "n_penalised", "n_lacking", "left_empty", "fa
 
 def columns() -> list[str]:
     """Columns of ``leaderboard.csv``: those of every metric of the table, empty for one that nobody computed."""
-    numbers = [column for one in _ranked_first() for column in _number_columns(one)]
+    numbers = [column for one in _ranked_first() for column in [*_number_columns(one), *_tolerance_names(one)]]
     return [
         *("dataset", "split", "rank", "model"),
         *numbers,
@@ -30,6 +31,7 @@ def leaderboard_rows(blocks: Sequence[Block], summary: Sequence[dict[str, Any]])
     found = {
         (r["dataset"], r["split"], r["model"], r["metric"]): r for r in summary if r["label"] == MEAN
     }  # fmt: skip
+    tolerances = _tolerance_columns(summary)
     rows: list[dict[str, Any]] = []
     for block in blocks:
         where = (block.dataset, block.split, block.model)
@@ -39,6 +41,7 @@ def leaderboard_rows(blocks: Sequence[Block], summary: Sequence[dict[str, Any]])
         for one in _ranked_first():
             for column, (metric, field) in _number_columns(one).items():
                 row[column] = found.get((*where, metric), {}).get(field)
+            row |= {column: tolerances.get((*where, column)) for column in _tolerance_names(one)}
         row |= {name: score[name] for name in _COUNTS}
         row |= {"worst_tenth": ends["worst_tenth"], "trimmed": ends["trimmed"]}
         row |= {"n_cases": len(block.cases), "n_subjects": len(set(block.subjects))}
@@ -72,6 +75,28 @@ def _number_columns(one: Quantity) -> dict[str, tuple[str, str]]:
         # One case that was missed counts its whole diagonal, which the mean alone would not show.
         found[f"{one.column}_median"] = (f"{one.name}_subject", "median")
         found[f"{one.column}_unit"] = (f"{one.name}_subject", "unit")
+    return found
+
+
+def _tolerance_names(one: Quantity) -> list[str]:
+    """Columns of a metric that needs a tolerance: its tolerances, and the classes behind its mean."""
+    return [f"{one.column}_tolerance", f"{one.column}_classes"] if one.needs_tolerance else []
+
+
+def _tolerance_columns(summary: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str, str], str]:
+    """(data set, split, model, column) -> tolerances and classes of the metrics that need a tolerance."""
+    needing = [one for one in metric_quantities().values() if one.needs_tolerance]
+    wanted = {f"{one.name}_subject" for one in needing}
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in summary:
+        if row["metric"] in wanted:
+            groups.setdefault((row["dataset"], row["split"], row["model"]), []).append(row)
+    found: dict[tuple[str, str, str, str], str] = {}
+    for where, rows in groups.items():
+        for one in needing:
+            tolerances = class_tolerances(rows, one)
+            sizes, names = _tolerance_names(one)
+            found |= {(*where, sizes): listed(tolerances), (*where, names): ", ".join(tolerances)}
     return found
 
 

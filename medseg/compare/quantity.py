@@ -34,6 +34,7 @@ class Quantity:
         is_length: whether its unit is that of the grid (mm, um, px); else it has none.
         pooled: whether it is also taken of counts that are summed over cases.
         optional: whether a class, or a whole data set, may have no row of it: the configuration chooses.
+        needs_tolerance: whether only classes with a tolerance have rows of it.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Quantity:
     is_length: bool
     pooled: bool
     optional: bool
+    needs_tolerance: bool
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -74,7 +76,7 @@ def quantity(name: str) -> Quantity:
         return _of_metric(name, METRICS[name])
     ranked = METRICS[RANKED]
     return Quantity(
-        SCORE, "Score", SCORE, "mean score", ranked.family, ranked.low, ranked.high, True, False, False, False
+        SCORE, "Score", SCORE, "mean score", ranked.family, ranked.low, ranked.high, True, False, False, False, False
     )  # fmt: skip
 
 
@@ -100,4 +102,5 @@ def _of_metric(name: str, metric: Metric) -> Quantity:
         metric.unit == "length",
         bool(metric.pooled),
         metric.scope != "always",
+        "tolerance" in metric.needs,
     )

@@ -58,7 +58,7 @@ def run(score_files: Sequence[Path], out: Path, margin: float | None = None) -> 
             "secondary": secondary,
             "winners": winner_rows(found, ranking),
             "tails": tails,
-            "definitions": definitions(),
+            "definitions": definitions(summary),
         },
     )
     say(f"compare: {len(ranking)} rows in the leaderboard, {len(pairs)} paired comparisons -> {out}")

@@ -134,9 +134,10 @@ def _pooled(block: Block, name: str) -> Values | None:
 
 
 def _row(block: Block, metric: str, label: str, columns: list[int], numbers: dict[str, Any]) -> dict[str, Any]:
-    """A row of the summary: the numbers of a mean, and which cases are behind it."""
-    shown, lacking = block.shown[:, columns], block.lacking[:, columns]
+    """A row of the summary: the numbers of a mean, and which cases are behind it; of classes that have the metric."""
     name = metric.rpartition("_")[0]
+    columns = [c for c in columns if block.covered[name][c]]
+    shown, lacking = block.shown[:, columns], block.lacking[:, columns]
     tolerances = dict.fromkeys(filter(None, (block.tolerances.get((name, block.labels[c])) for c in columns)))
     empty = block.left_empty[:, columns][lacking]
     # What a failed case would have invented is not known.

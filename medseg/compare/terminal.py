@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medseg.compare.quantity import RANKED, SCORE, Quantity, metric_quantities, quantity
 from medseg.compare.run import read_leaderboard, read_summary
+from medseg.compare.text import heading
+from medseg.compare.tolerance import behind_mean, class_tolerances, common_tolerance
 from medseg.compare.verdict import ABOUT_NETWORKS
 
 NAME_WIDTH = 28
@@ -20,6 +23,43 @@ SHOWN = ("iou", "hd95", "nsd")
 PAIRS_SHOWN = 10
 
 
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A table of the terminal: its title, and a data set's rows of ``leaderboard.csv`` and ``summary.json``."""
+
+    title: str
+    rows: Sequence[Mapping[str, str]]
+    summary: Sequence[Mapping[str, Any]]
+
+    @property
+    def beside(self) -> list[Quantity]:
+        """The metrics that its columns are of, beside the ranked one."""
+        shown = {name for name, _ in self.columns()}
+        return [one for one in metrics_beside(self.rows) if self.heading(one) in shown]
+
+    def heading(self, one: Quantity) -> str:
+        """``mIoU``, ``HD95 (mm)``, ``NSD (2 mm)``."""
+        title = one.title if one.column == one.name else one.mean_title
+        unit = (
+            next((r[f"{one.column}_unit"] for r in self.rows if r[f"{one.column}_unit"]), "1") if one.is_length else "1"
+        )
+        return heading(title, unit, tolerance=common_tolerance(class_tolerances(self.summary, one)))
+
+    def columns(self) -> list[tuple[str, Any]]:
+        """Heading and text of each column; what is the same for all, says nothing here, or has no room is left out."""
+        out = self.left_out()
+        return [column for column in _every_column(self) if column[0] not in out]
+
+    def left_out(self) -> list[str]:
+        """Headings of the columns that there is no room for, in their order."""
+        columns, out = _every_column(self), []
+        for dispensable in ["by case", *(self.heading(one) for one in reversed(metrics_beside(self.rows)[1:]))]:
+            kept = [column for column in columns if column[0] not in out]
+            if len(_lines(kept, self.rows)[0]) > WIDTH and any(name == dispensable for name, _ in kept):
+                out.append(dispensable)
+        return [name for name, _ in columns if name in out]
+
+
 def terminal_leaderboard(compare_dir: Path) -> str:
     """A table per data set with its verdicts, and what the columns mean.
 
@@ -27,21 +67,22 @@ def terminal_leaderboard(compare_dir: Path) -> str:
         DataError: if the comparison is missing or damaged.
     """
     rows, summary = read_leaderboard(compare_dir), read_summary(compare_dir)
-    parts = []
+    parts, tables = [], []
     for dataset, split in dict.fromkeys((row["dataset"], row["split"]) for row in rows):
-        mine = [row for row in rows if (row["dataset"], row["split"]) == (dataset, split)]
-        title = dataset if split == "val" else f"{dataset}, {split} set"
-        pairs = [p for p in summary["pairs"] if (p["dataset"], p["split"]) == (dataset, split)]
-        winner = [w for w in summary["winners"] if (w["dataset"], w["split"]) == (dataset, split)]
-        parts.append("\n".join([_table(title, mine), *_below(mine, pairs, winner)]))
-    return "\n\n".join([*parts, *_notes(rows)])
+        mine, means, pairs, winner = (
+            [row for row in found if (row["dataset"], row["split"]) == (dataset, split)]
+            for found in (rows, summary["rows"], summary["pairs"], summary["winners"])
+        )
+        tables.append(_Table(dataset if split == "val" else f"{dataset}, {split} set", mine, means))
+        parts.append("\n".join([_text(tables[-1]), *_below(tables[-1], pairs, winner)]))
+    return "\n\n".join([*parts, _notes(tables)])
 
 
-def _table(title: str, rows: Sequence[Mapping[str, str]]) -> str:
+def _text(table: _Table) -> str:
     """The table of one data set, its title above it."""
-    lines = _lines(_columns(rows), rows)
+    lines = _lines(table.columns(), table.rows)
     rule = "─" * len(lines[0])
-    return "\n".join([title, rule, lines[0], rule, *lines[1:], rule])
+    return "\n".join([table.title, rule, lines[0], rule, *lines[1:], rule])
 
 
 def _lines(columns: Sequence[tuple[str, Any]], rows: Sequence[Mapping[str, str]]) -> list[str]:
@@ -51,18 +92,9 @@ def _lines(columns: Sequence[tuple[str, Any]], rows: Sequence[Mapping[str, str]]
     return ["  ".join(_pad(t, w, c) for c, (t, w) in enumerate(zip(line, widths, strict=True))) for line in cells]
 
 
-def _columns(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, Any]]:
-    """Heading and text of each column; what is the same for all, or says nothing here, is left out."""
-    columns, beside = _every_column(rows), [_heading(one, rows) for one in metrics_beside(rows)]
-    for dispensable in ["by case", *reversed(beside[1:])]:
-        if len(_lines(columns, rows)[0]) > WIDTH:
-            columns = [column for column in columns if column[0] != dispensable]
-    return columns
-
-
-def _every_column(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, Any]]:
-    """The columns of a table that may be of any width."""
-    ranked = quantity(RANKED)
+def _every_column(table: _Table) -> list[tuple[str, Any]]:
+    """Heading and text of the columns of a table that may be of any width."""
+    ranked, rows = quantity(RANKED), table.rows
     columns: list[tuple[str, Any]] = [("rank", lambda r: r["rank"]), ("model", lambda r: _short(r["model"]))]
     lacking = any(int(r["n_lacking"]) for r in rows)
     if any(r[f"{SCORE}_subject"] != r[f"{ranked.column}_subject"] for r in rows):
@@ -70,7 +102,7 @@ def _every_column(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, Any]]:
     columns += [(ranked.title, lambda r: _number(r[f"{ranked.column}_subject"])), ("95 % interval", _interval)]
     if any(r[f"{ranked.column}_case"] != r[f"{ranked.column}_subject"] for r in rows):
         columns.append(("by case", lambda r: _number(r[f"{ranked.column}_case"])))
-    columns += [(_heading(one, rows), _shower(one)) for one in metrics_beside(rows)]
+    columns += [(table.heading(one), _shower(one)) for one in metrics_beside(rows)]
     if lacking:
         columns.append(("left empty", lambda r: _number(r["left_empty"])))
     if any(int(r["n_failed"]) for r in rows):
@@ -87,24 +119,17 @@ def metrics_beside(rows: Sequence[Mapping[str, str]]) -> list[Quantity]:
     return [one for k, one in enumerate(known) if k == 0 or any(r[f"{one.column}_subject"] for r in rows)]
 
 
-def _heading(one: Quantity, rows: Sequence[Mapping[str, str]]) -> str:
-    """``mIoU``, ``HD95 (mm)``."""
-    title = one.title if one.column == one.name else one.mean_title
-    unit = next((r[f"{one.column}_unit"] for r in rows if r[f"{one.column}_unit"]), "") if one.is_length else ""
-    return f"{title} ({unit})" if unit else title
-
-
 def _shower(one: Quantity) -> Any:
     """The text of a metric's column: a function of a row."""
     digits = 1 if one.is_length else 3
     return lambda row: _number(row[f"{one.column}_subject"], digits)
 
 
-def _below(
-    rows: Sequence[Mapping[str, str]], pairs: Sequence[Mapping[str, Any]], winners: Sequence[Mapping[str, Any]]
-) -> list[str]:
-    """Verdicts, the winner's luck, and subjects' own means where there is no interval."""
-    lines = [f"{_short(r['model'])}: subjects {r['points']} ({r['note']})" for r in rows if r["points"]]
+def _below(table: _Table, pairs: Sequence[Mapping[str, Any]], winners: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Classes behind a mean of few, verdicts, the winner's luck, and subjects' means where there is no interval."""
+    rows = table.rows
+    lines = list(filter(None, (behind_mean(table.summary, one) for one in table.beside)))
+    lines += [f"{_short(r['model'])}: subjects {r['points']} ({r['note']})" for r in rows if r["points"]]
     shown = pairs[:PAIRS_SHOWN]
     lines += ["; ".join([p["sentence"], *(n for n in p["notes"] if n != ABOUT_NETWORKS)]) for p in shown]
     lines += [ABOUT_NETWORKS] if any(ABOUT_NETWORKS in p["notes"] for p in shown) else []
@@ -114,10 +139,11 @@ def _below(
     return [wrapped for line in lines for wrapped in textwrap.wrap(line, WIDTH, subsequent_indent="  ")]
 
 
-def _notes(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """What the columns mean."""
-    ranked, beside = quantity(RANKED), metrics_beside(rows)
-    named = ", ".join(_heading(one, ()) for one in [ranked, *beside])
+def _notes(tables: Sequence[_Table]) -> str:
+    """What the columns that are shown mean, and where those are that are not."""
+    ranked = quantity(RANKED)
+    beside = list(dict.fromkeys(one for table in tables for one in table.beside))
+    named = ", ".join(one.title if one.column == one.name else one.mean_title for one in [ranked, *beside])
     columns = ", ".join(f"{one.column}_subject" for one in [ranked, *beside])
     notes = [
         f"{named}: mean over classes of the mean of subject means ({columns}), where the reference shows the class; "
@@ -126,15 +152,20 @@ def _notes(rows: Sequence[Mapping[str, str]]) -> list[str]:
     lower = [one.title for one in beside if not one.higher_is_better]
     if lower:
         notes.append(
-            f"{', '.join(lower)}: lower is better; a case that was missed or failed counts the diagonal of its image. "
-            "Medians, and the other metrics, are in leaderboard.csv and in the report."
+            f"{', '.join(lower)}: lower is better; a case that was missed or failed counts the diagonal of its image."
         )
-    if any(int(r["n_lacking"]) for r in rows):
+    shown = {name for table in tables for name, _ in table.columns()}
+    if SCORE in shown:
         notes.append(
             f"score: what models are ranked by; like {ranked.title}, but cases whose reference lacks the class count 1 "
-            "if it was left empty, 0 if not. left empty: the share of those cases."
+            "if it was left empty, 0 if not."
         )
-    return ["\n".join(textwrap.fill(note, WIDTH) for note in notes)]
+    if "left empty" in shown:
+        notes.append("left empty: the share of the cases whose reference lacks the class in which it was left empty.")
+    out = list(dict.fromkeys(name for table in tables for name in table.left_out()))
+    no_room = f"No room here for {', '.join(out)}. " if out else ""
+    notes.append(f"{no_room}What has no column here is in leaderboard.csv and in the report, medians among it.")
+    return "\n".join(textwrap.fill(note, WIDTH) for note in notes)
 
 
 def _interval(row: Mapping[str, str]) -> str:

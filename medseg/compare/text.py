@@ -31,9 +31,10 @@ def signed(number: float | None, unit: str = "1", named: bool = True) -> str:
     return text if unit == "1" or not named else f"{text} {UNITS.get(unit, unit)}"
 
 
-def heading(title: str, unit: str, higher_is_better: bool = True) -> str:
-    """Heading of a column: ``Dice``, ``HD95 (mm, lower is better)``."""
-    notes = [] if unit == "1" else [UNITS.get(unit, unit)]
+def heading(title: str, unit: str, higher_is_better: bool = True, tolerance: str = "") -> str:
+    """Heading of a column: ``Dice``, ``HD95 (mm, lower is better)``, ``NSD (2 mm)``."""
+    notes = [tolerance] if tolerance else []
+    notes += [] if unit == "1" else [UNITS.get(unit, unit)]
     notes += [] if higher_is_better else ["lower is better"]
     return f"{title} ({', '.join(notes)})" if notes else title
 

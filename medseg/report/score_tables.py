@@ -12,6 +12,8 @@ from typing import Any
 from medseg.compare.quantity import MEAN, RANKED, SCORE, Quantity, families, quantity
 from medseg.compare.terminal import metrics_beside
 from medseg.compare.text import heading
+from medseg.compare.tolerance import PER_CLASS, behind_mean, class_tolerances, common_tolerance
+from medseg.compare.tolerance import shown as shown_tolerance
 from medseg.report.sources import Study
 
 Row = Mapping[str, Any]
@@ -38,14 +40,21 @@ def board(study: Study, dataset: str) -> dict[str, Any]:
         "lacking": any(int(row["n_lacking"]) for row in rows),
         "subjects": any(row["n_subjects"] != row["n_cases"] for row in rows),
     }
+    found = of_dataset(study, "rows", dataset)
     beside = [
-        {"heading": _column_heading(one, rows), "values": [row[f"{one.column}_subject"] for row in rows], "unit": unit}
+        {
+            "heading": _column_heading(one, unit, found),
+            "values": [row[f"{one.column}_subject"] for row in rows],
+            "unit": unit,
+        }
         for one in metrics_beside(rows)
         for unit in (_unit(one, rows),)
     ]
     notes = list(dict.fromkeys(row["note"] for row in rows if row["note"]))
     axis = {"low": f"{low:.2f}", "high": f"{high:.2f}"}
-    return {"rows": rows, **axis, "shown": shown, "beside": beside, "notes": notes, "title": ranked.title}
+    behind = list(filter(None, (behind_mean(found, one) for one in metrics_beside(rows))))
+    texts = {"notes": notes, "behind": behind, "title": ranked.title}
+    return {"rows": rows, **axis, "shown": shown, "beside": beside, **texts}
 
 
 def classes(study: Study, dataset: str) -> dict[str, Any]:
@@ -62,31 +71,36 @@ def classes(study: Study, dataset: str) -> dict[str, Any]:
 
 def family_tables(study: Study, dataset: str) -> list[dict[str, Any]]:
     """Of each other family of metrics that was computed: its means over classes, and the same class by class."""
-    found = _summary(study, dataset)
+    summary, found = of_dataset(study, "rows", dataset), _summary(study, dataset)
     tables = []
     for family, members in families().items():
         computed = [one for one in members if any(metric == f"{one.name}_subject" for _, _, metric in found)]
         if family == quantity(RANKED).family or not computed:
             continue
+        sizes = {one.name: _tolerance(one, summary) for one in computed}
         means = []
         for one in computed:
+            title = heading(one.title, "1", one.higher_is_better, sizes[one.name])
             for model in study.models(dataset):
-                row = found[MEAN, model, f"{one.name}_subject"]
-                means.append({"heading": _row_heading(one, row), "model": model, **row})
+                means.append({"heading": title, "model": model, **found[MEAN, model, f"{one.name}_subject"]})
         by_class = [
-            {
-                "label": label,
-                "model": model,
-                "cells": [found.get((label, model, f"{o.name}_subject")) for o in computed],
-            }
+            {"label": label, "model": model, "cells": [_cell(found, label, model, one, sizes) for one in computed]}
             for label, model in _labels_and_models(study, dataset)
         ]
         units = {one.name: found[MEAN, study.models(dataset)[0], f"{one.name}_subject"]["unit"] for one in computed}
-        titles = [heading(one.title, units[one.name]) for one in computed]
-        tables.append(
-            {"title": f"{family.capitalize()} metrics", "means": means, "titles": titles, "classes": by_class}
-        )
+        titles = [heading(one.title, units[one.name], tolerance=sizes[one.name]) for one in computed]
+        behind = list(filter(None, (behind_mean(summary, one) for one in computed)))
+        table = {"title": f"{family.capitalize()} metrics", "means": means, "titles": titles, "classes": by_class}
+        tables.append({**table, "behind": behind})
     return tables
+
+
+def _cell(
+    found: Mapping[tuple[str, str, str], Row], label: str, model: str, one: Quantity, sizes: Mapping[str, str]
+) -> Row | None:
+    """A class's row of a metric; its tolerance under ``at`` where the heading cannot say it. None: it has no row."""
+    row = found.get((label, model, f"{one.name}_subject"))
+    return row and {**row, "at": shown_tolerance(row["tolerance"]) if sizes[one.name] == PER_CLASS else ""}
 
 
 def of_dataset(study: Study, table: str, dataset: str) -> list[dict[str, Any]]:
@@ -97,9 +111,11 @@ def of_dataset(study: Study, table: str, dataset: str) -> list[dict[str, Any]]:
 def secondary(study: Study, dataset: str) -> dict[str, list[dict[str, Any]]]:
     """Rows of each secondary family, pairs in ranked order, with the name of each row's metric in words."""
     tables: dict[str, list[dict[str, Any]]] = {}
+    found = of_dataset(study, "rows", dataset)
     for row in of_dataset(study, "secondary", dataset):
         one = quantity(row["metric"].removesuffix("_subject"))
-        what = one.mean_title if row["label"] == MEAN else f"{one.title}, {row['label']}"
+        title = heading(one.mean_title, "1", tolerance=_tolerance(one, found))
+        what = title if row["label"] == MEAN else f"{one.title}, {row['label']}"
         tables.setdefault(row["family"], []).append({**row, "what": what})
     return tables
 
@@ -132,12 +148,11 @@ def _unit(one: Quantity, rows: list[dict[str, Any]]) -> str:
     return next((row[f"{one.column}_unit"] for row in rows if row[f"{one.column}_unit"]), "1") if one.is_length else "1"
 
 
-def _column_heading(one: Quantity, rows: list[dict[str, Any]]) -> str:
-    """``mIoU``, ``HD95 (mm)``: as on the terminal."""
-    return heading(one.title if one.column == one.name else one.mean_title, _unit(one, rows))
+def _column_heading(one: Quantity, unit: str, found: list[dict[str, Any]]) -> str:
+    """``mIoU``, ``HD95 (mm)``, ``NSD (2 mm)``: as on the terminal."""
+    return heading(one.title if one.column == one.name else one.mean_title, unit, tolerance=_tolerance(one, found))
 
 
-def _row_heading(one: Quantity, row: Row) -> str:
-    """Name of a metric with its tolerance and direction."""
-    title = f"{one.title} at {row['tolerance']}" if row["tolerance"] else one.title
-    return heading(title, "1", one.higher_is_better)
+def _tolerance(one: Quantity, found: list[dict[str, Any]]) -> str:
+    """What a heading says of the tolerance of a metric; empty for one that needs none."""
+    return common_tolerance(class_tolerances(found, one))

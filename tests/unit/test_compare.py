@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 
+from medseg.compare import interval
 from medseg.compare.block import blocks
 from medseg.compare.rows import read_scores
 from medseg.compare.run import read_leaderboard, run
@@ -467,6 +469,63 @@ def test_a_metric_with_a_tolerance_stands_where_one_is_configured(
         compared(tmp_path, score_rows(cases, tolerances={"y": "2 mm"}) + other)
 
 
+def tolerant(tolerances: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Twenty cases; all show the liver, which the first one misses, and three show the tumour."""
+    cases: dict[str, Counts] = {
+        f"c{k:02d}": {"liver": counts_of(0.9 - k / 100), "tumour": counts_of(0.8) if k < 3 else (0, 0, 0)}
+        for k in range(20)
+    }
+    cases["c00"] = {**cases["c00"], "liver": (0, 0, 100)}
+    return score_rows(cases, tolerances=tolerances)
+
+
+def test_counts_beside_a_mean_are_of_the_classes_that_it_goes_over(tmp_path: Path) -> None:
+    found = compared(tmp_path, tolerant({"tumour": "2 mm"}))
+    rows = {(r["metric"], r["label"]): r for r in found["rows"]}
+    counts = ("n", "n_subjects", "n_missed", "n_failed", "n_penalised", "n_lacking", "left_empty")
+    assert [rows["nsd_subject", "mean"][c] for c in counts] == [3, 3, 0, 0, 0, 17, 1.0]
+    assert [rows["nsd_subject", "mean"][c] for c in counts] == [rows["nsd_subject", "tumour"][c] for c in counts]
+    # Metrics of both classes, and the ranking, count both.
+    assert [rows["hd95_subject", "mean"][c] for c in counts] == [20, 20, 1, 0, 1, 17, 1.0]
+    assert found["board"][0]["n_missed"] == "1"
+
+
+def test_a_class_that_no_reference_shows_counts_among_the_lacking_of_every_metric(tmp_path: Path) -> None:
+    cases: dict[str, Counts] = {f"c{k}": {"a": counts_of(0.8), "b": (0, 0, 0)} for k in range(8)}
+    found = compared(tmp_path, score_rows(cases, tolerances={"a": "1 mm"}))
+    lacking = {r["metric"]: r["n_lacking"] for r in found["rows"] if r["label"] == "mean"}
+    assert (lacking["dice_subject"], lacking["hd95_subject"], lacking["nsd_subject"]) == (8, 8, 0)
+
+
+@pytest.mark.parametrize(
+    ("tolerances", "size", "classes", "heading"),
+    [
+        ({"liver": "2 mm", "tumour": "2 mm"}, "2 mm", "liver, tumour", "NSD (2 mm)"),
+        ({"tumour": "2 mm"}, "2 mm", "tumour", "NSD (2 mm)"),
+        ({"liver": "2 um", "tumour": "2 um"}, "2 um", "liver, tumour", "NSD (2 µm)"),
+        ({"liver": "3 mm", "tumour": "1 mm"}, "liver 3 mm, tumour 1 mm", "liver, tumour", "NSD (tau per class)"),
+    ],
+)
+def test_the_tolerance_stands_wherever_the_metric_does(
+    tolerances: dict[str, str], size: str, classes: str, heading: str, tmp_path: Path
+) -> None:
+    found = compared(tmp_path, tolerant(tolerances))
+    (row,) = found["board"]
+    assert (row["nsd_tolerance"], row["nsd_classes"]) == (size, classes)
+    text = terminal_leaderboard(tmp_path / "out")
+    assert f" {heading} " in text.splitlines()[2]
+    behind = " ".join(line for line in text.splitlines() if line.startswith("NSD: mean over"))
+    wanted = {
+        "NSD (2 mm)": "NSD: mean over tumour (2 mm); no tolerance for liver" if len(tolerances) == 1 else "",
+        "NSD (tau per class)": "NSD: mean over liver (3 mm), tumour (1 mm)",
+    }
+    assert behind == wanted.get(heading, "")
+    sizes = ", ".join(f"{label} {tau}" for label, tau in tolerances.items()).replace(" um", " µm")
+    assert found["definitions"]["NSD"].endswith(f"Tolerances: cells: {sizes}.")
+    assert "Tolerances" not in found["definitions"]["Dice"]
+    assert (row["nsd_faces_tolerance"], row["nsd_faces_classes"]) == (size, classes)
+
+
 def test_distances_in_several_units_are_never_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METRICS, "gap", GAP)
     rows = two_models()
@@ -539,13 +598,57 @@ def test_the_terminal_has_room_for_what_matters_most(tmp_path: Path) -> None:
     run([write_scores(tmp_path / "s.parquet", short)], tmp_path / "out")
     heading = terminal_leaderboard(tmp_path / "out").splitlines()[2]
     assert heading.split("  ")[-1] == "subjects"
-    for column in ("score", "Dice", "mIoU", "HD95 (mm)", "NSD", "left empty"):
+    for column in ("score", "Dice", "mIoU", "HD95 (mm)", "NSD (2 mm)", "left empty"):
         assert f" {column} " in heading
+    text = " ".join(terminal_leaderboard(tmp_path / "out").split())
+    assert "Dice, mIoU, HD95, NSD: mean over classes" in text
     long = [{**row, "model": "m" * 40} for row in short]
     run([write_scores(tmp_path / "s.parquet", long)], tmp_path / "long")
     lines = terminal_leaderboard(tmp_path / "long").splitlines()
     assert max(map(len, lines)) <= 100
     assert " mIoU " in lines[2]
+    # What has no column is not explained, and its place is named.
+    assert " HD95 " not in lines[2]
+    text = " ".join(" ".join(lines).split())
+    assert "Dice, mIoU: mean over classes of the mean of subject means (dice_subject, miou_subject), where" in text
+    assert "lower is better" not in text
+    assert "NSD: mean over" not in text
+    assert "No room here for by case, HD95 (mm), NSD (2 mm)." in text
+    assert "in leaderboard.csv and in the report" in text
+
+
+def test_the_terminal_explains_no_column_that_it_has_not(tmp_path: Path) -> None:
+    compared(tmp_path, study({"a": [0.8] * 6}))
+    text = terminal_leaderboard(tmp_path / "out")
+    assert "score: what" not in text
+    assert "left empty" not in text
+    assert "No room" not in text
+
+
+def test_resamples_that_are_kept_are_those_that_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(n: int) -> NDArray[np.float64]:
+        return np.concatenate(list(interval.resample_counts(n, 300, 7)))
+
+    monkeypatch.setattr(interval, "_BLOCK", 1000)
+    monkeypatch.setattr(interval, "_drawn", {})
+    generator = np.random.default_rng(7)
+    blocks_ = [generator.integers(0, 30, size=(min(33, 300 - start), 30)) for start in range(0, 300, 33)]
+    expected = np.stack([np.bincount(row, minlength=30) for block in blocks_ for row in block]).astype(np.float64)
+    assert (drawn(30) == expected).all()
+    monkeypatch.setattr(interval, "_draw", None)  # not drawn again
+    assert (drawn(30) == expected).all()
+    assert drawn(30).dtype == np.float64
+
+
+def test_resamples_are_kept_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interval, "_drawn", {})
+    monkeypatch.setattr(interval, "_KEPT_BYTES", 300 * 45)
+    for n in (20, 21, 22, 300):
+        assert sum(map(len, interval.resample_counts(n, 300, 0))) == 300
+    # One that is larger than the bound is kept alone.
+    assert [key[0] for key in interval._drawn] == [300]
+    assert sum(map(len, interval.resample_counts(20, 300, 0))) == 300
+    assert [key[0] for key in interval._drawn] == [20]
 
 
 def broken(change: str) -> list[dict[str, Any]]:

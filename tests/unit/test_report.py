@@ -325,6 +325,43 @@ def test_every_metric_of_the_table_is_on_the_page_with_unit_and_direction(tmp_pa
     assert "Gap (mm)" in words
 
 
+def add_nsd(files: Sequence[Path], tolerances: Mapping[str, str]) -> None:
+    """Rows of NSD, with the values of Dice, in every score file, for the classes that have a tolerance."""
+    for path in files:
+        table = pd.read_parquet(path)
+        rows = table[(table["metric"] == "dice") & table["label"].isin(tolerances)]
+        sizes = METRICS["nsd"].definition + "@" + rows["label"].map(tolerances)
+        pd.concat([table, rows.assign(metric="nsd", definition=sizes)]).to_parquet(path, index=False)
+
+
+def test_tolerances_stand_in_every_table_and_classes_without_one_are_named(tmp_path: Path) -> None:
+    _, results = build(tmp_path)
+    files = sorted(results.glob("*/evaluate/*/*.parquet"))
+    originals = {path: path.read_bytes() for path in files}
+    words = {}
+    for tolerances in ({"kidney": "2 mm"}, {"liver": "3 mm", "kidney": "1 mm"}):
+        for path, data in originals.items():
+            path.write_bytes(data)
+        add_nsd(files, tolerances)
+        compare(files, results / "compare")
+        words[len(tolerances)] = Page(report(tmp_path, results)).words
+    nsd = next(
+        r["mean"]
+        for r in summary(results)["rows"]
+        if (r["model"], r["metric"], r["label"]) == ("unet", "nsd_subject", "liver")
+    )
+    one, two = words[1], words[2]
+    # Leaderboard, means of the family, its classes, secondary family, definition.
+    assert one.count("NSD (2 mm)") >= 5
+    assert "mean NSD (2 mm)" in one
+    assert one.count("NSD: mean over kidney (2 mm); no tolerance for liver.") == 2
+    assert "Tolerances: organs: kidney 2 mm." in one
+    assert two.count("NSD (tau per class)") >= 5
+    assert two.count("NSD: mean over kidney (1 mm), liver (3 mm).") == 2
+    assert re.search(rf"{nsd:.3f} \(\d\.\d+, at 3 mm\)", two)
+    assert "no tolerance" not in two
+
+
 @pytest.mark.parametrize(
     ("change", "row"),
     [
