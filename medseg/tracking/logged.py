@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.compare.quantity import MEAN, RANKED, SCORE
+from medseg.compare.quantity import MEAN, RANKED, SCORE, Quantity, quantity
 from medseg.compare.text import value
+from medseg.compare.tolerance import behind_mean, class_tolerances, common_tolerance, tolerance_of
 from medseg.errors import DataError
 from medseg.results.paths import Results
 from medseg.tracking.finished import Trained
-from medseg.tracking.names import PREFIX, score_name
+from medseg.tracking.names import PREFIX, beside_mean, column_name, score_name, tolerance_tag
 from medseg.tracking.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -48,11 +49,29 @@ def length_unit(units: Iterable[str]) -> dict[str, str]:
     return {LENGTH_UNIT: ", ".join(found)} if found else {}
 
 
+def training_tolerances(scores: pd.DataFrame) -> dict[str, str]:
+    """Tags with the tolerance of each metric and class of a training that has one."""
+    found = scores[["metric", "label", "definition"]].drop_duplicates().itertuples(index=False)
+    return {tolerance_tag(m, label): size for m, label, text in found if (size := tolerance_of(text))}
+
+
+def summary_tolerances(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The same from the rows of the comparison."""
+    mine = [r for r in rows if r["label"] != MEAN and r["tolerance"]]
+    return {tolerance_tag(r["metric"].rpartition("_")[0], r["label"]): r["tolerance"] for r in mine}
+
+
 def case_table(scores: pd.DataFrame) -> bytes:
-    """CSV with a row per case and class, a column per metric, and a note where the status is not ``ok``."""
+    """CSV with a row per case and class, a column per metric, and a note where the status is not ``ok``.
+
+    A metric that needs a tolerance has a column ``…_tolerance`` beside its values.
+    """
     from medseg.evaluate.score import OK
 
     wide = scores.pivot(index=CASE_KEYS, columns="metric", values="value")
+    sizes = scores.assign(tolerance=scores["definition"].map(tolerance_of))
+    for metric, mine in sizes[sizes["tolerance"] != ""].groupby("metric", sort=True):
+        wide[f"{metric}_tolerance"] = mine.set_index(CASE_KEYS)["tolerance"].reindex(wide.index).fillna("")
     notes = scores[scores["status"] != OK].groupby(CASE_KEYS)["status"].agg(lambda s: "; ".join(sorted(set(s))))
     wide["note"] = notes.reindex(wide.index).fillna("")
     text: str = wide.round(6).reset_index().to_csv(index=False, lineterminator="\n")
@@ -77,18 +96,18 @@ def summary_metrics(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Metrics of a parent run from the rows of the comparison; undefined ones are left out."""
     out: dict[str, float | None] = {}
     for row in rows:
-        name = score_name(row["metric"], row["label"])
-        out[name] = row["mean"]
+        metric = row["metric"]
+        out[score_name(metric, row["label"])] = row["mean"]
         if row["label"] == MEAN:
-            out |= {f"{name}_low": row["low"], f"{name}_high": row["high"]}
+            out |= {beside_mean(metric, end): row[end] for end in ("low", "high")}
             if row["unit"] in LENGTHS:
-                out[f"{name}_median"] = row["median"]
-            if row["metric"] == f"{SCORE}_subject":
+                out[beside_mean(metric, "median")] = row["median"]
+            if metric == f"{SCORE}_subject":
                 out |= {f"{PREFIX}/{n}": row[n] for n in ("n_missed", "n_failed", "n_spurious", "left_empty")}
     return {name: float(number) for name, number in out.items() if number is not None and math.isfinite(number)}
 
 
-def note_card(spec: RunSpec, rows: Iterable[Mapping[str, Any]], trained: Iterable[Trained]) -> str:
+def note_card(spec: RunSpec, rows: Sequence[Mapping[str, Any]], trained: Iterable[Trained]) -> str:
     """The description of a parent run, in markdown: what it is and its scores."""
     folds = ", ".join(t.folder.name for t in trained)
     params = spec.parent_params
@@ -104,8 +123,21 @@ def note_card(spec: RunSpec, rows: Iterable[Mapping[str, Any]], trained: Iterabl
         mean, low, high = ("–" if row[k] is None else value(row[k], row["unit"]) for k in ("mean", "low", "high"))
         label = str(row["label"]).replace("|", "\\|")
         counted = f"{row['n']} | {row['n_missed']} | {row['n_failed']}"
-        lines.append(f"| {row['metric']} | {label} | {mean} | {low} to {high} | {counted} |")
+        lines.append(f"| {_named(row, rows)} | {label} | {mean} | {low} to {high} | {counted} |")
+    behind = filter(None, (behind_mean(rows, _quantity_of(row)) for row in shown if row["label"] == MEAN))
+    lines += [f"\n{text}." for text in behind]
     return "\n".join(lines).strip()
+
+
+def _named(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> str:
+    """The metric of a row as its column in the leaderboard is called, with its tolerance."""
+    name = column_name(row["metric"]) if row["label"] == MEAN else str(row["metric"])
+    size = common_tolerance(class_tolerances(rows, _quantity_of(row)))
+    return f"{name} ({size})" if size else name
+
+
+def _quantity_of(row: Mapping[str, Any]) -> Quantity:
+    return quantity(str(row["metric"]).rpartition("_")[0])
 
 
 def _in_note(row: Mapping[str, Any]) -> bool:

@@ -20,9 +20,27 @@ def score_name(metric: str, label: str) -> str:
 
     A mean over classes that the field gives another name than the metric has that name, and no class after it.
     """
+    column = column_name(metric)
+    return f"{PREFIX}/{column}" if label == MEAN and column != metric else f"{PREFIX}/{metric}/{label}"
+
+
+def column_name(metric: str) -> str:
+    """What a mean over classes is called in the leaderboard: ``iou_subject`` is ``miou_subject``."""
     name, _, kind = metric.rpartition("_")
-    column = quantity(name).column
-    return f"{PREFIX}/{column}_{kind}" if label == MEAN and column != name else f"{PREFIX}/{metric}/{label}"
+    return f"{quantity(name).column}_{kind}"
+
+
+def beside_mean(metric: str, what: str) -> str:
+    """Name of a number beside a mean over classes: ``cv/dice_subject_low``, ``cv/hd95_subject_median``.
+
+    No class stands in it, so a class may have any name.
+    """
+    return f"{PREFIX}/{column_name(metric)}_{what}"
+
+
+def tolerance_tag(metric: str, label: str) -> str:
+    """Name of the tag with the tolerance of a metric for a class: ``medseg.tolerance.nsd.liver``."""
+    return metric_name(f"medseg.tolerance.{metric}.{label}")
 
 
 def safe_text(value: object) -> str:

@@ -20,8 +20,10 @@ from medseg.tracking.logged import (
     overlays_of,
     summary_metrics,
     summary_of,
+    summary_tolerances,
     training_metrics,
     training_scores,
+    training_tolerances,
 )
 from medseg.tracking.models import log_model
 from medseg.tracking.names import display_tags, metric_name
@@ -106,7 +108,7 @@ class _Replay:
         if trained.scores.is_file():
             scores = training_scores(trained.scores)
             values |= training_metrics(scores)
-            tags |= length_unit(scores["unit"])
+            tags |= {**length_unit(scores["unit"]), **training_tolerances(scores)}
             self._put(run, {"evaluate/cases.csv": case_table(scores)})
         log_new(
             self.client,
@@ -135,6 +137,7 @@ class _Replay:
             "medseg.seeds": " ".join(str(s) for s in sorted({t.spec.seed for t in members})),
             "mlflow.note.content": note_card(first.spec, rows, members),
             **length_unit(row["unit"] for row in rows),
+            **summary_tolerances(rows),
             **display_tags(values),
         }
         del tags["medseg.weights_sha256"]  # one per child

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from medseg.compare.quantity import MEAN, RANKED
 from medseg.files import canonical_json
-from medseg.tracking.names import PREFIX, score_name
+from medseg.tracking.names import PREFIX, beside_mean, score_name
 
 MODELS, TRAININGS = "models", "trainings"
 PRIMARY = score_name(f"{RANKED}_subject", MEAN)
@@ -16,7 +16,7 @@ SCORES = (PRIMARY, score_name("iou_subject", MEAN), "time/train_s")
 SETTINGS = ("dataset", "network", "loss", "lr", "patch", "batch", "steps", "parameters")
 # Name of a table -> metrics and parameters that are its columns; the UI sorts them by name.
 VIEWS = {
-    MODELS: ((*SCORES, f"{PRIMARY}_low", f"{PRIMARY}_high"), SETTINGS),
+    MODELS: ((*SCORES, *(beside_mean(f"{RANKED}_subject", end) for end in ("low", "high"))), SETTINGS),
     TRAININGS: ((*SCORES, f"{PREFIX}/n_missed", f"{PREFIX}/n_failed"), ("fold", "seed", *SETTINGS)),
 }
 

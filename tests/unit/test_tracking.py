@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sqlite3
@@ -27,6 +28,7 @@ from medseg.plan.plan import Grid, Machine, Plan, Training
 from medseg.tracking import LiveTracking, RunSpec, init_store, models, resolve_model, sync, training_spec, ui_command
 from medseg.tracking import live as live_module
 from medseg.tracking.curves import JournalReader
+from medseg.tracking.logged import summary_metrics
 from medseg.tracking.names import HIDDEN, metric_name, safe_text
 from medseg.tracking.owner import owner_tags
 from medseg.tracking.spec import plan_params
@@ -335,7 +337,7 @@ def test_replaying_an_experiment_gives_runs_that_compare_and_twice_adds_nothing(
     # Dice of the first class 0.9, 0.8, 0.7 and 0.85, 0.75, 0.65; of the second without the last of each.
     mean = (4.65 / 6 + 3.3 / 4) / 2
     assert unet.data.metrics["cv/dice_subject/mean"] == pytest.approx(mean, abs=1e-4)
-    assert unet.data.metrics["cv/dice_subject/mean_low"] < mean < unet.data.metrics["cv/dice_subject/mean_high"]
+    assert unet.data.metrics["cv/dice_subject_low"] < mean < unet.data.metrics["cv/dice_subject_high"]
     assert unet.data.metrics["time/train_s"] == 100.5
     assert {"cv/miou_subject", "cv/dice_pooled/mean", "cv/score_subject/mean"} <= set(unet.data.metrics)
     board = {row["model"]: row for row in read_leaderboard(results / "compare")}
@@ -343,6 +345,8 @@ def test_replaying_an_experiment_gives_runs_that_compare_and_twice_adds_nothing(
     assert unet.data.tags["medseg.folds"] == "0 1"
     note = unet.data.tags["mlflow.note.content"]
     assert f"| dice_subject | mean | {mean:.3f} | " in note
+    assert f"| miou_subject | mean | {unet.data.metrics['cv/miou_subject']:.3f} | " in note
+    assert "| iou_subject " not in note
     assert " | 6 | 0 | 0 |" in note
     for run in runs.values():
         assert run.info.status == "FINISHED"
@@ -386,6 +390,42 @@ def test_a_training_shows_its_curves_scores_and_tables(results: Path) -> None:
     assert [a.path for a in client.list_artifacts(parent, "report")] == ["report/index.html"]
 
 
+def test_a_tolerance_is_a_tag_and_stands_in_note_and_table(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tolerances = {LABELS[1]: "2 um"}
+    monkeypatch.setattr(sys.modules[__name__], "score_rows", functools.partial(score_rows, tolerances=tolerances))
+    write_results(results, ("unet",))
+    sync(results)
+    client, runs = client_of(results), runs_by_name(results)
+    parent, child = runs["organs/unet"], runs["organs/unet fold0 seed0"]
+    for run in (parent, child):
+        tags = {k: v for k, v in run.data.tags.items() if k.startswith("medseg.tolerance.nsd.")}
+        assert tags == {metric_name(f"medseg.tolerance.nsd.{LABELS[1]}"): "2 um"}
+    note = parent.data.tags["mlflow.note.content"]
+    assert "| nsd_subject (2 µm) | mean | " in note
+    assert f"NSD: mean over {LABELS[1]} (2 µm); no tolerance for {LABELS[0]}." in note
+    table = Path(client.download_artifacts(child.info.run_id, "evaluate/cases.csv", str(results)))
+    frame = pd.read_csv(table)
+    assert (frame["nsd_tolerance"].notna() == (frame["label"] == LABELS[1])).all()
+    assert set(frame["nsd_tolerance"].dropna()) == {"2 um"}
+
+
+def test_no_class_takes_the_name_of_a_number_beside_a_mean() -> None:
+    row = {"metric": "dice_subject", "unit": "1", "low": 0.1, "high": 0.9, "median": 0.5}
+    ends = {"low": 0.1, "high": 0.9, "median": 0.5}
+    classes = [f"mean_{end}" for end in ends] + ["subject_low", "low", "mean/low"]
+    rows = [{**row, "label": "mean", "mean": 0.5}]
+    rows += [{**row, "label": label, "mean": 0.25 + k / 100} for k, label in enumerate(classes)]
+    rows += [{**r, "metric": "hd95_subject", "unit": "mm"} for r in rows]
+    found = summary_metrics(rows)
+    # Both means, both ends of both, the median of the distance, and every class.
+    assert len(found) == 2 + 4 + 1 + 2 * len(classes)
+    assert len({metric_name(name) for name in found}) == len(found)
+    assert found["cv/dice_subject/mean"] == 0.5
+    assert (found["cv/dice_subject_low"], found["cv/dice_subject_high"]) == (0.1, 0.9)
+    assert found["cv/dice_subject/mean_low"] == 0.25
+    assert found["cv/hd95_subject_median"] == 0.5
+
+
 def test_every_metric_of_the_table_comes_with_its_unit(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METRICS, "gap", GAP)
     write_results(results, ("unet",))
@@ -396,8 +436,8 @@ def test_every_metric_of_the_table_comes_with_its_unit(results: Path, monkeypatc
     # Distances are what is missing of Dice, times 20 mm (``tests/score_tables.py``).
     mean = 20 * (1 - values["cv/dice_subject/mean"])
     assert values["cv/gap_subject/mean"] == pytest.approx(mean, abs=1e-4)
-    assert values["cv/gap_subject/mean_low"] < mean < values["cv/gap_subject/mean_high"]
-    assert values["cv/gap_subject/mean_median"] > 0
+    assert values["cv/gap_subject_low"] < mean < values["cv/gap_subject_high"]
+    assert values["cv/gap_subject_median"] > 0
     assert child.data.metrics["cv/gap_subject/Anterior"] == pytest.approx(4.0)
     assert parent.data.tags["medseg.length_unit"] == child.data.tags["medseg.length_unit"] == "mm"
     assert f"| gap_subject | mean | {mean:.2f} mm | " in parent.data.tags["mlflow.note.content"]
