@@ -21,7 +21,7 @@ from medseg.image.labels import COLOURS, IGNORE
 from medseg.ingest.cases import read_case_image, read_case_labels
 from medseg.ingest.manifest import Case, Manifest
 from medseg.report.figures import png
-from medseg.report.sources import Run, Study
+from medseg.report.sources import Experiment, Run
 
 DPI = 100
 WIDTH_2D, WIDTH_3D = 560, 640
@@ -82,17 +82,17 @@ def choose(scores: pd.Series) -> list[ChosenCase]:
     return [ChosenCase(" and ".join(standings), case) for case, standings in chosen.items()]
 
 
-def run_of_case(study: Study, dataset: str, model: str, case: str) -> Run | None:
+def run_of_case(experiment: Experiment, dataset: str, model: str, case: str) -> Run | None:
     """The run whose prediction of a case is shown: the first seed that has one."""
-    runs = [run for run in study.runs_of(dataset, model) if case in run.cases]
+    runs = [run for run in experiment.runs_of(dataset, model) if case in run.cases]
     return min(runs, key=lambda run: (run.seed, run.fold), default=None)
 
 
-def draw_case(study: Study, root: Path, dataset: str, case_id: str) -> dict[str, bytes]:
+def draw_case(experiment: Experiment, root: Path, dataset: str, case_id: str) -> dict[str, bytes]:
     """Overlays of one case: model -> PNG, for the models that have predicted it, all on the same planes.
 
     Args:
-        study: the experiment.
+        experiment: the experiment.
         root: folder of the data set.
         dataset, case_id: which.
 
@@ -100,11 +100,11 @@ def draw_case(study: Study, root: Path, dataset: str, case_id: str) -> dict[str,
         DataError: if an image, label or prediction has changed since it was recorded.
         GeometryError: if a prediction lies on another grid than the reference.
     """
-    manifest = study.manifests[dataset]
+    manifest = experiment.manifests[dataset]
     case = manifest.case(case_id)
     image, geometry = read_case_image(case, root), case.geometry
     maps = [manifest.labels.to_channels(read_case_labels(case, root))]
-    found = [(m, run_of_case(study, dataset, m, case_id)) for m in study.models(dataset)]
+    found = [(m, run_of_case(experiment, dataset, m, case_id)) for m in experiment.models(dataset)]
     runs = {model: run for model, run in found if run is not None}
     for run in runs.values():
         maps.append(_prediction(run, case, manifest))

@@ -11,10 +11,10 @@ import jinja2
 from medseg.compare.quantity import RANKED, quantity
 from medseg.compare.text import bare, signed, value
 from medseg.files import digest_of
-from medseg.report import filters, score_tables, study_tables
+from medseg.report import experiment_tables, filters, score_tables
 from medseg.report.figures import model_colours
 from medseg.report.overlays import class_colour
-from medseg.report.sources import Study
+from medseg.report.sources import Experiment
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,47 +46,53 @@ class OverlayRow:
 
 
 def render(
-    study: Study,
+    experiment: Experiment,
     boxes: Mapping[str, Sequence[Figure]],
     curves: Mapping[str, Sequence[Figure]],
     overlays: Mapping[str, Sequence[OverlayRow]],
 ) -> str:
     """The page as HTML; every value from data passes through autoescape."""
-    datasets = study.datasets
+    datasets = experiment.datasets
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
-            study=study,
-            missing=study.missing,
-            config=study.config,
-            colours=model_colours(list(study.config.models)),
+            experiment=experiment,
+            missing=experiment.missing,
+            config=experiment.config,
+            colours=model_colours(list(experiment.config.models)),
             class_colours={
                 d: {n: class_colour(k) for k, n in enumerate(m.labels.class_names, start=1)}
-                for d, m in study.manifests.items()
+                for d, m in experiment.manifests.items()
             },
             ranked=quantity(RANKED).title,
-            boards={d: score_tables.board(study, d) for d in datasets},
-            classes={d: score_tables.classes(study, d) for d in datasets},
-            families={d: score_tables.family_tables(study, d) for d in datasets},
-            pairs={d: score_tables.of_dataset(study, "pairs", d) for d in datasets},
-            secondary={d: score_tables.secondary(study, d) for d in datasets},
-            winners={d: score_tables.of_dataset(study, "winners", d) for d in datasets},
-            tails={d: score_tables.tails(study, d) for d in datasets},
-            statements=study.statements,
+            boards={d: score_tables.board(experiment, d) for d in datasets},
+            classes={d: score_tables.classes(experiment, d) for d in datasets},
+            families={d: score_tables.family_tables(experiment, d) for d in datasets},
+            pairs={d: score_tables.of_dataset(experiment, "pairs", d) for d in datasets},
+            secondary={d: score_tables.secondary(experiment, d) for d in datasets},
+            winners={d: score_tables.of_dataset(experiment, "winners", d) for d in datasets},
+            tails={d: score_tables.tails(experiment, d) for d in datasets},
+            statements=experiment.statements,
             boxes=boxes,
             curves=curves,
             overlays=overlays,
-            budget=study_tables.budget(study),
-            times={d: [study_tables.times(study, d, m) for m in study_tables.in_order(study, d)] for d in datasets},
-            stages=study_tables.stages(study),
-            plans={d: study_tables.plans(study, d) for d in datasets},
-            orders={d: study_tables.in_order(study, d) for d in datasets},
-            data=[study_tables.data(study, d) for d in datasets],
-            definitions=study.summary["definitions"],
-            provenance=study_tables.provenance(study.runs),
-            digests=[*study.digests.items(), ("configuration", digest_of(study.config.model_dump(mode="json")))],
-            config_text=study_tables.config_text(study),
+            budget=experiment_tables.budget(experiment),
+            times={
+                d: [experiment_tables.times(experiment, d, m) for m in experiment_tables.in_order(experiment, d)]
+                for d in datasets
+            },
+            stages=experiment_tables.stages(experiment),
+            plans={d: experiment_tables.plans(experiment, d) for d in datasets},
+            orders={d: experiment_tables.in_order(experiment, d) for d in datasets},
+            data=[experiment_tables.data(experiment, d) for d in datasets],
+            definitions=experiment.summary["definitions"],
+            provenance=experiment_tables.provenance(experiment.runs),
+            digests=[
+                *experiment.digests.items(),
+                ("configuration", digest_of(experiment.config.model_dump(mode="json"))),
+            ],
+            config_text=experiment_tables.config_text(experiment),
         )
     )
 

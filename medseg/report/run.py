@@ -14,7 +14,7 @@ from medseg.progress import Progress, say
 from medseg.report.figures import BoxRow, Line, box_plot, in_themes, line_chart, model_colours, score_limits
 from medseg.report.overlays import case_scores, choose, draw_case, run_of_case, run_scores
 from medseg.report.page import Figure, OverlayRow, render
-from medseg.report.sources import Study, read_study
+from medseg.report.sources import Experiment, read_experiment
 from medseg.results.folders import ReportFolder
 
 
@@ -31,14 +31,14 @@ def run(results: Path, config_json: Path, data_root: Path, out: Path) -> None:
         DataError: if a result is missing or damaged, or an image changed since it was recorded.
         GeometryError: if a prediction lies on another grid than its reference.
     """
-    study = read_study(results, config_json)
-    boxes = {dataset: _boxes(study, dataset) for dataset in study.datasets}
-    curves = {dataset: _curves(study, dataset) for dataset in study.datasets}
-    overlays = {dataset: _overlays(study, data_root, dataset) for dataset in study.datasets}
-    page = render(study, boxes, curves, overlays)
+    experiment = read_experiment(results, config_json)
+    boxes = {dataset: _boxes(experiment, dataset) for dataset in experiment.datasets}
+    curves = {dataset: _curves(experiment, dataset) for dataset in experiment.datasets}
+    overlays = {dataset: _overlays(experiment, data_root, dataset) for dataset in experiment.datasets}
+    page = render(experiment, boxes, curves, overlays)
 
     figures: dict[str, bytes] = {}
-    for dataset in study.datasets:
+    for dataset in experiment.datasets:
         drawn = [*boxes[dataset], *curves[dataset]]
         drawn += [figure for row in overlays[dataset] for figure in row.figures]
         figures |= {name: data for figure in drawn for name, data in figure.files.items()}
@@ -57,19 +57,19 @@ def _figure(name: str, caption: str, alt: str, images: Mapping[str, bytes]) -> F
     return Figure(name, caption, alt, images["light"], dark)
 
 
-def _boxes(study: Study, dataset: str) -> list[Figure]:
+def _boxes(experiment: Experiment, dataset: str) -> list[Figure]:
     """One box plot per class, all models, the ranked metric per case (seeds averaged)."""
-    scores, title = study.scores, quantity(RANKED).title
+    scores, title = experiment.scores, quantity(RANKED).title
     mine = scores[(scores["dataset"] == dataset) & (scores["metric"] == RANKED)]
     by_case = mine.groupby(["label", "model", "case"], sort=True)["value"].mean()
     limits = score_limits(by_case.to_numpy(dtype=np.float64))
-    colours = model_colours(list(study.config.models))
+    colours = model_colours(list(experiment.config.models))
     present = {(str(k[0]), str(k[1])) for k in by_case.index}
     figures = []
-    for place, label in enumerate(study.manifests[dataset].labels.target_names):
+    for place, label in enumerate(experiment.manifests[dataset].labels.target_names):
         rows = [
             BoxRow(model, colours[model], by_case[label, model].to_numpy(dtype=np.float64))
-            for model in study.config.models
+            for model in experiment.config.models
             if (label, model) in present
         ]
         draw = functools.partial(box_plot, rows, limits, f"{title} per case")
@@ -84,13 +84,13 @@ CURVES = (
 )
 
 
-def _curves(study: Study, dataset: str) -> list[Figure]:
+def _curves(experiment: Experiment, dataset: str) -> list[Figure]:
     """Training loss and validation Dice over steps, a line per run, a colour per model."""
-    colours = model_colours(list(study.config.models))
+    colours = model_colours(list(experiment.config.models))
     figures = []
     for name, key, caption, axis in CURVES:
         lines = []
-        for run_ in (r for r in study.runs if r.dataset == dataset):
+        for run_ in (r for r in experiment.runs if r.dataset == dataset):
             found = [(r["step"], r.get(key)) for r in run_.history]
             points = [(step, v) for step, v in found if v is not None and np.isfinite(v)]
             if points:
@@ -105,26 +105,26 @@ def _curves(study: Study, dataset: str) -> list[Figure]:
     return figures
 
 
-def _overlays(study: Study, data_root: Path, dataset: str) -> list[OverlayRow]:
+def _overlays(experiment: Experiment, data_root: Path, dataset: str) -> list[OverlayRow]:
     """Worst, median and best case of the best model, with the same case of the others beside it."""
-    models = study.models(dataset)
-    scores = case_scores(study.scores, dataset, models[0])
+    models = experiment.models(dataset)
+    scores = case_scores(experiment.scores, dataset, models[0])
     # A case that failed has a score, but nothing to show.
-    scores = scores[[run_of_case(study, dataset, models[0], str(case)) is not None for case in scores.index]]
+    scores = scores[[run_of_case(experiment, dataset, models[0], str(case)) is not None for case in scores.index]]
     chosen = choose(scores)
-    root = data_root / study.config.datasets[dataset].path
+    root = data_root / experiment.config.datasets[dataset].path
     progress = Progress(f"overlays {dataset}", len(chosen))
     rows = []
     for number, choice in enumerate(chosen, start=1):
         figures = []
-        for model, image in draw_case(study, root, dataset, choice.case).items():
-            shown = run_of_case(study, dataset, model, choice.case)
+        for model, image in draw_case(experiment, root, dataset, choice.case).items():
+            shown = run_of_case(experiment, dataset, model, choice.case)
             if shown is None:
                 continue
-            found = run_scores(study.scores, shown, choice.case)
+            found = run_scores(experiment.scores, shown, choice.case)
             marks = ", ".join(
                 f"{label} {found[label]:.3f}" if np.isfinite(found[label]) else f"{label} not in the reference"
-                for label in study.manifests[dataset].labels.target_names
+                for label in experiment.manifests[dataset].labels.target_names
             )
             alt = f"{model} on case {choice.case} of {dataset}: contours of reference and prediction"
             name = f"overlay-{dataset}-{choice.case}-{model}"

@@ -14,15 +14,15 @@ from medseg.compare.terminal import metrics_beside
 from medseg.compare.text import heading
 from medseg.compare.tolerance import PER_CLASS, behind_mean, class_tolerances, common_tolerance
 from medseg.compare.tolerance import shown as shown_tolerance
-from medseg.report.sources import Study
+from medseg.report.sources import Experiment
 
 Row = Mapping[str, Any]
 
 
-def board(study: Study, dataset: str) -> dict[str, Any]:
+def board(experiment: Experiment, dataset: str) -> dict[str, Any]:
     """Leaderboard rows with the place of mean and interval on a common axis, in percent."""
     ranked = quantity(RANKED)
-    rows = [dict(row) for row in study.leaderboard if row["dataset"] == dataset]
+    rows = [dict(row) for row in experiment.leaderboard if row["dataset"] == dataset]
     ends = [f"{ranked.column}_{name}" for name in ("subject", "low", "high")]
     bounds = [float(row[c]) for row in rows for c in ends if row[c]]
     low = max(ranked.low, math.floor(min(bounds, default=ranked.low) * 20 - 0.2) / 20)
@@ -40,7 +40,7 @@ def board(study: Study, dataset: str) -> dict[str, Any]:
         "lacking": any(int(row["n_lacking"]) for row in rows),
         "subjects": any(row["n_subjects"] != row["n_cases"] for row in rows),
     }
-    found = of_dataset(study, "rows", dataset)
+    found = of_dataset(experiment, "rows", dataset)
     beside = [
         {
             "heading": _column_heading(one, unit, found),
@@ -57,21 +57,21 @@ def board(study: Study, dataset: str) -> dict[str, Any]:
     return {"rows": rows, **axis, "shown": shown, "beside": beside, **texts}
 
 
-def classes(study: Study, dataset: str) -> dict[str, Any]:
+def classes(experiment: Experiment, dataset: str) -> dict[str, Any]:
     """Metrics of the ranked metric's family per class and model; classes in the data set's order, best model first."""
-    found = _summary(study, dataset)
+    found = _summary(experiment, dataset)
     members = families()[quantity(RANKED).family]
     rows = []
-    for label, model in _labels_and_models(study, dataset):
+    for label, model in _labels_and_models(experiment, dataset):
         cells = [found[label, model, f"{one.name}_subject"] for one in members]
         pooled = [found[label, model, f"{one.name}_pooled"] for one in members if one.name == RANKED]
         rows.append({"label": label, "model": model, "cells": cells, "pooled": pooled, "counts": cells[0]})
     return {"titles": [one.title for one in members], "pooled": quantity(RANKED).title, "rows": rows}
 
 
-def family_tables(study: Study, dataset: str) -> list[dict[str, Any]]:
+def family_tables(experiment: Experiment, dataset: str) -> list[dict[str, Any]]:
     """Of each other family of metrics that was computed: its means over classes, and the same class by class."""
-    summary, found = of_dataset(study, "rows", dataset), _summary(study, dataset)
+    summary, found = of_dataset(experiment, "rows", dataset), _summary(experiment, dataset)
     tables = []
     for family, members in families().items():
         computed = [one for one in members if any(metric == f"{one.name}_subject" for _, _, metric in found)]
@@ -81,13 +81,15 @@ def family_tables(study: Study, dataset: str) -> list[dict[str, Any]]:
         means = []
         for one in computed:
             title = heading(one.title, "1", one.higher_is_better, sizes[one.name])
-            for model in study.models(dataset):
+            for model in experiment.models(dataset):
                 means.append({"heading": title, "model": model, **found[MEAN, model, f"{one.name}_subject"]})
         by_class = [
             {"label": label, "model": model, "cells": [_cell(found, label, model, one, sizes) for one in computed]}
-            for label, model in _labels_and_models(study, dataset)
+            for label, model in _labels_and_models(experiment, dataset)
         ]
-        units = {one.name: found[MEAN, study.models(dataset)[0], f"{one.name}_subject"]["unit"] for one in computed}
+        units = {
+            one.name: found[MEAN, experiment.models(dataset)[0], f"{one.name}_subject"]["unit"] for one in computed
+        }
         titles = [heading(one.title, units[one.name], tolerance=sizes[one.name]) for one in computed]
         behind = list(filter(None, (behind_mean(summary, one) for one in computed)))
         table = {"title": f"{family.capitalize()} metrics", "means": means, "titles": titles, "classes": by_class}
@@ -103,16 +105,16 @@ def _cell(
     return row and {**row, "at": shown_tolerance(row["tolerance"]) if sizes[one.name] == PER_CLASS else ""}
 
 
-def of_dataset(study: Study, table: str, dataset: str) -> list[dict[str, Any]]:
+def of_dataset(experiment: Experiment, table: str, dataset: str) -> list[dict[str, Any]]:
     """Rows of a table of ``summary.json`` about one data set."""
-    return [row for row in study.summary[table] if row["dataset"] == dataset]
+    return [row for row in experiment.summary[table] if row["dataset"] == dataset]
 
 
-def secondary(study: Study, dataset: str) -> dict[str, list[dict[str, Any]]]:
+def secondary(experiment: Experiment, dataset: str) -> dict[str, list[dict[str, Any]]]:
     """Rows of each secondary family, pairs in ranked order, with the name of each row's metric in words."""
     tables: dict[str, list[dict[str, Any]]] = {}
-    found = of_dataset(study, "rows", dataset)
-    for row in of_dataset(study, "secondary", dataset):
+    found = of_dataset(experiment, "rows", dataset)
+    for row in of_dataset(experiment, "secondary", dataset):
         one = quantity(row["metric"].removesuffix("_subject"))
         title = heading(one.mean_title, "1", tolerance=_tolerance(one, found))
         what = title if row["label"] == MEAN else f"{one.title}, {row['label']}"
@@ -120,27 +122,27 @@ def secondary(study: Study, dataset: str) -> dict[str, list[dict[str, Any]]]:
     return tables
 
 
-def tails(study: Study, dataset: str) -> list[dict[str, Any]]:
+def tails(experiment: Experiment, dataset: str) -> list[dict[str, Any]]:
     """How the mean of each model depends on its worst cases and on who is averaged, best model first."""
     column = quantity(RANKED).column
-    found = {row["model"]: row for row in of_dataset(study, "tails", dataset)}
+    found = {row["model"]: row for row in of_dataset(experiment, "tails", dataset)}
     return [
         {**found[row["model"]], "by_case": row[f"{column}_case"], "pooled": row[f"{column}_pooled"]}
-        for row in study.leaderboard
+        for row in experiment.leaderboard
         if row["dataset"] == dataset
     ]
 
 
-def _summary(study: Study, dataset: str) -> dict[tuple[str, str, str], dict[str, Any]]:
+def _summary(experiment: Experiment, dataset: str) -> dict[tuple[str, str, str], dict[str, Any]]:
     """(class, model, metric) -> row of the summary."""
-    return {(r["label"], r["model"], r["metric"]): r for r in of_dataset(study, "rows", dataset)}
+    return {(r["label"], r["model"], r["metric"]): r for r in of_dataset(experiment, "rows", dataset)}
 
 
-def _labels_and_models(study: Study, dataset: str) -> list[tuple[str, str]]:
+def _labels_and_models(experiment: Experiment, dataset: str) -> list[tuple[str, str]]:
     """Classes in the data set's order with the models, best first; those that were scored."""
-    scored = {(r["label"], r["model"]) for r in of_dataset(study, "rows", dataset)}
-    names = study.manifests[dataset].labels.target_names
-    return [(label, m) for label in names for m in study.models(dataset) if (label, m) in scored]
+    scored = {(r["label"], r["model"]) for r in of_dataset(experiment, "rows", dataset)}
+    names = experiment.manifests[dataset].labels.target_names
+    return [(label, m) for label in names for m in experiment.models(dataset) if (label, m) in scored]
 
 
 def _unit(one: Quantity, rows: list[dict[str, Any]]) -> str:

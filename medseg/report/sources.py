@@ -60,7 +60,7 @@ class WorkflowJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Study:
+class Experiment:
     """An experiment with its results, data sets and models in the order of the configuration.
 
     Attributes:
@@ -105,7 +105,7 @@ class Study:
         return [run for run in self.runs if (run.dataset, run.model) == (dataset, model)]
 
 
-def read_study(results: Path, config_json: Path) -> Study:
+def read_experiment(results: Path, config_json: Path) -> Experiment:
     """Read everything the page shows, except images.
 
     Raises:
@@ -130,7 +130,7 @@ def read_study(results: Path, config_json: Path) -> Study:
     wanted = config.runs()
     manifests = {d: read_manifest(layout.ingest(d).manifest) for d in names}
     runs = tuple(_read_run(layout, RunKey(*key), _scored(scores, key)) for key in keys)
-    return Study(
+    return Experiment(
         config,
         manifests,
         {d: read_json(layout.ingest(d).splits) for d in names},

@@ -212,6 +212,24 @@ def test_a_model_that_lacks_its_hardest_case_is_not_first(tmp_path: Path) -> Non
     assert dict(zip(added.metric, added.value, strict=True))["fn"] == 10_000
 
 
+def test_rows_are_looked_up_only_for_cases_that_a_training_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+    to_dict = pd.DataFrame.to_dict
+
+    def counted(table: pd.DataFrame, *arguments: Any, **more: Any) -> Any:
+        looked_up.extend(table["case"].unique())
+        return to_dict(table, *arguments, **more)
+
+    monkeypatch.setattr(pd.DataFrame, "to_dict", counted)
+    whole = study({"a": [0.8] * 9, "b": [0.7] * 9})
+    read_scores([write_scores(tmp_path / "s.parquet", whole)])
+    assert looked_up == []
+    read_scores([write_scores(tmp_path / "s.parquet", [r for r in whole if (r["model"], r["case"]) != ("b", "c004")])])
+    assert looked_up == ["c004"]
+
+
 def test_what_six_subjects_and_three_models_cannot_show(tmp_path: Path) -> None:
     base = np.linspace(0.6, 0.8, 6)
     found = compared(tmp_path, study({"a": base + 0.1, "b": base + 0.05, "c": base}))

@@ -26,11 +26,11 @@ from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import Case, Manifest, read_manifest, write_manifest
 from medseg.metrics.table import METRICS
-from medseg.report import study_tables
+from medseg.report import experiment_tables
 from medseg.report.figures import BoxRow, box_plot, in_themes
 from medseg.report.overlays import _planes_3d, choose
 from medseg.report.run import run
-from medseg.report.sources import read_study
+from medseg.report.sources import read_experiment
 from medseg.results.key import RunKey
 from tests.plans import tiny_plan
 from tests.score_tables import GAP
@@ -373,10 +373,10 @@ def test_tolerances_stand_in_every_table_and_classes_without_one_are_named(tmp_p
     ],
 )
 def test_models_that_differ_look_different(study: tuple[Path, Path, str], change: dict[str, Any], row: str) -> None:
-    experiment = read_study(study[1], study[1] / "config.json")
+    experiment = read_experiment(study[1], study[1] / "config.json")
     plan = tiny_plan("unet", 2, steps=40)
     plans = {("cells", "unet"): plan.to_json(), ("cells", "dilated"): plan.changed(**change).to_json()}
-    table = study_tables.plans(replace(experiment, plans=plans), "cells")
+    table = experiment_tables.plans(replace(experiment, plans=plans), "cells")
     differ = [" ".join([r["heading"], *r["values"]]) for r in table["rows"] if r["differ"]]
     assert differ == [row]
 

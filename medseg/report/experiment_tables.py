@@ -11,7 +11,7 @@ from medseg.compare.text import UNITS
 from medseg.image.labels import LabelTable
 from medseg.plan.plan import flat_values
 from medseg.report.filters import distinct
-from medseg.report.sources import Run, Study
+from medseg.report.sources import Experiment, Run
 
 # Order of the workflow's jobs in the table of run times.
 STAGES = (
@@ -53,20 +53,20 @@ CROSSED = {"patch", "spacing"}
 MIRRORED = {True: "averaged in predictions", False: "not used in predictions", None: "–"}
 
 
-def in_order(study: Study, dataset: str) -> list[str]:
+def in_order(experiment: Experiment, dataset: str) -> list[str]:
     """The evaluated models of a data set in the order of the configuration."""
-    return list(dict.fromkeys(run.model for run in study.runs if run.dataset == dataset))
+    return list(dict.fromkeys(run.model for run in experiment.runs if run.dataset == dataset))
 
 
-def budget(study: Study) -> str:
+def budget(experiment: Experiment) -> str:
     """The budget of each training, in words."""
-    given = study.config.budget.model_dump(exclude_none=True)
+    given = experiment.config.budget.model_dump(exclude_none=True)
     return ", ".join(f"{v:g} {'GB of memory' if k == 'memory_gb' else k}" for k, v in given.items())
 
 
-def times(study: Study, dataset: str, model: str) -> dict[str, Any]:
+def times(experiment: Experiment, dataset: str, model: str) -> dict[str, Any]:
     """Seconds, steps and attempts of the trainings of one model, in sum and on average."""
-    runs = study.runs_of(dataset, model)
+    runs = experiment.runs_of(dataset, model)
     seconds = [float(run.timing["seconds"]) for run in runs]
     steps = sum(int(run.timing["steps"]) for run in runs)
     return {
@@ -82,13 +82,13 @@ def times(study: Study, dataset: str, model: str) -> dict[str, Any]:
     }
 
 
-def stages(study: Study) -> dict[str, dict[str, Any]]:
+def stages(experiment: Experiment) -> dict[str, dict[str, Any]]:
     """Workflow jobs per stage and data set: how many, how long, how much memory."""
     place = {stage: k for k, stage in enumerate(STAGES)}
     rows: dict[str, dict[str, Any]] = {}
-    for stage in sorted({j.stage for j in study.jobs}, key=lambda s: (place.get(s, len(place)), s)):
-        for dataset in study.datasets:
-            jobs = [j for j in study.jobs if (j.dataset, j.stage) == (dataset, stage)]
+    for stage in sorted({j.stage for j in experiment.jobs}, key=lambda s: (place.get(s, len(place)), s)):
+        for dataset in experiment.datasets:
+            jobs = [j for j in experiment.jobs if (j.dataset, j.stage) == (dataset, stage)]
             seconds = [j.seconds for j in jobs if j.seconds is not None]
             peak = max((j.peak_mb for j in jobs if j.peak_mb is not None), default=None)
             cell = {
@@ -100,9 +100,9 @@ def stages(study: Study) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def plans(study: Study, dataset: str) -> dict[str, Any]:
+def plans(experiment: Experiment, dataset: str) -> dict[str, Any]:
     """Every field of the plans that any model has, side by side, and the reasons that the planner gave."""
-    found = {m: study.plans[dataset, m] for m in in_order(study, dataset)}
+    found = {m: experiment.plans[dataset, m] for m in in_order(experiment, dataset)}
     fields = {m: flat_values(plan) for m, plan in found.items()}
     names = [key for key in next(iter(fields.values()), {}) if key.split(".")[1] not in HIDDEN]
     names.sort(key=lambda key: (GROUPS.index(key.split(".")[0]), key != "network.name"))
@@ -117,7 +117,7 @@ def plans(study: Study, dataset: str) -> dict[str, Any]:
             ]
         if set(values) != {NOTHING}:
             rows.append((HEADINGS.get(name, name.replace("_", " ").capitalize()), values))
-    runs = {m: study.runs_of(dataset, m) for m in found}
+    runs = {m: experiment.runs_of(dataset, m) for m in found}
     rows.insert(1, ("Parameters", [_parameters(runs[m]) for m in found]))
     rows.append(("Mirror images", [distinct(MIRRORED[run.mirror] for run in runs[m]) for m in found]))
     reasons = {m: {str(k): str(v) for k, v in p.get("reasons", {}).items()} for m, p in found.items()}
@@ -125,12 +125,12 @@ def plans(study: Study, dataset: str) -> dict[str, Any]:
     return {"rows": shown, "reasons": reasons}
 
 
-def data(study: Study, dataset: str) -> dict[str, Any]:
+def data(experiment: Experiment, dataset: str) -> dict[str, Any]:
     """Cases, geometry, classes and folds of a data set."""
-    manifest, splits = study.manifests[dataset], study.splits[dataset]
+    manifest, splits = experiment.manifests[dataset], experiment.splits[dataset]
     units = {c.geometry.unit for c in manifest.cases}
     spacing = [c.geometry.spacing for c in manifest.cases]
-    used = sorted({run.fold for run in study.runs if run.dataset == dataset})
+    used = sorted({run.fold for run in experiment.runs if run.dataset == dataset})
     folds = [
         {
             "fold": k,
@@ -164,9 +164,9 @@ def provenance(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [(k, distinct(run.facts.get("provenance", {}).get(k, "–") for run in runs)) for k in keys]
 
 
-def config_text(study: Study) -> str:
+def config_text(experiment: Experiment) -> str:
     """The configuration as JSON; what stands before ``@`` in an address (user, password) is left out."""
-    text = json.dumps(study.config.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    text = json.dumps(experiment.config.model_dump(mode="json"), indent=2, ensure_ascii=False)
     return re.sub(r"(://)[^/@\s\"]*@", r"\1…@", text)
 
 
