@@ -20,6 +20,14 @@ from hypothesis import settings
 settings.register_profile("medseg", deadline=None, max_examples=40, derandomize=True, database=None)
 settings.load_profile("medseg")
 
+# Files that take longest; they begin first, so that no processor waits for one of them at the end.
+LONG = ("tests/workflow/", "tests/golden/", "tests/contracts/", "tests/unit/test_group.py", "tests/unit/test_memory.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
 # Oblique, anisotropic, with two axes against the world's.
 OBLIQUE = np.array(
     [[-1.18, 0.19, 0.11, 33.0], [0.17, 1.17, -0.31, -40.5], [-0.08, -0.2, -2.3, 7.25], [0.0, 0.0, 0.0, 1.0]]
