@@ -100,11 +100,6 @@ class Content:
     files: Mapping[str, Data]
     series: str = ""
 
-    @classmethod
-    def single(cls, path: Path, data: Data) -> Content:
-        """The content of a format that needs one file."""
-        return cls({path.name: data})
-
     @property
     def main(self) -> Data:
         """Bytes of the file that was named."""

@@ -48,7 +48,7 @@ def open_image(
     if not content.size:
         raise FormatError(path, "empty file")
     _check_kind(path, content.main, row)
-    return replace(row.opener(path, content), spacing=spacing, content=content)
+    return replace(row.opener(path, content), content=content).spaced(spacing)
 
 
 def read_image(

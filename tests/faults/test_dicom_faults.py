@@ -400,7 +400,7 @@ def test_unsafe_archives_are_refused(plant: str, tmp_path: Path, monkeypatch: py
     make, says = ARCHIVES[plant]
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FormatError, match=says) as caught:
-        open_dicom_zip(Path("case.zip"), Content.single(Path("case.zip"), make()))
+        open_dicom_zip(Path("case.zip"), Content({"case.zip": make()}))
     assert caught.value.path == Path("case.zip")
     assert list(tmp_path.iterdir()) == []
 
