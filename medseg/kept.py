@@ -12,39 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import DataError
-from medseg.files import digest_of, read_json, sha256_file, write_json
+from medseg.files import sha256_file
+from medseg.records import read_record, write_record
 
 # Gives the SHA-256 of an output; of files that have companions, of all of them.
 Digest = Callable[[Path], str]
-
-
-def signed(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts and, last, ``digest``: one of them all, so that a changed digit is noticed."""
-    return {**facts, "digest": digest_of(facts)}
-
-
-def read_signed(path: Path, maker: str) -> dict[str, Any]:
-    """Read facts that ``signed`` completed.
-
-    Args:
-        path: JSON file.
-        maker: command that writes it, for the error message.
-
-    Raises:
-        DataError: if the file is missing, or not as it was written.
-    """
-    facts = read_json(path)
-    if not isinstance(facts, dict) or not _is_signed(facts):
-        raise DataError(f"{path}: damaged (its digest differs); delete it and run `{maker}` again")
-    return facts
-
-
-def _is_signed(facts: Mapping[str, Any]) -> bool:
-    try:
-        return signed({name: value for name, value in facts.items() if name != "digest"}) == facts
-    except ValueError:
-        # NaN, which no digest can be taken of.
-        return False
 
 
 def write_stamp(
@@ -63,7 +35,7 @@ def write_stamp(
         SHA-256 of the outputs by name.
     """
     digests = {output.name: digest(output) for output in outputs}
-    write_json(path, signed({"key": key, "sha256": digests, **(facts or {})}))
+    write_record(path, {"key": key, "sha256": digests, **(facts or {})})
     return digests
 
 
@@ -79,7 +51,7 @@ def kept(
         digest: of an output.
     """
     try:
-        facts = read_signed(path, "")
+        facts = read_record(path, "")
         wanted = list(facts["sha256"] if names is None else names)
         found = {name: facts["sha256"][name] for name in wanted}
         whole = facts["key"] == key and all(digest(path.parent / name) == found[name] for name in wanted)

@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError, PlanError
-from medseg.files import sha256_file, write_json, write_with
-from medseg.kept import kept, read_signed, signed, write_stamp
+from medseg.files import sha256_file, write_with
+from medseg.kept import kept, write_stamp
 from medseg.plan.plan import Grid
 from medseg.preprocess.inverse import InverseRecord
+from medseg.records import read_record, write_record
 from medseg.results.folders import StoreFolder
 
 CHUNK = 64
@@ -71,7 +72,7 @@ class PreparedCase:
     def _checked(self, name: str) -> Path:
         """Path of one of the files, after its digest has been found right."""
         path = self.folder / name
-        digests = self.digests or read_signed(self.folder / ENTRY, MAKER)["sha256"]
+        digests = self.digests or read_record(self.folder / ENTRY, MAKER)["sha256"]
         try:
             facts = os.stat(path)
             whole = _sha256_once(path, facts.st_size, facts.st_mtime_ns, facts.st_ino) == digests[name]
@@ -126,8 +127,8 @@ def case_is_valid(folder: Path, key: str) -> bool:
 
 def write_index(folder: Path, dataset: str, grid: Grid, cases: Sequence[str]) -> None:
     """Write ``index.json``: the grid and, per case, the digests of its files."""
-    entries = {case: read_signed(folder / case / ENTRY, MAKER) for case in cases}
-    write_json(StoreFolder(folder).index, signed({"dataset": dataset, "grid": grid.to_json(), "cases": entries}))
+    entries = {case: read_record(folder / case / ENTRY, MAKER) for case in cases}
+    write_record(StoreFolder(folder).index, {"dataset": dataset, "grid": grid.to_json(), "cases": entries})
 
 
 def open_store(index: Path) -> tuple[Grid, dict[str, PreparedCase], Mapping[str, Any]]:
@@ -139,7 +140,7 @@ def open_store(index: Path) -> tuple[Grid, dict[str, PreparedCase], Mapping[str,
     Raises:
         DataError: if the index is missing or damaged.
     """
-    facts = read_signed(index, MAKER)
+    facts = read_record(index, MAKER)
     try:
         cases = {}
         for case, entry in facts["cases"].items():

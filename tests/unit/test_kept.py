@@ -9,7 +9,8 @@ import pytest
 
 from medseg.errors import DataError
 from medseg.files import sha256_file
-from medseg.kept import kept, read_signed, signed, write_stamp
+from medseg.kept import kept, write_stamp
+from medseg.records import read_record, signed
 from medseg.stages import stage_modules
 
 
@@ -29,7 +30,7 @@ def test_whole_outputs_of_the_same_key_are_kept(stamp: Path) -> None:
     assert kept(stamp, "other") is None
     assert kept(stamp, "key", ["a", "c"]) is None
     assert kept(stamp.parent / "none", "key") is None
-    assert read_signed(stamp, "medseg preprocess")["more"] == [1, 2]
+    assert read_record(stamp, "medseg preprocess")["more"] == [1, 2]
 
 
 def test_only_what_is_needed_must_be_whole(stamp: Path) -> None:
@@ -51,7 +52,7 @@ def test_a_stamp_that_is_not_as_written_keeps_nothing(stamp: Path, text: str) ->
     stamp.write_text(text)
     assert kept(stamp, "key") is None
     with pytest.raises(DataError, match=r"\.case\.json"):
-        read_signed(stamp, "medseg preprocess")
+        read_record(stamp, "medseg preprocess")
 
 
 def test_a_changed_digit_is_noticed(stamp: Path) -> None:
