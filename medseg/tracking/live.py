@@ -10,7 +10,7 @@ from types import TracebackType
 from medseg.progress import say
 from medseg.tracking.curves import CurvePoint, Curves, JournalReader
 from medseg.tracking.names import display_tags
-from medseg.tracking.owner import owner_tags
+from medseg.owner import owner_tags
 from medseg.tracking.runs import close_orphans, close_run, now_ms, open_runs, supersede_others
 from medseg.tracking.spec import RunSpec
 from medseg.tracking.store import (

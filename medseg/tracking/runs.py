@@ -8,7 +8,7 @@ from typing import Any
 
 from medseg.errors import TrackingError
 from medseg.tracking.names import safe_text
-from medseg.tracking.owner import is_orphan
+from medseg.owner import is_orphan
 from medseg.tracking.spec import RunSpec, Value
 from medseg.tracking.views import MODELS, TRAININGS
 

@@ -30,7 +30,7 @@ from medseg.tracking import live as live_module
 from medseg.tracking.curves import JournalReader
 from medseg.tracking.logged import summary_metrics
 from medseg.tracking.names import HIDDEN, metric_name, safe_text
-from medseg.tracking.owner import owner_tags
+from medseg.owner import owner_tags
 from medseg.tracking.spec import plan_params
 from medseg.tracking.store import check_uri, load_mlflow, read_store
 from medseg.tracking.ui import serve_ui

@@ -1,4 +1,4 @@
-"""The process that trains, as tags of its run: so that the run of a process that ended can be closed."""
+"""Which process something belongs to: so that what a process that ended left behind can be told from what is in use."""
 
 from __future__ import annotations
 
@@ -23,11 +23,16 @@ def owner_tags() -> dict[str, str]:
 
 def is_orphan(tags: Mapping[str, str]) -> bool:
     """Whether the process with these tags was one of this machine and does not run any more."""
-    if tags.get("medseg.host") != _host():
+    if not is_here(tags):
         return False
     if tags.get("medseg.boot") != _boot():
         return True
     return Path("/proc").is_dir() and _born(int(tags["medseg.pid"])) != tags.get("medseg.born")
+
+
+def is_here(tags: Mapping[str, str]) -> bool:
+    """Whether the process with these tags was or is one of this machine, so that it can be seen and signalled."""
+    return tags.get("medseg.host") == _host()
 
 
 def _host() -> str:
