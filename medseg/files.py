@@ -17,9 +17,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from medseg.errors import BusyError, DataError
+from medseg.fence import Run, allowed
+from medseg.progress import say
 
 # Case ids and names that become part of a path or a command line.
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# Names that files have while they are written: the process' number stands in them.
+TEMPORARY = re.compile(r"\..+\.\d+\.tmp|\.\d+\.tmp\..+")
+# Name of the file whose lock a writer of a folder holds.
+LOCK = ".writer.lock"
+# Told of every file that this process has put in place.
+listeners: list[Callable[[Path], None]] = []
 
 
 def nearest(root: Path, name: str) -> Path:
@@ -41,11 +49,19 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _put(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _put(temporary: Path, path: Path) -> None:
+    """Give a complete file its final name, if the results are still this process' to write."""
+    with allowed():
+        os.replace(temporary, path)
     fsync_folder(path.parent)
+    for note in listeners:
+        note(path)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -85,11 +101,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _put(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    fsync_folder(path.parent)
 
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
@@ -130,23 +145,38 @@ def sha256_file(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def writer_lock(folder: Path) -> Iterator[None]:
-    """Lock ``folder`` for writing during the block; a second writer gets a ``BusyError`` that names the first.
+def writer_lock(folder: Path, name: str = LOCK) -> Iterator[None]:
+    """Lock ``folder`` for writing during the block, or with ``name`` a part of it.
 
-    The kernel holds the lock and releases it when the process ends in any way, so no lock is ever stale. It guards
-    against a job that outlived its killed workflow while a new workflow starts the same job again.
+    The kernel holds the lock and releases it when the process ends in any way, so no lock is ever stale. A second
+    command by hand is refused. A job of the workflow waits, since Snakemake deletes the results of a job that fails.
+
+    Raises:
+        BusyError: if another process holds it; it is named.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".writer.lock", "a+") as file:
+    with open(folder / name, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise BusyError(
-                f"{folder}: process {file.read().strip() or '?'} is already writing here; "
-                "wait for it or stop it, then run the same command again"
-            ) from None
+            holder = f"process {file.read().strip() or '?'} is already writing here"
+            if Run.own() is None:
+                again = "wait for it or stop it, then run the same command again"
+                raise BusyError(f"{folder}: {holder}; {again}") from None
+            say(f"{folder}: {holder}; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        if name == LOCK:
+            sweep(folder)
         yield
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left below a folder that is ours to write: files that never got their final name."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if TEMPORARY.fullmatch(name) and f".{os.getpid()}." not in name:
+                (Path(parent) / name).unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from medseg.errors import DataError
 from medseg.files import sha256_file
+from medseg.outputs import note
 from medseg.records import read_record, write_record
 
 # Gives the SHA-256 of an output; of files that have companions, of all of them.
@@ -58,4 +59,8 @@ def kept(
     except (DataError, OSError, KeyError, TypeError):
         # Absent, cut, or written by something else: the outputs are made again.
         return None
-    return found if whole else None
+    if not whole:
+        return None
+    for name in (path.name, *found):
+        note(path.parent / name)
+    return found

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medseg.errors import ConfigError, DataError
-from medseg.files import read_json, write_json, writer_lock
+from medseg.files import writer_lock
+from medseg.outputs import listing
+from medseg.records import read_record, write_record
 from medseg.results.folders import ShardedFolder
 
 T = TypeVar("T")
@@ -51,23 +53,28 @@ class Shard:
 
     def write(self, out: Path, record: Mapping[str, Any]) -> None:
         """Write the shard's record into the stage's folder, when all its cases are done."""
-        write_json(self.record(out), dict(record))
+        write_record(self.record(out), record)
 
     @contextlib.contextmanager
-    def lock(self, out: Path) -> Iterator[None]:
-        """Hold the right to write this shard; others write beside it, the same one twice is a ``BusyError``."""
-        with writer_lock(out / f".{self.name}"):
+    def writing(self, result: Path, out: Path) -> Iterator[None]:
+        """Hold the right to write this shard; others write beside it, the same one twice is a ``BusyError``.
+
+        Args:
+            result: the file that is written last.
+            out: the stage's folder.
+        """
+        with writer_lock(out / f".{self.name}"), listing(result, out):
             yield
 
 
-def read_shards(out: Path, count: int, stage: str) -> list[Any]:
+def read_shards(out: Path, count: int, stage: str) -> list[dict[str, Any]]:
     """The records of all ``count`` shards of a stage in ``out``, in their order.
 
     Raises:
-        DataError: if a shard is not done; it names all that are not.
+        DataError: if a shard is not done (it names all that are not), or its record is not as it was written.
     """
     shards = [Shard(index, count) for index in range(count)]
     missing = [f"{s.index}/{count}" for s in shards if not s.record(out).is_file()]
     if missing:
         raise DataError(f"{out}: shards {', '.join(missing)} are not done; run `medseg {stage} --shard` for each first")
-    return [read_json(shard.record(out)) for shard in shards]
+    return [read_record(s.record(out), f"medseg {stage} --shard {s.index}/{count}") for s in shards]

@@ -10,6 +10,7 @@ from typing import Any
 
 from medseg.errors import ConfigError, DataError
 from medseg.files import read_json, write_json, write_text, write_with
+from medseg.outputs import writing
 from medseg.progress import say
 from medseg.results.folders import CompareFolder
 
@@ -28,6 +29,11 @@ def run(score_files: Sequence[Path], out: Path, margin: float | None = None) -> 
     """
     if margin is not None and not margin > 0:
         raise ConfigError(f"margin of equivalence {margin}: expected a number above 0")
+    with writing(CompareFolder(out).summary, out):
+        _compare(score_files, out, margin)
+
+
+def _compare(score_files: Sequence[Path], out: Path, margin: float | None) -> None:
     from medseg.compare.block import blocks
     from medseg.compare.definitions import definitions
     from medseg.compare.leaderboard import columns, leaderboard_rows

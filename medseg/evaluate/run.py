@@ -19,7 +19,8 @@ from medseg.formats.read import read_labels, read_recorded
 from medseg.image.geometry import require_same_grid
 from medseg.image.labels import LabelTable
 from medseg.ingest.cases import read_case_labels
-from medseg.ingest.manifest import Case, read_manifest
+from medseg.ingest.manifest import Case, Manifest, read_manifest
+from medseg.outputs import writing
 from medseg.predict.record import PredictedCase, Predictions, read_predictions
 from medseg.results.folders import table_of_shard
 from medseg.shards import Shard
@@ -36,10 +37,14 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path, shard
         DataError: if a prediction changed since it was written, a case has no reference, or a value is no class.
         GeometryError: if a prediction is not on its reference's grid.
     """
-    manifest = read_manifest(manifest_path)
+    target = out if shard is None else table_of_shard(out, shard.name)
+    with writing(target):
+        _write_table(_score(config, read_manifest(manifest_path), read_predictions(predictions), shard), target)
+
+
+def _score(config: Config, manifest: Manifest, given: Predictions, shard: Shard | None) -> pd.DataFrame:
     folder = config.folder_of(manifest.dataset)
     choice = choice_of(config, manifest.dataset, manifest.labels.target_names)
-    given = read_predictions(predictions)
     rows: list[Mapping[str, Any]] = []
     cases = list(given.cases.items())
     for case_id, entry in cases if shard is None else shard.of(cases):
@@ -48,8 +53,7 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path, shard
         predicted = None if entry.failed else _read_prediction(given.folder, case, entry, manifest.labels)
         made = (reference, predicted, manifest.labels, grid)
         rows += score_case(given.key, case.id, case.subject, *made, entry.failed, entry.sha256, choice)
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    _write_table(table, out if shard is None else table_of_shard(out, shard.name))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def join(predictions: Path, out: Path, count: int) -> None:
@@ -58,13 +62,17 @@ def join(predictions: Path, out: Path, count: int) -> None:
     Raises:
         DataError: if a shard's table is missing or damaged, or is not about these predictions.
     """
-    given = read_predictions(predictions)
+    with writing(out):
+        _write_table(_joined(read_predictions(predictions), out, count), out)
+
+
+def _joined(given: Predictions, out: Path, count: int) -> pd.DataFrame:
     parts = [_read_part(out, Shard(index, count), given) for index in range(count)]
     # A shard without a case has a table without types.
     filled = [table for table in parts if len(table)] or parts[:1]
     table = pd.concat(filled, ignore_index=True)
     order = {case_id: place for place, case_id in enumerate(given.cases)}
-    _write_table(table.sort_values("case", key=lambda cases: cases.map(order), kind="stable"), out)
+    return table.sort_values("case", key=lambda cases: cases.map(order), kind="stable")
 
 
 def _read_part(out: Path, shard: Shard, given: Predictions) -> pd.DataFrame:

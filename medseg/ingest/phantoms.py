@@ -21,6 +21,7 @@ from medseg.errors import ConfigError, DataError
 from medseg.files import write_json
 from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
+from medseg.outputs import writing
 from medseg.progress import Progress
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ def generate(kind: Kind, cases: int, seed: int, folder: Path) -> None:
     Raises:
         DataError: if the folder holds files that are not phantoms; they are left alone.
     """
+    with writing(folder / DONE, folder):
+        _draw_all(kind, cases, seed, folder)
+
+
+def _draw_all(kind: str, cases: int, seed: int, folder: Path) -> None:
     images, labels, suffix = PLACES[kind]
     wanted = {f"{kind}_{case:03d}{suffix}" for case in range(cases)}
     surplus = _surplus(folder / images, wanted) + _surplus(folder / labels, wanted)

@@ -22,6 +22,7 @@ from medseg.ingest.own_folds import own_folds
 from medseg.ingest.sources import Inventory, find_cases
 from medseg.ingest.splits import Fold, write_splits
 from medseg.ingest.summary import summary
+from medseg.outputs import writing
 from medseg.progress import say
 from medseg.results.folders import IngestFolder
 
@@ -64,11 +65,12 @@ def run(config: Config, dataset: str, out: Path, workers: int = 1, label_check: 
         DatasetFaults: with every fault that is not allowed by name; then nothing is written.
         ConfigError: if the configuration does not fit the layout or the labels, or there are fewer subjects than folds.
     """
-    ingested = _ingest(config, dataset, workers, label_check)
-    test = config.dataset(dataset).test
-    write_test(ingested.test, ingested.allowed, test.model_dump() if test else None, out)
-    write_manifest(ingested.manifest, out)
-    write_splits(IngestFolder(out).splits, ingested.folds, config.folds.seed, ingested.scheme)
+    with writing(IngestFolder(out).splits, out):
+        ingested = _ingest(config, dataset, workers, label_check)
+        test = config.dataset(dataset).test
+        write_test(ingested.test, ingested.allowed, test.model_dump() if test else None, out)
+        write_manifest(ingested.manifest, out)
+        write_splits(IngestFolder(out).splits, ingested.folds, config.folds.seed, ingested.scheme)
     return ingested.manifest
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from medseg.config import Config, ModelConfig
 from medseg.errors import PlanError
 from medseg.files import read_json, write_json
+from medseg.outputs import writing
 from medseg.plan.budget import Pace, Stopwatch, WidthCandidate, fastest_variant, plan_within_minutes
 from medseg.plan.explain import explain_recipe, explanation, shown_value
 from medseg.plan.fingerprint import Fingerprint
@@ -67,7 +68,8 @@ def run(
         say(f"plan {fingerprint.dataset}/{model}: measuring the pace of training on this machine")
         plan = _plan_for_minutes(request, plan, minutes, step_bytes, lambda plan, s: measure(plan, shapes, s))
     if out is not None:
-        write_json(out, plan.to_json())
+        with writing(out):
+            write_json(out, plan.to_json())
     for key in PRINTED:
         say(f"plan {fingerprint.dataset}/{model}: {key} = {shown_value(key, plan.value(key))} ({plan.reasons[key]})")
     return plan

@@ -18,6 +18,7 @@ from medseg.image.labels import LabelTable
 from medseg.image.resample import crop, nonzero_box, reorient
 from medseg.ingest.cases import read_case_image, read_case_labels
 from medseg.ingest.manifest import Case, Manifest, read_manifest
+from medseg.outputs import writing
 from medseg.patches.sampling import generator
 from medseg.plan.fingerprint import Fingerprint
 from medseg.progress import Progress
@@ -142,4 +143,5 @@ def _statistics(values: NDArray[np.float32]) -> dict[str, float]:
 def run_fingerprint(config: Config, manifest_path: Path, out: Path, workers: int) -> None:
     """Write ``fingerprint.json`` of a data set."""
     manifest = read_manifest(manifest_path)
-    write_json(out, take_fingerprint(manifest, config.folder_of(manifest.dataset), workers).to_json())
+    with writing(out):
+        write_json(out, take_fingerprint(manifest, config.folder_of(manifest.dataset), workers).to_json())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medseg.config import Config, PostprocessConfig
 from medseg.errors import DataError
-from medseg.files import digest_of, writer_lock
+from medseg.files import digest_of
 from medseg.formats.read import read_labels, read_recorded
 from medseg.formats.source import Source
 from medseg.formats.write import write_labels
@@ -20,6 +20,7 @@ from medseg.ingest.cases import open_case_image, reading_facts
 from medseg.ingest.manifest import Case, read_manifest
 from medseg.kept import kept, write_stamp
 from medseg.late import resolve
+from medseg.outputs import writing
 from medseg.postprocess.operations import IMAGE, LABELS, PROBABILITIES, Readers, apply, check, wanted
 from medseg.predict.probabilities import Probabilities, read_probabilities
 from medseg.predict.record import PredictedCase, label_map_digest, read_predictions, write_predictions
@@ -51,7 +52,7 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path, code:
     processor = Processor(config.folder_of(manifest.dataset), given.folder, out, steps, manifest.labels, code)
     bar = Progress(f"postprocess {manifest.dataset}/{given.key.model} fold {given.key.fold}", len(todo))
     cases: dict[str, PredictedCase] = {}
-    with writer_lock(out):
+    with writing(PredictionFolder(out).record, out):
         for done, (case_id, case) in enumerate(todo.items(), start=1):
             cases[case_id] = processor.process(case, given.cases[case_id])
             bar.update(done)

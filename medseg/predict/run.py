@@ -8,16 +8,17 @@ from pathlib import Path
 
 from medseg.config import Config
 from medseg.errors import DataError
-from medseg.files import writer_lock
 from medseg.formats.read import open_image
 from medseg.formats.table import label_suffix, stem_of
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_split
+from medseg.outputs import writing
 from medseg.predict.cases import Task, predict_task_cases
 from medseg.predict.predictor import Predictor, is_mirrored
 from medseg.predict.record import PredictedCase, write_predictions
 from medseg.predict.sinks import LabelFile
 from medseg.progress import Progress
+from medseg.results.folders import PredictionFolder
 from medseg.results.key import VALIDATION, RunKey
 from medseg.shards import Shard, read_shards
 from medseg.train.checkpoint import Checkpoint, read_description
@@ -53,9 +54,9 @@ def run(
     if shard is None:
         _predict_all(task, out)
         return
-    with shard.lock(out):
+    with shard.writing(shard.record(out), out):
         entries = predict_task_cases(task, shard.of(task.cases), out, f"{task.label} {shard.index}/{shard.count}")
-        shard.write(out, {"digest": task.digest, "cases": {case: entry.to_json() for case, entry in entries.items()}})
+        shard.write(out, {"task": task.digest, "cases": {case: entry.to_json() for case, entry in entries.items()}})
 
 
 def join(
@@ -78,14 +79,14 @@ def join(
     task = _validation(config, manifest_path, splits, fold, model, code, False)
     entries: dict[str, PredictedCase] = {}
     for index, done in enumerate(read_shards(out, count, "predict")):
-        if done.get("digest") != task.digest:
+        if done.get("task") != task.digest:
             shard = f"{index}/{count}"
             raise DataError(
                 f"{out}: shard {shard} was made from other cases, images, weights or code than are wanted now; run "
                 f"`medseg predict --shard {shard}` again"
             )
         entries |= {case: PredictedCase.from_json(entry) for case, entry in done["cases"].items()}
-    with writer_lock(out):
+    with writing(PredictionFolder(out).record, out):
         write_predictions(task.record(out, entries))
 
 
@@ -219,5 +220,5 @@ def _refuse_seen(checkpoint: Checkpoint, manifest: Manifest, case_ids: Sequence[
 
 def _predict_all(task: Task, out: Path) -> None:
     """Predict all cases of a task and write the record."""
-    with writer_lock(out):
+    with writing(PredictionFolder(out).record, out):
         write_predictions(task.record(out, predict_task_cases(task, task.cases, out, task.label)))

@@ -9,8 +9,9 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 from medseg.config import Config
-from medseg.files import read_json, writer_lock
+from medseg.files import read_json
 from medseg.ingest.manifest import Case, read_manifest
+from medseg.outputs import writing
 from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.grid import plan_grid
 from medseg.preprocess.cases import Preparation, is_prepared, prepare_case
@@ -18,6 +19,7 @@ from medseg.preprocess.lost import report_lost_classes
 from medseg.preprocess.memory import MemoryGate, case_bytes, host_budget, require_fit
 from medseg.preprocess.store import write_index
 from medseg.progress import Progress
+from medseg.results.folders import StoreFolder
 from medseg.shards import Shard, read_shards
 
 
@@ -54,7 +56,8 @@ def run(
     manifest = preparation.manifest
     cases = list(manifest.cases) if shard is None else shard.of(manifest.cases)
     part = "" if shard is None else f" {shard.index}/{shard.count}"
-    with writer_lock(out) if shard is None else shard.lock(out):
+    index = StoreFolder(out).index
+    with writing(index, out) if shard is None else shard.writing(shard.record(out), out):
         budget = host_budget(config.budget.host_gb)
         _prepare(cases, preparation, out, workers, budget, f"preprocess {manifest.dataset}{part}")
         allow = config.dataset(manifest.dataset).allow

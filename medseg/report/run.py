@@ -10,6 +10,7 @@ import numpy as np
 
 from medseg.compare.quantity import RANKED, quantity
 from medseg.files import write_bytes, write_text
+from medseg.outputs import writing
 from medseg.progress import Progress, say
 from medseg.report.figures import BoxRow, Line, box_plot, in_themes, line_chart, model_colours, score_limits
 from medseg.report.overlays import case_scores, choose, draw_case, run_of_case, run_scores
@@ -31,7 +32,11 @@ def run(results: Path, config_json: Path, data_root: Path, out: Path) -> None:
         DataError: if a result is missing or damaged, or an image changed since it was recorded.
         GeometryError: if a prediction lies on another grid than its reference.
     """
-    experiment = read_experiment(results, config_json)
+    with writing(ReportFolder(out).page, out):
+        _write(read_experiment(results, config_json), data_root, out)
+
+
+def _write(experiment: Experiment, data_root: Path, out: Path) -> None:
     boxes = {dataset: _boxes(experiment, dataset) for dataset in experiment.datasets}
     curves = {dataset: _curves(experiment, dataset) for dataset in experiment.datasets}
     overlays = {dataset: _overlays(experiment, data_root, dataset) for dataset in experiment.datasets}

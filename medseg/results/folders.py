@@ -7,6 +7,31 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
+class RunFolder:
+    """What runs of the workflow leave for one another in ``results/{experiment}``; no results.
+
+    No data set, model or case can have these names, since those begin with a letter or digit.
+    """
+
+    folder: Path
+
+    @property
+    def token(self) -> Path:
+        """Which run may write (``medseg.fence``)."""
+        return self.folder / ".run" / "token"
+
+    @property
+    def workflow(self) -> Path:
+        """Lock that a running workflow holds."""
+        return self.folder / ".run" / "workflow.lock"
+
+    @property
+    def made(self) -> Path:
+        """Folder of lists of files that jobs made (``medseg.outputs``)."""
+        return self.folder / ".run" / "made"
+
+
+@dataclass(frozen=True, slots=True)
 class IngestFolder:
     """What ``medseg ingest`` writes for one data set."""
 

@@ -16,6 +16,7 @@ from medseg.files import digest_of, read_json, write_bytes, write_json, writer_l
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_split
 from medseg.machine import fast_precision
+from medseg.outputs import writing
 from medseg.plan.plan import VALIDATION_CASES, Plan
 from medseg.preprocess.store import open_store
 from medseg.progress import say
@@ -142,7 +143,7 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions)
     if not options.group.leads:
         train(plan, chosen, inputs.seed, folder, label, start, options, phases)
         return
-    with writer_lock(folder):
+    with writing(ModelFolder(out).description, out), writer_lock(folder):
         attempts = _attempts(folder)
         network = train(plan, chosen, inputs.seed, folder, label, start, options, phases)
         say(f"{label}: {phases.summary()}")
