@@ -7,7 +7,7 @@ workflow take their patterns from the same methods, called with Snakemake's wild
 Each file has one reader:
 
 - manifest.tsv, test.tsv, dataset.json: ``ingest.manifest.read_manifest``; splits.json: ``ingest.splits.read_split``
-- weights/{model}.json: ``weights.record.read_record``
+- weights/{model}.json: ``weights.record.read_weights_record``
 - index.json: ``preprocess.store.open_store``
 - model.json: ``train.checkpoint.read_description``
 - predictions.json: ``predict.record.read_predictions``

@@ -16,7 +16,7 @@ from medseg.models.weights import load_encoder
 from medseg.progress import say
 from medseg.results.folders import ModelFolder
 from medseg.train.checkpoint import network_tensors, read_weights
-from medseg.weights.record import read_record
+from medseg.weights.record import read_weights_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Start:
                 "options.weights: training needs their record; run `medseg weights --config CONFIG --model MODEL "
                 "--out FILE.json` first, and give it as --weights FILE.json"
             )
-        return cls(read_record(record, address, options.get("sha256")), model)
+        return cls(read_weights_record(record, address, options.get("sha256")), model)
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of every file that weights come from."""

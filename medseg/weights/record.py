@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from medseg.errors import CheckpointError, DataError
-from medseg.files import digest_of, read_json, sha256_file, write_json
+from medseg.files import digest_of, sha256_file
+from medseg.records import as_written, read_record, write_record
+
+MAKER = "medseg weights"
 
 
-def write_record(path: Path, address: str, sha256: str | None, file: Path) -> str:
+def write_weights_record(path: Path, address: str, sha256: str | None, file: Path) -> str:
     """Record which file ``address`` is on this machine; return the SHA-256 of its bytes.
 
     Args:
@@ -17,11 +20,11 @@ def write_record(path: Path, address: str, sha256: str | None, file: Path) -> st
         file: that is on this machine.
     """
     found = sha256_file(file)
-    write_json(path, {"options": _key(address, sha256), "file": str(file), "sha256": found})
+    write_record(path, {"options": _key(address, sha256), "file": str(file), "sha256": found})
     return found
 
 
-def read_record(path: Path, address: str, sha256: str | None) -> Path:
+def read_weights_record(path: Path, address: str, sha256: str | None) -> Path:
     """The file of weights that a record names, for the same ``address`` and ``sha256``.
 
     Raises:
@@ -29,10 +32,11 @@ def read_record(path: Path, address: str, sha256: str | None) -> Path:
             bytes.
     """
     try:
-        facts = read_json(path)
-        key, file, found = str(facts["options"]), Path(facts["file"]), str(facts["sha256"])
-    except (DataError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a record of weights ({error}); run `medseg weights` again") from None
+        facts = read_record(path, MAKER)
+        with as_written(path, MAKER):
+            key, file, found = str(facts["options"]), Path(facts["file"]), str(facts["sha256"])
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
     if key != _key(address, sha256):
         raise CheckpointError(
             f"{path}: made for another options.weights or options.sha256 than the plan's; if the configuration has "

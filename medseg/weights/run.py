@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medseg.progress import say
 from medseg.weights.fetch import fetch_weights
-from medseg.weights.record import write_record
+from medseg.weights.record import write_weights_record
 
 
 def run(address: str, sha256: str | None, cache: Path, out: Path) -> None:
@@ -22,5 +22,5 @@ def run(address: str, sha256: str | None, cache: Path, out: Path) -> None:
         CheckpointError: see ``fetch_weights``.
     """
     file = fetch_weights(address, sha256, cache)
-    digest = write_record(out, address, sha256, file)
+    digest = write_weights_record(out, address, sha256, file)
     say(f"weights {out.stem}: {file}, SHA-256 {digest[:12]}…")
