@@ -25,6 +25,7 @@ from medseg.records import read_record, write_record
 from medseg.results.folders import RunFolder
 
 OPEN = ".open"
+UNFINISHED = "was not finished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +193,17 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield value
 
 
+def forget(root: Path, result: Path) -> None:
+    """Remove the list of a result that is to be made again; one that grows says who works on it, and stays."""
+    list_of(root, result).unlink(missing_ok=True)
+
+
 def damaged(
     root: Path, results: Iterable[Path], *, verify: bool = False, say: Callable[[str], None] = lambda line: None
 ) -> dict[Path, str]:
-    """Results of which a listed file is missing or changed, and which; those without a list are not among them.
+    """Results that were not finished, or of which a listed file is missing or changed, and which of these it is.
+
+    Those without a list are not among them.
 
     Files are not read where size and time are those of the list.
 
@@ -209,6 +217,8 @@ def damaged(
     for result in results:
         path = list_of(root, result)
         if not path.is_file():
+            if path.with_name(path.name + OPEN).is_file():
+                found[result] = UNFINISHED
             continue
         try:
             made = read_list(path)

@@ -5,7 +5,6 @@ Free of torch, monai and mlflow, since every remote job parses the Snakefile aga
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -14,30 +13,33 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
 from medseg import jobs
 from medseg.config import Config, is_elsewhere, load_config
-from medseg.errors import BusyError, ConfigError, MedsegError
+from medseg.errors import ConfigError, MedsegError
 from medseg.evaluate.choice import check_choices
-from medseg.files import canonical_json, write_json
 from medseg.jobs import Job
 from medseg.postprocess.operations import wanted
 from medseg.results.folders import ModelFolder
+from medseg.records import holds, write_record
 from medseg.results.key import RunKey
 from medseg.results.layout import reserved_names
 from medseg.results.paths import Results
 from medseg.stages import rows_of_model, stage_digest
+from medseg.takeover import count_again, hold_folder
 
-_held: list[IO[str]] = []
+# No option of a study, but of one run: `snakemake --config verify=true`.
+VERIFY = "verify"
 
 
 def read_config(files: Sequence[Path], overrides: Mapping[str, Any]) -> Config:
     """The configuration of a workflow run; a bad one ends the process with exit code 2 and one line per problem."""
     try:
-        config = load_config(files, {key: _typed(value) for key, value in overrides.items()})
+        given = {key: _typed(value) for key, value in overrides.items() if key != VERIFY}
+        config = load_config(files, given)
         check_choices(config)
         check_names(config)
         return config
@@ -66,6 +68,11 @@ def check_names(config: Config) -> None:
             )
     if lines:
         raise ConfigError("\n".join(lines))
+
+
+def wants_verify(overrides: Mapping[str, Any]) -> bool:
+    """Whether the command asks that every file be read: ``--config verify=true``."""
+    return _scalar(overrides.get(VERIFY)) is True
 
 
 def _typed(value: Any) -> Any:
@@ -97,36 +104,30 @@ def prefer_this_environment() -> str:
     return str((folder.relative_to(Path.cwd()) if inside else folder) / "medseg")
 
 
-def hold_folder(folder: Path) -> None:
-    """Lock the working folder for this process, or exit with code 2 and the name of the process that holds it.
+def begin(config: Config, *, verify: bool) -> dict[str, int]:
+    """Take the working folder and the results for this process, and leave the configuration where the stages read it.
 
-    The kernel releases the lock when the process ends in any way. The process that gets it knows that no other workflow
-    runs here, so Snakemake's own lock files, which a killed run leaves behind, are stale and are removed: nobody has to
-    unlock by hand.
+    Args:
+        config: the experiment.
+        verify: read every file that was made, and not only those that look changed.
+
+    Returns:
+        Result -> how often it was to be made again, since a file was deleted or changed.
     """
-    inner = folder / ".snakemake"
-    inner.mkdir(parents=True, exist_ok=True)
-    file = open(inner / "medseg.lock", "a+", encoding="utf-8")  # noqa: SIM115 (held until the process ends)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        first = file.read().strip() or "an unknown process"
-        where = folder.resolve().name
-        raise stop(BusyError(f"{where}/: {first} is already running a workflow here; wait for it or stop it")) from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])})\n")
-    file.flush()
-    _held.append(file)
-    shutil.rmtree(inner / "locks", ignore_errors=True)
-    (inner / "locks").mkdir()
+        results = Results.of(config)
+        hold_folder(Path.cwd(), results.root)
+        write_config(config, results.config)
+        return count_again(config, verify=verify)
+    except MedsegError as error:
+        raise stop(error) from None
 
 
 def write_config(config: Config, path: Path) -> None:
-    """Write the checked configuration to where the stages read it, if it changed."""
+    """Write the checked configuration to where the stages read it, if it changed or was damaged."""
     value = json.loads(config.model_dump_json())
-    if not path.is_file() or canonical_json(json.loads(path.read_bytes())) != canonical_json(value):
-        write_json(path, value)
+    if not holds(path, value):
+        write_record(path, value)
 
 
 def keys(config: Config) -> list[RunKey]:

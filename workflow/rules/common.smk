@@ -1,4 +1,5 @@
 # Configuration, names and digests. Everything here runs again in every remote job: keep it light.
+import os
 import re
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ sys.path.insert(0, str(Path(workflow.basedir).parent))
 from medseg import slices
 from medseg import workflow as study
 from medseg.config.grids import grid_name
+from medseg.fence import VARIABLE
 from medseg.files import canonical_json
 from medseg.results.paths import ANY, DATASET, GRID, MODEL, SHARD, Results
+from medseg.takeover import take_over
 
 MEDSEG = study.prefer_this_environment()
 
@@ -33,9 +36,23 @@ SHARDS = study.shards(CONFIG)
 JOIN = ["--join", str(CONFIG.shards)] if SHARDS else []
 
 # The process that the user started takes the folder (Snakemake locks it for a dry run, too), the jobs' own do not.
+AGAIN = {}
 if workflow.is_main_process:
-    study.hold_folder(Path.cwd())
-    study.write_config(CONFIG, RESULTS.config)
+    AGAIN = study.begin(
+        CONFIG, verify=study.wants_verify(workflow.config_settings.config)
+    )
+
+
+# Jobs inherit which run of the workflow they are of; on a cluster, too. It is drawn when the first one begins.
+os.environ.setdefault(VARIABLE, "")
+
+
+envvars:
+    VARIABLE,
+
+
+onstart:
+    take_over(RESULTS.root)
 
 
 wildcard_constraints:
@@ -50,6 +67,11 @@ wildcard_constraints:
 def code(stage):
     """The digest of the code that a stage's jobs execute: a change of it runs them again."""
     return lambda wildcards: study.code_of(CONFIG, stage, wildcards)
+
+
+def again(result):
+    """How often a result was to be made again, since its files were deleted or changed: one more time runs its job."""
+    return lambda wildcards: AGAIN.get(str(result).format(**dict(wildcards.items())), 0)
 
 
 def mem_mb(wildcards, threads, attempt, rulename):

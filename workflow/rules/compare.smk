@@ -16,6 +16,7 @@ rule compare:
         mem_mb=mem_mb,
         runtime=minutes,
     params:
+        again=again(RESULTS.compare.summary),
         code=code("compare"),
         out=RESULTS.compare.folder,
         margin=[f"--margin={CONFIG.compare.margin}"] if CONFIG.compare.margin else [],

@@ -25,6 +25,7 @@ rule preprocess_shard:
         mem_mb=mem_mb,
         runtime=minutes,
     params:
+        again=again(STORE.shard(SHARD)),
         config=RESULTS.config,
         code=code("preprocess"),
         case_code=code("preprocess_case"),
@@ -52,6 +53,7 @@ rule preprocess:
         mem_mb=mem_mb,
         runtime=minutes,
     params:
+        again=again(STORE.index),
         config=RESULTS.config,
         code=code("preprocess"),
         case_code=code("preprocess_case"),

@@ -1,0 +1,172 @@
+"""What a run of the workflow does before its first job.
+
+It takes the folders, stops what an earlier run left behind, and looks whether all that was made is still there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from medseg.config import Config
+from medseg.config.grids import grid_name
+from medseg.errors import BusyError, DataError
+from medseg.fence import draw_token
+from medseg.files import sweep
+from medseg.outputs import UNFINISHED, damaged, forget, owners
+from medseg.owner import is_here, is_orphan
+from medseg.progress import say
+from medseg.records import read_record, write_record
+from medseg.results.folders import RunFolder
+from medseg.results.key import RunKey
+from medseg.results.paths import Results
+
+# A job that is asked to stop saves its state, which takes seconds; one that hangs is killed after this long.
+STOP_S = 30.0
+_held: list[IO[str]] = []
+
+
+def hold_folder(folder: Path, results: Path) -> None:
+    """Lock the working folder and the folder of results for this process, for as long as it runs.
+
+    The kernel releases the locks when the process ends in any way. The process that gets them knows that no other
+    workflow runs here, so Snakemake's own lock files, which a killed run leaves behind, are stale and are removed:
+    nobody has to unlock by hand.
+
+    Raises:
+        BusyError: if another process holds one; it is named.
+    """
+    inner = folder / ".snakemake"
+    for lock in (inner / "medseg.lock", RunFolder(results).workflow):
+        _hold(lock, folder.resolve().name if lock.parent == inner else str(results))
+    shutil.rmtree(inner / "locks", ignore_errors=True)
+    (inner / "locks").mkdir()
+
+
+def _hold(lock: Path, name: str) -> None:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    file = open(lock, "a+", encoding="utf-8")  # noqa: SIM115 (held until the process ends)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        first = file.read().strip() or "an unknown process"
+        raise BusyError(f"{name}/: {first} is already running a workflow here; wait for it or stop it") from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])})\n")
+    file.flush()
+    _held.append(file)
+
+
+def take_over(results: Path) -> None:
+    """Begin a run: from now on its jobs alone may write, and jobs of earlier runs that still work are stopped.
+
+    Where only the workflow was killed, its jobs go on. They are asked to stop, which loses nothing: a training saves
+    its state, other stages keep their finished cases. A job on another machine cannot be asked; it finds out by itself
+    when it next writes.
+
+    Args:
+        results: ``results/{experiment}``, held by this process.
+    """
+    draw_token(results)
+    running = {}
+    for name, owner in owners(results):
+        if not is_here(owner):
+            say(f"{name}: a job of an earlier run may still work on another machine; what it writes is refused")
+        elif not is_orphan(owner):
+            running[name] = owner
+    for name, owner in running.items():
+        say(f"{name}: process {owner['medseg.pid']} of an earlier run still works on it; asking it to stop")
+        _send(owner, signal.SIGTERM)
+    until = time.monotonic() + STOP_S
+    while alive := [owner for owner in running.values() if not is_orphan(owner)]:
+        if time.monotonic() > until:
+            for owner in alive:
+                _send(owner, signal.SIGKILL)
+            break
+        time.sleep(0.1)
+    sweep(RunFolder(results).made)
+
+
+def _send(owner: Mapping[str, str], number: signal.Signals) -> None:
+    if is_orphan(owner):
+        return
+    try:
+        os.kill(int(owner["medseg.pid"]), number)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        say(f"process {owner['medseg.pid']} is another user's and goes on; what it writes is refused")
+
+
+def count_again(config: Config, *, verify: bool = False) -> dict[str, int]:
+    """How often each result was to be made again; one more where a file was deleted or changed since it was made.
+
+    The count is a parameter of the result's job: Snakemake runs a job whose parameter differs from that of its last
+    run, and looks by itself at nothing that lies between two files that are there. It is on disk before the first job
+    runs, so a kill does not lose it.
+
+    Args:
+        config: the experiment.
+        verify: read every file, and not only those whose size or time differ.
+
+    Returns:
+        Result -> count, without those that were never made again.
+    """
+    results = Results.of(config)
+    file = RunFolder(results.root).again
+    counts = _counts(file)
+    found = damaged(results.root, made_by(config), verify=verify, say=say)
+    for result, why in found.items():
+        if why != UNFINISHED:
+            say(f"{why}: it is made again")
+        counts[str(result)] = counts.get(str(result), 0) + 1
+    if found:
+        write_record(file, counts)
+        for result in found:
+            forget(results.root, result)
+    return counts
+
+
+def _counts(file: Path) -> dict[str, int]:
+    if not file.is_file():
+        return {}
+    try:
+        return read_record(file, "snakemake")
+    except DataError:
+        say(f"{file}: damaged; what was made again before is made again once more")
+        return {}
+
+
+def made_by(config: Config) -> list[Path]:
+    """The file that comes last of each job of a configuration, in the order of the stages."""
+    results = Results.of(config)
+    keys = [RunKey(*run) for run in config.runs()]
+    shards = [f"{index}-of-{config.shards}" for index in range(config.shards)] if config.shards > 1 else []
+    stores = {results.store(key.dataset, grid_name(config, key.model)) for key in keys}
+    predictions = [results.predict(key) for key in keys]
+    refined = [results.postprocess(key) for key in keys if config.datasets[key.dataset].postprocess.applies]
+    weighted = [name for name, model in config.models.items() if model.options.get("weights")]
+    return [
+        *(config.folder_of(name) / "phantoms.json" for name, data in config.datasets.items() if data.generate),
+        *(results.ingest(name).splits for name in config.datasets),
+        *(results.plan(name).fingerprint for name in config.datasets),
+        *dict.fromkeys(results.plan(key.dataset).plan(key.model) for key in keys),
+        *(results.weights(name) for name in weighted),
+        *(folder.shard(shard) for folder in (*stores, *predictions) for shard in shards),
+        *(store.index for store in stores),
+        *(results.model(key).description for key in keys),
+        *(folder.record for folder in predictions),
+        *(folder.record for folder in refined),
+        *(results.scores_shard(key, shard) for key in keys for shard in shards),
+        *(results.scores(key) for key in keys),
+        results.compare.summary,
+        results.report.page,
+    ]
