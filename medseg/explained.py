@@ -125,7 +125,7 @@ def _shown(path: Path | None) -> str:
 
 def _existing(path: Path | None) -> Path:
     """The path, or the nearest folder above it that is there."""
-    path = Path(os.path.abspath(path or "."))
+    path = Path(os.path.realpath(path or "."))
     return next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
 
 
@@ -142,7 +142,7 @@ def _full(path: Path | None) -> str:
         return f"no space left on its file system (`df -h` shows which are full); free some, {AGAIN}"
     where, place = _existing(path), _mount(path)
     if where.is_char_device():
-        return f"no space left on this device; send the output elsewhere, {AGAIN}"
+        return "no space left on this device; send the output elsewhere"
     facts = os.statvfs(where)
     if facts.f_files and not facts.f_favail:
         return f"{place} has no room for more files (all {facts.f_files} inodes are taken); delete some, {AGAIN}"

@@ -2,70 +2,84 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
-from typing import Any
 
-import typer
+from medseg.console import close_console, is_reader_gone, open_console
 
-from medseg.cli import data, prediction, prepare, scores, tables, tracking, training
-from medseg.errors import DatasetFaults, MedsegError
-
-# In the order of the help text.
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "phantoms": data.phantoms,
-    "download": data.download,
-    "ingest": data.ingest,
-    "fingerprint": prepare.fingerprint,
-    "plan": prepare.plan,
-    "preprocess": prepare.preprocess,
-    "weights": prepare.weights,
-    "train": training.train,
-    "predict": prediction.predict,
-    "postprocess": prediction.postprocess,
-    "evaluate": scores.evaluate,
-    "compare": scores.compare,
-    "report": scores.report,
-    "leaderboard": scores.leaderboard,
-    "test": scores.open_test_set,
-    "ui": tracking.ui,
-    "models": tables.models,
-    "schema": tables.schema,
-    "version": tables.version,
-}
-TRACK_COMMANDS: dict[str, Callable[..., Any]] = {"init": tracking.track_init, "sync": tracking.track_sync}
-
-
-def _command_line(commands: dict[str, Callable[..., Any]], **options: Any) -> typer.Typer:
-    made = typer.Typer(no_args_is_help=True, rich_markup_mode=None, **options)
-    for name, command in commands.items():
-        made.command(name)(command)
-    return made
-
-
-app = _command_line(
-    COMMANDS,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Segmentation studies in medical imaging. `snakemake --cores all` runs all stages; each can be run by hand.",
-)
-app.add_typer(_command_line(TRACK_COMMANDS, help="Experiment tracking in MLflow."), name="track")
+USERS_ERROR = 2
+# As shells say it of a program that a signal ended: 128 and its number.
+INTERRUPTED, READER_GONE = 130, 141
 
 
 def main() -> None:
-    """Run the command line; a user's error is printed without a traceback (unless ``--debug``) and exits with 2."""
+    """Run the command line; a user's error is printed without a traceback (unless ``--debug``) and exits with 2.
+
+    Errors of the operating system that a user can fix, a full disk, say, are users' errors, too.
+    """
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    open_console()
+    try:
+        status = _run(debug)
+    finally:
+        close_console()
+    sys.exit(status)
+
+
+def _run(debug: bool) -> int:
+    """The exit status of the command that the arguments name."""
+    from medseg.cli.passing import PassedError
+
+    try:
+        status = _command()
+        # Not left to Python's end, where a full disk is no error that can be caught.
+        sys.stdout.flush()
+        return status
+    except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 (raised again unless it is a user's)
+        found = error.__cause__ if isinstance(error, PassedError) and error.__cause__ is not None else error
+        said = None if debug else _said(found)
+        if said is None:
+            raise found from found.__cause__
+        status, text = said
+        # Where not even this can be printed, the status says it.
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"{text}\n" if text else "")
+        return status
+
+
+def _command() -> int:
+    """Run the command; its exit status."""
+    from medseg.cli.commands import app
+    from medseg.errors import ConfigError
+    from medseg.text import escaped
+
+    for argument in sys.argv[1:]:
+        if any(ord(character) < 32 or ord(character) == 127 for character in argument):
+            shown = escaped(argument)
+            raise ConfigError(f"'{shown}': an argument with a control character; rename what is called so")
     try:
         app()
-    except MedsegError as error:
-        if debug:
-            raise
-        text = str(error)
-        if isinstance(error, DatasetFaults):
-            from medseg.ingest.fault_list import fault_list
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    return 0
 
-            text = fault_list(error)
-        sys.stderr.write(f"{text}\n")
-        sys.exit(2)
+
+def _said(error: BaseException) -> tuple[int, str] | None:
+    """Exit status and text of an error; None for one that is a mistake of ours, whose traceback is needed."""
+    from medseg.errors import DatasetFaults, MedsegError
+    from medseg.explained import explain
+
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "stopped by Ctrl-C; run the same command again to resume"
+    if isinstance(error, DatasetFaults):
+        from medseg.ingest.fault_list import fault_list
+
+        return USERS_ERROR, fault_list(error)
+    if isinstance(error, MedsegError):
+        return USERS_ERROR, str(error)
+    if isinstance(error, OSError) and is_reader_gone(error):
+        return READER_GONE, ""
+    text = explain(error)
+    return None if text is None else (USERS_ERROR, text)

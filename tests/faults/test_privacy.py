@@ -16,7 +16,7 @@ import tifffile
 import yaml
 from typer.testing import CliRunner
 
-from medseg.cli import app
+from medseg.cli.commands import app
 from medseg.errors import DatasetFaults
 from medseg.formats.read import read_image
 from medseg.formats.table import suffix_of

@@ -211,7 +211,7 @@ def test_killed_while_unpacking(server: Server, tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_command(server: Server, tmp_path: Path) -> None:
-    from medseg.cli import app
+    from medseg.cli.commands import app
 
     server.replies = [send(SOUND)]
     (tmp_path / "c.yaml").write_text(

@@ -522,7 +522,7 @@ def test_shards_by_hand(study: Any, tmp_path: Path) -> None:
     """The commands that the workflow runs."""
     from typer.testing import CliRunner
 
-    from medseg.cli import app
+    from medseg.cli.commands import app
     from medseg.files import write_json
 
     config = tmp_path / "config.json"

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from medseg.cli import app
+from medseg.cli.commands import app
 from medseg.config import Config, load_config
 from medseg.errors import CheckpointError, ConfigError, DataError, DatasetFaults, Fault
 from medseg.files import read_json, sha256_file, write_json
