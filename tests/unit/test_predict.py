@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from medseg.cli import app
+from medseg.cli.commands import app
 from medseg.config import PostprocessConfig
 from medseg.errors import BusyError, DataError, GeometryError, MachineError, PredictionError
 from medseg.files import read_json, sha256_file, write_json, writer_lock
