@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
+from medseg.bounds import OutOfBounds, shortened
 from medseg.errors import PlanError
 from medseg.models.spec import NetworkSpec
+from medseg.records import as_written, read_record, write_record
+from medseg.plan import bounds
 
 Group = TypeVar("Group")
 
 # Cases of the validation fold that are predicted for a point of the validation curve.
 VALIDATION_CASES = 8
+MAKER = "medseg plan"
+INSTEAD = "numbers of your own are `models.<name>.plan` of the configuration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +75,12 @@ class Grid:
         """The inverse of ``to_json``.
 
         Raises:
-            PlanError: if a field is missing or unknown (written by another version).
+            PlanError: if a field is missing or unknown (written by another version), or a value out of bounds.
         """
-        return _from_json("grid", cls, value)
+        with _of_this_version():
+            grid = _from_json("grid", cls, value)
+            bounds.require_grid(grid)
+        return grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +196,17 @@ class Plan:
         """The inverse of ``to_json``.
 
         Raises:
-            PlanError: if a field is missing or unknown (a plan of another version).
+            PlanError: if a field is missing or unknown (a plan of another version), or a value out of bounds.
         """
-        _require_fields("", cls, value)
-        groups: dict[str, Any] = {group: _from_json(group, kind, value[group]) for group, kind in GROUPS.items()}
-        return cls(model=value["model"], reasons=value["reasons"], **groups)
+        with _of_this_version():
+            _require_fields("", cls, value)
+            groups: dict[str, Any] = {group: _from_json(group, kind, value[group]) for group, kind in GROUPS.items()}
+            model, reasons = bounds.NAME.read("model", value["model"]), bounds.REASONS.read("reasons", value["reasons"])
+            plan = cls(model=model, reasons=reasons, **groups)
+            bounds.require_grid(plan.grid)
+            bounds.require_network(plan.network)
+            bounds.require_plan(plan)
+        return plan
 
 
 # Groups of a plan, in reading order. No two have a field of the same name.
@@ -202,13 +218,39 @@ def flat_values(plan: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{group}.{name}": value for group in GROUPS for name, value in plan[group].items()}
 
 
+def write_plan(path: Path, plan: Plan) -> None:
+    """Write a plan's file."""
+    write_record(path, plan.to_json())
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan's file.
+
+    Raises:
+        DataError: if it is missing, damaged, or edited: plans are changed by the configuration.
+        PlanError: if it has other fields than this version's, or impossible values.
+    """
+    facts = read_record(path, MAKER, INSTEAD)
+    with as_written(path, MAKER):
+        return Plan.from_json(facts)
+
+
 def _to_json(group: Any) -> dict[str, Any]:
     return {name: _lists(value) for name, value in asdict(group).items()}
 
 
 def _from_json(name: str, kind: type[Group], value: Any) -> Group:
     _require_fields(f"{name}.", kind, value)
-    return kind(**{k: _tuples(v) for k, v in value.items()})
+    return kind(**{field: bound.read(f"{name}.{field}", value[field]) for field, bound in bounds.BOUNDS[name].items()})
+
+
+@contextlib.contextmanager
+def _of_this_version() -> Iterator[None]:
+    """Say of what is wrong with a plan that this version did not write it."""
+    try:
+        yield
+    except OutOfBounds as error:
+        raise PlanError(f"{error} (a plan of another version of medseg, or edited); run `medseg plan` again") from None
 
 
 def _require_fields(prefix: str, kind: Any, value: Any) -> None:
@@ -216,12 +258,8 @@ def _require_fields(prefix: str, kind: Any, value: Any) -> None:
     names = {f.name for f in fields(kind)}
     found = set(value) if isinstance(value, Mapping) else set()
     if odd := sorted(f"{prefix}{name}" for name in found ^ names):
-        raise PlanError(f"plan has other fields than this version of medseg: {odd}; run `medseg plan` again")
+        raise PlanError(f"plan has other fields than this version of medseg: {shortened(odd)}; run `medseg plan` again")
 
 
 def _lists(value: Any) -> Any:
     return [_lists(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,38 @@
+"""The largest and smallest values that are accepted, in a configuration and in what is read of plans and models.
+
+They lie far beyond what a study needs, and where a larger value could only be a mistake or an attack: each bounds what
+reading, building or running something may cost before it is noticed.
+"""
+
+from __future__ import annotations
+
+# Voxels of a patch: more than the memory of any GPU holds the features of.
+MAX_PATCH_AXIS = 16_384
+MAX_PATCH_VOXELS = 2**26
+# In the data's unit: from electron microscopy in mm to maps of a body in um.
+MAX_SPACING = 1e6
+# oneDNN in torch 2.13 writes beyond its memory in strided 1x1 convolutions (2-D, channels-last) of fewer channels than
+# a vector register holds: 8 numbers of 32 bits with AVX2.
+MIN_WIDTH = 8
+# Feature channels; nnU-Net's widest stage has 512.
+MAX_WIDTH = 4096
+MAX_STAGES = 16
+# Stride or kernel of a stage, per axis.
+MAX_STRIDE = 31
+MAX_CHANNELS = 4096
+# Channel 255 of a prepared label map is "not annotated", so that 8 bits hold all.
+MAX_CLASSES = 255
+# Values in label files.
+MAX_LABEL = 2**32 - 1
+MAX_BATCH = 65_536
+MAX_STEPS = 10**9
+# Learning rate and weight decay.
+MAX_RATE = 1e3
+# The largest machines have some hundred processors; a thread more is memory of the system.
+MAX_THREADS = 1024
+MAX_PROCESSES = 1024
+MAX_FOLDS = 10_000
+# What generators of random numbers take.
+MAX_SEED = 2**63 - 1
+# Data sets x models x folds x seeds. Snakemake plans tens of thousands of jobs in minutes.
+MAX_TRAININGS = 100_000
