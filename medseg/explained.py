@@ -103,6 +103,27 @@ def writing_to(path: Path, temporary: Path) -> Iterator[None]:
         raise
 
 
+def check_writing(folder: Path) -> None:
+    """Write a little into a folder, which is made if it is not there, and remove it again.
+
+    Raises:
+        OSError: if that is not possible.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".{os.getpid()}.probe.tmp"
+    try:
+        with writing_to(probe, probe), open(probe, "wb") as file:
+            file.write(PROBE)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = str(folder)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
 def _write_more(path: Path, temporary: Path, cause: Exception) -> None:
     """Raise ``OSError`` if no more can be written to a file."""
     try:

@@ -6,6 +6,8 @@ import os
 import sys
 import time
 
+from medseg.text import escaped
+
 BAR_WIDTH = 20
 
 
@@ -40,9 +42,10 @@ class Progress:
 def say(line: str) -> None:
     """Print one line to standard error in one write, so that lines of parallel jobs do not mix.
 
+    Control characters, which names from data may have, are shown as escapes; so are line breaks.
     Of the processes that ``torchrun`` starts for one training, the first speaks for all.
     """
     if os.environ.get("RANK", "0") != "0":
         return
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(escaped(line) + "\n")
     sys.stderr.flush()

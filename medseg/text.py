@@ -10,6 +10,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+# A line break of our own, which printing keeps.
+BREAK = "\n"
 # Zero-width joiners, which spelling in several scripts needs.
 _JOINERS = "\u200c\u200d"
 # Where a spreadsheet begins a cell, if its separator is this one or another; apostrophes; what makes a formula of it.

@@ -10,10 +10,10 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -21,16 +21,20 @@ from medseg import jobs
 from medseg.config import Config, is_elsewhere, load_config
 from medseg.errors import ConfigError, MedsegError
 from medseg.evaluate.choice import check_choices
+from medseg.explained import check_writing, explain
 from medseg.jobs import Job
 from medseg.postprocess.operations import wanted
-from medseg.results.folders import ModelFolder
 from medseg.records import holds, write_record
+from medseg.results.folders import ModelFolder
 from medseg.results.key import RunKey
 from medseg.results.layout import reserved_names
 from medseg.results.paths import Results
 from medseg.stages import rows_of_model, stage_digest
-from medseg.takeover import count_again, hold_folder
+from medseg.takeover import count_again, hold_folder, take_over
+from medseg.text import BREAK, escaped
 
+# What Snakemake logs of a job that ended with a user's error.
+FAILED_BY_USER = "non-zero exit status 2."
 # No option of a study, but of one run: `snakemake --config verify=true`.
 VERIFY = "verify"
 
@@ -43,7 +47,7 @@ def read_config(files: Sequence[Path], overrides: Mapping[str, Any]) -> Config:
         check_choices(config)
         check_names(config)
         return config
-    except MedsegError as error:
+    except (MedsegError, OSError) as error:
         raise stop(error) from None
 
 
@@ -86,11 +90,35 @@ def _scalar(value: Any) -> Any:
     return yaml.safe_load(value) if isinstance(value, str) else _typed(value)
 
 
-def stop(error: MedsegError) -> SystemExit:
-    """Print a user's error without a traceback; the exception to raise for exit code 2 (Snakemake's own is 1)."""
-    sys.stderr.write(f"{error}\n")
+def stop(error: MedsegError | OSError) -> SystemExit | OSError:
+    """Print a user's error without a traceback; the exception to raise for exit code 2 (Snakemake's own is 1).
+
+    An error of the operating system that no user can fix is returned as it is.
+    """
+    text = str(error) if isinstance(error, MedsegError) else explain(error)
+    if text is None:
+        return cast(OSError, error)
+    sys.stderr.write(f"{escaped(text, keep=BREAK)}\n")
     sys.stderr.flush()
     return SystemExit(2)
+
+
+def exit_status(logs: Iterable[str], folder: Path) -> int:
+    """Status of a run in which a job failed: 2 for a user's error, as by hand; Snakemake's own is 1.
+
+    On a full disk, jobs may fail because their log cannot be written, and Snakemake's may end early: so what is wrong
+    with the folder is said once more, at the end.
+
+    Args:
+        logs: Snakemake's log of this run.
+        folder: where results go.
+    """
+    try:
+        check_writing(folder)
+    except OSError as error:
+        if isinstance(stop(error), SystemExit):
+            return 2
+    return 2 if any(FAILED_BY_USER in Path(log).read_text(errors="replace") for log in logs) else 1
 
 
 def prefer_this_environment() -> str:
@@ -116,10 +144,19 @@ def begin(config: Config, *, verify: bool) -> dict[str, int]:
     """
     try:
         results = Results.of(config)
+        check_writing(Path.cwd())
         hold_folder(Path.cwd(), results.root)
         write_config(config, results.config)
         return count_again(config, verify=verify)
-    except MedsegError as error:
+    except (MedsegError, OSError) as error:
+        raise stop(error) from None
+
+
+def start(root: Path) -> None:
+    """Take over what an earlier run left below ``root``, before the first job of this one."""
+    try:
+        take_over(root)
+    except (MedsegError, OSError) as error:
         raise stop(error) from None
 
 

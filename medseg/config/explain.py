@@ -9,11 +9,12 @@ from typing import Any, get_args, get_origin
 
 from medseg.config.section import Section
 from medseg.networks import NETWORKS
+from medseg.text import escaped
 
 
 def explain_option(network: str, detail: Any) -> str:
     """One line for a pydantic error in an option of a network."""
-    name = ".".join(str(part) for part in detail["loc"])
+    name = escaped(".".join(str(part) for part in detail["loc"]))
     valid = list(NETWORKS[network].options.model_fields)
     if detail["type"] != "extra_forbidden":
         return f"{name}: {detail['msg']}"
@@ -29,7 +30,7 @@ def explain_error(detail: Any, root: type[Section]) -> str:
         detail: an element of ``ValidationError.errors()``.
         root: the section that was validated.
     """
-    where = ".".join(str(part) for part in detail["loc"] if part != "[key]")
+    where = escaped(".".join(str(part) for part in detail["loc"] if part != "[key]"))
     found = detail["input"]
     if detail["type"] == "extra_forbidden":
         valid = _keys_at(detail["loc"][:-1], root)
@@ -42,13 +43,13 @@ def explain_error(detail: Any, root: type[Section]) -> str:
     hint = ""
     if isinstance(found, str) and detail["type"] in {"float_type", "int_type"}:
         try:
-            number = float(found)
+            number, text = float(found), escaped(found)
             if detail["type"] == "int_type":
                 hint = f"; this is text to YAML: write it as {number:.0f} (a whole number)"
             else:
-                hint = f"; YAML reads {found} as text: write it as {number!r} (with a decimal point)"
+                hint = f"; YAML reads {text} as text: write it as {number!r} (with a decimal point)"
                 if "e" in repr(number):
-                    hint = f"; YAML reads {found} as text: write it as {_decimal(number)} (with a decimal point)"
+                    hint = f"; YAML reads {text} as text: write it as {_decimal(number)} (with a decimal point)"
         except ValueError:
             hint = ""
     shown = json.dumps(found, default=str, ensure_ascii=False)

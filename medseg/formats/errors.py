@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medseg.errors import DataError
+from medseg.text import escaped
 
 FIX_COPY = "copy or export the file again"
 FIX_MASK = "store class or object numbers in one channel of integers"
@@ -25,4 +26,4 @@ class FormatError(DataError):
         self.path, self.cause, self.fix, self.code = path, cause, fix, code
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.cause}; {self.fix}"
+        return f"{escaped(str(self.path))}: {self.cause}; {self.fix}"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, DataError
+from medseg.text import escaped, is_printable
 
 # Colour-blind-safe qualitative colours (Okabe & Ito 2008), without black.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F0E442")
@@ -60,6 +61,7 @@ class LabelTable:
         Raises:
             ConfigError: if values, regions, order or ``ignore`` contradict one another.
         """
+        _check_names([*map(str, names), *map(str, regions or {})])
         kept = tuple(sorted(((str(n), int(v)) for n, v in names.items() if int(v) != 0), key=lambda item: item[1]))
         values = [v for _, v in kept]
         if not kept or min(values) < 0 or len(set(values)) != len(values):
@@ -192,6 +194,12 @@ class LabelTable:
 
 
 Unions = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if not is_printable(name):
+            raise ConfigError(f"labels: class '{escaped(name)}' has a character that cannot be printed; rename it")
 
 
 def _check_ignore(ignore: int | None, names: Sequence[tuple[str, int]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from medseg.ingest.layouts.pairs import pairs_layout
 from medseg.ingest.layouts.table import table_layout
 from medseg.ingest.manifest import NOBODY, Grouping
 from medseg.ingest.subjects import check_subject, declared_subjects
+from medseg.text import escaped, is_printable
 
 __all__ = ["LAYOUTS", "Candidate", "Inventory", "find_cases"]
 
@@ -103,7 +104,30 @@ def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Inventory:
         fix = "leave cases to train on: name fewer in `test`"
         faults.append(fault("missing", "-", "-", f"all {len(test)} cases are in the test set", fix))
     named = tuple(config.channels) if config.channels else found.channels
+    faults += _unprintable(candidates, named or ())
     return Inventory(root, candidates, found.labels, named, tuple(faults), found.splits, excluded, grouping)
+
+
+def _unprintable(candidates: Sequence[Candidate], channels: Sequence[str]) -> list[Fault]:
+    """Names with characters that cannot be printed: of files, of what cases belong to, and of channels.
+
+    All of them get into messages, tables and logs. Ids and classes have stricter rules.
+    """
+    faults = []
+    for case in candidates:
+        where = case.images[0]
+        for code, noun, names in (
+            ("unsafe-path", "path", (*case.images, *case.labels)),
+            ("subject", "subject", (case.subject,)),
+            ("table", "site", (case.site,)),
+            ("table", "series", (case.series,)),
+        ):
+            faults += [fault(code, case.id, where, *_rename(noun, name)) for name in names if not is_printable(name)]
+    return faults + [fault("channels", "-", "-", *_rename("channel", n)) for n in channels if not is_printable(n)]
+
+
+def _rename(noun: str, name: str) -> tuple[str, str]:
+    return f"{noun} '{escaped(name)}' has a character that cannot be printed", "rename it"
 
 
 def _id_faults(candidates: list[Candidate]) -> list[Fault]:

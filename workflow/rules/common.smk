@@ -13,7 +13,9 @@ from medseg.config.grids import grid_name
 from medseg.fence import VARIABLE
 from medseg.files import canonical_json
 from medseg.results.paths import ANY, DATASET, GRID, MODEL, SHARD, Results
-from medseg.takeover import take_over
+
+# A log that cannot be written says so and fails no job, whose own status is the one that counts.
+shell.prefix('set -euo pipefail; tee() {{ command tee "$@" || true; }}; ')
 
 MEDSEG = study.prefer_this_environment()
 
@@ -52,7 +54,7 @@ envvars:
 
 
 onstart:
-    take_over(RESULTS.root)
+    study.start(RESULTS.root)
 
 
 wildcard_constraints:
