@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from medseg.evaluate.score import ABSENT, COLUMNS, MISSED, OK, SPURIOUS
+from medseg.evaluate.table import write_table
 from medseg.metrics.table import METRICS, QUANTITIES, TOLERANCE_MARK, Metric
 
 # A case is {class: (tp, fp, fn)}.
@@ -49,6 +50,7 @@ def score_rows(
     split: str = "val",
     subjects: Mapping[str, str] | None = None,
     tolerances: Mapping[str, str] | None = None,
+    fingerprint: str = "f" * 64,
 ) -> list[dict[str, Any]]:
     """Score rows as evaluate writes them, from counts; metrics with a tolerance for the classes that have one."""
     rows = []
@@ -59,7 +61,7 @@ def score_rows(
             about = {"dataset": dataset, "split": split, "model": model, "fold": fold, "seed": seed, "case": case}
             about |= {"subject": (subjects or {}).get(case, case), "label": label}
             seen = {"status": status[shown, found], "n_ref": tp + fn, "n_pred": tp + fp, "spacing": "1 x 1 mm"}
-            seen |= {"diagonal": DIAGONAL, "prediction": "ab" * 32}
+            seen |= {"diagonal": DIAGONAL, "prediction": "ab" * 32, "fingerprint": fingerprint}
             for metric, definition, value, unit in _values((tp, fp, fn), (tolerances or {}).get(label, "")):
                 row = {**about, "metric": metric, "definition": definition, "value": value, "unit": unit, **seen}
                 rows.append({column: row[column] for column in COLUMNS})
@@ -95,6 +97,5 @@ def counts_of(dice: float, voxels: int = 10_000) -> tuple[int, int, int]:
 
 
 def write_scores(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_parquet(path, index=False)
+    write_table(path, pd.DataFrame(rows))
     return path

@@ -13,6 +13,7 @@ import pandas as pd
 from medseg.compare.quantity import MEAN, metric_quantities
 from medseg.errors import DataError
 from medseg.evaluate.score import COLUMNS, FAILED, NOT_ANNOTATED
+from medseg.evaluate.table import read_table
 from medseg.metrics.table import METRICS, QUANTITIES
 
 RUN = ["dataset", "split", "model", "fold", "seed"]
@@ -30,13 +31,23 @@ def read_scores(files: Sequence[Path]) -> pd.DataFrame:
     Raises:
         DataError: if a file is missing, damaged or not a score table; if rows are repeated, or missing within a case;
             if a value contradicts its reference, or rows of one case contradict each other about the reference; if a
-            metric has several units within a data set.
+            metric has several units within a data set; if rows of one training have several fingerprints.
     """
     if not files:
         raise DataError("no score files to compare; run `medseg evaluate` first")
     scores = pd.concat([_read(path) for path in files], ignore_index=True)
     _check(scores)
     return _completed(scores).sort_values([*KEY, "metric"], kind="stable", ignore_index=True)
+
+
+def trainings_of(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """Which trainings rows are of: data set, model, fold, seed, split and fingerprint, sorted."""
+    found = scores[[*RUN, "fingerprint"]].drop_duplicates().sort_values(RUN)
+    columns = ("dataset", "model", "fold", "seed", "split", "fingerprint")
+    return [
+        {name: int(row[name]) if name in ("fold", "seed") else str(row[name]) for name in columns}
+        for row in found.to_dict("records")
+    ]
 
 
 def compared_rows(scores: pd.DataFrame) -> pd.DataFrame:
@@ -46,12 +57,7 @@ def compared_rows(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _read(path: Path) -> pd.DataFrame:
     """One score file, its columns in their types."""
-    try:
-        table = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run `medseg evaluate` first") from None
-    except (OSError, ValueError) as error:  # pyarrow's own errors are both
-        raise DataError(f"{path}: not a readable score table ({error}); delete it and evaluate again") from error
+    table = read_table(path, "medseg evaluate")
     absent = [c for c in COLUMNS if c not in table.columns]
     if absent or table.empty:
         found = f"lacks columns {', '.join(absent)}" if absent else "has no rows"
@@ -79,6 +85,12 @@ def _check(scores: pd.DataFrame) -> None:
         raise DataError(f"score rows: {_where(scores[twice].iloc[0])} is there twice; evaluate it again, once")
     if (scores["label"] == MEAN).any():
         raise DataError(f"score rows: a class is called '{MEAN}', the name of the mean over classes; rename it")
+    mixed = scores.groupby(RUN, sort=True)["fingerprint"].nunique() > 1
+    if mixed.any():
+        raise DataError(
+            f"score rows: those of {'/'.join(map(str, mixed.index[mixed][0]))} come from several trainings (their "
+            "fingerprints differ); evaluate it again, once"
+        )
     needed = compared_rows(scores)
     _check_values(needed)
     _check_presence(needed)
@@ -170,6 +182,7 @@ def _where(row: pd.Series) -> str:
 def _completed(scores: pd.DataFrame) -> pd.DataFrame:
     """The scores with rows of status failed for every case that a training lacks and another one of its fold has."""
     added: list[dict[str, Any]] = []
+    fingerprints = scores.drop_duplicates(RUN).set_index(RUN)["fingerprint"]
     for key, table in compared_rows(scores).groupby(["dataset", "split"], sort=True):
         # A test case is predicted by the trainings of all folds, a validation case by those of one.
         lacking = _lacking_cases(table, "fold" if key[1] == "val" else "split")
@@ -182,7 +195,8 @@ def _completed(scores: pd.DataFrame) -> pd.DataFrame:
         for run, cases in lacking.items():
             labels = set(table.loc[(table[RUN] == list(run)).all(axis=1), "label"])
             missing = itertools.chain.from_iterable(rows[case] for case in cases)
-            added += [_failed_row(row, run) for row in missing if row["label"] in labels]
+            made = {**dict(zip(RUN, run, strict=True)), "fingerprint": fingerprints[run]}
+            added += [_failed_row(row, made) for row in missing if row["label"] in labels]
     return pd.concat([scores, pd.DataFrame(added, columns=list(COLUMNS))], ignore_index=True) if added else scores
 
 
@@ -197,10 +211,15 @@ def _lacking_cases(table: pd.DataFrame, ground: str) -> dict[tuple[Any, ...], li
     return found
 
 
-def _failed_row(known: Mapping[Any, Any], run: Sequence[Any]) -> dict[str, Any]:
-    """The row of a case that a training lacks, from the row that another training has of it."""
+def _failed_row(known: Mapping[Any, Any], training: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of a case that a training lacks, from the row that another training has of it.
+
+    Args:
+        known: that row.
+        training: columns that say which training lacks the case.
+    """
     metric = known["metric"]
-    row = {**known, **dict(zip(RUN, run, strict=True))}
+    row = {**known, **training}
     if known["status"] == NOT_ANNOTATED:  # nothing to fail at
         return {**row, "value": float("nan") if metric in METRICS else 0.0, "n_pred": 0, "prediction": ""}
     n_ref = int(known["n_ref"])

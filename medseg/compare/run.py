@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg.errors import ConfigError, DataError
-from medseg.files import read_json, write_json, write_text, write_with
+from medseg.files import sha256_bytes, sha256_file, write_text
 from medseg.outputs import writing
 from medseg.progress import say
+from medseg.records import read_record, write_record
 from medseg.results.folders import CompareFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAKER = "medseg compare"
 
 
 def run(score_files: Sequence[Path], out: Path, margin: float | None = None) -> None:
@@ -38,9 +44,10 @@ def _compare(score_files: Sequence[Path], out: Path, margin: float | None) -> No
     from medseg.compare.definitions import definitions
     from medseg.compare.leaderboard import columns, leaderboard_rows
     from medseg.compare.pairs import pair_rows
-    from medseg.compare.rows import read_scores
+    from medseg.compare.rows import read_scores, trainings_of
     from medseg.compare.summary import summary_rows, tail
     from medseg.compare.winner import winner_rows
+    from medseg.evaluate.table import write_table
 
     scores = read_scores(score_files)
     found = blocks(scores)
@@ -50,21 +57,23 @@ def _compare(score_files: Sequence[Path], out: Path, margin: float | None) -> No
     tails = [{"dataset": b.dataset, "split": b.split, "model": b.model, **tail(b)} for b in found]
 
     files = CompareFolder(out)
-    write_with(files.scores, lambda path: scores.to_parquet(path, index=False))
+    write_table(files.scores, scores)
     text = io.StringIO()
     writer = csv.DictWriter(text, columns(), lineterminator="\n")
     writer.writeheader()
     writer.writerows(ranking)
     write_text(files.leaderboard, text.getvalue())
-    write_json(
+    write_record(
         files.summary,
         {
+            "trainings": trainings_of(scores),
             "rows": summary,
             "pairs": pairs,
             "secondary": secondary,
             "winners": winner_rows(found, ranking),
             "tails": tails,
             "definitions": definitions(summary),
+            "files": {path.name: sha256_file(path) for path in (files.scores, files.leaderboard)},
         },
     )
     say(f"compare: {len(ranking)} rows in the leaderboard, {len(pairs)} paired comparisons -> {out}")
@@ -74,19 +83,45 @@ def read_leaderboard(compare_dir: Path) -> list[dict[str, str]]:
     """Rows of ``leaderboard.csv`` as text, in its order.
 
     Raises:
-        DataError: if it is missing or not as written by ``run``.
+        DataError: if it is missing or not as written by ``run``, together with ``summary.json``.
     """
     from medseg.compare.leaderboard import columns
 
     path = CompareFolder(compare_dir).leaderboard
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run `medseg compare` first") from None
+    data = _checked(path, read_summary(compare_dir))
+    rows = list(csv.DictReader(io.StringIO(data.decode(), newline="")))
     if not rows or set(columns()) - set(rows[0]):
-        raise DataError(f"{path}: not a leaderboard written by this version of `medseg compare`; run it again")
+        raise DataError(f"{path}: not a leaderboard written by this version of `{MAKER}`; run it again")
     return rows
+
+
+def read_compared_scores(compare_dir: Path) -> pd.DataFrame:
+    """``scores.parquet`` of a comparison: the score rows of all trainings.
+
+    Raises:
+        DataError: if it is missing or not as written by ``run``, together with ``summary.json``.
+    """
+    from medseg.evaluate.table import read_table
+
+    path = CompareFolder(compare_dir).scores
+    _checked(path, read_summary(compare_dir))
+    return read_table(path, MAKER)
+
+
+def _checked(path: Path, summary: Mapping[str, Any]) -> bytes:
+    """The bytes of a file whose digest is in the summary."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run `{MAKER}` again") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    if sha256_bytes(data) != summary["files"].get(path.name):
+        raise DataError(
+            f"{path}: damaged, edited, or of another comparison than {CompareFolder(path.parent).summary.name} beside "
+            f"it (SHA-256 differs); run `{MAKER}` again"
+        )
+    return data
 
 
 def read_summary(compare_dir: Path) -> dict[str, Any]:
@@ -96,8 +131,8 @@ def read_summary(compare_dir: Path) -> dict[str, Any]:
         DataError: if it is missing, damaged or of another version.
     """
     path = CompareFolder(compare_dir).summary
-    value = read_json(path)
-    needed = {"rows", "pairs", "secondary", "winners", "tails", "definitions"}
-    if not isinstance(value, dict) or needed - set(value):
-        raise DataError(f"{path}: not as written by this version of `medseg compare`; run it again")
+    value = read_record(path, MAKER)
+    needed = {"trainings", "rows", "pairs", "secondary", "winners", "tails", "definitions", "files"}
+    if needed - set(value):
+        raise DataError(f"{path}: not as written by this version of `{MAKER}`; run it again")
     return value

@@ -14,7 +14,7 @@ from medseg.config import Config
 from medseg.errors import DataError
 from medseg.evaluate.choice import choice_of
 from medseg.evaluate.score import COLUMNS, score_case
-from medseg.files import write_with
+from medseg.evaluate.table import read_table, write_table
 from medseg.formats.read import read_labels, read_recorded
 from medseg.image.geometry import require_same_grid
 from medseg.image.labels import LabelTable
@@ -39,7 +39,7 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path, shard
     """
     target = out if shard is None else table_of_shard(out, shard.name)
     with writing(target):
-        _write_table(_score(config, read_manifest(manifest_path), read_predictions(predictions), shard), target)
+        write_table(target, _score(config, read_manifest(manifest_path), read_predictions(predictions), shard))
 
 
 def _score(config: Config, manifest: Manifest, given: Predictions, shard: Shard | None) -> pd.DataFrame:
@@ -52,7 +52,9 @@ def _score(config: Config, manifest: Manifest, given: Predictions, shard: Shard 
         reference, grid = manifest.labels.to_channels(read_case_labels(case, folder)), case.geometry
         predicted = None if entry.failed else _read_prediction(given.folder, case, entry, manifest.labels)
         made = (reference, predicted, manifest.labels, grid)
-        rows += score_case(given.key, case.id, case.subject, *made, entry.failed, entry.sha256, choice)
+        rows += score_case(
+            given.key, case.id, case.subject, *made, entry.failed, entry.sha256, choice, given.fingerprint
+        )
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -63,7 +65,7 @@ def join(predictions: Path, out: Path, count: int) -> None:
         DataError: if a shard's table is missing or damaged, or is not about these predictions.
     """
     with writing(out):
-        _write_table(_joined(read_predictions(predictions), out, count), out)
+        write_table(out, _joined(read_predictions(predictions), out, count))
 
 
 def _joined(given: Predictions, out: Path, count: int) -> pd.DataFrame:
@@ -79,14 +81,11 @@ def _read_part(out: Path, shard: Shard, given: Predictions) -> pd.DataFrame:
     """The table of a shard, if it was made from these predictions."""
     path = table_of_shard(out, shard.name)
     again = f"run `medseg evaluate --shard {shard.index}/{shard.count}` again"
-    try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {error}; {again}") from error
+    table = read_table(path, f"medseg evaluate --shard {shard.index}/{shard.count}")
     missing = set(COLUMNS) - set(table.columns)
     if missing:
         raise DataError(f"{path}: columns {sorted(missing)} are missing; {again}")
-    for column, value in asdict(given.key).items():
+    for column, value in {**asdict(given.key), "fingerprint": given.fingerprint}.items():
         other = set(table[column]) - {value}
         if other:
             raise DataError(f"{path}: scores of {column} {sorted(other)}; {given.folder} is of '{value}'; {again}")
@@ -98,10 +97,6 @@ def _read_part(out: Path, shard: Shard, given: Predictions) -> pd.DataFrame:
     if stale:
         raise DataError(f"{path}: the predictions of {', '.join(stale[:3])} changed after they were scored; {again}")
     return table
-
-
-def _write_table(table: pd.DataFrame, out: Path) -> None:
-    write_with(out, lambda path: table.to_parquet(path, index=False))
 
 
 def _read_prediction(folder: Path, case: Case, entry: PredictedCase, labels: LabelTable) -> NDArray[Any]:

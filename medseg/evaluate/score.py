@@ -36,6 +36,7 @@ COLUMNS = (
     "spacing",
     "diagonal",
     "prediction",
+    "fingerprint",
 )
 # Status of a row. The first two have a value, so has ``failed`` where the reference shows the class; the others have
 # none, because the reference does not show the class.
@@ -65,6 +66,7 @@ def score_case(
     failure: str = "",
     digest: str = "",
     choice: Choice = DEFAULT,
+    fingerprint: str = "",
 ) -> list[Mapping[str, Any]]:
     """Score one case.
 
@@ -81,6 +83,7 @@ def score_case(
         failure: why there is no prediction; one line.
         digest: SHA-256 of the label map that is scored, so that what is shown later is what was scored.
         choice: metrics and tolerances.
+        fingerprint: of the training that predicted.
 
     Returns:
         Rows of ``COLUMNS``, for every region or else foreground class: the metrics, then counts and volumes.
@@ -93,6 +96,7 @@ def score_case(
     found = pairs(reference, predicted, table.members, grid.spacing, tolerances, counts)
     spacing = f"{' x '.join(f'{v:.6g}' for v in grid.spacing)} {grid.unit}"
     facts = {**asdict(key), "case": case, "subject": subject, "spacing": spacing, "prediction": digest}
+    facts["fingerprint"] = fingerprint
     # What a distance of a case counts that was missed; compare needs it for cases that a training lacks.
     facts["diagonal"] = box_diagonal(grid.shape, grid.spacing)
     rows: list[Mapping[str, Any]] = []

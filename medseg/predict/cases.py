@@ -74,7 +74,7 @@ class Task:
     def record(self, out: Path, entries: Mapping[str, PredictedCase]) -> Predictions:
         """What ``predictions.json`` says, cases in the order of the task."""
         cases = {case_id: entries[case_id] for case_id in self.cases}
-        return Predictions(out, self.key, self.weights_sha256, self.mirror, cases)
+        return Predictions(out, self.key, self.checkpoint.fingerprint, self.weights_sha256, self.mirror, cases)
 
 
 def predict_task_cases(task: Task, case_ids: Sequence[str], out: Path, label: str) -> dict[str, PredictedCase]:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import DataError
-from medseg.files import read_json, write_json
 from medseg.formats.read import open_content
+from medseg.records import as_written, read_record, write_record
 from medseg.results.folders import PredictionFolder
-from medseg.results.key import VALIDATION, RunKey
+from medseg.results.key import RunKey
+
+MAKER = "medseg predict"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Predictions:
     Attributes:
         folder: where the label maps lie.
         key: which training, which split.
+        fingerprint: of that training, from its ``model.json``.
         weights_sha256: digest of its weights.
         mirror: whether predictions are means over mirror images; None: not recorded.
         cases: case id -> its prediction, or why there is none.
@@ -60,6 +63,7 @@ class Predictions:
 
     folder: Path
     key: RunKey
+    fingerprint: str
     weights_sha256: str
     mirror: bool | None
     cases: Mapping[str, PredictedCase]
@@ -79,7 +83,7 @@ def write_predictions(predictions: Predictions) -> None:
     """Write the record into the predictions' folder; to be called last, since its presence means complete."""
     key = predictions.key
     done = {} if predictions.postprocess is None else {"postprocess": predictions.postprocess}
-    write_json(
+    write_record(
         PredictionFolder(predictions.folder).record,
         {
             "dataset": key.dataset,
@@ -87,6 +91,7 @@ def write_predictions(predictions: Predictions) -> None:
             "model": key.model,
             "fold": key.fold,
             "seed": key.seed,
+            "fingerprint": predictions.fingerprint,
             "weights_sha256": predictions.weights_sha256,
             "mirror": predictions.mirror,
             "cases": {case: entry.to_json() for case, entry in predictions.cases.items()},
@@ -101,18 +106,17 @@ def read_predictions(path: Path) -> Predictions:
     Raises:
         DataError: if it is missing, damaged or not as written by ``write_predictions``.
     """
-    value = read_json(path)
-    try:
+    value = read_record(path, MAKER)
+    with as_written(path, MAKER):
         return Predictions(
             path.parent,
-            RunKey(value["dataset"], value["model"], value["fold"], value["seed"], value.get("split", VALIDATION)),
+            RunKey(value["dataset"], value["model"], value["fold"], value["seed"], value["split"]),
+            value["fingerprint"],
             value["weights_sha256"],
-            value.get("mirror"),
+            value["mirror"],
             {case: PredictedCase.from_json(entry) for case, entry in value["cases"].items()},
             value.get("postprocess"),
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not as written by `medseg predict` ({error!r}); run it again") from error
 
 
 def find_scored(folders: list[PredictionFolder], scored: Mapping[str, str]) -> Predictions:

@@ -1,19 +1,23 @@
 """The journal of a training: one JSON line per record, beside the resume state.
 
-Others read it while it grows; training never waits for them.
+Others read it while it grows; training never waits for them. Every line has a digest of itself, since a training that
+resumes takes the lines of its earlier attempts over into the history that it leaves.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from medseg.files import write_text
+from medseg.files import write_bytes
+from medseg.progress import say
+from medseg.records import DIGEST, is_signed, signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +35,22 @@ class Record:
     metrics: Mapping[str, float]
 
 
+def line_of(step: int, time_ms: int, metrics: Mapping[str, float | None]) -> str:
+    """A line of a journal, with its digest and line break; what is undefined has no place in it."""
+    known = {name: value for name, value in metrics.items() if value is not None and math.isfinite(value)}
+    return json.dumps(signed({"step": step, "time_ms": time_ms, "metrics": known}), allow_nan=False) + "\n"
+
+
 def parse_record(line: str | bytes) -> Record:
     """The record in a line of a journal.
 
     Raises:
-        ValueError: if the line is not a record, e.g. the torn last line of a killed training.
+        ValueError: if the line is not a record, e.g. the torn last line of a killed training, or was changed.
     """
     try:
         facts = json.loads(line)
+        if not is_signed(facts):
+            raise ValueError(f"its {DIGEST} is missing or differs")
         metrics = {str(name): float(value) for name, value in facts["metrics"].items() if value is not None}
         return Record(int(facts["step"]), int(facts["time_ms"]), metrics)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -48,7 +60,7 @@ def parse_record(line: str | bytes) -> Record:
 def read_records(path: Path) -> list[Record]:
     """The records of a journal in the order of its lines; none if there is no such file, torn lines left out."""
     records = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError):
             records.append(parse_record(line))
     return records
@@ -68,16 +80,15 @@ class Journal:
         self.file: IO[str] | None = None
         if path is None:
             return
-        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-        write_text(path, "".join(line for line in lines if _is_kept(line, resume_step)))
+        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        write_bytes(path, b"".join(line for line in lines if _is_kept(path, line, resume_step)))
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open for the life of the training)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one record; readable by others at once, on disk when the kernel pleases (it can be recomputed)."""
         if self.file is None:
             return
-        record = {"step": step, "time_ms": int(time.time() * 1000), "metrics": dict(metrics)}
-        self.file.write(json.dumps(record) + "\n")
+        self.file.write(line_of(step, int(time.time() * 1000), metrics))
         self.file.flush()
 
     def close(self) -> None:
@@ -86,9 +97,12 @@ class Journal:
             self.file.close()
 
 
-def _is_kept(line: str, resume_step: int) -> bool:
-    """Whether a line is whole and of no later step."""
+def _is_kept(path: Path, line: bytes, resume_step: int) -> bool:
+    """Whether a line is whole and of no later step; a damaged one, other than the torn last one, is reported."""
+    if not line.endswith(b"\n"):
+        return False
     try:
-        return line.endswith("\n") and parse_record(line).step <= resume_step
-    except ValueError:
+        return parse_record(line).step <= resume_step
+    except ValueError as error:
+        say(f"{path}: a line was damaged and is left out, so that the curves lack its points ({error})")
         return False

@@ -111,6 +111,11 @@ def generations(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{PREFIX}*"), reverse=True)
 
 
+def saved_step(folder: Path) -> int:
+    """Steps of the newest generation; a finished training saves its last."""
+    return int(generations(folder)[0].name.removeprefix(PREFIX))
+
+
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """An optimiser's state as JSON scalars and tensors, keyed ``optimizer.<parameter>.<name>``."""
     tensors, scalars = {}, {}

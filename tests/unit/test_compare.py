@@ -583,7 +583,7 @@ def test_the_same_scores_give_the_same_bytes_in_any_order(tmp_path: Path) -> Non
     two = write_scores(tmp_path / "two.parquet", score_rows(TWO_CLASSES, model="two")[::-1])
     run([one, two], tmp_path / "x")
     run([two, one], tmp_path / "y")
-    names = sorted(p.name for p in (tmp_path / "x").iterdir())
+    names = sorted(p.name for p in (tmp_path / "x").iterdir() if not p.name.startswith("."))
     assert names == ["leaderboard.csv", "scores.parquet", "summary.json"]
     for name in names:
         assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "y" / name).read_bytes()

@@ -17,13 +17,14 @@ from medseg.errors import ConfigError, DataError, GeometryError, MedsegError
 from medseg.evaluate import run as stage
 from medseg.evaluate.choice import DEFAULT
 from medseg.evaluate.score import ABSENT, COLUMNS, MISSED, NOT_ANNOTATED, OK, SPURIOUS, score_case
-from medseg.files import read_json, sha256_file, write_json
+from medseg.files import sha256_file
 from medseg.formats.read import read_labels
 from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest, write_manifest
 from medseg.metrics.table import METRICS, QUANTITIES
+from medseg.records import read_record, write_record
 from medseg.results.key import RunKey
 from medseg.shards import Shard
 
@@ -146,14 +147,14 @@ def predictions(study: Any, tmp_path: Path) -> Any:
 
 def seal(path: Path) -> None:
     """Record the digests of the files that are there."""
-    facts = read_json(path)
+    facts = read_record(path, "")
     for entry in facts["cases"].values():
         entry["sha256"] = sha256_file(path.parent / entry["file"])
-    write_json(path, facts)
+    write_record(path, facts)
 
 
 def first_file(path: Path) -> Path:
-    return path.parent / next(iter(read_json(path)["cases"].values()))["file"]
+    return path.parent / next(iter(read_record(path, "")["cases"].values()))["file"]
 
 
 def evaluated(study: Any, name: str, path: Path, out: Path) -> pd.DataFrame:
@@ -164,7 +165,7 @@ def evaluated(study: Any, name: str, path: Path, out: Path) -> pd.DataFrame:
 @pytest.mark.parametrize("name", ["flat", "solid"])
 def test_table_of_a_training(study: Any, tmp_path: Path, name: str) -> None:
     table = evaluated(study, name, study.predictions(name), tmp_path / "F.parquet")
-    cases = read_json(study.predictions(name))["cases"]
+    cases = read_record(study.predictions(name), "")["cases"]
     assert tuple(table.columns) == COLUMNS
     metrics = [*DEFAULT.of_label("ball"), *QUANTITIES]
     assert table.groupby(["case", "label"])["metric"].apply(list).tolist() == [metrics] * (len(cases) * 2)
@@ -184,7 +185,7 @@ def test_a_perfect_prediction_scores_one_and_equal_tables_have_equal_bytes(
     study: Any, predictions: Any, tmp_path: Path
 ) -> None:
     path = predictions("solid")
-    for case, entry in read_json(path)["cases"].items():
+    for case, entry in read_record(path, "")["cases"].items():
         shutil.copy(study.folder("solid") / "labelsTr" / f"{case}.nii.gz", path.parent / entry["file"])
     seal(path)
     table = evaluated(study, "solid", path, tmp_path / "a.parquet")
@@ -273,9 +274,9 @@ def test_what_cannot_be_scored_is_an_error(study: Any, predictions: Any, tmp_pat
     elif damage == "gone":
         file.unlink()
     elif damage == "no case":
-        facts = read_json(path)
+        facts = read_record(path, "")
         facts["cases"]["ghost"] = next(iter(facts["cases"].values()))
-        write_json(path, facts)
+        write_record(path, facts)
         expected = "ghost"
     else:
         bare = read_manifest(manifest)
@@ -289,10 +290,10 @@ def test_what_cannot_be_scored_is_an_error(study: Any, predictions: Any, tmp_pat
 
 def test_a_prediction_recorded_as_failed_is_scored_as_the_worst(study: Any, predictions: Any, tmp_path: Path) -> None:
     path = predictions("flat")
-    facts = read_json(path)
+    facts = read_record(path, "")
     case = next(iter(facts["cases"]))
     facts["cases"][case] = {"failed": "the network's output is not finite"}
-    write_json(path, {**facts, "split": "test"})
+    write_record(path, {**facts, "split": "test"})
     table = evaluated(study, "flat", path, tmp_path / "F.parquet")
     mine = table[(table.case == case) & (table.metric == "dice") & (table.n_ref > 0)]
     assert set(mine.value) == {0.0}
@@ -339,7 +340,7 @@ def test_shards_joined_are_the_table_of_one_job(study: Any, tmp_path: Path, coun
     stage.run(study.config, study.manifest("flat"), predictions, tmp_path / "whole.parquet")
     # Two cases: of three shards, the last has none.
     for index in range(count):
-        with pytest.raises(DataError, match=f"run `medseg evaluate --shard {index}/{count}` again"):
+        with pytest.raises(DataError, match=f"no such file; run `medseg evaluate --shard {index}/{count}` first"):
             stage.join(predictions, out, count)
         stage.run(study.config, study.manifest("flat"), predictions, out, Shard(index, count))
     assert not out.exists()
@@ -372,7 +373,7 @@ def test_shards_of_other_predictions_are_not_joined(
     path, out = predictions("flat"), tmp_path / "scores.parquet"
     for index in range(2):
         stage.run(study.config, study.manifest("flat"), path, out, Shard(index, 2))
-    facts = read_json(path)
+    facts = read_record(path, "")
     # The first case is in the first of two shards.
     first = next(iter(facts["cases"]))
     if key == "cases":
@@ -383,7 +384,7 @@ def test_shards_of_other_predictions_are_not_joined(
         facts["cases"][first][key] = value
     else:
         facts[key] = value
-    write_json(path, facts)
+    write_record(path, facts)
     with pytest.raises(DataError, match=rf"shard-0-of-2\.parquet: {cause}.*; run `medseg evaluate --shard 0/2` again"):
         stage.join(path, out, 2)
     assert not out.exists()
