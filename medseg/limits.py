@@ -36,3 +36,9 @@ MAX_FOLDS = 10_000
 MAX_SEED = 2**63 - 1
 # Data sets x models x folds x seeds. Snakemake plans tens of thousands of jobs in minutes.
 MAX_TRAININGS = 100_000
+# Numbers in a network: some thousand times those of the largest one for segmentation.
+MAX_PARAMETERS = 10**12
+# model.json names every case that its weights have seen: some 200 bytes each.
+MAX_DESCRIPTION_BYTES = 1 << 26
+# Of a safetensors file: names and shapes of its tensors, some 100 bytes each. The format itself allows 100 MB.
+MAX_HEADER_BYTES = 1 << 24

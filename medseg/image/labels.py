@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.bounds import Bound, OutOfBounds, flag, perhaps, several, shortened, table, text, whole
 from medseg.errors import ConfigError, DataError
+from medseg.limits import MAX_CLASSES, MAX_LABEL
 from medseg.text import escaped, is_printable
 
 # Colour-blind-safe qualitative colours (Okabe & Ito 2008), without black.
@@ -68,6 +70,10 @@ class LabelTable:
             raise ConfigError(f"labels {dict(names)}: expected distinct values above 0, one per class")
         if len(kept) >= IGNORE:
             raise ConfigError(f"labels: {len(kept)} classes; at most {IGNORE - 1} are possible")
+        if max(values) > MAX_LABEL:
+            raise ConfigError(f"labels {dict(kept[-1:])}: expected values up to {MAX_LABEL}, the largest of 32 bits")
+        if len(regions or {}) >= IGNORE:
+            raise ConfigError(f"regions: {len(regions or {})} of them; at most {IGNORE - 1} are possible")
         if instances and len(kept) != 1:
             raise ConfigError(f"labels {dict(names)}: instance masks carry exactly one class, found {len(kept)}")
         if instances and regions:
@@ -183,17 +189,35 @@ class LabelTable:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> LabelTable:
-        """The inverse of ``to_json``."""
-        return cls.create(
-            value["names"],
-            instances=value["instances"],
-            regions=dict(value["regions"]),
-            order=value["order"],
-            ignore=value["ignore"],
-        )
+        """The inverse of ``to_json``.
+
+        Raises:
+            OutOfBounds: if a field is missing, or has another type or range.
+            ConfigError: as ``create``.
+        """
+        if not isinstance(value, Mapping) or (odd := value.keys() ^ _FIELDS.keys()):
+            found = value if not isinstance(value, Mapping) else sorted(map(str, odd))
+            raise OutOfBounds(f"labels: found {shortened(found)}; expected the fields {', '.join(_FIELDS)}")
+        read = {name: bound.read(f"labels.{name}", value[name]) for name, bound in _FIELDS.items()}
+        return cls.create(read.pop("names"), regions=dict(read.pop("regions")), **read)
 
 
 Unions = tuple[tuple[str, tuple[int, ...]], ...]
+_NAME, _VALUES = text(10_000), several(whole(1, MAX_LABEL), 1, MAX_CLASSES)
+_FIELDS: Mapping[str, Bound] = {
+    "names": table(whole(0, MAX_LABEL), MAX_CLASSES, keys=_NAME),
+    "instances": flag(),
+    "regions": several(
+        Bound(
+            "a name and its values",
+            lambda v: isinstance(v, list | tuple) and len(v) == 2 and _NAME.fits(v[0]) and _VALUES.fits(v[1]),
+        ),
+        0,
+        MAX_CLASSES,
+    ),
+    "order": several(whole(1, MAX_LABEL), 0, MAX_CLASSES),
+    "ignore": perhaps(whole(-MAX_LABEL, MAX_LABEL)),
+}
 
 
 def _check_names(names: Sequence[str]) -> None:

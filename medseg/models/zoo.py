@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from medseg.errors import PlanError
 from medseg.late import resolve
@@ -25,3 +29,17 @@ def build_model(network: str, spec: NetworkSpec) -> nn.Module:
     if spec.dims not in row.dims:
         raise PlanError(f"network '{network}' exists in {row.dims} dimensions, not in {spec.dims}")
     return with_instance_norm(resolve(row.builder)(spec, options_of(network, spec.options)))
+
+
+class _RealRates(TorchFunctionMode):
+    """Make rows of numbers for real: networks read the rates of their layers from them while they are built."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {**(kwargs or {}), "device": "cpu"} if func is torch.linspace else kwargs or {}
+        return func(*args, **given)
+
+
+def build_outline(network: str, spec: NetworkSpec) -> nn.Module:
+    """The same network without content (torch's device ``meta``): names, types and shapes of its tensors, no memory."""
+    with torch.device("meta"), _RealRates():
+        return build_model(network, spec)
