@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg.cli.options import ConfigFile, Dataset
+from medseg.cli.options import ConfigFile, Dataset, as_file, as_folder
 from medseg.machine import processors
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ def phantoms(config: ConfigFile, dataset: Dataset) -> None:
 def download(
     config: ConfigFile,
     dataset: Dataset,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="file that says what the folder came from")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="file that says what the folder came from", callback=as_file)
+    ] = None,
 ) -> None:
     """Fetch and unpack a data set's archive, unless its folder is there; an interrupted download is resumed."""
     from medseg.config import load_config
@@ -43,14 +45,20 @@ def download(
 def ingest(
     config: ConfigFile,
     dataset: Dataset,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="folder for manifest and folds")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="folder for manifest and folds", callback=as_folder)
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="only check, write nothing")] = False,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="cases read side by side; none: one per processor")
     ] = None,
     propose_subjects: Annotated[
         Path | None,
-        typer.Option("--propose-subjects", help="only write FILE.csv (case,subject): cases of one origin, one subject"),
+        typer.Option(
+            "--propose-subjects",
+            help="only write FILE.csv (case,subject): cases of one origin, one subject",
+            callback=as_file,
+        ),
     ] = None,
 ) -> None:
     """Check every file of a data set, in one pass; write its manifest and folds."""

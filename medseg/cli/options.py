@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +11,31 @@ import typer
 
 from medseg.shards import Shard
 
+
+def as_folder(path: Path | None) -> Path | None:
+    """The path of a folder to write into; raise ``NotADirectoryError`` if it, or a part of it, is a file.
+
+    Before the work, not after: a training takes days.
+    """
+    nearest = next((one for one in (path, *path.parents) if os.path.lexists(one)), None) if path is not None else None
+    if nearest is not None and not nearest.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    return path
+
+
+def as_file(path: Path | None) -> Path | None:
+    """The path of a file to write; raise ``IsADirectoryError`` if it is a folder, else as ``as_folder``."""
+    if path is not None and path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    as_folder(None if path is None else path.parent)
+    return path
+
+
 ConfigFile = Annotated[Path, typer.Option("--config", help="configuration: YAML, or results/<experiment>/config.json")]
 Dataset = Annotated[str, typer.Option("--dataset", help="name of a data set in the configuration")]
 ModelName = Annotated[str, typer.Option("--model", help="name of a model in the configuration")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="where the results go")]
+OutFolder = Annotated[Path, typer.Option("--out", "-o", help="folder that the results go into", callback=as_folder)]
+OutFile = Annotated[Path, typer.Option("--out", "-o", help="file that the result goes to", callback=as_file)]
 ManifestFile = Annotated[Path, typer.Option("--manifest", help="manifest.tsv of the ingest stage")]
 FingerprintFile = Annotated[Path, typer.Option("--fingerprint", help="fingerprint.json of the plan stage")]
 SplitsFile = Annotated[Path, typer.Option("--splits", help="splits.json of the ingest stage")]

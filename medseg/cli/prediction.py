@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medseg.cli.options import Code, ConfigFile, Join, ManifestFile, Out, Predictions, ShardOf, part_of
+from medseg.cli.options import Code, ConfigFile, Join, ManifestFile, OutFolder, Predictions, ShardOf, part_of
 
 if TYPE_CHECKING:
     from medseg.config import Config
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def predict(
     model: Annotated[str, typer.Option("--model", help="model folder, or an MLflow run id, runs:/… or models:/…")],
-    out: Out,
+    out: OutFolder,
     images: Annotated[list[Path] | None, typer.Argument(help="image files, or folders of DICOM slices")] = None,
     spacing: Annotated[
         list[float] | None, typer.Option("--spacing", help="pixel size in micrometres, once per axis")
@@ -112,7 +112,7 @@ def _keeps_probabilities(config: Config, manifest: Path) -> bool:
 
 
 def postprocess(
-    config: ConfigFile, manifest: ManifestFile, predictions: Predictions, out: Out, code: Code = None
+    config: ConfigFile, manifest: ManifestFile, predictions: Predictions, out: OutFolder, code: Code = None
 ) -> None:
     """Apply the operations that the data set's configuration names to predictions."""
     from medseg.config import load_config

@@ -14,14 +14,16 @@ from medseg.cli.options import (
     Join,
     ManifestFile,
     ModelName,
-    Out,
+    OutFile,
+    OutFolder,
     ShardOf,
     Workers,
+    as_file,
     part_of,
 )
 
 
-def fingerprint(config: ConfigFile, manifest: ManifestFile, out: Out, workers: Workers = 1) -> None:
+def fingerprint(config: ConfigFile, manifest: ManifestFile, out: OutFile, workers: Workers = 1) -> None:
     """Summarise a data set in the numbers that planning needs."""
     from medseg.config import load_config
     from medseg.plan.survey import run_fingerprint
@@ -35,7 +37,7 @@ def plan(
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="name of a model in the configuration")] = None,
     fingerprint: Annotated[Path | None, typer.Option("--fingerprint", help="fingerprint.json of the data set")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="where the plan goes")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="where the plan goes", callback=as_file)] = None,
     explain: Annotated[bool, typer.Option("--explain", help="print each decision with its rule and numbers")] = False,
     existing: Annotated[Path | None, typer.Option("--plan", help="explain this plan instead of making one")] = None,
 ) -> None:
@@ -63,7 +65,7 @@ def preprocess(
     config: ConfigFile,
     manifest: ManifestFile,
     fingerprint: FingerprintFile,
-    out: Out,
+    out: OutFolder,
     model: Annotated[str | None, typer.Option("--model", help="name of a model in the configuration")] = None,
     grid: Annotated[
         str | None, typer.Option("--grid", help="or the grid: name of its folder in results/…/preprocess")
@@ -99,7 +101,7 @@ def preprocess(
         stage.run(*inputs, part)
 
 
-def weights(config: ConfigFile, model: ModelName, out: Out) -> None:
+def weights(config: ConfigFile, model: ModelName, out: OutFile) -> None:
     """Fetch the trained weights that a model's encoder starts from, and write a record of them."""
     from medseg.config import load_config
     from medseg.errors import ConfigError

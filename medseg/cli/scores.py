@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.options import ConfigFile, Join, ManifestFile, Out, Predictions, ShardOf, part_of
+from medseg.cli.options import ConfigFile, Join, ManifestFile, OutFile, OutFolder, Predictions, ShardOf, part_of
 
 
 def evaluate(
     config: ConfigFile,
     manifest: ManifestFile,
     predictions: Predictions,
-    out: Out,
+    out: OutFile,
     shard: ShardOf = None,
     join: Join = None,
 ) -> None:
@@ -31,7 +31,7 @@ def evaluate(
 
 def compare(
     scores: Annotated[list[Path], typer.Argument(help="tables of the evaluate stage")],
-    out: Out,
+    out: OutFolder,
     margin: Annotated[
         float | None, typer.Option("--margin", help="difference in mean score that does not matter; none: not tested")
     ] = None,
@@ -45,7 +45,7 @@ def compare(
 def report(
     results: Annotated[Path, typer.Option("--results", help="results/<experiment>")],
     config: ConfigFile,
-    out: Out,
+    out: OutFolder,
 ) -> None:
     """Write the HTML report of an experiment."""
     from medseg.config import load_config

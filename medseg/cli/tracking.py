@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.options import ConfigFile, Out
+from medseg.cli.options import ConfigFile, OutFile, as_file
 
 
-def track_init(config: ConfigFile, out: Out) -> None:
+def track_init(config: ConfigFile, out: OutFile) -> None:
     """Create the tracking store and the experiment, once, before anything writes."""
     from medseg.config import load_config
     from medseg.tracking import init_store

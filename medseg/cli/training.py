@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.options import Code, ManifestFile, Out, SplitsFile
+from medseg.cli.options import Code, ManifestFile, OutFolder, SplitsFile, as_folder
 
 
 def train(
@@ -17,8 +17,10 @@ def train(
     splits: SplitsFile,
     fold: Annotated[int, typer.Option("--fold", min=0)],
     seed: Annotated[int, typer.Option("--seed", min=0)],
-    state: Annotated[Path, typer.Option("--state", help="folder for the state of unfinished trainings")],
-    out: Out,
+    state: Annotated[
+        Path, typer.Option("--state", help="folder for the state of unfinished trainings", callback=as_folder)
+    ],
+    out: OutFolder,
     code: Code = None,
     start: Annotated[
         str | None, typer.Option("--start", help="model to start from: its folder, or an MLflow run (see predict)")
