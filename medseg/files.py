@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from medseg.errors import BusyError, DataError
-from medseg.explained import writing_to
+from medseg.explained import explain, writing_to
 from medseg.fence import Run, allowed
 from medseg.progress import say
 
@@ -129,6 +129,8 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run the stage that makes it first") from None
     except (ValueError, OSError, RecursionError) as error:
+        if isinstance(error, OSError) and explain(error) is not None:
+            raise  # No damage that deleting would repair.
         raise DataError(f"{path}: not readable JSON ({error}); delete it and run its stage again") from error
 
 

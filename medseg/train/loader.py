@@ -40,6 +40,10 @@ WAIT_S = 1.0
 GONE_S = 2.0
 NOTHING = -1
 
+# Errors that a worker hands over instead of a batch: they have names for the user, here as there.
+Failure = MedsegError | OSError | MemoryError
+FAILURES = (MedsegError, OSError, MemoryError)
+
 # Reads the batch of a step into memory, and calls back with the position whose case it reads next.
 Read = Callable[[int, Callable[[int], None], Space], RawBatch]
 
@@ -134,7 +138,7 @@ def _in_order(
             position = int(worker.place[0])
             worker.process.kill()
             raise TrainingError(_message(worker, str(fault), step, suspects(step, position), timeout_s)) from None
-        if isinstance(answer, MedsegError):
+        if isinstance(answer, FAILURES):
             raise answer
         yield worker.spaces[index // len(crew) % SPACES].batch(step, answer)
 
@@ -143,14 +147,14 @@ class _NoAnswerError(Exception):
     """A worker died or hangs; the message says which."""
 
 
-def _answer(worker: _Worker, timeout_s: float) -> Sequence[int] | MedsegError:
+def _answer(worker: _Worker, timeout_s: float) -> Sequence[int] | Failure:
     waits = max(1, math.ceil(timeout_s / WAIT_S))
     for _ in range(waits):
         ready = wait([worker.link, worker.process.sentinel], timeout_s / waits)
         if worker.link in ready:
             # What it answered before it died still counts.
             with contextlib.suppress(EOFError, ConnectionError):
-                answer: Sequence[int] | MedsegError = worker.link.recv()
+                answer: Sequence[int] | Failure = worker.link.recv()
                 return answer
         if ready:
             worker.process.join(GONE_S)
@@ -196,10 +200,10 @@ def _serve(link: Connection, read: Read, spaces: Sequence[Space], place: NDArray
 
     while True:
         step, number = link.recv()
-        answer: tuple[int, ...] | MedsegError
+        answer: tuple[int, ...] | Failure
         try:
             answer = tuple(read(step, reading, spaces[number]).images.shape)
-        except MedsegError as error:
+        except FAILURES as error:
             answer = error
         place[0] = NOTHING
         link.send(answer)
