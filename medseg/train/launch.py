@@ -15,7 +15,7 @@ def launch(plan: Path) -> None:
     processes = Plan.from_json(read_json(plan)).machine.processes
     if processes == 1 or "WORLD_SIZE" in os.environ:
         return
-    runner = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "medseg"]
+    runner = ["-m", "medseg.train.torchrun", "--standalone", f"--nproc-per-node={processes}", "-m", "medseg"]
     os.execv(sys.executable, [sys.executable, *runner, *sys.argv[1:]])
 
 
