@@ -58,6 +58,7 @@ def _hold(lock: Path, name: str) -> None:
     except BlockingIOError:
         file.seek(0)
         first = file.read().strip() or "an unknown process"
+        file.close()
         raise BusyError(f"{name}/: {first} is already running a workflow here; wait for it or stop it") from None
     file.truncate(0)
     file.write(f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])})\n")
@@ -75,7 +76,6 @@ def take_over(results: Path) -> None:
     Args:
         results: ``results/{experiment}``, held by this process.
     """
-    draw_token(results)
     running = {}
     for name, owner in owners(results):
         if not is_here(owner):
@@ -86,12 +86,12 @@ def take_over(results: Path) -> None:
         say(f"{name}: process {owner['medseg.pid']} of an earlier run still works on it; asking it to stop")
         _send(owner, signal.SIGTERM)
     until = time.monotonic() + STOP_S
-    while alive := [owner for owner in running.values() if not is_orphan(owner)]:
-        if time.monotonic() > until:
-            for owner in alive:
-                _send(owner, signal.SIGKILL)
-            break
+    while any(not is_orphan(owner) for owner in running.values()) and time.monotonic() < until:
         time.sleep(0.1)
+    # Not before: what they save when they are asked to stop is theirs to write.
+    draw_token(results)
+    for owner in running.values():
+        _send(owner, signal.SIGKILL)
     sweep(RunFolder(results).made)
 
 
