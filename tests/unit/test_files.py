@@ -161,7 +161,15 @@ print("holding", flush=True)
 sys.stdin.read()
 """
 LOCK = "from medseg.files import writer_lock\nlock = writer_lock(Path(sys.argv[1])); lock.__enter__()"
-FOLDER = "from medseg.workflow import hold_folder\nhold_folder(Path(sys.argv[1]))"
+FOLDER = """
+from medseg.errors import MedsegError
+from medseg.takeover import hold_folder
+from medseg.workflow import stop
+try:
+    hold_folder(Path(sys.argv[1]), Path(sys.argv[1], "results"))
+except MedsegError as error:
+    raise stop(error)
+"""
 
 
 def holder(setup: str, folder: Path) -> subprocess.Popen[str]:
@@ -202,12 +210,7 @@ def test_lock_is_freed_by_an_error(tmp_path: Path) -> None:
         pass
 
 
-def test_second_workflow_in_a_folder_is_refused_with_exit_code_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from medseg import workflow
-
-    monkeypatch.setattr(workflow, "_held", [])
+def test_second_workflow_in_a_folder_is_refused_with_exit_code_2(tmp_path: Path) -> None:
     first = holder(FOLDER, tmp_path)
     locks = tmp_path / ".snakemake" / "locks"
     (locks / "0.input.lock").write_text("stale, of the killed run")
