@@ -60,9 +60,10 @@ def read_table(path: Path, maker: str) -> pd.DataFrame:
     if sha256_bytes(data[:at] + PLACE + data[end:]).encode() != data[at:end]:
         raise DataError(f"{path}: damaged or edited since it was written (its digest differs); {fix}")
     try:
-        return parquet.read_table(pa.BufferReader(data)).to_pandas()
+        table: pd.DataFrame = parquet.read_table(pa.BufferReader(data)).to_pandas()
     except (pa.ArrowException, ValueError, OSError) as error:
         raise DataError(f"{path}: cannot be read by this version of pyarrow ({error}); {fix}") from error
+    return table
 
 
 def _place(data: bytes) -> int:

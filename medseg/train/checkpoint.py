@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from medseg.errors import CheckpointError, DataError, MedsegError
-from medseg.files import read_json, sha256_bytes, write_bytes, write_json
+from medseg.bounds import OutOfBounds, shortened
+from medseg.errors import CheckpointError, MedsegError
+from medseg.files import sha256_bytes, write_bytes
 from medseg.image.labels import LabelTable
-from medseg.models.zoo import build_model
+from medseg.models.zoo import build_model, build_outline
 from medseg.plan.plan import Plan
+from medseg.records import write_record
 from medseg.results.folders import ModelFolder
+from medseg.train.header import read_header
 from medseg.train.lineage import TrainedOn
+from medseg.trained import FORMAT, read_facts
 
-FORMAT = "medseg-model-1"
 # Raised while reading a description that another program or a disk fault has changed.
 NONSENSE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)
 ZIP_START = b"PK\x03\x04"
@@ -35,6 +38,7 @@ class Checkpoint:
         plan: how the network is built and images are prepared.
         fold, seed: which training.
         fingerprint: digest of plan, data and code of the training.
+        inputs: the parts of the fingerprint by name, each a digest (``train.identity.digests_of``).
         provenance: versions and machine.
         trained_on: whose images its weights have seen, by way of other models as well; None: there is no record.
         allowed: what was wrong with the weights it started from and allowed by name, as text.
@@ -50,13 +54,14 @@ class Checkpoint:
     provenance: Mapping[str, Any]
     trained_on: TrainedOn | None = None
     allowed: tuple[str, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, network: nn.Module) -> None:
     """Write ``model.safetensors`` and then ``model.json``, which holds its digest."""
     files, weights = ModelFolder(folder), pack_tensors(network_tensors(network))
     write_bytes(files.weights, weights)
-    write_json(
+    write_record(
         files.description,
         {
             "format": FORMAT,
@@ -71,6 +76,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, network: nn.Module) -
             "plan": checkpoint.plan.to_json(),
             "parameters": sum(p.numel() for p in network.parameters()),
             "fingerprint": checkpoint.fingerprint,
+            "inputs": dict(checkpoint.inputs),
             "weights_sha256": sha256_bytes(weights),
             "allowed": list(checkpoint.allowed),
             "provenance": dict(checkpoint.provenance),
@@ -80,29 +86,40 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, network: nn.Module) -
 
 
 def read_checkpoint(folder: Path) -> tuple[Checkpoint, nn.Module]:
-    """Load a model folder: the description is checked first, then the digest, then every tensor's name and shape.
+    """Load a model folder.
+
+    The description is checked first, then name, type and shape of every tensor, and the digest; the network is built
+    last, when it is known that it has just these tensors, which are all there.
 
     Raises:
         CheckpointError: with what was found and what was expected; no code from the files is ever run.
     """
+    checkpoint, tensors = _read_folder(folder)
+    spec = checkpoint.plan.network
+    network = build_model(spec.name, spec)
+    load_tensors(network, tensors, ModelFolder(folder).weights, spec.name)
+    return checkpoint, network.eval()
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a model folder by name, checked as ``read_checkpoint`` does; the network itself is not built."""
+    return _read_folder(folder)[1]
+
+
+def _read_folder(folder: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
+    """The description and the tensors of a model folder, which are those of the network that it describes."""
     checkpoint, sha256 = read_description(folder)
-    path = ModelFolder(folder).weights
-    tensors = unpack_tensors(path, sha256)
+    spec, path = checkpoint.plan.network, ModelFolder(folder).weights
     try:
-        network = build_model(checkpoint.plan.network.name, checkpoint.plan.network)
+        outline = build_outline(spec.name, spec)
     except (*NONSENSE, MedsegError) as error:
         raise CheckpointError(
             f"{ModelFolder(folder).description}: describes a network that cannot be built ({error}); "
             "expected one of the zoo's"
         ) from None
-    load_tensors(network, tensors, path, checkpoint.plan.network.name)
-    return checkpoint, network.eval()
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a model folder by name, digest checked; the network itself is not built."""
-    _, sha256 = read_description(folder)
-    return unpack_tensors(ModelFolder(folder).weights, sha256)
+    _refuse_pickle(path)
+    check_outline(read_header(path), saved_tensors(outline), path, spec.name)
+    return checkpoint, unpack_tensors(path, sha256)
 
 
 def read_description(folder: Path) -> tuple[Checkpoint, str]:
@@ -112,17 +129,7 @@ def read_description(folder: Path) -> tuple[Checkpoint, str]:
         raise CheckpointError(
             f"{folder}: found {kind}; expected a folder with model.json and model.safetensors, as `medseg train` writes"
         )
-    path = ModelFolder(folder).description
-    if not path.is_file():
-        others = sorted(p.name for p in folder.iterdir())[:5] if folder.is_dir() else "nothing (no such folder)"
-        raise CheckpointError(f"{folder}: found {others}; expected model.json and model.safetensors")
-    try:
-        facts = read_json(path)
-    except DataError as error:
-        raise CheckpointError(str(error)) from None
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        found = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
-        raise CheckpointError(f"{path}: format {found!r}; expected {FORMAT!r}")
+    path, facts = ModelFolder(folder).description, read_facts(folder)
     try:
         checkpoint = Checkpoint(
             dataset=facts["dataset"]["name"],
@@ -133,14 +140,29 @@ def read_description(folder: Path) -> tuple[Checkpoint, str]:
             seed=facts["seed"],
             fingerprint=facts["fingerprint"],
             provenance=facts["provenance"],
-            # Models of earlier versions have neither.
             trained_on=TrainedOn.from_json(facts["trained_on"]) if "trained_on" in facts else None,
             allowed=tuple(facts.get("allowed", ())),
+            inputs=dict(facts["inputs"]),
         )
         weights_sha256 = str(facts["weights_sha256"])
-    except (*NONSENSE, MedsegError) as error:
-        raise CheckpointError(f"{path}: damaged or of another version ({error!r})") from None
+        _require_agreement(checkpoint)
+    except MedsegError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except NONSENSE as error:
+        raise CheckpointError(f"{path}: damaged or of another version ({shortened(error)})") from None
     return checkpoint, weights_sha256
+
+
+def _require_agreement(checkpoint: Checkpoint) -> None:
+    """Raise ``OutOfBounds`` unless data and plan have the same channels and classes."""
+    network, labels = checkpoint.plan.network, checkpoint.labels
+    for what, found, expected in (
+        ("dataset.channels", len(checkpoint.channels), network.in_channels),
+        ("dataset.labels", labels.classes, network.classes),
+        ("dataset.labels.regions", labels.members if labels.regions else (), network.regions),
+    ):
+        if found != expected:
+            raise OutOfBounds(f"{what}: found {shortened(found)}; the plan's network has {shortened(expected)}")
 
 
 def describe_file(path: Path) -> str:
@@ -160,12 +182,27 @@ def is_pickle(start: bytes) -> bool:
     return start.startswith(ZIP_START) or (start[:1] == b"\x80" and start[8:9] != b"{")
 
 
-def network_tensors(network: nn.Module) -> dict[str, Tensor]:
+def saved_tensors(network: nn.Module) -> dict[str, Tensor]:
     """All parameters and saved buffers by name, each once: MONAI's ``DynUNet`` registers its blocks under two names."""
     kept: dict[str, Tensor] = dict(network.named_parameters(remove_duplicate=True))
     saved = network.state_dict(keep_vars=True)
     kept |= {name: t for name, t in network.named_buffers(remove_duplicate=True) if name in saved}
-    return {name: t.detach().cpu().contiguous() for name, t in kept.items()}
+    return kept
+
+
+def _refuse_pickle(path: Path) -> None:
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    if is_pickle(start):
+        raise CheckpointError(f"{path}: found {describe_file(path)}; expected safetensors")
+
+
+def network_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """What is saved of a network: copies of its ``saved_tensors`` in main memory."""
+    return {name: t.detach().cpu().contiguous() for name, t in saved_tensors(network).items()}
 
 
 def load_tensors(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, name: str) -> None:
@@ -182,12 +219,9 @@ def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
 
 def unpack_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     """Read a safetensors file whose digest is known; raise ``CheckpointError`` if it is not that file."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    if is_pickle(data[:9]):
-        raise CheckpointError(f"{path}: found {describe_file(path)}; expected safetensors")
+    _refuse_pickle(path)
+    read_header(path)
+    data = path.read_bytes()
     if sha256_bytes(data) != sha256:
         raise CheckpointError(f"{path}: damaged (SHA-256 differs from the one recorded beside it)")
     try:
@@ -198,20 +232,33 @@ def unpack_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
 
 
 def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path, network: str) -> None:
-    """Raise ``CheckpointError`` naming the differences unless names and shapes agree."""
-    missing = sorted(expected.keys() - found.keys())
-    extra = sorted(found.keys() - expected.keys())
-    shapes = [
-        f"{n} {list(found[n].shape)} instead of {list(expected[n].shape)}"
-        for n in sorted(expected.keys() & found.keys())
-        if found[n].shape != expected[n].shape
-    ]
-    if missing or extra or shapes:
-        raise CheckpointError(
-            f"{path}: weights of another architecture than '{network}': "
-            f"{len(missing)} tensors missing {missing[:2]}, {len(extra)} unexpected {extra[:2]}, "
-            f"{len(shapes)} of another shape {shapes[:2]}"
-        )
+    """Raise ``CheckpointError`` unless ``check_outline`` agrees and all numbers are finite."""
+    check_outline(found, expected, path, network)
     bad = sorted(n for n, t in found.items() if t.is_floating_point() and not torch.isfinite(t).all())
     if bad:
         raise CheckpointError(f"{path}: weights that are not finite: {bad[:3]}")
+
+
+def check_outline(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path, network: str) -> None:
+    """Raise ``CheckpointError`` naming the differences unless names, shapes and types agree."""
+    missing = sorted(expected.keys() - found.keys())
+    extra = sorted(found.keys() - expected.keys())
+    both = sorted(expected.keys() & found.keys())
+    shapes = [
+        f"{n} {list(found[n].shape)} instead of {list(expected[n].shape)}"
+        for n in both
+        if found[n].shape != expected[n].shape
+    ]
+    types = [
+        f"{n} {_type(found[n])} instead of {_type(expected[n])}" for n in both if found[n].dtype != expected[n].dtype
+    ]
+    if missing or extra or shapes or types:
+        raise CheckpointError(
+            f"{path}: weights of another architecture than '{network}': "
+            f"{len(missing)} tensors missing {shortened(missing[:2])}, {len(extra)} unexpected {shortened(extra[:2])}, "
+            f"{len(shapes)} of another shape {shapes[:2]}, {len(types)} of another type {types[:2]}"
+        )
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -1,7 +1,7 @@
 """What a finished training leaves beside its weights: ``timing.json`` and ``history.jsonl``.
 
-Both hold times, which differ from one attempt to the next, so ``model.json`` has no digest of them: equal trainings have
-equal model files. ``timing.json`` has the digest of the history, and names the training that both are of.
+Both hold times, which differ from one attempt to the next, so ``model.json`` has no digest of them: equal trainings
+have equal model files. ``timing.json`` has the digest of the history, and names the training that both are of.
 """
 
 from __future__ import annotations

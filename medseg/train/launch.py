@@ -6,13 +6,12 @@ import os
 import sys
 from pathlib import Path
 
-from medseg.files import read_json
-from medseg.plan.plan import Plan
+from medseg.plan.plan import read_plan
 
 
 def launch(plan: Path) -> None:
     """Replace this process by ``torchrun`` of its own command if the plan has several processes and this is none."""
-    processes = Plan.from_json(read_json(plan)).machine.processes
+    processes = read_plan(plan).machine.processes
     if processes == 1 or "WORLD_SIZE" in os.environ:
         return
     runner = ["-m", "medseg.train.torchrun", "--standalone", f"--nproc-per-node={processes}", "-m", "medseg"]

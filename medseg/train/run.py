@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,68 +12,27 @@ from medseg.engine.group import joined
 from medseg.engine.phases import Phases
 from medseg.engine.placement import flushed_subnormals
 from medseg.errors import DataError, PlanError
-from medseg.files import digest_of, read_json, write_bytes, write_json, writer_lock
+from medseg.files import digest_of, writer_lock
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_split
 from medseg.machine import fast_precision
 from medseg.outputs import writing
-from medseg.plan.plan import VALIDATION_CASES, Plan
+from medseg.plan.plan import VALIDATION_CASES, Plan, read_plan
 from medseg.preprocess.store import open_store
 from medseg.progress import say
 from medseg.provenance import environment
+from medseg.records import read_record, write_record
 from medseg.results.folders import IngestFolder, ModelFolder
 from medseg.train.checkpoint import Checkpoint, read_description, write_checkpoint
-from medseg.train.journal import parse_record, read_records
+from medseg.train.history import write_history
+from medseg.train.identity import Inputs, digests_of, facts_of, fingerprint_of, start_of
+from medseg.train.journal import read_records
 from medseg.train.lineage import StartModel, TrainedOn, clear_start
 from medseg.train.loop import train
-from medseg.train.start import Start
+from medseg.train.resume import saved_step
 from medseg.train.state import FoldCases, RunOptions
 
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """The files that one training reads, and which training it is.
-
-    Attributes:
-        manifest, plan, index, splits: results of the stages before.
-        fold, seed: which training.
-        start: folder of the trained model that it starts from.
-        allow: what is allowed to be wrong with that model (``models.<name>.allow``).
-        weights: record of the encoder's trained weights, from the weights stage; needed where the plan names weights.
-    """
-
-    manifest: Path
-    plan: Path
-    index: Path
-    splits: Path
-    fold: int
-    seed: int
-    start: Path | None = None
-    allow: tuple[str, ...] = ()
-    weights: Path | None = None
-
-
-def fingerprint(plan: Plan, inputs: Inputs, start: Start, code: str) -> str:
-    """Digest of everything the weights depend on: plan, prepared data, fold, seed, first weights and code.
-
-    The number of steps is part of it, since the learning rate at every step depends on it: state of a shorter run,
-    continued, would give weights that no undisturbed run gives.
-    """
-    decisions = {k: v for k, v in plan.to_json().items() if k not in ("model", "reasons")}
-    digests = {case: entry["sha256"] for case, entry in read_json(inputs.index)["cases"].items()}
-    train, val = read_split(inputs.splits, inputs.fold)
-    facts = {"plan": decisions, "data": digests, "train": train, "val": val, "code": code}
-    return digest_of({**facts, "fold": inputs.fold, "seed": inputs.seed, "start": start.digests()})
-
-
-def fingerprint_of(inputs: Inputs, code: str) -> str:
-    """``fingerprint`` of the files on disk."""
-    plan = Plan.from_json(read_json(inputs.plan))
-    return fingerprint(plan, inputs, _start(plan, inputs), code)
-
-
-def _start(plan: Plan, inputs: Inputs) -> Start:
-    return Start.of(plan.network.options, inputs.start, inputs.weights)
+__all__ = ["Inputs", "fingerprint_of", "journal_path", "run"]
 
 
 def journal_path(state: Path, key: str) -> Path:
@@ -97,7 +56,7 @@ def run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions |
         CheckpointError: if the weights to start from are damaged, or are not what the plan names.
         TrainingError: if training does not come to an end.
     """
-    plan = Plan.from_json(read_json(inputs.plan))
+    plan = read_plan(inputs.plan)
     _require_possible_precision(plan, inputs.plan)
     # Before anything starts a thread.
     with flushed_subnormals(), joined(plan.machine.device, plan.machine.processes) as group:
@@ -116,7 +75,7 @@ def _require_possible_precision(plan: Plan, path: Path) -> None:
 def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions) -> None:
     begun = time.monotonic()
     manifest = read_manifest(inputs.manifest)
-    plan = Plan.from_json(read_json(inputs.plan))
+    plan = read_plan(inputs.plan)
     grid, cases, _ = open_store(inputs.index)
     if grid != plan.grid:
         raise PlanError(
@@ -129,8 +88,10 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions)
             f"{inputs.splits}: cases {absent[:3]} are not prepared in {inputs.index}; run `medseg ingest` again"
         )
     trained_on, allowed = _lineage(inputs, manifest, plan.model, train_ids, val_ids)
-    start = _start(plan, inputs)
-    key = fingerprint(plan, inputs, start, code)
+    start = start_of(plan, inputs)
+    facts = facts_of(plan, inputs, start, code)
+    # As by ``identity.fingerprint``.
+    key = digest_of(facts)
     chosen = FoldCases(
         [cases[i] for i in train_ids],
         [cases[i] for i in val_ids[:VALIDATION_CASES]],
@@ -149,12 +110,12 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions)
         say(f"{label}: {phases.summary()}")
         seconds = attempts["seconds"] + time.monotonic() - begun
         history = (folder / "journal.jsonl").read_bytes()
-        write_bytes(ModelFolder(out).history, history)
-        steps = parse_record(history.splitlines()[-1]).step
+        steps = saved_step(folder)
         timing: dict[str, Any] = {"seconds": round(seconds, 1), "steps": steps, "attempts": attempts["attempts"]}
         timing |= {"device": plan.machine.device, "threads": plan.machine.threads, "processes": plan.machine.processes}
         watched = [case.id for case in chosen.watch]
-        write_json(ModelFolder(out).timing, {**timing, "phases": phases.to_json(), "watched": watched})
+        timing |= {"phases": phases.to_json(), "watched": watched}
+        write_history(ModelFolder(out), history, key, timing)
         checkpoint = Checkpoint(
             manifest.dataset,
             manifest.channels,
@@ -166,6 +127,7 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions)
             environment(),
             trained_on,
             allowed,
+            digests_of(facts),
         )
         write_checkpoint(out, checkpoint, network)
 
@@ -208,7 +170,12 @@ def _lineage(
 def _attempts(folder: Path) -> dict[str, float]:
     """Count this attempt; time of earlier, killed ones is estimated from their journal's first and last record."""
     path = folder / "attempts.json"
-    attempts = read_json(path)["attempts"] + 1 if path.is_file() else 1
-    write_json(path, {"attempts": attempts})
+    attempts = 1
+    if path.is_file():
+        try:
+            attempts += int(read_record(path, "medseg train")["attempts"])
+        except (DataError, KeyError, TypeError, ValueError) as error:
+            say(f"train: attempts are counted anew, since their number cannot be read ({error})")
+    write_record(path, {"attempts": attempts})
     times = [record.time_ms for record in read_records(folder / "journal.jsonl")]
     return {"attempts": attempts, "seconds": (times[-1] - times[0]) / 1000 if times else 0.0}

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from medseg.errors import CheckpointError
 from medseg.image.labels import LabelTable
 from medseg.models.zoo import build_model
+from medseg.records import read_record, write_record
 from medseg.train.checkpoint import (
     Checkpoint,
     network_tensors,
@@ -45,10 +46,10 @@ def model(tmp_path: Path, tiny_plan: Any) -> Path:
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Write the description anew, with its digest, so that only its content can give it away."""
     path = folder / "model.json"
-    facts = json.loads(path.read_text())
-    facts = change(facts) or facts
-    path.write_text(json.dumps(facts))
+    facts = read_record(path, "")
+    write_record(path, change(facts) or facts)
 
 
 def seal(folder: Path) -> None:
@@ -136,8 +137,12 @@ def test_pickles_are_refused_and_never_run(model: Path, tmp_path: Path, disguise
         (lambda m: shutil.rmtree(m), "no such folder"),
         (lambda m: (m / "model.json").unlink(), r"model\.safetensors.*expected model\.json"),
         (lambda m: (m / "model.safetensors").unlink(), r"model\.safetensors: cannot be read"),
-        (lambda m: (m / "model.json").write_text("{"), r"model\.json.*not readable JSON"),
-        (lambda m: (m / "model.json").write_text("[1]"), "format 'list'; expected 'medseg-model-1'"),
+        (lambda m: (m / "model.json").write_text("{"), r"model\.json.*no readable JSON"),
+        (
+            lambda m: (m / "model.json").write_text("[1]"),
+            "has no digest; written by an earlier version.*run `medseg train` again",
+        ),
+        (lambda m: (m / "model.json").write_text((m / "model.json").read_text().replace("3", "4")), "digest differs"),
         (lambda m: edit(m, lambda f: f.update(format="medseg-model-9")), "'medseg-model-9'; expected 'medseg-model-1'"),
         (lambda m: edit(m, lambda f: f["plan"].update(depth=3)), "depth"),
     ],
@@ -149,7 +154,7 @@ def test_missing_and_foreign_files_are_named(model: Path, spoil: Callable[[Path]
 
 
 @pytest.mark.parametrize(
-    "key", ["format", "dataset", "plan", "fold", "seed", "fingerprint", "provenance", "weights_sha256"]
+    "key", ["format", "dataset", "plan", "fold", "seed", "fingerprint", "inputs", "provenance", "weights_sha256"]
 )
 def test_every_missing_key_of_the_description_is_an_error(model: Path, key: str) -> None:
     edit(model, lambda facts: facts.pop(key) and None)

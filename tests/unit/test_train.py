@@ -17,17 +17,19 @@ from torch import Tensor, nn
 
 from medseg.engine.step import Step
 from medseg.errors import BusyError, DataError, PlanError, TrainingError
-from medseg.files import read_json, sha256_file, write_json, writer_lock
+from medseg.files import read_json, sha256_file, writer_lock
 from medseg.image.labels import LabelTable
 from medseg.metrics.counts import dice_of_counts, overlap_counts
-from medseg.plan.plan import Plan
+from medseg.plan.plan import Plan, read_plan, write_plan
 from medseg.preprocess.store import PreparedCase
+from medseg.records import read_record, write_record
 from medseg.train import advance, saving
 from medseg.train import run as stage
 from medseg.train import state as train_state
 from medseg.train import validate as validation
 from medseg.train.data import RawBatch, batch_cases, make_batch
-from medseg.train.journal import Journal
+from medseg.train.identity import fingerprint
+from medseg.train.journal import Journal, line_of
 from medseg.train.loop import train
 from medseg.train.resume import generations
 from medseg.train.schedule import learning_rate
@@ -168,7 +170,7 @@ def test_journal_drops_what_the_killed_attempt_did_after_its_last_save(tmp_path:
 
 def test_a_torn_line_anywhere_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    whole = '{"step": 1, "time_ms": 5, "metrics": {"train/loss": 1.0}}\n'
+    whole = line_of(1, 5, {"train/loss": 1.0})
     for cut in range(1, len(whole)):
         path.write_text(whole + whole[:cut])
         journal = Journal(path, 10)
@@ -179,8 +181,7 @@ def test_a_torn_line_anywhere_is_dropped(tmp_path: Path) -> None:
 
 
 def test_attempts_are_counted_whatever_line_was_torn(tmp_path: Path) -> None:
-    whole = '{"step": 1, "time_ms": 5000, "metrics": {"train/loss": 1.0}}\n'
-    later = whole.replace("5000", "8500").replace('"step": 1', '"step": 2')
+    whole, later = line_of(1, 5000, {"train/loss": 1.0}), line_of(2, 8500, {"train/loss": 1.0})
     assert stage._attempts(tmp_path) == {"attempts": 1, "seconds": 0.0}
     for number, cut in enumerate(range(1, len(whole)), start=2):
         (tmp_path / "journal.jsonl").write_text(whole + later + whole[:cut])
@@ -342,17 +343,17 @@ def test_two_runs_of_the_stage_give_equal_weights_and_a_second_call_trains_no_mo
 
 
 def test_state_is_keyed_by_everything_the_weights_depend_on(study: Any, tmp_path: Path) -> None:
-    plan = Plan.from_json(read_json(study.plan("flat")))
+    plan = read_plan(study.plan("flat"))
     inputs = stage.Inputs(*arguments(study), 0, 0)
 
     def key(plan: Plan = plan, code: str = "code", start: Start | None = None, **changes: Any) -> str:
-        return stage.fingerprint(plan, replace(inputs, **changes), start or Start(), code)
+        return fingerprint(plan, replace(inputs, **changes), start or Start(), code)
 
-    facts = read_json(inputs.index)
+    facts = read_record(inputs.index, "")
     next(iter(facts["cases"].values()))["sha256"]["image.b2nd"] = "0" * 64
-    write_json(tmp_path / "index.json", facts)
-    folds = read_json(inputs.splits)
-    write_json(tmp_path / "splits.json", {**folds, "folds": folds["folds"][:1] * 2})
+    write_record(tmp_path / "index.json", facts)
+    folds = read_record(inputs.splits, "")
+    write_record(tmp_path / "splits.json", {**folds, "folds": folds["folds"][:1] * 2})
     different = {
         "same": key(),
         "seed": key(seed=1),
@@ -378,14 +379,14 @@ def test_state_is_keyed_by_everything_the_weights_depend_on(study: Any, tmp_path
 
 def test_inputs_that_do_not_belong_together_are_refused(study: Any, tmp_path: Path) -> None:
     manifest, plan, index, splits = arguments(study)
-    write_json(tmp_path / "plan.json", Plan.from_json(read_json(plan)).changed(spacing=(2.0, 2.0)).to_json())
+    write_plan(tmp_path / "plan.json", read_plan(plan).changed(spacing=(2.0, 2.0)))
     with pytest.raises(PlanError, match=r"another grid.*medseg preprocess"):
         stage.run(
             stage.Inputs(manifest, tmp_path / "plan.json", index, splits, 0, 0), tmp_path / "s", tmp_path / "o", "code"
         )
-    facts = read_json(splits)
+    facts = read_record(splits, "")
     facts["folds"][0]["val"].append("ghost")
-    write_json(tmp_path / "splits.json", facts)
+    write_record(tmp_path / "splits.json", facts)
     with pytest.raises(DataError, match="ghost"):
         stage.run(
             stage.Inputs(manifest, plan, index, tmp_path / "splits.json", 0, 0), tmp_path / "s", tmp_path / "o", "code"
@@ -400,7 +401,7 @@ def test_a_plan_made_elsewhere_does_not_train_in_a_precision_that_is_wrong_here(
     amx: bool, study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest, plan, index, splits = arguments(study)
-    write_json(tmp_path / "plan.json", Plan.from_json(read_json(plan)).changed(precision="bf16").to_json())
+    write_plan(tmp_path / "plan.json", read_plan(plan).changed(precision="bf16"))
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
     begun: list[Any] = []
     monkeypatch.setattr(stage, "_run", lambda *given: begun.append(given))

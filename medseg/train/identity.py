@@ -1,0 +1,75 @@
+"""What makes a training the one that it is: its inputs, the digest of them all, and whether a model is that one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg.files import digest_of
+from medseg.ingest.splits import read_split
+from medseg.plan.plan import Plan, read_plan
+from medseg.preprocess.store import open_store
+from medseg.train.start import Start
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The files that one training reads, and which training it is.
+
+    Attributes:
+        manifest, plan, index, splits: results of the stages before.
+        fold, seed: which training.
+        start: folder of the trained model that it starts from.
+        allow: what is allowed to be wrong with that model (``models.<name>.allow``).
+        weights: record of the encoder's trained weights, from the weights stage; needed where the plan names weights.
+    """
+
+    manifest: Path
+    plan: Path
+    index: Path
+    splits: Path
+    fold: int
+    seed: int
+    start: Path | None = None
+    allow: tuple[str, ...] = ()
+    weights: Path | None = None
+
+
+def facts_of(plan: Plan, inputs: Inputs, start: Start, code: str) -> dict[str, Any]:
+    """Everything the weights depend on: plan, prepared data, fold, seed, first weights and code.
+
+    The number of steps is part of it, since the learning rate at every step depends on it: state of a shorter run,
+    continued, would give weights that no undisturbed run gives.
+    """
+    decisions = {k: v for k, v in plan.to_json().items() if k not in ("model", "reasons")}
+    train, val = read_split(inputs.splits, inputs.fold)
+    facts = {"plan": decisions, "data": open_store(inputs.index)[2], "train": train, "val": val, "code": code}
+    return {**facts, "fold": inputs.fold, "seed": inputs.seed, "start": start.digests()}
+
+
+def fingerprint(plan: Plan, inputs: Inputs, start: Start, code: str) -> str:
+    """Digest of everything the weights depend on (``facts_of``)."""
+    return digest_of(facts_of(plan, inputs, start, code))
+
+
+def digests_of(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The parts of ``facts_of``, each as a digest, by which ``model.json`` says what a training was made from.
+
+    Fold and seed stand beside them. ``encoder`` and ``model``, weights that it started from, only where there are any.
+    """
+    split = [facts["train"], facts["val"]]
+    parts = {"plan": digest_of(facts["plan"]), "data": digest_of(facts["data"]), "split": digest_of(split)}
+    return {**parts, "code": facts["code"], **facts["start"]}
+
+
+def start_of(plan: Plan, inputs: Inputs) -> Start:
+    """What a training starts from; errors as ``Start.of``."""
+    return Start.of(plan.network.options, inputs.start, inputs.weights)
+
+
+def fingerprint_of(inputs: Inputs, code: str) -> str:
+    """``fingerprint`` of the files on disk."""
+    plan = read_plan(inputs.plan)
+    return fingerprint(plan, inputs, start_of(plan, inputs), code)
