@@ -26,8 +26,8 @@ MAX_CLASSES = 255
 MAX_LABEL = 2**32 - 1
 MAX_BATCH = 65_536
 MAX_STEPS = 10**9
-# Learning rate and weight decay.
-MAX_RATE = 1e3
+# Learning rate and weight decay; 32 bits hold no step that is much larger.
+MAX_RATE = 1e30
 # The largest machines have some hundred processors; a thread more is memory of the system.
 MAX_THREADS = 1024
 MAX_PROCESSES = 1024

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Width = Annotated[int, Field(ge=8)]
+# The papers have 64; what is wider than this is a mistake.
+Width = Annotated[int, Field(ge=8, le=1024)]
 EncoderName = Literal["alexnet", "vgg16", "googlenet", "resnet18", "resnet34", "resnet50", "resnet101"]
 # Normalisation of features. group and instance work at a batch of one; frozen_batch keeps the statistics of trained
 # weights.
@@ -143,7 +144,9 @@ class UNet2015Options(WidthOptions):
 class HypercolumnsOptions(EncoderOptions):
     """Hypercolumns over an encoder's features."""
 
-    hidden: int = Field(default=0, ge=0, description="channels of a hidden layer of the classifier; 0: it is linear")
+    hidden: int = Field(
+        default=0, ge=0, le=65_536, description="channels of a hidden layer of the classifier; 0: it is linear"
+    )
 
 
 class RCNNOptions(EncoderOptions):
@@ -151,8 +154,12 @@ class RCNNOptions(EncoderOptions):
 
     encoder: EncoderName = Field(default="alexnet", description="the classifier whose convolutions are used")
     norm: Norm = Field(default="none", description="normalisation of features; any makes crops forget their brightness")
-    regions: int = Field(default=64, ge=1, description="most proposals per image; half of them cover it as superpixels")
-    crop: int | None = Field(default=None, ge=16, description="voxels per axis of warped regions; none: 32, 3-D 20")
+    regions: int = Field(
+        default=64, ge=1, le=4096, description="most proposals per image; half of them cover it as superpixels"
+    )
+    crop: int | None = Field(
+        default=None, ge=16, le=512, description="voxels per axis of warped regions; none: 32, 3-D 20"
+    )
     svm: bool = Field(default=True, description="fit support vector machines on the features after the last step")
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, get_args, get_origin
 
+from medseg.bounds import shortened
 from medseg.config.section import Section
 from medseg.networks import NETWORKS
 from medseg.text import escaped
+
+# Names in one message.
+SHOWN = 30
 
 
 def explain_option(network: str, detail: Any) -> str:
@@ -52,8 +57,20 @@ def explain_error(detail: Any, root: type[Section]) -> str:
                     hint = f"; YAML reads {text} as text: write it as {_decimal(number)} (with a decimal point)"
         except ValueError:
             hint = ""
-    shown = json.dumps(found, default=str, ensure_ascii=False)
-    return f"'{where}': {detail['msg'].removeprefix('Value error, ')}, found {shown[:80]}{hint}"
+    return f"'{where}': {detail['msg'].removeprefix('Value error, ')}, found {_shown(found)}{hint}"
+
+
+def _shown(found: Any) -> str:
+    """What was found, in some eighty characters; as JSON where it is a single text or number."""
+    if found is None or isinstance(found, str | float | bool):
+        return json.dumps(found if not isinstance(found, str) else found[:80], ensure_ascii=False)[:80]
+    return shortened(found)
+
+
+def listed(names: Collection[str]) -> str:
+    """Names as a list for messages; there can be thousands."""
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(itertools.islice(names, SHOWN)) + more
 
 
 def _decimal(number: float) -> str:

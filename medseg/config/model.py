@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from medseg import limits
+from medseg.bounds import LARGEST
 from medseg.config.explain import explain_option
-from medseg.config.section import Count, Name, Positive, Section
+from medseg.config.section import Name, Rate, Section, Spacing, Steps
 from medseg.losses.table import LOSSES
 from medseg.networks import NETWORKS, options_of
 from medseg.recipes import LEARNING_RATES, NNUNET_FROM, RECIPES, Recipe, recipe_for
 
-# oneDNN in torch 2.13 writes beyond its memory in strided 1x1 convolutions (2-D, channels-last) of fewer channels than
-# a vector register holds: 8 numbers of 32 bits with AVX2.
-MIN_WIDTH = 8
 if TYPE_CHECKING:
     Network = str
     Loss = str
 else:
     Network, Loss = Literal[tuple(NETWORKS)], Literal[tuple(LOSSES)]
+Stride = Annotated[int, Field(ge=1, le=limits.MAX_STRIDE)]
 Normalization = Literal["zscore", "zscore_nonzero", "ct", "percentile", "rescale", "rgb", "none"]
 
 
@@ -32,31 +33,45 @@ class PlanOverrides(Section):
     resolution: Literal["full", "low"] = Field(
         default="full", description="low: the coarser grid that nnU-Net plans for volumes far larger than a patch"
     )
-    spacing: list[Positive] | None = Field(
+    spacing: list[Spacing] | None = Field(
         default=None,
         description="target spacing per axis, in the data's unit; a 2-D model on volumes: per axis of a slice",
     )
     normalization: Normalization | None = Field(default=None, description="intensity scaling of every channel")
-    patch: list[Count] | None = Field(default=None, description="training patch, voxels per axis")
-    batch: Count | None = Field(default=None, description="patches per step")
-    widths: list[Count] | None = Field(
-        default=None, description=f"feature channels per resolution stage, at least {MIN_WIDTH}"
+    patch: list[Annotated[int, Field(ge=1, le=limits.MAX_PATCH_AXIS)]] | None = Field(
+        default=None, description="training patch, voxels per axis"
     )
-    strides: list[list[Count]] | None = Field(default=None, description="stride of each stage, per axis")
+    batch: int | None = Field(default=None, ge=1, le=limits.MAX_BATCH, description="patches per step")
+    widths: list[Annotated[int, Field(ge=1, le=limits.MAX_WIDTH)]] | None = Field(
+        default=None,
+        max_length=limits.MAX_STAGES,
+        description=f"feature channels per resolution stage, at least {limits.MIN_WIDTH}",
+    )
+    strides: list[list[Stride]] | None = Field(
+        default=None, max_length=limits.MAX_STAGES, description="stride of each stage, per axis"
+    )
     precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = Field(
         default=None, description="arithmetic of the network"
     )
     channels_last: bool | None = Field(
         default=None, description="memory layout of images: channels innermost (what convolutions mostly prefer) or not"
     )
-    steps: Count | None = Field(default=None, description="training steps")
+    steps: Steps | None = Field(default=None, description="training steps")
+
+    @field_validator("patch")
+    @classmethod
+    def _patch_fits_somewhere(cls, value: list[int] | None) -> list[int] | None:
+        if value and math.prod(value) > limits.MAX_PATCH_VOXELS:
+            raise ValueError(f"{math.prod(value):,} voxels; expected at most {limits.MAX_PATCH_VOXELS:,} in all")
+        return value
 
     @field_validator("widths")
     @classmethod
     def _widths_run_everywhere(cls, value: list[int] | None) -> list[int] | None:
-        if value and min(value) < MIN_WIDTH:
+        if value and min(value) < limits.MIN_WIDTH:
             raise ValueError(
-                f"below {MIN_WIDTH} channels, strided 1x1 convolutions of oneDNN can crash; write {MIN_WIDTH} or more"
+                f"below {limits.MIN_WIDTH} channels, strided 1x1 convolutions of oneDNN can crash; "
+                f"write {limits.MIN_WIDTH} or more"
             )
         return value
 
@@ -118,15 +133,17 @@ class ModelConfig(Section):
     )
     loss: Loss = Field(default="dice_ce", description="training loss (docs/losses.md)")
     optimizer: Literal["adamw", "sgd"] | None = Field(default=None, description="optimiser; none: the recipe's")
-    lr: Positive | None = Field(default=None, description="peak learning rate; none: 2e-3 for adamw, 1e-2 for sgd")
+    lr: Rate | None = Field(default=None, description="peak learning rate; none: 2e-3 for adamw, 1e-2 for sgd")
     schedule: Literal["poly", "cosine", "constant"] | None = Field(
         default=None, description="how the learning rate falls (medseg/train/schedule.py); none: the recipe's"
     )
     warmup: float | None = Field(
         default=None, ge=0, lt=1, description="share of the steps, 100 at most, in which it rises; none: the recipe's"
     )
-    weight_decay: float | None = Field(default=None, ge=0, description="weight decay; none: the recipe's")
-    clip: Positive | None = Field(default=12.0, description="largest norm of the gradient; none: any")
+    weight_decay: float | None = Field(
+        default=None, ge=0, le=limits.MAX_RATE, description="weight decay; none: the recipe's"
+    )
+    clip: float | None = Field(default=12.0, gt=0, le=LARGEST, description="largest norm of the gradient; none: any")
     average: float | None = Field(
         default=None, gt=0, lt=1, description="keep the exponential mean of the weights, e.g. 0.999; none: the last"
     )
@@ -155,9 +172,9 @@ class ModelConfig(Section):
                 near = difflib.get_close_matches(name, AUGMENTATION, n=1, cutoff=0.5)
                 hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(AUGMENTATION)}"
                 raise ValueError(f"augmentation: the recipes have no row '{name}', {hint}")
-            limits = AUGMENTATION[name]
-            if row.range is not None and (limits is None or not limits[0] <= row.range[0] <= row.range[1] <= limits[1]):
-                wanted = f"two numbers, rising, within {list(limits)}" if limits else "no range: it has none"
+            widest = AUGMENTATION[name]
+            if row.range is not None and (widest is None or not widest[0] <= row.range[0] <= row.range[1] <= widest[1]):
+                wanted = f"two numbers, rising, within {list(widest)}" if widest else "no range: it has none"
                 raise ValueError(f"augmentation.{name}.range: {row.range}, expected {wanted}")
         return self
 

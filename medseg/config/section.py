@@ -6,11 +6,17 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from medseg import limits
 from medseg.files import SAFE_NAME
 
 Name = Annotated[str, Field(pattern=rf"^{SAFE_NAME.pattern}$")]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+# Values of a plan, which is read within the same limits.
+Rate = Annotated[float, Field(gt=0, le=limits.MAX_RATE)]
+Spacing = Annotated[float, Field(gt=0, le=limits.MAX_SPACING)]
+Steps = Annotated[int, Field(ge=1, le=limits.MAX_STEPS)]
+Seed = Annotated[int, Field(ge=0, le=limits.MAX_SEED)]
 
 
 class Section(BaseModel):

@@ -9,12 +9,18 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
+from medseg import limits
+from medseg.bounds import shortened
 from medseg.config.dataset import DatasetConfig
-from medseg.config.explain import explain_error
+from medseg.config.explain import explain_error, listed
 from medseg.config.model import ModelConfig, is_elsewhere
-from medseg.config.section import Count, Name, Positive, Section
+from medseg.config.section import Count, Name, Positive, Section, Seed, Steps
 from medseg.errors import ConfigError
+from medseg.records import DIGEST, is_signed
 from medseg.settings import merge, read_settings
+
+# Problems of a configuration that are printed.
+MAX_PROBLEMS = 100
 
 
 class FoldsConfig(Section):
@@ -25,10 +31,14 @@ class FoldsConfig(Section):
         description="balanced: whole subjects, equal shares of classes and sites; nnunet: that program's own split of "
         "cases; site: one fold per site, validated on it",
     )
-    count: int = Field(default=5, ge=2, description="number of folds; the scheme site and files have their own")
-    run: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], description="folds to train")
+    count: int = Field(
+        default=5, ge=2, le=limits.MAX_FOLDS, description="number of folds; the scheme site and files have their own"
+    )
+    run: list[Annotated[int, Field(ge=0, lt=limits.MAX_FOLDS)]] = Field(
+        default_factory=lambda: [0], description="folds to train"
+    )
     group: Literal["subject"] = Field(default="subject", description="what stays together: a subject's cases")
-    seed: int = Field(default=0, ge=0, description="seed of the shuffle")
+    seed: Seed = Field(default=0, description="seed of the shuffle")
     file: str | None = Field(
         default=None,
         description="folds of your own: splits.json, nnU-Net's splits_final.json, or a table with columns case and "
@@ -46,14 +56,14 @@ class FoldsConfig(Section):
         # The number of folds that sites and files give is known only when they are read.
         last = self.count - 1 if self.scheme != "site" and self.file is None else max(self.run, default=0)
         if not self.run or max(self.run) > last or len(set(self.run)) != len(self.run):
-            raise ValueError(f"run: {self.run} must be distinct numbers from 0 to {last}")
+            raise ValueError(f"run: {shortened(self.run)} must be distinct numbers from 0 to {last}")
         return self
 
 
 class BudgetConfig(Section):
     """How long each training lasts, and how much memory it may take."""
 
-    steps: Count | None = Field(default=None, description="training steps")
+    steps: Steps | None = Field(default=None, description="training steps")
     epochs: Count | None = Field(default=None, description="passes over the training cases")
     minutes: Positive | None = Field(
         default=None,
@@ -125,14 +135,22 @@ class Config(Section):
         default_factory=lambda: {"unet": ModelConfig(network="unet")}, min_length=1, description="none: a U-Net"
     )
     folds: FoldsConfig = Field(default_factory=FoldsConfig)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], min_length=1)
+    seeds: list[Seed] = Field(default_factory=lambda: [0], min_length=1)
     budget: BudgetConfig
     predict: PredictConfig = Field(default_factory=PredictConfig)
     compare: CompareConfig = Field(default_factory=CompareConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
-    threads: Count = Field(default=2, description="CPU threads of a training or prediction job; part of its exactness")
-    processes: Count = Field(
-        default=1, description="processes (GPUs) that share each batch of a training; part of its exactness"
+    threads: int = Field(
+        default=2,
+        ge=1,
+        le=limits.MAX_THREADS,
+        description="CPU threads of a training or prediction job; part of its exactness",
+    )
+    processes: int = Field(
+        default=1,
+        ge=1,
+        le=limits.MAX_PROCESSES,
+        description="processes (GPUs) that share each batch of a training; part of its exactness",
     )
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
     shards: Count = Field(
@@ -142,45 +160,72 @@ class Config(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="where networks run")
 
     @model_validator(mode="after")
+    def _seeds_differ(self) -> Config:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: {shortened(self.seeds)} must be distinct")
+        return self
+
+    @model_validator(mode="after")
+    def _trainings_can_be_planned(self) -> Config:
+        pairs = sum(len(self.datasets if m.datasets is None else set(m.datasets)) for m in self.models.values())
+        count = pairs * len(self.folds.run) * len(self.seeds)
+        if count > limits.MAX_TRAININGS:
+            raise ValueError(
+                f"{count:,} trainings (data sets x models x folds x seeds); a study has at most "
+                f"{limits.MAX_TRAININGS:,}; divide it into several"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _starts_exist(self) -> Config:
+        # Models from which the chain of starts comes to an end: each is followed once, however many start from it.
+        ended: set[str] = set()
         for name in self.models:
-            seen = [name]
-            while (start := self.models[seen[-1]].start) is not None and not is_elsewhere(start):
-                if start not in self.models:
+            chain: dict[str, None] = {}
+            current: str | None = name
+            while current is not None and current not in ended:
+                if current in chain:
+                    raise ValueError(f"models.{name}.start: {' -> '.join(_ends([*chain, current]))} is a cycle")
+                chain[current] = None
+                start = self.models[current].start
+                if start is not None and not is_elsewhere(start) and start not in self.models:
                     raise ValueError(
-                        f"models.{seen[-1]}.start: no model '{start}'; there are: {', '.join(self.models)}; "
+                        f"models.{current}.start: no model '{start}'; there are: {listed(self.models)}; "
                         "the path of a folder needs a '/'"
                     )
-                if start in seen:
-                    raise ValueError(f"models.{name}.start: {' -> '.join([*seen, start])} is a cycle")
-                seen.append(start)
+                current = None if start is None or is_elsewhere(start) else start
+            ended.update(chain)
         return self
 
     @model_validator(mode="after")
     def _datasets_of_models_exist(self) -> Config:
+        every = frozenset(self.datasets)
+        chosen = {name: every if m.datasets is None else frozenset(m.datasets) for name, m in self.models.items()}
         for name, model in self.models.items():
-            unknown = sorted(set(model.datasets or ()) - self.datasets.keys())
-            if unknown:
-                raise ValueError(
-                    f"models.{name}.datasets: no data set {unknown}; there are: {', '.join(self.datasets)}"
-                )
-            if model.start is not None and not is_elsewhere(model.start):
-                here, there = (m.datasets or list(self.datasets) for m in (model, self.models[model.start]))
-                apart = sorted(set(here) - set(there))
-                if apart:
-                    raise ValueError(f"models.{name}.start: '{model.start}' is not trained on {', '.join(apart)}")
+            if unknown := sorted(chosen[name] - every):
+                raise ValueError(f"models.{name}.datasets: no data set {unknown}; there are: {listed(self.datasets)}")
+            inside = model.start is not None and not is_elsewhere(model.start)
+            if inside and (apart := sorted(chosen[name] - chosen[str(model.start)])):
+                raise ValueError(f"models.{name}.start: '{model.start}' is not trained on {', '.join(apart)}")
         return self
 
     def runs(self) -> list[tuple[str, str, int, int]]:
         """All trainings of the experiment: data set, model, fold, seed."""
         return [
             (dataset, name, fold, seed)
-            for dataset in self.datasets
-            for name, model in self.models.items()
-            if model.datasets is None or dataset in model.datasets
+            for dataset, names in self.models_of_datasets().items()
+            for name in names
             for fold in self.folds.run
             for seed in self.seeds
         ]
+
+    def models_of_datasets(self) -> dict[str, list[str]]:
+        """Data set -> the models that are trained on it, both in the configuration's order."""
+        trained: dict[str, list[str]] = {dataset: [] for dataset in self.datasets}
+        for name, model in self.models.items():
+            for dataset in self.datasets if model.datasets is None else set(model.datasets):
+                trained[dataset].append(name)
+        return trained
 
     def dataset(self, name: str) -> DatasetConfig:
         """The data set of this name; ``ConfigError`` names those there are."""
@@ -195,13 +240,18 @@ class Config(Section):
         return _named(self.models, name, "model")
 
 
+def _ends(names: list[str]) -> list[str]:
+    """Names, of a long list only those at its ends."""
+    return names if len(names) <= 10 else [*names[:5], "…", *names[-4:]]
+
+
 T = TypeVar("T")
 
 
 def _named(table: Mapping[str, T], name: str, what: str) -> T:
     if name not in table:
         near = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(table)}"
+        hint = f"did you mean '{near[0]}'?" if near else f"there are: {listed(table)}"
         raise ConfigError(f"no {what} '{name}' in the configuration; {hint}")
     return table[name]
 
@@ -209,20 +259,36 @@ def _named(table: Mapping[str, T], name: str, what: str) -> T:
 def load_config(paths: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> Config:
     """Read, merge (later files win, ``overrides`` last) and check a configuration.
 
+    A JSON file may have a digest of itself, as the ``config.json`` has that the workflow writes for the stages.
+
     Raises:
         ConfigError: with one line per problem: the key, what was found, and the nearest valid key or a hint.
     """
     value: dict[str, Any] = {}
     for path in paths:
-        value = merge(value, read_settings(path))
+        value = merge(value, _unsigned(path, read_settings(path)))
     value = merge(value, overrides or {})
     try:
         config = Config.model_validate(value)
     except ValidationError as error:
         source = ", ".join(str(p) for p in paths) or "configuration"
-        lines = [f"{source}: {explain_error(detail, Config)}" for detail in error.errors()]
-        raise ConfigError("\n".join(lines)) from None
+        found = error.errors(include_url=False)
+        lines = [f"{source}: {explain_error(detail, Config)}" for detail in found[:MAX_PROBLEMS]]
+        more = len(found) - MAX_PROBLEMS
+        raise ConfigError("\n".join(lines + ([f"{source}: and {more:,} problems more"] if more > 0 else []))) from None
     return config
+
+
+def _unsigned(path: Path, value: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without its digest, which must be right; users' own files have none."""
+    if path.suffix != ".json" or DIGEST not in value:
+        return value
+    if not is_signed(value):
+        raise ConfigError(
+            f"{path}: damaged or edited since the workflow wrote it (its digest differs); run `snakemake` again, which "
+            f"writes it from your configuration; for a configuration of your own, copy it without the key '{DIGEST}'"
+        )
+    return {key: inner for key, inner in value.items() if key != DIGEST}
 
 
 def config_schema() -> dict[str, Any]:

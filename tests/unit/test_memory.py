@@ -106,7 +106,7 @@ def test_estimate_is_within_15_percent_of_what_is_allocated(
 ) -> None:
     if (network, dims, precision) in TOO_LOW:
         request.applymarker(pytest.mark.xfail(reason="padded weights are not counted with AMX", strict=True))
-    # From 16 channels on: see MIN_WIDTH in medseg/config/model.py.
+    # From 16 channels on: see MIN_WIDTH in medseg/limits.py.
     plan = tiny_plan(network, dims, patch=PATCH[dims], widths=(16, 16, 32), precision=precision)
     assert estimate_memory(plan) == pytest.approx(allocated_peak(plan), rel=0.15)
 

@@ -18,7 +18,7 @@ def channels(spec: NetworkSpec) -> dict[str, Any]:
 
 
 def half_width(spec: NetworkSpec) -> int:
-    """First width of networks that start with 16 channels in their paper; see MIN_WIDTH in ``config/model.py``."""
+    """First width of networks that start with 16 channels in their paper; see MIN_WIDTH in ``medseg/limits.py``."""
     return max(8, spec.widths[0] // 2)
 
 
