@@ -213,7 +213,7 @@ def damaged(
         verify: read every file.
         say: told of what takes time.
     """
-    found, read = {}, 0
+    found, reading = {}, False
     for result in results:
         path = list_of(root, result)
         if not path.is_file():
@@ -228,9 +228,9 @@ def damaged(
         fresh = dict(made)
         for name, facts in made.items():
             why, fresh[name] = _look(root / name, facts, verify)
-            read += fresh[name] is not facts
-            if read == 1:
-                say("checking files whose size or time changed")
+            if fresh[name] is not facts and not reading:
+                reading = True
+                say("reading files that were made earlier")
             if why:
                 found.setdefault(result, f"{os.path.relpath(root / name)} {why}")
         if result not in found and fresh != made:

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -33,6 +34,15 @@ STOP_S = 30.0
 _held: list[IO[str]] = []
 
 
+def hold_results(results: Path) -> None:
+    """Lock the folder of results for this process, for as long as it runs; no workflow begins meanwhile.
+
+    Raises:
+        BusyError: if another process holds it; it is named.
+    """
+    _hold(RunFolder(results).workflow, str(results))
+
+
 def hold_folder(folder: Path, results: Path) -> None:
     """Lock the working folder and the folder of results for this process, for as long as it runs.
 
@@ -44,8 +54,8 @@ def hold_folder(folder: Path, results: Path) -> None:
         BusyError: if another process holds one; it is named.
     """
     inner = folder / ".snakemake"
-    for lock in (inner / "medseg.lock", RunFolder(results).workflow):
-        _hold(lock, folder.resolve().name if lock.parent == inner else str(results))
+    _hold(inner / "medseg.lock", folder.resolve().name)
+    hold_results(results)
     shutil.rmtree(inner / "locks", ignore_errors=True)
     (inner / "locks").mkdir()
 
@@ -106,7 +116,20 @@ def _send(owner: Mapping[str, str], number: signal.Signals) -> None:
         say(f"process {owner['medseg.pid']} is another user's and goes on; what it writes is refused")
 
 
-def count_again(config: Config, *, verify: bool = False) -> dict[str, int]:
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What was made again, or is to be.
+
+    Attributes:
+        counts: result -> how often it was to be made again; those that never were are not in it.
+        found: results of which a file was deleted or changed since this was asked last, and which file.
+    """
+
+    counts: Mapping[str, int]
+    found: Mapping[Path, str]
+
+
+def count_again(config: Config, *, verify: bool = False) -> Again:
     """How often each result was to be made again; one more where a file was deleted or changed since it was made.
 
     The count is a parameter of the result's job: Snakemake runs a job whose parameter differs from that of its last
@@ -116,9 +139,6 @@ def count_again(config: Config, *, verify: bool = False) -> dict[str, int]:
     Args:
         config: the experiment.
         verify: read every file, and not only those whose size or time differ.
-
-    Returns:
-        Result -> count, without those that were never made again.
     """
     results = Results.of(config)
     file = RunFolder(results.root).again
@@ -132,7 +152,7 @@ def count_again(config: Config, *, verify: bool = False) -> dict[str, int]:
         write_record(file, counts)
         for result in found:
             forget(results.root, result)
-    return counts
+    return Again(counts, {result: why for result, why in found.items() if why != UNFINISHED})
 
 
 def _counts(file: Path) -> dict[str, int]:

@@ -147,7 +147,7 @@ def begin(config: Config, *, verify: bool) -> dict[str, int]:
         check_writing(Path.cwd())
         hold_folder(Path.cwd(), results.root)
         write_config(config, results.config)
-        return count_again(config, verify=verify)
+        return dict(count_again(config, verify=verify).counts)
     except (MedsegError, OSError) as error:
         raise stop(error) from None
 

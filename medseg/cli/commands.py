@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from medseg.cli import data, prediction, prepare, scores, tables, tracking, training
+from medseg.cli import check, data, prediction, prepare, scores, tables, tracking, training
 from medseg.cli.passing import PassedError
 
 # In the order of the help text.
@@ -27,6 +27,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "compare": scores.compare,
     "report": scores.report,
     "leaderboard": scores.leaderboard,
+    "check": check.check,
     "test": scores.open_test_set,
     "ui": tracking.ui,
     "models": tables.models,

@@ -161,19 +161,19 @@ def test_files_that_are_kept_stay_in_the_list_even_after_a_kill(root: Path) -> N
 
 
 def test_what_is_to_be_made_again_is_counted_once_per_damage(config: Config, root: Path) -> None:
-    assert count_again(config) == {}
+    assert count_again(config).counts == {}
     plan = root / "cells/plan/unet.json"
     assert plan in made_by(config)
     with writing(plan):
         write_text(plan, "{}")
-    assert count_again(config) == {}
+    assert count_again(config).counts == {}
     plan.unlink()
-    assert count_again(config) == {str(plan): 1}
-    assert count_again(config) == {str(plan): 1}
+    assert count_again(config).counts == {str(plan): 1}
+    assert count_again(config).counts == {str(plan): 1}
     with writing(plan):
         write_text(plan, "{}")
     plan.write_text("changed")
-    assert count_again(config) == {str(plan): 2}
+    assert count_again(config).counts == {str(plan): 2}
 
 
 def test_results_of_another_configuration_are_not_looked_at(config: Config, root: Path) -> None:
@@ -181,7 +181,7 @@ def test_results_of_another_configuration_are_not_looked_at(config: Config, root
     with writing(done):
         write_text(done, "{}")
     done.unlink()
-    assert count_again(config) == {}
+    assert count_again(config).counts == {}
 
 
 @pytest.fixture
