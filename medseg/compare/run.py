@@ -14,6 +14,7 @@ from medseg.outputs import writing
 from medseg.progress import say
 from medseg.records import read_record, write_record
 from medseg.results.folders import CompareFolder
+from medseg.text import csv_table, text_of_cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,35 +22,41 @@ if TYPE_CHECKING:
 MAKER = "medseg compare"
 
 
-def run(score_files: Sequence[Path], out: Path, margin: float | None = None) -> None:
+def run(
+    score_files: Sequence[Path], out: Path, margin: float | None = None, models: Sequence[Path] | None = None
+) -> None:
     """Compare all models of an experiment; write ``scores.parquet``, ``leaderboard.csv``, ``summary.json``.
 
     Args:
         score_files: the tables of every data set, model, fold and seed, written by ``medseg evaluate``.
         out: folder to write into.
         margin: largest difference of the mean score that does not matter; none: equivalence is not tested.
+        models: model folders of just these trainings; none: tables may be of any.
 
     Raises:
-        DataError: if a table is missing, damaged, or contradicts itself or another one.
+        DataError: if a table is missing, damaged, or contradicts itself or another one; or if it comes from another
+            training than the one that is there now.
         ConfigError: if the margin is not above 0.
     """
     if margin is not None and not margin > 0:
         raise ConfigError(f"margin of equivalence {margin}: expected a number above 0")
     with writing(CompareFolder(out).summary, out):
-        _compare(score_files, out, margin)
+        _compare(score_files, out, margin, models)
 
 
-def _compare(score_files: Sequence[Path], out: Path, margin: float | None) -> None:
+def _compare(score_files: Sequence[Path], out: Path, margin: float | None, models: Sequence[Path] | None) -> None:
     from medseg.compare.block import blocks
     from medseg.compare.definitions import definitions
     from medseg.compare.leaderboard import columns, leaderboard_rows
     from medseg.compare.pairs import pair_rows
-    from medseg.compare.rows import read_scores, trainings_of
+    from medseg.compare.rows import read_scores, require_trainings, trainings_of
     from medseg.compare.summary import summary_rows, tail
     from medseg.compare.winner import winner_rows
     from medseg.evaluate.table import write_table
 
     scores = read_scores(score_files)
+    if models is not None:
+        require_trainings(trainings_of(scores), models)
     found = blocks(scores)
     summary = [row for block in found for row in summary_rows(block)]
     ranking = leaderboard_rows(found, summary)
@@ -58,11 +65,7 @@ def _compare(score_files: Sequence[Path], out: Path, margin: float | None) -> No
 
     files = CompareFolder(out)
     write_table(files.scores, scores)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(ranking)
-    write_text(files.leaderboard, text.getvalue())
+    write_text(files.leaderboard, csv_table(columns(), ([row[name] for name in columns()] for row in ranking)))
     write_record(
         files.summary,
         {
@@ -92,7 +95,7 @@ def read_leaderboard(compare_dir: Path) -> list[dict[str, str]]:
     rows = list(csv.DictReader(io.StringIO(data.decode(), newline="")))
     if not rows or set(columns()) - set(rows[0]):
         raise DataError(f"{path}: not a leaderboard written by this version of `{MAKER}`; run it again")
-    return rows
+    return [{name: text_of_cell(text) for name, text in row.items()} for row in rows]
 
 
 def read_compared_scores(compare_dir: Path) -> pd.DataFrame:

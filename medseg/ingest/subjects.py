@@ -15,6 +15,7 @@ from medseg.ingest.faults import fault
 from medseg.ingest.layouts.found import Candidate
 from medseg.ingest.manifest import NOBODY, Grouping
 from medseg.ingest.tables import read_table
+from medseg.text import text_of_cell
 
 # Values of `subject`: every case is a subject of its own; cases that look as if they had one origin are one.
 CASE, NOTICED = "case", "same-origin"
@@ -126,7 +127,8 @@ def _from_file(
     for case, count in sorted(Counter(row["case"] for row in rows).items()):
         if count > 1:
             faults.append(fault("subject", case, name, f"is there {count} times", "keep one line per case"))
-    named = {row["case"]: row["subject"] for row in rows}
+    # `--propose-subjects` writes cells that no spreadsheet takes for a formula.
+    named = {row["case"]: text_of_cell(row["subject"]) for row in rows}
     # One file may serve a whole collection of which this is a part: lines of cases that are not here do no harm,
     # since a misspelt one leaves a case without a line.
     strangers = sorted(named.keys() - cases.keys() - absent)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +11,7 @@ from medseg.ingest.faults import one_line
 from medseg.ingest.origin.faults import identical_pairs, links_between
 from medseg.ingest.origin.groups import find_groups, propose
 from medseg.ingest.origin.links import KINDS
+from medseg.text import csv_table
 
 # Groups that are printed one by one.
 SHOWN = 20
@@ -47,11 +46,7 @@ def proposed_subjects(checked: Sequence[Checked]) -> tuple[str, list[str]]:
     if len(groups) > SHOWN:
         lines.append(f"and {len(groups) - SHOWN} groups more")
     lines.append(f"proposed: {len(set(proposed.values()))} subjects, the largest of {_largest(proposed)} cases")
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("case", "subject"))
-    writer.writerows(proposed.items())
-    return table.getvalue(), lines
+    return csv_table(("case", "subject"), proposed.items()), lines
 
 
 def _largest(subjects: dict[str, str]) -> int:
