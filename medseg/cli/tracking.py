@@ -21,16 +21,23 @@ def track_init(config: ConfigFile, out: OutFile) -> None:
 
 def track_sync(
     results: Annotated[Path, typer.Argument(help="results/<experiment>")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="file that says what was synchronised")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="configuration; none: RESULTS/config.json")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="file that says what was synchronised", callback=as_file)
+    ] = None,
+    defer: Annotated[
+        bool, typer.Option("--defer", help="a store that is away is no error: --out says what is unsent")
+    ] = False,
 ) -> None:
-    """Replay everything under RESULTS into MLflow; repeating it adds nothing twice."""
-    from medseg.files import write_text
-    from medseg.tracking import sync
+    """Replay the study under RESULTS into MLflow; repeating it adds nothing twice."""
+    from medseg.tracking import sync, sync_or_note
 
-    summary = sync(results)
-    print(summary)
-    if out is not None:
-        write_text(out, summary + "\n")
+    if not defer:
+        print(sync(results, config, out))
+    elif out is not None:
+        print(sync_or_note(results, config, out))
+    else:
+        raise typer.BadParameter("--defer: give --out, too: what is unsent is noted there")
 
 
 def ui(

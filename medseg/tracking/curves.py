@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medseg.tracking.names import metric_name
-from medseg.train.journal import parse_record
+from medseg.train.journal import Record, parse_record
 
 BATCH = 1000  # MLflow's own limit for one request
+# A block in which no other process of this machine writes to a run: gives the run as it is now, None if it is not ours.
+Turn = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +70,35 @@ class JournalReader:
         except ValueError:
             self.damaged += 1
             return []
-        self.renamed.update(k for k in record.metrics if metric_name(k) != k)
-        # An undefined score has no place on a curve; MLflow would turn infinity into a number.
-        found = record.metrics.items()
-        return [CurvePoint(metric_name(k), v, record.step, record.time_ms) for k, v in found if math.isfinite(v)]
+        self.renamed |= renamed_in(record)
+        return points_of(record)
+
+
+def points_of(record: Record) -> list[CurvePoint]:
+    """The points of a record; an undefined score has no place on a curve: MLflow would turn infinity into a number."""
+    found = record.metrics.items()
+    return [CurvePoint(metric_name(k), v, record.step, record.time_ms) for k, v in found if math.isfinite(v)]
+
+
+def renamed_in(record: Record) -> set[str]:
+    """Names of metrics of a record that MLflow would not accept as they are."""
+    return {name for name in record.metrics if metric_name(name) != name}
 
 
 class Curves:
-    """The curves of one run in MLflow: knows which steps are there and sends the others."""
+    """The curves of one run in MLflow: knows which steps are there and sends the others.
+
+    Others may write to the same run (a training of the same fingerprint in a copy of the working folder, a replay):
+    before each batch the run's newest steps are compared with what is known, and a curve that grew is read anew.
+    """
 
     def __init__(self, client: Any, run_id: str) -> None:
         self._client = client
         self._run_id = run_id
-        keys = client.get_run(run_id).data.metrics
-        self._steps = {key: {m.step for m in client.get_metric_history(run_id, key)} for key in keys}
+        self._steps: dict[str, set[int]] = {}
 
     def missing(self, points: Iterable[CurvePoint]) -> list[CurvePoint]:
-        """The points whose step is not there yet; of several for one step, the first."""
+        """The points whose step is not known to be there; of several for one step, the first."""
         seen: set[tuple[str, int]] = set()
         out = []
         for point in points:
@@ -92,19 +107,44 @@ class Curves:
                 out.append(point)
         return out
 
-    def send(self, points: Sequence[CurvePoint], sent: Callable[[], None] = lambda: None) -> int:
-        """Send points that are missing, in batches, calling ``sent`` after each; returns how many.
+    def _look(self, run: Any, keys: Iterable[str]) -> None:
+        """Learn what others have sent, from the run as it is now; only curves that grew are read."""
+        newest = {metric.key: metric.step for metric in run.data.to_proto().metrics}
+        for key in keys:
+            if key in newest and newest[key] > max(self._steps.get(key, {-1})):
+                history = self._client.get_metric_history(self._run_id, key)
+                self._steps[key] = {metric.step for metric in history}
+
+    def send(
+        self,
+        points: Sequence[CurvePoint],
+        turn: Turn,
+        sent: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Send points that are missing, in batches; returns how many.
 
         Timestamps are the journal's, so that a batch whose answer was lost and that is sent again adds no row.
+
+        Args:
+            points: in the order of their steps.
+            turn: see ``Turn``.
+            sent: called after each batch.
         """
         from mlflow.entities import Metric
 
-        todo = self.missing(points)
-        for start in range(0, len(todo), BATCH):
-            batch = todo[start : start + BATCH]
-            metrics = [Metric(p.key, p.value, p.time_ms, p.step) for p in batch]
-            self._client.log_batch(self._run_id, metrics=metrics, synchronous=True)
-            for point in batch:
+        total = 0
+        for start in range(0, len(points), BATCH):
+            batch = points[start : start + BATCH]
+            with turn() as run:
+                if run is None:
+                    return total
+                self._look(run, {p.key for p in batch})
+                todo = self.missing(batch)
+                metrics = [Metric(p.key, p.value, p.time_ms, p.step) for p in todo]
+                if metrics:
+                    self._client.log_batch(self._run_id, metrics=metrics, synchronous=True)
+            for point in todo:
                 self._steps.setdefault(point.key, set()).add(point.step)
+            total += len(todo)
             sent()
-        return len(todo)
+        return total

@@ -1,4 +1,4 @@
-"""Finished trainings of an experiment, as their folders say what they are."""
+"""A finished training, as its folder says what it is."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import DataError
-from medseg.files import read_json
+from medseg.plan.plan import Plan
+from medseg.records import as_written
 from medseg.results.folders import ModelFolder
 from medseg.results.key import RunKey
-from medseg.results.paths import Results
+from medseg.tracking.curves import CurvePoint, points_of, renamed_in
 from medseg.tracking.spec import RunSpec, plan_params
+from medseg.train.history import read_history, read_timing
+from medseg.trained import MAKER, read_facts
 
 VERSION = {"medseg": "version"}  # tag of our own version
 
@@ -26,41 +29,46 @@ class Trained:
         folder: with ``model.json`` and the weights.
         facts: ``model.json``.
         seconds: training time.
-        scores: file of its score rows; may not exist.
+        curve: all points of its journal.
+        renamed: names of metrics in it that MLflow would not accept as they are.
     """
 
     spec: RunSpec
     folder: Path
     facts: Mapping[str, Any]
     seconds: float
-    scores: Path
+    curve: tuple[CurvePoint, ...]
+    renamed: frozenset[str]
 
 
-def find_trained(results: Path) -> list[Trained]:
-    """All finished trainings under ``results/<experiment>``, by name.
+def read_training(files: ModelFolder, key: RunKey, plan: Plan) -> Trained | None:
+    """The training in a model folder; None if it was trained with another plan than the present one.
 
     Raises:
-        DataError: if a file of one is damaged, or says that it belongs elsewhere.
+        DataError: if a file of it is missing or damaged, or says that it belongs elsewhere.
+        CheckpointError: the same of ``model.json``.
     """
-    return [_trained(model) for model in Results(results).models()]
-
-
-def _trained(files: ModelFolder) -> Trained:
-    folder, facts = files.folder, read_json(files.description)
-    dataset, model = folder.parents[2].name, folder.parent.name
-    try:
-        key = RunKey(facts["dataset"]["name"], facts["plan"]["model"], facts["fold"], facts["seed"])
-        found = (key.dataset, key.model, key.run)
-        if found != (dataset, model, folder.name):
-            raise DataError(f"{files.description}: belongs to {'/'.join(found)}; was the folder copied?")
+    facts = read_facts(files.folder)
+    with as_written(files.description, MAKER):
+        found = RunKey(facts["dataset"]["name"], facts["plan"]["model"], facts["fold"], facts["seed"])
+        if found != key:
+            raise DataError(f"{files.description}: belongs to {found.name}; was the folder copied?")
+        if _decisions(facts["plan"]) != _decisions(plan.to_json()):
+            return None
         versions = {f"medseg.{VERSION.get(k, k)}": str(v) for k, v in facts["provenance"].items()}
-        tags = {**versions, "medseg.weights_sha256": facts["weights_sha256"]}
+        tags = {**versions, "medseg.weights_sha256": str(facts["weights_sha256"])}
+        fingerprint = str(facts["fingerprint"])
         params = plan_params(facts["plan"])
-        spec = RunSpec(dataset, model, facts["fold"], facts["seed"], facts["fingerprint"], params, tags)
-        seconds = float(read_json(files.timing)["seconds"])
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{folder}: not as written by `medseg train` ({error!r}); run it again") from error
-    scores = Results(folder.parents[3]).scores(key)
-    return Trained(spec, folder, facts, seconds, scores)
+    if not files.weights.is_file():
+        raise DataError(f"{files.weights}: no such file; run the same command again, or `{MAKER}`")
+    spec = RunSpec(key.dataset, key.model, key.fold, key.seed, fingerprint, params, tags)
+    with as_written(files.timing, MAKER):
+        seconds = float(read_timing(files, fingerprint)["seconds"])
+    records = read_history(files, fingerprint)
+    curve = tuple(point for record in records for point in points_of(record))
+    return Trained(spec, files.folder, facts, seconds, curve, frozenset().union(*map(renamed_in, records)))
+
+
+def _decisions(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan without its words: the reasons of its numbers train nothing."""
+    return {name: value for name, value in plan.items() if name != "reasons"}

@@ -9,24 +9,19 @@ from types import TracebackType
 
 from medseg.progress import say
 from medseg.tracking.curves import CurvePoint, Curves, JournalReader
+from medseg.tracking.library import LIVE_TIMEOUT_S, load_mlflow, why
 from medseg.tracking.names import display_tags
-from medseg.owner import owner_tags
-from medseg.tracking.runs import close_orphans, close_run, now_ms, open_runs, supersede_others
+from medseg.tracking.runs import close_orphans, now_ms, open_runs
+from medseg.tracking.sender import Sender
 from medseg.tracking.spec import RunSpec
-from medseg.tracking.store import (
-    LIVE_TIMEOUT_S,
-    Store,
-    load_mlflow,
-    one_line,
-    open_store,
-    read_store,
-    store_lock,
-)
+from medseg.tracking.store import Store, open_store, read_store, store_lock
 
 POLL_S = 1.0
+# While another process sends.
+WATCH_S = 5.0
 LONGEST_WAIT_S = 60.0
 # At the end: this long without progress, and this long in all.
-QUIET_S = 5.0
+QUIET_S = 10.0
 FLUSH_S = 60.0
 
 
@@ -34,8 +29,9 @@ class LiveTracking:
     """Context manager around a training: sends its journal to MLflow within seconds and ends its run.
 
     Nothing that happens to the store reaches the training: an outage is reported once and tried again with growing
-    pauses; what stays unsent is sent by ``medseg track sync``. The status is FINISHED, KILLED for
-    ``KeyboardInterrupt`` and ``SystemExit``, FAILED for any other exception.
+    pauses; what stays unsent is sent by ``medseg track sync``. While another process sends the curves of the same
+    training, this one sends nothing (``sender``). The status is FINISHED, KILLED for ``KeyboardInterrupt`` and
+    ``SystemExit``, FAILED for any other exception.
     """
 
     def __init__(self, store: Path, spec: RunSpec, journal: Path) -> None:
@@ -49,7 +45,7 @@ class LiveTracking:
         self._stop = threading.Event()
         self._progress = time.monotonic()
         self._outage: type[Exception] | None = None
-        self._reported = False
+        self._reported = self._said_who = False
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> LiveTracking:
@@ -58,7 +54,7 @@ class LiveTracking:
         try:
             load_mlflow(LIVE_TIMEOUT_S)
         except ImportError as error:
-            say(f"tracking: off, MLflow cannot be imported ({one_line(error)})")
+            say(f"tracking: off, MLflow cannot be imported ({why(error)})")
             return self
         self._thread = threading.Thread(target=self._follow, name="medseg-tracking", daemon=True)
         self._thread.start()
@@ -94,39 +90,55 @@ class LiveTracking:
                 self._outage, wait = None, POLL_S
             except Exception as error:  # noqa: BLE001 (reported; whatever it is, it must not end the training)
                 if stopping:
-                    self._say_unsent(one_line(error))
+                    self._say_unsent(why(error))
                     return
                 # The texts of one outage differ in addresses and times, so a kind of error is reported once.
                 if type(error) is not self._outage:
-                    say(f"tracking: {self._spec.key}: {one_line(error)}; training continues, trying again")
+                    say(f"tracking: {self._spec.key}: {why(error)}; training continues, trying again")
                 self._outage, wait = type(error), min(2 * wait, LONGEST_WAIT_S)
-            self._stop.wait(wait)
+            waiting = self._link is not None and not self._link.sender.ours
+            self._stop.wait(max(wait, WATCH_S) if waiting else wait)
 
     def _send(self) -> None:
         self._unsent += self._reader.read()
         if self._link is None:
             self._link = _Link(read_store(self._store_file), self._spec)
             self._made_progress()
+        link = self._link
+        link.sender.keep()
+        if not link.sender.ours:
+            self._say_who(link.sender.holder)
+            return
         tags = display_tags(self._reader.renamed)
         if tags:
-            self._link.tag(tags)
+            link.tag(tags)
             self._reader.renamed.clear()
-        self._link.curves.send(self._unsent, self._made_progress)
-        self._unsent.clear()
+        if self._unsent:
+            link.curves.send(self._unsent, link.sender.turn, self._made_progress)
+        if link.sender.ours:
+            self._unsent.clear()
 
     def _made_progress(self) -> None:
         self._progress = time.monotonic()
 
     def _close(self) -> None:
         if self._link is not None and self._status is not None:
-            self._link.close(self._status)
+            self._link.sender.close(self._status)
 
-    def _say_unsent(self, why: str) -> None:
+    def _say_who(self, holder: str) -> None:
+        if holder and not self._said_who:
+            self._said_who = True
+            say(
+                f"tracking: {self._spec.key}: {holder} sends the curves of the same training, so this one does not; "
+                f"`medseg track sync {self._store_file.parent.parent}` sends what they lack"
+            )
+
+    def _say_unsent(self, cause: str) -> None:
         if self._reported:
             return
         self._reported = True
         say(
-            f"tracking: {self._spec.key}: not everything was sent ({why}); results are complete, "
+            f"tracking: {self._spec.key}: not everything was sent ({cause}); results are complete, "
             f"`medseg track sync {self._store_file.parent.parent}` sends the rest"
         )
 
@@ -135,23 +147,15 @@ class _Link:
     """An open connection to the run of one training."""
 
     def __init__(self, store: Store, spec: RunSpec) -> None:
-        self._store = store
         with store_lock(store.lock, QUIET_S):
-            self._client, self._experiment = open_store(store)
-            close_orphans(self._client, self._experiment)
-            self._parent, self._child = open_runs(
-                self._client, self._experiment, spec, start_ms=now_ms(), owner=owner_tags()
-            )
-            supersede_others(self._client, self._experiment, spec.parent_key, [self._parent])
-            supersede_others(self._client, self._experiment, spec.key, [self._child])
+            self._client, experiment = open_store(store)
+            close_orphans(self._client, experiment)
+            alone = store.database is not None
+            parent, self._child = open_runs(self._client, experiment, spec, start_ms=now_ms(), alone=alone)
+        self.sender = Sender(store, self._client, experiment, parent, self._child, QUIET_S)
         self.curves = Curves(self._client, self._child)
 
     def tag(self, tags: dict[str, str]) -> None:
         """Set tags of the run."""
         for name, value in tags.items():
             self._client.set_tag(self._child, name, value)
-
-    def close(self, status: str) -> None:
-        """Set the final status."""
-        with store_lock(self._store.lock, QUIET_S):
-            close_run(self._client, self._experiment, self._parent, self._child, status)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from medseg.compare.quantity import MEAN, RANKED, SCORE, Quantity, quantity
 from medseg.compare.text import value
 from medseg.compare.tolerance import behind_mean, class_tolerances, common_tolerance, tolerance_of
-from medseg.errors import DataError
 from medseg.results.paths import Results
+from medseg.text import cell
 from medseg.tracking.finished import Trained
 from medseg.tracking.names import PREFIX, beside_mean, column_name, score_name, tolerance_tag
 from medseg.tracking.spec import RunSpec
@@ -23,13 +23,6 @@ CASE_KEYS = ["case", "subject", "label"]
 # Tag of a run: the unit of its metrics that are lengths.
 LENGTH_UNIT = "medseg.length_unit"
 LENGTHS = frozenset({"mm", "um", "px"})
-
-
-def training_scores(path: Path) -> pd.DataFrame:
-    """Score rows of one training; raises ``DataError`` if the file is damaged."""
-    from medseg.compare.rows import read_scores
-
-    return read_scores([path])
 
 
 def training_metrics(scores: pd.DataFrame) -> dict[str, float]:
@@ -74,22 +67,11 @@ def case_table(scores: pd.DataFrame) -> bytes:
         wide[f"{metric}_tolerance"] = mine.set_index(CASE_KEYS)["tolerance"].reindex(wide.index).fillna("")
     notes = scores[scores["status"] != OK].groupby(CASE_KEYS)["status"].agg(lambda s: "; ".join(sorted(set(s))))
     wide["note"] = notes.reindex(wide.index).fillna("")
-    text: str = wide.round(6).reset_index().to_csv(index=False, lineterminator="\n")
+    table = wide.round(6).reset_index()
+    for name in (*CASE_KEYS, "note"):
+        table[name] = table[name].map(cell)
+    text: str = table.to_csv(index=False, lineterminator="\n")
     return text.encode()
-
-
-def summary_of(results: Path, dataset: str, model: str) -> list[Mapping[str, Any]]:
-    """Rows of the comparison for one model on one data set; none before ``medseg compare`` ran."""
-    from medseg.compare.run import read_summary
-
-    files = Results(results).compare
-    if not files.summary.is_file():
-        return []
-    try:
-        rows = read_summary(files.folder)["rows"]
-        return [row for row in rows if (row["dataset"], row["model"]) == (dataset, model)]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{files.summary}: not as `medseg compare` writes it ({error!r}); run it again") from error
 
 
 def summary_metrics(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:

@@ -16,8 +16,9 @@ from medseg.errors import CheckpointError, DataError, TrackingError
 from medseg.files import digest_of, read_json, sha256_file, write_text
 from medseg.results.folders import ModelFolder
 from medseg.tracking.finished import Trained
+from medseg.tracking.library import load_mlflow, store_errors, why
 from medseg.tracking.runs import require_run
-from medseg.tracking.store import Store, check_uri, connect, load_mlflow, one_line, store_errors
+from medseg.tracking.store import AwayError, Store, check_uri, connect, require_answer
 
 FORMAT = "medseg-model-1"
 FILES = (ModelFolder(Path()).description.name, ModelFolder(Path()).weights.name)
@@ -127,11 +128,14 @@ def resolve_model(reference: str, store_uri: str | None) -> Path:
     mlflow.set_tracking_uri(store.uri)  # models:/ is looked up there, whatever store a call is given
     mlflow.set_registry_uri(store.uri)
     try:
+        require_answer(store)
         client = connect(store)
         uri = reference if reference.startswith("models:/") else _uri_of_run(client, run_id)
         return check_model_folder(_fetch(store.uri, uri), reference)
+    except AwayError as error:
+        raise TrackingError(f"{reference}: {error}; start the server, or name the folder of the model") from error
     except store_errors() as error:
-        raise TrackingError(f"{reference}: not found in {store.uri}: {one_line(error)}") from error
+        raise TrackingError(f"{reference}: not found in {store.uri}: {why(error)}") from error
 
 
 def _uri_of_run(client: Any, run_id: str) -> str:

@@ -1,71 +1,181 @@
-"""Runs in MLflow: one parent per data set and model, one child per fold and seed, found by tags."""
+"""Runs in MLflow: one parent per data set and model, one child per fold and seed, found by tags.
+
+A child is one training: its key and its fingerprint. A parent begins open, without scores, so that the curves of its
+trainings have a place; a replay closes it by the digest of the trainings whose scores it gets, and from then on it
+stands for just these. Other trainings of the model, later, are another parent's.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from medseg.errors import TrackingError
-from medseg.tracking.names import safe_text
 from medseg.owner import is_orphan
+from medseg.tracking.names import PREFIX, safe_text
 from medseg.tracking.spec import RunSpec, Value
 from medseg.tracking.views import MODELS, TRAININGS
 
 # MLflow writes the login name and the script's path here if nobody else does.
 ANONYMOUS = {"mlflow.user": "medseg", "mlflow.source.name": "medseg", "mlflow.source.type": "LOCAL"}
+KEY, FINGERPRINT, KIND = "medseg.key", "medseg.fingerprint", "medseg.kind"
+PARENT = "mlflow.parentRunId"
+# "true": no run of what the study is now. Both of MLflow's tables leave it out.
+SUPERSEDED = "medseg.superseded"
+# Of a parent that is closed: digest of its trainings; and of what its scores were made from.
+CLOSED, SCORES = "medseg.trainings", "medseg.scores"
+# What another process of ours may have created at the same moment is seen after this long.
+RACE_S = 0.3
+RIVAL_MS = 60_000
+# Status of trainings that did not come to their end.
+ENDED = ("KILLED", "FAILED")
 
 
-def open_runs(
-    client: Any, experiment: str, spec: RunSpec, *, start_ms: int, owner: Mapping[str, str] | None = None
-) -> tuple[str, str]:
-    """Find or create the parent and the child run of a training. Call with the store's lock held.
+def search(client: Any, experiment: str, query: str) -> list[Any]:
+    """All runs that a query finds; MLflow gives them in pages."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment], query, max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def runs_of(client: Any, experiment: str, key: str) -> list[Any]:
+    """All runs with a key, outdated ones too."""
+    return search(client, experiment, f"tags.`{KEY}` = '{key}'")
+
+
+def our_runs(client: Any, experiment: str) -> list[Any]:
+    """All runs that this package made."""
+    return search(client, experiment, f"tags.`{KEY}` != ''")
+
+
+def children_of(runs: Iterable[Any], parent: str) -> Iterator[Any]:
+    """Those of the runs whose parent this is."""
+    return (run for run in runs if run.data.tags.get(PARENT) == parent)
+
+
+def is_current(run: Any) -> bool:
+    """Whether a run is one of what the study is now."""
+    return bool(run.data.tags.get(SUPERSEDED) == "false")
+
+
+def is_open(run: Any) -> bool:
+    """Whether a parent never got scores."""
+    return KIND in run.data.tags and run.data.tags[KIND] == MODELS and CLOSED not in run.data.tags
+
+
+def has_scores(run: Any) -> bool:
+    """Whether scores were logged for a run."""
+    return any(name.startswith(f"{PREFIX}/") for name in run.data.metrics)
+
+
+def open_runs(client: Any, experiment: str, spec: RunSpec, *, start_ms: int, alone: bool = True) -> tuple[str, str]:
+    """Find or create the child run of a training that begins, and its parent. Call with the store's lock held.
+
+    A child that is there stays with its parent. A new one, and one whose parent is gone, belongs to an open parent.
+    What an earlier attempt with other settings left unfinished is marked as outdated. Finished trainings stay: until
+    the study has others, they are what it says.
 
     Args:
         client: of the store.
         experiment: id.
         spec: the training.
         start_ms: start of runs that have to be created, unix ms.
-        owner: tags of the process that trains; both runs are then marked RUNNING.
+        alone: the lock excludes all other processes, as it does for a SQLite file.
 
     Returns:
         Ids of parent and child.
     """
-    parent = _find_or_create(
-        client, experiment, spec.parent_key, None, spec.parent_params, {"medseg.kind": MODELS}, start_ms
-    )
-    tags = {**spec.tags, "medseg.kind": TRAININGS, "mlflow.parentRunId": parent, **(owner or {})}
-    child = _find_or_create(client, experiment, spec.key, spec.fingerprint, spec.child_params, tags, start_ms)
-    if owner is not None:
-        for run in (parent, child):
-            client.update_run(run, status="RUNNING")
-    return parent, child
+    attempts = runs_of(client, experiment, spec.key)
+    child = find_child(attempts, spec)
+    parents = runs_of(client, experiment, spec.parent_key)
+    given = None if child is None else child.data.tags.get(PARENT)
+    parent = next((run for run in parents if run.info.run_id == given), None)
+    if parent is None:
+        parent = first([run for run in parents if is_open(run) and agrees(run, spec.parent_params)])
+    if parent is None:
+        parent = create_parent(client, experiment, spec, start_ms=start_ms, alone=alone)
+    elif is_open(parent) and not is_current(parent):
+        client.set_tag(parent.info.run_id, SUPERSEDED, "false")
+    made = put_child(client, experiment, spec, child, parent.info.run_id, start_ms=start_ms, alone=alone)
+    hide(client, (run for run in attempts if run is not child and run.info.status in ENDED))
+    for run in parents:
+        if run is not parent and is_open(run) and is_current(run):
+            query = f"tags.`{PARENT}` = '{run.info.run_id}' and tags.`{SUPERSEDED}` = 'false'"
+            if not search(client, experiment, query):
+                hide(client, [run])
+    return str(parent.info.run_id), str(made.info.run_id)
 
 
-def _find_or_create(
+def find_child(runs: Iterable[Any], spec: RunSpec) -> Any | None:
+    """The run of this training among runs, if there is one."""
+    tags = {KEY: spec.key, FINGERPRINT: spec.fingerprint}
+    same = [run for run in runs if all(run.data.tags.get(k) == v for k, v in tags.items())]
+    return first([run for run in same if agrees(run, spec.child_params)])
+
+
+def put_child(
+    client: Any, experiment: str, spec: RunSpec, child: Any | None, parent: str, *, start_ms: int, alone: bool = True
+) -> Any:
+    """Make a child run current and put it below a parent; it is created if it is None. Arguments as ``open_runs``."""
+    tags = {**spec.tags, FINGERPRINT: spec.fingerprint, KIND: TRAININGS, PARENT: parent, SUPERSEDED: "false"}
+    if child is None:
+        child = _create(client, experiment, spec.key, tags, spec.child_params, start_ms, alone)
+    log_new(client, child, params=spec.child_params, tags={**tags, **ANONYMOUS})
+    return child
+
+
+def create_parent(
+    client: Any, experiment: str, spec: RunSpec, *, start_ms: int, alone: bool = True, shown: bool = True
+) -> Any:
+    """A new open parent for a training; arguments as ``open_runs``, and whether it is to be current at once."""
+    tags = {KIND: MODELS, SUPERSEDED: str(not shown).lower()}
+    run = _create(client, experiment, spec.parent_key, tags, spec.parent_params, start_ms, alone)
+    log_new(client, run, params=spec.parent_params, tags={**tags, **ANONYMOUS})
+    return run
+
+
+def _create(
     client: Any,
     experiment: str,
     key: str,
-    fingerprint: str | None,
-    params: Mapping[str, Value],
     tags: Mapping[str, str],
-    start_ms: int,
-) -> str:
-    identity = {"medseg.key": key, **({} if fingerprint is None else {"medseg.fingerprint": fingerprint})}
-    all_tags = {k: safe_text(v) for k, v in {**tags, **identity, "medseg.superseded": "false", **ANONYMOUS}.items()}
-    same = [run for run in runs_of(client, experiment, key) if _is_same(run.data, identity, params)]
-    if same:
-        run = min(same, key=lambda r: (r.data.tags["medseg.superseded"], r.info.start_time, r.info.run_id))
-    else:
-        run = client.create_run(experiment, start_time=start_ms, tags=all_tags, run_name=key)
-    log_new(client, run, params=params, tags=all_tags)
-    return str(run.info.run_id)
+    params: Mapping[str, Value],
+    start: int,
+    alone: bool,
+) -> Any:
+    """A new run. Of several that processes on different machines created at once, all take the same."""
+    every = {k: safe_text(v) for k, v in {**tags, **ANONYMOUS, KEY: key}.items()}
+    made = client.create_run(experiment, start_time=start, tags=every, run_name=key)
+    if alone:
+        return made
+    time.sleep(RACE_S)
+    same = [run for run in runs_of(client, experiment, key) if _is_rival(run, made) and agrees(run, params)]
+    chosen = first(same) or made
+    if chosen.info.run_id != made.info.run_id:
+        client.delete_run(made.info.run_id)
+    return chosen
 
 
-def _is_same(data: Any, identity: Mapping[str, str], params: Mapping[str, Value]) -> bool:
+def _is_rival(run: Any, made: Any) -> bool:
+    """Whether a run is the one that was made, or was made for the same thing at about the same time."""
+    same = all(run.data.tags.get(name) == made.data.tags.get(name) for name in (KIND, FINGERPRINT))
+    return same and CLOSED not in run.data.tags and abs(run.info.start_time - made.info.start_time) < RIVAL_MS
+
+
+def first(runs: Iterable[Any]) -> Any | None:
+    """The run that everybody takes of several: a current one, the oldest."""
+    return min(runs, key=lambda r: (not is_current(r), r.info.start_time, r.info.run_id), default=None)
+
+
+def agrees(run: Any, params: Mapping[str, Value]) -> bool:
     """Whether a run may be reused: MLflow allows new parameters, but no other value of a known one."""
-    agrees = all(data.params.get(k, safe_text(v)) == safe_text(v) for k, v in params.items())
-    return agrees and all(data.tags.get(name) == value for name, value in identity.items())
+    return all(run.data.params.get(k, safe_text(v)) == safe_text(v) for k, v in params.items())
 
 
 def log_new(client: Any, run: Any, *, params: Mapping[str, Value], tags: Mapping[str, str]) -> None:
@@ -78,17 +188,11 @@ def log_new(client: Any, run: Any, *, params: Mapping[str, Value], tags: Mapping
         client.log_batch(run.info.run_id, params=new_params, tags=new_tags, synchronous=True)
 
 
-def runs_of(client: Any, experiment: str, key: str) -> list[Any]:
-    """All runs with a key, outdated ones too."""
-    return list(client.search_runs([experiment], f"tags.`medseg.key` = '{key}'"))
-
-
-def supersede_others(client: Any, experiment: str, key: str, keep: Iterable[str]) -> None:
-    """Mark the runs of a key that are not in ``keep`` as outdated."""
-    kept = set(keep)
-    for run in runs_of(client, experiment, key):
-        if run.info.run_id not in kept and run.data.tags.get("medseg.superseded") != "true":
-            client.set_tag(run.info.run_id, "medseg.superseded", "true")
+def hide(client: Any, runs: Iterable[Any]) -> None:
+    """Mark runs as outdated, those that are not yet."""
+    for run in runs:
+        if run.data.tags.get(SUPERSEDED) != "true":
+            client.set_tag(run.info.run_id, SUPERSEDED, "true")
 
 
 def close_orphans(client: Any, experiment: str) -> int:
@@ -99,10 +203,10 @@ def close_orphans(client: Any, experiment: str) -> int:
     Returns:
         How many trainings were closed.
     """
-    running = list(client.search_runs([experiment], "attributes.status = 'RUNNING' and tags.`medseg.key` != ''"))
-    children = [r for r in running if "mlflow.parentRunId" in r.data.tags]
+    running = search(client, experiment, f"attributes.status = 'RUNNING' and tags.`{KEY}` != ''")
+    children = [r for r in running if PARENT in r.data.tags]
     dead = [r for r in children if is_orphan(r.data.tags)]
-    alive = {r.data.tags["mlflow.parentRunId"] for r in children if r not in dead}
+    alive = {r.data.tags[PARENT] for r in children if r not in dead}
     parents = [r for r in running if r not in children and r.info.run_id not in alive]
     for run in [*dead, *parents]:
         client.set_terminated(run.info.run_id, "KILLED")
@@ -112,8 +216,7 @@ def close_orphans(client: Any, experiment: str) -> int:
 def close_run(client: Any, experiment: str, parent: str, child: str, status: str) -> None:
     """End a training's run, and its parent if no other child runs. Call with the store's lock held."""
     client.set_terminated(child, status)
-    query = f"attributes.status = 'RUNNING' and tags.`mlflow.parentRunId` = '{parent}'"
-    if not client.search_runs([experiment], query):
+    if not search(client, experiment, f"attributes.status = 'RUNNING' and tags.`{PARENT}` = '{parent}'"):
         client.set_terminated(parent, status)
 
 
@@ -129,4 +232,6 @@ def require_run(client: Any, run_id: str) -> Any:
     try:
         return client.get_run(run_id)
     except MlflowException as error:
-        raise TrackingError(f"no run {run_id} in the tracking store") from error
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise TrackingError(f"no run {run_id} in the tracking store") from error
+        raise

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib
-import logging
 import os
 import sqlite3
 import threading
 import time
 import urllib.parse
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +17,20 @@ from typing import Any
 from medseg.errors import BusyError, DataError, TrackingError
 from medseg.files import fsync_folder, read_json, write_json
 from medseg.progress import say
+from medseg.tracking.library import impatient, is_passing, load_mlflow, store_errors, why
 from medseg.tracking.views import experiment_tags
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 ARTIFACTS = "mlartifacts"
-# An upload's answer may take a while (the server stores it first); a training's sender gives up sooner.
-SYNC_TIMEOUT_S = 30
-LIVE_TIMEOUT_S = 3
 LOCK_WAIT_S = 120.0
 SET_LOCATION = "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?"
 
 _process_lock = threading.Lock()
+_replay_lock = threading.Lock()
+
+
+class AwayError(TrackingError):
+    """The tracking store cannot be reached or used now; the same may work later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,37 +91,6 @@ def artifacts_of(uri: str) -> str:
     return ARTIFACTS if path is None else (path.parent / ARTIFACTS).as_posix()
 
 
-def load_mlflow(timeout_s: int = SYNC_TIMEOUT_S) -> Any:
-    """Import MLflow with short timeouts: by default a call to a dead server blocks for minutes."""
-    os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
-    os.environ.update(MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true")
-    os.environ.update(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT=str(timeout_s))
-    # Its type-hint checks and deprecated imports warn on import; nothing that a user of medseg could fix.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        mlflow = importlib.import_module("mlflow")
-        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    return mlflow
-
-
-def store_errors() -> tuple[type[Exception], ...]:
-    """The exceptions that MLflow raises when a store is down, locked, full or refuses a request."""
-    from mlflow.exceptions import MlflowException
-    from requests.exceptions import RequestException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error)
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error's text, short."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]
-
-
 @contextlib.contextmanager
 def store_lock(path: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
     """Hold the right to create experiments and runs; ``BusyError`` after ``wait_s``.
@@ -130,8 +99,21 @@ def store_lock(path: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
     keep it. Record locks do not exclude threads of one process, hence the second lock. The kernel frees it
     with the process.
     """
+    with _locked(path, wait_s, _process_lock):
+        yield
+
+
+@contextlib.contextmanager
+def replay_lock(store: Store, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+    """Hold the right to say what is current: of two replays into one store, one waits. As ``store_lock``."""
+    with _locked(store.lock.with_name(f"{store.lock.name}.sync"), wait_s, _replay_lock):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, wait_s: float, within: threading.Lock) -> Iterator[None]:
     until = time.monotonic() + wait_s
-    if not _process_lock.acquire(timeout=wait_s):
+    if not within.acquire(timeout=wait_s):
         raise BusyError(f"{path}: held by another thread for {wait_s:.0f} s")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,14 +130,15 @@ def store_lock(path: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
                     time.sleep(0.05)
             yield
     finally:
-        _process_lock.release()
+        within.release()
 
 
 def init_store(uri: str | None, experiment: str, out: Path) -> None:
     """Create the store and the experiment if they are not there, close orphaned runs, and write ``out``.
 
-    Any number of processes may call it at once and again. A server that does not answer is reported and is no
-    error: results do not need it, and ``sync`` finds the experiment by its name later.
+    Any number of processes may call it at once and again. A server that does not answer, or a SQLite file that cannot
+    be used now (locked, disk full), is reported and is no error: results do not need it, and ``sync`` creates what is
+    missing later.
 
     Args:
         uri: SQLite file or MLflow server; None: ``mlflow.db`` in the working folder.
@@ -163,7 +146,7 @@ def init_store(uri: str | None, experiment: str, out: Path) -> None:
         out: ``results/<experiment>/tracking/store.json``.
 
     Raises:
-        TrackingError: for a URI that is not supported, or a SQLite file that cannot be created or read.
+        TrackingError: for a URI that is not supported, or a SQLite file that is no store.
     """
     from medseg.tracking.runs import close_orphans
 
@@ -171,14 +154,32 @@ def init_store(uri: str | None, experiment: str, out: Path) -> None:
     load_mlflow()
     found: str | None = None
     try:
+        require_answer(store)
         with store_lock(store.lock):
             client, found = open_store(store)
             close_orphans(client, found)
-    except store_errors() as error:
-        if store.database is not None:
-            raise TrackingError(f"{store.uri}: cannot be used: {one_line(error)}") from error
-        say(f"tracking: {store.uri} does not answer; the study continues, `medseg track sync` sends everything later")
+    except (AwayError, BusyError) as error:
+        _say_away(str(error))
+    except store_errors(OSError) as error:
+        if store.database is not None and not is_passing(error):
+            raise TrackingError(f"{store.uri}: cannot be used: {why(error)}") from error
+        _say_away(f"{store.uri}: {why(error)}")
     write_json(out, {"uri": store.uri, "experiment": experiment, "experiment_id": found})
+
+
+def _say_away(what: str) -> None:
+    say(f"tracking: {what}; the study continues, `medseg track sync` sends everything later")
+
+
+def require_answer(store: Store) -> None:
+    """Raise ``AwayError`` within seconds if the store is a server that does not answer."""
+    if store.database is not None:
+        return
+    try:
+        with impatient():
+            connect(store).search_experiments(max_results=1)
+    except store_errors() as error:
+        raise AwayError(f"{store.uri} does not answer ({why(error)})") from error
 
 
 def open_store(store: Store) -> tuple[Any, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import http.server
 import json
 import os
 import signal
@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -21,41 +22,50 @@ import pytest
 
 from medseg.errors import BusyError, TrackingError
 from medseg.files import write_json, writer_lock
-from medseg.tracking import LiveTracking, RunSpec, init_store, sync
+from medseg.tracking import (
+    LiveTracking,
+    RunSpec,
+    init_store,
+    library,
+    needs_sync,
+    resolve_model,
+    sender,
+    sync,
+    sync_or_note,
+    unsent,
+)
 from medseg.tracking import live as live_module
+from medseg.tracking.library import load_mlflow
 from medseg.tracking.spec import plan_params
-from medseg.tracking.store import load_mlflow, store_lock
+from medseg.tracking.store import read_store, store_lock
+from medseg.train.history import write_history
+from tests.fake_study import START_MS, FakeStudy, journal_of
 from tests.plans import tiny_plan
 
 NAME = "organs/unet fold0 seed0"
-PLAN = tiny_plan(lr=0.002, model="unet").to_json()
-PARAMS = plan_params(PLAN)
-START_MS = 1_700_000_000_000
+PLAN = tiny_plan(lr=0.002, model="unet", steps=6)
 
 
-def spec() -> RunSpec:
-    return RunSpec("organs", "unet", 0, 0, "f" * 64, PARAMS)
+def spec(fingerprint: str = "f" * 64, steps: int = 6, fold: int = 0) -> RunSpec:
+    return RunSpec("organs", "unet", fold, 0, fingerprint, plan_params(PLAN.changed(steps=steps).to_json()))
 
 
 def append(journal: Path, steps: range, time_ms: int = START_MS) -> None:
     journal.parent.mkdir(parents=True, exist_ok=True)
-    with open(journal, "a", encoding="utf-8") as file:
-        for step in steps:
-            metrics = {"train/loss": 1.0 / (step + 1), "train/lr": 0.002}
-            file.write(json.dumps({"step": step, "time_ms": time_ms + step, "metrics": metrics}) + "\n")
+    with open(journal, "ab") as file:
+        file.write(journal_of((s, time_ms + s, {"train/loss": 1.0 / (s + 1), "train/lr": 0.002}) for s in steps))
 
 
-def finish_training(results: Path, journal: Path) -> None:
-    """What `medseg train` leaves when it is done."""
-    folder = results / "organs" / "train" / "unet" / "fold0-seed0"
-    folder.mkdir(parents=True)
-    (folder / "history.jsonl").write_bytes(journal.read_bytes())
-    (folder / "model.safetensors").write_bytes(b"weights")
-    write_json(folder / "timing.json", {"seconds": 1.0})
-    facts = {"format": "medseg-model-1", "dataset": {"name": "organs"}, "plan": PLAN}
-    run = {"fold": 0, "seed": 0, "fingerprint": "f" * 64}
-    digest = {"weights_sha256": hashlib.sha256(b"weights").hexdigest(), "provenance": {}}
-    write_json(folder / "model.json", {**facts, **run, **digest})
+def finish_training(results: Path, journal: Path, fingerprint: str = "f" * 64) -> None:
+    """What `medseg train` leaves when it is done, in a study of this training alone; it is scored and compared."""
+    study = FakeStudy(results, {"unet": 6}, (0,), plans=lambda _, steps: PLAN.changed(steps=steps))
+    study.configure()
+    study.plan("unet")
+    (key,) = study.keys()
+    study.train(key, fingerprint)
+    steps = {"seconds": 1.0, "steps": 6}
+    write_history(study.files.model(key), journal.read_bytes(), fingerprint, steps)
+    study.compare()
 
 
 def rows(database: Path, query: str) -> list[Any]:
@@ -125,7 +135,7 @@ def store_json(results: Path) -> Path:
 RACE_SCRIPT = """
 import os, pathlib, sys
 from medseg.tracking import LiveTracking, RunSpec, init_store
-from medseg.tracking.store import load_mlflow
+from medseg.tracking.library import load_mlflow
 load_mlflow()  # once, before the race
 out = pathlib.Path("results/study/tracking/store.json")
 children = []
@@ -272,8 +282,9 @@ def test_a_server_killed_in_mid_run_costs_nothing_once_it_is_back(
         append(journal, range(10, 30))
     printed = capfd.readouterr().err
     assert "medseg track sync" in printed
+    assert all(line.startswith("tracking: ") for line in printed.splitlines()), printed
     finish_training(results, journal)
-    with pytest.raises(TrackingError, match=r"(?s)results are complete.*track sync.*repeated"):
+    with pytest.raises(TrackingError, match=r"does not answer \(connection refused\); not sent: 1 .*track sync"):
         sync(results)
     assert steps_in(database) == list(range(10))
 
@@ -285,10 +296,9 @@ def test_a_server_killed_in_mid_run_costs_nothing_once_it_is_back(
     stored = [r[0] for r in rows(database, "SELECT timestamp FROM metrics WHERE key = 'train/loss' ORDER BY step")]
     assert stored == [START_MS + step for step in range(30)]
     assert "new: 0 curve points, 0 results, 0 files, 0 models" in sync(results)
-    from medseg.tracking import resolve_model
-
     run = rows(database, f"SELECT run_uuid FROM runs WHERE name = '{NAME}'")[0][0]
-    assert (resolve_model(run, uri) / "model.safetensors").read_bytes() == b"weights"
+    weights = next(results.glob("*/train/*/*/model.safetensors")).read_bytes()
+    assert (resolve_model(run, uri) / "model.safetensors").read_bytes() == weights
 
 
 def test_a_server_that_was_never_there_stops_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -303,7 +313,7 @@ def test_a_server_that_was_never_there_stops_nothing(tmp_path: Path, capfd: pyte
     assert sum("training continues" in line for line in printed) == 1
     assert sum("not everything was sent" in line for line in printed) == 1
     finish_training(results, journal)
-    with pytest.raises(TrackingError, match="results are complete"):
+    with pytest.raises(TrackingError, match="results are complete on disk"):
         sync(results)
 
 
@@ -363,7 +373,7 @@ def test_an_interrupted_replay_is_completed_by_the_next(
 
     with monkeypatch.context() as broken:
         broken.setattr(MlflowClient, "log_model_artifacts", no_space)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(TrackingError, match=r"no space left on device.*track sync"):
             sync(results)
     assert "1 models" in sync(results)
     ready = "SELECT count(*) FROM logged_models WHERE lifecycle_stage = 'active'"
@@ -372,6 +382,7 @@ def test_an_interrupted_replay_is_completed_by_the_next(
 
 
 def test_two_replays_at_once_are_one_too_many(results: Path) -> None:
+    FakeStudy(results).finish()
     with writer_lock(results / "tracking"), pytest.raises(BusyError, match=str(os.getpid())):
         sync(results)
 
@@ -393,3 +404,235 @@ def test_the_store_lock_excludes_and_says_so(tmp_path: Path) -> None:
         child.communicate()
     with store_lock(path, 5.0):
         pass
+
+
+# --- two processes that train the same ---
+
+CLONE_SCRIPT = """
+import pathlib, sys, time
+from medseg.tracking import LiveTracking
+from tests.faults.test_tracking_faults import append, quicken, spec
+quicken()
+results = pathlib.Path(sys.argv[1])
+journal = results / "journal.jsonl"
+with LiveTracking(results / "tracking" / "store.json", spec(), journal):
+    for step in range(30):
+        append(journal, range(step, step + 1), int(sys.argv[2]))
+        time.sleep(0.02)
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+def quicken() -> None:
+    live_module.POLL_S = live_module.WATCH_S = 0.02
+
+
+def start_clone(results: Path, start_ms: int, wait_s: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CLONE_SCRIPT, str(results), str(start_ms), str(wait_s)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def clones_of(database: Path, uri: str) -> list[Path]:
+    """Two working folders of one study with one store."""
+    folders = [database.parent / name / "results" / "study" for name in ("first", "second")]
+    for folder in folders:
+        init_store(uri, "study", store_json(folder))
+    return folders
+
+
+def check_two_clones(database: Path, uri: str) -> None:
+    """Two folders train the same, at once; then one after the other; then both replay."""
+    folders = clones_of(database, uri)
+    clones = [start_clone(folder, START_MS + 60_000 * n, wait_s=1.0) for n, folder in enumerate(folders)]
+    said = "".join(clone.communicate()[1] for clone in clones)
+    assert [clone.returncode for clone in clones] == [0, 0], said
+    assert steps_in(database) == list(range(30)), said
+    assert set(statuses(database)) == {"organs/unet", NAME}
+    again = start_clone(folders[0], START_MS + 120_000, wait_s=0.0)
+    assert again.communicate()[1] == ""
+    for folder in folders:
+        finish_training(folder, folder / "journal.jsonl")
+        sync(folder)
+    assert steps_in(database) == steps_in(database, "train/lr") == list(range(30))
+    assert set(statuses(database).values()) == {"FINISHED"}
+
+
+def test_two_clones_that_train_the_same_send_every_point_once(database: Path) -> None:
+    check_two_clones(database, f"sqlite:///{database}")
+
+
+def test_two_clones_with_a_server_send_every_point_once(
+    database: Path, server: Callable[[], tuple[str, subprocess.Popen[bytes]]]
+) -> None:
+    check_two_clones(database, server()[0])
+
+
+def test_who_trains_what_another_process_sends_says_so_and_takes_over_when_that_one_ends(
+    results: Path, database: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(live_module, "WATCH_S", 0.02)
+    first, second = clones_of(database, f"sqlite:///{database}")
+    append(first / "journal.jsonl", range(10))
+    child = subprocess.Popen([sys.executable, "-c", KILL_SCRIPT, str(first), str(first / "journal.jsonl")])
+    try:
+        wait_for(lambda: len(steps_in(database)) == 10, "the first points")
+        with LiveTracking(store_json(second), spec(), second / "journal.jsonl"):
+            append(second / "journal.jsonl", range(20), START_MS + 60_000)
+            wait_for(lambda: f"process {child.pid} sends the curves" in capfd.readouterr().err, "the line")
+            assert steps_in(database) == list(range(10))
+            child.kill()
+            child.wait()
+            wait_for(lambda: len(steps_in(database)) == 20, "the others")
+    finally:
+        child.kill()
+        child.wait()
+    assert steps_in(database) == list(range(20))
+    assert set(statuses(database).values()) == {"FINISHED"}
+
+
+def test_a_process_on_another_machine_is_believed_to_live_while_its_beat_changes(
+    results: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = load_mlflow().MlflowClient(f"sqlite:///{database}")
+    link = live_module._Link(read_store(store_json(results)), spec())
+    link.sender.keep()
+    assert link.sender.ours
+    run = client.search_runs(["1"], "tags.`medseg.fingerprint` != ''")[0].info.run_id
+    client.set_tag(run, "medseg.host", "elsewhere")
+    monkeypatch.setattr(sender, "LEASE_S", 0.5)
+    for beat in range(4):
+        client.set_tag(run, "medseg.beat", str(beat))
+        time.sleep(0.3)
+        link.sender.keep()
+        assert not link.sender.ours
+        assert link.sender.holder == "a process on another machine"
+    time.sleep(0.6)
+    link.sender.keep()
+    assert link.sender.ours
+
+
+# --- a store that is away ---
+
+
+def test_the_workflow_notes_what_a_dead_server_did_not_get_and_sends_it_later(
+    database: Path, server: Callable[[], tuple[str, subprocess.Popen[bytes]]]
+) -> None:
+    study = FakeStudy(database.parent / "results" / "study").finish()
+    files = study.files.tracking
+    uri, process = server()
+    init_store(uri, "study", files.store)
+    kill_group(process)
+    line = sync_or_note(study.results, None, files.synced)
+    assert "\n" not in line
+    assert f"{uri} does not answer (connection refused); not sent: 2 trainings" in line
+    assert f"`medseg track sync {study.results}`" in line
+    assert unsent(study.results) == line.removeprefix("tracking: unsent: ")
+    assert needs_sync(study.results)
+    server()
+    assert "2 trainings of 1 models" in sync_or_note(study.results, None, files.synced)
+    assert unsent(study.results) == ""
+    assert not needs_sync(study.results)
+
+
+class Rude(http.server.BaseHTTPRequestHandler):
+    """Answers everything with an error, whose text no terminal should see raw."""
+
+    def do_GET(self) -> None:
+        self.send_response(503)
+        self.end_headers()
+        self.wfile.write(b"maintenance \x1b[2J\r\nlater")
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", ["deaf", "rude"])
+def test_servers_that_hang_or_refuse_are_away_within_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(library, "ANSWER_S", 1)
+    study = FakeStudy(tmp_path / "results" / "study").finish()
+    rude = http.server.HTTPServer(("127.0.0.1", 0), Rude)
+    thread = threading.Thread(target=rude.serve_forever)
+    if kind == "rude":  # the other one accepts connections and is silent
+        thread.start()
+    try:
+        uri = f"http://127.0.0.1:{rude.server_address[1]}"
+        init_store(uri, "study", study.files.tracking.store)
+        line = sync_or_note(study.results, None, study.files.tracking.synced)
+        assert f"{uri} does not answer" in line
+        assert line.isprintable()
+        assert needs_sync(study.results)
+        with pytest.raises(TrackingError, match=f"(?s){'0' * 32}: {uri} does not answer .*folder of the model"):
+            resolve_model("0" * 32, uri)
+    finally:
+        if kind == "rude":
+            rude.shutdown()
+            thread.join()
+        rude.server_close()
+
+
+def test_a_store_that_was_deleted_or_written_by_others_is_filled_again(results: Path, database: Path) -> None:
+    study = FakeStudy(results).finish()
+    synced = study.files.tracking.synced
+    assert not needs_sync(results)  # the workflow runs the rule, since its output is not there
+    sync(results, out=synced)
+    assert not needs_sync(results)
+    old = database.read_bytes()
+    for suffix in ("", "-wal", "-shm"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+    assert needs_sync(results)
+    init_store(f"sqlite:///{database}", "another", results.parent / "another" / "store.json")
+    assert needs_sync(results)
+    assert "2 trainings of 1 models" in sync(results, out=synced)
+    assert not needs_sync(results)
+    # An earlier copy is put back.
+    study.folds = (0,)
+    study.finish()
+    sync(results, out=synced)
+    for suffix in ("-wal", "-shm"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+    database.write_bytes(old)
+    assert needs_sync(results)
+
+
+def test_a_file_that_is_no_store_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"something else, of more than a hundred bytes " * 10)
+    with pytest.raises(TrackingError, match="file is not a database"):
+        init_store(f"sqlite:///{tmp_path}/mlflow.db", "study", tmp_path / "store.json")
+
+
+FULL_SCRIPT = """
+import pathlib, resource, signal, sys
+from medseg.tracking import LiveTracking, sync_or_note
+from tests.faults.test_tracking_faults import append, quicken, spec
+from medseg.tracking.library import load_mlflow
+quicken()
+load_mlflow()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+results = pathlib.Path(sys.argv[1])
+limit = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+journal = pathlib.Path(sys.argv[3])
+append(journal, range(200))
+with LiveTracking(results / "tracking" / "store.json", spec("e" * 64, fold=1), journal):
+    pass
+print(sync_or_note(results, None, results / "tracking" / "synced.txt"))
+"""
+
+
+def test_a_store_whose_disk_is_full_costs_one_line_and_no_traceback(results: Path, database: Path) -> None:
+    study = FakeStudy(results).finish()
+    journal = database.parent / "journal.jsonl"
+    # Less than one page of its log can be written.
+    command = [sys.executable, "-c", FULL_SCRIPT, str(results), str(40_000), str(journal)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("tracking: ") for line in done.stderr.splitlines()), done.stderr
+    assert "`medseg track sync" in done.stderr
+    assert done.stdout.startswith("tracking: unsent: "), done.stdout
+    assert needs_sync(results)
+    sync(results, out=study.files.tracking.synced)
+    assert not needs_sync(results)

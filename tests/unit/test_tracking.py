@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import sqlite3
 import subprocess
@@ -19,28 +18,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.compare.run import read_leaderboard
-from medseg.compare.run import run as compare
 from medseg.errors import CheckpointError, TrackingError
-from medseg.files import read_json, write_json
 from medseg.metrics.table import METRICS, QUANTITIES
 from medseg.models.spec import NetworkSpec
+from medseg.owner import owner_tags
 from medseg.plan.plan import Grid, Machine, Plan, Training
+from medseg.records import read_record, write_record
+from medseg.results.key import RunKey
 from medseg.tracking import LiveTracking, RunSpec, init_store, models, resolve_model, sync, training_spec, ui_command
 from medseg.tracking import live as live_module
 from medseg.tracking.curves import JournalReader
+from medseg.tracking.library import load_mlflow
 from medseg.tracking.logged import summary_metrics
 from medseg.tracking.names import HIDDEN, metric_name, safe_text
-from medseg.owner import owner_tags
 from medseg.tracking.spec import plan_params
-from medseg.tracking.store import check_uri, load_mlflow, read_store
+from medseg.tracking.store import check_uri, read_store
 from medseg.tracking.ui import serve_ui
 from medseg.tracking.views import MODELS as MODELS_VIEW
 from medseg.tracking.views import TRAININGS as TRAININGS_VIEW
 from medseg.tracking.views import view_path
-from tests.score_tables import GAP, counts_of, score_rows
+from tests.fake_study import START_MS, FakeStudy, Record, journal_of
+from tests.score_tables import GAP, counts_of, score_rows, write_scores
 
 LABELS = ("Anterior", "nucleus@3 (µm)")
 MODELS = {"unet": 0.002, "deeplab": 0.001}
+NETWORKS = {"unet": "unet", "deeplab": "deeplabv3"}
 STEPS = (10, 20, 30)
 
 
@@ -49,86 +51,51 @@ def plan_of(model: str) -> dict[str, Any]:
     return Plan(
         model,
         Grid("mm", True, (1.0, 1.0, 1.5), ("zscore",), ({},)),
-        NetworkSpec(3, 1, 3, *shape, name=model),
+        NetworkSpec(3, 1, 3, *shape, name=NETWORKS[model]),
         Training("dice_ce", "adamw", MODELS[model], 1e-4, "default", 0.33, 2, STEPS[-1], STEPS[-1]),
         Machine("cpu", "fp32", 1),
         {"patch": "fits"},
     ).to_json()
 
 
-def records() -> list[dict[str, Any]]:
+def records(steps: int = 0) -> list[Record]:
     """A journal: losses, then validation; one undefined score."""
-    out: list[dict[str, Any]] = [
-        {"step": s, "time_ms": 1_700_000_000_000 + s, "metrics": {"train/loss": 1 / s, "train/lr": 0.001}}
-        for s in STEPS
-    ]
-    val = {f"val/dice/{LABELS[0]}": 0.5, f"val/dice/{LABELS[1]}": float("nan"), "val/dice/mean": 0.5}
-    return [*out, {"step": STEPS[-1], "time_ms": 1_700_000_000_100, "metrics": val}]
+    out: list[Record] = [(s, START_MS + s, {"train/loss": 1 / s, "train/lr": 0.001}) for s in STEPS]
+    val = {f"val/dice/{LABELS[0]}": 0.5, f"val/dice/{LABELS[1]}": 0.25, "val/dice/mean": 0.5}
+    return [*out, (STEPS[-1], START_MS + 100, {**val, "val/dice/undefined": float("nan")})]
 
 
-def write_journal(path: Path, lines: list[dict[str, Any]]) -> None:
+def write_journal(path: Path, lines: list[Record]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(r) + "\n" for r in lines))
+    path.write_bytes(journal_of(lines))
 
 
-def training_rows(model: str, fold: int, factor: float = 1.0) -> pd.DataFrame:
+def training_rows(key: RunKey, fingerprint: str, factor: float = 1.0) -> list[dict[str, Any]]:
     """Dice of 0.9, 0.8, 0.7 less 0.05 in the second fold; the last case lacks the second class."""
     cases = {}
     for number in range(3):
-        score = (0.9 - 0.1 * number - 0.05 * fold - (0.1 if model == "deeplab" else 0.0)) * factor
+        score = (0.9 - 0.1 * number - 0.05 * key.fold - (0.1 if key.model == "deeplab" else 0.0)) * factor
         classes = {label: counts_of(score) for label in LABELS}
-        cases[f"case{fold}{number}"] = {**classes, **({LABELS[1]: (0, 0, 0)} if number == 2 else {})}
-    return pd.DataFrame(score_rows(cases, dataset="organs", model=model, fold=fold))
+        cases[f"case{key.fold}{number}"] = {**classes, **({LABELS[1]: (0, 0, 0)} if number == 2 else {})}
+    where: dict[str, Any] = {"dataset": key.dataset, "model": key.model, "fold": key.fold, "seed": key.seed}
+    return score_rows(cases, fingerprint=fingerprint, **where)
 
 
-def write_training(results: Path, model: str, fold: int, fingerprint: str = "a" * 64) -> Path:
-    data = results / "organs"
-    folder = data / "train" / model / f"fold{fold}-seed0"
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = f"weights {model} {fold} {fingerprint}".encode()
-    (folder / "model.safetensors").write_bytes(weights)
-    write_journal(folder / "history.jsonl", records())
-    write_json(folder / "timing.json", {"seconds": 100.0 + fold, "steps": 30, "attempts": 1})
-    write_json(
-        folder / "model.json",
-        {
-            "format": "medseg-model-1",
-            "dataset": {"name": "organs", "dims": 3, "channels": ["CT"], "labels": {"names": {}}},
-            "plan": plan_of(model),
-            "parameters": 1234,
-            "fold": fold,
-            "seed": 0,
-            "fingerprint": fingerprint,
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
-            "provenance": {
-                "medseg": "0.1.0",
-                "git": "0123abc",
-                "torch": "2.6.0",
-                "build": "/srv/secret/place",
-            },
-        },
-    )
-    (data / "evaluate" / model).mkdir(parents=True, exist_ok=True)
-    training_rows(model, fold).to_parquet(data / "evaluate" / model / f"fold{fold}-seed0.parquet", index=False)
-    return folder
-
-
-def write_results(results: Path, models: tuple[str, ...] = tuple(MODELS), folds: tuple[int, ...] = (0, 1)) -> None:
+def write_results(results: Path, models: tuple[str, ...] = tuple(MODELS), folds: tuple[int, ...] = (0, 1)) -> FakeStudy:
     """A small experiment as the stages leave it."""
-    ingest = results / "organs" / "ingest"
-    ingest.mkdir(parents=True)
-    (ingest / "manifest.tsv").write_text("case\n")
-    write_json(ingest / "dataset.json", {"dataset": "organs"})
-    for model in models:
-        write_json(results / "organs" / "plan" / f"{model}.json", plan_of(model))
-        for fold in folds:
-            write_training(results, model, fold)
-    compare(sorted((results / "organs" / "evaluate").glob("*/*.parquet")), results / "compare")
+    study = FakeStudy(
+        results,
+        dict.fromkeys(models, STEPS[-1]),
+        folds,
+        plans=lambda model, _: Plan.from_json(plan_of(model)),
+        rows=training_rows,
+        records=records,
+    ).finish()
     figures = results / "report" / "figures"
     figures.mkdir(parents=True)
-    (results / "report" / "index.html").write_text("<html></html>")
     (figures / f"overlay-organs-case00-{models[0]}.png").write_bytes(b"picture")
     (figures / f"overlay-organs-case00-other-{models[0]}.png").write_bytes(b"of another model")
+    return study
 
 
 @pytest.fixture(scope="session")
@@ -284,7 +251,7 @@ def test_a_journal_read_in_any_pieces_gives_every_point_once(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[int]
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
-    text = "".join(json.dumps(r) + "\n" for r in records()).encode()
+    text = journal_of(records())
     reader, found = JournalReader(path), []
     assert reader.read() == []
     with open(path, "ab") as file:
@@ -305,18 +272,19 @@ def test_a_journal_that_was_cut_and_grew_again_is_read_anew(tmp_path: Path) -> N
     write_journal(path, records())
     reader = JournalReader(path)
     first = reader.read()
-    later = [{**r, "time_ms": r["time_ms"] + 5} if r["step"] > 10 else r for r in records()]
-    write_journal(path, [*later, {**later[-1], "step": 40}])
+    later = [(step, time + 5 * (step > 10), metrics) for step, time, metrics in records()]
+    write_journal(path, [*later, (40, *later[-1][1:])])
     again = reader.read()
     assert {(p.key, p.step) for p in first} < {(p.key, p.step) for p in again}
 
 
 def test_damaged_lines_are_counted_and_left_out(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    path.write_text('{"step": 1}\n[]\n\x00\n{"step": 1, "time_ms": 1, "metrics": {"a": 1}}\n{"step": 2, "ti')
+    line = journal_of([(1, 1, {"a": 1.0})])
+    path.write_bytes(b'{"step": 1}\n[]\n\x00\n' + line + line.replace(b"1.0", b"1.5") + line[:-9])
     reader = JournalReader(path)
     assert [(p.key, p.step) for p in reader.read()] == [("a", 1)]
-    assert reader.damaged == 3
+    assert reader.damaged == 4
 
 
 # --- the replay ---
@@ -443,18 +411,18 @@ def test_every_metric_of_the_table_comes_with_its_unit(results: Path, monkeypatc
     assert f"| gap_subject | mean | {mean:.2f} mm | " in parent.data.tags["mlflow.note.content"]
 
 
-def test_changed_weights_make_a_new_run_and_mark_the_old_one(results: Path) -> None:
-    write_results(results, ("unet",), (0,))
+def test_changed_weights_make_new_runs_and_mark_the_old_ones(results: Path) -> None:
+    study = write_results(results, ("unet",), (0,))
     sync(results)
     old = runs_by_name(results)
-    write_training(results, "unet", 0, "b" * 64)
+    study.salt = "other data"
+    study.finish()
     sync(results)
     new = runs_by_name(results)
-    key = "organs/unet fold0 seed0"
-    assert new[key].info.run_id != old[key].info.run_id
-    assert new["organs/unet"].info.run_id == old["organs/unet"].info.run_id
-    tags = client_of(results).get_run(old[key].info.run_id).data.tags
-    assert tags["medseg.superseded"] == "true"
+    for key in ("organs/unet fold0 seed0", "organs/unet"):
+        assert new[key].info.run_id != old[key].info.run_id
+        tags = client_of(results).get_run(old[key].info.run_id).data.tags
+        assert tags["medseg.superseded"] == "true"
 
 
 def test_a_stored_model_is_replaced_if_description_or_code_changed(
@@ -471,12 +439,13 @@ def test_a_stored_model_is_replaced_if_description_or_code_changed(
 
     first = stored()
     assert stored() == first
-    facts = read_json(place)
+    facts = read_record(place, "")
     facts["dataset"]["labels"] = {"names": {"liver": 2}}
-    write_json(place, facts)
+    write_record(place, facts)
     second = stored()
     assert second != first
-    kept_labels = read_json(resolve_model(f"models:/{second}", read_store(store_json(results)).uri) / "model.json")
+    folder = resolve_model(f"models:/{second}", read_store(store_json(results)).uri)
+    kept_labels = read_record(folder / "model.json", "")
     assert kept_labels["dataset"]["labels"] == {"names": {"liver": 2}}
     code = tmp_path / "pyfunc_model.py"
     code.write_text(models.CODE.read_text() + "# changed\n")
@@ -485,11 +454,11 @@ def test_a_stored_model_is_replaced_if_description_or_code_changed(
 
 
 def test_a_changed_plan_makes_a_new_parent(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_results(results, ("unet",), (0,))
+    study = write_results(results, ("unet",), (0,))
     sync(results)
     old = runs_by_name(results)
     monkeypatch.setitem(MODELS, "unet", 0.5)
-    write_training(results, "unet", 0)
+    study.finish()
     sync(results)
     new = runs_by_name(results)
     assert {new[k].info.run_id for k in new}.isdisjoint(old[k].info.run_id for k in old)
@@ -497,15 +466,18 @@ def test_a_changed_plan_makes_a_new_parent(results: Path, monkeypatch: pytest.Mo
 
 
 def test_scores_measured_anew_replace_what_is_shown(results: Path) -> None:
-    write_results(results, ("unet",), (0,))
+    study = write_results(results, ("unet",), (0,))
     sync(results)
-    before = runs_by_name(results)["organs/unet fold0 seed0"].data.metrics
-    scores = training_rows("unet", 0, factor=0.5)
-    scores.to_parquet(results / "organs" / "evaluate" / "unet" / "fold0-seed0.parquet", index=False)
-    line = sync(results)
+    runs = runs_by_name(results)
+    before = runs["organs/unet fold0 seed0"].data.metrics
+    (key,) = study.keys()
+    write_scores(study.files.scores(key), training_rows(key, study.fingerprint(key), factor=0.5))
+    study.compare()
+    sync(results)
+    assert {n: r.info.run_id for n, r in runs_by_name(results).items()} == {n: r.info.run_id for n, r in runs.items()}
     child = runs_by_name(results)["organs/unet fold0 seed0"]
+    assert runs_by_name(results)["organs/unet"].data.metrics["cv/dice_subject/mean"] == pytest.approx(0.825 / 2)
     changed = [name for name, value in child.data.metrics.items() if before[name] != value]
-    assert f" {len(changed)} results, 1 files, 0 models" in line
     assert all(f"cv/dice_{kind}/mean" in changed for kind in ("subject", "case", "pooled"))
     assert child.data.metrics["cv/dice_subject/mean"] == pytest.approx(0.825 / 2)
 
@@ -632,9 +604,10 @@ def test_a_training_ends_with_its_status_and_all_its_points(
 
 
 def test_live_tracking_and_the_replay_make_the_same_runs(results: Path) -> None:
-    write_results(results, ("unet",), (0,))
+    study = write_results(results, ("unet",), (0,))
     data = results / "organs"
-    spec = training_spec(data / "ingest" / "manifest.tsv", data / "plan" / "unet.json", 0, 0, "a" * 64)
+    fingerprint = study.fingerprint(study.keys()[0])
+    spec = training_spec(data / "ingest" / "manifest.tsv", data / "plan" / "unet.json", 0, 0, fingerprint)
     with LiveTracking(store_json(results), spec, data / "train" / "unet" / "fold0-seed0" / "history.jsonl"):
         pass
     live = {name: run.info.run_id for name, run in runs_by_name(results).items()}

@@ -1,0 +1,161 @@
+"""What the study says: the trainings that its configuration runs, and what the comparison says of just these.
+
+Nothing is joined by name alone: a training that was made with another plan than the present one is none of the study's,
+and scores are those of a training only if the comparison names its fingerprint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg.compare.run import MAKER as COMPARE
+from medseg.compare.run import read_compared_scores, read_summary
+from medseg.config import load_config
+from medseg.errors import DataError
+from medseg.files import digest_of
+from medseg.plan.plan import read_plan
+from medseg.records import as_written
+from medseg.results.key import VALIDATION, RunKey
+from medseg.results.paths import Results
+from medseg.tracking.finished import Trained, read_training
+from medseg.tracking.spec import RunSpec, plan_params
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# (data set, model) -> (fold, seed) -> fingerprint
+Compared = Mapping[tuple[str, str], Mapping[tuple[int, int], str]]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyModel:
+    """A model of the study on one data set.
+
+    Attributes:
+        dataset, model: names.
+        wanted: the trainings that the configuration runs, as the present plan has them, without fingerprints; none
+            where there is no plan yet.
+        trained: those that are finished.
+        rows: what the comparison says of just these; empty if it is of others.
+        reason: why there are no rows.
+    """
+
+    dataset: str
+    model: str
+    wanted: tuple[RunSpec, ...]
+    trained: tuple[Trained, ...]
+    rows: Sequence[Mapping[str, Any]]
+    reason: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of which trainings these are."""
+        return digest_of(sorted([t.spec.fold, t.spec.seed, t.spec.fingerprint] for t in self.trained))
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """An experiment as its configuration, its models and its comparison say.
+
+    Attributes:
+        models: those that the configuration runs, by data set.
+        scores: key of a run -> score rows of this very training in the comparison.
+    """
+
+    models: tuple[StudyModel, ...]
+    scores: Mapping[str, pd.DataFrame]
+
+    def digest(self) -> str:
+        """Digest of what is to be seen in the tracking store; no name of a folder or machine is in it."""
+        return digest_of([[m.dataset, m.model, m.fingerprint, digest_of(list(m.rows))] for m in self.models])
+
+
+def read_study(results: Path, config: Path, experiment: str) -> Study:
+    """Read what ``results/<experiment>`` holds of the study that a configuration describes.
+
+    Args:
+        results: its folder.
+        config: the configuration.
+        experiment: the name that the configuration must have.
+
+    Raises:
+        ConfigError: if the configuration is wrong.
+        DataError: if a result is damaged or contradicts another one, or the configuration is of another experiment.
+    """
+    if not config.is_file():
+        raise DataError(f"{config}: no such file; `snakemake` writes it, or give a configuration with --config")
+    loaded = load_config([config])
+    if loaded.experiment != experiment:
+        raise DataError(
+            f"{config}: of experiment '{loaded.experiment}'; expected '{experiment}', which {results} was made for"
+        )
+    files = Results(results)
+    compared, rows, scores = _comparison(files)
+    keys: dict[tuple[str, str], list[RunKey]] = {}
+    for run in loaded.runs():
+        keys.setdefault(run[:2], []).append(RunKey(*run))
+    models = tuple(_model(files, mine, compared, rows) for mine in keys.values())
+    of_trainings = {}
+    for trained in (t for model in models for t in model.trained):
+        spec = trained.spec
+        if compared.get((spec.dataset, spec.model), {}).get((spec.fold, spec.seed)) == spec.fingerprint:
+            columns = {"dataset": spec.dataset, "model": spec.model, "fold": spec.fold, "seed": spec.seed}
+            mine = scores["split"] == VALIDATION
+            for name, value in columns.items():
+                mine &= scores[name] == value
+            of_trainings[spec.key] = scores[mine]
+    return Study(models, of_trainings)
+
+
+def _comparison(files: Results) -> tuple[Compared, Sequence[Mapping[str, Any]], Any]:
+    """Which trainings were compared on their validation folds, the rows of the summary, and the score rows."""
+    folder, path = files.compare.folder, files.compare.summary
+    if not path.is_file():
+        return {}, (), None
+    summary = read_summary(folder)
+    compared: dict[tuple[str, str], dict[tuple[int, int], str]] = {}
+    with as_written(path, COMPARE):
+        for one in summary["trainings"]:
+            if one["split"] == VALIDATION:
+                runs = compared.setdefault((one["dataset"], one["model"]), {})
+                runs[one["fold"], one["seed"]] = one["fingerprint"]
+        rows = [row for row in summary["rows"] if row["split"] == VALIDATION]
+    return compared, rows, read_compared_scores(folder)
+
+
+def _model(files: Results, keys: Sequence[RunKey], compared: Compared, rows: Sequence[Mapping[str, Any]]) -> StudyModel:
+    dataset, model = keys[0].dataset, keys[0].model
+    there = [key for key in keys if files.model(key).description.is_file()]
+    path = files.plan(dataset).plan(model)
+    if not there and not path.is_file():
+        return StudyModel(dataset, model, (), (), (), "not planned yet")
+    plan = read_plan(path)
+    params = plan_params(plan.to_json())
+    wanted = tuple(RunSpec(key.dataset, key.model, key.fold, key.seed, "", params) for key in keys)
+    found = {key: read_training(files.model(key), key, plan) for key in there}
+    trained = tuple(training for training in found.values() if training is not None)
+    stale = [key.run for key, training in found.items() if training is None]
+    present = {(t.spec.fold, t.spec.seed): t.spec.fingerprint for t in trained}
+    reason = _difference(present, compared.get((dataset, model), {}))
+    if stale:
+        reason = f"{', '.join(stale)} was trained with an earlier plan"
+    mine = [] if reason else [row for row in rows if (row["dataset"], row["model"]) == (dataset, model)]
+    return StudyModel(dataset, model, wanted, trained, mine, reason)
+
+
+def _difference(present: Mapping[tuple[int, int], str], compared: Mapping[tuple[int, int], str]) -> str:
+    """How the trainings that were compared differ from those that are there; empty if they do not."""
+    if not compared:
+        return "it was not compared yet"
+    for fold, seed in sorted({*present, *compared}):
+        which = f"fold {fold} seed {seed}"
+        if (fold, seed) not in compared:
+            return f"the comparison lacks {which}"
+        if (fold, seed) not in present:
+            return f"the comparison has {which}, which the study does not have"
+        if present[fold, seed] != compared[fold, seed]:
+            return f"{which} was trained again since the comparison"
+    return ""

@@ -1,0 +1,243 @@
+"""The law of tracking, over random histories of a study: a current parent's scores are those of its own trainings.
+
+A history changes the configuration (models, folds, seeds, steps, data) again and again and lets the study be made, with
+live curves, up to a kill or to its end. Trainings and scores are made up (``tests/fake_study.py``), everything else is
+real. A history follows from its seed, which every failure names.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from medseg.compare.run import read_leaderboard
+from medseg.results.key import RunKey
+from medseg.tracking import init_store, needs_sync, replay, sync, training_spec
+from medseg.tracking.curves import CurvePoint
+from medseg.tracking.library import load_mlflow
+from medseg.tracking.live import _Link
+from medseg.tracking.runs import is_current, our_runs
+from medseg.tracking.store import read_store
+from tests.fake_study import FakeStudy
+
+MODELS = ("unet", "other", "third")
+STEPS = (6, 9, 12)
+DEAD = "4194304"  # no process has this number
+WRITES = ("set_tag", "log_batch", "create_run", "set_terminated", "log_artifact", "set_experiment_tag", "log_outputs")
+SHORT, LONG = 20, 150
+
+
+class Killed(BaseException):
+    """In place of SIGKILL."""
+
+
+class Calls:
+    """Lets the n-th call that writes to the store be the last one, done or not."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        from mlflow import MlflowClient
+
+        self.left: int | None = None
+        self.done = False
+        for name in WRITES:
+            patch.setattr(MlflowClient, name, self._wrapped(getattr(MlflowClient, name)))
+
+    def _wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            if self.left is None:
+                return function(*arguments, **named)
+            self.left -= 1
+            if self.left > 0:
+                return function(*arguments, **named)
+            if self.done:
+                function(*arguments, **named)
+            raise Killed
+
+        return call
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    init_store(f"sqlite:///{folder}/mlflow.db", "template", folder / "store.json")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    load_mlflow()
+    # Storing models takes most of the time, and has tests of its own.
+    monkeypatch.setattr(replay, "log_model", lambda *_: (None, False))
+    return Calls(monkeypatch)
+
+
+def change(rng: random.Random, study: FakeStudy) -> str:
+    """Change the configuration, or the data, in one way."""
+    kind = rng.choice(("models", "folds", "seeds", "steps", "steps", "salt", "nothing"))
+    if kind == "models":
+        name = rng.choice(MODELS)
+        if name in study.models and len(study.models) > 1:
+            del study.models[name]
+        else:
+            study.models.setdefault(name, 6)
+    elif kind in ("folds", "seeds"):
+        left = set(getattr(study, kind)) ^ {rng.randrange(2)}
+        setattr(study, kind, tuple(sorted(left)) or (0,))
+    elif kind == "steps":
+        study.models[rng.choice(sorted(study.models))] = rng.choice(STEPS)
+    elif kind == "salt":
+        study.salt = rng.choice(("", "other data"))
+    return kind
+
+
+def train(rng: random.Random, study: FakeStudy, key: RunKey, kill: bool) -> None:
+    """What the rule train does: its outputs go, curves are sent while it works, its outputs come."""
+    shutil.rmtree(study.files.model(key).folder, ignore_errors=True)
+    study.files.scores(key).unlink(missing_ok=True)
+    manifest, plan = study.files.ingest(key.dataset).manifest, study.files.plan(key.dataset).plan(key.model)
+    spec = training_spec(manifest, plan, key.fold, key.seed, study.fingerprint(key))
+    link = _Link(read_store(study.files.tracking.store), spec)
+    link.sender.keep()
+    records = study.records(study.models[key.model])
+    points = [CurvePoint(name, v, step, time) for step, time, metrics in records for name, v in metrics.items()]
+    link.curves.send(points[: rng.randrange(len(points))] if kill else points, link.sender.turn)
+    if kill:
+        link.tag({"medseg.pid": DEAD})
+        raise Killed
+    link.sender.close("FINISHED")
+    study.train(key)
+
+
+def make(rng: random.Random, study: FakeStudy, calls: Calls) -> bool:
+    """Make what the configuration asks for, as the workflow does, to the end or to a kill; whether to the end."""
+    kill_at = rng.choice((None, None, "train", "before compare", "before track", "track", "track"))
+    study.configure()
+    uri = f"sqlite:///{study.results.parents[1]}/mlflow.db"
+    init_store(uri, "study", study.files.tracking.store)
+    for model in study.models:
+        study.plan(model)
+    missing = [key for key in study.keys() if not study.is_trained(key)]
+    rng.shuffle(missing)
+    last = rng.randrange(len(missing)) if missing and kill_at == "train" else None
+    try:
+        for number, key in enumerate(missing):
+            train(rng, study, key, kill=number == last)
+        if kill_at == "before compare":
+            raise Killed
+        study.compare()
+        study.report()
+        if kill_at == "before track":
+            raise Killed
+        calls.left, calls.done = rng.randint(1, 30) if kill_at == "track" else None, rng.random() < 0.5
+        sync(study.results, out=study.files.tracking.synced)
+    except Killed:
+        return False
+    finally:
+        calls.left = None
+    return True
+
+
+def current_runs(client: Any) -> list[Any]:
+    (experiment,) = (e for e in client.search_experiments() if e.name == "study")
+    return our_runs(client, experiment.experiment_id)
+
+
+def cases_of(client: Any, run: Any, folder: Path) -> pd.DataFrame:
+    """The table of scores of a training, from the store."""
+    path = client.download_artifacts(run.info.run_id, "evaluate/cases.csv", str(folder))
+    return pd.read_csv(path)
+
+
+def check_parents(client: Any, folder: Path) -> dict[str, float]:
+    """Every current parent that has scores agrees with its own trainings; name -> score of such parents."""
+    runs = current_runs(client)
+    found = {}
+    for parent in runs:
+        scores = {k: v for k, v in parent.data.metrics.items() if k.startswith("cv/") and v == v}
+        if not is_current(parent) or "mlflow.parentRunId" in parent.data.tags or not scores:
+            continue
+        name = parent.info.run_name
+        below = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+        scored = [run for run in below if any(k.startswith("cv/") for k in run.data.metrics)]
+        assert all(map(is_current, scored)), name
+        assert len({run.info.run_name for run in scored}) == len(scored), name
+        assert name not in found, name
+        assert {run.data.params["steps"] for run in scored} == {parent.data.params["steps"]}, name
+        for what in ("fold", "seed"):
+            values = sorted({int(run.data.params[what]) for run in scored})
+            assert parent.data.tags[f"medseg.{what}s"] == " ".join(map(str, values)), name
+        tables = [cases_of(client, run, folder).assign(run=run.info.run_name) for run in scored]
+        # Seeds are averaged first, then cases, then classes.
+        by_case = pd.concat(tables).groupby(["label", "case"])["dice"].mean()
+        mean = by_case.groupby("label").mean().mean()
+        assert scores["cv/dice_case/mean"] == pytest.approx(mean, abs=2e-6), name
+        assert f"| {scores['cv/dice_subject/mean']:.3f} |" in parent.data.tags["mlflow.note.content"], name
+        found[name] = scores["cv/score_subject/mean"]
+    return found
+
+
+def check_curves(database: Path) -> None:
+    """No step of a curve is there twice."""
+    query = "SELECT run_uuid, key, step FROM metrics WHERE key LIKE 'train/%' GROUP BY 1, 2, 3 HAVING count(*) > 1"
+    connection = sqlite3.connect(database)
+    assert connection.execute(query).fetchall() == []
+    connection.close()
+
+
+def check_complete(client: Any, study: FakeStudy, found: dict[str, float]) -> None:
+    """What is current is what the configuration runs, and its scores are the leaderboard's."""
+    board = {f"{row['dataset']}/{row['model']}": row for row in read_leaderboard(study.files.compare.folder)}
+    assert set(board) == set(found) == {f"organs/{model}" for model in study.models}
+    for name, score in found.items():
+        assert score == pytest.approx(float(board[name]["score_subject"]), abs=1e-9)
+    current = [run for run in current_runs(client) if is_current(run)]
+    children = {run.info.run_name: run for run in current if "mlflow.parentRunId" in run.data.tags}
+    names = {f"{k.dataset}/{k.model} fold{k.fold} seed{k.seed}": study.fingerprint(k) for k in study.keys()}
+    assert {name: run.data.tags["medseg.fingerprint"] for name, run in children.items()} == names
+    assert len(current) == len(children) + len(found)
+    assert {run.info.status for run in current} == {"FINISHED"}
+    for run in children.values():
+        steps = [m.step for m in client.get_metric_history(run.info.run_id, "train/loss")]
+        assert steps == list(range(study.models[run.data.params["model"]]))
+    assert not needs_sync(study.results)
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(SHORT), *(pytest.param(n, marks=pytest.mark.exhaustive) for n in range(SHORT, LONG))]
+)
+def test_whatever_changes_and_wherever_it_is_killed_parents_show_their_own_trainings(
+    template: Path, tmp_path: Path, calls: Calls, seed: int
+) -> None:
+    from mlflow import MlflowClient
+
+    rng = random.Random(seed)
+    shutil.copy(template, tmp_path / "mlflow.db")
+    study = FakeStudy(tmp_path / "results" / "study", {"unet": rng.choice(STEPS)}, folds=(0, 1)[: rng.randint(1, 2)])
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    history = []
+    for _ in range(4):
+        history.append(change(rng, study))
+        ended = make(rng, study, calls)
+        history.append("made" if ended else "killed")
+        print(f"seed {seed}: {history} {study.models} folds {study.folds} seeds {study.seeds} {study.salt}")
+        found = check_parents(client, tmp_path)
+        check_curves(tmp_path / "mlflow.db")
+        if ended:
+            check_complete(client, study, found)
+    if not ended:
+        assert make(Calm(), study, calls)
+        check_complete(client, study, check_parents(client, tmp_path))
+
+
+class Calm(random.Random):
+    """Chooses what is first: no kill."""
+
+    def choice(self, seq: Any) -> Any:
+        return seq[0]
