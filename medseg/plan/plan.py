@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from medseg.bounds import OutOfBounds, shortened
 from medseg.errors import PlanError
 from medseg.models.spec import NetworkSpec
-from medseg.records import as_written, read_record, write_record
 from medseg.plan import bounds
+from medseg.records import as_written, read_record, write_record
 
 Group = TypeVar("Group")
 
@@ -77,7 +77,7 @@ class Grid:
         Raises:
             PlanError: if a field is missing or unknown (written by another version), or a value out of bounds.
         """
-        with _of_this_version():
+        with _as_plan_error():
             grid = _from_json("grid", cls, value)
             bounds.require_grid(grid)
         return grid
@@ -198,7 +198,7 @@ class Plan:
         Raises:
             PlanError: if a field is missing or unknown (a plan of another version), or a value out of bounds.
         """
-        with _of_this_version():
+        with _as_plan_error():
             _require_fields("", cls, value)
             groups: dict[str, Any] = {group: _from_json(group, kind, value[group]) for group, kind in GROUPS.items()}
             model, reasons = bounds.NAME.read("model", value["model"]), bounds.REASONS.read("reasons", value["reasons"])
@@ -219,8 +219,17 @@ def flat_values(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_plan(path: Path, plan: Plan) -> None:
-    """Write a plan's file."""
-    write_record(path, plan.to_json())
+    """Write a plan's file.
+
+    Raises:
+        PlanError: if ``read_plan`` would refuse it: now the configuration can still be changed.
+    """
+    facts = plan.to_json()
+    try:
+        Plan.from_json(facts)
+    except PlanError as error:
+        raise PlanError(f"model '{plan.model}': {error}; change models.{plan.model}.plan or the budget") from None
+    write_record(path, facts)
 
 
 def read_plan(path: Path) -> Plan:
@@ -231,8 +240,11 @@ def read_plan(path: Path) -> Plan:
         PlanError: if it has other fields than this version's, or impossible values.
     """
     facts = read_record(path, MAKER, INSTEAD)
-    with as_written(path, MAKER):
-        return Plan.from_json(facts)
+    try:
+        with as_written(path, MAKER):
+            return Plan.from_json(facts)
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}; delete it and run `{MAKER}` again") from None
 
 
 def _to_json(group: Any) -> dict[str, Any]:
@@ -245,12 +257,11 @@ def _from_json(name: str, kind: type[Group], value: Any) -> Group:
 
 
 @contextlib.contextmanager
-def _of_this_version() -> Iterator[None]:
-    """Say of what is wrong with a plan that this version did not write it."""
+def _as_plan_error() -> Iterator[None]:
     try:
         yield
     except OutOfBounds as error:
-        raise PlanError(f"{error} (a plan of another version of medseg, or edited); run `medseg plan` again") from None
+        raise PlanError(str(error)) from None
 
 
 def _require_fields(prefix: str, kind: Any, value: Any) -> None:
@@ -258,7 +269,9 @@ def _require_fields(prefix: str, kind: Any, value: Any) -> None:
     names = {f.name for f in fields(kind)}
     found = set(value) if isinstance(value, Mapping) else set()
     if odd := sorted(f"{prefix}{name}" for name in found ^ names):
-        raise PlanError(f"plan has other fields than this version of medseg: {shortened(odd)}; run `medseg plan` again")
+        raise PlanError(
+            f"fields missing or unknown: {shortened(odd)}; expected those that this version's `{MAKER}` writes"
+        )
 
 
 def _lists(value: Any) -> Any:
