@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections
 import csv
 import functools
+import io
 import json
 import math
 import re
@@ -22,8 +23,9 @@ from pathlib import Path
 
 from medseg.config import Config
 from medseg.errors import MedsegError
-from medseg.files import read_json
+from medseg.ingest.recorded import MAKER, read_table
 from medseg.metrics.table import METRICS, QUANTITIES
+from medseg.records import read_record
 from medseg.results.paths import Results
 
 # Resident memory of a process that has imported what the stage needs, in MB, rounded up.
@@ -75,18 +77,18 @@ def case_sizes(manifest: Path, dataset: Path) -> tuple[CaseSize, ...]:
     if not (manifest.is_file() and dataset.is_file()):
         return ()
     try:
-        return _case_sizes(manifest, dataset, manifest.stat().st_mtime_ns)
+        return _case_sizes(manifest, dataset, manifest.stat().st_mtime_ns, dataset.stat().st_mtime_ns)
     except UNREADABLE:
         return ()
 
 
 @functools.lru_cache(maxsize=64)
-def _case_sizes(manifest: Path, dataset: Path, changed_ns: int) -> tuple[CaseSize, ...]:
-    channels = len(read_json(dataset)["channels"])
-    with open(manifest, encoding="utf-8", newline="") as file:
-        # Remarks and file names of a case may be longer than csv's limit for a field.
-        csv.field_size_limit(2**30)
-        grids = [json.loads(row["geometry"]) for row in csv.DictReader(file, delimiter="\t")]
+def _case_sizes(manifest: Path, dataset: Path, *changed_ns: int) -> tuple[CaseSize, ...]:
+    channels = len(read_record(dataset, MAKER)["channels"])
+    # Remarks and file names of a case may be longer than csv's limit for a field.
+    csv.field_size_limit(2**30)
+    rows = csv.DictReader(io.StringIO(read_table(manifest), newline=""), delimiter="\t")
+    grids = [json.loads(row["geometry"]) for row in rows]
     volumes = [_voxel_volume(grid["voxel_to_world"]) for grid in grids]
     usual = statistics.median(volumes) if volumes else 1.0
     sizes = zip([math.prod(grid["shape"]) for grid in grids], volumes, strict=True)
@@ -104,7 +106,7 @@ def step_gb(plan: Path) -> float | None:
     if not plan.is_file():
         return None
     try:
-        reason = str(read_json(plan)["reasons"]["memory"])
+        reason = str(read_record(plan, "medseg plan")["reasons"]["memory"])
     except UNREADABLE:
         return None
     found = re.match(r"(\d+\.\d+) GB for a training step", reason)
@@ -134,7 +136,7 @@ def score_rows(config: Config) -> int:
 def _classes(dataset: Path) -> int:
     """How many regions or classes of a data set are scored; 0 where its file cannot be read."""
     try:
-        labels = read_json(dataset)["labels"]
+        labels = read_record(dataset, MAKER)["labels"]
         return len(labels["regions"] or labels["names"])
     except UNREADABLE:
         return 0

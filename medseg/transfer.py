@@ -21,8 +21,9 @@ from urllib.parse import urlsplit
 
 from medseg import __version__
 from medseg.errors import DataError, MedsegError
-from medseg.files import read_json, sha256_bytes, sha256_file, write_json
+from medseg.files import sha256_bytes, sha256_file
 from medseg.progress import Progress, say
+from medseg.records import read_record, write_record
 
 CHUNK = 1 << 20
 MIB = 1 << 20
@@ -171,8 +172,9 @@ def _known(url: str, part: Path) -> _State | None:
     if not part.exists() or not _state_file(part).exists():
         return None
     try:
-        state = _State(**read_json(_state_file(part)))
+        state = _State(**read_record(_state_file(part), ""))
     except (DataError, TypeError):
+        # Damaged, or of another version: the transfer begins anew.
         return None
     return state if state.address == _digest(url) and (state.validator or state.length) else None
 
@@ -269,7 +271,7 @@ def _receive(response: Any, part: Path, start: int, state: _State, label: str) -
     """Append what comes to the file, from ``start`` on; the state is written first, so that it never lags behind."""
     if not start:
         part.unlink(missing_ok=True)
-    write_json(_state_file(part), asdict(state))
+    write_record(_state_file(part), asdict(state))
     progress = Progress(f"{label} (MiB)", math.ceil((state.length or 0) / MIB), start=start // MIB)
     have = start
     with open(part, "ab") as file:
@@ -285,7 +287,7 @@ def _receive(response: Any, part: Path, start: int, state: _State, label: str) -
                 progress.update(have // MIB)
     if state.length is None:
         # Its length is unknown: the end of the connection is the end of the file.
-        write_json(_state_file(part), {**asdict(state), "length": have})
+        write_record(_state_file(part), {**asdict(state), "length": have})
     elif have < state.length:
         raise _Retry(f"the connection ended after {have} of {state.length} bytes")
     progress.update(progress.total)

@@ -34,12 +34,12 @@ def download(
 ) -> None:
     """Fetch and unpack a data set's archive, unless its folder is there; an interrupted download is resumed."""
     from medseg.config import load_config
-    from medseg.files import write_json
     from medseg.ingest.download import run_download
+    from medseg.records import write_record
 
     record = run_download(load_config([config]), dataset)
     if out is not None:
-        write_json(out, record)
+        write_record(out, record)
 
 
 def ingest(

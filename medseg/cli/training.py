@@ -46,12 +46,12 @@ def train(
     from medseg.machine import reserve_gpu
 
     reserve_gpu()
-    from medseg.files import read_json
+    from medseg.plan.plan import read_plan
     from medseg.stages import rows_of_plan, stage_digest
     from medseg.train import run as stage
     from medseg.train.state import RunOptions
 
-    code = code or stage_digest("train", rows_of_plan(read_json(plan)))
+    code = code or stage_digest("train", rows_of_plan(read_plan(plan).to_json()))
     trace = out / "trace.json" if profile and leads() else None
     options = RunOptions(workers, worker_timeout, trace=trace)
     model = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -14,13 +15,15 @@ from urllib.parse import unquote, urlsplit
 
 from medseg.config import Config, DownloadConfig
 from medseg.errors import ConfigError, DataError
-from medseg.files import read_json, sha256_file, write_json, write_text, writer_lock
+from medseg.files import sha256_file, write_text, writer_lock
 from medseg.ingest.archives import extract
 from medseg.progress import say
+from medseg.records import as_written, read_record, write_record
 from medseg.transfer import fetch, forget, sha256_error, shown
 
 # Left in the data set's folder: what it was unpacked from.
 RECORD = ".download.json"
+ANEW = "the folder is then taken as put there by hand; to fetch the archive again, delete the folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ def _record(folder: Path, download: DownloadConfig) -> dict[str, Any]:
     if not (folder / RECORD).is_file():
         say(f"{folder} is there and was not downloaded: it is left as it is")
         return {"url": ""}
-    record = read_json(folder / RECORD)
+    record = read_record(folder / RECORD, "medseg download", ANEW)
     wanted = {"url": _url(download), "sha256": download.sha256}
     for key, value in wanted.items():
         if value is not None and record.get(key) != value:
@@ -113,7 +116,8 @@ def _record(folder: Path, download: DownloadConfig) -> dict[str, Any]:
             raise DataError(
                 f"{folder}: {cause}, wanted {address}; remove the folder, or give the data set another path"
             )
-    return {key: record[key] for key in ("url", "sha256", "bytes")}
+    with as_written(folder / RECORD, "medseg download"):
+        return {key: record[key] for key in ("url", "sha256", "bytes")}
 
 
 def _fetch(dataset: str, download: DownloadConfig, work: Path, folder: Path, pause: Callable[[float], None]) -> Path:
@@ -147,7 +151,15 @@ def _md5(part: Path) -> str:
 
 def _noted_digest(folder: Path) -> str:
     path = _noted(folder)
-    return path.read_text(encoding="utf-8").partition(" ")[0].strip() if path.is_file() else ""
+    if not path.is_file():
+        return ""
+    noted = path.read_bytes().partition(b" ")[0].strip()
+    if not re.fullmatch(rb"[0-9a-f]{64}", noted):
+        raise DataError(
+            f"{path}: no SHA-256 at its beginning, so it is damaged; write the archive's into it, or delete it and the "
+            "next download is trusted"
+        )
+    return noted.decode()
 
 
 def _unpack(archive: Path, download: DownloadConfig, work: Path, folder: Path) -> None:
@@ -163,7 +175,7 @@ def _unpack(archive: Path, download: DownloadConfig, work: Path, folder: Path) -
     inside = [path for path in files.iterdir() if not path.name.startswith(".")]
     content = inside[0] if len(inside) == 1 and inside[0].is_dir() else files
     sha256 = sha256_file(archive)
-    write_json(content / RECORD, {"url": url, "sha256": sha256, "bytes": archive.stat().st_size})
+    write_record(content / RECORD, {"url": url, "sha256": sha256, "bytes": archive.stat().st_size})
     if not download.sha256 and not (download.name and ARCHIVES[download.name].md5):
         write_text(_noted(folder), f"{sha256}  {PurePosixPath(unquote(urlsplit(url).path)).name}\n")
     # Thousands of small files: one flush of all is cheaper than one each, and must come before the rename.

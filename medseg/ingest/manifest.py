@@ -12,10 +12,12 @@ from typing import Any
 import pandas as pd
 
 from medseg.errors import DataError
-from medseg.files import read_json, write_json, write_text
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
+from medseg.ingest.recorded import MAKER, read_dataset, read_table, write_table
+from medseg.records import as_written
 from medseg.results.folders import IngestFolder
+from medseg.text import cell, text_of_cell
 
 COLUMNS = (
     "case",
@@ -145,8 +147,9 @@ class Manifest:
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write ``manifest.tsv`` (a row per case) and ``dataset.json`` (what holds for all) into ``folder``."""
     files = IngestFolder(folder)
-    write_text(files.manifest, _table(manifest.cases))
-    write_json(
+    write_table(
+        files.manifest,
+        _table(manifest.cases),
         files.dataset,
         {
             "dataset": manifest.dataset,
@@ -170,8 +173,8 @@ def write_test(cases: Sequence[Case], allowed: Sequence[str], declared: Mapping[
         folder: where ``test.tsv`` and ``test.json`` go.
     """
     files = IngestFolder(folder)
-    write_text(files.test_manifest, _table(cases))
-    write_json(files.test_declaration, {"declared": declared, "cases": len(cases), "allowed": list(allowed)})
+    facts = {"declared": declared, "cases": len(cases), "allowed": list(allowed)}
+    write_table(files.test_manifest, _table(cases), files.test_declaration, facts)
 
 
 def _table(cases: Sequence[Case]) -> str:
@@ -179,9 +182,9 @@ def _table(cases: Sequence[Case]) -> str:
     rows = [
         {
             "case": c.id,
-            "subject": c.subject,
-            "site": c.site,
-            "series": c.series,
+            "subject": cell(c.subject),
+            "site": cell(c.site),
+            "series": cell(c.series),
             "images": json.dumps(c.images),
             "labels": json.dumps(c.labels),
             "images_sha256": json.dumps(c.images_sha256),
@@ -206,15 +209,11 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         DataError: if either is missing or not as written by ``write_manifest``.
     """
-    facts = read_json(IngestFolder(path.parent).dataset)
-    try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    facts, text = read_dataset(path), read_table(path)
+    with as_written(path, MAKER):
+        table = pd.read_csv(io.StringIO(text), sep="\t", dtype=str, keep_default_na=False)
         cases = tuple(_case_from_row(row) for row in table.to_dict("records"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run `medseg ingest` first") from None
-    except (ValueError, KeyError) as error:
-        raise DataError(f"{path}: not a manifest written by `medseg ingest` ({error}); run it again") from error
-    try:
+    with as_written(IngestFolder(path.parent).dataset, MAKER):
         return Manifest(
             facts["dataset"],
             facts["dims"],
@@ -225,15 +224,12 @@ def read_manifest(path: Path) -> Manifest:
             tuple(facts["excluded"]),
             Grouping(facts["unit"]["by"], facts["unit"]["how"]),
         )
-    except KeyError as error:
-        where = IngestFolder(path.parent).dataset
-        raise DataError(f"{where}: no {error}; written by another version, run `medseg ingest` again") from None
 
 
 def _case_from_row(row: Mapping[Any, Any]) -> Case:
     return Case(
         id=row["case"],
-        subject=row["subject"],
+        subject=text_of_cell(row["subject"]),
         images=tuple(json.loads(row["images"])),
         labels=tuple(json.loads(row["labels"])),
         images_sha256=tuple(json.loads(row["images_sha256"])),
@@ -241,8 +237,8 @@ def _case_from_row(row: Mapping[Any, Any]) -> Case:
         geometry=Geometry.from_json(json.loads(row["geometry"])),
         dtype=row["dtype"],
         label_counts={int(k): v for k, v in json.loads(row["label_counts"]).items()},
-        site=row["site"],
-        series=row["series"],
+        site=text_of_cell(row["site"]),
+        series=text_of_cell(row["series"]),
         fill=float(row["fill"]) if row["fill"] else None,
         orientation=row["orientation"],
         remarks=tuple(json.loads(row["remarks"])),

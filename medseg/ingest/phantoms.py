@@ -23,6 +23,7 @@ from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.outputs import writing
 from medseg.progress import Progress
+from medseg.records import write_record
 
 if TYPE_CHECKING:
     from medseg.config import Config
@@ -89,7 +90,7 @@ def _draw_all(kind: str, cases: int, seed: int, folder: Path) -> None:
         progress.update(case + 1)
     if kind == "organs":
         write_json(folder / "dataset.json", _decathlon_index(sorted(wanted)))
-    write_json(folder / DONE, {"kind": kind, "cases": cases, "seed": seed})
+    write_record(folder / DONE, {"kind": kind, "cases": cases, "seed": seed})
 
 
 def _surplus(folder: Path, wanted: set[str]) -> list[Path]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import PlanError
+from medseg.records import as_written, read_record, write_record
 
 # Written for people who read the file; computed from the rows of the cases.
 DERIVED = ("cases", "median_shape", "median_spacing", "p10_spacing")
+MAKER = "medseg fingerprint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,23 @@ class Fingerprint:
             found[name] = tuple(tuple(kind(n) for n in row.split(" x ")) for row in found[name])
         found["regions"] = tuple(tuple(classes) for classes in found["regions"])
         return cls(**found)
+
+
+def write_fingerprint(path: Path, fingerprint: Fingerprint) -> None:
+    """Write ``fingerprint.json``."""
+    write_record(path, fingerprint.to_json())
+
+
+def read_fingerprint(path: Path) -> Fingerprint:
+    """Read ``fingerprint.json``.
+
+    Raises:
+        DataError: if it is missing, damaged, or of another version.
+        PlanError: if it has other fields than this version's.
+    """
+    facts = read_record(path, MAKER)
+    with as_written(path, MAKER):
+        return Fingerprint.from_json(facts)
 
 
 def _floats(values: NDArray[np.float64]) -> tuple[float, ...]:

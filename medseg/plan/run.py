@@ -8,13 +8,12 @@ from pathlib import Path
 
 from medseg.config import Config, ModelConfig
 from medseg.errors import PlanError
-from medseg.files import read_json, write_json
 from medseg.outputs import writing
 from medseg.plan.budget import Pace, Stopwatch, WidthCandidate, fastest_variant, plan_within_minutes
 from medseg.plan.explain import explain_recipe, explanation, shown_value
-from medseg.plan.fingerprint import Fingerprint
+from medseg.plan.fingerprint import read_fingerprint
 from medseg.plan.limits import base_widths_of
-from medseg.plan.plan import Plan
+from medseg.plan.plan import Plan, read_plan, write_plan
 from medseg.plan.planner import PlanRequest, StepBytes, plan_within_memory
 from medseg.plan.resources import Resources
 from medseg.progress import say
@@ -57,7 +56,7 @@ def run(
         PlanError: if no plan fits the data, the resources and the budget.
     """
     wanted = config.model(model)
-    fingerprint = Fingerprint.from_json(read_json(fingerprint_path))
+    fingerprint = read_fingerprint(fingerprint_path)
     request = PlanRequest.of(config, model, fingerprint, resources)
     plan = plan_within_memory(request, step_bytes)
     minutes = request.budget.minutes
@@ -69,7 +68,7 @@ def run(
         plan = _plan_for_minutes(request, plan, minutes, step_bytes, lambda plan, s: measure(plan, shapes, s))
     if out is not None:
         with writing(out):
-            write_json(out, plan.to_json())
+            write_plan(out, plan)
     for key in PRINTED:
         say(f"plan {fingerprint.dataset}/{model}: {key} = {shown_value(key, plan.value(key))} ({plan.reasons[key]})")
     return plan
@@ -77,7 +76,7 @@ def run(
 
 def explain_file(path: Path) -> str:
     """Text with the decisions of a plan on disk and their reasons."""
-    return explanation(Plan.from_json(read_json(path)))
+    return explanation(read_plan(path))
 
 
 def _plan_for_minutes(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.files import write_json
 from medseg.image.geometry import canonical_axes
 from medseg.image.labels import LabelTable
 from medseg.image.resample import crop, nonzero_box, reorient
@@ -20,7 +19,7 @@ from medseg.ingest.cases import read_case_image, read_case_labels
 from medseg.ingest.manifest import Case, Manifest, read_manifest
 from medseg.outputs import writing
 from medseg.patches.sampling import generator
-from medseg.plan.fingerprint import Fingerprint
+from medseg.plan.fingerprint import Fingerprint, write_fingerprint
 from medseg.progress import Progress
 
 if TYPE_CHECKING:
@@ -144,4 +143,4 @@ def run_fingerprint(config: Config, manifest_path: Path, out: Path, workers: int
     """Write ``fingerprint.json`` of a data set."""
     manifest = read_manifest(manifest_path)
     with writing(out):
-        write_json(out, take_fingerprint(manifest, config.folder_of(manifest.dataset), workers).to_json())
+        write_fingerprint(out, take_fingerprint(manifest, config.folder_of(manifest.dataset), workers))

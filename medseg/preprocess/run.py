@@ -9,10 +9,9 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 from medseg.config import Config
-from medseg.files import read_json
 from medseg.ingest.manifest import Case, read_manifest
 from medseg.outputs import writing
-from medseg.plan.fingerprint import Fingerprint
+from medseg.plan.fingerprint import read_fingerprint
 from medseg.plan.grid import plan_grid
 from medseg.preprocess.cases import Preparation, is_prepared, prepare_case
 from medseg.preprocess.lost import report_lost_classes
@@ -92,7 +91,7 @@ def read_preparation(config: Config, model: str, manifest_path: Path, fingerprin
     """Put together what the configuration and the stages before say; arguments as for ``run``."""
     manifest = read_manifest(manifest_path)
     wanted = config.model(model)
-    grid = plan_grid(Fingerprint.from_json(read_json(fingerprint_path)), wanted.dims, wanted.plan)
+    grid = plan_grid(read_fingerprint(fingerprint_path), wanted.dims, wanted.plan)
     return Preparation(manifest, grid, config.folder_of(manifest.dataset), code)
 
 

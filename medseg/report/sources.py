@@ -16,6 +16,8 @@ from medseg.config import Config, load_config
 from medseg.errors import DataError
 from medseg.files import read_json, sha256_file
 from medseg.ingest.manifest import Manifest, read_manifest
+from medseg.ingest.splits import read_folds
+from medseg.plan.plan import read_plan
 from medseg.predict.record import PredictedCase, find_scored
 from medseg.report.statements import dataset_statements
 from medseg.results.key import RunKey
@@ -133,8 +135,8 @@ def read_experiment(results: Path, config_json: Path) -> Experiment:
     return Experiment(
         config,
         manifests,
-        {d: read_json(layout.ingest(d).splits) for d in names},
-        {(d, m): read_json(layout.plan(d).plan(m)) for d, m in dict.fromkeys(k[:2] for k in keys)},
+        {d: read_folds(layout.ingest(d).splits) for d in names},
+        {(d, m): read_plan(layout.plan(d).plan(m)).to_json() for d, m in dict.fromkeys(k[:2] for k in keys)},
         runs,
         tuple(f"{d} / {m} / fold {f} / seed {s}" for d, m, f, s in wanted if (d, m, f, s) not in set(keys)),
         scores,

@@ -10,6 +10,7 @@ from typing import Any
 from medseg.config import Config, DatasetConfig, PostprocessConfig, load_config
 from medseg.files import read_json
 from medseg.ingest.manifest import Manifest, read_manifest
+from medseg.ingest.recorded import read_test
 from medseg.results.folders import IngestFolder
 from medseg.results.paths import Results
 from medseg.testset.openings import read_openings, times_opened
@@ -86,7 +87,7 @@ def test_cases(manifest: Path) -> int:
 def allowed_in_test(manifest: Path) -> list[str]:
     """Faults of test cases that were allowed by name, as text."""
     path = IngestFolder(manifest.parent).test_declaration
-    return [f"{line} (test set)" for line in read_json(path)["allowed"]] if path.is_file() else []
+    return [f"{line} (test set)" for line in read_test(manifest)["allowed"]] if path.is_file() else []
 
 
 def opened(results: Path, dataset: str) -> str:

@@ -6,7 +6,9 @@ workflow take their patterns from the same methods, called with Snakemake's wild
 
 Each file has one reader:
 
-- manifest.tsv, test.tsv, dataset.json: ``ingest.manifest.read_manifest``; splits.json: ``ingest.splits.read_split``
+- manifest.tsv, test.tsv, dataset.json: ``ingest.manifest.read_manifest``; test.json: ``ingest.recorded.read_test``;
+  splits.json: ``ingest.splits.read_split``
+- fingerprint.json: ``plan.fingerprint.read_fingerprint``; plans: ``plan.plan.read_plan``
 - weights/{model}.json: ``weights.record.read_weights_record``
 - index.json: ``preprocess.store.open_store``
 - model.json: ``train.checkpoint.read_description``

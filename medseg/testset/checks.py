@@ -8,8 +8,9 @@ from pathlib import Path
 
 from medseg.config import Config
 from medseg.errors import CheckpointError, ConfigError, DataError
-from medseg.files import read_json, sha256_file
+from medseg.files import sha256_file
 from medseg.ingest.manifest import Manifest, read_manifest
+from medseg.ingest.recorded import read_test
 from medseg.results.folders import ModelFolder
 from medseg.results.key import RunKey
 from medseg.results.paths import Results
@@ -88,7 +89,7 @@ def _test_set(results: Path, config: Config, dataset: str) -> TestSet:
             "those cases"
         )
     files = Results(results).ingest(dataset)
-    if read_json(files.test_declaration)["declared"] != section.test.model_dump():
+    if read_test(files.test_manifest)["declared"] != section.test.model_dump():
         raise DataError(
             f"{files.test_declaration}: `test` of datasets.{dataset} was different when the data set was checked; run "
             "the workflow with this configuration first, which trains without the cases of the test set"

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg.files import canonical_json, read_json
-from medseg.plan.plan import flat_values
-from medseg.results.folders import IngestFolder
+from medseg.files import canonical_json
+from medseg.ingest.recorded import read_dataset
+from medseg.plan.plan import flat_values, read_plan
 
 Value = str | int | float
 
@@ -74,9 +74,8 @@ def training_spec(manifest: Path, plan: Path, fold: int, seed: int, fingerprint:
         fold, seed: which training.
         fingerprint: digest of all that its weights depend on.
     """
-    facts = read_json(plan)
-    dataset = read_json(IngestFolder(manifest.parent).dataset)["dataset"]
-    return RunSpec(dataset, facts["model"], fold, seed, fingerprint, plan_params(facts))
+    planned, dataset = read_plan(plan), str(read_dataset(manifest)["dataset"])
+    return RunSpec(dataset, planned.model, fold, seed, fingerprint, plan_params(planned.to_json()))
 
 
 def plan_params(plan: Mapping[str, Any]) -> dict[str, Value]:

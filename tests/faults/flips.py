@@ -7,6 +7,7 @@ users write have no digest, so that only the first half holds: anything but a ``
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -78,11 +79,11 @@ def wrong_reads(kind: FileKind, folder: Path, seed: int = 0, count: int = FLIPS)
         count: flipped bits to try.
     """
     path = kind.make(folder)
-    data = path.read_bytes()
+    data, written = path.read_bytes(), path.stat().st_mtime_ns
     expected = repr(kind.read(path))
     wrong = []
-    for what, damaged in (*flips(data, seed, count), *wrecks(data, seed)):
-        path.write_bytes(damaged)
+    for number, (what, damaged) in enumerate((*flips(data, seed, count), *wrecks(data, seed)), start=1):
+        _put(path, damaged, written + number)
         try:
             found = repr(kind.read(path))
         except MedsegError:
@@ -92,6 +93,12 @@ def wrong_reads(kind: FileKind, folder: Path, seed: int = 0, count: int = FLIPS)
             continue
         if kind.signed and found != expected:
             wrong.append(f"{what}: other values, in silence")
-    path.write_bytes(data)
+    _put(path, data, written - 1)
     assert repr(kind.read(path)) == expected, "the restored file is read differently: the reader remembers something"
     return wrong
+
+
+def _put(path: Path, data: bytes, time_ns: int) -> None:
+    """Another content, with a time that no content before it had: a clock's ticks may be longer than a write."""
+    path.write_bytes(data)
+    os.utime(path, ns=(time_ns, time_ns))

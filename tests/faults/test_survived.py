@@ -20,6 +20,7 @@ from medseg.formats.read import read_image, read_labels
 from medseg.ingest.cases import read_case_image, read_case_labels
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.run import run
+from medseg.plan.plan import read_plan
 from medseg.plan.survey import run_fingerprint
 from medseg.preprocess import run as preprocess
 from tests.faults.plants import PLAIN, PLAIN_LABEL, huge_nifti2, patch_header, store_nifti
@@ -100,7 +101,6 @@ def test_any_shape_is_planned_prepared_and_goes_through_the_network(shape: tuple
     import torch
 
     from medseg.models.zoo import build_model
-    from medseg.plan.plan import Plan
     from tests.plans import run_plan
 
     rng = np.random.default_rng(0)
@@ -114,7 +114,7 @@ def test_any_shape_is_planned_prepared_and_goes_through_the_network(shape: tuple
     store = prepared(tmp_path, "nifti")
     here = config(tmp_path, "nifti")
     run_plan(here, "unet", store.parent / "fingerprint.json", store.parent / "unet.json")
-    planned = Plan.from_json(json.loads((store.parent / "unet.json").read_text()))
+    planned = read_plan(store.parent / "unet.json")
     network = build_model(planned.network.name, planned.network)
     logits = network(torch.zeros((2, 1, *planned.network.patch)))
     last = logits[0] if isinstance(logits, list | tuple) else logits

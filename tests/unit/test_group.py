@@ -18,8 +18,9 @@ import pytest
 from medseg.config import load_config
 from medseg.engine.group import ALONE, Group, joined
 from medseg.errors import PlanError
-from medseg.files import read_json, sha256_file, write_json
-from medseg.plan.plan import Plan
+from medseg.files import read_json, sha256_file
+from medseg.plan.fingerprint import read_fingerprint
+from medseg.plan.plan import read_plan, write_plan
 from medseg.plan.resources import Resources
 from medseg.workflow import training_gpus
 from tests.choices import few
@@ -37,7 +38,7 @@ def arguments(study: Any, plan: Path, folder: Path) -> list[str]:
 def start(study: Any, folder: Path, **changes: Any) -> subprocess.Popen[str]:
     plan = folder / "plan.json"
     base = {"batch": 4, "steps": STEPS, "validate_every": STEPS, "threads": 1, "device": "cpu"}
-    write_json(plan, Plan.from_json(read_json(study.plan("flat"))).changed(**{**base, **changes}).to_json())
+    write_plan(plan, read_plan(study.plan("flat")).changed(**{**base, **changes}))
     command = [sys.executable, "-m", "medseg", *arguments(study, plan, folder)]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -140,10 +141,9 @@ def test_shares_of_a_batch() -> None:
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused(study: Any, tmp_path: Path) -> None:
-    from medseg.plan.fingerprint import Fingerprint
     from medseg.plan.planner import PlanRequest, make_plan
 
-    fingerprint = Fingerprint.from_json(read_json(study.fingerprint("flat")))
+    fingerprint = read_fingerprint(study.fingerprint("flat"))
     models = {"m": {"network": "unet", "plan": {"batch": 5}}}
     config = load_config(
         [], {"datasets": {"flat": {"path": "flat"}}, "models": models, "budget": {"steps": 3}, "processes": 2}

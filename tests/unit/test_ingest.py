@@ -26,8 +26,9 @@ from medseg.ingest.fault_list import fault_list
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.phantoms import ORGANS, generate, run_phantoms
 from medseg.ingest.run import check, run
-from medseg.ingest.splits import read_split, write_splits
+from medseg.ingest.splits import read_folds, read_split, write_splits
 from medseg.provenance import import_closure
+from medseg.records import read_record, write_record
 
 
 def config(root: Path, folds: int = 2, **section: Any) -> Config:
@@ -145,7 +146,7 @@ def test_run_phantoms(tmp_path: Path) -> None:
     generated = config(tmp_path, **CELLS, generate={"kind": "cells", "cases": 2, "seed": 7})
     folder = run_phantoms(generated, "data")
     assert folder == tmp_path / "data"
-    assert json.loads((folder / "phantoms.json").read_text()) == {"kind": "cells", "cases": 2, "seed": 7}
+    assert read_record(folder / "phantoms.json", "") == {"kind": "cells", "cases": 2, "seed": 7}
     assert len(check(generated, "data").cases) == 2
     with pytest.raises(ConfigError, match="no `generate`"):
         run_phantoms(config(tmp_path, **CELLS), "data")
@@ -379,7 +380,7 @@ def test_faults_in_a_terminal_are_told_by_kind(organs: Path) -> None:
 def test_a_split_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "splits.json"
     write_splits(path, [{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}], seed=4)
-    assert json.loads(path.read_text()) == {
+    assert read_folds(path) == {
         "scheme": "balanced",
         "seed": 4,
         "count": 2,
@@ -399,13 +400,19 @@ def test_a_split_comes_back(tmp_path: Path) -> None:
         ({"folds": ["a"]}, "non-empty list"),
         ({"folds": []}, "0 folds, fold 0 wanted"),
         ({}, "no list of folds"),
-        ([], "no list of folds"),
     ],
 )
 def test_a_bad_split_is_refused(content: Any, words: str, tmp_path: Path) -> None:
     path = tmp_path / "splits.json"
-    path.write_text(json.dumps(content))
+    write_record(path, content)
     with pytest.raises(DataError, match=words):
+        read_split(path, 0)
+
+
+def test_folds_of_ones_own_have_their_place_in_the_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps({"folds": [{"train": ["a"], "val": ["b"]}]}))
+    with pytest.raises(DataError, match=r"no digest.*medseg ingest.*`folds\.file` of the configuration"):
         read_split(path, 0)
 
 

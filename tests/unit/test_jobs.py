@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from medseg.config import Config, load_config
-from medseg.files import write_json, write_text
+from medseg.files import write_text
+from medseg.ingest.recorded import write_table
 from medseg.jobs import CUDA_MB, DECODED_MB, PROCESS_MB, Job, case_sizes, step_gb
 from medseg.preprocess.store import DECODED_BYTES
+from medseg.records import write_record
 from medseg.results.paths import Results
 from medseg.workflow import job
 
@@ -37,8 +39,8 @@ def manifest(*shapes: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0, 1
     affine = [[s if i == j else 0.0 for j in range(4)] for i, s in enumerate(spacing)] + [[0.0, 0.0, 0.0, 1.0]]
     rows = [json.dumps({"shape": shape, "voxel_to_world": affine, "unit": "mm"}) for shape in shapes]
     quoted = ['"' + row.replace('"', '""') + '"' for row in rows]
-    write_text(files.manifest, "case\tgeometry\n" + "".join(f"c{i}\t{row}\n" for i, row in enumerate(quoted)))
-    write_json(files.dataset, {"channels": ["CT"] * channels})
+    table = "case\tgeometry\n" + "".join(f"c{i}\t{row}\n" for i, row in enumerate(quoted))
+    write_table(files.manifest, table, files.dataset, {"channels": ["CT"] * channels})
 
 
 def rounded(megabytes: float) -> int:
@@ -85,7 +87,7 @@ def test_training_needs_what_the_plan_counted(config: Config) -> None:
     assert step_gb(plan) is None
     unplanned = memory(config, "train")
     manifest((100, 100, 100))
-    write_json(plan, {"reasons": {"memory": "7.25 GB for a training step, counted; at most 8.00 GB"}})
+    write_record(plan, {"reasons": {"memory": "7.25 GB for a training step, counted; at most 8.00 GB"}})
     assert step_gb(plan) == 7.25
     # The case is kept decoded: an image of 4 and labels of 1 byte a voxel.
     assert memory(config, "train") == rounded(1500 + 7250 + 5)
@@ -119,7 +121,7 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_job_that_writes_it_again(
     write_text(files.ingest("d").dataset, facts)
     write_text(files.plan("d").plan("m"), facts)
     assert {rule: memory(config, rule) for rule in ALL} == unknown
-    write_json(files.ingest("d").dataset, {"channels": ["CT"]})
+    write_table(files.ingest("d").manifest, table, files.ingest("d").dataset, {"channels": ["CT"]})
     assert {rule: memory(config, rule) for rule in ALL} == unknown
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from medseg.config import Config, load_config
-from medseg.files import write_json, write_text
+from medseg.ingest.recorded import write_table
 from medseg.jobs import Job, score_rows
 from medseg.metrics.table import METRICS, QUANTITIES
 from medseg.results.paths import Results
@@ -31,9 +31,9 @@ def ingested(name: str, cases: int, classes: int, regions: int = 0) -> None:
     files = Results(Path("results/x")).ingest(name)
     affine = [[float(i == j) for j in range(4)] for i in range(4)]
     grid = json.dumps({"shape": [8, 8, 8], "voxel_to_world": affine}).replace('"', '""')
-    write_text(files.manifest, "case\tgeometry\n" + "".join(f'c{k}\t"{grid}"\n' for k in range(cases)))
+    table = "case\tgeometry\n" + "".join(f'c{k}\t"{grid}"\n' for k in range(cases))
     labels = {"names": {f"k{k}": k + 1 for k in range(classes)}, "regions": [[f"r{k}", [1]] for k in range(regions)]}
-    write_json(files.dataset, {"channels": ["CT"], "labels": labels})
+    write_table(files.manifest, table, files.dataset, {"channels": ["CT"], "labels": labels})
 
 
 def test_compare_asks_for_more_with_cases_classes_and_trainings(
@@ -58,5 +58,6 @@ def test_compare_asks_for_more_with_cases_classes_and_trainings(
 def test_a_file_without_classes_gives_the_plain_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ingested("d", 10, 2)
-    write_json(Results(Path("results/x")).ingest("d").dataset, {"channels": ["CT"]})
+    files = Results(Path("results/x")).ingest("d")
+    write_table(files.manifest, files.manifest.read_text(), files.dataset, {"channels": ["CT"]})
     assert Job(make(), "compare", 1, False).memory_mb() == 2000

@@ -26,7 +26,7 @@ from medseg.ingest import run as ingest
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.phantoms import generate
 from medseg.patches.tiling import predict_tiled
-from medseg.plan.plan import Plan
+from medseg.plan.plan import Plan, read_plan
 from medseg.plan.survey import run_fingerprint
 from medseg.postprocess import run as postprocess
 from medseg.predict import run as predict
@@ -58,7 +58,7 @@ class River:
         return self.root / "ingest" / "splits.json"
 
     def plan(self, model: str) -> Plan:
-        return Plan.from_json(read_json(self.root / "plan" / f"{model}.json"))
+        return read_plan(self.root / "plan" / f"{model}.json")
 
     def index(self, model: str) -> Path:
         return self.root / "preprocess" / model / "index.json"

@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 
 from medseg.errors import CheckpointError, DataError
-from medseg.files import read_json, sha256_file, write_json, write_text
+from medseg.files import read_json, sha256_file, write_json
 from medseg.image.geometry import Geometry
-from medseg.ingest.manifest import Case
+from medseg.ingest.manifest import Case, read_manifest, write_manifest, write_test
+from medseg.ingest.splits import write_splits
 from medseg.train import advance, saving
 from medseg.train import run as stage
 from medseg.train.checkpoint import read_description
 from medseg.train.lineage import StartModel, TrainedOn, clear_start
+from tests.records import rewrite_table
 
 GRID = Geometry.from_spacing((4, 4), (1.0, 1.0))
 
@@ -170,7 +172,7 @@ class Trainings:
 
     def inputs(self, name: str, train: Sequence[str], val: Sequence[str], **more: Any) -> stage.Inputs:
         splits = self.folder / f"{name}.json"
-        write_json(splits, {"folds": [{"train": list(train), "val": list(val)}]})
+        write_splits(splits, [{"train": list(train), "val": list(val)}], seed=0)
         return stage.Inputs(self.manifest, self.study.plan("flat"), self.study.index("flat"), splits, 0, 0, **more)
 
     def train(self, name: str, train: Sequence[str], val: Sequence[str], **more: Any) -> Path:
@@ -180,9 +182,7 @@ class Trainings:
 
     def rewrite(self, change: Callable[[str], str]) -> None:
         """Change the text of the manifest."""
-        text = change(self.manifest.read_text())
-        assert text != self.manifest.read_text()
-        write_text(self.manifest, text)
+        rewrite_table(self.manifest, change)
 
 
 @pytest.fixture
@@ -250,8 +250,7 @@ def test_the_same_fold_passes_and_another_is_refused(study: Any, tmp_path: Path)
 
 def test_a_data_set_is_known_by_its_files_under_another_name(trainings: Trainings) -> None:
     first = trainings.train("a", ["f0"], ["f1"])
-    facts = read_json(trainings.folder / "ingest" / "dataset.json")
-    write_json(trainings.folder / "ingest" / "dataset.json", {**facts, "dataset": "renamed"})
+    write_manifest(replace(read_manifest(trainings.manifest), dataset="renamed"), trainings.manifest.parent)
     with pytest.raises(DataError, match=r"the image of f0 is that of f0 \(subject f0, data set flat\)"):
         trainings.train("b", ["f1"], ["f0"], start=first)
 
@@ -290,11 +289,10 @@ def test_a_model_from_before_there_were_records(trainings: Trainings) -> None:
 
 def test_a_test_set_counts_as_validation_cases_do(trainings: Trainings) -> None:
     first = trainings.train("a", ["f0"], ["f1"])
-    header, *rows = trainings.manifest.read_text().splitlines(keepends=True)
-    test = trainings.manifest.with_name("test.tsv")
-    write_text(test, header)
+    case, folder = read_manifest(trainings.manifest).case("f0"), trainings.manifest.parent
+    write_test([], [], None, folder)
     trainings.train("b", ["f1"], ["f2"], start=first)
-    write_text(test, header + next(row for row in rows if row.startswith("f0\t")))
+    write_test([case], [], {}, folder)
     with pytest.raises(DataError, match=r"1 subject \(f0: .*\) of the test set"):
         trainings.train("c", ["f1"], ["f2"], start=first)
 

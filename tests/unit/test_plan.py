@@ -22,10 +22,10 @@ from medseg.ingest.manifest import read_manifest
 from medseg.models.spec import total_stride
 from medseg.plan.budget import Pace, steps_in, validate_every
 from medseg.plan.explain import explanation
-from medseg.plan.fingerprint import Fingerprint
+from medseg.plan.fingerprint import Fingerprint, read_fingerprint
 from medseg.plan.grid import plan_grid
 from medseg.plan.limits import limits_of
-from medseg.plan.plan import Grid, Plan, flat_values
+from medseg.plan.plan import Grid, Plan, flat_values, read_plan
 from medseg.plan.planner import PlanRequest, make_plan, plan_within_memory, unet_step_bytes
 from medseg.plan.resources import Resources
 from medseg.plan.survey import take_fingerprint
@@ -532,7 +532,7 @@ def test_planning_imports_no_torch() -> None:
 def test_fingerprint_of_known_data(study: Any) -> None:
     for name in study.config.datasets:
         manifest = read_manifest(study.manifest(name))
-        facts = Fingerprint.from_json(json.loads(study.fingerprint(name).read_text()))
+        facts = read_fingerprint(study.fingerprint(name))
         shapes = [c.geometry.reoriented(*_canonical(c.geometry)).shape for c in manifest.cases]
         np.testing.assert_allclose(facts.median_shape, np.median(shapes, axis=0))
         assert (facts.cases, facts.classes, facts.dims) == (4, 3, manifest.dims)
@@ -635,7 +635,7 @@ def test_stage_measures_only_a_budget_in_minutes(study: Any, tmp_path: Path) -> 
     file = tmp_path / "plan.json"
     for budget in ({"steps": 9}, {"minutes": 3.0}):
         run_plan(config_of(budget=budget, device="cpu", threads=1), "m", study.fingerprint("flat"), file, measure)
-        plan = Plan.from_json(json.loads(file.read_text()))
+        plan = read_plan(file)
         assert (plan.training.steps == 9) == ("steps" in budget)
     # 3 minutes hold some 350 steps: enough for the second candidate, not for the third.
     assert 320 <= plan.training.steps <= 180 / 0.45
@@ -681,7 +681,7 @@ def test_steps_that_were_measured_settle_the_recipe(
 
     config = config_of(budget={"minutes": 3.0}, device="cpu", threads=1)
     plan = run_plan(config, "m", study.fingerprint("flat"), tmp_path / "plan.json", measure)
-    assert Plan.from_json(json.loads((tmp_path / "plan.json").read_text())) == plan
+    assert read_plan(tmp_path / "plan.json") == plan
     short, nnunet = (steps_in(3.0, Pace(seconds, 0.001, 0.0)) for seconds in (short_s, nnunet_s))
     steps = short if recipe == SHORT else nnunet
     assert (plan.training.steps, plan.training.validate_every, plan.network.widths[0]) == (

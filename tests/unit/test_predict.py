@@ -31,7 +31,7 @@ from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest, write_manifest
-from medseg.kept import signed
+from medseg.ingest.splits import read_folds
 from medseg.predict import predictor as predictor_module
 from medseg.predict import run as stage
 from medseg.predict.cases import Outputs
@@ -39,6 +39,7 @@ from medseg.predict.members import Member, mean_of
 from medseg.predict.predictor import Predictor, is_mirrored
 from medseg.predict.probabilities import ProbabilityFile
 from medseg.predict.sinks import LabelMap
+from medseg.records import signed, write_record
 from medseg.shards import Shard
 from medseg.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
@@ -532,7 +533,7 @@ def test_shards_of_other_cases_are_not_joined(change: str, study: Any, tmp_path:
     inputs = (study.config, manifest, splits, 0, study.model("flat"), tmp_path / "o")
     for index in range(2):
         stage.run(*inputs, shard=Shard(index, 2))
-    facts, found = read_json(splits), read_manifest(manifest)
+    facts, found = read_folds(splits), read_manifest(manifest)
     if change == "geometry":
         grid = Geometry.from_spacing(found.cases[0].geometry.shape, (2.0, 2.0))
         write_manifest(replace(found, cases=tuple(replace(c, geometry=grid) for c in found.cases)), tmp_path / "ingest")
@@ -540,7 +541,7 @@ def test_shards_of_other_cases_are_not_joined(change: str, study: Any, tmp_path:
         facts["folds"][0]["val"].reverse()
     else:
         facts["folds"][0]["val"].pop()
-    write_json(splits, facts)
+    write_record(splits, facts)
     with pytest.raises(DataError, match=r"shard 0/2 was made from other cases, images"):
         stage.join(*inputs, 2)
 

@@ -25,7 +25,9 @@ from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import Case, Manifest, read_manifest, write_manifest
+from medseg.ingest.splits import write_splits
 from medseg.metrics.table import METRICS
+from medseg.plan.plan import write_plan
 from medseg.report import experiment_tables
 from medseg.report.figures import BoxRow, box_plot, in_themes
 from medseg.report.overlays import _planes_3d, choose
@@ -124,11 +126,11 @@ def add_dataset(
     write_manifest(manifest, results / name / "ingest")
     ids = [c.id for c in cases]
     folds = [{"train": [i for i in ids if i not in ids[k::3]], "val": ids[k::3]} for k in range(3)]
-    write_json(results / name / "ingest" / "splits.json", {"seed": 0, "count": 3, "group": "subject", "folds": folds})
+    write_splits(results / name / "ingest" / "splits.json", folds, seed=0)
     scores = []
     for number, model in enumerate(config.models):
         plan = tiny_plan(model, dims, steps=40, reasons={"patch": "fits the <b>budget</b>"})
-        write_json(results / name / "plan" / f"{model}.json", plan.to_json())
+        write_plan(results / name / "plan" / f"{model}.json", plan)
         for fold in config.folds.run:
             add_run(results, manifest, model, number, fold, folds[fold]["val"], root, damage)
             scores.append(results / name / "evaluate" / model / f"fold{fold}-seed0.parquet")

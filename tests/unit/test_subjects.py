@@ -20,6 +20,7 @@ from medseg.formats.read import read_labels
 from medseg.formats.write import write_labels
 from medseg.ingest.manifest import NOBODY, Grouping, read_manifest
 from medseg.ingest.run import check, run
+from medseg.records import read_record, write_record
 from tests.faults.sets import CASES, KINDS, config
 
 IDS = {kind: [f"{kind}_{k:03d}" for k in range(CASES)] for kind in KINDS}
@@ -175,10 +176,10 @@ def test_a_manifest_of_an_earlier_version_is_refused_by_name(copy: Callable[[str
     copy("cells")
     run(config(tmp_path, "cells"), "cells", tmp_path / "out")
     path = tmp_path / "out/dataset.json"
-    facts = json.loads(path.read_text())
+    facts = read_record(path, "medseg ingest")
     del facts["unit"]
-    path.write_text(json.dumps(facts))
-    with pytest.raises(DataError, match=r"no 'unit'; written by another version, run `medseg ingest` again"):
+    write_record(path, facts)
+    with pytest.raises(DataError, match=r"KeyError\('unit'\).*run `medseg ingest` again"):
         read_manifest(tmp_path / "out/manifest.tsv")
 
 

@@ -32,6 +32,7 @@ from medseg.testset.openings import Opening, append_opening, read_openings, time
 from tests.conftest import CLASSES, OBLIQUE, Study, scene
 from tests.faults.sets import CASES, KINDS
 from tests.faults.sets import config as set_config
+from tests.records import rewrite_table
 
 VALUES = np.array([0, *CLASSES.values()], dtype=np.uint8)
 TEST_CASES = ("t0", "t1")
@@ -553,10 +554,9 @@ def test_the_manifest_speaks_for_models_without_a_record(
     results, config = ready()
     spoil(results, "flat", lambda facts: facts.pop("trained_on"))
     table = results / "flat/ingest/manifest.tsv"
-    sound = table.read_text()
-    table.write_text(sound.replace("f1\tf1\t", "f1\tt1\t"))
+    rewrite_table(table, lambda text: text.replace("f1\tf1\t", "f1\tt1\t"))
     assert "data set flat: subjects t1 are in the manifest of its folds, too" in refusal(DataError, results, config)
-    table.write_text(sound)
+    rewrite_table(table, lambda text: text.replace("f1\tt1\t", "f1\tf1\t"))
     stage.run(results, config, ["flat"])
     assert read_openings(results)[0].unrecorded == ("flat/unet/fold0-seed0",)
     assert "no complete record of the subjects" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from medseg.models.weights import load_encoder, read_tensors
 from medseg.train.start import Start
 from medseg.weights import run as stage
 from medseg.weights.fetch import fetch_weights
-from medseg.weights.record import read_record
+from medseg.weights.record import read_weights_record
 from tests.file_server import Reply, Server, hang_up, redirect, send, status
 
 
@@ -311,7 +311,7 @@ def test_files_are_taken_as_they_are_and_checked_where_a_checksum_is_given(file:
 def test_a_record_gives_its_file_back(file: Path, digest: str, tmp_path: Path) -> None:
     record = tmp_path / "weights" / "unet.json"
     stage.run(str(file), digest, record.parent, record)
-    assert read_record(record, str(file), digest) == file
+    assert read_weights_record(record, str(file), digest) == file
     options = {"weights": str(file), "sha256": digest}
     assert Start.of(options, None, record).digests() == {"encoder": digest}
     assert Start.of({}, None, None) == Start()
@@ -337,13 +337,13 @@ def test_a_record_that_does_not_hold_any_more_is_refused(file: Path, tmp_path: P
         CheckpointError,
         match=r"unet\.json: made for another options\.weights.*`medseg plan` again, else `medseg weights`",
     ):
-        read_record(record, str(file), None)
+        read_weights_record(record, str(file), None)
     copy.write_bytes(b"other")
     with pytest.raises(CheckpointError, match="have changed"):
-        read_record(record, str(copy), None)
+        read_weights_record(record, str(copy), None)
     copy.unlink()
     with pytest.raises(CheckpointError, match="is missing"):
-        read_record(record, str(copy), None)
+        read_weights_record(record, str(copy), None)
     record.write_text("{}")
     with pytest.raises(CheckpointError, match="has no digest.*medseg weights"):
-        read_record(record, str(copy), None)
+        read_weights_record(record, str(copy), None)

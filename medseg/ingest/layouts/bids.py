@@ -5,17 +5,19 @@ Gorgolewski et al. 2016, The brain imaging data structure, Scientific Data 3:160
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from pathlib import Path
 
 from medseg.config import BidsConfig, DatasetConfig
+from medseg.errors import DataError
 from medseg.formats.table import FORMATS, stem_of, suffix_of
 from medseg.ingest.faults import fault
 from medseg.ingest.layouts.found import Candidate, Found, outside, required_table, visible, walk
+from medseg.ingest.tables import read_table
 
 # Entities that distinguish derivatives of one image; any other that the image's name lacks means another image.
 DERIVED = {"space", "label", "desc", "res", "den", "seg", "atlas", "hemi", "model", "subset"}
+PARTICIPANTS = "participants.tsv"
 
 
 def bids_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
@@ -34,10 +36,10 @@ def bids_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
         found.faults.append(fault("missing", "-", labels_in, "no such folder", fix))
         return found
     images, labels = _images(root, wanted), _labels(root, labels_in, what.label)
+    sites = _sites(root, found)
     masks: dict[str, list[str]] = defaultdict(list)
     for file in labels:
         masks[_image_of(file, what.label, images, wanted)].append(file)
-    sites = _sites(root)
     for case, channels in images.items():
         _pair(root, case, channels, masks.get(case, []), what, sites, found)
     for file in masks.get("", []):
@@ -106,12 +108,16 @@ def _pair(
         found.candidates.append(Candidate(case, subject, files, tuple(labels), sites.get(subject, "")))
 
 
-def _sites(root: Path) -> dict[str, str]:
+def _sites(root: Path, found: Found) -> dict[str, str]:
     """Subject -> the column ``site`` of participants.tsv, where there is one."""
-    path = root / "participants.tsv"
+    path = root / PARTICIPANTS
     if not path.is_file():
         return {}
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+    try:
+        _, rows = read_table(path)
+    except DataError as error:
+        fix = "correct the table, or remove it: only its columns participant_id and site are read"
+        found.faults.append(fault("table", "-", PARTICIPANTS, str(error).removeprefix(f"{path}: "), fix))
+        return {}
     named = [row for row in rows if row.get("participant_id") and row.get("site") not in (None, "", "n/a")]
-    return {str(row["participant_id"]): str(row["site"]) for row in named}
+    return {row["participant_id"]: row["site"] for row in named}
