@@ -17,7 +17,6 @@ from medseg.config.model import ModelConfig, is_elsewhere
 from medseg.config.section import Count, Name, Positive, Section, Seed, Steps
 from medseg.errors import ConfigError
 from medseg.records import DIGEST, is_signed
-from medseg.records import DIGEST, is_signed
 from medseg.settings import merge, read_settings
 
 # Problems of a configuration that are printed.
@@ -262,8 +261,6 @@ def load_config(paths: Sequence[Path], overrides: Mapping[str, Any] | None = Non
 
     A JSON file may have a digest of itself, as the ``config.json`` has that the workflow writes for the stages.
 
-    A JSON file may have a digest of itself, as the ``config.json`` has that the workflow writes for the stages.
-
     Raises:
         ConfigError: with one line per problem: the key, what was found, and the nearest valid key or a hint.
     """
@@ -280,18 +277,6 @@ def load_config(paths: Sequence[Path], overrides: Mapping[str, Any] | None = Non
         more = len(found) - MAX_PROBLEMS
         raise ConfigError("\n".join(lines + ([f"{source}: and {more:,} problems more"] if more > 0 else []))) from None
     return config
-
-
-def _unsigned(path: Path, value: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without its digest, which must be right; users' own files have none."""
-    if path.suffix != ".json" or DIGEST not in value:
-        return value
-    if not is_signed(value):
-        raise ConfigError(
-            f"{path}: damaged or edited since the workflow wrote it (its digest differs); run `snakemake` again, which "
-            f"writes it from your configuration; for a configuration of your own, copy it without the key '{DIGEST}'"
-        )
-    return {key: inner for key, inner in value.items() if key != DIGEST}
 
 
 def _unsigned(path: Path, value: dict[str, Any]) -> dict[str, Any]:

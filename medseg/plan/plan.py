@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from pathlib import Path
 from typing import Any, TypeVar
 
 from medseg.bounds import OutOfBounds, shortened
@@ -14,14 +13,11 @@ from medseg.errors import PlanError
 from medseg.models.spec import NetworkSpec
 from medseg.plan import bounds
 from medseg.records import as_written, read_record, write_record
-from medseg.records import as_written, read_record, write_record
 
 Group = TypeVar("Group")
 
 # Cases of the validation fold that are predicted for a point of the validation curve.
 VALIDATION_CASES = 8
-MAKER = "medseg plan"
-INSTEAD = "numbers of your own are `models.<name>.plan` of the configuration"
 MAKER = "medseg plan"
 INSTEAD = "numbers of your own are `models.<name>.plan` of the configuration"
 
@@ -249,23 +245,6 @@ def read_plan(path: Path) -> Plan:
             return Plan.from_json(facts)
     except PlanError as error:
         raise PlanError(f"{path}: {error}; delete it and run `{MAKER}` again") from None
-
-
-def write_plan(path: Path, plan: Plan) -> None:
-    """Write a plan's file."""
-    write_record(path, plan.to_json())
-
-
-def read_plan(path: Path) -> Plan:
-    """Read a plan's file.
-
-    Raises:
-        DataError: if it is missing, damaged, or edited: plans are changed by the configuration.
-        PlanError: if it has other fields than this version's, or impossible values.
-    """
-    facts = read_record(path, MAKER, INSTEAD)
-    with as_written(path, MAKER):
-        return Plan.from_json(facts)
 
 
 def _to_json(group: Any) -> dict[str, Any]:
