@@ -26,7 +26,6 @@ from medseg.jobs import Job
 from medseg.postprocess.operations import wanted
 from medseg.records import holds, write_record
 from medseg.results.folders import ModelFolder
-from medseg.records import holds, write_record
 from medseg.results.key import RunKey
 from medseg.results.layout import reserved_names
 from medseg.results.paths import Results
