@@ -141,7 +141,8 @@ def _shown(path: Path | None) -> str:
     if path is None:
         return "a file or folder (`--debug` shows which)"
     here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else str(path)
+    text = str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else str(path)
+    return "this folder" if text == "." else text
 
 
 def _existing(path: Path | None) -> Path:
@@ -153,7 +154,11 @@ def _existing(path: Path | None) -> Path:
 def _mount(path: Path | None) -> str:
     """Where the file system of a path is mounted."""
     found = _existing(path)
-    while not found.is_mount() and found != found.parent:
+    listed = Path("/proc/self/mounts")
+    # A folder that is mounted at another place of the same disk is known by this list alone.
+    lines = listed.read_text().splitlines() if listed.is_file() else []
+    points = {re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[1]) for line in lines}
+    while not (str(found) in points or found.is_mount()):
         found = found.parent
     return f"the file system at {found}"
 
