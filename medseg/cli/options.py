@@ -46,6 +46,12 @@ ShardOf = Annotated[
     typer.Option("--shard", help="i/n: only the cases i, i + n, …; leaves a file shard-i-of-n, to be joined"),
 ]
 Join = Annotated[int | None, typer.Option("--join", min=1, help="n: join the results of n shards")]
+ModelFolders = Annotated[
+    list[Path] | None, typer.Option("--model", help="model folders: results of other trainings are refused")
+]
+OfModel = Annotated[
+    Path | None, typer.Option("--model", help="model folder: predictions of another training are refused")
+]
 Code = Annotated[str | None, typer.Option("--code", help="digest of the stage's code; none: computed")]
 
 

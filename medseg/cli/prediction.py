@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medseg.cli.options import Code, ConfigFile, Join, ManifestFile, OutFolder, Predictions, ShardOf, part_of
+from medseg.cli.options import Code, ConfigFile, Join, ManifestFile, OfModel, OutFolder, Predictions, ShardOf, part_of
 
 if TYPE_CHECKING:
     from medseg.config import Config
     from medseg.shards import Shard
+    from medseg.train.identity import Wanted
 
 
 def predict(
@@ -33,6 +34,15 @@ def predict(
     manifest: Annotated[Path | None, typer.Option("--manifest", help="predict a fold: its manifest")] = None,
     splits: Annotated[Path | None, typer.Option("--splits", help="predict a fold: its splits")] = None,
     fold: Annotated[int | None, typer.Option("--fold", min=0, help="predict a fold: which")] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option("--plan", help="predict a fold: the model must be trained by this plan, and --index …"),
+    ] = None,
+    index: Annotated[Path | None, typer.Option("--index", help="… index.json of its prepared cases")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="… its seed")] = None,
+    train_code: Annotated[str | None, typer.Option("--train-code", help="… --code of its training")] = None,
+    start: Annotated[str | None, typer.Option("--start", help="… --start of its training")] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="… --weights of its training")] = None,
     code: Code = None,
     shard: ShardOf = None,
     join: Join = None,
@@ -42,8 +52,10 @@ def predict(
     of_files |= {"--mirror": mirror, "--tracking-uri": tracking_uri}
     of_fold = {"--config": config, "--manifest": manifest, "--splits": splits, "--fold": fold, "--code": code}
     of_fold |= {"--shard": shard, "--join": join}
+    of_training: dict[str, Any] = {"--plan": plan, "--index": index, "--seed": seed}
+    of_training |= {"--train-code": train_code, "--start": start, "--weights": weights}
     if images:
-        _refuse(of_fold, "for the validation cases of a fold, and images are given")
+        _refuse(of_fold | of_training, "for the validation cases of a fold, and images are given")
         _reserve_gpu()
         from medseg.predict import run as stage
         from medseg.tracking import resolve_model
@@ -54,7 +66,12 @@ def predict(
             print(path)
     elif config is not None and manifest is not None and splits is not None and fold is not None:
         _refuse(of_files, "for image files; the validation cases of a fold are predicted as the configuration says")
-        _predict_fold(config, manifest, splits, fold, Path(model), out, code, part_of(shard, join), join)
+        training = None
+        if plan is not None and index is not None and seed is not None:
+            training = _wanted(manifest, plan, index, splits, fold, seed, train_code, start, weights)
+        else:
+            _refuse(of_training, "what the model must be trained from; give at least --plan, --index and --seed")
+        _predict_fold(config, manifest, splits, fold, Path(model), out, code, part_of(shard, join), join, training)
     else:
         raise typer.BadParameter("give image files, or --config, --manifest, --splits and --fold")
 
@@ -69,24 +86,45 @@ def _predict_fold(
     code: str | None,
     part: Shard | None,
     join: int | None,
+    training: Wanted | None,
 ) -> None:
     """Predict the validation cases of a fold, or a part of them, or join parts; arguments as for ``predict``."""
     if join is None:
         _reserve_gpu()
-    from medseg.config import load_config
     from medseg.files import read_json
+    from medseg.places import read_study
     from medseg.predict import run as stage
     from medseg.results.folders import ModelFolder
     from medseg.stages import rows_of_plan, stage_digest
 
-    config = load_config([config_file])
+    config = read_study([config_file])
     if code is None:
         code = stage_digest("predict_case", rows_of_plan(read_json(ModelFolder(model).description)["plan"]))
     if join is not None:
-        stage.join(config, manifest, splits, fold, model, out, join, code)
+        stage.join(config, manifest, splits, fold, model, out, join, code, training)
     else:
         soft = _keeps_probabilities(config, manifest)
-        stage.run(config, manifest, splits, fold, model, out, code, probabilities=soft, shard=part)
+        stage.run(config, manifest, splits, fold, model, out, code, probabilities=soft, shard=part, wanted=training)
+
+
+def _wanted(
+    manifest: Path,
+    plan: Path,
+    index: Path,
+    splits: Path,
+    fold: int,
+    seed: int,
+    code: str | None,
+    start: str | None,
+    weights: Path | None,
+) -> Wanted:
+    """The training whose model is wanted; arguments as for ``medseg train``."""
+    from medseg.results.folders import ModelFolder
+    from medseg.train.identity import Inputs, Wanted
+
+    folder = Path(start) if start is not None and ModelFolder(Path(start)).weights.is_file() else None
+    inputs = Inputs(manifest, plan, index, splits, fold, seed, folder, weights=weights)
+    return Wanted(inputs, code, any_start=start is not None and folder is None)
 
 
 def _reserve_gpu() -> None:
@@ -112,15 +150,21 @@ def _keeps_probabilities(config: Config, manifest: Path) -> bool:
 
 
 def postprocess(
-    config: ConfigFile, manifest: ManifestFile, predictions: Predictions, out: OutFolder, code: Code = None
+    config: ConfigFile,
+    manifest: ManifestFile,
+    predictions: Predictions,
+    out: OutFolder,
+    code: Code = None,
+    model: OfModel = None,
 ) -> None:
     """Apply the operations that the data set's configuration names to predictions."""
-    from medseg.config import load_config
     from medseg.ingest.manifest import read_manifest
+    from medseg.places import read_study
     from medseg.postprocess import run as stage
     from medseg.postprocess.operations import wanted
     from medseg.stages import stage_digest
 
-    loaded = load_config([config])
+    loaded = read_study([config])
     steps = loaded.dataset(read_manifest(manifest).dataset).postprocess
-    stage.run(loaded, manifest, predictions, out, code or stage_digest("postprocess", {"OPERATIONS": wanted(steps)}))
+    code = code or stage_digest("postprocess", {"OPERATIONS": wanted(steps)})
+    stage.run(loaded, manifest, predictions, out, code, model)

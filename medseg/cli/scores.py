@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.options import ConfigFile, Join, ManifestFile, OutFile, OutFolder, Predictions, ShardOf, part_of
+from medseg.cli.options import (
+    ConfigFile,
+    Join,
+    ManifestFile,
+    ModelFolders,
+    OfModel,
+    OutFile,
+    OutFolder,
+    Predictions,
+    ShardOf,
+    part_of,
+)
 
 
 def evaluate(
@@ -17,16 +28,17 @@ def evaluate(
     out: OutFile,
     shard: ShardOf = None,
     join: Join = None,
+    model: OfModel = None,
 ) -> None:
     """Score predicted label maps against the references: one table, a row per case, class and metric."""
-    from medseg.config import load_config
     from medseg.evaluate import run as stage
+    from medseg.places import read_study
 
     part = part_of(shard, join)
     if join is not None:
-        stage.join(predictions, out, join)
+        stage.join(predictions, out, join, model)
     else:
-        stage.run(load_config([config]), manifest, predictions, out, part)
+        stage.run(read_study([config]), manifest, predictions, out, part, model)
 
 
 def compare(
@@ -35,11 +47,12 @@ def compare(
     margin: Annotated[
         float | None, typer.Option("--margin", help="difference in mean score that does not matter; none: not tested")
     ] = None,
+    model: ModelFolders = None,
 ) -> None:
     """Compare models: leaderboard with intervals over subjects, paired differences."""
     from medseg.compare import run as stage
 
-    stage.run(scores, out, margin)
+    stage.run(scores, out, margin, model)
 
 
 def report(
@@ -48,10 +61,10 @@ def report(
     out: OutFolder,
 ) -> None:
     """Write the HTML report of an experiment."""
-    from medseg.config import load_config
+    from medseg.places import read_study
     from medseg.report import run as stage
 
-    stage.run(results, config, Path(load_config([config]).data_root), out)
+    stage.run(results, config, Path(read_study([config]).data_root), out)
 
 
 def leaderboard(compare: Annotated[Path, typer.Argument(help="results/<experiment>/compare")]) -> None:
@@ -79,12 +92,12 @@ def open_test_set(
 
     reserve_gpu()
     from medseg.compare.terminal import terminal_leaderboard
-    from medseg.config import load_config
+    from medseg.places import read_study
     from medseg.results.paths import Results
     from medseg.testset import run as stage
     from medseg.testset.openings import read_openings, times_opened
 
-    loaded = load_config([config])
+    loaded = read_study([config])
     compared = stage.run(results, loaded, dataset or (), model or (), workers)
     print(terminal_leaderboard(compared))
     openings = read_openings(results)

@@ -15,6 +15,8 @@ from medseg.errors import DataError
 from medseg.evaluate.score import COLUMNS, FAILED, NOT_ANNOTATED
 from medseg.evaluate.table import read_table
 from medseg.metrics.table import METRICS, QUANTITIES
+from medseg.results.key import RunKey
+from medseg.trained import read_trained, short
 
 RUN = ["dataset", "split", "model", "fold", "seed"]
 KEY = [*RUN, "case", "subject", "label"]
@@ -48,6 +50,33 @@ def trainings_of(scores: pd.DataFrame) -> list[dict[str, Any]]:
         {name: int(row[name]) if name in ("fold", "seed") else str(row[name]) for name in columns}
         for row in found.to_dict("records")
     ]
+
+
+def require_trainings(found: Sequence[Mapping[str, Any]], models: Sequence[Path]) -> None:
+    """Raise ``DataError`` unless scores are of just the trainings in these model folders.
+
+    Args:
+        found: from ``trainings_of``.
+        models: folders.
+    """
+    present = {trained.key: trained for trained in map(read_trained, models)}
+    scored = {RunKey(t["dataset"], t["model"], t["fold"], t["seed"]): t["fingerprint"] for t in found}
+    for key in sorted({*scored, *present}, key=lambda key: key.name):
+        if key not in present:
+            raise DataError(
+                f"score rows of {key.name}, which is none of the trainings of this study; leave its table out"
+            )
+        folder, fingerprint = present[key].folder, present[key].fingerprint
+        if key not in scored:
+            raise DataError(
+                f"no score rows of {key.name}, whose model is in {folder}; run `medseg evaluate` for it first"
+            )
+        if scored[key] != fingerprint:
+            raise DataError(
+                f"score rows of {key.name}: come from another training (fingerprint {short(scored[key])}) than the one "
+                f"in {folder} now ({short(fingerprint)}); delete its table of scores and its predictions, and run "
+                "`medseg predict` and `medseg evaluate` again"
+            )
 
 
 def compared_rows(scores: pd.DataFrame) -> pd.DataFrame:

@@ -21,16 +21,24 @@ from medseg.image.labels import LabelTable
 from medseg.ingest.cases import read_case_labels
 from medseg.ingest.manifest import Case, Manifest, read_manifest
 from medseg.outputs import writing
-from medseg.predict.record import PredictedCase, Predictions, read_predictions
+from medseg.predict.record import PredictedCase, Predictions, read_predictions, require_predicted_by
 from medseg.results.folders import table_of_shard
 from medseg.shards import Shard
 
 
-def run(config: Config, manifest_path: Path, predictions: Path, out: Path, shard: Shard | None = None) -> None:
+def run(
+    config: Config,
+    manifest_path: Path,
+    predictions: Path,
+    out: Path,
+    shard: Shard | None = None,
+    model: Path | None = None,
+) -> None:
     """Score every case of ``predictions`` (a ``predictions.json``) against its reference into the parquet file ``out``.
 
     A case that is recorded there as failed gets the worst value and its reason; it is never left out. With ``shard``,
-    only that part of the cases is scored, into a file of its own (``table_of_shard``), to be joined by ``join``.
+    only that part of the cases is scored, into a file of its own (``table_of_shard``), to be joined by ``join``. With
+    ``model``, a model folder, predictions of another training than the one in it are refused.
 
     Raises:
         ConfigError: if the configuration asks for a metric or a class that there is not.
@@ -39,7 +47,16 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path, shard
     """
     target = out if shard is None else table_of_shard(out, shard.name)
     with writing(target):
-        write_table(target, _score(config, read_manifest(manifest_path), read_predictions(predictions), shard))
+        given = _read(predictions, model)
+        write_table(target, _score(config, read_manifest(manifest_path), given, shard))
+
+
+def _read(predictions: Path, model: Path | None) -> Predictions:
+    """Predictions, if they are those of the training in the folder ``model``."""
+    given = read_predictions(predictions)
+    if model is not None:
+        require_predicted_by(model, given)
+    return given
 
 
 def _score(config: Config, manifest: Manifest, given: Predictions, shard: Shard | None) -> pd.DataFrame:
@@ -58,14 +75,16 @@ def _score(config: Config, manifest: Manifest, given: Predictions, shard: Shard 
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def join(predictions: Path, out: Path, count: int) -> None:
+def join(predictions: Path, out: Path, count: int, model: Path | None = None) -> None:
     """Join the tables of ``count`` shards into ``out``: the same table as ``run`` without shards writes.
+
+    Arguments as for ``run``.
 
     Raises:
         DataError: if a shard's table is missing or damaged, or is not about these predictions.
     """
     with writing(out):
-        write_table(out, _joined(read_predictions(predictions), out, count))
+        write_table(out, _joined(_read(predictions, model), out, count))
 
 
 def _joined(given: Predictions, out: Path, count: int) -> pd.DataFrame:

@@ -23,18 +23,26 @@ from medseg.late import resolve
 from medseg.outputs import writing
 from medseg.postprocess.operations import IMAGE, LABELS, PROBABILITIES, Readers, apply, check, wanted
 from medseg.predict.probabilities import Probabilities, read_probabilities
-from medseg.predict.record import PredictedCase, label_map_digest, read_predictions, write_predictions
+from medseg.predict.record import (
+    PredictedCase,
+    label_map_digest,
+    read_predictions,
+    require_predicted_by,
+    write_predictions,
+)
 from medseg.preprocess.memory import host_budget
 from medseg.progress import Progress
 from medseg.results.folders import PredictionFolder
 
 
-def run(config: Config, manifest_path: Path, predictions: Path, out: Path, code: str = "") -> None:
+def run(
+    config: Config, manifest_path: Path, predictions: Path, out: Path, code: str = "", model: Path | None = None
+) -> None:
     """Apply the data set's operations to every case of ``predictions`` (a ``predictions.json``) into ``out``.
 
     ``predictions.json`` is written last. A label map that was made from the same prediction, image (read in the same
     way), label table, operations and ``code`` (digest of this stage's code) is kept. A case that failed in prediction
-    stays failed.
+    stays failed. With ``model``, a model folder, predictions of another training than the one in it are refused.
 
     Raises:
         ConfigError: if an operation does not fit the data set's classes, before anything is written.
@@ -45,6 +53,8 @@ def run(config: Config, manifest_path: Path, predictions: Path, out: Path, code:
     steps = dataset.postprocess
     check(steps, manifest.labels, manifest.dataset)
     given = read_predictions(predictions)
+    if model is not None:
+        require_predicted_by(model, given)
     failed = {case_id: entry for case_id, entry in given.cases.items() if entry.failed}
     todo = {case_id: manifest.case(case_id) for case_id in given.cases if case_id not in failed}
     budget = host_budget(config.budget.host_gb)

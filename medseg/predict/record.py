@@ -12,6 +12,7 @@ from medseg.formats.read import open_content
 from medseg.records import as_written, read_record, write_record
 from medseg.results.folders import PredictionFolder
 from medseg.results.key import RunKey
+from medseg.trained import require_training, short
 
 MAKER = "medseg predict"
 
@@ -116,6 +117,18 @@ def read_predictions(path: Path) -> Predictions:
             value["mirror"],
             {case: PredictedCase.from_json(entry) for case, entry in value["cases"].items()},
             value.get("postprocess"),
+        )
+
+
+def require_predicted_by(model: Path, predictions: Predictions) -> None:
+    """Raise ``DataError`` unless predictions are those of the training in a model folder."""
+    found = PredictionFolder(predictions.folder).record
+    makers = "`medseg predict`" if predictions.postprocess is None else "`medseg predict` and `medseg postprocess`"
+    trained = require_training(model, predictions.key, predictions.fingerprint, found, makers)
+    if trained.weights_sha256 != predictions.weights_sha256:
+        raise DataError(
+            f"{found}: made with weights {short(predictions.weights_sha256)}, and {model} has "
+            f"{short(trained.weights_sha256)} now; delete {found.name} there and run {makers} again"
         )
 
 

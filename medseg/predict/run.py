@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.config import Config
-from medseg.errors import DataError
+from medseg.errors import CheckpointError, DataError
 from medseg.formats.read import open_image
 from medseg.formats.table import label_suffix, stem_of
 from medseg.ingest.manifest import Manifest, read_manifest
@@ -22,6 +22,7 @@ from medseg.results.folders import PredictionFolder
 from medseg.results.key import VALIDATION, RunKey
 from medseg.shards import Shard, read_shards
 from medseg.train.checkpoint import Checkpoint, read_description
+from medseg.train.identity import Wanted, require_wanted
 from medseg.train.lineage import OVERLAP
 
 
@@ -36,6 +37,7 @@ def run(
     *,
     probabilities: bool = False,
     shard: Shard | None = None,
+    wanted: Wanted | None = None,
 ) -> None:
     """Predict the validation cases of a fold into ``out``; see ``predict_cases``.
 
@@ -49,8 +51,9 @@ def run(
         probabilities: write them beside the label maps (see ``postprocess.operations.wants_probabilities``).
         shard: predict this part only and write ``shard-i-of-n.json`` instead of the record; shards may run at the same
             time on different machines.
+        wanted: the training that the model must be; none: any of this data set and fold.
     """
-    task = _validation(config, manifest_path, splits, fold, model, code, probabilities)
+    task = _validation(config, manifest_path, splits, fold, model, code, probabilities, wanted)
     if shard is None:
         _predict_all(task, out)
         return
@@ -68,6 +71,7 @@ def join(
     out: Path,
     count: int,
     code: str = "",
+    wanted: Wanted | None = None,
 ) -> None:
     """Join ``count`` shards in ``out``: write the ``predictions.json`` that ``run`` without shards would have written.
 
@@ -76,7 +80,7 @@ def join(
     Raises:
         DataError: if a shard is not done, or was predicted by another model, from other cases or in another way.
     """
-    task = _validation(config, manifest_path, splits, fold, model, code, False)
+    task = _validation(config, manifest_path, splits, fold, model, code, False, wanted)
     entries: dict[str, PredictedCase] = {}
     for index, done in enumerate(read_shards(out, count, "predict")):
         if done.get("task") != task.digest:
@@ -169,11 +173,28 @@ def predict_files(
 
 
 def _validation(
-    config: Config, manifest_path: Path, splits: Path, fold: int, model: Path, code: str, probabilities: bool
+    config: Config,
+    manifest_path: Path,
+    splits: Path,
+    fold: int,
+    model: Path,
+    code: str,
+    probabilities: bool,
+    wanted: Wanted | None = None,
 ) -> Task:
     """The task of predicting the validation cases of a fold, none of whose subjects the model has seen."""
     _, case_ids = read_split(splits, fold)
-    return _task(config, manifest_path, case_ids, model, code, VALIDATION, fold, probabilities)
+    task = _task(config, manifest_path, case_ids, model, code, VALIDATION, fold, probabilities)
+    if wanted is not None:
+        require_wanted(model, task.checkpoint, wanted)
+    _refuse_seen(task.checkpoint, task.manifest, case_ids, fold, model)
+    if (task.checkpoint.dataset, task.checkpoint.fold) != (task.manifest.dataset, fold):
+        raise CheckpointError(
+            f"{model}: a model of data set '{task.checkpoint.dataset}', fold {task.checkpoint.fold}; expected one of "
+            f"'{task.manifest.dataset}', fold {fold}, whose validation cases are predicted; predict its own fold, or "
+            "new images as files"
+        )
+    return task
 
 
 def _task(
@@ -189,8 +210,6 @@ def _task(
     """Read what is needed to know which cases are predicted how; arguments as for ``predict_cases``."""
     manifest = read_manifest(manifest_path)
     checkpoint, weights = read_description(model)
-    if split == VALIDATION:
-        _refuse_seen(checkpoint, manifest, case_ids, fold, model)
     return Task(
         RunKey(manifest.dataset, checkpoint.plan.model, fold, checkpoint.seed, split),
         manifest,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from medseg.compare.run import read_leaderboard, read_summary
+from medseg.compare.run import read_compared_scores, read_leaderboard, read_summary
 from medseg.config import Config, load_config
-from medseg.errors import DataError
-from medseg.files import read_json, sha256_file
+from medseg.files import sha256_file
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_folds
 from medseg.plan.plan import read_plan
@@ -22,7 +21,11 @@ from medseg.predict.record import PredictedCase, find_scored
 from medseg.report.statements import dataset_statements
 from medseg.results.key import RunKey
 from medseg.results.paths import Results
-from medseg.train.journal import parse_record
+from medseg.train.history import read_history, read_timing
+from medseg.train.journal import Record
+from medseg.trained import read_facts, require_training
+
+KEY = ["dataset", "model", "fold", "seed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,26 +115,22 @@ def read_experiment(results: Path, config_json: Path) -> Experiment:
 
     Raises:
         ConfigError: if the configuration is not a valid one.
-        DataError: if a result that the compared scores rest on is missing or damaged.
+        DataError: if a result that the compared scores rest on is missing or damaged, or of another training than the
+            one that is there now.
     """
     config = load_config([config_json])
     layout = Results(results)
     compare = layout.compare
-    leaderboard = read_leaderboard(compare.folder)
-    try:
-        scores = pd.read_parquet(compare.scores)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{compare.scores}: {error}; run `medseg compare` again") from error
-    keys = [
-        (str(d), str(m), int(f), int(s))
-        for d, m, f, s in scores[["dataset", "model", "fold", "seed"]].drop_duplicates().itertuples(index=False)
-    ]
+    summary, leaderboard = read_summary(compare.folder), read_leaderboard(compare.folder)
+    scores = read_compared_scores(compare.folder)
+    keys = [(str(d), str(m), int(f), int(s)) for d, m, f, s in scores[KEY].drop_duplicates().itertuples(index=False)]
     order = {name: place for place, name in enumerate([*config.datasets, *config.models])}
     keys.sort(key=lambda k: (order.get(k[0], len(order)), order.get(k[1], len(order)), k))
     names = list(dict.fromkeys(k[0] for k in keys))
     wanted = config.runs()
     manifests = {d: read_manifest(layout.ingest(d).manifest) for d in names}
-    runs = tuple(_read_run(layout, RunKey(*key), _scored(scores, key)) for key in keys)
+    compared = {tuple(t[name] for name in KEY): str(t["fingerprint"]) for t in summary["trainings"]}
+    runs = tuple(_read_run(layout, RunKey(*key), compared[key], _scored(scores, key)) for key in keys)
     return Experiment(
         config,
         manifests,
@@ -140,7 +139,7 @@ def read_experiment(results: Path, config_json: Path) -> Experiment:
         runs,
         tuple(f"{d} / {m} / fold {f} / seed {s}" for d, m, f, s in wanted if (d, m, f, s) not in set(keys)),
         scores,
-        read_summary(compare.folder),
+        summary,
         leaderboard,
         _read_jobs(layout.benchmarks, config.datasets),
         {f"compare/{p.name}": sha256_file(p) for p in (compare.scores, compare.leaderboard, compare.summary)},
@@ -153,39 +152,36 @@ def read_experiment(results: Path, config_json: Path) -> Experiment:
 
 def _scored(scores: pd.DataFrame, key: tuple[str, str, int, int]) -> dict[str, str]:
     """Case -> digest of the label map that was scored, of one training."""
-    mine = scores[(scores[["dataset", "model", "fold", "seed"]] == list(key)).all(axis=1)]
+    mine = scores[(scores[KEY] == list(key)).all(axis=1)]
     mine = mine[mine["prediction"] != ""]
     return dict(zip(mine["case"], mine["prediction"], strict=True))
 
 
-def _read_run(layout: Results, key: RunKey, scored: Mapping[str, str]) -> Run:
+def _read_run(layout: Results, key: RunKey, fingerprint: str, scored: Mapping[str, str]) -> Run:
+    """A training that was compared, if it is the one that is there now."""
     model = layout.model(key)
+    makers = "`medseg predict`, `medseg evaluate` and `medseg compare`"
+    require_training(model.folder, key, fingerprint, layout.compare.summary, makers)
     predictions = find_scored([layout.postprocess(key), layout.predict(key)], scored)
     return Run(
         key.dataset,
         key.model,
         key.fold,
         key.seed,
-        read_json(model.description),
-        _read_history(model.history),
-        read_json(model.timing),
+        read_facts(model.folder),
+        _by_step(read_history(model, fingerprint)),
+        read_timing(model, fingerprint),
         predictions.folder,
         {case: entry for case, entry in predictions.cases.items() if not entry.failed},
         predictions.mirror,
     )
 
 
-def _read_history(path: Path) -> list[dict[str, Any]]:
+def _by_step(records: Iterable[Record]) -> list[dict[str, Any]]:
     """Records by step; of several with one step (a resumed training writes them again) the last counts."""
     merged: dict[int, dict[str, Any]] = {}
-    try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            record = parse_record(line)
-            merged.setdefault(record.step, {}).update(record.metrics)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run `medseg train` first") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not a training journal ({error}); run `medseg train` again") from error
+    for record in records:
+        merged.setdefault(record.step, {}).update(record.metrics)
     return [{"step": step, **merged[step]} for step in sorted(merged)]
 
 

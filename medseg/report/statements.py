@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from medseg.config import Config, DatasetConfig, PostprocessConfig, load_config
-from medseg.files import read_json
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.recorded import read_test
 from medseg.results.folders import IngestFolder
 from medseg.results.paths import Results
 from medseg.testset.openings import read_openings, times_opened
+from medseg.trained import read_facts
 
 # Names shown in one sentence; the data section has all.
 NAMES_SHOWN = 5
@@ -54,7 +54,7 @@ def read_statements(results: Path) -> dict[str, list[tuple[str, str]]]:
     for name in config.datasets:
         path = layout.ingest(name).manifest
         if path.is_file():
-            starts = [read_json(model.description) for model in layout.models(name)]
+            starts = [read_facts(model.folder) for model in layout.models(name)]
             found[name] = dataset_statements(results, config, read_manifest(path), starts)
     return found
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medseg.config import Config
+from medseg.config import Config, is_elsewhere
+from medseg.config.grids import grid_name
 from medseg.errors import CheckpointError, ConfigError, DataError
 from medseg.files import sha256_file
 from medseg.ingest.manifest import Manifest, read_manifest
@@ -15,6 +16,7 @@ from medseg.results.folders import ModelFolder
 from medseg.results.key import RunKey
 from medseg.results.paths import Results
 from medseg.train.checkpoint import Checkpoint, read_description
+from medseg.train.identity import Inputs, Wanted, require_wanted
 
 # Subjects shown in one message; there can be thousands.
 SUBJECTS_SHOWN = 3
@@ -113,7 +115,8 @@ def finished(
 
     Raises:
         ConfigError: if there is no such model.
-        CheckpointError: if a model folder is damaged, or belongs elsewhere.
+        CheckpointError: if a model folder is damaged, or holds another training than plan, data and folds of the
+            study ask for.
         DataError: if no training is finished.
     """
     for model in models:
@@ -125,7 +128,7 @@ def finished(
         key = RunKey(dataset, model, fold, seed)
         files = Results(results).model(key)
         if files.description.is_file():
-            done.append(_training(files.folder, dataset, model, fold, seed))
+            done.append(_training(files.folder, key, _wanted(results, config, key)))
         else:
             lacking.append(key.name)
     if not done:
@@ -133,15 +136,34 @@ def finished(
     return done, lacking
 
 
-def _training(folder: Path, dataset: str, model: str, fold: int, seed: int) -> FinishedTraining:
+def _wanted(results: Path, config: Config, key: RunKey) -> Wanted:
+    """The training of a configuration; which code trained it is not asked."""
+    layout, start = Results(results), config.model(key.model).start
+    ingest = layout.ingest(key.dataset)
+    folder = None
+    if start is not None:
+        folder = Path(start) if is_elsewhere(start) else layout.model(replace(key, model=start)).folder
+        folder = folder if ModelFolder(folder).weights.is_file() else None
+    inputs = Inputs(
+        ingest.manifest,
+        layout.plan(key.dataset).plan(key.model),
+        layout.store(key.dataset, grid_name(config, key.model)).index,
+        ingest.splits,
+        key.fold,
+        key.seed,
+        folder,
+        weights=layout.weights(key.model) if config.model(key.model).options.get("weights") else None,
+    )
+    return Wanted(inputs, any_start=start is not None and folder is None)
+
+
+def _training(folder: Path, key: RunKey, wanted: Wanted) -> FinishedTraining:
     checkpoint, recorded = read_description(folder)
-    found = (checkpoint.dataset, checkpoint.plan.model, checkpoint.fold, checkpoint.seed)
-    if found != (dataset, model, fold, seed):
-        raise CheckpointError(f"{folder}: holds the training {found}, expected {(dataset, model, fold, seed)}")
+    require_wanted(folder, checkpoint, wanted)
     path = ModelFolder(folder).weights
     if not path.is_file() or sha256_file(path) != recorded:
         raise CheckpointError(f"{path}: missing or damaged (SHA-256 differs from the one recorded beside it)")
-    return FinishedTraining(dataset, model, fold, seed, folder, checkpoint, recorded)
+    return FinishedTraining(key.dataset, key.model, key.fold, key.seed, folder, checkpoint, recorded)
 
 
 def refuse_seen(results: Path, sets: dict[str, TestSet], trainings: Sequence[FinishedTraining]) -> list[str]:

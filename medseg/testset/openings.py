@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import DataError
-from medseg.files import read_json, write_json
+from medseg.files import read_json
+from medseg.records import is_signed, write_record
 from medseg.results.paths import Results
 
 
@@ -74,18 +75,23 @@ def read_openings(results: Path) -> list[Opening]:
                 "since it records how often the test set was opened"
             )
         return []
-    value = read_json(path)
     try:
+        value = read_json(path)
+        if not is_signed(value):
+            raise ValueError("its digest is missing or differs")
         return [_opening(entry) for entry in value["openings"]]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not as written by `medseg test` ({error!r}); restore it from a copy") from None
+    except (DataError, KeyError, TypeError, ValueError, AttributeError):
+        raise DataError(
+            f"{path}: damaged, edited, or of an earlier version of medseg; restore it from a copy, since it records "
+            "how often the test set was opened"
+        ) from None
 
 
 def append_opening(results: Path, opening: Opening) -> int:
     """Add an opening to the record, on disk before this returns; returns how many there are now."""
     openings = [*read_openings(results), opening]
     value = {"count": len(openings), "openings": [asdict(one) for one in openings]}
-    write_json(Results(results).test.opened, value)
+    write_record(Results(results).test.opened, value)
     return len(openings)
 
 

@@ -65,7 +65,7 @@ def run(
         _announce(opening, before)
         task = partial(_score, config=config, results=results)
         scores = _each(task, [(training, sets[training.dataset]) for training in trainings], workers)
-        compare.run(scores, place.compare.folder, config.compare.margin)
+        compare.run(scores, place.compare.folder, config.compare.margin, [training.folder for training in trainings])
     return place.compare.folder
 
 
@@ -140,8 +140,8 @@ def _score(work: tuple[FinishedTraining, TestSet], *, config: Config, results: P
     if steps.applies:
         processed = layout.postprocess(key)
         code = stage_digest("postprocess", {"OPERATIONS": wanted(steps)})
-        postprocess.run(config, test.table, predictions.record, processed.folder, code)
+        postprocess.run(config, test.table, predictions.record, processed.folder, code, training.folder)
         predictions = processed
     out = layout.scores(key)
-    evaluate.run(config, test.table, predictions.record, out)
+    evaluate.run(config, test.table, predictions.record, out, model=training.folder)
     return out

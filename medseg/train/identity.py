@@ -7,11 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medseg.errors import CheckpointError
 from medseg.files import digest_of
+from medseg.ingest.manifest import read_manifest
 from medseg.ingest.splits import read_split
-from medseg.plan.plan import Plan, read_plan
+from medseg.plan.plan import Plan, flat_values, read_plan
 from medseg.preprocess.store import open_store
+from medseg.train.checkpoint import Checkpoint
 from medseg.train.start import Start
+
+# How messages name the parts of a fingerprint.
+NAMES = {
+    "plan": "plan",
+    "data": "prepared data",
+    "split": "cases of the fold",
+    "code": "code of the training",
+    "encoder": "weights of the encoder",
+    "model": "weights that it started from",
+}
+# Values of a plan shown in one message.
+VALUES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +88,55 @@ def fingerprint_of(inputs: Inputs, code: str) -> str:
     """``fingerprint`` of the files on disk."""
     plan = read_plan(inputs.plan)
     return fingerprint(plan, inputs, start_of(plan, inputs), code)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The training whose model is wanted.
+
+    Attributes:
+        inputs: as it is trained now.
+        code: digest of the code that trains; None: whichever.
+        any_start: whether it may have started from any model, since that is no folder (a run of MLflow never changes).
+    """
+
+    inputs: Inputs
+    code: str | None = None
+    any_start: bool = False
+
+
+def require_wanted(folder: Path, found: Checkpoint, wanted: Wanted) -> None:
+    """Raise ``CheckpointError`` unless a model folder holds the training that is wanted; it says what differs.
+
+    Args:
+        folder: the model folder.
+        found: what its ``model.json`` says.
+        wanted: the training.
+    """
+    inputs, plan = wanted.inputs, read_plan(wanted.inputs.plan)
+    dataset = read_manifest(inputs.manifest).dataset
+    names = {
+        "data set": (found.dataset, dataset),
+        "model": (found.plan.model, plan.model),
+        "fold": (found.fold, inputs.fold),
+        "seed": (found.seed, inputs.seed),
+    }
+    different = [f"{name} {a!r} instead of {b!r}" for name, (a, b) in names.items() if a != b]
+    expected = digests_of(facts_of(plan, inputs, start_of(plan, inputs), wanted.code or ""))
+    unasked = {name for name, ask in (("code", wanted.code is not None), ("model", not wanted.any_start)) if not ask}
+    for name in NAMES.keys() - unasked if not different else ():
+        if found.inputs.get(name) != expected.get(name):
+            different.append(f"another {NAMES[name]}{_values(found.plan, plan) if name == 'plan' else ''}")
+    if different:
+        raise CheckpointError(
+            f"{folder}: holds another training than the one that is wanted here: {', '.join(sorted(different))}; "
+            "delete this folder and run `medseg train` again (in a study, the same command as before does it)"
+        )
+
+
+def _values(found: Plan, wanted: Plan) -> str:
+    """The values in which two plans differ."""
+    have, want = flat_values(found.to_json()), flat_values(wanted.to_json())
+    names = [name for name in want if have[name] != want[name]]
+    shown = [f"{name} {have[name]!r} instead of {want[name]!r}" for name in names[:VALUES_SHOWN]]
+    return f" ({', '.join(shown)}{', …' if len(names) > VALUES_SHOWN else ''})" if shown else ""

@@ -719,7 +719,7 @@ def test_contradictory_scores_are_refused(tmp_path: Path, change: str, message: 
     path = write_scores(tmp_path / "s.parquet", broken(change))
     with pytest.raises(DataError, match=message):
         run([path], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").glob("[!.]*"))
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
@@ -727,7 +727,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
         read_scores([tmp_path / "lost.parquet"])
     whole = write_scores(tmp_path / "s.parquet", score_rows(TWO_CLASSES)).read_bytes()
     (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"cut\.parquet: not a readable score table"):
+    with pytest.raises(DataError, match=r"cut\.parquet: not a score table with a digest"):
         read_scores([tmp_path / "cut.parquet"])
     with pytest.raises(DataError, match="lacks columns status"):
         few = [{column: 1 for column in COLUMNS if column != "status"}]

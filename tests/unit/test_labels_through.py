@@ -17,7 +17,7 @@ from scipy import ndimage
 from medseg.config import Config, load_config
 from medseg.errors import ConfigError, DataError
 from medseg.evaluate import run as evaluate
-from medseg.files import read_json, sha256_file, write_json
+from medseg.files import read_json, sha256_file
 from medseg.formats.read import read_image, read_labels
 from medseg.formats.source import Source
 from medseg.formats.write import write_labels
@@ -34,6 +34,7 @@ from medseg.predict.predictor import Predictor
 from medseg.preprocess import run as preprocess
 from medseg.preprocess.prepare import prepare_image
 from medseg.preprocess.store import open_store
+from medseg.records import read_record, write_record
 from medseg.train import run as train
 from medseg.train.data import _centres, make_batch
 from tests.plans import run_plan
@@ -255,12 +256,12 @@ def test_a_volume_predicted_in_slices_is_the_stack_of_its_slices(river: River) -
 
 
 def test_a_prediction_that_says_not_annotated_is_refused(river: River, tmp_path: Path) -> None:
-    facts = read_json(river.predictions("volumes"))
+    facts = read_record(river.predictions("volumes"), "")
     case, entry = next(iter(facts["cases"].items()))
     labels, geometry = read_labels(river.predictions("volumes").parent / entry["file"])
     write_labels(tmp_path / entry["file"], np.full_like(labels, UNANNOTATED), geometry)
     cases = {case: {"file": entry["file"], "sha256": sha256_file(tmp_path / entry["file"])}}
-    write_json(tmp_path / "predictions.json", {**facts, "cases": cases})
+    write_record(tmp_path / "predictions.json", {**facts, "cases": cases})
     with pytest.raises(DataError, match="255"):
         evaluate.run(river.config, river.manifest, tmp_path / "predictions.json", tmp_path / "x.parquet")
 

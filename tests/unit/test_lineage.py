@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from medseg.errors import CheckpointError, DataError
-from medseg.files import read_json, sha256_file, write_json
+from medseg.files import read_json, sha256_file
 from medseg.image.geometry import Geometry
 from medseg.ingest.manifest import Case, read_manifest, write_manifest, write_test
 from medseg.ingest.splits import write_splits
+from medseg.records import read_record, write_record
 from medseg.train import advance, saving
 from medseg.train import run as stage
 from medseg.train.checkpoint import read_description
@@ -149,9 +150,9 @@ def test_a_damaged_record_is_not_taken_for_an_empty_one(
     damage: Callable[[Any], Any], study: Any, tmp_path: Path
 ) -> None:
     shutil.copytree(study.model("flat"), tmp_path / "m")
-    facts = read_json(tmp_path / "m" / "model.json")
+    facts = read_record(tmp_path / "m" / "model.json", "")
     damage(facts["trained_on"])
-    write_json(tmp_path / "m" / "model.json", facts)
+    write_record(tmp_path / "m" / "model.json", facts)
     with pytest.raises(CheckpointError, match=r"model\.json: damaged"):
         read_description(tmp_path / "m")
 
@@ -265,10 +266,10 @@ def test_a_data_set_that_was_saved_anew_is_known_by_its_name(trainings: Training
 
 def test_a_model_of_other_people_passes(trainings: Trainings) -> None:
     first = trainings.train("a", ["f0"], ["f1"])
-    facts = read_json(first / "model.json")
+    facts = read_record(first / "model.json", "")
     text = json.dumps(facts["trained_on"]).replace('"f0"', '"case_001"').replace('"flat"', '"theirs"')
     digest = sha256_file(trainings.study.folder("flat") / "images" / "f0.png")
-    write_json(first / "model.json", {**facts, "trained_on": json.loads(text.replace(digest, "0" * 64))})
+    write_record(first / "model.json", {**facts, "trained_on": json.loads(text.replace(digest, "0" * 64))})
     second = trainings.train("b", ["f1"], ["f0"], start=first)
     rows = read_json(second / "model.json")["trained_on"]["subjects"]
     assert [(row["dataset"], row["subject"]) for row in rows] == [("flat", "f1"), ("theirs", "case_001")]
@@ -276,8 +277,8 @@ def test_a_model_of_other_people_passes(trainings: Trainings) -> None:
 
 def test_a_model_from_before_there_were_records(trainings: Trainings) -> None:
     first = trainings.train("a", ["f0"], ["f1"])
-    facts = read_json(first / "model.json")
-    write_json(first / "model.json", {k: v for k, v in facts.items() if k not in ("trained_on", "allowed")})
+    facts = read_record(first / "model.json", "")
+    write_record(first / "model.json", {k: v for k, v in facts.items() if k != "trained_on"})
     assert read_description(first)[0].trained_on is None
     with pytest.raises(DataError, match=r"no record of the subjects.*start-unrecorded"):
         trainings.train("b", ["f1"], ["f2"], start=first)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from medseg.compare.run import run as compare
 from medseg.config import Config
 from medseg.errors import DataError, GeometryError
 from medseg.evaluate.score import ABSENT, score_case
+from medseg.evaluate.table import write_table
 from medseg.files import read_json, sha256_file, write_json, write_text
 from medseg.formats.read import read_labels
 from medseg.formats.write import write_labels
@@ -27,16 +27,22 @@ from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import Case, Manifest, read_manifest, write_manifest
 from medseg.ingest.splits import write_splits
 from medseg.metrics.table import METRICS
-from medseg.plan.plan import write_plan
+from medseg.plan.plan import read_plan, write_plan
+from medseg.records import read_record, write_record
 from medseg.report import experiment_tables
 from medseg.report.figures import BoxRow, box_plot, in_themes
 from medseg.report.overlays import _planes_3d, choose
 from medseg.report.run import run
 from medseg.report.sources import read_experiment
+from medseg.results.folders import ModelFolder
 from medseg.results.key import RunKey
+from medseg.train.history import write_history
+from medseg.train.journal import line_of
+from medseg.trained import FORMAT
 from tests.plans import tiny_plan
 from tests.score_tables import GAP
 
+FINGERPRINT = "cd" * 32
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=y>$\\frac{$ {{ 7*7 }}"
 SECTIONS = [
     "leaderboard",
@@ -129,7 +135,7 @@ def add_dataset(
     write_splits(results / name / "ingest" / "splits.json", folds, seed=0)
     scores = []
     for number, model in enumerate(config.models):
-        plan = tiny_plan(model, dims, steps=40, reasons={"patch": "fits the <b>budget</b>"})
+        plan = tiny_plan(model, dims, model=model, steps=40, reasons={"patch": "fits the <b>budget</b>"})
         write_plan(results / name / "plan" / f"{model}.json", plan)
         for fold in config.folds.run:
             add_run(results, manifest, model, number, fold, folds[fold]["val"], root, damage)
@@ -159,24 +165,27 @@ def add_run(
         entries[case_id] = {"file": path.name, "sha256": sha256_file(path)}
         maps = [manifest.labels.to_channels(m) for m in (reference, predicted)]
         key = RunKey(manifest.dataset, model, fold, 0)
-        rows += score_case(key, case_id, case.subject, *maps, manifest.labels, grid, "", entries[case_id]["sha256"])
-    facts = {"dataset": manifest.dataset, "model": model, "fold": fold, "seed": 0}
-    made = {**facts, "weights_sha256": "ab" * 32, "mirror": manifest.dims == 2}
-    write_json(folder / "predictions.json", {**made, "cases": entries})
-    table = base / "evaluate" / model / f"{run_name}.parquet"
-    table.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_parquet(table, index=False)
-    train = base / "train" / model / run_name
-    provenance = {"medseg": "0.1.0", "git": "abc123", "python": "3.11", "parameters": 1234567}
-    write_json(
-        train / "model.json",
-        {"weights_sha256": "ab" * 32, "fingerprint": "cd" * 32, "provenance": provenance},
-    )
-    write_json(train / "timing.json", {"seconds": 75.0, "steps": 40, "attempts": 1, "device": "cpu", "threads": 2})
-    lines = [{"step": s, "time_ms": s, "metrics": {"train/loss": float(np.exp(-s / 20)) + fold / 9}} for s in range(40)]
-    dice = [None, 0.5, 0.7 + fold / 9]
-    lines += [{"step": 13 * k, "time_ms": k, "metrics": {"val/dice/mean": d}} for k, d in enumerate(dice)]
-    write_text(train / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        made = (manifest.labels, grid, "", entries[case_id]["sha256"])
+        rows += score_case(key, case_id, case.subject, *maps, *made, fingerprint=FINGERPRINT)
+    facts = {"dataset": manifest.dataset, "split": "val", "model": model, "fold": fold, "seed": 0}
+    facts |= {"fingerprint": FINGERPRINT, "weights_sha256": "ab" * 32, "mirror": manifest.dims == 2}
+    write_record(folder / "predictions.json", {**facts, "cases": entries})
+    write_table(base / "evaluate" / model / f"{run_name}.parquet", pd.DataFrame(rows))
+    train = ModelFolder(base / "train" / model / run_name)
+    about = {"name": manifest.dataset, "dims": manifest.dims, "channels": ["CT"], "labels": manifest.labels.to_json()}
+    provenance = {"medseg": "0.1.0", "git": "abc123", "python": "3.11", "packages": "1234567"}
+    description = {"format": FORMAT, "dataset": about, "fold": fold, "seed": 0, "fingerprint": FINGERPRINT}
+    description |= {
+        "plan": read_plan(base / "plan" / f"{model}.json").to_json(),
+        "inputs": {},
+        "parameters": 1234567,
+        "allowed": [],
+    }
+    write_record(train.description, {**description, "weights_sha256": "ab" * 32, "provenance": provenance})
+    lines = [line_of(s, s, {"train/loss": float(np.exp(-s / 20)) + fold / 9}) for s in range(40)]
+    lines += [line_of(13 * k, k, {"val/dice/mean": d}) for k, d in enumerate([None, 0.5, 0.7 + fold / 9])]
+    timing = {"seconds": 75.0, "steps": 40, "attempts": 1, "device": "cpu", "threads": 2}
+    write_history(train, "".join(lines).encode(), FINGERPRINT, timing)
     write_text(
         results / "benchmarks" / manifest.dataset / "train" / f"{model}-{run_name}.tsv",
         "s\th:m:s\tmax_rss\n75.2\t0:01:15\t812.4\n",
@@ -197,7 +206,7 @@ def add_gaps(files: Sequence[Path]) -> None:
         rows = rows.assign(metric="gap", definition=GAP.definition, value=20 * (1 - rows["value"]), unit=unit)
         rows.loc[rows["n_pred"] == 0, "value"] = rows["diagonal"]
         rows.loc[rows["n_ref"] == 0, "value"] = np.nan
-        pd.concat([table, rows]).to_parquet(path, index=False)
+        write_table(path, pd.concat([table, rows]))
 
 
 def build(root: Path, *, label: str = "nucleus", damage: Damage = shift, gap: bool = False) -> tuple[Config, Path]:
@@ -333,7 +342,7 @@ def add_nsd(files: Sequence[Path], tolerances: Mapping[str, str]) -> None:
         table = pd.read_parquet(path)
         rows = table[(table["metric"] == "dice") & table["label"].isin(tolerances)]
         sizes = METRICS["nsd"].definition + "@" + rows["label"].map(tolerances)
-        pd.concat([table, rows.assign(metric="nsd", definition=sizes)]).to_parquet(path, index=False)
+        write_table(path, pd.concat([table, rows.assign(metric="nsd", definition=sizes)]))
 
 
 def test_tolerances_stand_in_every_table_and_classes_without_one_are_named(tmp_path: Path) -> None:
@@ -444,7 +453,7 @@ def test_a_class_that_no_reference_shows_has_no_score_on_the_page(tmp_path: Path
         table.loc[is_score, "value"] = np.nan
         table.loc[~is_score, "value"] = 0.0
         table["status"] = ABSENT
-        table.to_parquet(path, index=False)
+        write_table(path, table)
     compare(sorted(results.glob("*/evaluate/*/*.parquet")), results / "compare")
     page = Page(report(tmp_path, results))
     assert "undefined no interval" in page.words
@@ -466,13 +475,13 @@ def test_what_was_scored_is_what_is_shown(tmp_path: Path) -> None:
     text = report(tmp_path, results)
     # Left by an earlier configuration, with post-processing: other label maps of the same cases.
     for path in sorted(results.glob("cells/predict/*/*/predictions.json")):
-        facts = read_json(path)
+        facts = read_record(path, "")
         folder = results / "cells" / "postprocess" / path.parent.parent.name / path.parent.name
         for entry in facts["cases"].values():
             labels, grid = read_labels(path.parent / entry["file"])
             write_labels(folder / entry["file"], np.zeros_like(labels), grid)
             entry["sha256"] = sha256_file(folder / entry["file"])
-        write_json(folder / "predictions.json", facts)
+        write_record(folder / "predictions.json", facts)
     assert report(tmp_path, results) == text
     for path in results.glob("cells/predict/*/*/predictions.json"):
         path.unlink()
@@ -485,11 +494,11 @@ def test_a_failed_case_is_on_the_page_without_a_picture(tmp_path: Path) -> None:
     path = results / "cells" / "evaluate" / "unet" / "fold0-seed0.parquet"
     table = pd.read_parquet(path)
     gone = table["case"] == sorted(set(table["case"]))[0]
-    table[~gone].to_parquet(path, index=False)
+    write_table(path, table[~gone])
     facts_path = results / "cells" / "predict" / "unet" / "fold0-seed0" / "predictions.json"
-    facts = read_json(facts_path)
+    facts = read_record(facts_path, "")
     facts["cases"][table.loc[gone, "case"].iloc[0]] = {"failed": "not finite"}
-    write_json(facts_path, facts)
+    write_record(facts_path, facts)
     compare(sorted(results.glob("*/evaluate/*/*.parquet")), results / "compare")
     words = Page(report(tmp_path, results)).words
     rows = {(r["model"], r["metric"], r["label"]): r for r in read_json(results / "compare" / "summary.json")["rows"]}
@@ -503,7 +512,7 @@ def test_a_failed_case_is_on_the_page_without_a_picture(tmp_path: Path) -> None:
         ("data/cells/images/c*.png", "changed since `medseg ingest`"),
         ("results/first-light/cells/predict/*/*/*.png", "changed since it was made"),
         ("results/first-light/organs/train/unet/fold0-seed0/history.jsonl", "not a training journal"),
-        ("results/first-light/compare/summary.json", "not readable JSON"),
+        ("results/first-light/compare/summary.json", "no readable JSON"),
     ],
 )
 def test_changed_or_damaged_results_are_refused_and_no_page_appears(tmp_path: Path, victim: str, message: str) -> None:
@@ -518,7 +527,7 @@ def test_changed_or_damaged_results_are_refused_and_no_page_appears(tmp_path: Pa
 def test_a_prediction_on_another_grid_is_refused(tmp_path: Path) -> None:
     _, results = build(tmp_path)
     for path in results.glob("organs/predict/*/*/predictions.json"):
-        facts, scores = read_json(path), Path(str(path.parent).replace("/predict/", "/evaluate/") + ".parquet")
+        facts, scores = read_record(path, ""), Path(str(path.parent).replace("/predict/", "/evaluate/") + ".parquet")
         table = pd.read_parquet(scores)
         for entry in facts["cases"].values():
             file = path.parent / entry["file"]
@@ -526,8 +535,8 @@ def test_a_prediction_on_another_grid_is_refused(tmp_path: Path) -> None:
             write_labels(file, labels, grid.cropped((0, 0, 1), labels.shape))
             table["prediction"] = table["prediction"].replace(entry["sha256"], sha256_file(file))
             entry["sha256"] = sha256_file(file)
-        write_json(path, facts)
-        table.to_parquet(scores, index=False)
+        write_record(path, facts)
+        write_table(scores, table)
     compare(sorted(results.glob("*/evaluate/*/*.parquet")), results / "compare")
     with pytest.raises(GeometryError, match="differ by 1"):
         report(tmp_path, results)

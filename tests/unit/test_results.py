@@ -12,6 +12,7 @@ import pytest
 
 from medseg.errors import MedsegError
 from medseg.predict.record import PredictedCase, Predictions, find_scored, read_predictions, write_predictions
+from medseg.records import write_record
 from medseg.results.folders import PredictionFolder
 from medseg.results.key import TEST, RunKey
 from medseg.results.layout import layout, reserved_names
@@ -163,14 +164,14 @@ def test_the_layout_imports_nothing_but_the_standard_library() -> None:
 
 def predictions(folder: Path, **digests: str) -> Predictions:
     cases = {case: PredictedCase(f"{case}.png", digest) for case, digest in digests.items()}
-    return Predictions(folder, KEY, "ab" * 32, True, cases)
+    return Predictions(folder, KEY, "ef" * 32, "ab" * 32, True, cases)
 
 
 def test_predictions_come_back_as_they_were_written(tmp_path: Path) -> None:
     soft = {"file": "a.b2nd", "sha256": "cd"}
     cases = {"a": PredictedCase("a.png", "12", probabilities=soft), "b": PredictedCase(failed="not finite")}
     for done in (None, {"min_size": 5}):
-        made = Predictions(tmp_path, RunKey("cells", "unet", 1, 7, TEST), "ab" * 32, None, cases, done)
+        made = Predictions(tmp_path, RunKey("cells", "unet", 1, 7, TEST), "ef" * 32, "ab" * 32, None, cases, done)
         write_predictions(made)
         assert read_predictions(PredictionFolder(tmp_path).record) == made
 
@@ -179,8 +180,16 @@ def test_predictions_come_back_as_they_were_written(tmp_path: Path) -> None:
 def test_a_damaged_record_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
     path = PredictionFolder(tmp_path).record
     path.write_text(text)
-    with pytest.raises(MedsegError, match=r"predictions\.json: not "):
+    with pytest.raises(MedsegError, match=r"predictions\.json: .*run `medseg predict` again"):
         read_predictions(path)
+
+
+def test_a_record_of_another_version_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = PredictionFolder(tmp_path).record
+    for facts in ({"cases": {}}, {"dataset": "d", "cases": 1}):
+        write_record(path, facts)
+        with pytest.raises(MedsegError, match=r"predictions\.json: not as this version of medseg writes it"):
+            read_predictions(path)
 
 
 def test_what_is_shown_is_what_was_scored(tmp_path: Path) -> None:

@@ -19,12 +19,13 @@ from typer.testing import CliRunner
 from medseg.cli.commands import app
 from medseg.config import Config, load_config
 from medseg.errors import CheckpointError, ConfigError, DataError, DatasetFaults, Fault
-from medseg.files import read_json, sha256_file, write_json
+from medseg.files import read_json, sha256_file
 from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.ingest import run as ingest
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.run import check
+from medseg.records import read_record, write_record
 from medseg.results.paths import Results
 from medseg.stages import rows_of_plan, stage_digest
 from medseg.testset import run as stage
@@ -387,7 +388,8 @@ def ready(study: Study, tmp_path: Path) -> Callable[..., tuple[Path, Config]]:
         config = load_config([], value)
         for name in config.datasets:
             ingest.run(config, name, results / name / "ingest")
-            shutil.copytree(study.root / name / "train", results / name / "train")
+            for stage_name in ("plan", "preprocess", "train"):
+                shutil.copytree(study.root / name / stage_name, results / name / stage_name)
         return results, config
 
     return build
@@ -430,7 +432,7 @@ def test_a_test_set_is_opened_scored_and_recorded(ready: Callable[..., tuple[Pat
     assert read_json(Results(results).test.opened)["count"] == 1
     # Nothing outside the folder of its own was touched.
     assert {p.name for p in results.iterdir()} == {"flat", "solid", "test"}
-    assert {p.name for p in (results / "flat").iterdir()} == {"ingest", "train"}
+    assert {p.name for p in (results / "flat").iterdir()} == {"ingest", "plan", "preprocess", "train"}
 
 
 def test_opening_again_counts_and_keeps_the_predictions(
@@ -529,9 +531,9 @@ def test_a_test_set_that_changed_since_the_data_were_checked_stays_closed(
 
 def spoil(results: Path, name: str, change: Callable[[dict[str, Any]], None]) -> None:
     path = results / name / "train/unet/fold0-seed0/model.json"
-    facts = read_json(path)
+    facts = read_record(path, "")
     change(facts)
-    write_json(path, facts)
+    write_record(path, facts)
 
 
 @pytest.mark.parametrize("evidence", ["subject", "image"])
@@ -571,7 +573,8 @@ def test_trainings_must_be_there_and_sound(ready: Callable[..., tuple[Path, Conf
     assert "model.safetensors: missing or damaged" in refusal(CheckpointError, results, config, ["flat"])
     weights.write_bytes(sound)
     spoil(results, "flat", lambda facts: facts.update(seed=3))
-    assert "holds the training ('flat', 'unet', 0, 3)" in refusal(CheckpointError, results, config, ["flat"])
+    assert "holds another training" in (told := refusal(CheckpointError, results, config, ["flat"]))
+    assert "seed 3 instead of 0" in told
     (results / "flat/train/unet/fold0-seed0/model.json").unlink()
     told = refusal(DataError, results, config, ["flat"])
     assert "no finished training of flat/unet/fold0-seed0" in told
@@ -583,9 +586,11 @@ def test_the_record_is_never_lost_in_silence(ready: Callable[..., tuple[Path, Co
     record = Results(results).test.opened
     sound = record.read_bytes()
     record.write_bytes(sound[: len(sound) // 2])
-    assert "not readable JSON" in refusal(DataError, results, config, ["flat"])
+    assert "damaged" in refusal(DataError, results, config, ["flat"])
     record.write_text('{"openings": [{"opened": "2026-01-01"}]}')
-    assert "not as written by `medseg test`" in refusal(DataError, results, config, ["flat"])
+    assert "restore it from a copy" in refusal(DataError, results, config, ["flat"])
+    record.write_bytes(sound.replace(b"Z", b"Y"))
+    assert "damaged, edited" in refusal(DataError, results, config, ["flat"])
     record.unlink()
     assert "missing, although" in refusal(DataError, results, config, ["flat"])
     record.write_bytes(sound)

@@ -108,6 +108,31 @@ def start_of(wildcards):
     return study.start_of(CONFIG, study.key_of(wildcards))
 
 
+def index_of(wildcards):
+    """The index of the prepared cases that a model is trained on."""
+    return RESULTS.store(wildcards.dataset, grid_name(CONFIG, wildcards.model)).index
+
+
+def start_file(wildcards):
+    """The file of the model that a training starts from, if there is one to wait for."""
+    return start_of(wildcards)[0] or []
+
+
+def encoder_file(wildcards):
+    """The record of the encoder's weights, if a model has any."""
+    return study.weights_of(CONFIG, wildcards.model) or []
+
+
+def start_option(wildcards):
+    """The option that says what a training starts from."""
+    return ["--start", start_of(wildcards)[1]] if start_of(wildcards)[1] else []
+
+
+def encoder_option(wildcards, input):
+    """The option that names the record of the encoder's weights."""
+    return [f"--weights={input.encoder}"] if input.encoder else []
+
+
 def part_of(wildcards):
     """The option that gives a job its part of the cases."""
     return ["--shard", wildcards.shard.replace("-of-", "/")]

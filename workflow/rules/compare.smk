@@ -1,7 +1,8 @@
 # score rows of all models -> statistics, ranking
 rule compare:
     input:
-        of_runs(RESULTS.scores),
+        scores=of_runs(RESULTS.scores),
+        models=of_runs(lambda key: RESULTS.model(key).description),
     output:
         scores=RESULTS.compare.scores,
         leaderboard=RESULTS.compare.leaderboard,
@@ -18,7 +19,8 @@ rule compare:
     params:
         again=again(RESULTS.compare.summary),
         code=code("compare"),
+        models=[f"--model={folder}" for folder in of_runs(model_folder)],
         out=RESULTS.compare.folder,
         margin=[f"--margin={CONFIG.compare.margin}"] if CONFIG.compare.margin else [],
     shell:
-        "medseg compare {input:q} --out {params.out:q} {params.margin:q} 2>&1 | tee {log:q}"
+        "medseg compare {input.scores:q} {params.models:q} --out {params.out:q} {params.margin:q} 2>&1 | tee {log:q}"

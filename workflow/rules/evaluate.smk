@@ -2,7 +2,7 @@
 SCORES = RESULTS.scores(ANY)
 EVALUATE = (
     "medseg evaluate --config {params.config:q} --manifest {input.manifest:q} --predictions {input.predictions:q}"
-    " {params.part:q} --out {params.out:q} 2>&1 | tee {log:q}"
+    " --model {params.model:q} {params.part:q} --out {params.out:q} 2>&1 | tee {log:q}"
 )
 
 
@@ -10,6 +10,7 @@ rule evaluate_shard:
     input:
         manifest=rules.ingest.output.manifest,
         predictions=predictions_of,
+        spec=rules.train.output.spec,
     output:
         RESULTS.scores_shard(ANY, SHARD),
     log:
@@ -26,6 +27,7 @@ rule evaluate_shard:
         config=RESULTS.config,
         code=code("evaluate"),
         depends=lambda w: slices.evaluate_slice(CONFIG, w.dataset),
+        model=lambda w, input: Path(input.spec).parent,
         out=lambda w: RESULTS.scores(study.key_of(w)),
         part=part_of,
     shell:
@@ -36,6 +38,7 @@ rule evaluate:
     input:
         manifest=rules.ingest.output.manifest,
         predictions=predictions_of,
+        spec=rules.train.output.spec,
         shards=[RESULTS.scores_shard(ANY, shard) for shard in SHARDS],
     output:
         SCORES,
@@ -53,6 +56,7 @@ rule evaluate:
         config=RESULTS.config,
         code=code("evaluate"),
         depends=lambda w: slices.evaluate_slice(CONFIG, w.dataset),
+        model=lambda w, input: Path(input.spec).parent,
         out=lambda w, output: output[0],
         part=JOIN,
     shell:

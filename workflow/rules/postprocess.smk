@@ -3,6 +3,7 @@ rule postprocess:
     input:
         manifest=rules.ingest.output.manifest,
         predictions=rules.predict.output,
+        spec=rules.train.output.spec,
     output:
         RESULTS.postprocess(ANY).record,
     log:
@@ -19,7 +20,9 @@ rule postprocess:
         config=RESULTS.config,
         code=code("postprocess"),
         depends=lambda w: slices.postprocess_slice(CONFIG, w.dataset),
+        model=lambda w, input: Path(input.spec).parent,
         out=lambda w, output: Path(output[0]).parent,
     shell:
         "medseg postprocess --config {params.config:q} --manifest {input.manifest:q}"
-        " --predictions {input.predictions:q} --code {params.code:q} --out {params.out:q} 2>&1 | tee {log:q}"
+        " --predictions {input.predictions:q} --code {params.code:q} --model {params.model:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"

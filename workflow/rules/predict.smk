@@ -3,6 +3,9 @@ PREDICTIONS = RESULTS.predict(ANY)
 PREDICT = (
     "medseg predict --config {params.config:q} --manifest {input.manifest:q} --splits {input.splits:q}"
     " --fold {wildcards.fold} --model {params.model:q} --code {params.case_code:q} {params.part:q}"
+    # The training that the model must be.
+    " --plan {input.plan:q} --index {input.index:q} --seed {wildcards.seed} --train-code {params.train_code:q}"
+    " {params.start:q} {params.encoder:q}"
     " --out {params.out:q} 2>&1 | tee {log:q}"
 )
 
@@ -13,6 +16,10 @@ rule predict_shard:
         splits=rules.ingest.output.splits,
         weights=rules.train.output.weights,
         spec=rules.train.output.spec,
+        plan=rules.plan.output,
+        index=index_of,
+        start=start_file,
+        encoder=encoder_file,
     output:
         PREDICTIONS.shard(SHARD),
     log:
@@ -31,6 +38,9 @@ rule predict_shard:
         config=RESULTS.config,
         code=code("predict"),
         case_code=code("predict_case"),
+        train_code=code("train"),
+        start=start_option,
+        encoder=encoder_option,
         depends=lambda w: slices.predict_slice(CONFIG, w.dataset),
         model=lambda w, input: Path(input.spec).parent,
         out=lambda w, output: Path(output[0]).parent,
@@ -45,6 +55,10 @@ rule predict:
         splits=rules.ingest.output.splits,
         weights=rules.train.output.weights,
         spec=rules.train.output.spec,
+        plan=rules.plan.output,
+        index=index_of,
+        start=start_file,
+        encoder=encoder_file,
         shards=[PREDICTIONS.shard(shard) for shard in SHARDS],
     output:
         PREDICTIONS.record,
@@ -65,6 +79,9 @@ rule predict:
         config=RESULTS.config,
         code=code("predict"),
         case_code=code("predict_case"),
+        train_code=code("train"),
+        start=start_option,
+        encoder=encoder_option,
         depends=lambda w: slices.predict_slice(CONFIG, w.dataset),
         model=lambda w, input: Path(input.spec).parent,
         out=lambda w, output: Path(output[0]).parent,

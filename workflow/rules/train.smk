@@ -29,9 +29,9 @@ rule train:
         manifest=rules.ingest.output.manifest,
         splits=rules.ingest.output.splits,
         plan=rules.plan.output,
-        index=lambda w: RESULTS.store(w.dataset, grid_name(CONFIG, w.model)).index,
-        start=lambda w: start_of(w)[0] or [],
-        encoder=lambda w: study.weights_of(CONFIG, w.model) or [],
+        index=index_of,
+        start=start_file,
+        encoder=encoder_file,
         # Where curves are mirrored to is no reason to train again.
         store=ancient(rules.tracking_init.output),
     output:
@@ -58,8 +58,8 @@ rule train:
         code=code("train"),
         out=lambda w, output: Path(output.weights).parent,
         # None, or two words; quoted one by one below.
-        start=lambda w: ["--start", start_of(w)[1]] if start_of(w)[1] else [],
-        encoder=lambda w, input: [f"--weights={input.encoder}"] if input.encoder else [],
+        start=start_option,
+        encoder=encoder_option,
         allow=lambda w: [f"--allow={name}" for name in CONFIG.models[w.model].allow],
         # Not an output: Snakemake deletes the outputs of a failed job, and from this it resumes.
         state=lambda w: RESULTS.state(study.key_of(w)),
