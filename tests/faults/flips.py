@@ -7,6 +7,7 @@ users write have no digest, so that only the first half holds: anything but a ``
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -19,6 +20,23 @@ from medseg.errors import MedsegError
 FLIPS = 300
 CUTS = 8
 DEPTH = 100_000
+# What a value of a user's JSON may be, besides what was expected of it.
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    10**30,
+    1e308,
+    float("inf"),
+    float("nan"),
+    "",
+    "x" * 5000,
+    "\0",
+    "\ud800",
+    "../x",
+]
+ODD += [[], {}, [[]], {"": {}}, "9" * 5000, "1e999", [None] * 3]
 
 
 @dataclass(frozen=True)
@@ -69,6 +87,40 @@ def wrecks(data: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
     yield "a very long line", b"x" * 300_000
 
 
+def odd_values(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """A JSON file with one value or key replaced by another that no reader wants, for each of both."""
+
+    def places(value: Any) -> Iterator[tuple[Any, Any]]:
+        for key in list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+            yield value, key
+            yield from places(value[key])
+
+    whole = json.loads(data)
+    for parent, key in list(places(whole)):
+        kept = parent[key]
+        for odd in ODD:
+            parent[key] = odd
+            yield f"{key} is {str(odd)[:20]!r}", json.dumps(whole).encode()
+        parent[key] = kept
+        if isinstance(parent, dict):
+            order = dict(parent)
+            for odd in ("", "-1", "9" * 5000, "\ud800", "\0", "x" * 5000):
+                del parent[key]
+                parent[odd] = kept
+                yield f"{key} is called {odd[:20]!r}", json.dumps(whole).encode()
+                parent.clear()
+                parent.update(order)
+
+
+def damages(kind: FileKind, path: Path, seed: int, count: int) -> Iterator[tuple[str, bytes]]:
+    """All damage that a kind of file must stand."""
+    data = path.read_bytes()
+    yield from flips(data, seed, count)
+    yield from wrecks(data, seed)
+    if not kind.signed and path.suffix == ".json":
+        yield from odd_values(data)
+
+
 def wrong_reads(kind: FileKind, folder: Path, seed: int = 0, count: int = FLIPS) -> list[str]:
     """Damage that was read wrongly, one line each: another exception than ``MedsegError``, or other values.
 
@@ -82,7 +134,7 @@ def wrong_reads(kind: FileKind, folder: Path, seed: int = 0, count: int = FLIPS)
     data, written = path.read_bytes(), path.stat().st_mtime_ns
     expected = repr(kind.read(path))
     wrong = []
-    for number, (what, damaged) in enumerate((*flips(data, seed, count), *wrecks(data, seed)), start=1):
+    for number, (what, damaged) in enumerate([*damages(kind, path, seed, count)], start=1):
         _put(path, damaged, written + number)
         try:
             found = repr(kind.read(path))

@@ -10,11 +10,13 @@ import pytest
 from tests.faults.downstream_files import DOWNSTREAM
 from tests.faults.flips import FLIPS, FileKind, flips, wrecks, wrong_reads
 from tests.faults.upstream_files import UPSTREAM
+from tests.faults.user_files import CHECKED, USERS
 
-KINDS: dict[str, FileKind] = {**UPSTREAM, **DOWNSTREAM}
+KINDS: dict[str, FileKind] = {**UPSTREAM, **DOWNSTREAM, **USERS, **CHECKED}
+NAMES = [*UPSTREAM, *DOWNSTREAM, *USERS, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in CHECKED)]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_damage_is_a_message_and_never_another_number(name: str, tmp_path: Path) -> None:
     wrong = wrong_reads(KINDS[name], tmp_path)
     assert wrong == [], f"{len(wrong)} of {name}"
