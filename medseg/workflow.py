@@ -18,16 +18,16 @@ from typing import Any, cast
 import yaml
 
 from medseg import jobs
-from medseg.config import Config, is_elsewhere, load_config
-from medseg.errors import ConfigError, MedsegError
+from medseg.config import Config, is_elsewhere
+from medseg.errors import MedsegError
 from medseg.evaluate.choice import check_choices
 from medseg.explained import check_writing, explain
 from medseg.jobs import Job
+from medseg.places import read_study
 from medseg.postprocess.operations import wanted
 from medseg.records import holds, write_record
 from medseg.results.folders import ModelFolder
 from medseg.results.key import RunKey
-from medseg.results.layout import reserved_names
 from medseg.results.paths import Results
 from medseg.stages import rows_of_model, stage_digest
 from medseg.takeover import count_again, hold_folder, take_over
@@ -43,35 +43,11 @@ def read_config(files: Sequence[Path], overrides: Mapping[str, Any]) -> Config:
     """The configuration of a workflow run; a bad one ends the process with exit code 2 and one line per problem."""
     try:
         given = {key: _typed(value) for key, value in overrides.items() if key != VERIFY}
-        config = load_config(files, given)
+        config = read_study(files, given)
         check_choices(config)
-        check_names(config)
         return config
     except (MedsegError, OSError) as error:
         raise stop(error) from None
-
-
-def check_names(config: Config) -> None:
-    """Refuse data sets and models whose name is one of the files and folders beside their own.
-
-    Here and not with the other checks of a configuration: the layout is in no stage's code digest.
-
-    Raises:
-        ConfigError: with one line for each kind of names.
-    """
-    reserved = reserved_names()
-    lines = []
-    for section, names, taken in (
-        ("datasets", config.datasets, reserved["dataset"]),
-        ("models", config.models, reserved["model"]),
-    ):
-        if clash := sorted(set(names) & taken):
-            noun = "is a name" if len(clash) == 1 else "are names"
-            lines.append(
-                f"{section}: {', '.join(clash)} {noun} that the folder of results uses itself; choose another name"
-            )
-    if lines:
-        raise ConfigError("\n".join(lines))
 
 
 def wants_verify(overrides: Mapping[str, Any]) -> bool:

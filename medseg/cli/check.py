@@ -17,11 +17,11 @@ def check(
     ] = False,
 ) -> None:
     """Look whether all that the workflow made is there as it was made; what is not, `snakemake` makes again."""
-    from medseg.config import load_config
+    from medseg.places import read_study
     from medseg.results.paths import Results
     from medseg.takeover import count_again, hold_results, made_by
 
-    study = load_config([config])
+    study = read_study([config])
     root = Results.of(study).root
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; `snakemake --cores all` runs the study")

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 def phantoms(config: ConfigFile, dataset: Dataset) -> None:
     """Generate a data set that the configuration describes (cells or organs)."""
-    from medseg.config import load_config
     from medseg.ingest.phantoms import run_phantoms
+    from medseg.places import read_study
 
-    run_phantoms(load_config([config]), dataset)
+    run_phantoms(read_study([config]), dataset)
 
 
 def download(
@@ -33,11 +33,11 @@ def download(
     ] = None,
 ) -> None:
     """Fetch and unpack a data set's archive, unless its folder is there; an interrupted download is resumed."""
-    from medseg.config import load_config
     from medseg.ingest.download import run_download
+    from medseg.places import read_study
     from medseg.records import write_record
 
-    record = run_download(load_config([config]), dataset)
+    record = run_download(read_study([config]), dataset)
     if out is not None:
         write_record(out, record)
 
@@ -62,19 +62,19 @@ def ingest(
     ] = None,
 ) -> None:
     """Check every file of a data set, in one pass; write its manifest and folds."""
-    from medseg.config import load_config
     from medseg.ingest import run as stage
+    from medseg.places import read_study
 
     workers = workers or processors()
     if propose_subjects is not None:
         if check or out is not None:
             raise typer.BadParameter("stands alone: give neither --check nor --out", param_hint="--propose-subjects")
-        for line in stage.propose_subjects(load_config([config]), dataset, propose_subjects, workers):
+        for line in stage.propose_subjects(read_study([config]), dataset, propose_subjects, workers):
             print(line)
         return
     if not check and out is None:
         raise typer.BadParameter("needed unless --check is given", param_hint="--out")
-    study = load_config([config])
+    study = read_study([config])
     fits = functools.partial(_check_labels, study, dataset)
     if check or out is None:
         manifest = stage.check(study, dataset, workers, fits)

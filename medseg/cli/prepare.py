@@ -25,10 +25,10 @@ from medseg.cli.options import (
 
 def fingerprint(config: ConfigFile, manifest: ManifestFile, out: OutFile, workers: Workers = 1) -> None:
     """Summarise a data set in the numbers that planning needs."""
-    from medseg.config import load_config
+    from medseg.places import read_study
     from medseg.plan.survey import run_fingerprint
 
-    run_fingerprint(load_config([config]), manifest, out, workers)
+    run_fingerprint(read_study([config]), manifest, out, workers)
 
 
 def plan(
@@ -42,7 +42,7 @@ def plan(
     existing: Annotated[Path | None, typer.Option("--plan", help="explain this plan instead of making one")] = None,
 ) -> None:
     """Plan one model: spacing, patch, batch, network, steps, each with its reason."""
-    from medseg.config import load_config
+    from medseg.places import read_study
     from medseg.plan import run as stage
 
     if existing is not None and explain:
@@ -54,7 +54,7 @@ def plan(
         from medseg.engine.resources import available_resources
         from medseg.train.pace import measure
 
-        study = load_config([config])
+        study = read_study([config])
         here = available_resources(study.device, study.budget.memory_gb, study.threads, study.processes)
         made = stage.run(study, model, fingerprint, out, here, estimate_memory, measure)
         if explain:
@@ -76,16 +76,16 @@ def preprocess(
     join: Join = None,
 ) -> None:
     """Bring every case to the grid of a model: orient, crop, normalise, resample, store."""
-    from medseg.config import load_config
     from medseg.config.grids import grid_model
     from medseg.ingest.manifest import read_manifest
+    from medseg.places import read_study
     from medseg.preprocess import run as stage
     from medseg.stages import stage_digest
 
     if (model is None) == (grid is None):
         raise typer.BadParameter("give either --model or --grid", param_hint="--grid")
     part = part_of(shard, join)
-    study = load_config([config])
+    study = read_study([config])
     inputs = (
         study,
         model if model is not None else grid_model(study, str(grid), read_manifest(manifest).dataset),
@@ -103,11 +103,11 @@ def preprocess(
 
 def weights(config: ConfigFile, model: ModelName, out: OutFile) -> None:
     """Fetch the trained weights that a model's encoder starts from, and write a record of them."""
-    from medseg.config import load_config
     from medseg.errors import ConfigError
+    from medseg.places import read_study
     from medseg.weights import run as stage
 
-    options = load_config([config]).model(model).options
+    options = read_study([config]).model(model).options
     if not options.get("weights"):
         raise ConfigError(f"models.{model}.options has no weights; a network without them starts from random numbers")
     stage.run(options["weights"], options.get("sha256"), out.parent, out)

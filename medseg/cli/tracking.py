@@ -12,10 +12,10 @@ from medseg.cli.options import ConfigFile, OutFile, as_file
 
 def track_init(config: ConfigFile, out: OutFile) -> None:
     """Create the tracking store and the experiment, once, before anything writes."""
-    from medseg.config import load_config
+    from medseg.places import read_study
     from medseg.tracking import init_store
 
-    loaded = load_config([config])
+    loaded = read_study([config])
     init_store(loaded.tracking.uri, loaded.experiment, out)
 
 

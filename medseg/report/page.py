@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import jinja2
 
@@ -15,13 +16,14 @@ from medseg.report import experiment_tables, filters, score_tables
 from medseg.report.figures import model_colours
 from medseg.report.overlays import class_colour
 from medseg.report.sources import Experiment
+from medseg.results.folders import ReportFolder
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A picture of the page: file name stem, caption, text for those who do not see it, PNG bytes, model."""
+    """A picture of the page: names in its file's name, caption, text for those who do not see it, PNG bytes, model."""
 
-    name: str
+    names: tuple[str, ...]
     caption: str
     alt: str
     light: bytes
@@ -31,8 +33,10 @@ class Figure:
     @property
     def files(self) -> dict[str, bytes]:
         """File name -> bytes."""
-        files = {f"{self.name}.png": self.light}
-        return files if self.dark is None else {**files, f"{self.name}-dark.png": self.dark}
+        files = {ReportFolder(Path()).figure(*self.names).name: self.light}
+        if self.dark is not None:
+            files[ReportFolder(Path()).figure(*self.names, "dark").name] = self.dark
+        return files
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def _write(experiment: Experiment, data_root: Path, out: Path) -> None:
         drawn = [*boxes[dataset], *curves[dataset]]
         drawn += [figure for row in overlays[dataset] for figure in row.figures]
         figures |= {name: data for figure in drawn for name, data in figure.files.items()}
-    folder = out / "figures"
+    folder = ReportFolder(out).figures
     for name, data in figures.items():
         write_bytes(folder / name, data)
     for stale in folder.glob("*.png"):
@@ -57,9 +57,9 @@ def _write(experiment: Experiment, data_root: Path, out: Path) -> None:
     say(f"report: {len(figures)} figures -> {ReportFolder(out).page}")
 
 
-def _figure(name: str, caption: str, alt: str, images: Mapping[str, bytes]) -> Figure:
+def _figure(names: tuple[str, ...], caption: str, alt: str, images: Mapping[str, bytes]) -> Figure:
     dark = images.get("dark")
-    return Figure(name, caption, alt, images["light"], dark)
+    return Figure(names, caption, alt, images["light"], dark)
 
 
 def _boxes(experiment: Experiment, dataset: str) -> list[Figure]:
@@ -79,7 +79,7 @@ def _boxes(experiment: Experiment, dataset: str) -> list[Figure]:
         ]
         draw = functools.partial(box_plot, rows, limits, f"{title} per case")
         alt = f"Box plots of {title} per case of class {label} on {dataset}, one per model"
-        figures.append(_figure(f"{RANKED}-{dataset}-{place}", label, alt, in_themes(draw)))
+        figures.append(_figure((RANKED, dataset, str(place)), label, alt, in_themes(draw)))
     return figures
 
 
@@ -106,7 +106,7 @@ def _curves(experiment: Experiment, dataset: str) -> list[Figure]:
             limits = (low, high)
         draw = functools.partial(line_chart, lines, axis, limits)
         alt = f"{caption} over training steps on {dataset}, one line per run, one colour per model"
-        figures.append(_figure(f"curve-{name}-{dataset}", caption, alt, in_themes(draw)))
+        figures.append(_figure((f"curve-{name}", dataset), caption, alt, in_themes(draw)))
     return figures
 
 
@@ -132,9 +132,9 @@ def _overlays(experiment: Experiment, data_root: Path, dataset: str) -> list[Ove
                 for label in experiment.manifests[dataset].labels.target_names
             )
             alt = f"{model} on case {choice.case} of {dataset}: contours of reference and prediction"
-            name = f"overlay-{dataset}-{choice.case}-{model}"
+            names = ("overlay", dataset, choice.case, model)
             caption = f"fold {shown.fold}, seed {shown.seed} · {quantity(RANKED).title} {marks}"
-            figures.append(Figure(name, caption, alt, image, None, model))
+            figures.append(Figure(names, caption, alt, image, None, model))
         rows.append(OverlayRow(choice.standing, choice.case, float(scores[choice.case]), tuple(figures)))
         progress.update(number)
     return rows

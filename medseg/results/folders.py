@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +117,11 @@ class StoreFolder(ShardedFolder):
         """Folder of one prepared case."""
         return self.folder / case_id
 
+    @staticmethod
+    def has_room(case_id: str) -> bool:
+        """Whether a case can have this id: it is not the name of a file beside the folders of the cases."""
+        return re.fullmatch(r"index\.json|shard-\d+-of-\d+\.json", case_id, re.IGNORECASE) is None
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
@@ -191,6 +197,13 @@ class ReportFolder:
     def figures(self) -> Path:
         """Folder of its pictures."""
         return self.folder / "figures"
+
+    def figure(self, *names: str) -> Path:
+        """A picture: what it shows, data set, and further names; with commas, which no name has, so that none collide.
+
+        ``figure("overlay", "cells", "case_01", "unet")`` is ``figures/overlay,cells,case_01,unet.png``.
+        """
+        return self.figures / f"{','.join(names)}.png"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,14 @@ from pathlib import Path
 from medseg.results.key import TEST
 from medseg.results.paths import ANY, CASE, DATASET, GRID, JOBS, MODEL, SHARD, Results
 
+# What may stand for a wildcard.
+VALUES = {
+    **dict.fromkeys(("dataset", "model", "case"), r"[^/]+"),
+    **dict.fromkeys(("fold", "seed"), r"\d+"),
+    "grid": r"(default|grid-[0-9a-f]{8})",
+    "shard": r"\d+-of-\d+",
+}
+
 
 def layout() -> tuple[Path, ...]:
     """Every path below ``results/{experiment}``, with wildcards."""
@@ -43,20 +51,27 @@ def layout() -> tuple[Path, ...]:
     )
 
 
-def reserved_names() -> dict[str, frozenset[str]]:
-    """Names that a ``dataset``, a ``model`` and a ``case`` cannot have, since the layout uses them itself.
+def reserved_names() -> dict[str, re.Pattern[str]]:
+    """For a ``dataset``, a ``model`` and a ``case``: names that it cannot have, since the layout uses them itself.
 
-    A name is taken where the layout has, in one folder, both a part made of that name and a part that is fixed:
-    ``{model}.json`` and ``fingerprint.json``.
+    A name is taken where the layout has, in one folder, both a part made of that name and another that could be equal:
+    ``{model}.json`` and ``fingerprint.json``, ``{case}`` and ``shard-{shard}.json``. Upper and lower case are one, as
+    they are on many disks.
     """
     found: dict[str, set[str]] = {"dataset": set(), "model": set(), "case": set()}
     paths = [path.parts for path in layout()]
     for path in paths:
         for depth, part in enumerate(path):
-            named = re.fullmatch(r"\{(dataset|model|case)\}(.*)", part)
-            if named is None or "{" in named[2]:
+            named = re.fullmatch(r"\{(dataset|model|case)\}([^{]*)", part)
+            if named is None:
                 continue
-            siblings = {other[depth] for other in paths if len(other) > depth and other[:depth] == path[:depth]}
-            fixed = (name for name in siblings if "{" not in name and name.endswith(named[2]))
-            found[named[1]] |= {name.removesuffix(named[2]) for name in fixed}
-    return {kind: frozenset(names - {""}) for kind, names in found.items()}
+            beside = {other[depth] for other in paths if len(other) > depth and other[:depth] == path[:depth]}
+            others = (name.removesuffix(named[2]) for name in beside - {part} if name.endswith(named[2]))
+            found[named[1]] |= {_expression(name) for name in others}
+    return {kind: re.compile("|".join(sorted(names - {""})), re.IGNORECASE) for kind, names in found.items()}
+
+
+def _expression(part: str) -> str:
+    """Regular expression of what a part of a path with wildcards can be."""
+    pieces = re.split(r"\{(\w+)\}", part)
+    return "".join(VALUES[piece] if place % 2 else re.escape(piece) for place, piece in enumerate(pieces))

@@ -130,6 +130,6 @@ def _in_note(row: Mapping[str, Any]) -> bool:
 
 def overlays_of(results: Path, spec: RunSpec, cases: Iterable[str]) -> list[Path]:
     """The report's pictures of a model's predictions."""
-    figures = Results(results).report.figures
-    paths = [figures / f"overlay-{spec.dataset}-{case}-{spec.model}.png" for case in sorted(set(cases))]
+    report = Results(results).report
+    paths = [report.figure("overlay", spec.dataset, case, spec.model) for case in sorted(set(cases))]
     return [path for path in paths if path.is_file()]

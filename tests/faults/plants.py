@@ -249,6 +249,9 @@ PAIRING: dict[str, Plant] = {
     "listed twice": organ("LB-12", "duplicate-id", listing(image=f"./{IMAGE}", label=f"./{LABEL}")),
     "hostile id": Plant("CF-06 CF-07", "unsafe-id", "cells", "a; touch X", lambda r: rename(r, C1, "a; touch X")),
     "id with a line break": Plant("CF-06 CF-08", "unsafe-id", "cells", r"'a\nb'", lambda r: rename(r, C1, "a\nb")),
+    "id of a file of the store": Plant(
+        "CF-06", "unsafe-id", "cells", "index.json", lambda r: rename(r, C1, "index.json")
+    ),
     "id beginning with a dash": Plant("CF-06", "unsafe-id", "cells", "-rf", lambda r: rename(r, C1, "-rf")),
     "id with a space": Plant("CF-06 CF-08", "unsafe-id", "cells", "a b", lambda r: rename(r, C1, "a b")),
     "id in other letters": Plant("CF-06 CF-08", "unsafe-id", "cells", "Zelle_ü", lambda r: rename(r, C1, "Zelle_ü")),

@@ -502,26 +502,6 @@ def test_the_model_of_a_grid_is_one_that_is_trained_on_the_data_set() -> None:
         grid_model(config, "grid-12345678", "d")
 
 
-@pytest.mark.parametrize(
-    ("section", "names", "said"),
-    [
-        ("datasets", ["compare"], "datasets: compare is a name that"),
-        ("datasets", ["d", "weights", "logs"], "datasets: logs, weights are names that"),
-        ("models", ["fingerprint"], "models: fingerprint is a name that"),
-    ],
-)
-def test_names_that_the_results_use_themselves_are_refused(
-    section: str, names: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    value = minimal()
-    value[section] = dict.fromkeys(names, next(iter(value[section].values())))
-    with pytest.raises(SystemExit) as caught:
-        workflow.read_config([], value)
-    assert caught.value.code == 2
-    found = capsys.readouterr().err
-    assert found.startswith(said) and found.endswith("choose another name\n")
-
-
 SLICES = {
     "dataset": lambda c: slices.dataset_slice(c, "d"),
     "plan": lambda c: slices.plan_slice(c, "m"),

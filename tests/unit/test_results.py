@@ -13,7 +13,7 @@ import pytest
 from medseg.errors import MedsegError
 from medseg.predict.record import PredictedCase, Predictions, find_scored, read_predictions, write_predictions
 from medseg.records import write_record
-from medseg.results.folders import PredictionFolder
+from medseg.results.folders import PredictionFolder, StoreFolder
 from medseg.results.key import TEST, RunKey
 from medseg.results.layout import layout, reserved_names
 from medseg.results.paths import ANY, DATASET, GRID, JOBS, MODEL, SHARD, Results
@@ -95,10 +95,20 @@ def test_no_two_files_share_a_path_and_every_rule_has_a_log_of_its_own() -> None
 
 def test_names_that_the_layout_leaves_no_room_for() -> None:
     reserved = reserved_names()
-    assert {"config.json", "compare", "report", "tracking", "logs", "benchmarks", "test"} <= reserved["dataset"]
-    assert reserved["model"] == {"fingerprint"}
-    assert reserved["case"] == {"index.json"}
-    assert "cells" not in reserved["dataset"]
+    taken = ["config.json", "compare", "report", "tracking", "logs", "benchmarks", "test", "weights", "compare.log"]
+    assert all(reserved["dataset"].fullmatch(name) for name in [*taken, "Compare", "CONFIG.json"])
+    assert reserved["model"].fullmatch("fingerprint")
+    assert not any(reserved["dataset"].fullmatch(name) for name in ("cells", "fingerprint", "compare2", "config"))
+    assert not any(reserved["model"].fullmatch(name) for name in ("unet", "compare", "test"))
+
+
+@pytest.mark.parametrize("case", ["index.json", "INDEX.json", "shard-0-of-4.json", "shard-12-of-100.json"])
+def test_ids_that_the_layout_leaves_no_room_for_are_those_that_a_store_refuses(case: str) -> None:
+    assert reserved_names()["case"].fullmatch(case)
+    assert not StoreFolder.has_room(case)
+    for free in (case.removesuffix(".json"), f"{case}.gz", "case_1"):
+        assert not reserved_names()["case"].fullmatch(free)
+        assert StoreFolder.has_room(free)
 
 
 def test_models_are_found_by_their_description(tmp_path: Path) -> None:
