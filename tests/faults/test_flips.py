@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from medseg.ingest.sources import Inventory
 from tests.faults.downstream_files import DOWNSTREAM
 from tests.faults.flips import FLIPS, FileKind, flips, wrecks, wrong_reads
 from tests.faults.upstream_files import UPSTREAM
@@ -20,6 +21,15 @@ NAMES = [*UPSTREAM, *DOWNSTREAM, *USERS, *(pytest.param(name, marks=pytest.mark.
 def test_damage_is_a_message_and_never_another_number(name: str, tmp_path: Path) -> None:
     wrong = wrong_reads(KINDS[name], tmp_path)
     assert wrong == [], f"{len(wrong)} of {name}"
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_files_of_users_are_sound_before_they_are_damaged(name: str, tmp_path: Path) -> None:
+    found = USERS[name].read(USERS[name].make(tmp_path))
+    if isinstance(found, Inventory):
+        assert len(found.candidates) == 4 and found.faults == ()
+    elif isinstance(found, tuple):
+        assert len(found[0]) == 2 and found[1] == []
 
 
 def test_every_flip_changes_one_bit() -> None:

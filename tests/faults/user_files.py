@@ -104,6 +104,12 @@ def _table(name: str, header: str, row: str) -> Callable[[Path], Path]:
     return make
 
 
+def _test_cases(folder: Path) -> Path:
+    _files(folder / "d", "images/{}.png", "masks/{}.png")
+    (folder / "d/t.csv").write_text("why,case\nfirst,p1_a\n'first',p1_b\n")
+    return folder / "d/t.csv"
+
+
 def _folds_json(folder: Path) -> Path:
     folds = [{"train": list(CASES[2:]), "val": list(CASES[:2])}, {"train": list(CASES[:2]), "val": list(CASES[2:])}]
     (folder / "own.json").write_text(json.dumps({"folds": folds}))
@@ -173,23 +179,23 @@ SUBJECTS = _table("s.csv", "case,subject", "{},[]")
 USERS: dict[str, FileKind] = {
     "configuration, YAML": FileKind(_yaml, lambda path: load_config([path]), signed=False),
     "configuration, JSON": FileKind(_json, lambda path: load_config([path]), signed=False),
-    "Decathlon's dataset.json": FileKind(_decathlon, _found({"layout": "decathlon"}), signed=False),
-    "dataset.json of a layout to guess": FileKind(_decathlon, _found({}), signed=False),
-    "nnU-Net's dataset.json": FileKind(_nnunet, _found({"layout": "nnunet"}), signed=False),
-    "nnU-Net's dataset.json with a list": FileKind(_nnunet_listed, _found({"layout": "nnunet"}), signed=False),
-    "nnU-Net's spacing": FileKind(_sidecar, _found({"layout": "nnunet"}), signed=False),
-    "BIDS' participants.tsv": FileKind(_participants, _found({"layout": "bids", "labels": {"x": 1}}), signed=False),
+    "Decathlon's dataset.json": FileKind(_decathlon, _found({"layout": "decathlon", **BY_NAME}), signed=False),
+    "dataset.json of a layout to guess": FileKind(_decathlon, _found(BY_NAME), signed=False),
+    "nnU-Net's dataset.json": FileKind(_nnunet, _found({"layout": "nnunet", **BY_NAME}), signed=False),
+    "nnU-Net's dataset.json with a list": FileKind(
+        _nnunet_listed, _found({"layout": "nnunet", **BY_NAME}), signed=False
+    ),
+    "nnU-Net's spacing": FileKind(_sidecar, _found({"layout": "nnunet", **BY_NAME}), signed=False),
+    "BIDS' participants.tsv": FileKind(
+        _participants, _found({"layout": "bids", "labels": {"x": 1}, "bids": {"derivative": "manual"}}), signed=False
+    ),
     "table of cases": FileKind(
         _table("t.tsv", "case\timage\tlabel\tsubject\tfold", "{}\timages/{}.png\tmasks/{}.png\t[]\t0"),
         _found({"layout": "table", "table": "t.tsv", "labels": {"ball": 1, "rod": 2}}),
         signed=False,
     ),
     "table of subjects": FileKind(SUBJECTS, _found({**PAIRS, "subject": "s.csv"}), signed=False),
-    "table of test cases": FileKind(
-        _table("t.csv", "case", "p2_a"),
-        _found({**PAIRS, **BY_NAME, "test": "t.csv"}),
-        signed=False,
-    ),
+    "table of test cases": FileKind(_test_cases, _found({**PAIRS, **BY_NAME, "test": "t.csv"}), signed=False),
     "folds of one's own, JSON": FileKind(_folds_json, _folds, signed=False),
     "folds of one's own, table": FileKind(_folds_table, _folds, signed=False),
 }
