@@ -467,6 +467,27 @@ def test_an_unchanged_configuration_is_not_written_again(tmp_path: Path) -> None
     assert path.stat().st_ino != first
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b"[" * 100_000, b"{}", b'{"threads": 2}'])
+def test_a_damaged_configuration_is_written_again_when_a_workflow_starts(damage: bytes, tmp_path: Path) -> None:
+    path, config = tmp_path / "config.json", load_config([], FULL)
+    path.write_bytes(damage)
+    workflow.write_config(config, path)
+    assert load_config([path]) == config
+
+
+def test_a_changed_digit_in_what_the_stages_read_is_refused_and_a_copy_may_be_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    workflow.write_config(load_config([], changed(FULL, (), "threads", 5)), path)
+    path.write_text(path.read_text().replace('"threads": 5', '"threads": 4'))
+    words = r"config\.json: damaged or edited.*run `snakemake` again.*without the key 'digest'"
+    with pytest.raises(ConfigError, match=words):
+        load_config([path])
+    facts = json.loads(path.read_text())
+    del facts["digest"]
+    path.write_text(json.dumps(facts))
+    assert load_config([path]).threads == 4
+
+
 def test_a_bad_configuration_ends_a_workflow_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         workflow.read_config([], {**minimal(), "modles": {}})

@@ -144,6 +144,28 @@ def test_a_checksum_that_nobody_published_is_noted_and_held_to(server: Server, t
     assert fetch(server, tmp_path, other)["sha256"] == sha256(other)
 
 
+@pytest.mark.parametrize("text", ["", "\n", "no checksum", "A" * 64, "0" * 63])
+def test_a_note_that_is_no_checksum_is_not_passed_over(text: str, server: Server, tmp_path: Path) -> None:
+    note = tmp_path / "data/organs/d.sha256"
+    note.parent.mkdir(parents=True)
+    note.write_text(text)
+    with pytest.raises(DataError, match=r"d\.sha256: no SHA-256 at its beginning.*delete it"):
+        fetch(server, tmp_path, SOUND)
+    note.unlink()
+    assert fetch(server, tmp_path, SOUND)["sha256"] == sha256(SOUND)
+
+
+def test_a_damaged_record_says_how_the_folder_can_be_used(server: Server, tmp_path: Path) -> None:
+    fetch(server, tmp_path, SOUND, sha256=sha256(SOUND))
+    record = tmp_path / "data/organs/d" / RECORD
+    record.write_text(record.read_text().replace(f'"bytes": {len(SOUND)}', '"bytes": 7'))
+    again = config(tmp_path, server.url, sha256=sha256(SOUND))
+    with pytest.raises(DataError, match=r"its digest differs.*delete it and run `medseg download` again"):
+        run_download(again, "d")
+    record.unlink()
+    assert run_download(again, "d") == {"url": ""}
+
+
 def test_a_named_archive_is_held_to_its_published_checksum(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

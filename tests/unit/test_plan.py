@@ -656,6 +656,21 @@ def test_stage_measures_only_a_budget_in_minutes(study: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "cause"),
+    [('"dims": 2', '"dims": 3', "damaged or edited"), ('"digest": ', '"other": ', "no digest; written by an earlier")],
+)
+def test_a_plan_that_was_edited_says_where_numbers_of_ones_own_go(
+    old: str, new: str, cause: str, study: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "unet.json"
+    path.write_text(study.plan("flat").read_text().replace(old, new))
+    with pytest.raises(DataError, match=rf"{cause}.*run `medseg plan` again; .*`models\.<name>\.plan`"):
+        read_plan(path)
+    own = config_of({"plan": {"batch": 3}}, device="cpu")
+    assert run_plan(own, "m", study.fingerprint("flat"), path).training.batch == 3
+
+
+@pytest.mark.parametrize(
     ("short_s", "nnunet_s", "recipe", "why"),
     [
         (0.017, 0.014, SHORT, "short: {short:,} steps are fewer than 10,000"),

@@ -602,6 +602,13 @@ def test_bids_sites_and_names(tmp_path: Path) -> None:
         "sub-gamma": "south",
         "sub-delta": "north",
     }
+    participants = root / "participants.tsv"
+    sound = participants.read_bytes()
+    participants.write_bytes(sound.replace(b"north", b"n\xf6rth"))
+    source = find_cases("data", root, config(tmp_path, "bids", **EXAMPLES["bids"].section).datasets["data"])
+    assert [(f.code, f.file) for f in source.faults] == [("table", "participants.tsv")]
+    assert "not UTF-8" in source.faults[0].cause
+    participants.write_bytes(sound)
     # A longer end is another image: the one with contrast agent is not the one without.
     image, labels = volume(5)
     store(root / f"{ANAT}_ce-GAD_T1w.nii.gz", image)
