@@ -28,6 +28,7 @@ from medseg.records import read_record, write_record
 from medseg.results.folders import RunFolder
 from medseg.results.key import RunKey
 from medseg.results.paths import Results
+from medseg.tracking import needs_sync
 
 # A job that is asked to stop saves its state, which takes seconds; one that hangs is killed after this long.
 STOP_S = 30.0
@@ -144,6 +145,8 @@ def count_again(config: Config, *, verify: bool = False) -> Again:
     file = RunFolder(results.root).again
     counts = _counts(file)
     found = damaged(results.root, made_by(config), verify=verify, say=say)
+    if needs_sync(results.root):
+        found[results.tracking.synced] = UNFINISHED
     for result, why in found.items():
         if why != UNFINISHED:
             say(f"{why}: it is made again")

@@ -24,6 +24,7 @@ from medseg.results.paths import Results
 from medseg.train.history import write_history
 from medseg.train.journal import line_of
 from medseg.trained import FORMAT
+from medseg.workflow import write_config
 from tests.plans import tiny_plan
 from tests.score_tables import counts_of, score_rows, write_scores
 
@@ -79,7 +80,7 @@ class FakeStudy:
     def files(self) -> Results:
         return Results(self.results)
 
-    def keys(self) -> list[RunKey]:
+    def trainings(self) -> list[RunKey]:
         return [RunKey(self.dataset, m, f, s) for m in self.models for f in self.folds for s in self.seeds]
 
     def fingerprint(self, key: RunKey) -> str:
@@ -98,8 +99,9 @@ class FakeStudy:
             "budget": {"steps": 6},
         }
         self.results.mkdir(parents=True, exist_ok=True)
-        write_json(self.files.config, given)
-        write_json(self.files.config, load_config([self.files.config]).model_dump(mode="json"))
+        written = self.results / "config.yaml"
+        write_json(written, given)
+        write_config(load_config([written]), self.files.config)
         ingest = self.files.ingest(self.dataset)
         ingest.folder.mkdir(parents=True, exist_ok=True)
         ingest.manifest.write_text("case\n")
@@ -131,7 +133,7 @@ class FakeStudy:
         return path.is_file() and self.fingerprint(key) in path.read_text()
 
     def compare(self) -> None:
-        compare([self.files.scores(key) for key in self.keys()], self.files.compare.folder)
+        compare([self.files.scores(key) for key in self.trainings()], self.files.compare.folder)
 
     def report(self) -> None:
         self.files.report.folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +144,7 @@ class FakeStudy:
         self.configure()
         for model in self.models:
             self.plan(model)
-        for key in self.keys():
+        for key in self.trainings():
             if not self.is_trained(key):
                 self.train(key)
         self.compare()

@@ -93,8 +93,8 @@ def write_results(results: Path, models: tuple[str, ...] = tuple(MODELS), folds:
     ).finish()
     figures = results / "report" / "figures"
     figures.mkdir(parents=True)
-    (figures / f"overlay-organs-case00-{models[0]}.png").write_bytes(b"picture")
-    (figures / f"overlay-organs-case00-other-{models[0]}.png").write_bytes(b"of another model")
+    (figures / f"overlay,organs,case00,{models[0]}.png").write_bytes(b"picture")
+    (figures / f"overlay,organs,case00-other,{models[0]}.png").write_bytes(b"of another model")
     return study
 
 
@@ -354,7 +354,7 @@ def test_a_training_shows_its_curves_scores_and_tables(results: Path) -> None:
     assert frame["note"].notna().sum() == frame["dice"].isna().sum() == 1
     parent = runs["organs/unet"].info.run_id
     paths = [a.path for a in client.list_artifacts(parent, "overlays")]
-    assert paths == ["overlays/overlay-organs-case00-unet.png"]
+    assert paths == ["overlays/overlay,organs,case00,unet.png"]
     assert [a.path for a in client.list_artifacts(parent, "report")] == ["report/index.html"]
 
 
@@ -470,7 +470,7 @@ def test_scores_measured_anew_replace_what_is_shown(results: Path) -> None:
     sync(results)
     runs = runs_by_name(results)
     before = runs["organs/unet fold0 seed0"].data.metrics
-    (key,) = study.keys()
+    (key,) = study.trainings()
     write_scores(study.files.scores(key), training_rows(key, study.fingerprint(key), factor=0.5))
     study.compare()
     sync(results)
@@ -606,7 +606,7 @@ def test_a_training_ends_with_its_status_and_all_its_points(
 def test_live_tracking_and_the_replay_make_the_same_runs(results: Path) -> None:
     study = write_results(results, ("unet",), (0,))
     data = results / "organs"
-    fingerprint = study.fingerprint(study.keys()[0])
+    fingerprint = study.fingerprint(study.trainings()[0])
     spec = training_spec(data / "ingest" / "manifest.tsv", data / "plan" / "unet.json", 0, 0, fingerprint)
     with LiveTracking(store_json(results), spec, data / "train" / "unet" / "fold0-seed0" / "history.jsonl"):
         pass

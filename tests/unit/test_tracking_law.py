@@ -123,7 +123,7 @@ def make(rng: random.Random, study: FakeStudy, calls: Calls) -> bool:
     init_store(uri, "study", study.files.tracking.store)
     for model in study.models:
         study.plan(model)
-    missing = [key for key in study.keys() if not study.is_trained(key)]
+    missing = [key for key in study.trainings() if not study.is_trained(key)]
     rng.shuffle(missing)
     last = rng.randrange(len(missing)) if missing and kill_at == "train" else None
     try:
@@ -199,7 +199,7 @@ def check_complete(client: Any, study: FakeStudy, found: dict[str, float]) -> No
         assert score == pytest.approx(float(board[name]["score_subject"]), abs=1e-9)
     current = [run for run in current_runs(client) if is_current(run)]
     children = {run.info.run_name: run for run in current if "mlflow.parentRunId" in run.data.tags}
-    names = {f"{k.dataset}/{k.model} fold{k.fold} seed{k.seed}": study.fingerprint(k) for k in study.keys()}
+    names = {f"{k.dataset}/{k.model} fold{k.fold} seed{k.seed}": study.fingerprint(k) for k in study.trainings()}
     assert {name: run.data.tags["medseg.fingerprint"] for name, run in children.items()} == names
     assert len(current) == len(children) + len(found)
     assert {run.info.status for run in current} == {"FINISHED"}
