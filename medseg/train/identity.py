@@ -16,14 +16,14 @@ from medseg.preprocess.store import open_store
 from medseg.train.checkpoint import Checkpoint
 from medseg.train.start import Start
 
-# How messages name the parts of a fingerprint.
+# What messages say of a part of a fingerprint that differs.
 NAMES = {
-    "plan": "plan",
-    "data": "prepared data",
-    "split": "cases of the fold",
-    "code": "code of the training",
-    "encoder": "weights of the encoder",
-    "model": "weights that it started from",
+    "plan": "another plan",
+    "data": "other prepared data",
+    "split": "other cases in the fold",
+    "code": "other code of training",
+    "encoder": "other weights of the encoder",
+    "model": "another model that it started from",
 }
 # Values of a plan shown in one message.
 VALUES_SHOWN = 3
@@ -126,7 +126,7 @@ def require_wanted(folder: Path, found: Checkpoint, wanted: Wanted) -> None:
     unasked = {name for name, ask in (("code", wanted.code is not None), ("model", not wanted.any_start)) if not ask}
     for name in NAMES.keys() - unasked if not different else ():
         if found.inputs.get(name) != expected.get(name):
-            different.append(f"another {NAMES[name]}{_values(found.plan, plan) if name == 'plan' else ''}")
+            different.append(f"{NAMES[name]}{_values(found.plan, plan) if name == 'plan' else ''}")
     if different:
         raise CheckpointError(
             f"{folder}: holds another training than the one that is wanted here: {', '.join(sorted(different))}; "

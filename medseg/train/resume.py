@@ -18,8 +18,9 @@ from torch import Tensor
 
 from medseg.engine.step import Step
 from medseg.errors import CheckpointError, DataError
-from medseg.files import digest_of, fsync_folder, read_json, sha256_bytes, write_bytes, write_json
+from medseg.files import fsync_folder, sha256_bytes, write_bytes
 from medseg.progress import say
+from medseg.records import read_record, write_record
 from medseg.train.average import Average
 from medseg.train.checkpoint import load_tensors, network_tensors, pack_tensors, unpack_tensors
 
@@ -57,7 +58,7 @@ def save_state(folder: Path, step: int, trained: Step, losses: LossHistory, aver
         "at_once": trained.at_once,
         **asdict(losses),
     }
-    write_json(building / "state.json", {**facts, "digest": digest_of(facts)})
+    write_record(building / "state.json", facts)
     final = folder / f"{PREFIX}{step:09d}"
     if final.exists():
         shutil.rmtree(final)
@@ -76,9 +77,7 @@ def load_state(folder: Path, trained: Step, average: Average | None = None) -> t
         shutil.rmtree(leftover, ignore_errors=True)
     for generation in generations(folder):
         try:
-            facts = read_json(generation / "state.json")
-            if facts.pop("digest") != digest_of(facts):
-                raise CheckpointError(f"{generation / 'state.json'}: its digest is wrong")
+            facts = read_record(generation / "state.json", "medseg train")
             if generation.name != f"{PREFIX}{facts['step']:09d}":
                 raise CheckpointError(f"{generation}: holds step {facts['step']}")
             scalars, scale, losses = facts["optimizer"], facts["scaler"], LossHistory(facts["losses"], facts["records"])

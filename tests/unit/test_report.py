@@ -524,6 +524,21 @@ def test_changed_or_damaged_results_are_refused_and_no_page_appears(tmp_path: Pa
     assert not (results / "report" / "index.html").exists()
 
 
+def test_a_comparison_of_other_trainings_than_those_that_are_there_is_refused(tmp_path: Path) -> None:
+    config, results = build(tmp_path)
+    path = results / "cells" / "train" / "unet" / "fold0-seed0" / "model.json"
+    facts = read_record(path, "")
+    write_record(path, {**facts, "fingerprint": "e" * 64})
+    with pytest.raises(DataError, match=r"summary.json: comes from another training of cells/unet/fold0-seed0"):
+        run(results, results / "config.json", Path(config.data_root), tmp_path / "out")
+    write_record(path, facts)
+    timing = path.with_name("timing.json")
+    write_record(timing, {**read_record(timing, ""), "fingerprint": "e" * 64})
+    with pytest.raises(DataError, match=r"timing.json: of another training than model.json beside it"):
+        run(results, results / "config.json", Path(config.data_root), tmp_path / "out")
+    assert not (tmp_path / "out" / "index.html").exists()
+
+
 def test_a_prediction_on_another_grid_is_refused(tmp_path: Path) -> None:
     _, results = build(tmp_path)
     for path in results.glob("organs/predict/*/*/predictions.json"):

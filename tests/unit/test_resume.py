@@ -352,7 +352,7 @@ def test_a_damaged_generation_does_not_push_out_a_whole_one(saved: tuple[Path, d
     assert load_state(folder, step)[0] == 5
 
 
-@pytest.mark.parametrize("where", ["write_bytes", "write_json", "rename"])
+@pytest.mark.parametrize("where", ["write_bytes", "write_record", "rename"])
 def test_death_while_saving_leaves_the_generations_before(
     where: str, saved: tuple[Path, dict[int, str]], tiny_plan: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,6 +191,31 @@ def test_attempts_are_counted_whatever_line_was_torn(tmp_path: Path) -> None:
             assert facts["seconds"] == 3.5
 
 
+def test_a_changed_line_of_a_journal_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A resumed training takes over what its journal says; a flipped digit would end in the curves of the report."""
+    path, whole = tmp_path / "journal.jsonl", [line_of(step, 5, {"train/loss": 1 / step}) for step in (1, 2, 3)]
+    path.write_text(whole[0] + whole[1].replace("0.5", "0.7") + whole[2])
+    Journal(path, 10).close()
+    assert path.read_text() == whole[0] + whole[2]
+    assert "a line was damaged and is left out" in capsys.readouterr().err
+    data = "".join(whole).encode()
+    for bit in range(0, 8 * len(data), 5):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        Journal(path, 10).close()
+        assert set(path.read_text().splitlines()) < {line.strip() for line in whole}
+
+
+def test_a_damaged_count_of_attempts_begins_anew_and_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [stage._attempts(tmp_path)["attempts"] for _ in range(2)] == [1, 2]
+    (tmp_path / "attempts.json").write_text((tmp_path / "attempts.json").read_text().replace("2", "7", 1))
+    assert stage._attempts(tmp_path)["attempts"] == 1
+    assert "attempts are counted anew" in capsys.readouterr().err
+
+
 # Validation
 
 
