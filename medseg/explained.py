@@ -81,6 +81,19 @@ def _number(error: BaseException) -> int | None:
 
 
 @contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Errors of the operating system within the block that have no file's name get this one.
+
+    A call that opens a file says which; one that writes into an open file does not.
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextlib.contextmanager
 def writing_to(path: Path, temporary: Path) -> Iterator[None]:
     """Within the block a file is written under a temporary name; errors name the file that it was to become.
 

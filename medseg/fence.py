@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.errors import BusyError
+from medseg.explained import named
 from medseg.results.folders import RunFolder
 
 # Environment variable that the jobs of a run inherit: its token and the folder of results.
@@ -53,7 +54,7 @@ def draw_token(root: Path) -> None:
     token, file = uuid.uuid4().hex, RunFolder(root).token
     file.parent.mkdir(parents=True, exist_ok=True)
     # Changed in place and not replaced, since the lock is one of the file that others have open.
-    with open(file, "a+", encoding="utf-8") as opened:
+    with named(file), open(file, "a+", encoding="utf-8") as opened:
         fcntl.flock(opened, fcntl.LOCK_EX)
         opened.truncate(0)
         opened.write(token)

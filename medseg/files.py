@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from medseg.errors import BusyError, DataError
-from medseg.explained import explain, writing_to
+from medseg.explained import explain, named, writing_to
 from medseg.fence import Run, allowed
 from medseg.progress import say
 
@@ -166,20 +166,21 @@ def writer_lock(folder: Path, name: str = LOCK) -> Iterator[None]:
         BusyError: if another process holds it; it is named.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / name, "a+") as file:
+    # Unbuffered: what could not be written would be tried again when the file is closed.
+    with open(folder / name, "a+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = f"process {file.read().strip() or '?'} is already writing here"
+            holder = f"process {file.read().decode().strip() or '?'} is already writing here"
             if Run.own() is None:
                 again = "wait for it or stop it, then run the same command again"
                 raise BusyError(f"{folder}: {holder}; {again}") from None
             say(f"{folder}: {holder}; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with named(folder / name):
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
         if name == LOCK:
             sweep(folder)
         yield

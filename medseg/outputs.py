@@ -18,6 +18,7 @@ from typing import Any
 
 from medseg import files
 from medseg.errors import DataError
+from medseg.explained import named
 from medseg.fence import Run, allowed
 from medseg.files import sha256_file, writer_lock
 from medseg.owner import owner_tags
@@ -127,7 +128,7 @@ class _Made:
         facts = FileFacts.of(path)
         with self._lock:
             self._known[name] = facts
-            with open(self._growing, "a", encoding="utf-8") as file:
+            with named(self._growing), open(self._growing, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"file": name, **asdict(facts)}) + "\n")
 
     def close(self) -> None:

@@ -83,6 +83,8 @@ def failing(monkeypatch: pytest.MonkeyPatch, disk: FailingDisk) -> Iterator[None
             return plain(file, mode, buffering, *args, **options)
         disk.count("open", file, named=True)
         raw = Raw(file, mode.replace("b", "").replace("t", ""))
+        if not buffering:
+            return raw
         buffer: Any = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
         return buffer if "b" in mode else io.TextIOWrapper(buffer, *args, **options)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from medseg.explained import named
 from medseg.files import write_bytes
 from medseg.progress import say
 from medseg.records import DIGEST, is_signed, signed
@@ -88,13 +89,15 @@ class Journal:
         """Append one record; readable by others at once, on disk when the kernel pleases (it can be recomputed)."""
         if self.file is None:
             return
-        self.file.write(line_of(step, int(time.time() * 1000), metrics))
-        self.file.flush()
+        with named(Path(self.file.name)):
+            self.file.write(line_of(step, int(time.time() * 1000), metrics))
+            self.file.flush()
 
     def close(self) -> None:
         """Close the file."""
         if self.file is not None:
-            self.file.close()
+            with named(Path(self.file.name)):
+                self.file.close()
 
 
 def _is_kept(path: Path, line: bytes, resume_step: int) -> bool:
