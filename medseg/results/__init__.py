@@ -11,10 +11,12 @@ Each file has one reader:
 - fingerprint.json: ``plan.fingerprint.read_fingerprint``; plans: ``plan.plan.read_plan``
 - weights/{model}.json: ``weights.record.read_weights_record``
 - index.json: ``preprocess.store.open_store``
-- model.json: ``train.checkpoint.read_description``
+- model.json: ``trained.read_facts``, and on it ``trained.read_trained``, ``train.checkpoint.read_description``
+- timing.json, history.jsonl: ``train.history.read_timing``, ``read_history``
 - predictions.json: ``predict.record.read_predictions``
-- tables of scores: ``compare.rows.read_scores``
-- leaderboard.csv, summary.json: ``compare.run.read_leaderboard``, ``read_summary``
+- tables of scores: ``evaluate.table.read_table``, and on it ``compare.rows.read_scores``
+- leaderboard.csv, summary.json, compared scores: ``compare.run.read_leaderboard``, ``read_summary``,
+  ``read_compared_scores``
 - opened.json: ``testset.openings.read_openings``
 - store.json: ``tracking.store.read_store``
 
