@@ -16,7 +16,15 @@ from medseg.errors import DataError
 
 # The largest number of 32 bits with a fraction: beyond it, networks would compute with infinity.
 LARGEST = 3.4e38
-_SHORT = reprlib.Repr()
+
+
+class _Short(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        """Digits of a whole number; Python refuses to write more than some thousand."""
+        return f"a whole number of {x.bit_length():,} bits" if x.bit_length() > 128 else repr(x)
+
+
+_SHORT = _Short()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 60, 60, 40
 _SHORT.maxlist = _SHORT.maxdict = _SHORT.maxtuple = 6
 

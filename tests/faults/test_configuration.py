@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from medseg import settings, workflow
 from medseg.config import load_config
 from medseg.errors import ConfigError
+from medseg.places import read_study
 
 BASE = """
 experiment: e
@@ -86,3 +91,155 @@ def test_an_alias_bomb_costs_neither_time_nor_memory(tmp_path: Path) -> None:
     command = [sys.executable, "-c", READ, str(tmp_path / "bomb.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert "aliases (*name) are not allowed" in done.stdout
+
+
+# Size: what reading costs is counted, not timed, and grows as the configuration does.
+
+
+class Counted(str):
+    """Text that counts how often it is compared with another one."""
+
+    __slots__ = ()
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+    def __hash__(self) -> int:
+        return str.__hash__(self)
+
+
+@pytest.mark.parametrize("last", ["k199", "other"])
+def test_duplicate_keys_are_found_without_comparing_each_with_each(
+    last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings._StrictLoader, "construct_scalar", lambda loader, node: Counted(node.value))
+    monkeypatch.setattr(Counted, "compared", 0)
+    (tmp_path / "c.yaml").write_text("".join(f"k{n}: a\n" for n in range(200)) + f"{last}: a\n")
+    for read in (
+        lambda: settings.read_settings(tmp_path / "c.yaml"),
+        lambda: settings._unique([(Counted(f"k{n}"), 0) for n in range(200)] + [(Counted(last), 0)]),
+    ):
+        with pytest.raises(ValueError, match="duplicate key 'k199'") if last == "k199" else contextlib.nullcontext():
+            read()
+    assert Counted.compared < 2000
+
+
+UNET = {"network": "unet"}
+
+
+def chain(names: list[str], step: int) -> dict[str, Any]:
+    """Models each of which starts from its neighbour."""
+    starts = {name: names[k + step] for k, name in enumerate(names) if 0 <= k + step < len(names)}
+    return {name: {**UNET, **({"start": starts[name]} if name in starts else {})} for name in names}
+
+
+# What there are many of, by their names -> the sections that hold them.
+MANY: dict[str, Callable[[list[str]], dict[str, Any]]] = {
+    "models": lambda names: {"models": dict.fromkeys(names, UNET)},
+    "data sets": lambda names: {"datasets": {name: {"path": name} for name in names}},
+    "generated sets": lambda names: {
+        "datasets": {name: {"path": name, "generate": {"kind": "cells"}} for name in names}
+    },
+    "sets in one folder": lambda names: {"datasets": {name: {"path": "p"} for name in names}},
+    "starts": lambda names: {"models": chain(names, -1)},
+    "starts from the next": lambda names: {"models": chain(names, 1)},
+    "models of their own sets": lambda names: {
+        "datasets": {name: {"path": name} for name in names},
+        "models": {name: {**UNET, "datasets": [name]} for name in names},
+    },
+    "seeds": lambda names: {"seeds": list(range(len(names)))},
+    "excluded cases": lambda names: {"datasets": {"d": {"path": "p", "exclude": names}}},
+    "unknown keys": lambda names: dict.fromkeys(names, 1),
+    "bad models": lambda names: {"models": {name: {"netwrk": "unet"} for name in names}},
+    "reserved names": lambda names: {"models": {f"{name}.": UNET for name in names}},
+}
+
+
+def cost(task: Callable[[], Any]) -> int:
+    """Lines of Python and calls of functions that a task takes."""
+    count = 0
+
+    def seen(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal count
+        count += 1
+        return seen
+
+    before = sys.gettrace()
+    sys.settrace(seen)
+    sys.setprofile(seen)
+    try:
+        task()
+    finally:
+        sys.setprofile(None)
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_what_reading_costs_grows_as_the_configuration_does(kind: str, tmp_path: Path) -> None:
+    def reading(n: int) -> Callable[[], Any]:
+        value = {**yaml.safe_load(BASE + "budget: {steps: 3}"), **MANY[kind]([f"m{k}" for k in range(n)])}
+        path = tmp_path / f"{n}.json"
+        path.write_text(json.dumps(value))
+
+        def read() -> None:
+            with contextlib.suppress(ConfigError):
+                read_study([path]).runs()
+
+        return read
+
+    reading(3)()
+    few, some, many = (cost(reading(n)) for n in (60, 120, 240))
+    # Linear is 2, quadratic is 4.
+    assert many - some < 2.6 * (some - few) + 500
+
+
+def test_a_study_that_no_workflow_could_plan_is_refused() -> None:
+    names = [f"m{k}" for k in range(400)]
+    value = yaml.safe_load(BASE + "budget: {steps: 3}")
+    value |= {"datasets": {name: {"path": name} for name in names}, "models": dict.fromkeys(names, UNET)}
+    with pytest.raises(ConfigError, match=r"160,000 trainings .*; a study has at most 100,000"):
+        load_config([], value)
+
+
+@pytest.mark.parametrize(("suffix", "start", "end"), [(".yaml", "[", "]"), (".json", "[", "]"), (".yaml", "{a: ", "}")])
+@pytest.mark.parametrize("depth", [21, 300, 3000, 100_000])
+def test_deep_nesting_is_refused(suffix: str, start: str, end: str, depth: int, tmp_path: Path) -> None:
+    path = tmp_path / f"c{suffix}"
+    path.write_text(f'{{"budget": {start * depth}1{end * depth}}}')
+    with pytest.raises(ConfigError, match=r"nested too deeply; at most 20 levels"):
+        load_config([path])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "budget: {steps: 0x" + "f" * 50_000 + "}",
+        "budget: {steps: " + "9" * 50_000 + "}",
+        "budget: {steps: 3}\ndata_root: {2020-01-01: 1}",
+        "budget: {steps: 3}\ndata_root: !!set {a, b}",
+        "budget: {steps: 3}\ndata_root: !!binary aGFsbG8=",
+        "budget: {steps: 3}\n? [a, b]\n: 1",
+        "budget: {steps: 3}\n? {a: 1}\n: 1",
+        "budget: {steps: 3}\ndata_root: " + "x" * 500_000 + "\nseed: 1",
+        "budget: {steps: 3}\nmodels: {" + "y" * 100_000 + ": 1}",
+    ],
+    ids=range(9),
+)
+def test_what_is_wrong_is_said_shortly_whatever_it_is(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(BASE + text if "models" not in text else text)
+    with pytest.raises(ConfigError) as caught:
+        load_config([tmp_path / "c.yaml"])
+    assert len(str(caught.value)) < 2000
+
+
+def test_the_configuration_of_a_large_study_is_read_again_by_its_stages(tmp_path: Path) -> None:
+    """The workflow writes it with all that was left out, some thirty times as long as the user's own."""
+    names = [f"m{k}" for k in range(1500)]
+    value = yaml.safe_load(BASE + "budget: {steps: 3}") | {"models": dict.fromkeys(names, UNET)}
+    path = tmp_path / "config.json"
+    workflow.write_config(load_config([], value), path)
+    assert path.stat().st_size > settings.MAX_YAML_BYTES
+    assert read_study([path]) == load_config([], value)
