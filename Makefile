@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 N ?= 10
+SEED ?= 0
 STAMP := $(VENV)/.installed
 
 .PHONY: help install demo test test-all lint format torture fuzz schema clean
@@ -40,8 +41,8 @@ format: install  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/snakefmt Snakefile workflow
 
-torture: install  ## kill the demonstration at N random moments and compare every result with an undisturbed run
-	$(BIN)/python tests/workflow/torture.py --config config/config.yaml --kills $(N)
+torture: install  ## N small studies under faults of every kind, each compared with an undisturbed one; SEED=… draws others
+	$(BIN)/python -m tests.workflow.torture --number $(N) --seed $(SEED)
 
 fuzz: N = 10000
 fuzz: install  ## damage N files of every format and read them: no crash, no hang, only our own errors

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,9 +44,10 @@ def make_study(folder: Path, config: str = TINY) -> Path:
     return folder
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """The environment of the study's processes: its own copy of the package, one thread, no network."""
-    return {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+def environment(folder: Path, variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of the study's processes: its own copy of the package, one thread; ``variables`` on top."""
+    own = {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, **own, **(variables or {})}
 
 
 def start(folder: Path, *options: str, cores: int = 2) -> subprocess.Popen[bytes]:
@@ -57,13 +59,15 @@ def start(folder: Path, *options: str, cores: int = 2) -> subprocess.Popen[bytes
         )
 
 
-def run(folder: Path, *options: str, cores: int = 2) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, *options: str, cores: int = 2, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the plain command to its end; output and errors come back together."""
     command = [str(BIN / "snakemake"), "--cores", str(cores), *options]
     return subprocess.run(
         command,
         cwd=folder,
-        env=environment(folder),
+        env=environment(folder, variables),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
