@@ -91,15 +91,14 @@ def _predict_fold(
     """Predict the validation cases of a fold, or a part of them, or join parts; arguments as for ``predict``."""
     if join is None:
         _reserve_gpu()
-    from medseg.files import read_json
     from medseg.places import read_study
     from medseg.predict import run as stage
-    from medseg.results.folders import ModelFolder
     from medseg.stages import rows_of_plan, stage_digest
+    from medseg.trained import read_facts
 
     config = read_study([config_file])
     if code is None:
-        code = stage_digest("predict_case", rows_of_plan(read_json(ModelFolder(model).description)["plan"]))
+        code = stage_digest("predict_case", rows_of_plan(read_facts(model)["plan"]))
     if join is not None:
         stage.join(config, manifest, splits, fold, model, out, join, code, training)
     else:

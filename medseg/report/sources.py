@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pandas as pd
 
 from medseg.compare.run import read_compared_scores, read_leaderboard, read_summary
 from medseg.config import Config, load_config
+from medseg.errors import DataError
 from medseg.files import sha256_file
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_folds
@@ -195,8 +197,12 @@ def _read_jobs(folder: Path, datasets: Collection[str]) -> tuple[WorkflowJob, ..
         dataset, stage = path.relative_to(folder).with_suffix("").parts[:2]
         if dataset not in datasets:
             continue
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
+        try:
+            rows = list(csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""), delimiter="\t"))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(
+                f"{path}: damaged, no table of Snakemake's ({error}); delete it, and this job's time is left out"
+            ) from None
         for row in rows or [{}]:
             seconds, peak = _number(row.get("s")), _number(row.get("max_rss"))
             jobs.append(WorkflowJob(dataset, stage, seconds, peak))
@@ -205,4 +211,4 @@ def _read_jobs(folder: Path, datasets: Collection[str]) -> tuple[WorkflowJob, ..
 
 def _number(text: str | None) -> float | None:
     """A plain decimal number, or None (short jobs have ``NA`` or ``-``)."""
-    return float(text) if text and re.fullmatch(r"\d+(\.\d+)?", text) else None
+    return float(text) if text and re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", text) else None

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import BusyError, DataError, TrackingError
-from medseg.files import fsync_folder, read_json, write_json
+from medseg.files import fsync_folder
 from medseg.progress import say
+from medseg.records import as_written, read_record, write_record
 from medseg.tracking.library import impatient, is_passing, load_mlflow, store_errors, why
 from medseg.tracking.views import experiment_tags
 
+MAKER = "medseg track init"
 DEFAULT_URI = "sqlite:///mlflow.db"
 ARTIFACTS = "mlartifacts"
 LOCK_WAIT_S = 120.0
@@ -164,7 +166,7 @@ def init_store(uri: str | None, experiment: str, out: Path) -> None:
         if store.database is not None and not is_passing(error):
             raise TrackingError(f"{store.uri}: cannot be used: {why(error)}") from error
         _say_away(f"{store.uri}: {why(error)}")
-    write_json(out, {"uri": store.uri, "experiment": experiment, "experiment_id": found})
+    write_record(out, {"uri": store.uri, "experiment": experiment, "experiment_id": found})
 
 
 def _say_away(what: str) -> None:
@@ -222,10 +224,11 @@ def _create_database(path: Path, uri: str) -> None:
 def read_store(path: Path) -> Store:
     """Read ``store.json``; ``TrackingError`` if it is missing or damaged."""
     try:
-        value = read_json(path)
-        return Store(check_uri(value["uri"]), value["experiment"], path.parent)
-    except (DataError, KeyError, TypeError) as error:
-        raise TrackingError(f"{path}: not a store written by `medseg track init` ({error}); run it again") from error
+        value = read_record(path, MAKER)
+        with as_written(path, MAKER):
+            return Store(check_uri(value["uri"]), value["experiment"], path.parent)
+    except DataError as error:
+        raise TrackingError(str(error)) from None
 
 
 def connect(store: Store) -> Any:

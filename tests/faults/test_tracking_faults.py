@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 
 from medseg.errors import BusyError, TrackingError
-from medseg.files import write_json, writer_lock
+from medseg.files import writer_lock
+from medseg.records import write_record
 from medseg.tracking import (
     LiveTracking,
     RunSpec,
@@ -323,12 +324,12 @@ def test_a_server_that_hangs_lets_the_training_end(
     monkeypatch.setattr(live_module, "QUIET_S", 0.3)
     monkeypatch.setattr(live_module, "LIVE_TIMEOUT_S", 1)
     results = tmp_path / "results" / "study"
-    write_json(store_json(results), {"uri": "", "experiment": "study", "experiment_id": None})
+    write_record(store_json(results), {"uri": "", "experiment": "study", "experiment_id": None})
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(16)
         uri = f"http://127.0.0.1:{deaf.getsockname()[1]}"
-        write_json(store_json(results), {"uri": uri, "experiment": "study", "experiment_id": None})
+        write_record(store_json(results), {"uri": uri, "experiment": "study", "experiment_id": None})
         live = LiveTracking(store_json(results), spec(), results / "journal.jsonl")
         with live:
             append(results / "journal.jsonl", range(5))

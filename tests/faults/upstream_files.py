@@ -26,6 +26,7 @@ from medseg.preprocess.inverse import InverseRecord
 from medseg.preprocess.store import PreparedCase, case_is_valid, open_store, write_case, write_index
 from medseg.records import read_record, write_record
 from medseg.shards import Shard, read_shards
+from medseg.tracking.store import read_store
 from medseg.transfer import _known, _State, _state_file
 from medseg.weights.record import read_weights_record, write_weights_record
 from medseg.workflow import write_config
@@ -166,6 +167,11 @@ def _held_to_note(path: Path) -> str:
     return wrong
 
 
+def _store_json(folder: Path) -> Path:
+    write_record(folder / "store.json", {"uri": "sqlite:///mlflow.db", "experiment": "study", "experiment_id": "1"})
+    return folder / "store.json"
+
+
 def _transfer(folder: Path) -> Path:
     (folder / "x.part").write_bytes(b"beginning")
     write_record(_state_file(folder / "x.part"), asdict(_State(sha256_bytes(URL.encode()), 1000, '"tag"')))
@@ -201,5 +207,6 @@ UPSTREAM: dict[str, FileKind] = {
         _downloaded, lambda path: download._record(path.parent, DownloadConfig(url=URL, sha256=None))
     ),
     "checksum of a download": FileKind(_noted, _held_to_note),
+    "store.json": FileKind(_store_json, read_store),
     "state of a transfer": FileKind(_transfer, lambda path: _made(_known(URL, path.with_name("x.part")))),
 }

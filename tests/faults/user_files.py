@@ -11,6 +11,7 @@ from medseg.config import Config, load_config
 from medseg.ingest.own_folds import own_folds
 from medseg.ingest.run import check
 from medseg.ingest.sources import find_cases
+from medseg.report.sources import _read_jobs
 from tests.faults.flips import FileKind
 
 CASES = ("p1_a", "p1_b", "p2_a", "p3_a")
@@ -149,6 +150,18 @@ def _json(folder: Path) -> Path:
     return folder / "study.json"
 
 
+def _benchmark(folder: Path) -> Path:
+    """Snakemake's table of seconds and memory of a job."""
+    path = folder / "d" / "ingest.tsv"
+    path.parent.mkdir()
+    path.write_text("s\th:m:s\tmax_rss\tmean_load\n12.5000\t0:00:12\t812.25\t97.1\n3.5\t0:00:03\tNA\t-\n")
+    return path
+
+
+def _jobs(path: Path) -> Any:
+    return list(_read_jobs(path.parents[1], ["d"]))
+
+
 def _found(section: dict[str, Any]) -> Callable[[Path], Any]:
     """What is found of a data set before an image is opened; faults are part of it."""
 
@@ -196,6 +209,7 @@ USERS: dict[str, FileKind] = {
     ),
     "table of subjects": FileKind(SUBJECTS, _found({**PAIRS, "subject": "s.csv"}), signed=False),
     "table of test cases": FileKind(_test_cases, _found({**PAIRS, **BY_NAME, "test": "t.csv"}), signed=False),
+    "Snakemake's benchmark of a job": FileKind(_benchmark, _jobs, signed=False),
     "folds of one's own, JSON": FileKind(_folds_json, _folds, signed=False),
     "folds of one's own, table": FileKind(_folds_table, _folds, signed=False),
 }
