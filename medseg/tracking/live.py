@@ -94,7 +94,7 @@ class LiveTracking:
                     return
                 # The texts of one outage differ in addresses and times, so a kind of error is reported once.
                 if type(error) is not self._outage:
-                    say(f"tracking: {self._spec.key}: {why(error)}; training continues, trying again")
+                    say(f"tracking: {self._spec.key}: the store fails ({why(error)}); training continues, trying again")
                 self._outage, wait = type(error), min(2 * wait, LONGEST_WAIT_S)
             waiting = self._link is not None and not self._link.sender.ours
             self._stop.wait(max(wait, WATCH_S) if waiting else wait)

@@ -48,9 +48,10 @@ def sync(results: Path, config: Path | None = None, out: Path | None = None) -> 
     except store_errors(OSError, AwayError) as error:
         away = isinstance(error, AwayError) or store.database is None or is_passing(error)
         said = str(error) if isinstance(error, AwayError) else f"{store.uri}: {why(error)}"
-        rest = sum(len(model.trained) for model in study.models) - sent
+        left = sum(len(model.trained) for model in study.models) - sent
+        rest = f"{left} training{'s' * (left != 1)}, and the scores of the models"
         raise (AwayError if away else TrackingError)(
-            f"{said}; not sent: {rest} trainings, and the scores of their models; all results are complete on disk; "
+            f"{said}; not sent: {rest}; all results are complete on disk; "
             f"`medseg track sync {results}` sends what is missing and can be repeated at any time"
         ) from error
     if out is not None:
