@@ -57,10 +57,12 @@ def predict(
     if images:
         _refuse(of_fold | of_training, "for the validation cases of a fold, and images are given")
         _reserve_gpu()
-        from medseg.predict import run as stage
         from medseg.tracking import resolve_model
 
+        # Before torch is imported: a store that does not answer is said at once.
         folder = resolve_model(model, tracking_uri)
+        from medseg.predict import run as stage
+
         how: dict[str, Any] = {"spacing": spacing, "series": series, "device": device, "threads": threads}
         for path in stage.predict_files(images, folder, out, mirror=mirror, **how):
             print(path)
