@@ -188,7 +188,7 @@ def owners(root: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     for text in path.read_text(errors="replace").splitlines() if path.is_file() else []:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):  # cut or damaged lines
             value = json.loads(text)
             if isinstance(value, dict):
                 yield value

@@ -19,7 +19,7 @@ import yaml
 
 from medseg import jobs
 from medseg.config import Config, is_elsewhere
-from medseg.errors import MedsegError
+from medseg.errors import ConfigError, MedsegError
 from medseg.evaluate.choice import check_choices
 from medseg.explained import check_writing, explain
 from medseg.jobs import Job
@@ -63,7 +63,12 @@ def _typed(value: Any) -> Any:
 
 
 def _scalar(value: Any) -> Any:
-    return yaml.safe_load(value) if isinstance(value, str) else _typed(value)
+    if not isinstance(value, str):
+        return _typed(value)
+    try:
+        return yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"--config: {value[:80]!r} is no YAML ({' '.join(str(error).split())[:200]})") from None
 
 
 def stop(error: MedsegError | OSError) -> SystemExit | OSError:

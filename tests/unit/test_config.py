@@ -467,6 +467,17 @@ def test_an_unchanged_configuration_is_not_written_again(tmp_path: Path) -> None
     assert path.stat().st_ino != first
 
 
+@pytest.mark.parametrize("text", ["[", "[" * 100_000, "&a *a", "!!python/object:os.system x", "2026-13-45", "9" * 5000])
+def test_an_override_that_cannot_be_parsed_ends_a_workflow_with_exit_code_2(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        workflow.read_config([], {**minimal(), "budget": {"steps": text}})
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert "--config: " in said and "is no YAML" in said and len(said) < 500
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b"[" * 100_000, b"{}", b'{"threads": 2}'])
 def test_a_damaged_configuration_is_written_again_when_a_workflow_starts(damage: bytes, tmp_path: Path) -> None:
     path, config = tmp_path / "config.json", load_config([], FULL)
