@@ -165,7 +165,9 @@ def _existing(path: Path | None) -> Path:
 
 
 def _mount(path: Path | None) -> str:
-    """Where the file system of a path is mounted."""
+    """The file system of a path, by where it is mounted."""
+    if path is None:
+        return "its file system"
     found = _existing(path)
     listed = Path("/proc/self/mounts")
     # A folder that is mounted at another place of the same disk is known by this list alone.

@@ -76,7 +76,8 @@ def fsync_folder(folder: Path) -> None:
     """Flush a folder's entries (file names) to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with named(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

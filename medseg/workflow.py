@@ -5,6 +5,7 @@ Free of torch, monai and mlflow, since every remote job parses the Snakefile aga
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
@@ -84,6 +85,25 @@ def stop(error: MedsegError | OSError) -> SystemExit | OSError:
     return SystemExit(2)
 
 
+def has_ended() -> None:
+    """Note that the run has ended well, or has said how it ended."""
+    atexit.unregister(_last_word)
+
+
+def _last_word(folder: Path) -> None:
+    """End with 2 and say why, if a run ended on a full disk and nobody was asked what to say.
+
+    Snakemake ends so, with 1, where it cannot write its own notes of a job; the status of a process that is ending can
+    be changed in no other way.
+    """
+    try:
+        check_writing(folder)
+    except OSError as error:
+        if isinstance(stop(error), SystemExit):
+            sys.stdout.flush()
+            os._exit(2)
+
+
 def exit_status(logs: Iterable[str], folder: Path) -> int:
     """Status of a run in which a job failed: 2 for a user's error, as by hand; Snakemake's own is 1.
 
@@ -94,6 +114,7 @@ def exit_status(logs: Iterable[str], folder: Path) -> int:
         logs: Snakemake's log of this run.
         folder: where results go.
     """
+    has_ended()
     try:
         check_writing(folder)
     except OSError as error:
@@ -126,6 +147,7 @@ def begin(config: Config, *, verify: bool) -> dict[str, int]:
     try:
         results = Results.of(config)
         check_writing(Path.cwd())
+        atexit.register(_last_word, Path.cwd())
         hold_folder(Path.cwd(), results.root)
         write_config(config, results.config)
         return dict(count_again(config, verify=verify).counts)

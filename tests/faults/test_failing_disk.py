@@ -89,9 +89,12 @@ class Runner:
         raise AssertionError("main ends with a status")
 
     def bits(self) -> dict[str, str]:
-        """SHA-256 of all visible files that were written, the state of unfinished trainings left out."""
+        """SHA-256 of all visible files that were written.
+
+        Left out: the state of unfinished trainings, and what was recorded of code and machine beside the weights.
+        """
         visible = [p for p in self.out.rglob("*") if p.is_file() and not p.name.startswith(".")]
-        files = [p for p in visible if self.out / "state" not in p.parents]
+        files = [p for p in visible if self.out / "state" not in p.parents and p.name != "model.json"]
         return {str(p.relative_to(self.out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)}
 
 
