@@ -87,11 +87,11 @@ def _case_sizes(manifest: Path, dataset: Path, *changed_ns: int) -> tuple[CaseSi
     channels = len(read_record(dataset, MAKER)["channels"])
     rows = csv.DictReader(io.StringIO(read_table(manifest), newline=""), delimiter="\t")
     # Remarks and file names of a case may be longer than csv's limit for a field, which holds for the whole process.
-    usual = csv.field_size_limit(2**30)
+    longest = csv.field_size_limit(2**30)
     try:
         grids = [json.loads(row["geometry"]) for row in rows]
     finally:
-        csv.field_size_limit(usual)
+        csv.field_size_limit(longest)
     volumes = [_voxel_volume(grid["voxel_to_world"]) for grid in grids]
     usual = statistics.median(volumes) if volumes else 1.0
     sizes = zip([math.prod(grid["shape"]) for grid in grids], volumes, strict=True)

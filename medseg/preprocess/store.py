@@ -18,7 +18,7 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import DataError, PlanError
+from medseg.errors import DataError
 from medseg.files import sha256_file, write_with
 from medseg.kept import kept, write_stamp
 from medseg.plan.plan import Grid
@@ -148,7 +148,7 @@ def open_store(index: Path) -> tuple[Grid, dict[str, PreparedCase], Mapping[str,
             cases[case] = PreparedCase(case, record.prepared_shape, record, index.parent / case, entry["sha256"])
         digests = {case: entry["sha256"] for case, entry in facts["cases"].items()}
         return Grid.from_json(facts["grid"]), cases, digests
-    except (KeyError, TypeError, PlanError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{index}: not an index written by `medseg preprocess` ({error!r}); run it again") from error
 
 
