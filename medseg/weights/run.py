@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medseg.outputs import writing
 from medseg.progress import say
 from medseg.weights.fetch import fetch_weights
 from medseg.weights.record import write_weights_record
@@ -21,6 +22,7 @@ def run(address: str, sha256: str | None, cache: Path, out: Path) -> None:
     Raises:
         CheckpointError: see ``fetch_weights``.
     """
-    file = fetch_weights(address, sha256, cache)
-    digest = write_weights_record(out, address, sha256, file)
+    with writing(out):
+        file = fetch_weights(address, sha256, cache)
+        digest = write_weights_record(out, address, sha256, file)
     say(f"weights {out.stem}: {file}, SHA-256 {digest[:12]}…")
