@@ -42,11 +42,11 @@ def journal_of(records: Iterable[Record]) -> bytes:
     return "".join(line_of(*record) for record in records).encode()
 
 
-def made_up_rows(key: RunKey, fingerprint: str) -> list[dict[str, Any]]:
-    """Score rows of three cases of the fold; Dice follows from the fingerprint."""
+def made_up_rows(key: RunKey, fingerprint: str, how: str = "") -> list[dict[str, Any]]:
+    """Score rows of three cases of the fold; Dice follows from the fingerprint, and from how they were evaluated."""
     cases = {}
     for number in range(3):
-        drawn = int(hashlib.sha256(f"{fingerprint} {number}".encode()).hexdigest()[:4], 16) / 0xFFFF
+        drawn = int(hashlib.sha256(f"{fingerprint} {number} {how}".encode()).hexdigest()[:4], 16) / 0xFFFF
         cases[f"case{key.fold}{number}"] = {"Anterior": counts_of(0.5 + drawn / 2), "Posterior": counts_of(drawn)}
     where: dict[str, Any] = {"dataset": key.dataset, "model": key.model, "fold": key.fold, "seed": key.seed}
     return score_rows(cases, fingerprint=fingerprint, **where)
@@ -124,8 +124,12 @@ class FakeStudy:
         made = {"medseg": "0.1.0", "git": "0123abc", "torch": "2.6.0", "build": "/srv/secret/place"}
         digest = {"weights_sha256": hashlib.sha256(weights).hexdigest(), "allowed": [], "provenance": made}
         write_record(files.description, {"format": FORMAT, "dataset": about, "plan": plan.to_json(), **run, **digest})
-        write_scores(self.files.scores(key), self.rows(key, fingerprint))
+        self.evaluate(key, fingerprint)
         return files.folder
+
+    def evaluate(self, key: RunKey, fingerprint: str | None = None) -> None:
+        """The score table of a training's validation cases."""
+        write_scores(self.files.scores(key), self.rows(key, fingerprint or self.fingerprint(key)))
 
     def is_trained(self, key: RunKey) -> bool:
         """Whether the training of the present configuration is there."""

@@ -7,6 +7,7 @@ real. A history follows from its seed, which every failure names.
 
 from __future__ import annotations
 
+import functools
 import random
 import shutil
 import sqlite3
@@ -25,7 +26,7 @@ from medseg.tracking.library import load_mlflow
 from medseg.tracking.live import _Link
 from medseg.tracking.runs import is_current, our_runs
 from medseg.tracking.store import read_store
-from tests.fake_study import FakeStudy
+from tests.fake_study import FakeStudy, made_up_rows
 
 MODELS = ("unet", "other", "third")
 STEPS = (6, 9, 12)
@@ -80,7 +81,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 def change(rng: random.Random, study: FakeStudy) -> str:
     """Change the configuration, or the data, in one way."""
-    kind = rng.choice(("models", "folds", "seeds", "steps", "steps", "salt", "nothing"))
+    kind = rng.choice(("models", "folds", "seeds", "steps", "steps", "salt", "scores", "nothing"))
     if kind == "models":
         name = rng.choice(MODELS)
         if name in study.models and len(study.models) > 1:
@@ -94,6 +95,8 @@ def change(rng: random.Random, study: FakeStudy) -> str:
         study.models[rng.choice(sorted(study.models))] = rng.choice(STEPS)
     elif kind == "salt":
         study.salt = rng.choice(("", "other data"))
+    elif kind == "scores":  # the same trainings, evaluated in another way
+        study.rows = rng.choice((made_up_rows, functools.partial(made_up_rows, how="otherwise")))
     return kind
 
 
@@ -121,7 +124,7 @@ def make(rng: random.Random, study: FakeStudy, calls: Calls) -> str:
     Returns:
         ``made``, ``killed``, or ``killed, replayed``: the user sent by hand what there was.
     """
-    kill_at = rng.choice((None, None, "train", "before compare", "before track", "track", "track"))
+    kill_at = rng.choice((None, "train", "train", "before compare", "before compare", "before track", "track", "track"))
     study.configure()
     uri = f"sqlite:///{study.results.parents[1]}/mlflow.db"
     init_store(uri, "study", study.files.tracking.store)
@@ -133,13 +136,16 @@ def make(rng: random.Random, study: FakeStudy, calls: Calls) -> str:
     try:
         for number, key in enumerate(missing):
             train(rng, study, key, kill=number == last)
+        for key in study.trainings():
+            study.evaluate(key)
         if kill_at == "before compare":
             raise Killed
         study.compare()
         study.report()
         if kill_at == "before track":
             raise Killed
-        calls.left, calls.done = rng.randint(1, 30) if kill_at == "track" else None, rng.random() < 0.5
+        most = 9 * (len(study.trainings()) + len(study.models))  # about all calls there are
+        calls.left, calls.done = rng.randint(1, most) if kill_at == "track" else None, rng.random() < 0.5
         sync(study.results, out=study.files.tracking.synced)
     except Killed:
         calls.left = None
@@ -222,7 +228,64 @@ def check_complete(client: Any, study: FakeStudy, found: dict[str, float]) -> No
     for run in children.values():
         steps = [m.step for m in client.get_metric_history(run.info.run_id, "train/loss")]
         assert steps == list(range(study.models[run.data.params["model"]]))
-    assert not needs_sync(study.results)
+
+
+def scored(client: Any) -> dict[str, str]:
+    """Current parents with scores -> their folds."""
+    runs = [run for run in current_runs(client) if is_current(run) and "mlflow.parentRunId" not in run.data.tags]
+    return {
+        run.info.run_name: run.data.tags["medseg.folds"] for run in runs if "cv/score_subject/mean" in run.data.metrics
+    }
+
+
+def test_scores_are_joined_by_fingerprint_and_what_the_configuration_lacks_is_outdated(
+    template: Path, tmp_path: Path, calls: Calls, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from mlflow import MlflowClient
+
+    shutil.copy(template, tmp_path / "mlflow.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    study = FakeStudy(tmp_path / "results" / "study", {"unet": 12, "other": 6}).finish()
+    init_store(f"sqlite:///{tmp_path}/mlflow.db", "study", study.files.tracking.store)
+
+    def shown() -> dict[str, str]:
+        sync(study.results)
+        check_board(study, check_parents(client, tmp_path))
+        return scored(client)
+
+    both = {"organs/unet": "0 1", "organs/other": "0 1"}
+    assert shown() == both
+    # Fewer steps, killed when one fold has been trained: the other fold's model is none of the study's.
+    study.models["unet"] = 9
+    study.plan("unet")
+    study.train(study.trainings()[0])
+    assert shown() == {"organs/other": "0 1"}
+    assert (
+        "organs/unet: no scores of the model, since fold1-seed0 was trained with an earlier plan"
+        in capfd.readouterr().err
+    )
+    study.finish()
+    assert shown() == both
+    # Other data: the name is the same, the training is not.
+    study.salt = "other data"
+    study.train(study.trainings()[0])
+    assert shown() == {"organs/other": "0 1"}
+    assert "since fold 0 seed 0 was trained again since the comparison" in capfd.readouterr().err
+    study.finish()
+    assert shown() == both
+    study.folds = (0,)
+    study.configure()
+    assert shown() == {}
+    assert "the comparison has fold 1 seed 0, which the study does not have" in capfd.readouterr().err
+    study.finish()
+    assert shown() == {"organs/unet": "0", "organs/other": "0"}
+    del study.models["other"]
+    study.configure()
+    assert shown() == {"organs/unet": "0"}
+    study.folds = (0, 1)
+    study.finish()
+    assert shown() == {"organs/unet": "0 1"}
+    check_complete(client, study, check_parents(client, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -249,6 +312,7 @@ def test_whatever_changes_and_wherever_it_is_killed_parents_show_their_own_train
             check_board(study, found)
         if ended == "made":
             check_complete(client, study, found)
+            assert not needs_sync(study.results)
     if ended != "made":
         assert make(Calm(), study, calls) == "made"
         check_complete(client, study, check_parents(client, tmp_path))
