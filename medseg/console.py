@@ -38,9 +38,9 @@ def open_console() -> None:
             # The lowest free number is given out, which is this one.
             os.open(os.devnull, os.O_RDWR)
     if sys.stdout is sys.__stdout__:
-        sys.stdout = sys.__stdout__ = _Console(sys.__stdout__, 1)
+        sys.stdout = _Console(sys.__stdout__, 1)
     if sys.stderr is sys.__stderr__:
-        sys.stderr = sys.__stderr__ = _Console(sys.__stderr__, 2)
+        sys.stderr = _Console(sys.__stderr__, 2)
 
 
 def close_console() -> None:

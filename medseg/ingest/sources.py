@@ -112,10 +112,11 @@ def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Inventory:
 def _unprintable(candidates: Sequence[Candidate], channels: Sequence[str]) -> list[Fault]:
     """Names with characters that cannot be printed: of files, of what cases belong to, and of channels.
 
-    All of them get into messages, tables and logs. Ids and classes have stricter rules.
+    All of them get into messages, tables and logs. Ids, which files often have their names from, and classes have rules
+    of their own.
     """
     faults = []
-    for case in candidates:
+    for case in filter(lambda one: is_printable(one.id), candidates):
         where = case.images[0]
         for code, noun, names in (
             ("unsafe-path", "path", (*case.images, *case.labels)),
