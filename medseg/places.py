@@ -66,31 +66,63 @@ def _unusable(section: str, names: Collection[str], reserved: re.Pattern[str] | 
             yield f"{section}: {other} and {name} are one folder where upper and lower case are; rename one of them"
 
 
+def source_of(config: Config, dataset: str) -> str | None:
+    """The data set whose download fills the folder of a data set: itself, or one on the same folder or around it.
+
+    None where the folder is filled by no download.
+    """
+    sections = config.datasets
+    if sections[dataset].generate or sections[dataset].download:
+        return dataset if sections[dataset].download else None
+    folder = _resolved(config.folder_of(dataset))
+    loaded = (name for name, section in sections.items() if section.download)
+    return next((name for name in loaded if folder.is_relative_to(_resolved(config.folder_of(name)))), None)
+
+
 def _shared_folders(config: Config) -> Iterator[str]:
-    """Data sets that are generated or downloaded into, around or over the folder of another one."""
+    """Data sets that are generated or downloaded into, around or over the folder of another one.
+
+    Several may be read from one download: with other labels, or from a folder inside it.
+    """
     folders = {name: _resolved(config.folder_of(name)) for name in config.datasets}
-    made = {name for name, section in config.datasets.items() if section.generate or section.download}
-    # Sorted by their parts, a folder is followed by all that lie inside it. Kept are those around the present one.
-    around: list[str] = []
-    made_around: list[str] = []
-    for name in sorted(folders, key=lambda name: folders[name].parts):
-        for kept in (around, made_around):
+    # Sorted by their parts, a folder is followed by all that lie inside it; of one folder, those that are only read
+    # come last. Kept are, by what fills them, the data sets on and around the present folder, the innermost last.
+    order = sorted(folders, key=lambda name: (folders[name].parts, _filled_by(config, name) == "reading"))
+    around: dict[str, list[str]] = {}
+    for name in order:
+        for kept in around.values():
             while kept and not folders[name].is_relative_to(folders[kept[-1]]):
                 kept.pop()
-        if found := around if name in made else made_around:
-            yield _shared(config, found[-1], name, made)
-        around.append(name)
-        if name in made:
-            made_around.append(name)
+        outer = (kept[-1] for kept in around.values() if kept)
+        reasons = ((other, _clash(config, other, name, folders[other] == folders[name])) for other in outer)
+        if found := next(((other, why) for other, why in reasons if why), None):
+            yield (
+                f"datasets: {found[0]} (path {config.datasets[found[0]].path}) and {name} (path "
+                f"{config.datasets[name].path}) are one folder, or one is inside the other, and {found[1]}"
+            )
+        around.setdefault(_filled_by(config, name), []).append(name)
 
 
-def _shared(config: Config, outer: str, inner: str, made: Collection[str]) -> str:
-    maker = outer if outer in made else inner
-    how = "generated" if config.datasets[maker].generate else "downloaded"
-    return (
-        f"datasets: {outer} (path {config.datasets[outer].path}) and {inner} (path {config.datasets[inner].path}) are "
-        f"one folder, or one is inside the other, and {maker} is {how} into its own; give it another path"
-    )
+def _filled_by(config: Config, name: str) -> str:
+    section = config.datasets[name]
+    return "generate" if section.generate else "download" if section.download else "reading"
+
+
+def _clash(config: Config, outer: str, inner: str, same: bool) -> str:
+    """Why two data sets cannot have one folder (``same``), or the second's inside the first's; empty if they can."""
+    one, two = config.datasets[outer], config.datasets[inner]
+    if one.generate or two.generate:
+        return f"{outer if one.generate else inner} is generated into its own; give it another path"
+    if two.download is None or (same and one.download in (None, two.download)):
+        return ""
+    if same:
+        return "another archive is downloaded for each; give both the same `download`, or one of them another path"
+    if one.download is not None:
+        return (
+            f"each is downloaded into its own; give {inner} another path, or, if it is a part of the other's archive, "
+            "no `download`"
+        )
+    return f"{inner} is downloaded into its own; give it another path"
 
 
 def _folders_among_results(config: Config) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medseg.config import Config, is_table
 from medseg.files import canonical_json, digest_of, nearest, sha256_file
+from medseg.places import source_of
 from medseg.postprocess import operations
 from medseg.results.paths import Results
 
@@ -29,10 +30,10 @@ def dataset_slice(config: Config, dataset: str) -> str:
 
 def files_stamp(config: Config, dataset: str) -> str:
     """Digest of names, sizes and times of a data set's files; empty for data that are generated or downloaded."""
-    section = config.datasets[dataset]
     root = config.folder_of(dataset)
     # A data set that is generated or downloaded is not there yet when this is asked for the first time.
-    if section.generate is not None or section.download is not None or not root.is_dir():
+    made = config.datasets[dataset].generate is not None or source_of(config, dataset) is not None
+    if made or not root.is_dir():
         return ""
     stamps = []
     for folder, _, names in os.walk(root):

@@ -19,11 +19,12 @@ from medseg import workflow
 from medseg.cli.commands import app
 from medseg.config import load_config
 from medseg.errors import ConfigError
-from medseg.places import read_study
+from medseg.places import read_study, source_of
 from medseg.results.folders import StoreFolder
 from medseg.results.key import TEST
 from medseg.results.layout import VALUES, layout
 from medseg.results.paths import ANY, SHARD, Results
+from medseg.slices import dataset_slice
 
 MADE = {"kind": "cells"}
 
@@ -157,6 +158,62 @@ def test_a_set_that_is_made_shares_no_folder(
         assert f"path {first}" in line and f"path {second}" in line
     # Real ones may: they are only read.
     assert read_study([], study(datasets={"a": {"path": first}, "b": {"path": second}}))
+
+
+ARCHIVE, OTHER = ({"url": f"https://example.org/{name}.zip"} for name in "ab")
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "why"),
+    [
+        ({"path": "p", "download": ARCHIVE}, {"path": "p", "download": ARCHIVE}, None),
+        ({"path": "p", "download": ARCHIVE}, {"path": "link", "download": ARCHIVE}, None),
+        ({"path": "p", "download": ARCHIVE}, {"path": "p"}, None),
+        ({"path": "p", "download": ARCHIVE}, {"path": "link/inner"}, None),
+        ({"path": "p", "download": ARCHIVE}, {"path": "p", "download": OTHER}, "give both the same `download`"),
+        ({"path": "p", "download": ARCHIVE}, {"path": "p/inner", "download": ARCHIVE}, "no `download`"),
+        ({"path": "p", "download": ARCHIVE}, {"path": "p/inner", "download": OTHER}, "no `download`"),
+        ({"path": "p/inner", "download": ARCHIVE}, {"path": "p"}, "one is downloaded into its own"),
+        ({"path": "p", "download": ARCHIVE}, {"path": "p", "generate": MADE}, "two is generated into its own"),
+        ({"path": "p", "generate": MADE}, {"path": "p/inner", "download": ARCHIVE}, "one is generated into its own"),
+    ],
+)
+def test_one_download_can_be_read_as_several_data_sets(
+    one: dict[str, Any], two: dict[str, Any], why: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "p").mkdir(parents=True)
+    (tmp_path / "data" / "link").symlink_to("p")
+    # Among others that share a folder rightly.
+    sets = {"one": one, "two": two, "read": {"path": "q"}, "again": {"path": "q"}, "apart": {"path": "p2"}}
+    for order in itertools.permutations(sets):
+        value = study(datasets={name: sets[name] for name in order})
+        if why is not None:
+            (line,) = said(value)
+            assert why in line and "one (path" in line and "two (path" in line
+            continue
+        config = read_study([], value)
+        assert source_of(config, "one") == "one"
+        assert source_of(config, "two") == ("two" if "download" in two else "one")
+        assert source_of(config, "read") is None and source_of(config, "apart") is None
+
+
+def test_of_three_on_one_folder_the_one_that_downloads_another_archive_is_refused() -> None:
+    sets = {"a": {"path": "p", "download": ARCHIVE}, "b": {"path": "p"}, "c": {"path": "p", "download": OTHER}}
+    for order in itertools.permutations(sets):
+        (line,) = said(study(datasets={name: sets[name] for name in order}))
+        assert "a (path p)" in line and "c (path p)" in line
+
+
+def test_what_ingest_depends_on_is_the_same_before_and_after_another_ones_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = read_study([], study(datasets={"a": {"path": "p", "download": ARCHIVE}, "b": {"path": "p/inner"}}))
+    before = dataset_slice(config, "b")
+    (tmp_path / "data" / "p" / "inner").mkdir(parents=True)
+    (tmp_path / "data" / "p" / "inner" / "file").touch()
+    assert dataset_slice(config, "b") == before
 
 
 def test_folders_beside_one_another_are_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

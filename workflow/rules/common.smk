@@ -12,6 +12,7 @@ from medseg import workflow as study
 from medseg.config.grids import grid_name
 from medseg.fence import VARIABLE
 from medseg.files import canonical_json
+from medseg.places import source_of
 from medseg.results.paths import ANY, DATASET, GRID, MODEL, SHARD, Results
 
 # A log that cannot be written says so and fails no job, whose own status is the one that counts.
@@ -139,8 +140,11 @@ def part_of(wildcards):
 
 
 def made(wildcards):
-    """The marker of a generated or downloaded data set; nothing for data that are there."""
-    dataset = CONFIG.datasets[wildcards.dataset]
-    if dataset.generate:
+    """The marker of a generated or downloaded data set; nothing for data that are there.
+
+    A data set can also be read from the folder that another one's download fills.
+    """
+    if CONFIG.datasets[wildcards.dataset].generate:
         return study.phantoms_marker(CONFIG, wildcards.dataset)
-    return RESULTS.download(wildcards.dataset) if dataset.download else []
+    source = source_of(CONFIG, wildcards.dataset)
+    return RESULTS.download(source) if source else []
