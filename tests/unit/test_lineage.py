@@ -330,9 +330,20 @@ def test_it_is_asked_again_when_a_training_is_resumed(trainings: Trainings, monk
 
 
 def test_a_run_of_mlflow_brings_its_record(trainings: Trainings) -> None:
+    from medseg.results.paths import Results
     from medseg.tracking import init_store, resolve_model, sync
+    from medseg.workflow import write_config
 
+    # What is sent is what a configuration and a plan ask for.
     results = trainings.folder / "results"
+    sections = {"datasets": {"flat": trainings.study.config.datasets["flat"]}}
+    sections |= {"models": {"unet": trainings.study.config.models["unet"]}}
+    folds = trainings.study.config.folds.model_copy(update={"run": [0]})
+    config = trainings.study.config.model_copy(update={"experiment": "chain", "folds": folds, **sections})
+    write_config(config, results / "config.json")
+    plan = Results(results).plan("flat").plan("unet")
+    plan.parent.mkdir(parents=True)
+    shutil.copy(trainings.study.plan("flat"), plan)
     place = results / "flat" / "train" / "unet" / "fold0-seed0"
     first = trainings.train("a", ["f0"], ["f1"])
     shutil.copytree(first, place)
