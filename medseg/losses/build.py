@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from medseg.errors import PlanError
 from medseg.late import resolve
 from medseg.losses.supervision import OutputLoss, deeply_supervised
 from medseg.losses.table import LOSSES
@@ -30,7 +31,15 @@ def build_loss(name: str, regions: Sequence[Sequence[int]] = (), *, ignore: bool
         A function of logits (N, K, S), or (N, R, S) with regions, and labels 0..K-1 or ``IGNORE``. Instead of one
         tensor of logits it takes several at their own resolutions, finest first (deep supervision). Logits of 16 bits
         are widened to float32 first.
+
+    Raises:
+        PlanError: if the table has no such row.
     """
+    if name not in LOSSES:
+        raise PlanError(
+            f"training.loss: found '{name}'; expected one of {', '.join(LOSSES)}; if another version of medseg made "
+            "the plan, delete it and run `medseg plan` again"
+        )
     terms = [resolve(where) for where in LOSSES[name]]
     return deeply_supervised(_of_regions(terms, regions) if regions else _of_classes(terms, ignore))
 

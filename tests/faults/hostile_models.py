@@ -50,7 +50,7 @@ HOSTILE: dict[str, list[Any]] = {
     "plan.training.validate_every": [0, -5],
     "plan.training.lr": [0, -1, "fast", 1e300, True],
     "plan.training.weight_decay": [-1, None],
-    "plan.training.loss": ["magic", ["dice"]],
+    "plan.training.loss": ["x" * 65, "../dice", "", ["dice"], None],
     "plan.training.optimizer": ["lion"],
     "plan.training.augment": ["hard", None],
     "plan.training.foreground": [2, -0.1],

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from skimage.io import imsave
 
+from medseg.engine.build import build_step
 from medseg.errors import CheckpointError, MedsegError, PlanError
 from medseg.image.labels import LabelTable
 from medseg.models.zoo import build_model
@@ -70,6 +71,14 @@ def test_no_description_escapes_the_checks(model: Path, tmp_path: Path) -> None:
         # The field is named, or one that it contradicts.
         field = place.split(".")[-1]
         assert any(word in result["refused"] for word in (field, *ELSEWHERE)), result
+
+
+def test_a_model_is_used_whatever_loss_it_was_trained_with_but_none_is_trained_with_an_unknown_one(model: Path) -> None:
+    path = model / "model.json"
+    path.write_text(json.dumps(hostile_models.changed(json.loads(path.read_text()), "plan.training.loss", "focal2")))
+    checkpoint, network = read_checkpoint(model)
+    with pytest.raises(PlanError, match=r"training\.loss: found 'focal2'; expected one of dice_ce, .*`medseg plan`"):
+        build_step(network, checkpoint.plan)
 
 
 def test_what_was_found_and_expected_is_said(model: Path) -> None:
