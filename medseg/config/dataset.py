@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
+from medseg import limits
+from medseg.bounds import LARGEST
 from medseg.config.metrics import MetricsConfig
-from medseg.config.section import Count, Positive, Section
+from medseg.config.section import Gigabytes, Label, Number, Positive, Section, Seed, Spacing
 
 KnownArchive = Literal[
     "Task01_BrainTumour",
@@ -33,19 +35,23 @@ class GenerateConfig(Section):
     """Generate the data set before reading it (phantoms, for demonstrations and tests)."""
 
     kind: Literal["cells", "organs"] = Field(description="cells: 2-D fluorescence-like; organs: 3-D CT-like")
-    cases: Count = Field(default=12, description="number of cases")
-    seed: int = Field(default=0, ge=0, description="random seed of the phantoms")
+    cases: int = Field(default=12, ge=1, le=limits.MAX_PHANTOMS, description="number of cases")
+    seed: Seed = Field(default=0, description="random seed of the phantoms")
 
 
 class CrfConfig(Section):
     """Fully connected conditional random field (Kraehenbuehl & Koltun 2011): moves borders to the image's."""
 
-    iterations: Count = Field(default=5, description="iterations of mean field")
-    position_weight: float = Field(default=1.0, ge=0, description="weight of neighbourhood alone; 0: without")
+    iterations: int = Field(default=5, ge=1, le=limits.MAX_ITERATIONS, description="iterations of mean field")
+    position_weight: float = Field(
+        default=1.0, ge=0, le=LARGEST, description="weight of neighbourhood alone; 0: without"
+    )
     position_sigma: Positive = Field(
         default=1.0, description="how far it reaches: standard deviation in the data's unit (mm, um, else pixels)"
     )
-    appearance_weight: float = Field(default=1.0, ge=0, description="weight of neighbours that look alike; 0: without")
+    appearance_weight: float = Field(
+        default=1.0, ge=0, le=LARGEST, description="weight of neighbours that look alike; 0: without"
+    )
     appearance_sigma: Positive = Field(
         default=10.0, description="how far it reaches: standard deviation in the data's unit (mm, um, else pixels)"
     )
@@ -67,7 +73,9 @@ class PostprocessConfig(Section):
     largest_component: list[str] = Field(
         default_factory=list, description="class names of which only the largest connected component is kept"
     )
-    min_size: int = Field(default=0, ge=0, description="remove connected components with fewer voxels than this")
+    min_size: int = Field(
+        default=0, ge=0, le=limits.MAX_VOXELS, description="remove connected components with fewer voxels than this"
+    )
 
     @property
     def applies(self) -> bool:
@@ -141,7 +149,7 @@ class DatasetConfig(Section):
         "whose landmarks the folder has (docs/data.md)",
     )
     path: str = Field(description="folder of the data set, relative to data_root")
-    labels: dict[str, int] | None = Field(
+    labels: dict[str, Label] | None = Field(
         default=None,
         description="class name -> value in the label files; dataset.json (decathlon, nnunet) brings its own",
     )
@@ -152,10 +160,12 @@ class DatasetConfig(Section):
         "may overlap, later ones are painted over earlier ones (docs/labels.md)",
     )
     ignore: int | None = Field(
-        default=None, description="value in the label files of voxels that nobody annotated: never trained on or scored"
+        default=None,
+        le=limits.MAX_LABEL,
+        description="value in the label files of voxels that nobody annotated: never trained on or scored",
     )
     channels: list[str] | None = Field(default=None, description="channel names; a name 'CT' selects CT normalization")
-    spacing: list[Positive] | None = Field(
+    spacing: list[Spacing] | None = Field(
         default=None, description="pixel size in micrometres per axis, for files that do not state a size"
     )
     subject: str | None = Field(
@@ -184,13 +194,13 @@ class DatasetConfig(Section):
     splits: str | None = Field(default=None, description="file of folds for this data set, in place of `folds.file`")
     download: DownloadConfig | None = Field(default=None, description="where the data set can be fetched from")
     allow: list[str] = Field(default_factory=list, description="codes of faults that are accepted, by name")
-    fill: float | None = Field(
+    fill: Number | None = Field(
         default=None, description="stands for NaN and Inf voxels, with `allow: [nonfinite]`; e.g. -1024 for CT"
     )
     orientation: Literal["sform", "qform"] | None = Field(
         default=None, description="which of a NIfTI header's two forms counts where they contradict each other"
     )
-    max_gb: Positive | None = Field(
+    max_gb: Gigabytes | None = Field(
         default=None, description="memory that one decoded file may take; none: half of this machine's"
     )
     choices: list[str] = Field(

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from medseg import limits
 from medseg.bounds import LARGEST
 from medseg.config.explain import explain_option
-from medseg.config.section import Name, Rate, Section, Spacing, Steps
+from medseg.config.section import Name, Number, Rate, Section, Spacing, Steps
 from medseg.losses.table import LOSSES
 from medseg.networks import NETWORKS, options_of
 from medseg.recipes import LEARNING_RATES, NNUNET_FROM, RECIPES, Recipe, recipe_for
@@ -100,7 +100,7 @@ class ChangeConfig(Section):
     """Changes of one row of an augmentation recipe; what is left out stays as in the recipe."""
 
     probability: float | None = Field(default=None, ge=0, le=1, description="share of the samples that are changed")
-    range: list[float] | None = Field(
+    range: list[Number] | None = Field(
         default=None, min_length=2, max_length=2, description="lowest and highest value (medseg/augment/steps.py)"
     )
 

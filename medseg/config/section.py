@@ -7,11 +7,19 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from medseg import limits
+from medseg.bounds import LARGEST
 from medseg.files import SAFE_NAME
 
 Name = Annotated[str, Field(pattern=rf"^{SAFE_NAME.pattern}$")]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST)]
+# Which value is whose is checked with the label table.
+Label = Annotated[int, Field(le=limits.MAX_LABEL)]
+Shards = Annotated[int, Field(ge=1, le=limits.MAX_SHARDS)]
+Epochs = Annotated[int, Field(ge=1, le=limits.MAX_EPOCHS)]
+Minutes = Annotated[float, Field(gt=0, le=limits.MAX_MINUTES)]
+Wait = Annotated[float, Field(gt=0, le=limits.MAX_WAIT_S)]
+Gigabytes = Annotated[float, Field(gt=0, le=limits.MAX_GB)]
 # Values of a plan, which is read within the same limits.
 Rate = Annotated[float, Field(gt=0, le=limits.MAX_RATE)]
 Spacing = Annotated[float, Field(gt=0, le=limits.MAX_SPACING)]

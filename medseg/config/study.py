@@ -14,7 +14,7 @@ from medseg.bounds import shortened
 from medseg.config.dataset import DatasetConfig
 from medseg.config.explain import explain_error, listed
 from medseg.config.model import ModelConfig, is_elsewhere
-from medseg.config.section import Count, Name, Positive, Section, Seed, Steps
+from medseg.config.section import Epochs, Gigabytes, Minutes, Name, Positive, Section, Seed, Shards, Steps, Wait
 from medseg.errors import ConfigError
 from medseg.records import DIGEST, is_signed
 from medseg.settings import merge, read_settings
@@ -64,8 +64,8 @@ class BudgetConfig(Section):
     """How long each training lasts, and how much memory it may take."""
 
     steps: Steps | None = Field(default=None, description="training steps")
-    epochs: Count | None = Field(default=None, description="passes over the training cases")
-    minutes: Positive | None = Field(
+    epochs: Epochs | None = Field(default=None, description="passes over the training cases")
+    minutes: Minutes | None = Field(
         default=None,
         description="wall-clock per training, validation included; turned into steps once, by plan",
     )
@@ -75,10 +75,10 @@ class BudgetConfig(Section):
         lt=1,
         description="end early, after a short tail, once the training loss has not fallen for this share of the steps",
     )
-    memory_gb: Positive | None = Field(
+    memory_gb: Gigabytes | None = Field(
         default=None, description="memory of the training device; none: what the machine has"
     )
-    host_gb: Positive | None = Field(
+    host_gb: Gigabytes | None = Field(
         default=None, description="main memory of a preprocessing job; none: half of the machine's"
     )
 
@@ -93,9 +93,12 @@ class LoaderConfig(Section):
     """Processes that read the training batches; no result depends on them."""
 
     workers: int | None = Field(
-        default=None, ge=0, description="processes that read ahead; none: 2 beside a GPU, else 0 (training reads)"
+        default=None,
+        ge=0,
+        le=limits.MAX_WORKERS,
+        description="processes that read ahead; none: 2 beside a GPU, else 0 (training reads)",
     )
-    timeout_s: Positive = Field(default=300.0, description="a batch that takes longer is an error that names its cases")
+    timeout_s: Wait = Field(default=300.0, description="a batch that takes longer is an error that names its cases")
 
 
 class PredictConfig(Section):
@@ -153,7 +156,7 @@ class Config(Section):
         description="processes (GPUs) that share each batch of a training; part of its exactness",
     )
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
-    shards: Count = Field(
+    shards: Shards = Field(
         default=1,
         description="jobs that share the cases of preprocess, predict and evaluate, for clusters; results are equal",
     )
@@ -168,12 +171,12 @@ class Config(Section):
     @model_validator(mode="after")
     def _trainings_can_be_planned(self) -> Config:
         pairs = sum(len(self.datasets if m.datasets is None else set(m.datasets)) for m in self.models.values())
-        count = pairs * len(self.folds.run) * len(self.seeds)
+        count = pairs * len(self.folds.run) * len(self.seeds) * self.shards
         if count > limits.MAX_TRAININGS:
-            raise ValueError(
-                f"{count:,} trainings (data sets x models x folds x seeds); a study has at most "
-                f"{limits.MAX_TRAININGS:,}; divide it into several"
-            )
+            what = "parts of trainings (data sets x models x folds x seeds x shards)"
+            if self.shards == 1:
+                what = "trainings (data sets x models x folds x seeds)"
+            raise ValueError(f"{count:,} {what}; a study has at most {limits.MAX_TRAININGS:,}; divide it into several")
         return self
 
     @model_validator(mode="after")

@@ -44,7 +44,6 @@ from medseg.limits import (
     MAX_STRIDE,
     MAX_THREADS,
     MAX_WIDTH,
-    MIN_WIDTH,
 )
 from medseg.models.spec import NetworkSpec, total_stride
 from medseg.networks import NETWORKS, options_of
@@ -86,7 +85,7 @@ NETWORK: Mapping[str, Bound] = {
     "dims": whole(2, 3),
     "in_channels": whole(1, MAX_CHANNELS),
     "classes": whole(2, MAX_CLASSES),
-    "widths": several(whole(MIN_WIDTH, MAX_WIDTH), 1, MAX_STAGES),
+    "widths": several(whole(1, MAX_WIDTH), 1, MAX_STAGES),
     "strides": several(_AXES, 1, MAX_STAGES),
     "kernels": several(_AXES, 1, MAX_STAGES),
     "patch": several(whole(1, MAX_PATCH_AXIS), 2, 3),

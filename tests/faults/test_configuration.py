@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from medseg import settings, workflow
-from medseg.config import load_config
+from medseg.config import config_schema, load_config
 from medseg.errors import ConfigError
 from medseg.places import read_study
 
@@ -75,7 +75,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 READ = """
 import resource, sys
 from pathlib import Path
-from medseg.config import load_config
+from medseg.config import config_schema, load_config
 from medseg.errors import ConfigError
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
@@ -202,6 +202,59 @@ def test_a_study_that_no_workflow_could_plan_is_refused() -> None:
     value |= {"datasets": {name: {"path": name} for name in names}, "models": dict.fromkeys(names, UNET)}
     with pytest.raises(ConfigError, match=r"160,000 trainings .*; a study has at most 100,000"):
         load_config([], value)
+
+
+@pytest.mark.parametrize(("shards", "trainings", "said"), [(10_001, 1, "shards"), (10_000, 11, "110,000 parts of tr")])
+def test_parts_of_stages_count_among_the_jobs_of_a_study(shards: int, trainings: int, said: str) -> None:
+    value = {**yaml.safe_load(BASE + "budget: {steps: 3}"), "shards": shards, "seeds": list(range(trainings))}
+    with pytest.raises(ConfigError, match=said):
+        load_config([], value)
+    assert load_config([], {**value, "shards": 10_000, "seeds": [0]})
+
+
+def test_every_number_has_a_largest_value() -> None:
+    unbounded = []
+
+    def walk(value: Any, where: str) -> None:
+        number = isinstance(value, dict) and value.get("type") in ("integer", "number")
+        if number and not value.keys() & {"maximum", "exclusiveMaximum", "const", "enum"}:
+            unbounded.append(where)
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value if type(value) is list else ()):
+            walk(inner, where if key in ("$defs", "properties") else f"{where}.{key}")
+
+    walk(config_schema(), "")
+    assert unbounded == []
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("shards", 1_000_000),
+        ("loader", {"workers": 1_000_000}),
+        ("loader", {"timeout_s": 1e300}),
+        ("budget", {"epochs": 10**12}),
+        ("budget", {"minutes": 1e300}),
+        ("budget", {"steps": 3, "memory_gb": 1e300}),
+        ("datasets", {"d": {"path": "p", "max_gb": 1e300}}),
+        ("datasets", {"d": {"path": "p", "spacing": [1e7, 1e7]}}),
+        ("datasets", {"d": {"path": "p", "generate": {"kind": "cells", "cases": 10**9}}}),
+        ("datasets", {"d": {"path": "p", "postprocess": {"crf": {"iterations": 10**9}}}}),
+        ("datasets", {"d": {"path": "p", "postprocess": {"min_size": 10**30}}}),
+        ("models", {"m": {**UNET, "plan": {"patch": [2048, 1024, 1024]}}}),
+        ("models", {"m": {**UNET, "plan": {"widths": [4, 8]}}}),
+    ],
+)
+def test_what_no_machine_could_do_is_refused_when_it_is_read(section: str, value: Any) -> None:
+    study = {**yaml.safe_load(BASE), "budget": {"steps": 3}, section: value}
+    with pytest.raises(ConfigError, match=rf"'{section}.*, found ") as caught:
+        load_config([], study)
+    assert len(str(caught.value)) < 300
+
+
+def test_large_patches_are_for_the_check_of_memory_to_decide() -> None:
+    for patch in ([512, 512, 512], [1024, 1024, 1024], [16_384, 16_384]):
+        models = {"m": {**UNET, "plan": {"patch": patch}}}
+        assert load_config([], {**yaml.safe_load(BASE), "budget": {"steps": 3}, "models": models})
 
 
 @pytest.mark.parametrize(("suffix", "start", "end"), [(".yaml", "[", "]"), (".json", "[", "]"), (".yaml", "{a: ", "}")])

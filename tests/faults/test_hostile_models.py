@@ -245,6 +245,15 @@ def test_a_plan_file_is_read_within_the_same_bounds(tmp_path: Path) -> None:
         assert read_plan(path) == plan
 
 
+def test_networks_with_few_channels_and_patches_for_the_largest_machines_are_read(tmp_path: Path) -> None:
+    path, facts = tmp_path / "plan.json", tiny_plan().to_json()
+    for place, value in (("widths", [4, 8, 1]), ("patch", [16_384, 16_384])):
+        write_record(path, {**facts, "network": {**facts["network"], place: value}})
+        assert getattr(read_plan(path).network, place) == tuple(value)
+    with pytest.raises(PlanError, match=r"network\.patch: .*1,073,741,824 voxels"):
+        write_plan(path, tiny_plan(dims=3, patch=(1024, 1024, 1025)))
+
+
 def test_a_plan_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"model 'tiny': training\.steps: found .*change models\.tiny\.plan"):
         write_plan(tmp_path / "plan.json", tiny_plan(steps=10**12))
