@@ -27,10 +27,10 @@ from medseg.jobs import Job
 from medseg.places import read_study
 from medseg.postprocess.operations import wanted
 from medseg.records import holds, write_record
-from medseg.results.folders import ModelFolder
 from medseg.results.key import RunKey
 from medseg.results.paths import Results
 from medseg.stages import rows_of_model, stage_digest
+from medseg.starts import require_starts
 from medseg.takeover import count_again, hold_folder, take_over
 from medseg.text import BREAK, escaped
 
@@ -155,10 +155,16 @@ def begin(config: Config, *, verify: bool) -> dict[str, int]:
         raise stop(error) from None
 
 
-def start(root: Path) -> None:
-    """Take over what an earlier run left below ``root``, before the first job of this one."""
+def start(config: Config, jobs: Iterable[tuple[str, Any]]) -> None:
+    """Look whether all is there that jobs start from, and take over what an earlier run left, before the first job.
+
+    Args:
+        config: the experiment.
+        jobs: name of the rule and wildcards of each job that is to run.
+    """
     try:
-        take_over(root)
+        require_starts(config, jobs)
+        take_over(Results.of(config).root)
     except (MedsegError, OSError) as error:
         raise stop(error) from None
 
@@ -195,23 +201,18 @@ def weights_of(config: Config, model: str) -> Path | None:
     return Results.of(config).weights(model) if config.models[model].options.get("weights") else None
 
 
-def weights_file(config: Config, model: str) -> Path | None:
-    """The file of those weights, if it is one on this machine: another file in its place is a reason to train again."""
-    path = Path(config.models[model].options.get("weights") or "")
-    return path if path.is_file() else None
-
-
 def start_of(config: Config, key: RunKey) -> tuple[Path | None, str | None]:
-    """What a training starts from: the file that it waits for, and the model as `medseg train --start` wants it."""
+    """What a training starts from: the file that it waits for, and the model as `medseg train --start` wants it.
+
+    A folder outside the study is waited for by nobody (``medseg.starts``).
+    """
     start = config.models[key.model].start
     if start is None:
         return None, None
     if not is_elsewhere(start):
         model = Results.of(config).model(replace(key, model=start))
         return model.description, str(model.folder)
-    # Runs of MLflow never change; a folder may.
-    file = ModelFolder(Path(start)).description
-    return file if file.is_file() else None, start
+    return None, start
 
 
 def code_of(config: Config, stage: str, wildcards: Any) -> str:

@@ -13,6 +13,7 @@ from medseg.config.grids import grid_name
 from medseg.fence import VARIABLE
 from medseg.files import canonical_json
 from medseg.places import source_of
+from medseg.starts import start_digest, weights_file
 from medseg.results.paths import ANY, DATASET, GRID, MODEL, SHARD, Results
 
 # A log that cannot be written says so and fails no job, whose own status is the one that counts.
@@ -55,7 +56,9 @@ envvars:
 
 
 onstart:
-    study.start(RESULTS.root)
+    study.start(
+        CONFIG, [(job.rule.name, job.wildcards) for job in workflow.dag.needrun_jobs()]
+    )
 
 
 wildcard_constraints:

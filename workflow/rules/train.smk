@@ -7,7 +7,7 @@ localrules:
 
 rule weights:
     input:
-        lambda w: study.weights_file(CONFIG, w.model) or [],
+        lambda w: weights_file(CONFIG, w.model) or [],
     output:
         RESULTS.weights(MODEL),
     log:
@@ -59,6 +59,8 @@ rule train:
         out=lambda w, output: Path(output.weights).parent,
         # None, or two words; quoted one by one below.
         start=start_option,
+        # Instead of an input: what lies outside the study may go away, and its model stays.
+        started=lambda w: start_digest(CONFIG, study.key_of(w)),
         encoder=encoder_option,
         allow=lambda w: [f"--allow={name}" for name in CONFIG.models[w.model].allow],
         # Not an output: Snakemake deletes the outputs of a failed job, and from this it resumes.
