@@ -49,7 +49,7 @@ def read_case_image(case: Case, folder: Path) -> NDArray[Any]:
         folder: the data set's folder.
 
     Raises:
-        DataError: if a file changed since it was checked.
+        DataError: if a file is missing or changed since it was checked.
         FormatError: if one cannot be read.
     """
     parts = []
@@ -87,7 +87,7 @@ def read_case_labels(case: Case, folder: Path) -> NDArray[Any]:
     A case with one mask file per object gets object numbers 1, 2, … in the order of its files.
 
     Raises:
-        DataError: if the case has no reference, or a file changed since it was checked.
+        DataError: if the case has no reference, or a file is missing or changed since it was checked.
     """
     if not case.labels:
         raise DataError(f"case '{case.id}' has no reference label map")
@@ -126,6 +126,11 @@ def _checked(path: Path, sha256: str, case: Case | None = None, on_disk: bool = 
         case: whose image it is; None for label maps, whose grid and series do not matter.
         on_disk: leave its bytes on disk until boxes are read; else they are read once, hashed and decoded.
     """
+    if not path.exists():
+        raise DataError(
+            f"{path}: missing since `medseg ingest`; put the file back, or, if `download` filled the folder, delete what "
+            "is left of that folder and run `snakemake`, which fetches it again"
+        )
     series, spacing = ("", None) if case is None else (case.series, case.pixel_size)
     # These very bytes passed `medseg ingest`, the limit on their size included.
     with file_limit(sys.maxsize):

@@ -81,11 +81,11 @@ def run_download(config: Config, dataset: str, pause: Callable[[float], None] = 
     if section.download is None:
         raise ConfigError(f"datasets.{dataset}: has no `download`, so there is nothing to fetch")
     folder = config.folder_of(dataset)
-    if _there(folder):
+    if is_there(folder):
         return _record(folder, section.download)
     work = folder.parent / f".{folder.name}.download"
     with writer_lock(work):
-        if not _there(folder):
+        if not is_there(folder):
             archive = _fetch(dataset, section.download, work, folder, pause)
             _unpack(archive, section.download, work, folder)
     shutil.rmtree(work, ignore_errors=True)
@@ -93,7 +93,7 @@ def run_download(config: Config, dataset: str, pause: Callable[[float], None] = 
     return _record(folder, section.download)
 
 
-def _there(folder: Path) -> bool:
+def is_there(folder: Path) -> bool:
     """Whether the folder holds anything; workflows make empty ones."""
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 

@@ -306,6 +306,9 @@ def test_an_open_case_is_the_case_box_by_box(fill: float | None, organs: Path) -
         file.write(b"x")
     with pytest.raises(DataError, match="changed since `medseg ingest`"):
         open_case_image(case, organs / "data")
+    (organs / "data" / case.images[0]).unlink()
+    with pytest.raises(DataError, match=r"missing since `medseg ingest`; put the file back, or, if `download` filled"):
+        open_case_image(case, organs / "data")
 
 
 def test_pixel_size_in_micrometres(cells: Path) -> None:

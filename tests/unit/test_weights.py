@@ -14,11 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medseg.errors import CheckpointError
+from medseg.fence import VARIABLE, draw_token
 from medseg.files import writer_lock
 from medseg.models.encoders.build import build_encoder
 from medseg.models.encoders.encoder import Encoder
 from medseg.models.encoders.table import ENCODERS
 from medseg.models.weights import load_encoder, read_tensors
+from medseg.outputs import damaged
 from medseg.train.start import Start
 from medseg.weights import run as stage
 from medseg.weights.fetch import fetch_weights
@@ -347,3 +349,25 @@ def test_a_record_that_does_not_hold_any_more_is_refused(file: Path, tmp_path: P
     record.write_text("{}")
     with pytest.raises(CheckpointError, match="has no digest.*medseg weights"):
         read_weights_record(record, str(copy), None)
+
+
+def test_a_cached_file_is_listed_and_its_loss_noticed_and_one_of_the_user_is_not(
+    server: Server, file: Path, digest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "")
+    root = tmp_path / "results"
+    draw_token(root)
+    server.replies = [send(file.read_bytes()), send(file.read_bytes())]
+    records = [root / "weights" / f"{name}.json" for name in ("one", "two")]
+    for record in records:
+        stage.run(server.address("w.safetensors"), digest, record.parent, record)
+    (cached,) = record.parent.glob("*.safetensors")
+    assert not damaged(root, records)
+    cached.unlink()
+    assert set(damaged(root, records)) == set(records)
+    for record in records:
+        stage.run(server.address("w.safetensors"), digest, record.parent, record)
+    assert not damaged(root, records)
+    stage.run(str(file), None, record.parent, record)
+    file.unlink()
+    assert not damaged(root, [record])
