@@ -77,15 +77,17 @@ def is_signed(facts: Mapping[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def as_written(path: Path, maker: str) -> Iterator[None]:
-    """Parse facts in this block: whatever that raises becomes a ``DataError`` that names the file and its maker.
+    """Take fields out of facts in this block: what that raises becomes a ``DataError`` naming the file and its maker.
 
-    What a record says is what was written; but another version may have written it, with other fields.
+    What a record says is what was written; but another version may have written it, with other fields. Nothing is
+    computed in the block: a mistake in our own code must not look like one of the file, and have somebody delete it.
     """
     try:
         yield
     except MedsegError:
         raise
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DataError(
-            f"{path}: not as this version of medseg writes it ({error!r}); delete it and run `{maker}` again"
+            f"{path}: not as this version of medseg writes it ({error!r}); if another one wrote it, use that, or "
+            f"delete it and run `{maker}` again"
         ) from error

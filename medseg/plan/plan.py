@@ -12,7 +12,7 @@ from medseg.bounds import OutOfBounds, shortened
 from medseg.errors import PlanError
 from medseg.models.spec import NetworkSpec
 from medseg.plan import bounds
-from medseg.records import as_written, read_record, write_record
+from medseg.records import read_record, write_record
 
 Group = TypeVar("Group")
 
@@ -241,8 +241,7 @@ def read_plan(path: Path) -> Plan:
     """
     facts = read_record(path, MAKER, INSTEAD)
     try:
-        with as_written(path, MAKER):
-            return Plan.from_json(facts)
+        return Plan.from_json(facts)
     except PlanError as error:
         raise PlanError(f"{path}: {error}; delete it and run `{MAKER}` again") from None
 

@@ -51,19 +51,20 @@ def read_training(files: ModelFolder, key: RunKey, plan: Plan) -> Trained | None
     facts = read_facts(files.folder)
     with as_written(files.description, MAKER):
         found = RunKey(facts["dataset"]["name"], facts["plan"]["model"], facts["fold"], facts["seed"])
-        if found != key:
-            raise DataError(f"{files.description}: belongs to {found.name}; was the folder copied?")
-        if _decisions(facts["plan"]) != _decisions(plan.to_json()):
-            return None
-        versions = {f"medseg.{VERSION.get(k, k)}": str(v) for k, v in facts["provenance"].items()}
-        tags = {**versions, "medseg.weights_sha256": str(facts["weights_sha256"])}
-        fingerprint = str(facts["fingerprint"])
-        params = plan_params(facts["plan"])
+        planned, provenance = dict(facts["plan"]), dict(facts["provenance"])
+        weights, fingerprint = str(facts["weights_sha256"]), str(facts["fingerprint"])
+    if found != key:
+        raise DataError(f"{files.description}: belongs to {found.name}; was the folder copied?")
+    if _decisions(planned) != _decisions(plan.to_json()):
+        return None
+    versions = {f"medseg.{VERSION.get(k, k)}": str(v) for k, v in provenance.items()}
+    tags = {**versions, "medseg.weights_sha256": weights}
     if not files.weights.is_file():
         raise DataError(f"{files.weights}: no such file; run the same command again, or `{MAKER}`")
-    spec = RunSpec(key.dataset, key.model, key.fold, key.seed, fingerprint, params, tags)
+    spec = RunSpec(key.dataset, key.model, key.fold, key.seed, fingerprint, plan_params(planned), tags)
+    timing = read_timing(files, fingerprint)
     with as_written(files.timing, MAKER):
-        seconds = float(read_timing(files, fingerprint)["seconds"])
+        seconds = float(timing["seconds"])
     records = read_history(files, fingerprint)
     curve = tuple(point for record in records for point in points_of(record))
     return Trained(spec, files.folder, facts, seconds, curve, frozenset().union(*map(renamed_in, records)))

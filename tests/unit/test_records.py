@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,27 @@ def test_nesting_about_as_deep_as_python_can_read_is_refused(tmp_path: Path, ope
 def test_the_digest_is_no_fact_of_ones_own() -> None:
     with pytest.raises(ValueError, match="digest"):
         signed({"digest": "mine"})
+
+
+# What a block of ``as_written`` may call: constructors, readers of JSON and of tables, and methods of dictionaries.
+PARSERS = re.compile(
+    r"[A-Z]\w*|int|float|str|bool|tuple|dict|list|as_written|from_json|_case_from_row|read_csv|to_dict|get|items|setdefault"
+)
+
+
+def test_only_fields_are_taken_out_where_errors_are_put_down_to_the_file() -> None:
+    """Else a mistake of ours would have users delete what took days to compute."""
+    blocks = 0
+    for path in sorted((Path(__file__).parents[2] / "medseg").rglob("*.py")):
+        for block in ast.walk(ast.parse(path.read_bytes())):
+            uses = isinstance(block, ast.With) and "as_written(" in ast.unparse(block.items[0].context_expr)
+            for node in (node for statement in block.body for node in ast.walk(statement)) if uses else ():
+                assert not isinstance(node, ast.Raise | ast.BinOp | ast.FunctionDef), (path, ast.unparse(node))
+                if isinstance(node, ast.Call):
+                    called = ast.unparse(node.func).rpartition(".")[2]
+                    assert PARSERS.fullmatch(called), (path, ast.unparse(node))
+            blocks += uses
+    assert blocks >= 8
 
 
 @pytest.mark.parametrize(
