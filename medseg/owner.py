@@ -9,6 +9,8 @@ from pathlib import Path
 
 from medseg.files import digest_of
 
+MACHINE_ID = Path("/etc/machine-id")
+
 
 def owner_tags() -> dict[str, str]:
     """Tags of this process: enough to see later, on this machine, whether it still runs; no host name."""
@@ -36,12 +38,23 @@ def is_here(tags: Mapping[str, str]) -> bool:
 
 
 def _host() -> str:
-    """Digest of machine and process name space: process ids mean something only within these."""
+    """Digest of machine and process name space: process ids mean something only within these.
+
+    Host names are not enough: many machines are called "localhost".
+    """
     try:
         space = os.readlink("/proc/self/ns/pid")
     except OSError:
         space = ""
-    return digest_of([socket.gethostname(), space])[:12]
+    return digest_of([socket.gethostname(), _machine(), space])[:12]
+
+
+def _machine() -> str:
+    """The id that the system gave this machine when it was set up; empty if it has none."""
+    try:
+        return MACHINE_ID.read_text(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def _boot() -> str:

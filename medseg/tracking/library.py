@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from medseg.errors import MedsegError
+
 # An upload's answer may take a while (the server stores it first); a training's sender gives up sooner.
 SYNC_TIMEOUT_S = 30
 LIVE_TIMEOUT_S = 3
@@ -76,11 +78,29 @@ def store_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, *more)
+    return (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, StoreFault, *more)
+
+
+class StoreFault(Exception):
+    """Any other error within a call to a store: of its files, or from an answer that nobody expects."""
+
+
+@contextlib.contextmanager
+def of_store() -> Iterator[None]:
+    """What happens within the block is the store's: errors of other kinds become ``StoreFault``."""
+    try:
+        yield
+    except store_errors(MedsegError):
+        raise
+    except Exception as error:
+        told = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise StoreFault(told) from error
 
 
 def is_passing(error: BaseException) -> bool:
     """Whether an error of a SQLite store says that it cannot be used now, and not that it is no store."""
+    if isinstance(error, StoreFault) and error.__cause__ is not None:
+        error = error.__cause__
     if isinstance(error, OSError):
         return error.errno in PASSING_ERRNO
     return PASSING.search(str(error)) is not None

@@ -53,7 +53,7 @@ class LiveTracking:
         # once (training imports MONAI, and that MLflow) may see them half initialised.
         try:
             load_mlflow(LIVE_TIMEOUT_S)
-        except ImportError as error:
+        except Exception as error:  # noqa: BLE001 (reported; a broken MLflow must not end the training)
             say(f"tracking: off, MLflow cannot be imported ({why(error)})")
             return self
         self._thread = threading.Thread(target=self._follow, name="medseg-tracking", daemon=True)

@@ -13,7 +13,15 @@ from medseg.compare.tolerance import behind_mean, class_tolerances, common_toler
 from medseg.results.paths import Results
 from medseg.text import cell
 from medseg.tracking.finished import Trained
-from medseg.tracking.names import PREFIX, beside_mean, column_name, score_name, tolerance_tag
+from medseg.tracking.names import (
+    LONGEST_TEXT,
+    PREFIX,
+    beside_mean,
+    column_name,
+    score_name,
+    shortened,
+    tolerance_tag,
+)
 from medseg.tracking.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -23,6 +31,9 @@ CASE_KEYS = ["case", "subject", "label"]
 # Tag of a run: the unit of its metrics that are lengths.
 LENGTH_UNIT = "medseg.length_unit"
 LENGTHS = frozenset({"mm", "um", "px"})
+# Of a description: its longest statement, and what stands for rows that have no place in it.
+LONGEST_STATEMENT = 500
+MORE = "\nand {} more: in the report, and among the metrics"
 
 
 def training_metrics(scores: pd.DataFrame) -> dict[str, float]:
@@ -95,19 +106,26 @@ def note_card(spec: RunSpec, rows: Sequence[Mapping[str, Any]], trained: Iterabl
     params = spec.parent_params
     facts = ", ".join(f"{k} {params[k]}" for k in ("patch", "batch", "loss", "lr", "steps") if k in params)
     lines = [f"**{params.get('network', spec.model)}** on **{spec.dataset}** ({folds})", "", facts, ""]
-    shown = [row for row in rows if _in_note(row)]
+    # Means first, since of many classes not all have a place.
+    shown = sorted((row for row in rows if _in_note(row)), key=lambda row: row["label"] != MEAN)
+    behind = filter(None, (behind_mean(rows, _quantity_of(row)) for row in shown if row["label"] == MEAN))
+    lines += [line for text in behind for line in (shortened(f"{text}.", LONGEST_STATEMENT), "")]
     if shown:
         lines += [
             "| metric | class | mean | 95 % interval | cases | missed | failed |",
             "|---|---|---|---|---|---|---|",
         ]
-    for row in shown:
+    left = LONGEST_TEXT - sum(len(line) + 1 for line in lines) - len(MORE.format(len(shown)))
+    for number, row in enumerate(shown):
         mean, low, high = ("–" if row[k] is None else value(row[k], row["unit"]) for k in ("mean", "low", "high"))
         label = str(row["label"]).replace("|", "\\|")
         counted = f"{row['n']} | {row['n_missed']} | {row['n_failed']}"
-        lines.append(f"| {_named(row, rows)} | {label} | {mean} | {low} to {high} | {counted} |")
-    behind = filter(None, (behind_mean(rows, _quantity_of(row)) for row in shown if row["label"] == MEAN))
-    lines += [f"\n{text}." for text in behind]
+        line = f"| {_named(row, rows)} | {label} | {mean} | {low} to {high} | {counted} |"
+        left -= len(line) + 1
+        if left < 0:
+            lines.append(MORE.format(len(shown) - number))
+            break
+        lines.append(line)
     return "\n".join(lines).strip()
 
 

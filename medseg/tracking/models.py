@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from medseg import __version__
 from medseg.errors import CheckpointError, DataError, TrackingError
 from medseg.files import digest_of, read_json, sha256_file, write_text
 from medseg.results.folders import ModelFolder
+from medseg.tracking.failures import StoreError
 from medseg.tracking.finished import Trained
 from medseg.tracking.library import load_mlflow, store_errors, why
-from medseg.tracking.runs import require_run
-from medseg.tracking.store import AwayError, Store, check_uri, connect, require_answer
+from medseg.tracking.names import PREFIX, safe_text
+from medseg.tracking.runs import KEY, SUPERSEDED, models_of, require_run
+from medseg.tracking.store import Store, check_uri, connect, require_answer
 
 FORMAT = "medseg-model-1"
 FILES = (ModelFolder(Path()).description.name, ModelFolder(Path()).weights.name)
@@ -29,26 +31,40 @@ KEY_TAG = "medseg.model_digest"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
-def log_model(client: Any, experiment: str, run: Any, trained: Trained) -> tuple[str, bool]:
+def log_model(
+    client: Any, experiment: str, run: Any, trained: Trained, scores: Collection[str] | None
+) -> tuple[Any, bool]:
     """Store a training's model with its run, unless the same one is there: description, weights and code.
 
+    Args:
+        client: of the store.
+        experiment: id.
+        run: of the training.
+        trained: the training.
+        scores: MLflow's names of all scores that it has; a stored model that shows others is stored anew, since MLflow
+            cannot take a score from it. None: what is shown stays.
+
     Returns:
-        Its id in MLflow, and whether it is new.
+        What MLflow knows of the model, and whether it is new.
     """
     from mlflow.entities import LoggedModelOutput
 
     weights, key = str(trained.facts["weights_sha256"]), model_key(trained)
     run_id = run.info.run_id
-    for known in _models_of(client, experiment, run_id):
-        if str(known.status) == "READY" and known.tags.get(KEY_TAG) == key:
-            return str(known.model_id), False
+    for known in models_of(client, experiment, run_id):
+        shown = {metric.key for metric in known.metrics or [] if metric.key.startswith(f"{PREFIX}/")}
+        right = scores is None or shown <= set(scores)
+        if str(known.status) == "READY" and known.tags.get(KEY_TAG) == key and right:
+            if known.tags.get(SUPERSEDED) != "false":
+                client.set_logged_model_tags(known.model_id, {SUPERSEDED: "false"})
+            return known, False
         client.delete_logged_model(known.model_id)  # left incomplete by a killed process, or outdated
-    params = {k: str(v) for k, v in trained.spec.child_params.items()}
+    params = {k: safe_text(v) for k, v in trained.spec.child_params.items()}
     made = client.create_logged_model(
         experiment,
         name=re.sub(r"[^A-Za-z0-9_-]", "_", trained.spec.key.replace("/", "-").replace(" ", "-")),
         source_run_id=run_id,
-        tags={"medseg.weights_sha256": weights, KEY_TAG: key, "medseg.key": trained.spec.key},
+        tags={"medseg.weights_sha256": weights, KEY_TAG: key, KEY: trained.spec.key, SUPERSEDED: "false"},
         params=params,
         model_type="segmentation",
     )
@@ -58,7 +74,7 @@ def log_model(client: Any, experiment: str, run: Any, trained: Trained) -> tuple
         client.log_model_artifacts(made.model_id, str(folder))
     client.log_outputs(run_id, [LoggedModelOutput(made.model_id, 0)])
     client.finalize_logged_model(made.model_id, "READY")
-    return str(made.model_id), True
+    return made, True
 
 
 def model_key(trained: Trained) -> str:
@@ -90,10 +106,6 @@ def write_model(trained: Path, folder: Path) -> None:
     for name in FILES:
         flavor["artifacts"][name]["uri"] = name
     write_text(folder / "MLmodel", yaml.safe_dump(facts, sort_keys=False))
-
-
-def _models_of(client: Any, experiment: str, run_id: str) -> list[Any]:
-    return list(client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'"))
 
 
 def resolve_model(reference: str, store_uri: str | None) -> Path:
@@ -132,15 +144,15 @@ def resolve_model(reference: str, store_uri: str | None) -> Path:
         client = connect(store)
         uri = reference if reference.startswith("models:/") else _uri_of_run(client, run_id)
         return check_model_folder(_fetch(store.uri, uri), reference)
-    except AwayError as error:
-        raise TrackingError(f"{reference}: {error}; start the server, or name the folder of the model") from error
+    except StoreError as error:
+        raise TrackingError(f"{reference}: {error}; or name the folder of the model") from error
     except store_errors() as error:
         raise TrackingError(f"{reference}: not found in {store.uri}: {why(error)}") from error
 
 
 def _uri_of_run(client: Any, run_id: str) -> str:
     run = require_run(client, run_id)
-    ready = [m for m in _models_of(client, run.info.experiment_id, run_id) if str(m.status) == "READY"]
+    ready = [m for m in models_of(client, run.info.experiment_id, run_id) if str(m.status) == "READY"]
     if ready:
         return f"models:/{ready[0].model_id}"
     query = f"tags.`mlflow.parentRunId` = '{run_id}'"

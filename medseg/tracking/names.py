@@ -13,6 +13,8 @@ PREFIX = "cv"
 ABSOLUTE_PATH = re.compile(r"""(?:^|[\s"'=:,(\[])(?:~|file:/*)?(?:/[^/\s"',)\]]+){2,}|(?:^|\W)[A-Za-z]:\\""")
 HIDDEN = "(path hidden)"
 LONGEST_SEGMENT = 64
+# MLflow cuts parameters at 6000 characters and tags at 8000, and says nothing.
+LONGEST_TEXT = 5000
 
 
 def score_name(metric: str, label: str) -> str:
@@ -44,9 +46,20 @@ def tolerance_tag(metric: str, label: str) -> str:
 
 
 def safe_text(value: object) -> str:
-    """The text of a parameter or tag; a path of this machine is hidden, since stores are shared."""
+    """The text of a parameter or tag, as it is stored and as it is compared with what is stored.
+
+    A path of this machine is hidden, since stores are shared; a long text ends in a digest of the whole.
+    """
     text = str(value)
-    return HIDDEN if ABSOLUTE_PATH.search(text) else text
+    return HIDDEN if ABSOLUTE_PATH.search(text) else shortened(text, LONGEST_TEXT)
+
+
+def shortened(text: str, longest: int) -> str:
+    """A text of so many characters at most; one that is cut ends in a digest of the whole."""
+    if len(text) <= longest:
+        return text
+    end = f"… (SHA-256 of all: {hashlib.sha256(text.encode()).hexdigest()[:16]})"
+    return text[: longest - len(end)] + end
 
 
 def metric_name(name: str) -> str:
@@ -65,5 +78,6 @@ def _segment(part: str) -> str:
 
 
 def display_tags(names: Iterable[str]) -> dict[str, str]:
-    """Tags that hold the real name of every metric whose name had to change."""
-    return {f"medseg.name.{metric_name(n)}": n for n in names if metric_name(n) != n}
+    """Tags that hold the real name of every part of metrics' names that had to change, as of classes: one for each."""
+    parts = {part for name in names for part in name.split("/")}
+    return {f"medseg.name.{_segment(part)}": part for part in sorted(parts) if _segment(part) != part}

@@ -7,7 +7,6 @@ changes, all runs that do not stay as they are are marked as outdated; a parent 
 from __future__ import annotations
 
 import functools
-import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
@@ -32,10 +31,11 @@ from medseg.tracking.logged import (
     training_tolerances,
 )
 from medseg.tracking.models import log_model
-from medseg.tracking.names import PREFIX, display_tags, metric_name
+from medseg.tracking.names import display_tags
 from medseg.tracking.sender import replay_turn
 from medseg.tracking.store import Store, open_store, store_lock
 from medseg.tracking.synced import STATE_TAG
+from medseg.tracking.values import log_values, named_values
 from medseg.tracking.views import MODELS
 
 
@@ -153,8 +153,6 @@ class Replay:
         run = self._client.get_run(child)
         turn = functools.partial(replay_turn, self._store, self._client, child)
         self._points += Curves(self._client, child).send(trained.curve, turn)
-        model, made = log_model(self._client, self._experiment, run, trained)
-        self._models += made
         values = {"time/train_s": trained.seconds}
         tags = {"medseg.plan": _plan_digest(trained), "medseg.dataset_digest": self._digest(trained)}
         scores = self._study.scores.get(trained.spec.key)
@@ -162,9 +160,12 @@ class Replay:
             values |= training_metrics(scores)
             tags |= {**length_unit(scores["unit"]), **training_tolerances(scores)}
             self._put(run, {"evaluate/cases.csv": case_table(scores)})
+        names = None if scores is None else named_values(values)
+        model, made = log_model(self._client, self._experiment, run, trained, names)
+        self._models += made
         shown = display_tags([*trained.renamed, *values])
         runs.log_new(self._client, run, params=_late_params(trained), tags={**tags, **shown})
-        self._log_values(run, values, model, withdraw=scores is not None)
+        self._values += log_values(self._client, run, values, withdraw=scores is not None, model=model)
         self._log_dataset(run, trained)
         # A process that trains the same in another folder ends its run itself.
         if run.info.status != "FINISHED" and not _is_at_work_here(run):
@@ -190,7 +191,7 @@ class Replay:
             self._link_models(run, children)
             values = {**summary_metrics(model.rows), "time/train_s": sum(t.seconds for t in members) / len(members)}
             tags |= display_tags(values)
-            self._log_values(run, values, None, withdraw=True)
+            self._values += log_values(self._client, run, values, withdraw=True)
             self._put(run, self._pages(model))
         else:
             say(f"tracking: {first.spec.parent_key}: no scores of the model, since {model.reason}")
@@ -210,23 +211,6 @@ class Replay:
         pictures = overlays_of(self._results, spec, (case for table in scores for case in table["case"]))
         files = {"report/index.html": page.read_bytes()} if page.is_file() else {}
         return {**files, **{f"overlays/{p.name}": p.read_bytes() for p in pictures}}
-
-    def _log_values(self, run: Any, values: Mapping[str, float], model: str | None, *, withdraw: bool) -> None:
-        """Log results that changed; one that was measured again gets a later time, which is what the UI shows.
-
-        ``withdraw``: scores that the run has and that are not among the values become NaN, since MLflow cannot delete.
-        """
-        from mlflow.entities import Metric
-
-        known = run.data.metrics
-        named = {metric_name(name): value for name, value in values.items()}
-        new = [Metric(k, v, runs.now_ms(), 0, model_id=model) for k, v in named.items() if known.get(k) != v]
-        if withdraw:
-            gone = [k for k, v in known.items() if k.startswith(f"{PREFIX}/") and k not in named and math.isfinite(v)]
-            new += [Metric(k, math.nan, runs.now_ms(), 0) for k in gone]
-        if new:
-            self._client.log_batch(run.info.run_id, metrics=new, synchronous=True)
-        self._values += len(new)
 
     def _link_models(self, parent: Any, children: Iterable[str]) -> None:
         """Link the models of all folds to the parent run, since the UI lists runs without a model elsewhere."""

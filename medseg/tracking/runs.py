@@ -188,10 +188,17 @@ def log_new(client: Any, run: Any, *, params: Mapping[str, Value], tags: Mapping
         client.log_batch(run.info.run_id, params=new_params, tags=new_tags, synchronous=True)
 
 
+def models_of(client: Any, experiment: str, run_id: str) -> list[Any]:
+    """The models that are stored with a run."""
+    return list(client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'"))
+
+
 def hide(client: Any, runs: Iterable[Any]) -> None:
-    """Mark runs as outdated, those that are not yet."""
+    """Mark runs as outdated, those that are not yet; the models of each before it."""
     for run in runs:
         if run.data.tags.get(SUPERSEDED) != "true":
+            for model in models_of(client, run.info.experiment_id, run.info.run_id):
+                client.set_logged_model_tags(model.model_id, {SUPERSEDED: "true"})
             client.set_tag(run.info.run_id, SUPERSEDED, "true")
 
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import BusyError, DataError, TrackingError
+from medseg.explained import named
 from medseg.files import fsync_folder
 from medseg.progress import say
 from medseg.records import as_written, read_record, write_record
-from medseg.tracking.library import impatient, is_passing, load_mlflow, store_errors, why
+from medseg.tracking.failures import AwayError, StoreClient, StoreError, as_store_error, is_no_mlflow, refusal
+from medseg.tracking.library import impatient, load_mlflow, of_store, store_errors, why
 from medseg.tracking.views import experiment_tags
 
 MAKER = "medseg track init"
@@ -29,10 +31,6 @@ SET_LOCATION = "UPDATE experiments SET artifact_location = ? WHERE experiment_id
 
 _process_lock = threading.Lock()
 _replay_lock = threading.Lock()
-
-
-class AwayError(TrackingError):
-    """The tracking store cannot be reached or used now; the same may work later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +116,14 @@ def _locked(path: Path, wait_s: float, within: threading.Lock) -> Iterator[None]
     if not within.acquire(timeout=wait_s):
         raise BusyError(f"{path}: held by another thread for {wait_s:.0f} s")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+", encoding="utf-8") as file:
+        with of_store():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            opened = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed by the next line)
+        with opened as file:
             while True:
                 try:
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    with named(path):
+                        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except (BlockingIOError, PermissionError):
                     if time.monotonic() > until:
@@ -148,7 +149,7 @@ def init_store(uri: str | None, experiment: str, out: Path) -> None:
         out: ``results/<experiment>/tracking/store.json``.
 
     Raises:
-        TrackingError: for a URI that is not supported, or a SQLite file that is no store.
+        TrackingError: for a URI that is not supported, or a SQLite file that is no store (``StoreError``).
     """
     from medseg.tracking.runs import close_orphans
 
@@ -160,12 +161,13 @@ def init_store(uri: str | None, experiment: str, out: Path) -> None:
         with store_lock(store.lock):
             client, found = open_store(store)
             close_orphans(client, found)
-    except (AwayError, BusyError) as error:
+    except BusyError as error:
         _say_away(str(error))
-    except store_errors(OSError) as error:
-        if store.database is not None and not is_passing(error):
-            raise TrackingError(f"{store.uri}: cannot be used: {why(error)}") from error
-        _say_away(f"{store.uri}: {why(error)}")
+    except store_errors(StoreError) as error:
+        told = as_store_error(error, store.uri)
+        if store.database is not None and not isinstance(told, AwayError):
+            raise told from error
+        _say_away(str(told))
     write_record(out, {"uri": store.uri, "experiment": experiment, "experiment_id": found})
 
 
@@ -174,13 +176,17 @@ def _say_away(what: str) -> None:
 
 
 def require_answer(store: Store) -> None:
-    """Raise ``AwayError`` within seconds if the store is a server that does not answer."""
+    """Within seconds: raise ``AwayError`` if a server gives no answer, ``StoreError`` if it refuses."""
     if store.database is not None:
         return
     try:
         with impatient():
             connect(store).search_experiments(max_results=1)
     except store_errors() as error:
+        if is_no_mlflow(error):
+            raise StoreError(f"{store.uri} is no MLflow server: found another answer there ({why(error)})") from error
+        if refusal(error):
+            raise as_store_error(error, store.uri) from error
         raise AwayError(f"{store.uri} does not answer ({why(error)})") from error
 
 
@@ -188,7 +194,8 @@ def open_store(store: Store) -> tuple[Any, str]:
     """Client and experiment id of a store, both created if missing. Call with ``store.lock`` held."""
     path = store.database
     if path is not None and not path.is_file():
-        _create_database(path, store.uri)
+        with of_store():
+            _create_database(path, store.uri)
         say(f"tracking: created {path}")
     client = connect(store)
     return client, _experiment_id(client, store)
@@ -226,7 +233,8 @@ def read_store(path: Path) -> Store:
     try:
         value = read_record(path, MAKER)
         with as_written(path, MAKER):
-            return Store(check_uri(value["uri"]), value["experiment"], path.parent)
+            uri, experiment = str(value["uri"]), str(value["experiment"])
+        return Store(check_uri(uri), experiment, path.parent)
     except DataError as error:
         raise TrackingError(str(error)) from None
 
@@ -245,7 +253,8 @@ def connect(store: Store) -> Any:
         )
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=store.uri)
+    with of_store():
+        return StoreClient(MlflowClient(tracking_uri=store.uri))
 
 
 def _experiment_id(client: Any, store: Store) -> str:
@@ -262,7 +271,7 @@ def _experiment_id(client: Any, store: Store) -> str:
             client.create_experiment(store.experiment)
         found = client.get_experiment_by_name(store.experiment)
         if found is None:
-            raise TrackingError(f"{store.uri}: does not let experiment '{store.experiment}' be created")
+            raise StoreError(f"{store.uri}: does not let experiment '{store.experiment}' be created")
     _make_relative(store, found)
     for name, value in experiment_tags(found.experiment_id).items():
         if found.tags.get(name) != value:

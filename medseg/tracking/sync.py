@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medseg.errors import BusyError, TrackingError
+from medseg.errors import BusyError
 from medseg.fence import SupersededError
 from medseg.files import writer_lock
 from medseg.results.paths import Results
 from medseg.tracking.current import read_study
-from medseg.tracking.library import is_passing, load_mlflow, store_errors, why
-from medseg.tracking.store import AwayError, read_store, replay_lock, require_answer
+from medseg.tracking.failures import StoreError, as_store_error
+from medseg.tracking.library import load_mlflow, store_errors
+from medseg.tracking.store import read_store, replay_lock, require_answer
 from medseg.tracking.synced import write_synced, write_unsent
 
 
@@ -27,7 +28,8 @@ def sync(results: Path, config: Path | None = None, out: Path | None = None) -> 
 
     Raises:
         AwayError: if the store cannot be reached or used now.
-        TrackingError: if it refuses what is sent, or ``results`` has none.
+        StoreError: if it cannot be used as it is, or refuses what is sent.
+        TrackingError: if ``results`` has none.
         ConfigError, DataError: if the configuration or a result is wrong or damaged.
         BusyError: if another process is doing the same.
     """
@@ -45,13 +47,12 @@ def sync(results: Path, config: Path | None = None, out: Path | None = None) -> 
                 summary = replay.run()
             finally:
                 sent = replay.trainings
-    except store_errors(OSError, AwayError) as error:
-        away = isinstance(error, AwayError) or store.database is None or is_passing(error)
-        said = str(error) if isinstance(error, AwayError) else f"{store.uri}: {why(error)}"
+    except store_errors(StoreError) as error:
+        told = as_store_error(error, store.uri)
         left = sum(len(model.trained) for model in study.models) - sent
         rest = f"{left} training{'s' * (left != 1)}, and the scores of the models"
-        raise (AwayError if away else TrackingError)(
-            f"{said}; not sent: {rest}; all results are complete on disk; "
+        raise type(told)(
+            f"{told}; not sent: {rest}; all results are complete on disk; "
             f"`medseg track sync {results}` sends what is missing and can be repeated at any time"
         ) from error
     if out is not None:
@@ -60,7 +61,7 @@ def sync(results: Path, config: Path | None = None, out: Path | None = None) -> 
 
 
 def sync_or_note(results: Path, config: Path | None, out: Path) -> str:
-    """As ``sync``; but where the store is away, this is noted in ``out`` and is no error.
+    """As ``sync``; but what is wrong with the store is noted in ``out`` and is no error.
 
     Returns:
         The summary line, or the line that says what is unsent.
@@ -69,7 +70,7 @@ def sync_or_note(results: Path, config: Path | None, out: Path) -> str:
         return sync(results, config, out)
     except SupersededError:
         raise
-    except (AwayError, BusyError) as error:
+    except (StoreError, BusyError) as error:
         line = str(error)
         write_unsent(out, line)
         return f"tracking: unsent: {line}"

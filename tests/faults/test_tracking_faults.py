@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
 import json
 import os
+import random
 import signal
 import socket
 import sqlite3
@@ -28,17 +30,20 @@ from medseg.tracking import (
     RunSpec,
     init_store,
     library,
+    models,
     needs_sync,
     resolve_model,
     sender,
     sync,
     sync_or_note,
+    ui,
     unsent,
 )
 from medseg.tracking import live as live_module
 from medseg.tracking.library import load_mlflow
 from medseg.tracking.spec import plan_params
 from medseg.tracking.store import read_store, store_lock
+from medseg.tracking.ui import serve_ui
 from medseg.train.history import write_history
 from tests.fake_study import START_MS, FakeStudy, journal_of
 from tests.plans import tiny_plan
@@ -267,7 +272,7 @@ def _answers(port: int) -> bool:
         return False
 
 
-def test_a_server_killed_in_mid_run_costs_nothing_once_it_is_back(
+def test_a_server_killed_in_mid_run_is_noted_and_costs_nothing_once_it_is_back(
     database: Path,
     server: Callable[[], tuple[str, subprocess.Popen[bytes]]],
     capfd: pytest.CaptureFixture[str],
@@ -285,12 +290,19 @@ def test_a_server_killed_in_mid_run_costs_nothing_once_it_is_back(
     assert "medseg track sync" in printed
     assert all(line.startswith("tracking: ") for line in printed.splitlines()), printed
     finish_training(results, journal)
-    with pytest.raises(TrackingError, match=r"does not answer \(connection refused\); not sent: 1 .*track sync"):
-        sync(results)
+    synced = results / "tracking" / "synced.txt"
+    line = sync_or_note(results, None, synced)
+    assert "\n" not in line
+    assert f"{uri} does not answer (connection refused); not sent: 1 training, and" in line
+    assert f"`medseg track sync {results}`" in line
+    assert unsent(results) == line.removeprefix("tracking: unsent: ")
+    assert needs_sync(results)
     assert steps_in(database) == list(range(10))
 
     server()
-    line = sync(results)
+    line = sync_or_note(results, None, synced)
+    assert unsent(results) == ""
+    assert not needs_sync(results)
     assert "new: 40 curve points" in line  # 20 steps of two curves
     assert steps_in(database) == steps_in(database, "train/lr") == list(range(30))
     assert set(statuses(database).values()) == {"FINISHED"}
@@ -449,8 +461,10 @@ def check_two_clones(database: Path, uri: str) -> None:
     assert [clone.returncode for clone in clones] == [0, 0], said
     assert steps_in(database) == list(range(30)), said
     assert set(statuses(database)) == {"organs/unet", NAME}
-    again = start_clone(folders[0], START_MS + 120_000, wait_s=0.0)
-    assert again.communicate()[1] == ""
+    (folders[0] / "journal.jsonl").unlink()
+    append(folders[0] / "journal.jsonl", range(30), START_MS + 120_000)
+    with LiveTracking(store_json(folders[0]), spec(), folders[0] / "journal.jsonl"):
+        pass
     for folder in folders:
         finish_training(folder, folder / "journal.jsonl")
         sync(folder)
@@ -462,6 +476,7 @@ def test_two_clones_that_train_the_same_send_every_point_once(database: Path) ->
     check_two_clones(database, f"sqlite:///{database}")
 
 
+@pytest.mark.exhaustive
 def test_two_clones_with_a_server_send_every_point_once(
     database: Path, server: Callable[[], tuple[str, subprocess.Popen[bytes]]]
 ) -> None:
@@ -513,33 +528,16 @@ def test_a_process_on_another_machine_is_believed_to_live_while_its_beat_changes
 # --- a store that is away ---
 
 
-def test_the_workflow_notes_what_a_dead_server_did_not_get_and_sends_it_later(
-    database: Path, server: Callable[[], tuple[str, subprocess.Popen[bytes]]]
-) -> None:
-    study = FakeStudy(database.parent / "results" / "study").finish()
-    files = study.files.tracking
-    uri, process = server()
-    init_store(uri, "study", files.store)
-    kill_group(process)
-    line = sync_or_note(study.results, None, files.synced)
-    assert "\n" not in line
-    assert f"{uri} does not answer (connection refused); not sent: 2 trainings" in line
-    assert f"`medseg track sync {study.results}`" in line
-    assert unsent(study.results) == line.removeprefix("tracking: unsent: ")
-    assert needs_sync(study.results)
-    server()
-    assert "2 trainings of 1 models" in sync_or_note(study.results, None, files.synced)
-    assert unsent(study.results) == ""
-    assert not needs_sync(study.results)
-
-
 class Rude(http.server.BaseHTTPRequestHandler):
-    """Answers everything with an error, whose text no terminal should see raw."""
+    """Answers everything in one way."""
+
+    answer = (503, b"")
 
     def do_GET(self) -> None:
-        self.send_response(503)
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(self.answer[0])
         self.end_headers()
-        self.wfile.write(b"maintenance \x1b[2J\r\nlater")
+        self.wfile.write(self.answer[1])
 
     do_POST = do_GET
 
@@ -547,11 +545,39 @@ class Rude(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("kind", ["deaf", "rude"])
-def test_servers_that_hang_or_refuse_are_away_within_seconds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+OTHER_ANSWERS = (b'{"experiments": 5}', b"[]", b"5", b"<html>a router</html>", b'{"experiments": [{"name": {}}]}')
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "does not answer (no answer in time)"),
+        # A text that no terminal should see raw.
+        ((503, b"maintenance \x1b[2J\r\nlater"), "does not answer"),
+        ((429, b"later"), "does not answer"),
+        (
+            (400, b'{"error_code": "BAD_REQUEST", "message": "not so"}'),
+            ": the server refuses (400): BAD_REQUEST: not so",
+        ),
+        ((401, b"who"), ": the server refuses (401)"),
+        (
+            (403, b'{"error_code": "PERMISSION_DENIED", "message": "no"}'),
+            ": the server refuses (403): PERMISSION_DENIED",
+        ),
+        ((413, b"<html>too large</html>"), ": the server refuses (413)"),
+        *(((200, text), "is no MLflow server: found another answer there") for text in OTHER_ANSWERS),
+    ],
+)
+def test_servers_that_hang_refuse_or_are_something_else_are_told_apart_within_seconds(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    answer: tuple[int, bytes] | None,
+    said: str,
 ) -> None:
     monkeypatch.setattr(library, "ANSWER_S", 1)
+    monkeypatch.setattr(Rude, "answer", answer)
+    kind = "deaf" if answer is None else "rude"
     study = FakeStudy(tmp_path / "results" / "study").finish()
     rude = http.server.HTTPServer(("127.0.0.1", 0), Rude)
     thread = threading.Thread(target=rude.serve_forever)
@@ -560,11 +586,13 @@ def test_servers_that_hang_or_refuse_are_away_within_seconds(
     try:
         uri = f"http://127.0.0.1:{rude.server_address[1]}"
         init_store(uri, "study", study.files.tracking.store)
+        assert f"{uri}{said}" in capfd.readouterr().err.replace(f"{uri} ", uri)
         line = sync_or_note(study.results, None, study.files.tracking.synced)
-        assert f"{uri} does not answer" in line
+        assert f"{uri}{said}" in line.replace(f"{uri} ", uri)
+        assert "all results are complete on disk" in line
         assert line.isprintable()
         assert needs_sync(study.results)
-        with pytest.raises(TrackingError, match=f"(?s){'0' * 32}: {uri} does not answer .*folder of the model"):
+        with pytest.raises(TrackingError, match=f"(?s){'0' * 32}: {uri}.*folder of the model"):
             resolve_model("0" * 32, uri)
     finally:
         if kind == "rude":
@@ -613,6 +641,64 @@ def test_a_file_that_is_no_store_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"something else, of more than a hundred bytes " * 10)
     with pytest.raises(TrackingError, match="file is not a database"):
         init_store(f"sqlite:///{tmp_path}/mlflow.db", "study", tmp_path / "store.json")
+
+
+@pytest.mark.parametrize("keep", [pytest.param(0, marks=pytest.mark.exhaustive), 8192])
+def test_a_damaged_database_fails_no_finished_study_and_is_filled_anew_once_it_is_moved_away(
+    results: Path, database: Path, keep: int
+) -> None:
+    study = FakeStudy(results).finish()
+    synced = study.files.tracking.synced
+    sync(results, out=synced)
+    with sqlite3.connect(database) as opened:
+        opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    opened.close()
+    data = database.read_bytes()
+    replace_database(database, data[:keep] + random.Random(0).randbytes(len(data) - keep))
+    # Spelled in another way, since MLflow keeps the file of a URI open as long as the process lives.
+    write_record(store_json(results), {"uri": f"sqlite:///{database.parent}/./{database.name}", "experiment": "study"})
+    assert needs_sync(results)
+    line = sync_or_note(results, None, synced)
+    assert f"{database.name} away" in line, line
+    assert "not sent: 2 trainings" in line
+    assert unsent(results) == line.removeprefix("tracking: unsent: ")
+    with pytest.raises(TrackingError, match="away"):
+        sync(results)
+    with pytest.raises(TrackingError, match=r"away.*expected the store of a study"):
+        serve_ui(f"sqlite:///{database}", free_port())
+    for file in database.parent.glob("mlflow.db*"):
+        file.rename(file.with_name(f"damaged-{file.name}"))
+    write_record(store_json(results), {"uri": f"sqlite:///{database.parent}/././mlflow.db", "experiment": "study"})
+    assert "2 trainings of 1 models" in sync_or_note(results, None, synced)
+    assert not needs_sync(results)
+
+
+def test_the_ui_of_a_file_that_is_locked_or_of_others_says_so_and_names_no_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ui, "LOCKED_S", 0.05)
+    path = tmp_path / "mlflow.db"
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("CREATE TABLE things (x)")
+        with pytest.raises(TrackingError, match="no such table: experiments; expected the store of a study"):
+            serve_ui(f"sqlite:///{path}", free_port())
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(TrackingError, match="database is locked"):
+            serve_ui(f"sqlite:///{path}", free_port())
+    other.close()
+    assert capfd.readouterr().err == ""
+
+
+def test_what_this_machines_own_files_lack_is_not_the_stores(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = FakeStudy(results, folds=(0,)).finish()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(models, "write_model", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        sync_or_note(results, None, study.files.tracking.synced)
+    assert not study.files.tracking.synced.exists()
 
 
 FULL_SCRIPT = """

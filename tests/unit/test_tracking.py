@@ -17,7 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medseg import owner
+from medseg.compare.block import blocks
 from medseg.compare.run import read_leaderboard
+from medseg.compare.summary import summary_rows
 from medseg.errors import CheckpointError, TrackingError
 from medseg.metrics.table import METRICS, QUANTITIES
 from medseg.models.spec import NetworkSpec
@@ -25,12 +28,24 @@ from medseg.owner import owner_tags
 from medseg.plan.plan import Grid, Machine, Plan, Training
 from medseg.records import read_record, write_record
 from medseg.results.key import RunKey
-from medseg.tracking import LiveTracking, RunSpec, init_store, models, resolve_model, sync, training_spec, ui_command
+from medseg.tracking import (
+    LiveTracking,
+    RunSpec,
+    current,
+    finished,
+    init_store,
+    models,
+    resolve_model,
+    spec,
+    sync,
+    training_spec,
+    ui_command,
+)
 from medseg.tracking import live as live_module
 from medseg.tracking.curves import JournalReader
 from medseg.tracking.library import load_mlflow
-from medseg.tracking.logged import summary_metrics
-from medseg.tracking.names import HIDDEN, metric_name, safe_text
+from medseg.tracking.logged import note_card, summary_metrics
+from medseg.tracking.names import HIDDEN, display_tags, metric_name, safe_text
 from medseg.tracking.spec import plan_params
 from medseg.tracking.store import check_uri, read_store
 from medseg.tracking.ui import serve_ui
@@ -212,6 +227,13 @@ def test_paths_do_not_reach_tags(text: str, hidden: bool) -> None:
     assert (safe_text(text) == HIDDEN) is hidden
 
 
+def test_texts_that_mlflow_would_cut_are_cut_here_and_differ_where_the_whole_does() -> None:
+    texts = [safe_text("a" * 7000 + end) for end in "xyz"]
+    assert len(set(texts)) == 3
+    assert all(safe_text(text) == text and len(text) <= 5000 for text in texts)
+    assert safe_text("a" * 5000) == "a" * 5000
+
+
 @pytest.mark.parametrize(
     "uri",
     [
@@ -339,7 +361,8 @@ def test_a_training_shows_its_curves_scores_and_tables(results: Path) -> None:
     curve = client.get_metric_history(child.info.run_id, "train/loss")
     assert [(m.step, m.timestamp, m.value) for m in curve] == [(s, 1_700_000_000_000 + s, 1 / s) for s in STEPS]
     strange = metric_name(f"cv/dice_subject/{LABELS[1]}")
-    assert child.data.tags[f"medseg.name.{strange}"] == f"cv/dice_subject/{LABELS[1]}"
+    named = {k: v for k, v in child.data.tags.items() if k.startswith("medseg.name.")}
+    assert named == {f"medseg.name.{strange.split('/')[-1]}": LABELS[1]}
     values = child.data.metrics
     assert values["cv/dice_subject/Anterior"] == pytest.approx(0.8)
     assert values[strange] == pytest.approx(0.85)
@@ -463,6 +486,61 @@ def test_a_changed_plan_makes_a_new_parent(results: Path, monkeypatch: pytest.Mo
     new = runs_by_name(results)
     assert {new[k].info.run_id for k in new}.isdisjoint(old[k].info.run_id for k in old)
     assert new["organs/unet"].data.params["lr"] == "0.5"
+
+
+def test_a_long_parameter_makes_no_run_or_model_again(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (spec, current, finished):
+        monkeypatch.setattr(module, "plan_params", lambda plan: {**plan_params(plan), "options": "x" * 7000})
+    study = write_results(results, ("unet",), (0,))
+    sync(results)
+    before = {name: run.info.run_id for name, run in runs_by_name(results).items()}
+    assert len(runs_by_name(results)["organs/unet"].data.params["options"]) == 5000
+    assert "new: 0 curve points, 0 results, 0 files, 0 models" in sync(results)
+    data = results / "organs"
+    fingerprint = study.fingerprint(study.trainings()[0])
+    again = training_spec(data / "ingest" / "manifest.tsv", data / "plan" / "unet.json", 0, 0, fingerprint)
+    with LiveTracking(store_json(results), again, data / "train" / "unet" / "fold0-seed0" / "history.jsonl"):
+        pass
+    assert {name: run.info.run_id for name, run in runs_by_name(results).items()} == before
+
+
+def test_of_many_classes_a_note_holds_what_has_a_place_and_each_has_one_tag() -> None:
+    labels = [f"class {n} (µm), a name of some length" for n in range(104)]
+    tolerances = dict.fromkeys(labels[:50], "2 um")
+    where: dict[str, Any] = {"dataset": "organs", "model": "unet", "fold": 0, "seed": 0}
+    rows = score_rows({"a": dict.fromkeys(labels, counts_of(0.5))}, fingerprint="f", tolerances=tolerances, **where)
+    (block,) = blocks(pd.DataFrame(rows))
+    shown = summary_rows(block)
+    note = note_card(a_spec(), shown, ())
+    assert safe_text(note) == note
+    lines = note.splitlines()
+    (start,) = (n for n, line in enumerate(lines) if line.startswith("| metric"))
+    assert any(line.startswith("NSD: mean over ") for line in lines[:start])
+    table = lines[start + 2 : -2]
+    assert all(line.startswith("| ") and line.endswith(" |") for line in table)
+    means = [line for line in table if "| mean |" in line]
+    assert table[: len(means)] == means
+    kinds = {row["metric"] for row in shown if row["metric"].endswith("_subject") and row["label"] == "mean"}
+    assert len(means) == len(kinds)
+    assert lines[-1] == f"and {len(kinds) + len(labels) - len(table)} more: in the report, and among the metrics"
+    assert len(display_tags(summary_metrics(shown))) == len(labels)
+
+
+def test_scores_that_are_withdrawn_are_gone_from_the_stored_model_too(results: Path) -> None:
+    study = write_results(results, ("unet",), (0,))
+    sync(results)
+    (key,) = study.trainings()
+    rows = [row for row in training_rows(key, study.fingerprint(key)) if row["label"] != LABELS[1]]
+    write_scores(study.files.scores(key), rows)
+    study.compare()
+    sync(results)
+    run = runs_by_name(results)["organs/unet fold0 seed0"]
+    gone = metric_name(f"cv/dice_subject/{LABELS[1]}")
+    assert run.data.metrics[gone] != run.data.metrics[gone]
+    (model,) = client_of(results).search_logged_models([run.info.experiment_id])
+    assert gone not in {metric.key for metric in model.metrics}
+    assert model.model_id in {output.model_id for output in run.outputs.model_outputs}
+    assert "new: 0 curve points, 0 results, 0 files, 0 models" in sync(results)
 
 
 def test_scores_measured_anew_replace_what_is_shown(results: Path) -> None:
@@ -600,7 +678,32 @@ def test_a_training_ends_with_its_status_and_all_its_points(
     assert child.info.end_time is not None
     steps = [m.step for m in client_of(results).get_metric_history(child.info.run_id, "train/loss")]
     assert steps == list(STEPS)
-    assert child.data.tags[f"medseg.name.{metric_name('val/dice/' + LABELS[1])}"] == f"val/dice/{LABELS[1]}"
+    assert child.data.tags[f"medseg.name.{metric_name(LABELS[1])}"] == LABELS[1]
+
+
+def test_a_broken_mlflow_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: int) -> None:
+        raise AttributeError("module 'mlflow' has no attribute 'entities'")
+
+    monkeypatch.setattr(live_module, "load_mlflow", broken)
+    with LiveTracking(tmp_path / "store.json", a_spec(), tmp_path / "journal.jsonl"):
+        pass
+    assert "tracking: off, MLflow cannot be imported (module 'mlflow' has no attribute" in capfd.readouterr().err
+
+
+def test_machines_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "MACHINE_ID", tmp_path / "one")
+    (tmp_path / "one").write_text("1" * 32)
+    (tmp_path / "two").write_text("2" * 32)
+    elsewhere = {**owner_tags(), "medseg.boot": "of another machine"}
+    assert owner.is_orphan(elsewhere)
+    monkeypatch.setattr(owner, "MACHINE_ID", tmp_path / "two")
+    assert not owner.is_here(elsewhere)
+    assert not owner.is_orphan(elsewhere)
+    monkeypatch.setattr(owner, "MACHINE_ID", tmp_path / "none")
+    assert owner.is_here(owner_tags())
 
 
 def test_live_tracking_and_the_replay_make_the_same_runs(results: Path) -> None:

@@ -11,6 +11,7 @@ import functools
 import random
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ import pytest
 
 from medseg.compare.run import read_leaderboard
 from medseg.results.key import RunKey
-from medseg.tracking import init_store, needs_sync, replay, sync, training_spec
+from medseg.tracking import init_store, models, needs_sync, runs, sync, training_spec, values
 from medseg.tracking.curves import CurvePoint
+from medseg.tracking.failures import StoreError
 from medseg.tracking.library import load_mlflow
 from medseg.tracking.live import _Link
 from medseg.tracking.runs import is_current, our_runs
@@ -31,12 +33,24 @@ from tests.fake_study import FakeStudy, made_up_rows
 MODELS = ("unet", "other", "third")
 STEPS = (6, 9, 12)
 DEAD = "4194304"  # no process has this number
-WRITES = ("set_tag", "log_batch", "create_run", "set_terminated", "log_artifact", "set_experiment_tag", "log_outputs")
-SHORT, LONG = 20, 150
+OF_RUNS = ("set_tag", "log_batch", "create_run", "set_terminated", "log_artifact", "set_experiment_tag", "log_outputs")
+OF_MODELS = ("create_logged_model", "log_model_artifacts", "finalize_logged_model", "set_logged_model_tags")
+WRITES = (*OF_RUNS, *OF_MODELS, "delete_logged_model")
+SHORT, LONG = 2, 150
+HOUR_MS = 3_600_000
 
 
 class Killed(BaseException):
     """In place of SIGKILL."""
+
+
+class Clock:
+    """The machine's clock, which may be set back."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.back = 0
+        for module in (runs, values):
+            patch.setattr(module, "now_ms", lambda: int(time.time() * 1000) - self.back)
 
 
 class Calls:
@@ -74,9 +88,19 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     load_mlflow()
-    # Storing models takes most of the time, and has tests of its own.
-    monkeypatch.setattr(replay, "log_model", lambda *_: (None, False))
+
+    # MLflow's form of a model takes most of the time, and has tests of its own.
+    def write_model(trained: Path, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        shutil.copy(trained / "model.json", folder)
+
+    monkeypatch.setattr(models, "write_model", write_model)
     return Calls(monkeypatch)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
 
 
 def change(rng: random.Random, study: FakeStudy) -> str:
@@ -144,7 +168,7 @@ def make(rng: random.Random, study: FakeStudy, calls: Calls) -> str:
         study.report()
         if kill_at == "before track":
             raise Killed
-        most = 9 * (len(study.trainings()) + len(study.models))  # about all calls there are
+        most = 13 * (len(study.trainings()) + len(study.models))  # about all calls there are
         calls.left, calls.done = rng.randint(1, most) if kill_at == "track" else None, rng.random() < 0.5
         sync(study.results, out=study.files.tracking.synced)
     except Killed:
@@ -172,6 +196,7 @@ def cases_of(client: Any, run: Any, folder: Path) -> pd.DataFrame:
 def check_parents(client: Any, folder: Path) -> dict[str, float]:
     """Every current parent that has scores agrees with its own trainings; name -> score of such parents."""
     runs = current_runs(client)
+    check_models(client, runs)
     found = {}
     for parent in runs:
         scores = {k: v for k, v in parent.data.metrics.items() if k.startswith("cv/") and v == v}
@@ -197,6 +222,24 @@ def check_parents(client: Any, folder: Path) -> dict[str, float]:
     return found
 
 
+def check_models(client: Any, runs: list[Any], *, complete: bool = False) -> None:
+    """A stored model that is not marked as outdated is that of a current run, and shows its scores."""
+    of_run: dict[str, list[Any]] = {run.info.run_id: [] for run in runs}
+    for model in client.search_logged_models([runs[0].info.experiment_id]) if runs else ():
+        of_run[model.source_run_id].append(model)
+    for run in runs:
+        shown = [model for model in of_run[run.info.run_id] if model.tags["medseg.superseded"] != "true"]
+        assert len(shown) <= is_current(run), run.info.run_name
+        for model in shown:
+            newest = {m.key: m.value for m in sorted(model.metrics or [], key=lambda metric: metric.timestamp)}
+            assert newest.items() <= run.data.metrics.items(), run.info.run_name
+            if complete:
+                assert str(model.status) == "READY"
+                assert {key for key in run.data.metrics if key.startswith(("cv/", "time/"))} == set(newest)
+        if complete and "mlflow.parentRunId" in run.data.tags:
+            assert len(shown) == is_current(run), run.info.run_name
+
+
 def check_curves(database: Path) -> None:
     """No step of a curve is there twice."""
     query = "SELECT run_uuid, key, step FROM metrics WHERE key LIKE 'train/%' GROUP BY 1, 2, 3 HAVING count(*) > 1"
@@ -219,6 +262,7 @@ def check_board(study: FakeStudy, found: dict[str, float]) -> set[str]:
 def check_complete(client: Any, study: FakeStudy, found: dict[str, float]) -> None:
     """What is current is what the configuration runs, and its scores are the leaderboard's."""
     assert check_board(study, found) == set(found) == {f"organs/{model}" for model in study.models}
+    check_models(client, current_runs(client), complete=True)
     current = [run for run in current_runs(client) if is_current(run)]
     children = {run.info.run_name: run for run in current if "mlflow.parentRunId" in run.data.tags}
     names = {f"{k.dataset}/{k.model} fold{k.fold} seed{k.seed}": study.fingerprint(k) for k in study.trainings()}
@@ -271,20 +315,61 @@ def test_scores_are_joined_by_fingerprint_and_what_the_configuration_lacks_is_ou
     study.train(study.trainings()[0])
     assert shown() == {"organs/other": "0 1"}
     assert "since fold 0 seed 0 was trained again since the comparison" in capfd.readouterr().err
-    study.finish()
-    assert shown() == both
     study.folds = (0,)
     study.configure()
     assert shown() == {}
     assert "the comparison has fold 1 seed 0, which the study does not have" in capfd.readouterr().err
     study.finish()
     assert shown() == {"organs/unet": "0", "organs/other": "0"}
-    del study.models["other"]
-    study.configure()
-    assert shown() == {"organs/unet": "0"}
-    study.folds = (0, 1)
-    study.finish()
-    assert shown() == {"organs/unet": "0 1"}
+    check_complete(client, study, check_parents(client, tmp_path))
+
+
+def test_what_is_measured_after_the_clock_was_set_back_is_what_is_shown(
+    template: Path, tmp_path: Path, calls: Calls, clock: Clock
+) -> None:
+    from mlflow import MlflowClient
+
+    shutil.copy(template, tmp_path / "mlflow.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    study = FakeStudy(tmp_path / "results" / "study", {"unet": 6}, (0,)).finish()
+    init_store(f"sqlite:///{tmp_path}/mlflow.db", "study", study.files.tracking.store)
+    sync(study.results)
+    for rows in (functools.partial(made_up_rows, how="otherwise"), made_up_rows):
+        clock.back += HOUR_MS
+        study.rows = rows
+        study.evaluate(study.trainings()[0])
+        study.compare()
+        sync(study.results)
+        check_complete(client, study, check_parents(client, tmp_path))
+    assert "0 results" in sync(study.results)
+
+
+def test_a_store_that_goes_on_showing_old_scores_is_not_called_current(
+    template: Path, tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    shutil.copy(template, tmp_path / "mlflow.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    study = FakeStudy(tmp_path / "results" / "study", {"unet": 6}, (0,)).finish()
+    init_store(f"sqlite:///{tmp_path}/mlflow.db", "study", study.files.tracking.store)
+    sync(study.results)
+    study.rows = functools.partial(made_up_rows, how="otherwise")
+    study.evaluate(study.trainings()[0])
+    study.compare()
+    log_batch = MlflowClient.log_batch
+
+    def late(self: Any, run_id: str, metrics: list[Any] = (), **named: Any) -> None:  # type: ignore[assignment]
+        moved = [Metric(m.key, m.value, 1, m.step, model_id=m.model_id) for m in metrics]
+        log_batch(self, run_id, metrics=moved, **named)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(MlflowClient, "log_batch", late)
+        with pytest.raises(StoreError, match=r"the store shows .* though .* was sent; .*; not sent: 1 training"):
+            sync(study.results)
+    assert scored(client) == {}
+    sync(study.results)
     check_complete(client, study, check_parents(client, tmp_path))
 
 
@@ -292,7 +377,7 @@ def test_scores_are_joined_by_fingerprint_and_what_the_configuration_lacks_is_ou
     "seed", [*range(SHORT), *(pytest.param(n, marks=pytest.mark.exhaustive) for n in range(SHORT, LONG))]
 )
 def test_whatever_changes_and_wherever_it_is_killed_parents_show_their_own_trainings(
-    template: Path, tmp_path: Path, calls: Calls, seed: int
+    template: Path, tmp_path: Path, calls: Calls, clock: Clock, seed: int
 ) -> None:
     from mlflow import MlflowClient
 
@@ -301,8 +386,11 @@ def test_whatever_changes_and_wherever_it_is_killed_parents_show_their_own_train
     study = FakeStudy(tmp_path / "results" / "study", {"unet": rng.choice(STEPS)}, folds=(0, 1)[: rng.randint(1, 2)])
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     history = []
-    for _ in range(3 if seed < SHORT else 6):
+    for _ in range(2 if seed < SHORT else 6):
         history.append(change(rng, study))
+        if rng.random() < 0.3:
+            clock.back += HOUR_MS
+            history.append("clock set back")
         ended = make(rng, study, calls)
         history.append(ended)
         print(f"seed {seed}: {history} {study.models} folds {study.folds} seeds {study.seeds} {study.salt}")
