@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from medseg.errors import BusyError
 from medseg.explained import named
@@ -21,6 +23,8 @@ from medseg.results.folders import RunFolder
 
 # Environment variable that the jobs of a run inherit: its token and the folder of results.
 VARIABLE = "MEDSEG_RUN"
+# A file is put in place in moments; a process that takes longer hangs.
+WAIT_S = 30.0
 
 
 class SupersededError(BusyError):
@@ -33,7 +37,7 @@ class Run:
 
     Attributes:
         token: says which.
-        root: ``results/{experiment}``, absolute.
+        root: ``results/{experiment}``, as the configuration has it.
     """
 
     token: str
@@ -55,12 +59,29 @@ def draw_token(root: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     # Changed in place and not replaced, since the lock is one of the file that others have open.
     with named(file), open(file, "a+", encoding="utf-8") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)
+        _take(opened, file)
         opened.truncate(0)
         opened.write(token)
         opened.flush()
         os.fsync(opened.fileno())
-    os.environ[VARIABLE] = f"{token} {root.resolve()}"
+    # As it is: on other machines, the same folder may be mounted elsewhere.
+    os.environ[VARIABLE] = f"{token} {root}"
+
+
+def _take(opened: IO[str], file: Path) -> None:
+    """Lock the file of the token, which others hold for moments."""
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise BusyError(
+                    f"{file}: a job of an earlier run has held it for {WAIT_S:.0f} s; `fuser {file}` names the process "
+                    "that hangs; end it, and run the same command again"
+                ) from None
+            time.sleep(0.05)
 
 
 @contextlib.contextmanager
@@ -83,7 +104,8 @@ def allowed() -> Iterator[None]:
             f"{run.root.name}: its results were deleted while this job ran; run the same command again"
         ) from None
     with opened:
-        fcntl.flock(opened, fcntl.LOCK_SH)
+        with named(RunFolder(run.root).token):
+            fcntl.flock(opened, fcntl.LOCK_SH)
         if opened.read() != run.token:
             raise SupersededError(
                 f"{run.root.name}: a later run of the workflow has taken over; this job of an earlier one writes "

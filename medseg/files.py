@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from medseg.errors import BusyError, DataError
-from medseg.explained import explain, named, writing_to
+from medseg.explained import explain, make_folder, named, writing_to
 from medseg.fence import Run, allowed
 from medseg.progress import say
 
 # Case ids and names that become part of a path or a command line.
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# Names that files have while they are written: the process' number stands in them.
-TEMPORARY = re.compile(r"\..+\.\d+\.tmp|\.\d+\.tmp\..+")
+# Names that files have while they are written; the process' number stands in them. Nobody else gives files such names.
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)-[0-9a-f]{6}\.medseg\.tmp")
+TEMPORARY_PATH = re.compile(r"\.(?P<pid>\d+)-[0-9a-f]{6}\.medseg\.tmp\.(?P<name>.+)")
 # Name of the file whose lock a writer of a folder holds.
 LOCK = ".writer.lock"
 # Told of every file that this process has put in place.
@@ -43,8 +44,8 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     The temporary name is hidden and carries our pid, so leftovers of killed processes are recognisable; the bytes and
     the folder entry are both flushed, since a rename without fsync can surface as an empty file after a power cut.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    make_folder(path.parent)
+    temporary = path.parent / f".{path.name}.{_writer()}"
     try:
         with writing_to(path, temporary):
             with open(temporary, "wb") as file:
@@ -55,6 +56,11 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         _remove(temporary)
         raise
+
+
+def _writer() -> str:
+    """What the temporary names of one file have that no other has: numbers of processes are those of one machine."""
+    return f"{os.getpid()}-{os.urandom(3).hex()}.medseg.tmp"
 
 
 def _remove(temporary: Path) -> None:
@@ -104,8 +110,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     For libraries that insist on a path. The temporary one has the same suffixes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{os.getpid()}.tmp.{path.name}"
+    make_folder(path.parent)
+    temporary = path.parent / f".{_writer()}.{path.name}"
     try:
         with writing_to(path, temporary):
             yield temporary
@@ -157,20 +163,27 @@ def sha256_file(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def writer_lock(folder: Path, name: str = LOCK) -> Iterator[None]:
+def writer_lock(folder: Path, name: str = LOCK, *, shared: bool = False) -> Iterator[None]:
     """Lock ``folder`` for writing during the block, or with ``name`` a part of it.
 
     The kernel holds the lock and releases it when the process ends in any way, so no lock is ever stale. A second
     command by hand is refused. A job of the workflow waits, since Snakemake deletes the results of a job that fails.
 
+    Args:
+        folder: made if absent.
+        name: of the file that is locked.
+        shared: others may hold it in the same way, as shards of one stage do, but nobody alone.
+
     Raises:
         BusyError: if another process holds it; it is named.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     # Unbuffered: what could not be written would be tried again when the file is closed.
     with open(folder / name, "a+b", buffering=0) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with named(folder / name):
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = f"process {file.read().decode().strip() or '?'} is already writing here"
@@ -178,18 +191,26 @@ def writer_lock(folder: Path, name: str = LOCK) -> Iterator[None]:
                 again = "wait for it or stop it, then run the same command again"
                 raise BusyError(f"{folder}: {holder}; {again}") from None
             say(f"{folder}: {holder}; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with named(folder / name):
+                fcntl.flock(file, kind)
         with named(folder / name):
             file.truncate(0)
             file.write(str(os.getpid()).encode())
-        if name == LOCK:
-            sweep(folder)
+        if not shared:
+            sweep(folder, None if name == LOCK else name.removeprefix(".").removesuffix(".lock"))
         yield
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed writers left below a folder that is ours to write: files that never got their final name."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            if TEMPORARY.fullmatch(name) and f".{os.getpid()}." not in name:
-                (Path(parent) / name).unlink(missing_ok=True)
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what killed writers left in a folder that is ours to write: files that never got their final name.
+
+    Args:
+        folder: and the folders in it.
+        name: only of the file that would have this name in the folder itself.
+    """
+    inner = [] if name else [one for one in folder.iterdir() if one.is_dir() and not one.is_symlink()]
+    for parent in (folder, *inner):
+        for path in parent.iterdir():
+            found = TEMPORARY.fullmatch(path.name) or TEMPORARY_PATH.fullmatch(path.name)
+            if found and name in (None, found["name"]) and not os.path.exists(f"/proc/{found['pid']}"):
+                path.unlink(missing_ok=True)

@@ -26,7 +26,6 @@ from medseg.records import read_record, write_record
 from medseg.results.folders import RunFolder
 
 OPEN = ".open"
-UNFINISHED = "was not finished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +181,10 @@ def owners(root: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
     for path in sorted(RunFolder(root).made.rglob(f"*.json{OPEN}")):
         name = str(path.relative_to(RunFolder(root).made)).removesuffix(f".json{OPEN}")
         for line in _lines(path):
-            if isinstance(line.get("owner"), dict):
-                yield name, line["owner"]
+            owner = line.get("owner")
+            # A line that a power cut damaged names nobody.
+            if isinstance(owner, dict) and str(owner.get("medseg.pid")).isdigit():
+                yield name, owner
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -194,14 +195,22 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield value
 
 
-def forget(root: Path, result: Path) -> None:
-    """Remove the list of a result that is to be made again; one that grows says who works on it, and stays."""
-    list_of(root, result).unlink(missing_ok=True)
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What is wrong with a result.
+
+    Attributes:
+        why: for people: which file, and what happened to it.
+        unfinished: its job began and did not end, which is nobody's fault.
+    """
+
+    why: str
+    unfinished: bool = False
 
 
 def damaged(
     root: Path, results: Iterable[Path], *, verify: bool = False, say: Callable[[str], None] = lambda line: None
-) -> dict[Path, str]:
+) -> dict[Path, Damage]:
     """Results that were not finished, or of which a listed file is missing or changed, and which of these it is.
 
     Those without a list are not among them.
@@ -214,17 +223,18 @@ def damaged(
         verify: read every file.
         say: told of what takes time.
     """
-    found, reading = {}, False
+    found: dict[Path, Damage] = {}
+    reading = False
     for result in results:
         path = list_of(root, result)
         if not path.is_file():
             if path.with_name(path.name + OPEN).is_file():
-                found[result] = UNFINISHED
+                found[result] = Damage(f"{os.path.relpath(result)} was not finished", unfinished=True)
             continue
         try:
             made = read_list(path)
         except DataError:
-            found[result] = f"{path}: damaged"
+            found[result] = Damage(f"{path}: damaged")
             continue
         fresh = dict(made)
         for name, facts in made.items():
@@ -233,7 +243,7 @@ def damaged(
                 reading = True
                 say("reading files that were made earlier")
             if why:
-                found.setdefault(result, f"{os.path.relpath(root / name)} {why}")
+                found.setdefault(result, Damage(f"{os.path.relpath(root / name)} {why}"))
         if result not in found and fresh != made:
             write_list(root, result, fresh)
     return found

@@ -63,7 +63,7 @@ class Shard:
             result: the file that is written last.
             out: the stage's folder.
         """
-        with writer_lock(out / f".{self.name}"), listing(result, out):
+        with writer_lock(out, shared=True), writer_lock(out / f".{self.name}"), listing(result, out):
             yield
 
 

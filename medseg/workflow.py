@@ -9,6 +9,7 @@ import atexit
 import json
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -23,21 +24,29 @@ from medseg.config import Config, is_elsewhere
 from medseg.errors import ConfigError, MedsegError
 from medseg.evaluate.choice import check_choices
 from medseg.explained import check_writing, explain
+from medseg.fence import allowed
 from medseg.jobs import Job
 from medseg.places import read_study
 from medseg.postprocess.operations import wanted
+from medseg.progress import say
 from medseg.records import holds, write_record
 from medseg.results.key import RunKey
 from medseg.results.paths import Results
 from medseg.stages import rows_of_model, stage_digest
 from medseg.starts import require_starts
-from medseg.takeover import count_again, hold_folder, take_over
+from medseg.takeover import hold_folder, take_over
 from medseg.text import BREAK, escaped
+from medseg.whole import clear, look
 
 # What Snakemake logs of a job that ended with a user's error.
 FAILED_BY_USER = "non-zero exit status 2."
 # No option of a study, but of one run: `snakemake --config verify=true`.
 VERIFY = "verify"
+# Options with which Snakemake runs no job.
+RUN_NOTHING = (
+    *("--dry", "--lint", "--list", "--summary", "--detailed-summary", "--dag", "--rulegraph", "--filegraph", "--d3dag"),
+    *("--unlock", "--touch", "--report", "--archive", "--cleanup-", "--delete-", "--print-compilation"),
+)
 
 
 def read_config(files: Sequence[Path], overrides: Mapping[str, Any]) -> Config:
@@ -49,11 +58,6 @@ def read_config(files: Sequence[Path], overrides: Mapping[str, Any]) -> Config:
         return config
     except (MedsegError, OSError) as error:
         raise stop(error) from None
-
-
-def wants_verify(overrides: Mapping[str, Any]) -> bool:
-    """Whether the command asks that every file be read: ``--config verify=true``."""
-    return _scalar(overrides.get(VERIFY)) is True
 
 
 def _typed(value: Any) -> Any:
@@ -134,23 +138,49 @@ def prefer_this_environment() -> str:
     return str((folder.relative_to(Path.cwd()) if inside else folder) / "medseg")
 
 
-def begin(config: Config, *, verify: bool) -> dict[str, int]:
+def begin(config: Config, overrides: Mapping[str, Any]) -> list[str]:
     """Take the working folder and the results for this process, and leave the configuration where the stages read it.
+
+    Nothing is written or removed where Snakemake is only asked what it would do.
 
     Args:
         config: the experiment.
-        verify: read every file that was made, and not only those that look changed.
+        overrides: what the command gives besides (``--config verify=true``: read every file that was made).
 
     Returns:
-        Result -> how often it was to be made again, since a file was deleted or changed.
+        Results that have to be made again, since a file was deleted or changed.
     """
     try:
-        results = Results.of(config)
+        results, verify = Results.of(config), _scalar(overrides.get(VERIFY)) is True
         check_writing(Path.cwd())
-        atexit.register(_last_word, Path.cwd())
         hold_folder(Path.cwd(), results.root)
+        if not runs_jobs(sys.argv[1:]):
+            found = look(config, verify=verify)
+            for damage in found.values():
+                if not damage.unfinished:
+                    say(f"{damage.why}: a run makes it again, and what follows from it")
+            return [str(path) for path in found]
+        atexit.register(_last_word, Path.cwd())
         write_config(config, results.config)
-        return dict(count_again(config, verify=verify).counts)
+        return [str(path) for path in clear(config, verify=verify)]
+    except (MedsegError, OSError) as error:
+        raise stop(error) from None
+
+
+def runs_jobs(arguments: Sequence[str]) -> bool:
+    """Whether a Snakemake command runs jobs; others print something, or work on Snakemake's own notes."""
+    short = [one for one in arguments if re.fullmatch(r"-[a-zA-Z]+", one)]
+    return not any("n" in one for one in short) and not any(one.startswith(RUN_NOTHING) for one in arguments)
+
+
+def join() -> None:
+    """Stop a job of an earlier run with exit code 2, before Snakemake removes the files that it would make.
+
+    A cluster may begin it after a later run has finished the same.
+    """
+    try:
+        with allowed():
+            return
     except (MedsegError, OSError) as error:
         raise stop(error) from None
 

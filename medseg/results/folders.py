@@ -27,11 +27,6 @@ class RunFolder:
         return self.folder / ".run" / "workflow.lock"
 
     @property
-    def again(self) -> Path:
-        """How often results were made again, since a file of theirs was deleted or changed."""
-        return self.folder / ".run" / "again.json"
-
-    @property
     def made(self) -> Path:
         """Folder of lists of files that jobs made (``medseg.outputs``)."""
         return self.folder / ".run" / "made"

@@ -11,17 +11,21 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from medseg import takeover
+from medseg import fence, takeover
 from medseg.config import Config, load_config
 from medseg.errors import BusyError
 from medseg.fence import VARIABLE, SupersededError, allowed, draw_token
 from medseg.files import sha256_file, sweep, write_text, writer_lock
 from medseg.kept import kept, write_stamp
-from medseg.outputs import OPEN, damaged, list_of, read_list, writing
-from medseg.takeover import count_again, hold_folder, made_by, take_over
+from medseg.outputs import OPEN, Damage, damaged, list_of, owners, read_list, writing
+from medseg.shards import Shard
+from medseg.takeover import hold_folder, take_over
+from medseg.whole import clear, look, made_by
+from medseg.workflow import begin, join, runs_jobs
 
 CONFIG = """
 experiment: tiny
@@ -121,7 +125,7 @@ def test_what_is_missing_or_changed_is_found_and_nothing_else(root: Path) -> Non
     shutil.rmtree(root / "c")
     os.utime(root / "d" / "one", ns=(1, 1))
     found = damaged(root, results)
-    assert {path.parent.name: why.rpartition("/")[2] for path, why in found.items()} == {
+    assert {path.parent.name: damage.why.rpartition("/")[2] for path, damage in found.items()} == {
         "a": "one is missing",
         "b": "two was changed",
         "c": "done is missing",
@@ -136,7 +140,7 @@ def test_a_change_that_keeps_size_and_time_is_found_by_reading(root: Path) -> No
     (root / "a" / "one").write_text("2")
     os.utime(root / "a" / "one", ns=(before.st_atime_ns, before.st_mtime_ns))
     assert damaged(root, [done]) == {}
-    assert damaged(root, [done], verify=True) == {done: "results/tiny/a/one was changed"}
+    assert damaged(root, [done], verify=True) == {done: Damage("results/tiny/a/one was changed")}
 
 
 def test_a_damaged_list_is_a_reason_to_make_its_result_again(root: Path) -> None:
@@ -153,27 +157,58 @@ def test_files_that_are_kept_stay_in_the_list_even_after_a_kill(root: Path) -> N
         write_text(root / "a" / "done", "")
     with pytest.raises(KeyboardInterrupt), writing(root / "a" / "done", root / "a"):
         raise KeyboardInterrupt
-    assert damaged(root, [root / "a" / "done"]) == {root / "a" / "done": "was not finished"}
+    assert [damage.unfinished for damage in damaged(root, [root / "a" / "done"]).values()] == [True]
     list_of(root, root / "a" / "done").with_name(f"done.json{OPEN}").write_text("torn")
     with writing(root / "a" / "done", root / "a"):
         assert kept(root / "a" / ".one.json", "key") == {"one": sha256_file(root / "a" / "one")}
     assert sorted(read_list(list_of(root, root / "a" / "done"))) == ["a/.one.json", "a/one"]
 
 
-def test_what_is_to_be_made_again_is_counted_once_per_damage(config: Config, root: Path) -> None:
-    assert count_again(config).counts == {}
+def make_plan(root: Path) -> Path:
+    """A plan, as its job makes it."""
     plan = root / "cells/plan/unet.json"
+    with writing(plan):
+        write_text(plan, "{}")
+    return plan
+
+
+def test_what_is_to_be_made_again_is_asked_for_until_it_is_made(config: Config, root: Path) -> None:
+    plan = make_plan(root)
     assert plan in made_by(config)
-    with writing(plan):
-        write_text(plan, "{}")
-    assert count_again(config).counts == {}
-    plan.unlink()
-    assert count_again(config).counts == {str(plan): 1}
-    assert count_again(config).counts == {str(plan): 1}
-    with writing(plan):
-        write_text(plan, "{}")
+    assert clear(config) == []
+    for damage in (plan.unlink, lambda: plan.write_text("changed")):
+        damage()
+        assert clear(config) == clear(config) == [plan]
+        assert not plan.exists()
+        make_plan(root)
+        assert clear(config) == []
+
+
+def test_looking_changes_nothing(config: Config, root: Path) -> None:
+    plan = make_plan(root)
     plan.write_text("changed")
-    assert count_again(config).counts == {str(plan): 2}
+    assert list(look(config)) == list(look(config)) == [plan]
+    assert plan.read_text() == "changed"
+
+
+def test_a_job_that_did_not_end_is_run_again_and_nothing_is_said(
+    config: Config, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan(root)
+    with pytest.raises(KeyboardInterrupt), writing(plan):
+        raise KeyboardInterrupt
+    capsys.readouterr()
+    assert clear(config) == [plan]
+    assert capsys.readouterr().err == ""
+
+
+def test_results_behind_a_link_are_found(config: Config, root: Path, tmp_path: Path) -> None:
+    shutil.move(root.parent, tmp_path / "scratch")
+    root.parent.symlink_to(tmp_path / "scratch")
+    draw_token(root)
+    plan = make_plan(root)
+    plan.unlink()
+    assert clear(config) == [plan]
 
 
 def test_results_of_another_configuration_are_not_looked_at(config: Config, root: Path) -> None:
@@ -181,7 +216,68 @@ def test_results_of_another_configuration_are_not_looked_at(config: Config, root
     with writing(done):
         write_text(done, "{}")
     done.unlink()
-    assert count_again(config).counts == {}
+    assert clear(config) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "runs"),
+    [
+        ("--cores 2", True),
+        ("--cores=2 --keep-going --notemp --nolock", True),
+        ("-j2 -k", True),
+        ("-n", False),
+        ("-np --cores 1", False),
+        ("--dry-run", False),
+        ("--dryrun", False),
+        ("--lint", False),
+        ("--unlock --cores 1", False),
+        ("--touch --cores 1", False),
+    ],
+)
+def test_which_commands_run_jobs(command: str, runs: bool) -> None:
+    assert runs_jobs(command.split()) is runs
+
+
+def test_a_dry_run_says_what_is_missing_and_changes_nothing(
+    config: Config, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan(root)
+    plan.write_text("changed")
+    monkeypatch.setattr(sys, "argv", ["snakemake", "-n"])
+    held: list[IO[str]] = []
+    monkeypatch.setattr(takeover, "_held", held)
+    assert begin(config, {}) == [str(plan)]
+    for file in held:
+        file.close()
+    assert "unet.json was changed: a run makes it again" in capsys.readouterr().err
+    assert plan.read_text() == "changed"
+    assert not (root / "config.json").exists()
+
+
+def test_a_job_that_a_cluster_begins_too_late_ends_before_snakemake_removes_anything(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    join()
+    earlier = os.environ[VARIABLE]
+    draw_token(root)
+    monkeypatch.setenv(VARIABLE, earlier)
+    with pytest.raises(SystemExit) as ended:
+        join()
+    assert ended.value.code == 2
+
+
+def test_shards_are_written_beside_one_another_and_not_beside_the_whole(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "")
+    first, second = Shard(0, 2), Shard(1, 2)
+    with first.writing(first.record(root), root), second.writing(second.record(root), root):
+        with pytest.raises(BusyError), first.writing(first.record(root), root):
+            pass
+        with pytest.raises(BusyError), writer_lock(root):
+            pass
+    with writer_lock(root), pytest.raises(BusyError), first.writing(first.record(root), root):
+        pass
 
 
 @pytest.fixture
@@ -210,7 +306,21 @@ def test_a_job_that_hangs_is_killed(root: Path, orphan: subprocess.Popen[str], m
     monkeypatch.setattr(takeover, "STOP_S", 0.2)
     orphan.send_signal(signal.SIGSTOP)
     take_over(root)
-    assert orphan.wait() == -signal.SIGKILL
+    assert orphan.wait() in (-signal.SIGKILL, -signal.SIGTERM)
+
+
+def test_a_damaged_line_names_nobody(root: Path) -> None:
+    path = list_of(root, root / "a" / "done")
+    path.parent.mkdir(parents=True)
+    path.with_name(path.name + OPEN).write_text('{"owner": {}}\n{"owner": 3}\n{"owner": {"medseg.pid": "x"}}\n{"ow')
+    assert list(owners(root)) == []
+    take_over(root)
+
+
+def test_a_process_that_holds_the_token_and_hangs_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fence, "WAIT_S", 0.1)
+    with allowed(), pytest.raises(BusyError, match=r"fuser .*names the process"):
+        draw_token(root)
 
 
 def test_a_second_workflow_is_refused_in_the_folder_and_over_the_same_results(tmp_path: Path) -> None:
@@ -245,13 +355,22 @@ def test_a_job_of_the_workflow_waits_where_a_command_by_hand_is_refused(
     assert (root / "a" / "done").is_file()
 
 
-def test_the_next_owner_removes_what_killed_writers_left(tmp_path: Path) -> None:
+def test_the_next_owner_removes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "case").mkdir()
-    left = [".model.json.4000123.tmp", "case/.4000123.tmp.image.b2nd"]
-    mine = [f".model.json.{os.getpid()}.tmp", "model.tmp", ".hidden"]
-    for name in (*left, *mine):
+    left = [".model.json.4000123-0a1b2c.medseg.tmp", "case/.4000123-0a1b2c.medseg.tmp.image.b2nd"]
+    kept_files = [
+        f".model.json.{os.getpid()}-0a1b2c.medseg.tmp",
+        ".report.42.tmp",
+        ".7.tmp.notes",
+        ".syncthing.scan.001.tmp",
+        "model.tmp",
+    ]
+    for name in (*left, *kept_files):
         (tmp_path / name).touch()
-    sweep(tmp_path)
-    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == sorted(mine)
+    sweep(tmp_path, "other.json")
+    assert (tmp_path / left[0]).exists()
+    sweep(tmp_path, "model.json")
+    assert not (tmp_path / left[0]).exists()
     with writer_lock(tmp_path):
         pass
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == sorted([*kept_files, ".writer.lock"])

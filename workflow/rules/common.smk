@@ -40,12 +40,12 @@ SHARDS = study.shards(CONFIG)
 JOIN = ["--join", str(CONFIG.shards)] if SHARDS else []
 
 # The process that the user started takes the folder (Snakemake locks it for a dry run, too), the jobs' own do not.
-AGAIN = {}
+# It asks for what was deleted or changed after it was made, besides the targets: Snakemake does not look at such files.
+LOST = []
 if workflow.is_main_process:
-    AGAIN = study.begin(
-        CONFIG, verify=study.wants_verify(workflow.config_settings.config)
-    )
-
+    LOST = study.begin(CONFIG, workflow.config_settings.config)
+else:
+    study.join()
 
 # Jobs inherit which run of the workflow they are of; on a cluster, too. It is drawn when the first one begins.
 os.environ.setdefault(VARIABLE, "")
@@ -73,11 +73,6 @@ wildcard_constraints:
 def code(stage):
     """The digest of the code that a stage's jobs execute: a change of it runs them again."""
     return lambda wildcards: study.code_of(CONFIG, stage, wildcards)
-
-
-def again(result):
-    """How often a result was to be made again, since its files were deleted or changed: one more time runs its job."""
-    return lambda wildcards: AGAIN.get(str(result).format(**dict(wildcards.items())), 0)
 
 
 def mem_mb(wildcards, threads, attempt, rulename):

@@ -17,7 +17,6 @@ rule compare:
         mem_mb=mem_mb,
         runtime=minutes,
     params:
-        again=again(RESULTS.compare.summary),
         code=code("compare"),
         models=[f"--model={folder}" for folder in of_runs(model_folder)],
         out=RESULTS.compare.folder,

@@ -23,7 +23,6 @@ rule evaluate_shard:
         mem_mb=mem_mb,
         runtime=minutes,
     params:
-        again=again(RESULTS.scores_shard(ANY, SHARD)),
         config=RESULTS.config,
         code=code("evaluate"),
         depends=lambda w: slices.evaluate_slice(CONFIG, w.dataset),
@@ -52,7 +51,6 @@ rule evaluate:
         mem_mb=mem_mb,
         runtime=minutes,
     params:
-        again=again(SCORES),
         config=RESULTS.config,
         code=code("evaluate"),
         depends=lambda w: slices.evaluate_slice(CONFIG, w.dataset),

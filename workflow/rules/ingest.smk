@@ -17,7 +17,6 @@ for _name, _dataset in CONFIG.datasets.items():
                 mem_mb=mem_mb,
                 runtime=minutes,
             params:
-                again=again(study.phantoms_marker(CONFIG, _name)),
                 config=RESULTS.config,
                 code=code("phantoms"),
                 depends=canonical_json(_dataset.generate.model_dump()),
@@ -69,7 +68,6 @@ rule ingest:
         mem_mb=mem_mb,
         runtime=minutes,
     params:
-        again=again(RESULTS.ingest(DATASET).splits),
         config=RESULTS.config,
         code=code("ingest"),
         depends=lambda w: slices.dataset_slice(CONFIG, w.dataset),

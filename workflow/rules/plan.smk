@@ -16,7 +16,6 @@ rule fingerprint:
         mem_mb=mem_mb,
         runtime=minutes,
     params:
-        again=again(RESULTS.plan(DATASET).fingerprint),
         config=RESULTS.config,
         code=code("fingerprint"),
     shell:
@@ -42,7 +41,6 @@ rule plan:
         mem_mb=mem_mb,
         runtime=minutes,
     params:
-        again=again(RESULTS.plan(DATASET).plan(MODEL)),
         config=RESULTS.config,
         code=code("plan"),
         depends=lambda w: slices.plan_slice(CONFIG, w.model),

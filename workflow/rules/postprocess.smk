@@ -16,7 +16,6 @@ rule postprocess:
         mem_mb=mem_mb,
         runtime=minutes,
     params:
-        again=again(RESULTS.postprocess(ANY).record),
         config=RESULTS.config,
         code=code("postprocess"),
         depends=lambda w: slices.postprocess_slice(CONFIG, w.dataset),

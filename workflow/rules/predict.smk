@@ -34,7 +34,6 @@ rule predict_shard:
         mem_mb=mem_mb,
         runtime=minutes,
     params:
-        again=again(PREDICTIONS.shard(SHARD)),
         config=RESULTS.config,
         code=code("predict"),
         case_code=code("predict_case"),
@@ -75,7 +74,6 @@ rule predict:
         mem_mb=mem_mb,
         runtime=minutes,
     params:
-        again=again(PREDICTIONS.record),
         config=RESULTS.config,
         code=code("predict"),
         case_code=code("predict_case"),

@@ -25,7 +25,6 @@ rule preprocess_shard:
         mem_mb=mem_mb,
         runtime=minutes,
     params:
-        again=again(STORE.shard(SHARD)),
         config=RESULTS.config,
         code=code("preprocess"),
         case_code=code("preprocess_case"),
@@ -53,7 +52,6 @@ rule preprocess:
         mem_mb=mem_mb,
         runtime=minutes,
     params:
-        again=again(STORE.index),
         config=RESULTS.config,
         code=code("preprocess"),
         case_code=code("preprocess_case"),

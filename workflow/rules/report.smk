@@ -15,7 +15,6 @@ rule report:
         mem_mb=mem_mb,
         runtime=minutes,
     params:
-        again=again(RESULTS.report.page),
         config=RESULTS.config,
         results=RESULTS.root,
         code=code("report"),

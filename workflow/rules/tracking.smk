@@ -38,7 +38,6 @@ rule track:
     params:
         results=RESULTS.root,
         code=code("track"),
-        again=again(RESULTS.tracking.synced),
     # A store that is away fails no study: the output says what is unsent, and the next run tries again.
     shell:
         "medseg track sync {params.results:q} --out {output:q} --defer 2>&1 | tee {log:q}"

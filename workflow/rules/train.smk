@@ -17,7 +17,6 @@ rule weights:
     conda:
         ENVIRONMENT
     params:
-        again=again(RESULTS.weights(MODEL)),
         config=RESULTS.config,
         depends=lambda w: slices.weights_slice(CONFIG, w.model),
     shell:
@@ -54,7 +53,6 @@ rule train:
         mem_mb=mem_mb,
         runtime=minutes,
     params:
-        again=again(RESULTS.model(ANY).description),
         code=code("train"),
         out=lambda w, output: Path(output.weights).parent,
         # None, or two words; quoted one by one below.

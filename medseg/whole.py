@@ -1,0 +1,81 @@
+"""Whether a study is whole: whether all that its jobs made is still there as they made it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medseg.config import Config
+from medseg.config.grids import grid_name
+from medseg.ingest.download import is_there
+from medseg.outputs import Damage, damaged
+from medseg.progress import say
+from medseg.results.key import RunKey
+from medseg.results.paths import Results
+from medseg.tracking import needs_sync
+
+
+def look(config: Config, *, verify: bool = False) -> dict[Path, Damage]:
+    """Results of a configuration that their jobs have to make again, and why.
+
+    Args:
+        config: the experiment.
+        verify: read every file, and not only those whose size or time differ.
+    """
+    results = Results.of(config)
+    found = damaged(results.root, made_by(config), verify=verify, say=say)
+    for name, dataset in config.datasets.items():
+        folder, record = config.folder_of(name), results.download(name)
+        if dataset.download is not None and record.is_file() and not is_there(folder):
+            found[record] = Damage(f"{folder}, which was downloaded, is missing")
+    if needs_sync(results.root):
+        found[results.tracking.synced] = Damage("is not what the store has", unfinished=True)
+    return found
+
+
+def clear(config: Config, *, verify: bool = False) -> list[Path]:
+    """Remove the results that have to be made again, as far as they are there; says which and why.
+
+    Snakemake makes a file that is missing if it is asked for it: so the workflow asks for these. It looks by itself at
+    nothing that lies between two files that are there, and its notes of an earlier run may be lost. Only the file that
+    comes last of a job is removed: what else it made is kept where it is whole. The list of a result stays until its
+    job begins, so that a kill loses nothing.
+
+    Args:
+        config, verify: as for ``look``.
+
+    Returns:
+        Those results, to be asked for.
+    """
+    found = look(config, verify=verify)
+    for result, damage in found.items():
+        if not damage.unfinished:
+            say(f"{damage.why}: it is made again")
+        result.unlink(missing_ok=True)
+    return list(found)
+
+
+def made_by(config: Config) -> list[Path]:
+    """The file that comes last of each job of a configuration, in the order of the stages."""
+    results = Results.of(config)
+    keys = [RunKey(*run) for run in config.runs()]
+    shards = [f"{index}-of-{config.shards}" for index in range(config.shards)] if config.shards > 1 else []
+    stores = {results.store(key.dataset, grid_name(config, key.model)) for key in keys}
+    predictions = [results.predict(key) for key in keys]
+    refined = [results.postprocess(key) for key in keys if config.datasets[key.dataset].postprocess.applies]
+    weighted = [name for name, model in config.models.items() if model.options.get("weights")]
+    return [
+        *(config.folder_of(name) / "phantoms.json" for name, data in config.datasets.items() if data.generate),
+        *(results.ingest(name).splits for name in config.datasets),
+        *(results.plan(name).fingerprint for name in config.datasets),
+        *dict.fromkeys(results.plan(key.dataset).plan(key.model) for key in keys),
+        *(results.weights(name) for name in weighted),
+        *(folder.shard(shard) for folder in (*stores, *predictions) for shard in shards),
+        *(store.index for store in stores),
+        *(results.model(key).description for key in keys),
+        *(folder.record for folder in predictions),
+        *(folder.record for folder in refined),
+        *(results.scores_shard(key, shard) for key in keys for shard in shards),
+        *(results.scores(key) for key in keys),
+        results.compare.summary,
+        results.report.page,
+    ]
