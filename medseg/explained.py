@@ -10,15 +10,13 @@ import contextlib
 import errno
 import os
 import re
-import resource
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from medseg.errors import MedsegError
+from medseg.causes import AGAIN, CAUSES, existing, is_here_gone, shown
+from medseg.errors import DataError, MedsegError
 from medseg.text import escaped
 
-AGAIN = "then run the same command again: it resumes"
 # What is written to find out why a library could not write, which often does not say so.
 PROBE, PROBES = b"\0" * (1 << 20), 16
 # Libraries that are not Python's own have the number in their text: safetensors, pyarrow.
@@ -41,13 +39,22 @@ def explain(error: BaseException) -> str | None:
     while seen is not None and not isinstance(seen, MedsegError):
         if _is_of_memory(seen):
             return _no_memory(seen)
-        cause = _CAUSES.get(_number(seen))
         name = getattr(seen, "filename", None)
         path = Path(os.fsdecode(name)) if isinstance(name, str | bytes | os.PathLike) else None
-        if cause is not None and (text := cause(path)) is not None:
-            return escaped(f"{_shown(path)}: {text}")
+        if (text := _told(seen, path)) is not None:
+            return escaped(f"{shown(path)}: {text}")
         seen = seen.__cause__
     return None
+
+
+def _told(error: BaseException, path: Path | None) -> str | None:
+    """What is said of a path; of one whose disk does not even answer questions, what the error itself says."""
+    number = _number(error)
+    cause = CAUSES.get(number)
+    try:
+        return cause(path) if cause is not None else None
+    except OSError:
+        return f"{os.strerror(number or 0)}; look at that disk or its connection, {AGAIN}"
 
 
 def _is_of_memory(error: BaseException) -> bool:
@@ -116,14 +123,29 @@ def writing_to(path: Path, temporary: Path) -> Iterator[None]:
         raise
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder of results, and those above it, unless it is there.
+
+    Raises:
+        DataError: if it is in a place that has no folders of users, as ``/proc`` (its error is "no such file").
+        OSError: if that is not possible otherwise.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        if is_here_gone(folder):
+            raise
+        raise DataError(f"{folder}: no folder can be made in {existing(folder)}; choose another place") from error
+
+
 def check_writing(folder: Path) -> None:
     """Write a little into a folder, which is made if it is not there, and remove it again.
 
     Raises:
         OSError: if that is not possible.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".{os.getpid()}.probe.tmp"
+    make_folder(folder)
+    probe = folder / f".probe.{os.getpid()}-000000.medseg.tmp"
     try:
         with writing_to(probe, probe), open(probe, "wb") as file:
             file.write(PROBE)
@@ -147,149 +169,3 @@ def _write_more(path: Path, temporary: Path, cause: Exception) -> None:
     except OSError as error:
         error.filename = str(path)
         raise error from cause
-
-
-def _shown(path: Path | None) -> str:
-    """A path relative to the working folder, if it lies in there."""
-    if path is None:
-        return "a file or folder (`--debug` shows which)"
-    here = Path.cwd()
-    text = str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else str(path)
-    return "this folder" if text == "." else text
-
-
-def _existing(path: Path | None) -> Path:
-    """The path, or the nearest folder above it that is there."""
-    path = Path(os.path.realpath(path or "."))
-    return next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
-
-
-def _mount(path: Path | None) -> str:
-    """The file system of a path, by where it is mounted."""
-    if path is None:
-        return "its file system"
-    found = _existing(path)
-    listed = Path("/proc/self/mounts")
-    # A folder that is mounted at another place of the same disk is known by this list alone.
-    lines = listed.read_text().splitlines() if listed.is_file() else []
-    points = {re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[1]) for line in lines}
-    while not (str(found) in points or found.is_mount()):
-        found = found.parent
-    return f"the file system at {found}"
-
-
-def _full(path: Path | None) -> str:
-    if path is None:
-        return f"no space left on its file system (`df -h` shows which are full); free some, {AGAIN}"
-    where, place = _existing(path), _mount(path)
-    if where.is_char_device():
-        return "no space left on this device; send the output elsewhere"
-    facts = os.statvfs(where)
-    if facts.f_files and not facts.f_favail:
-        return f"{place} has no room for more files (all {facts.f_files} inodes are taken); delete some, {AGAIN}"
-    free = shutil.disk_usage(where).free
-    return f"no space left: more is needed than the {_bytes(free)} free on {place}; free some, {AGAIN}"
-
-
-def _quota(path: Path | None) -> str:
-    return f"your disk quota on {_mount(path)} is used up; delete files (`quota -s` shows how much), {AGAIN}"
-
-
-def _too_large(path: Path | None) -> str:
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    if limit != resource.RLIM_INFINITY:
-        return f"larger than a file may be here, {_bytes(limit)}; raise that limit (`ulimit -f unlimited`), {AGAIN}"
-    return f"larger than {_mount(path)} can store a file (FAT32: 4 GiB); work on another one"
-
-
-def _read_only(path: Path | None) -> str:
-    return f"{_mount(path)} is read-only; mount it for writing or work elsewhere, {AGAIN}"
-
-
-def _forbidden(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    shows = f"`ls -ld {_shown(_existing(path))}` shows whose it is and what they allow"
-    return f"no permission ({shows}); change that or choose another place, {AGAIN}"
-
-
-def _long_name(path: Path | None) -> str:
-    longest = max((len(os.fsencode(part)) for part in (path.parts if path else ())), default=0)
-    length = len(os.fsencode(os.path.abspath(path))) if path else 0
-    what = f"a name of {longest} bytes" if longest > 143 else f"a path of {length} bytes"
-    return f"{what} is too long for {_mount(path)}; shorten names or work in a folder nearer to /, {AGAIN}"
-
-
-def _broken(path: Path | None) -> str:
-    return (
-        "the disk or the network share reports an input/output error; look into the system's log (`dmesg`) and at "
-        f"disk, cable and connection, {AGAIN}"
-    )
-
-
-def _stale(path: Path | None) -> str | None:
-    return None if path is None else f"the connection to {_mount(path)} is lost; mount it again, {AGAIN}"
-
-
-def _folder_expected(path: Path | None) -> str | None:
-    """A part of the path is a file; None if it is not: then the mistake is ours."""
-    path = Path(os.path.abspath(path)) if path else None
-    parts = [path, *path.parents] if path else []
-    file = next((part for part in parts if os.path.lexists(part) and not part.is_dir()), None)
-    if file is None:
-        return None
-    what = "is a file" if file == path else f"{_shown(file)} is a file"
-    return f"{what}, and a folder is needed there; move it or give another path, {AGAIN}"
-
-
-def _file_expected(path: Path | None) -> str | None:
-    if path is None or not path.is_dir():
-        return None
-    return f"is a folder, and a file is needed there; move it or give another path, {AGAIN}"
-
-
-def _open_files(path: Path | None) -> str:
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return f"cannot be opened: {limit} files are open, all that a process may here; raise that (`ulimit -n`), {AGAIN}"
-
-
-def _all_open_files(path: Path | None) -> str:
-    return f"cannot be opened: this machine has as many files open as it can; end other programs, {AGAIN}"
-
-
-def _links(path: Path | None) -> str | None:
-    return None if path is None else "symbolic links lead round in circles; remove one of them"
-
-
-def _no_locks(path: Path | None) -> str:
-    return f"{_mount(path)} has no file locks; mount it with them or work on a local one, {AGAIN}"
-
-
-def _bytes(number: int) -> str:
-    """``0 bytes``, ``12.3 MB``."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number} bytes"
-
-
-# Number of an error -> what to say of a path (None: not known); what says nothing leaves the error as it is.
-_CAUSES: dict[int | None, Callable[[Path | None], str | None]] = {
-    errno.ENOSPC: _full,
-    errno.EDQUOT: _quota,
-    errno.EFBIG: _too_large,
-    errno.EROFS: _read_only,
-    errno.EACCES: _forbidden,
-    errno.EPERM: _forbidden,
-    errno.ENAMETOOLONG: _long_name,
-    errno.EIO: _broken,
-    errno.ESTALE: _stale,
-    errno.ENOTCONN: _stale,
-    errno.ENOTDIR: _folder_expected,
-    errno.EEXIST: _folder_expected,
-    errno.EISDIR: _file_expected,
-    errno.EMFILE: _open_files,
-    errno.ENFILE: _all_open_files,
-    errno.ELOOP: _links,
-    errno.ENOLCK: _no_locks,
-}

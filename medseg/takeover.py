@@ -63,6 +63,9 @@ def _hold(lock: Path, name: str) -> None:
         first = file.read().strip() or "an unknown process"
         file.close()
         raise BusyError(f"{name}/: {first} is already running a workflow here; wait for it or stop it") from None
+    except OSError:
+        file.close()
+        raise
     file.truncate(0)
     file.write(f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])})\n")
     file.flush()

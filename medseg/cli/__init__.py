@@ -62,8 +62,16 @@ def _command() -> int:
     try:
         app()
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
+        return _status(end)
     return 0
+
+
+def _status(end: SystemExit) -> int:
+    """The status that Python itself gives an end: a text is an error, and is printed."""
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    sys.stderr.write(f"{end.code}\n")
+    return 1
 
 
 def _said(error: BaseException) -> tuple[int, str] | None:

@@ -194,6 +194,19 @@ def test_debug_shows_where_an_error_of_the_system_comes_from(debug: bool, tmp_pa
     assert (done.returncode == 2) != debug
 
 
+def test_an_end_with_a_text_prints_it_and_is_an_error() -> None:
+    code = "import medseg.cli.commands as c; c.app = lambda: exit({}); from medseg.cli import main; main()"
+    for end, status, text in (("'why'", 1, b"why\n"), ("3", 3, b""), ("None", 0, b""), ("0", 0, b"")):
+        done = subprocess.run([sys.executable, "-c", code.format(end)], capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (status, text)
+
+
+def test_an_output_in_a_place_without_folders_is_one_line_and_exit_2() -> None:
+    done = shell("$MEDSEG compare scores.parquet -o /proc/nope")
+    assert done.returncode == 2
+    assert done.stderr == b"/proc/nope: no folder can be made in /proc; choose another place\n"
+
+
 def test_a_mistake_of_ours_keeps_its_traceback() -> None:
     code = (
         "import sys, medseg.cli.tables as t; from medseg.cli.commands import app; import medseg.cli as c\n"

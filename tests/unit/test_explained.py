@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import sqlite3
@@ -16,10 +17,14 @@ import pytest
 import safetensors.numpy
 import torch
 
+from medseg import fence
+from medseg.causes import CAUSES
 from medseg.errors import DataError
-from medseg.explained import check_writing, explain
-from medseg.files import atomic_writer, read_json, write_bytes, write_text, write_with
+from medseg.explained import check_writing, explain, make_folder
+from medseg.files import atomic_writer, read_json, write_bytes, write_text, write_with, writer_lock
 from medseg.preprocess.store import _write_array
+from medseg.takeover import hold_folder
+from medseg.tracking.store import store_lock
 from tests.disks import ERRORS, FailingDisk, failing, mounted, read_only, small_disk
 
 BIG = np.random.default_rng(0).integers(0, 255, (1, 60, 60, 60), dtype=np.uint8)
@@ -196,6 +201,69 @@ def test_errors_of_our_own_and_mistakes_beside_a_full_disk_are_not_explained_awa
     damaged = DataError("x: damaged")
     damaged.__cause__ = full
     assert explain(damaged) is None
+
+
+@pytest.mark.parametrize("number", sorted(number for number in CAUSES if number is not None))
+def test_a_disk_that_answers_no_question_keeps_nothing_from_being_explained(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a stale network share, where stat fails, too, and a working folder that was deleted."""
+
+    def broken(*arguments: Any, **options: Any) -> Any:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    for away in (("getcwd",), ("stat", "lstat"), ("statvfs",), ("getcwd", "stat", "lstat", "statvfs")):
+        for path in (tmp_path / "x", Path("x"), None):
+            with monkeypatch.context() as patched:
+                for name in away:
+                    patched.setattr(os, name, broken)
+                text = explain(OSError(number, os.strerror(number), path and str(path)))
+            assert text is None or (text.startswith((f"{path}: ", "a file or folder")) and "\n" not in text)
+            if number in (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT, errno.ENOLCK):
+                assert text is not None
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    def allowed_to_write() -> None:
+        with fence.allowed():
+            pass
+
+    (tmp_path / "results").mkdir()
+    fence.draw_token(tmp_path / "results")
+    monkeypatch.setenv(fence.VARIABLE, os.environ[fence.VARIABLE])
+    monkeypatch.setattr(fcntl, "flock", none)
+    monkeypatch.setattr(fcntl, "lockf", none)
+    for call, place in (
+        (lambda: writer_lock(tmp_path / "out").__enter__(), "out/.writer.lock"),
+        (allowed_to_write, "results/"),
+        (lambda: hold_folder(tmp_path, tmp_path / "results"), ".snakemake/medseg.lock"),
+        (lambda: store_lock(tmp_path / "store.lock").__enter__(), "store.lock"),
+    ):
+        text = said(call)
+        assert f"{tmp_path}/{place}" in text
+        assert "has no file locks; mount it with them or work on a local one" in text
+
+
+def test_places_without_folders_of_users_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^/proc/nope/a: no folder can be made in /proc; choose another place$"):
+        make_folder(Path("/proc/nope/a"))
+    with pytest.raises(FileExistsError):
+        (tmp_path / "file").touch()
+        make_folder(tmp_path / "file")
+
+
+def test_a_working_folder_that_was_deleted_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    try:
+        for call in (Path.cwd, lambda: write_text(Path("x"), ""), lambda: check_writing(Path("results"))):
+            assert "the folder in which this command works was deleted" in said(call)
+    finally:
+        os.chdir(tmp_path)
 
 
 def test_names_in_the_explanation_are_escaped() -> None:
