@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from medseg.records import DIGEST
+
 # Folders and files whose content is time, or this machine's; folders of hidden names are as well.
 APART = {"logs", "benchmarks", "tracking"}
 TIMED = {"timing.json", "index.html"}
@@ -36,7 +38,7 @@ def _timeless(path: Path) -> bytes:
             return json.dumps([[line["step"], line["metrics"]] for line in lines]).encode()
         if path.name == "config.json":
             value = json.loads(data)
-            return json.dumps({k: v for k, v in value.items() if k not in {"tracking", "sha256"}}).encode()
+            return json.dumps({k: v for k, v in value.items() if k not in {"tracking", DIGEST}}).encode()
     except (ValueError, KeyError, TypeError):
         return data
     return data
