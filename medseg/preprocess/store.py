@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
+from medseg.explained import explain, named
 from medseg.files import sha256_file, write_with
 from medseg.kept import kept, write_stamp
 from medseg.plan.plan import Grid
@@ -74,9 +75,13 @@ class PreparedCase:
         path = self.folder / name
         digests = self.digests or read_record(self.folder / ENTRY, MAKER)["sha256"]
         try:
-            facts = os.stat(path)
-            whole = _sha256_once(path, facts.st_size, facts.st_mtime_ns, facts.st_ino) == digests[name]
-        except OSError:
+            with named(path):
+                facts = os.stat(path)
+                whole = _sha256_once(path, facts.st_size, facts.st_mtime_ns, facts.st_ino) == digests[name]
+        except OSError as error:
+            # A disk that fails damages no case.
+            if explain(error) is not None:
+                raise
             whole = False
         if not whole:
             raise DataError(
@@ -199,6 +204,8 @@ def _read_array(path: Path, box: Any) -> NDArray[Any]:
             return array
         whole: NDArray[Any] = stored[...]
     except (RuntimeError, OSError, ValueError, TypeError) as error:
+        if explain(error) is not None:
+            raise
         raise DataError(f"{path}: damaged or missing ({error}); run `medseg preprocess` again") from error
     _decoded.keep(key, whole)
     array = whole[box]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import fcntl
 import os
@@ -22,7 +23,10 @@ from medseg.causes import CAUSES
 from medseg.errors import DataError
 from medseg.explained import check_writing, explain, make_folder
 from medseg.files import atomic_writer, read_json, write_bytes, write_text, write_with, writer_lock
-from medseg.preprocess.store import _write_array
+from medseg.image.geometry import Geometry
+from medseg.preprocess.inverse import InverseRecord
+from medseg.preprocess.store import PreparedCase, _write_array, write_case
+from medseg.records import read_record
 from medseg.takeover import hold_folder
 from medseg.tracking.store import store_lock
 from tests.disks import ERRORS, FailingDisk, failing, mounted, read_only, small_disk
@@ -285,6 +289,26 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, monkey
 
     monkeypatch.setattr(Path, "read_bytes", broken)
     assert "input/output error" in said(lambda: read_json(tmp_path / "x.json"))
+
+
+@pytest.mark.parametrize("call", ["stat", "open"])
+def test_a_prepared_case_that_cannot_be_read_is_not_called_damaged(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    record = InverseRecord(Geometry.from_spacing((4, 4), (1.0, 1.0)), (0, 1), (False,) * 2, (0, 0), (4, 4), (4, 4))
+    values = np.zeros((4, 4), np.uint8)
+    write_case(tmp_path / "c", "key", values[None].astype(np.float32), values, np.zeros((0, 3), np.int32), record)
+    case = PreparedCase("c", (4, 4), record, tmp_path / "c", read_record(tmp_path / "c" / "case.json", "x")["sha256"])
+    with monkeypatch.context() as patched:
+        patched.setattr(os if call == "stat" else builtins, call, broken)
+        assert "image.b2nd: the disk or the network share reports an input/output error" in said(case.read_image)
+    assert case.read_image().shape == (1, 4, 4)
+    (tmp_path / "c" / "image.b2nd").unlink()
+    with pytest.raises(DataError, match="missing or damaged since it was prepared"):
+        case.read_image()
 
 
 def test_writing_is_tried_and_leaves_nothing(tmp_path: Path) -> None:
