@@ -15,7 +15,7 @@ from typing import Any
 
 from medseg.config import Config, load_config
 from medseg.errors import ConfigError
-from medseg.results.layout import reserved_names
+from medseg.results.layout import reserved_places
 from medseg.results.paths import Results
 
 # Names that Windows keeps for devices, with any suffix; folders of results are copied there.
@@ -39,7 +39,7 @@ def read_study(files: Sequence[Path], overrides: Mapping[str, Any] | None = None
 
 def check_places(config: Config) -> None:
     """Raise ``ConfigError`` where a name or folder takes the place of another; a line for each, with the reason."""
-    reserved = reserved_names()
+    reserved = reserved_places()
     kinds: tuple[Iterator[str], ...] = (
         _unusable("experiment", [config.experiment]),
         _unusable("datasets", config.datasets, reserved["dataset"]),
@@ -53,17 +53,27 @@ def check_places(config: Config) -> None:
         raise ConfigError("\n".join(lines))
 
 
-def _unusable(section: str, names: Collection[str], reserved: re.Pattern[str] | None = None) -> Iterator[str]:
+def _unusable(section: str, names: Collection[str], reserved: Mapping[str, Path] | None = None) -> Iterator[str]:
     """Names that results use themselves, that not every disk has, or that are equal on some disks."""
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(name.lower(), name)
-        if reserved is not None and reserved.fullmatch(name):
-            yield f"{section}: {name} is a name that the folder of results uses itself; choose another name"
+        places = (path for names, path in (reserved or {}).items() if re.fullmatch(names, name, re.IGNORECASE))
+        if place := next(places, None):
+            yield (
+                f"{section}: {name} is a name that the folder of results uses itself ({place}); choose another name "
+                "(docs/data.md has a list)"
+            )
         elif DEVICES.fullmatch(name) or name.endswith("."):
-            yield f"{section}: {name} is no name of a folder on every system (Windows); choose another name"
+            yield (
+                f"{section}: {name} is no name of a folder on every system (Windows), and results are copied to "
+                "others; choose another name"
+            )
         elif other != name:
-            yield f"{section}: {other} and {name} are one folder where upper and lower case are; rename one of them"
+            yield (
+                f"{section}: {other} and {name} are one folder where upper and lower case are (macOS, Windows), and "
+                "results are copied there; rename one of them"
+            )
 
 
 def source_of(config: Config, dataset: str) -> str | None:

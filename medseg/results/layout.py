@@ -52,13 +52,21 @@ def layout() -> tuple[Path, ...]:
 
 
 def reserved_names() -> dict[str, re.Pattern[str]]:
-    """For a ``dataset``, a ``model`` and a ``case``: names that it cannot have, since the layout uses them itself.
+    """For a ``dataset``, a ``model`` and a ``case``: names that it cannot have, since the layout uses them itself."""
+    return {
+        kind: re.compile("|".join(sorted(names - {""})), re.IGNORECASE)
+        for kind, names in ((kind, places.keys()) for kind, places in reserved_places().items())
+    }
+
+
+def reserved_places() -> dict[str, dict[str, Path]]:
+    """For a ``dataset``, a ``model`` and a ``case``: a regular expression for names that it cannot have -> their path.
 
     A name is taken where the layout has, in one folder, both a part made of that name and another that could be equal:
     ``{model}.json`` and ``fingerprint.json``, ``{case}`` and ``shard-{shard}.json``. Upper and lower case are one, as
     they are on many disks.
     """
-    found: dict[str, set[str]] = {"dataset": set(), "model": set(), "case": set()}
+    found: dict[str, dict[str, Path]] = {"dataset": {}, "model": {}, "case": {}}
     paths = [path.parts for path in layout()]
     for path in paths:
         for depth, part in enumerate(path):
@@ -67,8 +75,9 @@ def reserved_names() -> dict[str, re.Pattern[str]]:
                 continue
             beside = {other[depth] for other in paths if len(other) > depth and other[:depth] == path[:depth]}
             others = (name.removesuffix(named[2]) for name in beside - {part} if name.endswith(named[2]))
-            found[named[1]] |= {_expression(name) for name in others}
-    return {kind: re.compile("|".join(sorted(names - {""})), re.IGNORECASE) for kind, names in found.items()}
+            for name in sorted(others):
+                found[named[1]].setdefault(_expression(name), Path(*path[:depth], f"{name}{named[2]}"))
+    return found
 
 
 def _expression(part: str) -> str:

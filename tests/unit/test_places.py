@@ -19,10 +19,11 @@ from medseg import workflow
 from medseg.cli.commands import app
 from medseg.config import load_config
 from medseg.errors import ConfigError
+from medseg.files import SAFE_NAME
 from medseg.places import read_study, source_of
 from medseg.results.folders import StoreFolder
 from medseg.results.key import TEST
-from medseg.results.layout import VALUES, layout
+from medseg.results.layout import VALUES, layout, reserved_places
 from medseg.results.paths import ANY, SHARD, Results
 from medseg.slices import dataset_slice
 
@@ -65,7 +66,11 @@ def models(*names: str) -> dict[str, Any]:
         (datasets("compare.log"), "compare.log", "the folder of results uses itself"),
         (models("fingerprint"), "fingerprint", "the folder of results uses itself"),
         (models("m", "Fingerprint"), "Fingerprint", "the folder of results uses itself"),
-        (datasets("d", "D"), "d and D", "one folder where upper and lower case are"),
+        (
+            datasets("d", "D"),
+            "d and D",
+            "one folder where upper and lower case are (macOS, Windows), and results are copied",
+        ),
         (models("unet", "other", "UNet"), "unet and UNet", "one folder where upper and lower case are"),
         (datasets("aux"), "aux", "Windows"),
         (models("COM1.v2"), "COM1.v2", "Windows"),
@@ -87,6 +92,26 @@ def test_names_with_a_meaning_for_disks_are_refused_for_everything(name: str) ->
     for value in (datasets(name), models(name), study(experiment=name)):
         with pytest.raises(ConfigError, match="should match pattern"):
             load_config([], value)
+
+
+def test_the_path_that_a_name_collides_with_is_named() -> None:
+    for value, place in (
+        (datasets("Test"), "(test)"),
+        (datasets("compare.log"), "(logs/compare.log)"),
+        (models("fingerprint"), "({dataset}/plan/fingerprint.json)"),
+    ):
+        (line,) = said(value)
+        assert place in line
+
+
+def test_the_page_for_users_lists_all_names_that_are_taken() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    _, of_datasets, of_models = re.split(
+        r"For a data set:|For a model:", page.partition("## Names")[2].split("- names")[1]
+    )
+    for text, kind in ((of_datasets, "dataset"), (of_models, "model")):
+        names = {re.sub(r"\\(.)", r"\1", name) for name in reserved_places()[kind]}
+        assert set(re.findall(r"`([^`]+)`", text)) == {name for name in names if SAFE_NAME.fullmatch(name)}
 
 
 def test_names_that_resemble_reserved_ones_are_accepted() -> None:
