@@ -53,29 +53,32 @@ def list_of(root: Path, result: Path) -> Path:
 
 
 @contextlib.contextmanager
-def writing(result: Path, folder: Path | None = None) -> Iterator[None]:
+def writing(result: Path, folder: Path | None = None, *, whole: bool = False) -> Iterator[None]:
     """Hold the right to write a result during the block; in the workflow, keep the list of the files that are written.
 
     Args:
         result: the file that is written last.
         folder: what else is written lies in here; none: nothing else is written.
+        whole: within the block, all that belongs there is written or kept, so that what an earlier job of this result
+            made besides is removed.
 
     Raises:
         BusyError: if another process writes the same (see ``files.writer_lock``).
         SupersededError: in a job of an earlier run of the workflow.
     """
     lock = writer_lock(result.parent, f".{result.name}.lock") if folder is None else writer_lock(folder)
-    with lock, listing(result, folder or result):
+    with lock, listing(result, folder or result, whole=whole):
         yield
 
 
 @contextlib.contextmanager
-def listing(result: Path, place: Path) -> Iterator[None]:
+def listing(result: Path, place: Path, *, whole: bool = False) -> Iterator[None]:
     """Keep the list of what is written within the block; the lock is the caller's. By hand, nothing is listed.
 
     Args:
         result: the file that is written last.
         place: the folder in which files are listed, or the one file.
+        whole: as for ``writing``.
     """
     run = Run.own()
     if run is None:
@@ -90,6 +93,8 @@ def listing(result: Path, place: Path) -> Iterator[None]:
     finally:
         files.listeners.remove(made.note)
         _open.remove(made)
+    if whole:
+        made.remove_others()
     made.close()
 
 
@@ -107,6 +112,7 @@ class _Made:
         self._list = list_of(root, result)
         self._growing = self._list.with_name(self._list.name + OPEN)
         self._lock = threading.Lock()
+        self._cases: set[str] = set()
         self._growing.parent.mkdir(parents=True, exist_ok=True)
         self._known = read_open(self._growing)
         with contextlib.suppress(DataError):  # none yet, or damaged: files are listed as they are written or kept
@@ -121,6 +127,7 @@ class _Made:
         path = Path(os.path.abspath(path))
         if path != self._place and self._place not in path.parents:
             return
+        self._cases.add(self._case(path))
         name, known = os.path.relpath(path, self._root), self._known.get(os.path.relpath(path, self._root))
         if known is not None and known.fits(os.stat(path)):
             return
@@ -129,6 +136,18 @@ class _Made:
             self._known[name] = facts
             with named(self._growing), open(self._growing, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"file": name, **asdict(facts)}) + "\n")
+
+    def remove_others(self) -> None:
+        """Remove the files of cases of which nothing was noted: they are of an earlier configuration."""
+        for name in list(self._known):
+            path = Path(os.path.abspath(self._root / name))
+            if self._case(path) not in self._cases:
+                path.unlink(missing_ok=True)
+                del self._known[name]
+
+    def _case(self, path: Path) -> str:
+        """What the files of one case have in common: ``.case_1.json``, ``case_1.nii.gz`` and ``case_1/image.b2nd``."""
+        return path.relative_to(self._place).parts[0].lstrip(".").split(".")[0] if path != self._place else ""
 
     def close(self) -> None:
         """Give the list its final name; files of earlier runs that are not there any more, or not the same, are not in

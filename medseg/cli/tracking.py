@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +13,13 @@ from medseg.cli.options import ConfigFile, OutFile, as_file
 
 def track_init(config: ConfigFile, out: OutFile) -> None:
     """Create the tracking store and the experiment, once, before anything writes."""
+    from medseg.outputs import listing
     from medseg.places import read_study
     from medseg.tracking import init_store
 
     loaded = read_study([config])
-    init_store(loaded.tracking.uri, loaded.experiment, out)
+    with listing(out, out):
+        init_store(loaded.tracking.uri, loaded.experiment, out)
 
 
 def track_sync(
@@ -30,14 +33,13 @@ def track_sync(
     ] = False,
 ) -> None:
     """Replay the study under RESULTS into MLflow; repeating it adds nothing twice."""
+    from medseg.outputs import listing
     from medseg.tracking import sync, sync_or_note
 
-    if not defer:
-        print(sync(results, config, out))
-    elif out is not None:
-        print(sync_or_note(results, config, out))
-    else:
+    if defer and out is None:
         raise typer.BadParameter("--defer: give --out, too: what is unsent is noted there")
+    with contextlib.nullcontext() if out is None else listing(out, out):
+        print(sync_or_note(results, config, out) if defer and out is not None else sync(results, config, out))
 
 
 def ui(

@@ -62,7 +62,7 @@ def run(
     processor = Processor(config.folder_of(manifest.dataset), given.folder, out, steps, manifest.labels, code)
     bar = Progress(f"postprocess {manifest.dataset}/{given.key.model} fold {given.key.fold}", len(todo))
     cases: dict[str, PredictedCase] = {}
-    with writing(PredictionFolder(out).record, out):
+    with writing(PredictionFolder(out).record, out, whole=True):
         for done, (case_id, case) in enumerate(todo.items(), start=1):
             cases[case_id] = processor.process(case, given.cases[case_id])
             bar.update(done)

@@ -239,5 +239,5 @@ def _refuse_seen(checkpoint: Checkpoint, manifest: Manifest, case_ids: Sequence[
 
 def _predict_all(task: Task, out: Path) -> None:
     """Predict all cases of a task and write the record."""
-    with writing(PredictionFolder(out).record, out):
+    with writing(PredictionFolder(out).record, out, whole=True):
         write_predictions(task.record(out, predict_task_cases(task, task.cases, out, task.label)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from medseg.progress import say
+from medseg.results.folders import TrackingFolder
 from medseg.tracking.curves import CurvePoint, Curves, JournalReader
 from medseg.tracking.library import LIVE_TIMEOUT_S, load_mlflow, why
 from medseg.tracking.names import display_tags
@@ -147,6 +148,8 @@ class _Link:
     """An open connection to the run of one training."""
 
     def __init__(self, store: Store, spec: RunSpec) -> None:
+        # From here on the store shows more than the last replay left: another one is due, whatever runs next.
+        TrackingFolder(store.folder).synced.unlink(missing_ok=True)
         with store_lock(store.lock, QUIET_S):
             self._client, experiment = open_store(store)
             close_orphans(self._client, experiment)

@@ -164,6 +164,24 @@ def test_files_that_are_kept_stay_in_the_list_even_after_a_kill(root: Path) -> N
     assert sorted(read_list(list_of(root, root / "a" / "done"))) == ["a/.one.json", "a/one"]
 
 
+def test_files_of_cases_that_are_no_more_are_removed_where_all_were_written_or_kept(root: Path) -> None:
+    def predict(*cases: str, whole: bool = True) -> None:
+        with writing(root / "a" / "done", root / "a", whole=whole):
+            for case in cases:
+                for name in (f"{case}.mhd", f"{case}.zraw", f".{case}.json"):
+                    write_text(root / "a" / name, case)
+            write_text(root / "a" / "done", "")
+
+    predict("one", "two", "three.b")
+    (root / "a" / "mine.txt").touch()
+    predict("two", whole=False)
+    assert (root / "a" / "one.mhd").exists()
+    predict("two")
+    found = sorted(p.name for p in (root / "a").iterdir() if p.name != ".writer.lock")
+    assert found == [".two.json", "done", "mine.txt", "two.mhd", "two.zraw"]
+    assert damaged(root, [root / "a" / "done"]) == {}
+
+
 def make_plan(root: Path) -> Path:
     """A plan, as its job makes it."""
     plan = root / "cells/plan/unet.json"

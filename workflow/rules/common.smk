@@ -57,7 +57,8 @@ envvars:
 
 onstart:
     study.start(
-        CONFIG, [(job.rule.name, job.wildcards) for job in workflow.dag.needrun_jobs()]
+        CONFIG,
+        [(job.rule.name, job.wildcards) for job in workflow.dag.needrun_jobs()],
     )
 
 

@@ -4,6 +4,8 @@ rule tracking_init:
         RESULTS.tracking.store,
     log:
         LOG("tracking_init"),
+    # The first of all jobs that could begin.
+    priority: 100
     conda:
         ENVIRONMENT
     resources:

@@ -31,8 +31,6 @@ rule train:
         index=index_of,
         start=start_file,
         encoder=encoder_file,
-        # Where curves are mirrored to is no reason to train again.
-        store=ancient(rules.tracking_init.output),
     output:
         weights=RESULTS.model(ANY).weights,
         spec=RESULTS.model(ANY).description,
@@ -61,11 +59,14 @@ rule train:
         started=lambda w: start_digest(CONFIG, study.key_of(w)),
         encoder=encoder_option,
         allow=lambda w: [f"--allow={name}" for name in CONFIG.models[w.model].allow],
+        # Where curves are mirrored to is no reason to train again, and no input: Snakemake looks at nothing below an
+        # `ancient` input whose job runs. A training that begins before the store is there tries again.
+        store=RESULTS.tracking.store,
         # Not an output: Snakemake deletes the outputs of a failed job, and from this it resumes.
         state=lambda w: RESULTS.state(study.key_of(w)),
     shell:
         "medseg train --manifest {input.manifest:q} --plan {input.plan:q} --index {input.index:q}"
         " --splits {input.splits:q} --fold {wildcards.fold} --seed {wildcards.seed} --code {params.code:q}"
         " --workers {resources.readers:q} --worker-timeout {resources.reading_s:q}"
-        " --state {params.state:q} {params.start:q} {params.encoder:q} {params.allow:q} --track {input.store:q}"
+        " --state {params.state:q} {params.start:q} {params.encoder:q} {params.allow:q} --track {params.store:q}"
         " --out {params.out:q} 2>&1 | tee {log:q}"
