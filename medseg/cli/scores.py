@@ -34,11 +34,11 @@ def evaluate(
     from medseg.evaluate import run as stage
     from medseg.places import read_study
 
-    part = part_of(shard, join)
+    part, study = part_of(shard, join), read_study([config])
     if join is not None:
-        stage.join(predictions, out, join, model)
+        stage.join(study, predictions, out, join, model)
     else:
-        stage.run(read_study([config]), manifest, predictions, out, part, model)
+        stage.run(study, manifest, predictions, out, part, model)
 
 
 def compare(

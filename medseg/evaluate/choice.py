@@ -5,12 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from medseg.config import Config
 from medseg.config.metrics import MetricsConfig
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, DataError
 from medseg.metrics.table import METRICS, Metric
 from medseg.metrics.tolerance import widened
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # A tolerance below this many in-plane voxels measures the voxels, not the border.
 _VOXELS = 1.5
@@ -80,6 +84,33 @@ def choice_of(config: Config, dataset: str, labels: Sequence[str]) -> Choice:
         if name not in labels:
             raise ConfigError(f"{where}.tolerance: no class or region '{name}'; there are: {', '.join(labels)}")
     return choice
+
+
+def require_chosen(config: Config, dataset: str, labels: Sequence[str], scores: pd.DataFrame) -> None:
+    """Raise ``DataError`` unless the score rows of a data set are those that its configuration asks for.
+
+    Args:
+        config: the experiment.
+        dataset, labels: as for ``choice_of``.
+        scores: rows of ``evaluate.score.COLUMNS``.
+    """
+    if scores.empty:
+        return
+    choice, length = choice_of(config, dataset, labels), str(scores["spacing"].iloc[0]).rpartition(" ")[2]
+    wanted = {
+        (label, name): metric.definition_of(choice.tolerance.get(label), length)
+        for label in labels
+        for name, metric in choice.of_label(label).items()
+    }
+    rows = scores[scores["metric"].isin(METRICS)][["label", "metric", "definition"]].drop_duplicates()
+    found = {(label, metric): definition for label, metric, definition in rows.itertuples(index=False)}
+    for label, name in sorted(wanted.keys() | found.keys()):
+        have, want = found.get((label, name)), wanted.get((label, name))
+        if have != want:
+            raise DataError(
+                f"scores of {dataset}: {name} of '{label}' is {have or 'not there'}, and datasets.{dataset}.metrics "
+                f"asks for {want or 'none of it'}; run `medseg evaluate` and `medseg compare` again"
+            )
 
 
 def coarse_tolerances(choice: Choice, spacings: Sequence[Sequence[float]], unit: str) -> list[str]:

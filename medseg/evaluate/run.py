@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medseg.config import Config
 from medseg.errors import DataError
-from medseg.evaluate.choice import choice_of
+from medseg.evaluate.choice import choice_of, require_chosen
 from medseg.evaluate.score import COLUMNS, score_case
 from medseg.evaluate.table import read_table, write_table
 from medseg.formats.read import read_labels, read_recorded
@@ -21,7 +21,7 @@ from medseg.image.labels import LabelTable
 from medseg.ingest.cases import read_case_labels
 from medseg.ingest.manifest import Case, Manifest, read_manifest
 from medseg.outputs import writing
-from medseg.predict.record import PredictedCase, Predictions, read_predictions, require_predicted_by
+from medseg.predict.record import PredictedCase, Predictions, read_predictions, require_made_as, require_predicted_by
 from medseg.results.folders import table_of_shard
 from medseg.shards import Shard
 
@@ -38,7 +38,8 @@ def run(
 
     A case that is recorded there as failed gets the worst value and its reason; it is never left out. With ``shard``,
     only that part of the cases is scored, into a file of its own (``table_of_shard``), to be joined by ``join``. With
-    ``model``, a model folder, predictions of another training than the one in it are refused.
+    ``model``, a model folder, predictions of another training than the one in it are refused; always, those that were
+    made with other mirror images or another post-processing than configured.
 
     Raises:
         ConfigError: if the configuration asks for a metric or a class that there is not.
@@ -47,15 +48,16 @@ def run(
     """
     target = out if shard is None else table_of_shard(out, shard.name)
     with writing(target):
-        given = _read(predictions, model)
+        given = _read(config, predictions, model)
         write_table(target, _score(config, read_manifest(manifest_path), given, shard))
 
 
-def _read(predictions: Path, model: Path | None) -> Predictions:
-    """Predictions, if they are those of the training in the folder ``model``."""
+def _read(config: Config, predictions: Path, model: Path | None) -> Predictions:
+    """Predictions, if they were made as configured, and by the training in the folder ``model``."""
     given = read_predictions(predictions)
     if model is not None:
         require_predicted_by(model, given)
+    require_made_as(config, given, model)
     return given
 
 
@@ -75,7 +77,7 @@ def _score(config: Config, manifest: Manifest, given: Predictions, shard: Shard 
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def join(predictions: Path, out: Path, count: int, model: Path | None = None) -> None:
+def join(config: Config, predictions: Path, out: Path, count: int, model: Path | None = None) -> None:
     """Join the tables of ``count`` shards into ``out``: the same table as ``run`` without shards writes.
 
     Arguments as for ``run``.
@@ -84,14 +86,15 @@ def join(predictions: Path, out: Path, count: int, model: Path | None = None) ->
         DataError: if a shard's table is missing or damaged, or is not about these predictions.
     """
     with writing(out):
-        write_table(out, _joined(_read(predictions, model), out, count))
+        write_table(out, _joined(config, _read(config, predictions, model), out, count))
 
 
-def _joined(given: Predictions, out: Path, count: int) -> pd.DataFrame:
+def _joined(config: Config, given: Predictions, out: Path, count: int) -> pd.DataFrame:
     parts = [_read_part(out, Shard(index, count), given) for index in range(count)]
     # A shard without a case has a table without types.
     filled = [table for table in parts if len(table)] or parts[:1]
     table = pd.concat(filled, ignore_index=True)
+    require_chosen(config, given.key.dataset, list(dict.fromkeys(table["label"])), table)
     order = {case_id: place for place, case_id in enumerate(given.cases)}
     return table.sort_values("case", key=lambda cases: cases.map(order), kind="stable")
 

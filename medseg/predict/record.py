@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medseg.augment.tables import mirrors
+from medseg.config import Config
 from medseg.errors import DataError
 from medseg.formats.read import open_content
 from medseg.records import as_written, read_record, write_record
-from medseg.results.folders import PredictionFolder
+from medseg.results.folders import ModelFolder, PredictionFolder
 from medseg.results.key import RunKey
-from medseg.trained import require_training, short
+from medseg.trained import read_facts, require_training, short
 
 MAKER = "medseg predict"
 
@@ -123,13 +125,55 @@ def read_predictions(path: Path) -> Predictions:
 def require_predicted_by(model: Path, predictions: Predictions) -> None:
     """Raise ``DataError`` unless predictions are those of the training in a model folder."""
     found = PredictionFolder(predictions.folder).record
-    makers = "`medseg predict`" if predictions.postprocess is None else "`medseg predict` and `medseg postprocess`"
+    makers = _makers(predictions)
     trained = require_training(model, predictions.key, predictions.fingerprint, found, makers)
     if trained.weights_sha256 != predictions.weights_sha256:
         raise DataError(
             f"{found}: made with weights {short(predictions.weights_sha256)}, and {model} has "
             f"{short(trained.weights_sha256)} now; delete {found.name} there and run {makers} again"
         )
+
+
+def require_made_as(config: Config, predictions: Predictions, model: Path | None) -> None:
+    """Raise ``DataError`` unless predictions were made as a configuration says: mirror images and post-processing.
+
+    Args:
+        config: the experiment.
+        predictions: of one of its data sets.
+        model: folder of the model that predicted; none: mirror images that follow from its training are not asked.
+    """
+    found = PredictionFolder(predictions.folder).record
+    mirror = config.predict.mirror
+    if mirror is None and model is not None:
+        plan = read_facts(model)["plan"]
+        with as_written(ModelFolder(model).description, "medseg train"):
+            training = plan["training"]
+            mirror = mirrors(training["augment"], plan["grid"]["oriented"], training["augmentation"])
+    if mirror is not None and predictions.mirror not in (None, mirror):
+        how = {True: "means over mirror images", False: "without mirror images"}
+        raise DataError(
+            f"{found}: {how[not mirror]}, and the configuration asks for predictions {how[mirror]} (predict.mirror); "
+            f"run {_makers(predictions)} again"
+        )
+    section = config.dataset(predictions.key.dataset).postprocess.model_dump()
+    wanted, applied = _asked(section), _asked(predictions.postprocess or {})
+    if wanted != applied:
+        again = (
+            "`medseg postprocess` and evaluate its results" if wanted else "evaluate the results of `medseg predict`"
+        )
+        raise DataError(
+            f"{found}: post-processing is {applied or 'none'}, and datasets.{predictions.key.dataset}.postprocess asks "
+            f"for {wanted or 'none'}; {f'run {again}' if wanted else again}"
+        )
+
+
+def _asked(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The operations of a section that do anything."""
+    return {name: value for name, value in section.items() if value not in (None, False, 0, [])}
+
+
+def _makers(predictions: Predictions) -> str:
+    return "`medseg predict`" if predictions.postprocess is None else "`medseg predict` and `medseg postprocess`"
 
 
 def find_scored(folders: list[PredictionFolder], scored: Mapping[str, str]) -> Predictions:

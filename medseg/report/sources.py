@@ -15,11 +15,12 @@ import pandas as pd
 from medseg.compare.run import read_compared_scores, read_leaderboard, read_summary
 from medseg.config import Config, load_config
 from medseg.errors import DataError
+from medseg.evaluate.choice import require_chosen
 from medseg.files import sha256_file
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_folds
 from medseg.plan.plan import read_plan
-from medseg.predict.record import PredictedCase, find_scored
+from medseg.predict.record import PredictedCase, find_scored, require_made_as
 from medseg.report.statements import dataset_statements
 from medseg.results.key import RunKey
 from medseg.results.paths import Results
@@ -131,8 +132,10 @@ def read_experiment(results: Path, config_json: Path) -> Experiment:
     names = list(dict.fromkeys(k[0] for k in keys))
     wanted = config.runs()
     manifests = {d: read_manifest(layout.ingest(d).manifest) for d in names}
+    for name, manifest in manifests.items():
+        require_chosen(config, name, manifest.labels.target_names, scores[scores["dataset"] == name])
     compared = {tuple(t[name] for name in KEY): str(t["fingerprint"]) for t in summary["trainings"]}
-    runs = tuple(_read_run(layout, RunKey(*key), compared[key], _scored(scores, key)) for key in keys)
+    runs = tuple(_read_run(config, layout, RunKey(*key), compared[key], _scored(scores, key)) for key in keys)
     return Experiment(
         config,
         manifests,
@@ -159,12 +162,13 @@ def _scored(scores: pd.DataFrame, key: tuple[str, str, int, int]) -> dict[str, s
     return dict(zip(mine["case"], mine["prediction"], strict=True))
 
 
-def _read_run(layout: Results, key: RunKey, fingerprint: str, scored: Mapping[str, str]) -> Run:
+def _read_run(config: Config, layout: Results, key: RunKey, fingerprint: str, scored: Mapping[str, str]) -> Run:
     """A training that was compared, if it is the one that is there now."""
     model = layout.model(key)
     makers = "`medseg predict`, `medseg evaluate` and `medseg compare`"
     require_training(model.folder, key, fingerprint, layout.compare.summary, makers)
     predictions = find_scored([layout.postprocess(key), layout.predict(key)], scored)
+    require_made_as(config, predictions, model.folder)
     return Run(
         key.dataset,
         key.model,

@@ -14,18 +14,28 @@ from typer.testing import CliRunner
 from medseg.cli.commands import app
 from medseg.compare.run import read_summary
 from medseg.compare.run import run as compare
+from medseg.config import Config
 from medseg.errors import CheckpointError, DataError
 from medseg.evaluate import run as evaluate
+from medseg.evaluate.choice import require_chosen
 from medseg.plan.plan import read_plan, write_plan
 from medseg.postprocess import run as postprocess
 from medseg.predict import run as predict
 from medseg.predict.record import read_predictions
 from medseg.records import read_record, write_record
+from medseg.shards import Shard
 from medseg.train import run as train
 from medseg.train.identity import Inputs, Wanted
 from medseg.trained import read_trained
 from tests.conftest import Study
 from tests.score_tables import counts_of, score_rows, write_scores
+
+
+def changed(config: Config, **sections: Any) -> Config:
+    """A configuration with other sections of the data set ``flat``."""
+    value = config.model_dump(mode="json")
+    value["datasets"]["flat"] |= sections
+    return Config.model_validate(value)
 
 
 def inputs_of(study: Study) -> Inputs:
@@ -137,7 +147,7 @@ def test_predictions_of_another_training_are_refused(study: Study, tmp_path: Pat
         elif stage == "evaluate":
             evaluate.run(*given, out / "s.parquet", model=model)
         else:
-            evaluate.join(given[-1], out / "s.parquet", 1, model=model)
+            evaluate.join(given[0], given[-1], out / "s.parquet", 1, model=model)
 
     with pytest.raises(DataError, match=r"predictions.json: comes from another training of flat/unet/fold0-seed0"):
         run(retrained(study, tmp_path / "model"))
@@ -149,6 +159,53 @@ def test_predictions_of_another_training_are_refused(study: Study, tmp_path: Pat
         run(tmp_path / "model")
     if not stage.endswith("--join"):
         run(study.model("flat"))
+
+
+def test_predictions_that_were_made_in_another_way_than_configured_are_not_scored(study: Study, tmp_path: Path) -> None:
+    manifest, raw, out = study.manifest("flat"), study.predictions("flat"), tmp_path / "s.parquet"
+    small = changed(study.config, postprocess={"min_size": 5})
+    with pytest.raises(
+        DataError, match=r"is none, and datasets.flat.postprocess asks for {'min_size': 5}; run `medseg po"
+    ):
+        evaluate.run(small, manifest, raw, out)
+    with pytest.raises(DataError, match=r"is none, and datasets\.flat\.postprocess asks for"):
+        evaluate.join(small, raw, out, 1)
+    # The advice is followed.
+    postprocess.run(small, manifest, raw, tmp_path / "small")
+    processed = tmp_path / "small" / "predictions.json"
+    evaluate.run(small, manifest, processed, out, model=study.model("flat"))
+    for other in (study.config, changed(study.config, postprocess={"min_size": 6})):
+        with pytest.raises(DataError, match=r"post-processing is {'min_size': 5}, and"):
+            evaluate.run(other, manifest, processed, tmp_path / "other.parquet")
+    mirror = bool(read_predictions(raw).mirror)
+    wish = study.config.model_copy(update={"predict": study.config.predict.model_copy(update={"mirror": not mirror})})
+    with pytest.raises(DataError, match=r"mirror images \(predict.mirror\); run `medseg predict` again"):
+        evaluate.run(wish, manifest, raw, tmp_path / "other.parquet")
+    # Without a wish, what follows from the training counts.
+    turned = rewritten(raw, tmp_path / "turned" / "predictions.json", lambda facts: facts.update(mirror=not mirror))
+    with pytest.raises(DataError, match=r"mirror images \(predict.mirror\); run `medseg predict` again"):
+        evaluate.run(study.config, manifest, turned, tmp_path / "other.parquet", model=study.model("flat"))
+    assert not (tmp_path / "other.parquet").exists()
+
+
+def test_scores_of_other_metrics_than_configured_are_noticed(study: Study, tmp_path: Path) -> None:
+    from medseg.evaluate.table import read_table
+
+    manifest, raw, out = study.manifest("flat"), study.predictions("flat"), tmp_path / "s.parquet"
+    wide = changed(study.config, metrics={"tolerance": {"ball": 2.0}})
+    evaluate.run(study.config, manifest, raw, out)
+    scores = read_table(out, "")
+    labels = list(dict.fromkeys(scores["label"]))
+    require_chosen(study.config, "flat", labels, scores)
+    with pytest.raises(DataError, match=r"nsd of 'ball' is not there, .*asks for nsd/.*@2 px.*`medseg evaluate`"):
+        require_chosen(wide, "flat", labels, scores)
+    with pytest.raises(DataError, match=r"assd of 'ball' is assd/.*asks for none of it"):
+        require_chosen(changed(study.config, metrics={"names": ["hd95"]}), "flat", labels, scores)
+    evaluate.run(study.config, manifest, raw, out, Shard(0, 1))
+    with pytest.raises(DataError, match="nsd of 'ball' is not there"):
+        evaluate.join(wide, raw, out, 1)
+    evaluate.run(wide, manifest, raw, out, Shard(0, 1))
+    evaluate.join(wide, raw, out, 1)
 
 
 def test_scores_name_the_training(study: Study, tmp_path: Path) -> None:

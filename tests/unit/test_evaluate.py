@@ -341,10 +341,10 @@ def test_shards_joined_are_the_table_of_one_job(study: Any, tmp_path: Path, coun
     # Two cases: of three shards, the last has none.
     for index in range(count):
         with pytest.raises(DataError, match=f"no such file; run `medseg evaluate --shard {index}/{count}` first"):
-            stage.join(predictions, out, count)
+            stage.join(study.config, predictions, out, count)
         stage.run(study.config, study.manifest("flat"), predictions, out, Shard(index, count))
     assert not out.exists()
-    stage.join(predictions, out, count)
+    stage.join(study.config, predictions, out, count)
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 
@@ -352,7 +352,7 @@ def test_shards_are_no_tables_of_a_training(study: Any, tmp_path: Path) -> None:
     predictions, out = study.predictions("flat"), tmp_path / "evaluate" / "unet" / "fold0-seed0.parquet"
     for index in range(2):
         stage.run(study.config, study.manifest("flat"), predictions, out, Shard(index, 2))
-    stage.join(predictions, out, 2)
+    stage.join(study.config, predictions, out, 2)
     assert list(tmp_path.glob("evaluate/*/*.parquet")) == [out]
 
 
@@ -386,5 +386,5 @@ def test_shards_of_other_predictions_are_not_joined(
         facts[key] = value
     write_record(path, facts)
     with pytest.raises(DataError, match=rf"shard-0-of-2\.parquet: {cause}.*; run `medseg evaluate --shard 0/2` again"):
-        stage.join(path, out, 2)
+        stage.join(study.config, path, out, 2)
     assert not out.exists()

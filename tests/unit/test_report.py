@@ -346,7 +346,7 @@ def add_nsd(files: Sequence[Path], tolerances: Mapping[str, str]) -> None:
 
 
 def test_tolerances_stand_in_every_table_and_classes_without_one_are_named(tmp_path: Path) -> None:
-    _, results = build(tmp_path)
+    config, results = build(tmp_path)
     files = sorted(results.glob("*/evaluate/*/*.parquet"))
     originals = {path: path.read_bytes() for path in files}
     words = {}
@@ -354,6 +354,10 @@ def test_tolerances_stand_in_every_table_and_classes_without_one_are_named(tmp_p
         for path, data in originals.items():
             path.write_bytes(data)
         add_nsd(files, tolerances)
+        asked = {name: float(size.removesuffix(" mm")) for name, size in tolerances.items()}
+        value = config.model_dump(mode="json")
+        value["datasets"]["organs"]["metrics"]["tolerance"] = asked
+        write_json(results / "config.json", value)
         compare(files, results / "compare")
         words[len(tolerances)] = Page(report(tmp_path, results)).words
     nsd = next(
