@@ -128,8 +128,8 @@ def _checked(path: Path, sha256: str, case: Case | None = None, on_disk: bool = 
     """
     if not path.exists():
         raise DataError(
-            f"{path}: missing since `medseg ingest`; put the file back, or, if `download` filled the folder, delete what "
-            "is left of that folder and run `snakemake`, which fetches it again"
+            f"{path}: missing since `medseg ingest`; put the file back, or, if `download` filled the folder, delete "
+            "what is left of that folder and run `snakemake`, which fetches it again"
         )
     series, spacing = ("", None) if case is None else (case.series, case.pixel_size)
     # These very bytes passed `medseg ingest`, the limit on their size included.

@@ -23,6 +23,9 @@ from medseg.files import writer_lock
 from medseg.ingest import archives
 from medseg.ingest.archives import extract
 from medseg.ingest.download import ARCHIVES, RECORD, Archive, run_download
+from medseg.records import write_record
+from medseg.results.paths import Results
+from medseg.whole import look
 from tests.file_server import Server, hang_up, send
 
 DATA = np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8).tobytes()
@@ -80,6 +83,21 @@ def test_data_put_there_by_hand_are_left_alone(server: Server, tmp_path: Path) -
     assert fetch(server, tmp_path, SOUND) == {"url": ""}
     assert server.requests == []
     assert [p.name for p in (tmp_path / "data/organs/d").iterdir()] == ["mine"]
+
+
+def test_a_folder_that_has_gone_is_noticed_by_the_next_run_and_fetched_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = config(tmp_path, server.url)
+    record = Results.of(study).download("d")
+    assert look(study) == {}
+    write_record(record, fetch(server, tmp_path, SOUND))
+    assert look(study) == {}
+    shutil.rmtree(study.folder_of("d"))
+    assert [path for path, damage in look(study).items() if "is missing" in damage.why] == [record]
+    write_record(record, fetch(server, tmp_path, SOUND))
+    assert look(study) == {}
 
 
 def test_an_empty_folder_is_filled(server: Server, tmp_path: Path) -> None:
