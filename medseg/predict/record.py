@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg.augment.tables import mirrors
-from medseg.config import Config
 from medseg.errors import DataError
 from medseg.formats.read import open_content
 from medseg.records import as_written, read_record, write_record
 from medseg.results.folders import ModelFolder, PredictionFolder
 from medseg.results.key import RunKey
 from medseg.trained import read_facts, require_training, short
+
+# The code of predicted cases reaches no configuration, so that another option predicts none again.
+if TYPE_CHECKING:
+    from medseg.config import Config
 
 MAKER = "medseg predict"
 
@@ -147,8 +150,8 @@ def require_made_as(config: Config, predictions: Predictions, model: Path | None
     if mirror is None and model is not None:
         plan = read_facts(model)["plan"]
         with as_written(ModelFolder(model).description, "medseg train"):
-            training = plan["training"]
-            mirror = mirrors(training["augment"], plan["grid"]["oriented"], training["augmentation"])
+            trained = plan["training"]["augment"], plan["grid"]["oriented"], plan["training"]["augmentation"]
+        mirror = mirrors(*trained)
     if mirror is not None and predictions.mirror not in (None, mirror):
         how = {True: "means over mirror images", False: "without mirror images"}
         raise DataError(
