@@ -60,6 +60,6 @@ def test_damaged_or_configured_otherwise_for_a_while_it_comes_back(scene: Scene)
     for damage in (delete, delete_folder, flip):
         damage(scene)
     scene.finish()
-    scene.tracker = Tracker(scene.folder.parent / "tracker")
+    scene.tracker = Tracker(scene.beside("tracker"))
     scene.configure(BASE)
     scene.finish()

@@ -199,7 +199,7 @@ def file_too_large(scene: Scene) -> None:
 def tracker_away(scene: Scene) -> None:
     """The tracker is killed or stops answering, or was never there; it returns in half of the episodes."""
     scene.begin([NOTHING, "prepared", "trained", "scored"])
-    scene.tracker = Tracker(scene.folder.parent / f"{scene.folder.name}.tracker")
+    scene.tracker = Tracker(scene.beside("tracker"))
     kind = scene.rng.choice(("killed", "frozen", "never there"))
     returns = scene.rng.random() < 0.5
     if kind != "never there":

@@ -46,7 +46,7 @@ class Scene:
 
     def __init__(self, lab: Lab, folder: Path, rng: random.Random) -> None:
         self.lab, self.folder, self.rng = lab, folder, rng
-        self.log = folder.parent / f"{folder.name}.log"
+        self.log = self.beside("log")
         self.story: list[str] = []
         self.problems: list[str] = []
         self.missed = 0
@@ -166,14 +166,20 @@ class Scene:
         if self.disk:
             self.disk.unmount()
         if not keep:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.log.unlink(missing_ok=True)
+            for path in (self.folder, self.beside("tracker")):
+                shutil.rmtree(path, ignore_errors=True)
+            for path in (self.log, self.beside("points")):
+                path.unlink(missing_ok=True)
+
+    def beside(self, what: str) -> Path:
+        """A file or folder that is the study's and no part of it."""
+        return self.folder.parent / f"{self.folder.name}.{what}"
 
     def durable(self, at: int | None = None) -> dict[str, str]:
         """Environment of a run whose power is cut at a point of durability, drawn unless it is given."""
         at = at or self.rng.randint(1, max(1, self.lab.points[self.rung]))
         self.tell(f"power is cut at point {at} of about {self.lab.points[self.rung]}")
-        counter = self.folder.parent / f"{self.folder.name}.points"
+        counter = self.beside("points")
         counter.unlink(missing_ok=True)
         return injection.variables(at, counter, self.folder)
 

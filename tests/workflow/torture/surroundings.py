@@ -60,6 +60,8 @@ class Tracker:
     """
 
     def __init__(self, folder: Path) -> None:
+        # One of an episode that was kept.
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self.database, self.artifacts = folder / "tracker.db", folder / "artifacts"
         self._log = folder / "tracker.log"
