@@ -91,6 +91,8 @@ def take_over(results: Path) -> None:
     for name, owner in running.items():
         say(f"{name}: process {owner['medseg.pid']} of an earlier run still works on it; asking it to stop")
         _send(owner, signal.SIGTERM)
+        # One that was stopped would not see it.
+        _send(owner, signal.SIGCONT)
     until = time.monotonic() + STOP_S
     while any(not is_orphan(owner) for owner in running.values()) and time.monotonic() < until:
         time.sleep(0.1)

@@ -320,11 +320,20 @@ def test_a_job_that_outlived_its_workflow_is_stopped(
     assert not sorted(root.rglob("*.tmp"))
 
 
-def test_a_job_that_hangs_is_killed(root: Path, orphan: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(takeover, "STOP_S", 0.2)
+def test_a_job_that_was_stopped_is_woken_to_end(root: Path, orphan: subprocess.Popen[str]) -> None:
     orphan.send_signal(signal.SIGSTOP)
     take_over(root)
-    assert orphan.wait() in (-signal.SIGKILL, -signal.SIGTERM)
+    assert orphan.wait() == -signal.SIGTERM
+
+
+def test_a_job_that_hangs_is_killed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(takeover, "STOP_S", 0.2)
+    deaf = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{JOB}"
+    with subprocess.Popen([sys.executable, "-c", deaf, str(root / "a")], stdout=subprocess.PIPE) as job:
+        assert job.stdout is not None
+        job.stdout.readline()
+        take_over(root)
+        assert job.wait() == -signal.SIGKILL
 
 
 def test_a_damaged_line_names_nobody(root: Path) -> None:
