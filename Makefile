@@ -23,10 +23,10 @@ demo: install  ## the demonstration study, from generated images to the report
 	$(BIN)/snakemake --cores all
 
 test: install  ## the tests of every day, a file per processor at a time
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not exhaustive'
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m 'not exhaustive'
 
 test-all: install  ## all tests, those of every single row and setting, too
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: install  ## formatting, style, types, layers, workflow
 	$(BIN)/ruff format --check .

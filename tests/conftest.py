@@ -21,7 +21,11 @@ settings.register_profile("medseg", deadline=None, max_examples=40, derandomize=
 settings.load_profile("medseg")
 
 # Files that take longest; they begin first, so that no processor waits for one of them at the end.
-LONG = ("tests/workflow/", "tests/golden/", "tests/contracts/", "tests/unit/test_group.py", "tests/unit/test_memory.py")
+# (pytest-xdist would begin with the files that have most tests, and is told not to.)
+LONG = (
+    *("tests/workflow/", "tests/golden/", "tests/contracts/", "tests/unit/test_group.py", "tests/unit/test_memory.py"),
+    *("tests/faults/test_tracking_faults.py", "tests/faults/test_failing_disk.py", "tests/faults/test_flips.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

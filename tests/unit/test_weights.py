@@ -347,7 +347,7 @@ def test_a_record_that_does_not_hold_any_more_is_refused(file: Path, tmp_path: P
     with pytest.raises(CheckpointError, match="is missing"):
         read_weights_record(record, str(copy), None)
     record.write_text("{}")
-    with pytest.raises(CheckpointError, match="has no digest.*medseg weights"):
+    with pytest.raises(CheckpointError, match=r"has no digest.*medseg weights"):
         read_weights_record(record, str(copy), None)
 
 

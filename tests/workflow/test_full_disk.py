@@ -11,7 +11,7 @@ import pytest
 from tests.disks import small_disk
 from tests.workflow.study import digests, leftovers, make_study, run
 
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.exhaustive]
 
 FULL = "this folder: no space left: more is needed than the "
 KIB = 1024

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.file_server import send
 from tests.workflow.study import jobs, make_study, run
+
+pytestmark = [pytest.mark.workflow, pytest.mark.exhaustive]
 
 SETS = """
 experiment: tiny

@@ -6,8 +6,12 @@ import hashlib
 import shutil
 from pathlib import Path
 
+import pytest
+
 from medseg.records import read_record, write_record
 from tests.workflow.study import TINY, jobs, run
+
+pytestmark = [pytest.mark.workflow, pytest.mark.exhaustive]
 
 TUNED = """
   tuned:
