@@ -131,7 +131,7 @@ def planted(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
     kind = request.param
     KINDS[kind].write(tmp_path / "data" / kind, CASES, 1)
     for path in (tmp_path / "data" / kind).rglob("*.*"):
-        if path.is_file() and path.suffix != ".json":
+        if path.is_file() and path.suffix not in (".json", ".lock"):
             PLANTERS[kind](path)
     return tmp_path / "data", kind
 
