@@ -129,6 +129,26 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
 
 
+def read_made(path: Path, maker: str) -> bytes:
+    """The bytes of a file that a command made.
+
+    Args:
+        path: the file.
+        maker: the command, for the error message.
+
+    Raises:
+        DataError: if there is none, or it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run `{maker}` first") from None
+    except OSError as error:
+        if explain(error) is not None:
+            raise
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file; a missing or damaged one is a ``DataError`` that names it."""
     try:

@@ -54,28 +54,42 @@ def clear(config: Config, *, verify: bool = False) -> list[Path]:
     return list(found)
 
 
+def keys(config: Config) -> list[RunKey]:
+    """All trainings of the experiment."""
+    return [RunKey(*run) for run in config.runs()]
+
+
+def shards(config: Config) -> list[str]:
+    """Parts that the cases of a stage are divided into: ``0-of-4``, …; none if one job works on all."""
+    return [f"{index}-of-{config.shards}" for index in range(config.shards)] if config.shards > 1 else []
+
+
+def phantoms_marker(config: Config, dataset: str) -> Path:
+    """The file that says that a data set is generated; in the data set's folder, since it is no result."""
+    return config.folder_of(dataset) / "phantoms.json"
+
+
 def made_by(config: Config) -> list[Path]:
     """The file that comes last of each job of a configuration, in the order of the stages."""
     results = Results.of(config)
-    keys = [RunKey(*run) for run in config.runs()]
-    shards = [f"{index}-of-{config.shards}" for index in range(config.shards)] if config.shards > 1 else []
-    stores = {results.store(key.dataset, grid_name(config, key.model)) for key in keys}
-    predictions = [results.predict(key) for key in keys]
-    refined = [results.postprocess(key) for key in keys if config.datasets[key.dataset].postprocess.applies]
+    runs, parts = keys(config), shards(config)
+    stores = {results.store(key.dataset, grid_name(config, key.model)) for key in runs}
+    predictions = [results.predict(key) for key in runs]
+    refined = [results.postprocess(key) for key in runs if config.datasets[key.dataset].postprocess.applies]
     weighted = [name for name, model in config.models.items() if model.options.get("weights")]
     return [
-        *(config.folder_of(name) / "phantoms.json" for name, data in config.datasets.items() if data.generate),
+        *(phantoms_marker(config, name) for name, data in config.datasets.items() if data.generate),
         *(results.ingest(name).splits for name in config.datasets),
         *(results.plan(name).fingerprint for name in config.datasets),
-        *dict.fromkeys(results.plan(key.dataset).plan(key.model) for key in keys),
+        *dict.fromkeys(results.plan(key.dataset).plan(key.model) for key in runs),
         *(results.weights(name) for name in weighted),
-        *(folder.shard(shard) for folder in (*stores, *predictions) for shard in shards),
+        *(folder.shard(shard) for folder in (*stores, *predictions) for shard in parts),
         *(store.index for store in stores),
-        *(results.model(key).description for key in keys),
+        *(results.model(key).description for key in runs),
         *(folder.record for folder in predictions),
         *(folder.record for folder in refined),
-        *(results.scores_shard(key, shard) for key in keys for shard in shards),
-        *(results.scores(key) for key in keys),
+        *(results.scores_shard(key, shard) for key in runs for shard in parts),
+        *(results.scores(key) for key in runs),
         results.compare.summary,
         results.report.page,
     ]

@@ -206,24 +206,9 @@ def write_config(config: Config, path: Path) -> None:
         write_record(path, value)
 
 
-def keys(config: Config) -> list[RunKey]:
-    """All trainings of the experiment."""
-    return [RunKey(*run) for run in config.runs()]
-
-
 def key_of(wildcards: Any) -> RunKey:
     """The training that a job is about."""
     return RunKey(wildcards.dataset, wildcards.model, int(wildcards.fold), int(wildcards.seed))
-
-
-def shards(config: Config) -> list[str]:
-    """Parts that the cases of a stage are divided into: ``0-of-4``, …; none if one job works on all."""
-    return [f"{index}-of-{config.shards}" for index in range(config.shards)] if config.shards > 1 else []
-
-
-def phantoms_marker(config: Config, dataset: str) -> Path:
-    """The file that says that a data set is generated; in the data set's folder, since it is no result."""
-    return config.folder_of(dataset) / "phantoms.json"
 
 
 def weights_of(config: Config, model: str) -> Path | None:

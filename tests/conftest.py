@@ -216,3 +216,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
         train.run(inputs, root / ".state" / name, made.model(name), "code")
         predict.run(here, made.manifest(name), made.splits(name), 0, made.model(name), made.predictions(name).parent)
     yield made
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tracking store made once; making one takes longer than all that most tests do with it."""
+    from medseg.tracking import init_store
+
+    folder = tmp_path_factory.mktemp("store")
+    init_store(f"sqlite:///{folder}/mlflow.db", "template", folder / "store.json")
+    return folder / "mlflow.db"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.errors import ConfigError, DataError
-from medseg.files import sha256_bytes, sha256_file, write_text
+from medseg.files import read_made, sha256_bytes, sha256_file, write_text
 from medseg.outputs import writing
 from medseg.progress import say
 from medseg.records import read_record, write_record
@@ -113,12 +113,7 @@ def read_compared_scores(compare_dir: Path) -> pd.DataFrame:
 
 def _checked(path: Path, summary: Mapping[str, Any]) -> bytes:
     """The bytes of a file whose digest is in the summary."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run `{MAKER}` again") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    data = read_made(path, MAKER)
     if sha256_bytes(data) != summary["files"].get(path.name):
         raise DataError(
             f"{path}: damaged, edited, or of another comparison than {CompareFolder(path.parent).summary.name} beside "

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from medseg.errors import DataError
-from medseg.files import sha256_bytes, write_bytes
+from medseg.files import read_made, sha256_bytes, write_bytes
 
 KEY = b"medseg.sha256"
 PLACE = b"0" * 64
@@ -46,12 +46,7 @@ def read_table(path: Path, maker: str) -> pd.DataFrame:
     Raises:
         DataError: if the file is missing, or not as it was written.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run `{maker}` first") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    data = read_made(path, maker)
     fix = f"delete it and run `{maker}` again"
     at = _place(data)
     if at < 0:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import DataError
-from medseg.files import sha256_bytes, write_text
+from medseg.files import read_made, sha256_bytes, write_text
 from medseg.records import read_record, write_record
 from medseg.results.folders import IngestFolder
 
@@ -42,12 +42,7 @@ def read_table(path: Path) -> str:
         DataError: if it, or the record beside it, is missing, damaged or edited.
     """
     facts = read_test(path) if path == IngestFolder(path.parent).test_manifest else read_dataset(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run `{MAKER}` first") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    data = read_made(path, MAKER)
     if facts.get(TABLE) != sha256_bytes(data):
         raise DataError(
             f"{path}: damaged or edited since it was written (its SHA-256 is not the one recorded beside it); delete "

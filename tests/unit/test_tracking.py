@@ -113,14 +113,6 @@ def write_results(results: Path, models: tuple[str, ...] = tuple(MODELS), folds:
     return study
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store made once; making one takes longer than all that most tests do with it."""
-    folder = tmp_path_factory.mktemp("store")
-    init_store(f"sqlite:///{folder}/mlflow.db", "template", folder / "store.json")
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def results(template: Path, tmp_path: Path) -> Path:
     """An experiment folder with a store of its own (absolute, since MLflow keeps engines by URI)."""

@@ -78,13 +78,6 @@ class Calls:
         return call
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store")
-    init_store(f"sqlite:///{folder}/mlflow.db", "template", folder / "store.json")
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     load_mlflow()
@@ -324,16 +317,21 @@ def test_scores_are_joined_by_fingerprint_and_what_the_configuration_lacks_is_ou
     check_complete(client, study, check_parents(client, tmp_path))
 
 
-def test_what_is_measured_after_the_clock_was_set_back_is_what_is_shown(
-    template: Path, tmp_path: Path, calls: Calls, clock: Clock
-) -> None:
+def tracked(template: Path, tmp_path: Path) -> tuple[Any, FakeStudy]:
+    """A study of one training that was sent to a store of its own, and a client of that."""
     from mlflow import MlflowClient
 
     shutil.copy(template, tmp_path / "mlflow.db")
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     study = FakeStudy(tmp_path / "results" / "study", {"unet": 6}, (0,)).finish()
     init_store(f"sqlite:///{tmp_path}/mlflow.db", "study", study.files.tracking.store)
     sync(study.results)
+    return MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), study
+
+
+def test_what_is_measured_after_the_clock_was_set_back_is_what_is_shown(
+    template: Path, tmp_path: Path, calls: Calls, clock: Clock
+) -> None:
+    client, study = tracked(template, tmp_path)
     for rows in (functools.partial(made_up_rows, how="otherwise"), made_up_rows):
         clock.back += HOUR_MS
         study.rows = rows
@@ -350,11 +348,7 @@ def test_a_store_that_goes_on_showing_old_scores_is_not_called_current(
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-    shutil.copy(template, tmp_path / "mlflow.db")
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    study = FakeStudy(tmp_path / "results" / "study", {"unet": 6}, (0,)).finish()
-    init_store(f"sqlite:///{tmp_path}/mlflow.db", "study", study.files.tracking.store)
-    sync(study.results)
+    client, study = tracked(template, tmp_path)
     study.rows = functools.partial(made_up_rows, how="otherwise")
     study.evaluate(study.trainings()[0])
     study.compare()

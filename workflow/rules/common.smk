@@ -7,7 +7,7 @@ from pathlib import Path
 # The package beside this workflow, not one that happens to be installed elsewhere.
 sys.path.insert(0, str(Path(workflow.basedir).parent))
 
-from medseg import slices
+from medseg import slices, whole
 from medseg import workflow as study
 from medseg.config.grids import grid_name
 from medseg.fence import VARIABLE
@@ -36,7 +36,7 @@ ENVIRONMENT = "../../environment.yml"
 CASE_WORKERS = workflow.cores or CONFIG.threads
 GPU = study.wants_gpu(CONFIG)
 # More than one job for the cases of a stage: each works on a part of them, and a last one joins the parts.
-SHARDS = study.shards(CONFIG)
+SHARDS = whole.shards(CONFIG)
 JOIN = ["--join", str(CONFIG.shards)] if SHARDS else []
 
 # The process that the user started takes the folder (Snakemake locks it for a dry run, too), the jobs' own do not.
@@ -88,7 +88,7 @@ def minutes(wildcards, threads, attempt, rulename):
 
 def of_runs(path):
     """A path of each training of the experiment."""
-    return [path(key) for key in study.keys(CONFIG)]
+    return [path(key) for key in whole.keys(CONFIG)]
 
 
 def model_folder(key):
@@ -144,6 +144,6 @@ def made(wildcards):
     A data set can also be read from the folder that another one's download fills.
     """
     if CONFIG.datasets[wildcards.dataset].generate:
-        return study.phantoms_marker(CONFIG, wildcards.dataset)
+        return whole.phantoms_marker(CONFIG, wildcards.dataset)
     source = source_of(CONFIG, wildcards.dataset)
     return RESULTS.download(source) if source else []

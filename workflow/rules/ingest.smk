@@ -6,7 +6,7 @@ for _name, _dataset in CONFIG.datasets.items():
             name:
                 f"phantoms_{_name}"
             output:
-                study.phantoms_marker(CONFIG, _name),
+                whole.phantoms_marker(CONFIG, _name),
             log:
                 LOG("phantoms", _name),
             benchmark:
