@@ -32,6 +32,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Each test begins as a command given by hand, and leaves no run's token to the next.
+
+    A process that holds a token waits for a lock, where one without it is refused.
+    """
+    os.environ.pop("MEDSEG_RUN", None)
+    before = dict(os.environ)
+    yield
+    # Only what differs: threads of a server that a test left may read the environment meanwhile.
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
+
+
 # Oblique, anisotropic, with two axes against the world's.
 OBLIQUE = np.array(
     [[-1.18, 0.19, 0.11, 33.0], [0.17, 1.17, -0.31, -40.5], [-0.08, -0.2, -2.3, 7.25], [0.0, 0.0, 0.0, 1.0]]

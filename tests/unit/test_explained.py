@@ -236,8 +236,8 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
             pass
 
     (tmp_path / "results").mkdir()
+    monkeypatch.setenv(fence.VARIABLE, "")
     fence.draw_token(tmp_path / "results")
-    monkeypatch.setenv(fence.VARIABLE, os.environ[fence.VARIABLE])
     monkeypatch.setattr(fcntl, "flock", none)
     monkeypatch.setattr(fcntl, "lockf", none)
     for call, place in (
