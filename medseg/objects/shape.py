@@ -23,8 +23,10 @@ FLAT = 1e-12
 THIN = 1e-3
 # Lines times facets that are looked at together.
 BLOCK = 1 << 20
-# Steps to a neighbouring voxel along which lines are laid through the grid, one of each pair of opposite ones.
-_STEPS = {dims: [step for step in itertools.product((-1, 0, 1), repeat=dims) if step > (0,) * dims] for dims in (2, 3)}
+# Directions of lines through a grid of cubes, one of each pair of opposite ones.
+_DIRECTIONS = {
+    dims: [step for step in itertools.product((-1, 0, 1), repeat=dims) if step > (0,) * dims] for dims in (2, 3)
+}
 
 
 def moments(mask: NDArray[np.bool_], spacing: Sequence[float]) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
@@ -106,7 +108,7 @@ def boundary(mask: NDArray[np.bool_], spacing: Sequence[float]) -> float:
 
     A curve is as long, and a surface as large, as the number of times that lines cross it, averaged over all lines
     (Legland, Kieu & Devaux 2007, doi:10.5566/ias.v26.p83-92). Lines run through the centres of voxels in 4 (2-D) or 13
-    (3-D) directions; each counts for the angles that are nearest to it, which depend on the size of voxels.
+    (3-D) directions; each counts for the angles that are nearest to it.
 
     Args:
         mask: (box).
@@ -115,10 +117,10 @@ def boundary(mask: NDArray[np.bool_], spacing: Sequence[float]) -> float:
     Returns:
         Length, or area, in the unit of ``spacing`` (squared).
     """
-    padded = np.pad(mask, 1)
-    voxel = math.prod(spacing)
-    total = 0.0
-    for step, share in zip(_STEPS[mask.ndim], _shares(tuple(spacing)), strict=True):
+    lines = _lines(tuple(spacing))
+    padded = np.pad(mask, [(n, n) for n in np.abs([step for step, _ in lines]).max(axis=0)])
+    voxel, total = math.prod(spacing), 0.0
+    for step, share in lines:
         here = tuple(slice(max(0, -s), n - max(0, s)) for s, n in zip(step, padded.shape, strict=True))
         there = tuple(slice(max(0, s), n - max(0, -s)) for s, n in zip(step, padded.shape, strict=True))
         crossings = np.count_nonzero(padded[here] != padded[there])
@@ -129,16 +131,24 @@ def boundary(mask: NDArray[np.bool_], spacing: Sequence[float]) -> float:
 
 
 @functools.lru_cache(maxsize=64)
-def _shares(spacing: tuple[float, ...]) -> tuple[float, ...]:
-    """Share of all directions that each of ``_STEPS`` is nearest to; they add up to 1."""
-    steps = np.array(_STEPS[len(spacing)], dtype=np.float64) * spacing
-    directions = steps / np.linalg.norm(steps, axis=1, keepdims=True)
+def _lines(spacing: tuple[float, ...]) -> tuple[tuple[tuple[int, ...], float], ...]:
+    """Steps from voxel to voxel along lines, and the share of all directions that each is nearest to (sum 1).
+
+    Between axes, a step is as many short voxels long as a long voxel has, so that directions are spread evenly.
+    """
+    steps = []
+    for direction in _DIRECTIONS[len(spacing)]:
+        longest = max(abs(d) * s for d, s in zip(direction, spacing, strict=True))
+        step = [d * max(1, round(longest / s)) for d, s in zip(direction, spacing, strict=True)]
+        steps.append(tuple(s // math.gcd(*step) for s in step))
+    places = np.array(steps, dtype=np.float64) * spacing
+    directions = places / np.linalg.norm(places, axis=1, keepdims=True)
     if len(spacing) == 3:
         areas = SphericalVoronoi(np.concatenate([directions, -directions])).calculate_areas()
-        return tuple(float(a) for a in areas[: len(steps)] * 2 / areas.sum())
+        return tuple(zip(steps, (areas[: len(steps)] * 2 / areas.sum()).tolist(), strict=True))
     angles = np.arctan2(directions[:, 0], directions[:, 1]) % math.pi
     order = np.argsort(angles)
     gaps = np.diff(angles[order], append=angles[order[0]] + math.pi)
     shares = np.empty(len(angles))
     shares[order] = (gaps + np.roll(gaps, 1)) / 2 / math.pi
-    return tuple(float(share) for share in shares)
+    return tuple(zip(steps, shares.tolist(), strict=True))
