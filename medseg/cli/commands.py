@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from medseg.cli import check, data, prediction, prepare, scores, tables, tracking, training
+from medseg.cli import check, data, measuring, prediction, prepare, scores, tables, tracking, training
 from medseg.cli.passing import PassedError
 
 # In the order of the help text.
@@ -23,6 +23,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": training.train,
     "predict": prediction.predict,
     "postprocess": prediction.postprocess,
+    "measure": measuring.measure,
     "evaluate": scores.evaluate,
     "compare": scores.compare,
     "report": scores.report,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medseg.cli.measuring import Geojson, Overlays, Rois, Tables, kinds_of
 from medseg.cli.options import Code, ConfigFile, Join, ManifestFile, OfModel, OutFolder, Predictions, ShardOf, part_of
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ def predict(
         bool | None, typer.Option("--mirror/--no-mirror", help="average over mirror images; none: as trained")
     ] = None,
     tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store of a run id")] = None,
+    tables: Tables = False,
+    rois: Rois = False,
+    geojson: Geojson = False,
+    overlays: Overlays = False,
     config: Annotated[Path | None, typer.Option("--config", help="predict a fold: the configuration")] = None,
     manifest: Annotated[Path | None, typer.Option("--manifest", help="predict a fold: its manifest")] = None,
     splits: Annotated[Path | None, typer.Option("--splits", help="predict a fold: its splits")] = None,
@@ -49,23 +54,16 @@ def predict(
 ) -> None:
     """Predict IMAGES with a trained model, or (as the workflow does) the validation cases of a fold."""
     of_files = {"--spacing": spacing or None, "--series": series or None, "--device": device, "--threads": threads}
-    of_files |= {"--mirror": mirror, "--tracking-uri": tracking_uri}
+    of_files |= {"--mirror": mirror, "--tracking-uri": tracking_uri, "--tables": tables or None}
+    of_files |= {"--rois": rois or None, "--geojson": geojson or None, "--overlays": overlays or None}
     of_fold = {"--config": config, "--manifest": manifest, "--splits": splits, "--fold": fold, "--code": code}
     of_fold |= {"--shard": shard, "--join": join}
     of_training: dict[str, Any] = {"--plan": plan, "--index": index, "--seed": seed}
     of_training |= {"--train-code": train_code, "--start": start, "--weights": weights}
     if images:
         _refuse(of_fold | of_training, "for the validation cases of a fold, and images are given")
-        _reserve_gpu()
-        from medseg.tracking import resolve_model
-
-        # Before torch is imported: a store that does not answer is said at once.
-        folder = resolve_model(model, tracking_uri)
-        from medseg.predict import run as stage
-
-        how: dict[str, Any] = {"spacing": spacing, "series": series, "device": device, "threads": threads}
-        for path in stage.predict_files(images, folder, out, mirror=mirror, **how):
-            print(path)
+        how = {"spacing": spacing, "series": series, "device": device, "threads": threads, "mirror": mirror}
+        _predict_images(images, model, tracking_uri, out, kinds_of(tables, rois, geojson, overlays), how)
     elif config is not None and manifest is not None and splits is not None and fold is not None:
         _refuse(of_files, "for image files; the validation cases of a fold are predicted as the configuration says")
         training = None
@@ -76,6 +74,28 @@ def predict(
         _predict_fold(config, manifest, splits, fold, Path(model), out, code, part_of(shard, join), join, training)
     else:
         raise typer.BadParameter("give image files, or --config, --manifest, --splits and --fold")
+
+
+def _predict_images(
+    images: list[Path], model: str, tracking_uri: str | None, out: Path, kinds: list[str], how: Mapping[str, Any]
+) -> None:
+    """Predict image files, write ``kinds`` of files for their objects, and print the names of all."""
+    _reserve_gpu()
+    from medseg.tracking import resolve_model
+
+    # Before torch is imported: a store that does not answer is said at once.
+    folder = resolve_model(model, tracking_uri)
+    from medseg.measure.predicted import PredictedObjects
+    from medseg.predict import run as stage
+    from medseg.train.checkpoint import read_description
+
+    objects = None
+    if kinds:
+        checkpoint, _ = read_description(folder)
+        objects = PredictedObjects.create(out, kinds, checkpoint.labels, checkpoint.channels)
+    written = stage.predict_files(images, folder, out, then=None if objects is None else objects.write, **how)
+    for path in [*written, *([] if objects is None else objects.writer.finish())]:
+        print(path)
 
 
 def _predict_fold(

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from medseg.image.labels import COLOURS
 
 # Objects are neighbours if voxels of theirs are this close along every axis.
-NEAR = 2
+NEAR = 4
 # Angle between hues of further colours, as a share of the circle: the golden one keeps them apart, however many.
 GOLDEN = 0.618034
+# Shades of a class' colour that are used before further ones.
+SHADES = 3
 RGB = tuple[int, int, int]
 
 
@@ -30,8 +32,12 @@ def neighbours(numbers: NDArray[np.integer], near: int = NEAR) -> dict[int, set[
     for step in itertools.product(range(-near, near + 1), repeat=numbers.ndim):
         if step <= (0,) * numbers.ndim:
             continue
-        here = numbers[tuple(slice(max(0, -s), max(0, n - max(0, s))) for s, n in zip(step, numbers.shape, strict=True))]
-        there = numbers[tuple(slice(max(0, s), max(0, n + min(0, s))) for s, n in zip(step, numbers.shape, strict=True))]
+        here = numbers[
+            tuple(slice(max(0, -s), max(0, n - max(0, s))) for s, n in zip(step, numbers.shape, strict=True))
+        ]
+        there = numbers[
+            tuple(slice(max(0, s), max(0, n + min(0, s))) for s, n in zip(step, numbers.shape, strict=True))
+        ]
         meets = (here != there) & (here != 0) & (there != 0)
         for one, other in np.unique(np.stack([here[meets], there[meets]], axis=1), axis=0).tolist():
             found[one].add(other)
@@ -87,3 +93,29 @@ def palette(count: int) -> list[RGB]:
 def rgb_of(colour: str) -> RGB:
     """``#RRGGBB`` as three numbers."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def object_colours(numbers: NDArray[np.integer], classes: Mapping[int, int] | None = None) -> dict[int, RGB]:
+    """A colour for each object of a map (S), different for neighbours.
+
+    Args:
+        numbers: (S) integers, 0 is background.
+        classes: number of each object -> its class 1..K: objects have shades of their class' colour. None: one class.
+    """
+    near = neighbours(numbers)
+    if classes is None:
+        places = colouring(near)
+        colours = palette(max(places.values(), default=0) + 1)
+        return {number: colours[place] for number, place in places.items()}
+    alike = {one: {other for other in others if classes[other] == classes[one]} for one, others in near.items()}
+    base = palette(max(classes.values(), default=0))
+    return {number: shade(base[classes[number] - 1], place) for number, place in colouring(alike, SHADES).items()}
+
+
+def shade(colour: RGB, place: int) -> RGB:
+    """One of the shades of a colour: itself, then in turn lighter and darker ones."""
+    if place == 0:
+        return colour
+    towards, share = (255, 0)[(place + 1) % 2], 1 - 0.65 ** ((place + 1) // 2)
+    red, green, blue = (round(c + (towards - c) * share) for c in colour)
+    return red, green, blue

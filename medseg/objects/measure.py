@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,14 @@ DENSITY_UNITS = {
     ("px", 3): ("megavoxel", 1e-6),
     ("px", 2): ("megapixel", 1e-6),
 }
-STATISTICS = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max, "median": np.median, "sum": np.sum}
+STATISTICS: Mapping[str, Callable[..., NDArray[np.float64]]] = {
+    "mean": np.mean,
+    "std": np.std,
+    "min": np.min,
+    "max": np.max,
+    "median": np.median,
+    "sum": np.sum,
+}
 
 
 def measure(scene: Scene, image: NDArray[Any] | None = None, channels: Sequence[str] = ()) -> pd.DataFrame:

@@ -86,7 +86,7 @@ def signed_area(ring: Ring) -> float:
     return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
 
 
-def _rings(mask: NDArray[np.bool_], pieces: NDArray[np.int32]) -> Iterator[tuple[int, Ring]]:
+def _rings(mask: NDArray[np.bool_], pieces: NDArray[np.signedinteger]) -> Iterator[tuple[int, Ring]]:
     """Rings of a mask, each with the number of its piece."""
     starts, ends, owners = _edges(mask)
     follows = _followers(starts, ends, owners, (mask.shape[0] + 1) * (mask.shape[1] + 1)).tolist()
@@ -142,7 +142,8 @@ def _followers(
     leaving[1, starts[second]] = places[second]
     follows, other = leaving[0, ends], leaving[1, ends]
     turn = (other >= 0) & (owners[follows] != owners)
-    return np.where(turn, other, follows)
+    chosen: NDArray[np.int64] = np.where(turn, other, follows)
+    return chosen
 
 
 def _simple(ring: list[int]) -> list[list[int]]:

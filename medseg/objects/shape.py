@@ -79,7 +79,7 @@ def solidity(mask: NDArray[np.bool_]) -> float:
 
 
 def _facets(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Half-spaces (F, d+1) whose intersection is the hull of points (n, d): normal and offset, inside is not above 0."""
+    """Half-spaces (F, d+1) whose intersection is the hull of points (n, d): normal, offset; inside is <= 0."""
     if len(points) > points.shape[1]:
         with contextlib.suppress(QhullError):
             return np.asarray(ConvexHull(points).equations)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from medseg.config import Config
 from medseg.errors import CheckpointError, DataError
 from medseg.formats.read import open_image
+from medseg.formats.source import Source
 from medseg.formats.table import label_suffix, stem_of
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_split
@@ -136,6 +137,7 @@ def predict_files(
     device: str | None = None,
     threads: int | None = None,
     mirror: bool | None = None,
+    then: Callable[[Path, Source, Path], None] | None = None,
 ) -> list[Path]:
     """Predict image files (or DICOM folders); each label map gets its image's name and format, in ``out``.
 
@@ -146,6 +148,7 @@ def predict_files(
         spacing: pixel size in micrometres per axis, for formats without a header.
         series: which series of DICOM folders is wanted, if they hold several.
         device, threads, mirror: see ``Predictor``.
+        then: called with each image, opened, too, and its label map, when that is written.
 
     Returns:
         The label maps written, in the order of ``images``.
@@ -168,6 +171,8 @@ def predict_files(
     for done, (path, target) in enumerate(zip(images, targets, strict=True), start=1):
         source = open_image(path, series=series, spacing=spacing)
         predictor.predict(source, str(path), [LabelFile(target)])
+        if then is not None:
+            then(path, source, target)
         bar.update(done, str(target))
     return targets
 
