@@ -1,0 +1,1 @@
+"""Parts of networks that detect single objects: boxes, proposals, features of boxes, and detections painted as maps."""
