@@ -93,6 +93,7 @@ def _predict_images(
     if kinds:
         checkpoint, _ = read_description(folder)
         objects = PredictedObjects.create(out, kinds, checkpoint.labels, checkpoint.channels)
+        objects.check(images)
     written = stage.predict_files(images, folder, out, then=None if objects is None else objects.write, **how)
     for path in [*written, *([] if objects is None else objects.writer.finish())]:
         print(path)

@@ -51,6 +51,10 @@ class PredictedObjects:
         names = tuple(channels) if len(set(channels)) == len(channels) else ()
         return cls(ObjectWriter(out, frozenset(kinds)), table, names)
 
+    def check(self, images: Sequence[Path]) -> None:
+        """Raise ``DataError`` if files of two images would have one name, or replace an image."""
+        self.writer.check([_name(image) for image in images], {image.resolve() for image in images})
+
     def write(self, image: Path, source: Source, labels: Path) -> None:
         """Write the files of an image whose label map has just been written.
 
@@ -59,14 +63,13 @@ class PredictedObjects:
             source: the same, opened.
             labels: its label map.
         """
-        name = image.name if image.is_dir() else stem_of(image)
         values, _ = read_labels(labels)
         classes: Mapping[int, int] | None = {value: k for k, value in enumerate(self.table.values, start=1)}
         if self.table.instances:
             classes = self._classes_of(values, labels)
         # Where there are no objects, each class is drawn as one.
         scene = replace(scene_of(values, source.geometry, image), class_names=self.table.class_names, classes=classes)
-        self.writer.write(name, Measured(image.name, scene, source.image(), self.channels))
+        self.writer.write(_name(image), Measured(image.name, scene, source.image(), self.channels))
 
     def _classes_of(self, numbers: NDArray[Any], labels: Path) -> Mapping[int, int] | None:
         """Number -> class of the objects of a label map; None: there is but one class."""
@@ -77,6 +80,10 @@ class PredictedObjects:
         channels = {value: k for k, value in enumerate(self.table.values, start=1)}
         of_objects = zip(found.tolist(), values.ravel()[first].tolist(), strict=True)
         return {number: channels[value] for number, value in of_objects if number}
+
+
+def _name(image: Path) -> str:
+    return image.name if image.is_dir() else stem_of(image)
 
 
 def class_map(labels: Path) -> Path:
