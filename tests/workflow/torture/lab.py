@@ -37,11 +37,12 @@ class Lab:
         scratch: the folder.
         seconds: how long each stage takes.
         points: points of durability (see ``injection``) from each rung to the end.
+        patience: how many times longer than on a quiet machine to wait for what may never come.
     """
 
-    def __init__(self, scratch: Path, *, often: bool = True) -> None:
+    def __init__(self, scratch: Path, *, often: bool = True, patience: float = 1.0) -> None:
         """Take a folder to work in, and whether trainings save their state so often that they resume in seconds."""
-        self._often = often
+        self._often, self.patience = often, patience
         self.scratch = scratch / code_digest()
         self.seconds = dict.fromkeys(STAGES, 0.8) | SECONDS
         self.points = dict(POINTS)

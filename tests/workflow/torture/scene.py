@@ -56,6 +56,7 @@ class Scene:
         self.cores = rng.choice((1, 2))
         self.processes = Processes(uuid.uuid4().hex)
         self._begun, self._offset = time.monotonic(), 0
+        self._patience_s = PATIENCE_S * lab.patience
 
     def tell(self, words: str) -> None:
         """Add to the story, with the second at which it happened."""
@@ -123,10 +124,10 @@ class Scene:
     def end(self, process: subprocess.Popen[bytes]) -> int | None:
         """The exit code of a command that ends by itself; one that does not is a problem, and is killed."""
         try:
-            code = process.wait(PATIENCE_S)
+            code = process.wait(self._patience_s)
         except subprocess.TimeoutExpired:
             alive = sorted(p.label for p in self.processes.alive())
-            self.problems.append(f"the command did not end in {PATIENCE_S:.0f} s; alive are {alive}")
+            self.problems.append(f"the command did not end in {self._patience_s:.0f} s; alive are {alive}")
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             return None
@@ -146,7 +147,7 @@ class Scene:
         # An orphan that stands still wakes up some day: it must find out that its time is over, and change nothing.
         self.processes.signal(signal.SIGCONT)
         found = []
-        if not self.processes.gone(ORPHANS_S):
+        if not self.processes.gone(ORPHANS_S * self.lab.patience):
             found += [f"still runs: {p.label}" for p in self.processes.alive()]
         found += different(self.lab.reference(self.variant), digests_of(self.folder))
         found += temporary(self.folder)
