@@ -8,7 +8,6 @@ docstrings, comments and the descriptions of options: prose retrains nothing.
 from __future__ import annotations
 
 import ast
-import copy
 import functools
 import hashlib
 import importlib.metadata
@@ -61,7 +60,7 @@ def _frozen(rows: Rows | None) -> _Rows:
 def _closure_digest(modules: tuple[str, ...], rows: _Rows, root: Path) -> str:
     digest = hashlib.sha256()
     for name in sorted(_closure(modules, rows, root)):
-        digest.update(name.encode() + b"\0" + _tree_digest(_tree(name, _rows_of(name, rows), root)).encode())
+        digest.update(name.encode() + b"\0" + _facts(name, _rows_of(name, rows), root)[0].encode())
         for extra in sorted(_module_path(name, root).parent.glob("*.j2")):
             digest.update(extra.read_bytes())
     return digest.hexdigest()[:16]
@@ -94,13 +93,23 @@ def _module_path(name: str, root: Path) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def _tree(name: str, rows: tuple[str, ...] | None, root: Path) -> ast.Module:
-    """The syntax tree of a module without prose, and of its table only ``rows`` and the definitions they refer to."""
-    source = _module_path(name, root).read_bytes()
-    return _parsed(source) if rows is None else _with_rows(source, name, rows)
+def _facts(name: str, rows: tuple[str, ...] | None, root: Path) -> tuple[str, tuple[tuple[str, str | None], ...]]:
+    """Digest of a module's syntax tree without prose, and what it names (see ``_named``).
+
+    Of its table, only ``rows`` and the definitions they refer to count.
+    """
+    return _facts_of(_module_path(name, root).read_bytes(), name if rows is not None else "", rows)
 
 
 @functools.lru_cache(maxsize=1024)
+def _facts_of(
+    source: bytes, module: str, rows: tuple[str, ...] | None
+) -> tuple[str, tuple[tuple[str, str | None], ...]]:
+    # No tree is kept: each collection of garbage would visit all of their nodes, for most of the time that this takes.
+    tree = _parsed(source) if rows is None else _with_rows(_parsed(source), module, rows)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), _named(tree)
+
+
 def _parsed(source: bytes) -> ast.Module:
     tree = ast.parse(source)
     _remove_prose(tree)
@@ -124,14 +133,15 @@ def _is_text(statement: ast.stmt) -> bool:
     return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
-@functools.lru_cache(maxsize=256)
-def _with_rows(source: bytes, module: str, rows: tuple[str, ...]) -> ast.Module:
+def _with_rows(tree: ast.Module, module: str, rows: tuple[str, ...]) -> ast.Module:
     """A table's module without its other rows, and without the classes and values that only they use.
+
+    The tree that is given is changed.
 
     Raises:
         ValueError: if the table is no literal dictionary, or lacks a row.
     """
-    tree, table = copy.deepcopy(_parsed(source)), TABLES[module]
+    table = TABLES[module]
     literal = next(
         (s.value for s in tree.body if table in _defined(s) and isinstance(s, ast.Assign | ast.AnnAssign)), None
     )
@@ -171,19 +181,19 @@ def _defined(statement: ast.stmt) -> set[str]:
 @functools.lru_cache(maxsize=1024)
 def _imports(name: str, rows: tuple[str, ...] | None, root: Path) -> tuple[tuple[str, str | None], ...]:
     """Modules of the package that a module imports anywhere or names late, each with its only caller, or None."""
-    ours = [(f, c) for f, c in _named(_tree(name, rows, root)) if f == PACKAGE or f.startswith(f"{PACKAGE}.")]
+    ours = [(f, c) for f, c in _facts(name, rows, root)[1] if f == PACKAGE or f.startswith(f"{PACKAGE}.")]
     return tuple((f, caller) for f, caller in ours if _module_path(f, root).is_file())
 
 
-@functools.lru_cache(maxsize=1024)
 def _named(tree: ast.Module) -> tuple[tuple[str, str | None], ...]:
     """What a module imports, or may import (of ``from a.b import c``, c is a module or a name in a.b), or names late.
 
     Each with the only module that calls it (see ``CALLERS``), or None.
     """
     found: list[tuple[str, str | None]] = []
-    callers = {k.value: CALLERS.get(k.arg or "") for k in ast.walk(tree) if isinstance(k, ast.keyword)}
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    callers = {k.value: CALLERS.get(k.arg or "") for k in nodes if isinstance(k, ast.keyword)}
+    for node in nodes:
         if isinstance(node, ast.Import):
             found += [(alias.name, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -191,11 +201,6 @@ def _named(tree: ast.Module) -> tuple[tuple[str, str | None], ...]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and (late := LATE.fullmatch(node.value)):
             found.append((late[1], callers.get(node)))
     return tuple(found)
-
-
-@functools.lru_cache(maxsize=1024)
-def _tree_digest(tree: ast.Module) -> str:
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 def environment() -> dict[str, Any]:
