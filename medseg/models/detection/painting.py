@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from medseg.objects.targets import BAND, boundary_codes
 
 # Logits are those of probabilities not closer to 0 and 1 than this.
 LEAST = 1e-3
 # Probability of what is, and is not, a boundary.
 BOUNDARY = 0.98
-# Width of the boundary inside an object in voxels, and the objects' areas below which it is the smaller one: of
-# ``medseg.objects.targets``.
-BANDS = ((300, 1.0), (2000, 2.0), (float("inf"), 3.0))
+# Spacing of the grid that boundaries are painted on: a network knows voxels only.
+VOXELS = (1.0, 1.0)
 # Detections whose masks are enlarged to the size of the image at once.
 CHUNK = 64
 # A detection that keeps less than this share of its mask from better ones is the same object once more.
@@ -85,35 +85,6 @@ def foreground(masks: Tensor, weights: Tensor, boxes: Tensor, size: Sequence[int
     return best
 
 
-def boundary(owner: Tensor) -> Tensor:
-    """Where objects meet background or one another: (H, W) bool of object numbers (H, W), 0 background.
-
-    The band of ``medseg.objects.targets``: voxels of an object not further than its width from the next voxel that is
-    not of it, beyond the image included; never all of an object; and background voxels with a face to an object.
-    """
-    widest = int(BANDS[-1][1])
-    padded = F.pad(owner, (widest + 1,) * 4)
-    height, width = owner.shape
-    distance = torch.full(owner.shape, float("inf"), device=owner.device)
-    ring = torch.zeros_like(owner, dtype=torch.bool)
-    steps = range(-widest - 1, widest + 2)
-    for squared, down, right in sorted((a * a + b * b, a, b) for a in steps for b in steps):
-        if not 0 < squared <= (widest + 1) ** 2:
-            continue
-        top, left = widest + 1 + down, widest + 1 + right
-        other = padded[top : top + height, left : left + width]
-        distance = torch.where((other != owner) & distance.isinf(), squared**0.5, distance)
-        if squared == 1:
-            ring |= (owner == 0) & (other > 0)
-    sizes = torch.bincount(owner.flatten())
-    widths = torch.full(sizes.shape, BANDS[-1][1], device=owner.device)
-    for most, wide in reversed(BANDS[:-1]):
-        widths[sizes < most] = wide
-    deepest = torch.zeros_like(widths).scatter_reduce_(0, owner.flatten(), distance.flatten(), "amax")
-    band = (distance <= widths[owner]) & ((distance < deepest[owner]) | (deepest[owner] > widths[owner]))
-    return (band & (owner > 0)) | ring
-
-
 def logits_of(foreground: Tensor, owner: Tensor, classes: Tensor | None = None) -> Tensor:
     """Maps (2 or 2 + K, S) of an image's foreground probability (S) and owners (S).
 
@@ -121,7 +92,7 @@ def logits_of(foreground: Tensor, owner: Tensor, classes: Tensor | None = None) 
         foreground, owner: of one image.
         classes: (D, K) probabilities of the classes of each detection, where there are several classes.
     """
-    edge = torch.where(boundary(owner), BOUNDARY, 1 - BOUNDARY)
+    edge = torch.where(boundary_codes(owner[None], VOXELS)[0] >= BAND, BOUNDARY, 1 - BOUNDARY)
     maps = [foreground.clamp(LEAST, 1 - LEAST).logit(), edge.logit()]
     if classes is not None:
         known = torch.cat([classes.new_ones(1, classes.shape[1]), classes]).clamp_min(LEAST).log()

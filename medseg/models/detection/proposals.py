@@ -28,8 +28,8 @@ SIDES = 8
 START, MOST = 2.0, 6.0
 # Of the focal loss (Lin et al. 2017, arXiv 1708.02002).
 FOCUS, BALANCE = 2.0, 0.25
-# Boxes that suppression of non-maxima begins with, in proposals that are wanted.
-CANDIDATES = 3
+# Boxes that suppression of non-maxima begins with: in proposals that are wanted, and at least. An object has up to nine.
+CANDIDATES, LEAST_CANDIDATES = 3, 1024
 # Overlap from which on the worse of two proposals is dropped (Ren et al. 2015).
 SAME = 0.7
 # Scores are compared in steps of this, so that rounding decides about fewer of them.
@@ -72,7 +72,8 @@ def proposed(scores: Tensor, boxes: Tensor, most: int, size: Sequence[int]) -> t
     """
     ranks = (scores.float().sigmoid() / STEP).round()
     # Of equal scores the first one wins, on every device.
-    order = ranks.sort(dim=1, descending=True, stable=True)[1][:, : CANDIDATES * most]
+    order = ranks.sort(dim=1, descending=True, stable=True)[1]
+    order = order[:, : max(CANDIDATES * most, LEAST_CANDIDATES)]
     best = clipped(boxes.gather(1, order[..., None].expand(-1, -1, 4)), size)
     valid = ((best[..., 2:] - best[..., :2]) > 0).all(dim=-1)
     kept = best_of_overlapping(best, valid, SAME)
