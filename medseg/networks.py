@@ -163,6 +163,20 @@ class RCNNOptions(EncoderOptions):
     svm: bool = Field(default=True, description="fit support vector machines on the features after the last step")
 
 
+class MaskRCNNOptions(WeightsOptions):
+    """Boxes and masks of objects."""
+
+    encoder: EncoderName = Field(default="resnet18", description="the classifier whose convolutions are used")
+    norm: Norm = Field(default="group", description="normalisation of features")
+    pyramid: bool = Field(default=True, description="features at several strides; false: one map of stride 8")
+    finest: Literal[2, 4, 8] = Field(default=4, description="voxels per feature of the finest map of the pyramid")
+    proposals: int = Field(default=512, ge=1, le=4096, description="most proposals, and detections, per image")
+    sample: int = Field(default=128, ge=2, le=4096, description="proposals per image that are learnt from in a step")
+    mask: Literal[14, 28, 56] = Field(default=28, description="voxels per axis of an object's mask in its box")
+    mask_layers: int = Field(default=2, ge=0, le=8, description="convolutions of masks before they are enlarged")
+    score: float = Field(default=0.5, gt=0, lt=1, description="detections of a lower score are no objects")
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """A row of the table.
@@ -173,6 +187,10 @@ class Network:
         options: what can be chosen.
         dims: spatial dimensions it exists in.
         sizes: inputs it takes. any: padded inside and cropped back; patch: none larger than the plan's patch.
+        heads: what its output may mean for object data (``medseg/decoders.py``), its default first; ``classes``: the
+            semantic classes. Data without objects has no choice, and needs a network that lists ``classes``.
+        objective: what it learns by a loss of its own (``medseg/models/objective.py``); empty: in training it gives the
+            logits of its head, for any loss.
     """
 
     paper: str
@@ -180,6 +198,8 @@ class Network:
     options: type[Options] = Options
     dims: tuple[int, ...] = field(default=(2, 3))
     sizes: Literal["any", "patch"] = "any"
+    heads: tuple[str, ...] = ("boundary", "flows", "distance", "classes")
+    objective: str = ""
 
 
 NETWORKS: dict[str, Network] = {
@@ -211,7 +231,20 @@ NETWORKS: dict[str, Network] = {
     "hypercolumns": Network(
         "Hariharan et al. 2015, arXiv 1411.5752", "medseg.models.hypercolumns:build", HypercolumnsOptions
     ),
-    "rcnn": Network("Girshick et al. 2014, arXiv 1311.2524, section 5", "medseg.models.rcnn:build", RCNNOptions),
+    "rcnn": Network(
+        "Girshick et al. 2014, arXiv 1311.2524, section 5",
+        "medseg.models.rcnn:build",
+        RCNNOptions,
+        heads=("classes",),
+    ),
+    "mask_rcnn": Network(
+        "He et al. 2017, arXiv 1703.06870",
+        "medseg.models.mask_rcnn:build",
+        MaskRCNNOptions,
+        dims=(2,),
+        heads=("boundary",),
+        objective="boxes of objects, their classes and masks",
+    ),
     "segresnet": Network("Myronenko 2018, arXiv 1810.11654; MONAI", "medseg.models.monai.segresnet:build"),
     "highresnet": Network("Li et al. 2017, IPMI; MONAI", "medseg.models.monai.highresnet:build"),
     "attention_unet": Network("Oktay et al. 2018, arXiv 1804.03999; MONAI", "medseg.models.monai.attention_unet:build"),

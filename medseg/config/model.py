@@ -14,6 +14,7 @@ from medseg import limits
 from medseg.bounds import LARGEST
 from medseg.config.explain import explain_option
 from medseg.config.section import Name, Number, Rate, Section, Spacing, Steps
+from medseg.heads import HEADS, SEMANTIC
 from medseg.losses.table import LOSSES
 from medseg.networks import NETWORKS, options_of
 from medseg.recipes import LEARNING_RATES, NNUNET_FROM, RECIPES, Recipe, recipe_for
@@ -21,8 +22,9 @@ from medseg.recipes import LEARNING_RATES, NNUNET_FROM, RECIPES, Recipe, recipe_
 if TYPE_CHECKING:
     Network = str
     Loss = str
+    HeadName = str
 else:
-    Network, Loss = Literal[tuple(NETWORKS)], Literal[tuple(LOSSES)]
+    Network, Loss, HeadName = Literal[tuple(NETWORKS)], Literal[tuple(LOSSES)], Literal[(*HEADS, SEMANTIC)]
 Stride = Annotated[int, Field(ge=1, le=limits.MAX_STRIDE)]
 Normalization = Literal["zscore", "zscore_nonzero", "ct", "percentile", "rescale", "rgb", "none"]
 
@@ -110,6 +112,11 @@ class ModelConfig(Section):
 
     network: Network = Field(description="architecture, a row of NETWORKS in medseg/networks.py (docs/models.md)")
     options: dict[str, Any] = Field(default_factory=dict, description="options of that row; none: their defaults")
+    head: HeadName | None = Field(
+        default=None,
+        description="on object data (`instances`): what the network learns to tell objects apart by, a row of HEADS in "
+        "medseg/heads.py, or classes: the foreground alone (docs/objects.md); none: boundary",
+    )
     dims: Literal[2, 3] | None = Field(default=None, description="spatial dimensions; none: those of the data")
     datasets: list[Name] | None = Field(default=None, min_length=1, description="data sets to train it on; none: all")
     start: str | None = Field(
@@ -177,6 +184,14 @@ class ModelConfig(Section):
                 wanted = f"two numbers, rising, within {list(widest)}" if widest else "no range: it has none"
                 raise ValueError(f"augmentation.{name}.range: {row.range}, expected {wanted}")
         return self
+
+    @field_validator("head")
+    @classmethod
+    def _network_has_head(cls, value: str | None, info: ValidationInfo) -> str | None:
+        network = info.data.get("network")
+        if network is not None and value is not None and value not in NETWORKS[network].heads:
+            raise ValueError(f"'{value}': network '{network}' has {', '.join(NETWORKS[network].heads)}")
+        return value
 
     @field_validator("options")
     @classmethod

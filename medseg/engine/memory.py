@@ -127,7 +127,7 @@ def estimate_memory(plan: Plan) -> int:
     with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes(workspace) as count:
         precision = "bf16" if plan.machine.precision in ("bf16", "fp16") else "fp32"
         shapes = plan.changed(device="cpu", precision=precision, compile=False)
-        step = build_step(build_network(shapes), shapes)
+        step = build_step(build_network(shapes), shapes, blank=True)
         layout, samples = (
             memory_format(plan.network.dims, plan.machine.channels_last),
             plan.training.batch // plan.machine.processes,

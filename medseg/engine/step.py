@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from medseg.engine.group import ALONE, Group
 from medseg.engine.phases import Phases
 from medseg.engine.placement import autocast
+from medseg.errors import PlanError
 from medseg.losses.supervision import OutputLoss
+from medseg.models.objective import own_objective
 
 # Gradients are clipped to this norm, as nnU-Net does (Isensee et al. 2021).
 CLIP_NORM = 12.0
@@ -68,6 +70,12 @@ class Step:
         self.group = group
         self.phases = phases or Phases(device)
         self.at_once: int | None = None
+        # Of its outputs, nothing is known here: they are not gathered, and no batch is taken in parts.
+        self._own = own_objective(network) is not None
+        if self._own and group.size > 1:
+            raise PlanError(
+                "machine.processes: a network with a loss of its own takes the whole batch in one process; expected 1"
+            )
         self.fault: str | None = None
         self.scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
         shared = group.share(network, device)
@@ -125,7 +133,7 @@ class Step:
             return self._in_parts(images, labels, self.at_once)
         except torch.OutOfMemoryError:
             together = self.at_once or len(images)
-            if together == 1 or self.group.size > 1:
+            if together == 1 or self.group.size > 1 or self._own:
                 raise
             self.at_once = together // 2
         # Out of the handler, since the error holds the frames and with them what is in memory.
@@ -137,8 +145,10 @@ class Step:
         with self.phases.phase("forward"), autocast(self.device, self.precision):
             outputs = self._forward(images)
         with self.phases.phase("loss"):
-            joint, all_labels = _each(outputs, self.group.gather), self.group.gather(labels)
-            loss = self.loss(joint, all_labels)
+            if self._own:
+                loss = self.loss(outputs, labels)
+            else:
+                loss = self.loss(_each(outputs, self.group.gather), self.group.gather(labels))
         with self.phases.phase("backward"):
             # The mean over processes of their gradients is multiplied by their number here.
             self.scaler.scale(loss * self.group.size if self.group.size > 1 else loss).backward()  # type: ignore[no-untyped-call]

@@ -27,15 +27,16 @@ def deeply_supervised(loss: Loss) -> OutputLoss:
             return loss(outputs, labels)
         weights = [0.5**i for i in range(len(outputs))]
         total = sum(weights)
-        terms = [w / total * loss(o, _at(labels, o.shape[2:])) for w, o in zip(weights, outputs, strict=True)]
+        terms = [w / total * loss(o, at_centres(labels, o.shape[2:])) for w, o in zip(weights, outputs, strict=True)]
         return sum(terms[1:], terms[0])
 
     return weighted
 
 
-def _at(labels: Tensor, size: Sequence[int]) -> Tensor:
-    """Labels (N, S) on a grid of ``size``: each voxel takes the label at its centre."""
-    for axis, (fine, coarse) in enumerate(zip(labels.shape[1:], size, strict=True), start=1):
+def at_centres(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Labels (N, S), or targets (N, K, S), on a grid of ``size``: each voxel takes what is at its centre."""
+    first = labels.ndim - len(size)
+    for axis, (fine, coarse) in enumerate(zip(labels.shape[first:], size, strict=True), start=first):
         if fine != coarse:
             centres = (torch.arange(coarse, device=labels.device) * 2 + 1) * fine // (2 * coarse)
             labels = labels.index_select(axis, centres)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 PRIOR = 0.05
 
 
-def init_foreground_prior(network: nn.Module, outputs: int, *, regions: bool) -> None:
+def init_foreground_prior(network: nn.Module, outputs: int, *, sigmoids: int) -> None:
     """Set the bias of the last layer so that foreground starts near ``PRIOR`` and not at one share in K (in place).
 
     Optimisers move a bias by about the learning rate a step, so that it takes hundreds of steps until a voxel of
@@ -21,13 +21,14 @@ def init_foreground_prior(network: nn.Module, outputs: int, *, regions: bool) ->
     Args:
         network: one of the zoo, freshly drawn.
         outputs: channels of its output.
-        regions: whether they are sigmoids of regions, each ``PRIOR``; else a softmax of background and classes, which
-            share ``PRIOR``.
+        sigmoids: how many of them, from the first on, are sigmoids of regions, each ``PRIOR``; what follows them begins
+            at 0. None (0): all are a softmax of background and classes, which share ``PRIOR``.
     """
     with torch.no_grad():
         for bias in output_biases(network, outputs):
-            if regions:
-                bias.fill_(math.log(PRIOR / (1 - PRIOR)))
+            if sigmoids:
+                bias.fill_(0.0)
+                bias[:sigmoids] = math.log(PRIOR / (1 - PRIOR))
             else:
                 bias.fill_(math.log(PRIOR / (outputs - 1)))
                 bias[0] = math.log(1 - PRIOR)

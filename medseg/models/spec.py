@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from medseg.heads import HEADS
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkSpec:
@@ -23,6 +25,7 @@ class NetworkSpec:
         options: what the configuration chose of the row's options.
         regions: the classes that each region unites, where regions are predicted in place of classes.
         name: row of the table of networks; empty where a builder is called directly.
+        head: row of ``HEADS``, where single objects are predicted; empty: classes or regions.
     """
 
     dims: int
@@ -35,11 +38,17 @@ class NetworkSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     regions: tuple[tuple[int, ...], ...] = ()
     name: str = ""
+    head: str = ""
 
     @property
     def out_channels(self) -> int:
-        """Channels of the output: regions if there are any, else classes."""
-        return len(self.regions) or self.classes
+        """Channels of the output: maps of the head if it has one, regions if there are any, else classes."""
+        return HEADS[self.head].channels(self.dims, self.classes) if self.head else len(self.regions) or self.classes
+
+    @property
+    def sigmoids(self) -> int:
+        """Channels of the output, from the first on, that are sigmoids; 0: all are one softmax."""
+        return HEADS[self.head].sigmoids if self.head else len(self.regions)
 
     def width(self, wanted: int | None) -> int:
         """Channels in place of a paper's first 64: as ``wanted``, or twice the plan's first width."""

@@ -30,6 +30,7 @@ from medseg.bounds import (
     word,
 )
 from medseg.files import SAFE_NAME
+from medseg.heads import HEADS
 from medseg.limits import (
     MAX_BATCH,
     MAX_CHANNELS,
@@ -93,6 +94,7 @@ NETWORK: Mapping[str, Bound] = {
     "options": Bound("the options of the network's row", lambda v: isinstance(v, Mapping)),
     "regions": several(several(whole(1, MAX_CLASSES - 1), 1, MAX_CLASSES - 1), 0, MAX_CLASSES - 1),
     "name": word(*NETWORKS),
+    "head": word("", *HEADS),
 }
 TRAINING: Mapping[str, Bound] = {
     # What builds the loss knows its table: a model is used whatever it was trained with.
@@ -179,6 +181,8 @@ def require_network(spec: NetworkSpec) -> None:
         raise OutOfBounds(
             f"network.regions: found {shortened(spec.regions)}; expected classes from 1 to {spec.classes - 1}"
         )
+    if spec.head and spec.head not in NETWORKS[spec.name].heads:
+        raise OutOfBounds(f"network.head: found {spec.head}; '{spec.name}' has {', '.join(NETWORKS[spec.name].heads)}")
     try:
         options_of(spec.name, spec.options)
     except ValidationError as error:

@@ -33,7 +33,8 @@ class Fingerprint:
         regions: the classes that each region unites, if regions are predicted.
         ignore: whether labels may leave voxels without annotation.
         object_diameter: median over all objects of the diameter, in ``unit``, of the disc or ball as large as one; 0:
-            labels are classes, not object numbers.
+            labels are classes, not object numbers, or no case has an object.
+        objects: whether labels are object numbers.
     """
 
     dataset: str
@@ -50,6 +51,7 @@ class Fingerprint:
     regions: tuple[tuple[int, ...], ...] = ()
     ignore: bool = False
     object_diameter: float = 0.0
+    objects: bool = False
 
     @property
     def cases(self) -> int:

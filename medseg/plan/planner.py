@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 from medseg.config import BudgetConfig, Config, ModelConfig
 from medseg.errors import PlanError
+from medseg.heads import HEADS, SEMANTIC
 from medseg.models.spec import NetworkSpec
+from medseg.networks import NETWORKS
 from medseg.plan import rules
 from medseg.plan.budget import validate_every
 from medseg.plan.explain import OVERRIDE, Decisions, explain, explain_recipe
@@ -74,7 +76,7 @@ def make_plan(request: PlanRequest) -> Plan:
     _require_possible_precision(request)
     data = request.fingerprint
     grid = plan_grid(data, request.model.dims, request.model.plan)
-    target = _planning_input(data, grid)
+    target = _planning_input(data, grid, _head(request))
     voxel_budget = feature_voxel_budget(request.resources.memory_bytes, target.dims, request.precision)
     topology, batch = _topology(request, target, voxel_budget)
     steps, steps_reason = _steps(request, batch)
@@ -87,7 +89,7 @@ def make_plan(request: PlanRequest) -> Plan:
         network=_network(request, target, topology),
         training=_training(request, batch, steps),
         machine=_machine(request),
-        reasons={**explain(decisions), "steps": steps_reason, "recipe": recipe_reason},
+        reasons={**explain(decisions), **_head_reason(request), "steps": steps_reason, "recipe": recipe_reason},
     )
 
 
@@ -138,7 +140,19 @@ def _require_possible_precision(request: PlanRequest) -> None:
         )
 
 
-def _planning_input(data: Fingerprint, grid: Grid) -> PlanningInput:
+def _head_reason(request: PlanRequest) -> dict[str, str]:
+    if not request.fingerprint.objects:
+        return {}
+    about = HEADS[head].about if (head := _head(request)) else "foreground alone; objects are what is connected"
+    return {"head": f"{OVERRIDE if request.model.head else 'default for object data'}: {about}"}
+
+
+def _outputs(data: Fingerprint, head: str) -> int:
+    """Channels of the network's output."""
+    return HEADS[head].channels(data.dims, data.classes) if head else len(data.regions) or data.classes
+
+
+def _planning_input(data: Fingerprint, grid: Grid, head: str) -> PlanningInput:
     """What the network is shaped to: along the axes of the patch, the median image on the grid."""
     # Slices, too, are counted at full resolution where a batch must not cover too much of the data (nnU-Net).
     spacing = [own or full for own, full in zip(grid.spacing, full_spacing(data), strict=True)]
@@ -146,7 +160,7 @@ def _planning_input(data: Fingerprint, grid: Grid) -> PlanningInput:
     return PlanningInput(
         spacing=grid.patch_spacing,
         shape=tuple(n for axis, n in enumerate(volume) if axis != grid.slice_axis),
-        classes=len(data.regions) or data.classes,
+        classes=_outputs(data, head),
         data_voxels=data.cases * math.prod(volume),
         object_diameter=data.object_diameter,
     )
@@ -187,6 +201,25 @@ def _steps(request: PlanRequest, batch: int) -> tuple[int, str]:
     return 1, "not measured yet"
 
 
+def _head(request: PlanRequest) -> str:
+    """The head of the network: as configured, else the network's default; none where data has no objects."""
+    model, heads = request.model, NETWORKS[request.model.network].heads
+    if not request.fingerprint.objects:
+        if model.head not in (None, SEMANTIC):
+            raise PlanError(
+                f"models.{request.name}.head is {model.head}, but {request.fingerprint.dataset} has classes and no "
+                "objects; leave it out, or set `instances: true` if its labels are object numbers"
+            )
+        if SEMANTIC not in heads:
+            raise PlanError(
+                f"models.{request.name}: network '{model.network}' finds objects, and {request.fingerprint.dataset} "
+                f"has classes; train it on data with `instances: true` only (models.{request.name}.datasets)"
+            )
+        return ""
+    head = model.head or heads[0]
+    return "" if head == SEMANTIC else head
+
+
 def _network(request: PlanRequest, target: PlanningInput, topology: Topology) -> NetworkSpec:
     data = request.fingerprint
     return NetworkSpec(
@@ -200,6 +233,7 @@ def _network(request: PlanRequest, target: PlanningInput, topology: Topology) ->
         options=request.model.network_options,
         regions=data.regions,
         name=request.model.network,
+        head=_head(request),
     )
 
 

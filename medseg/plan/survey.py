@@ -60,6 +60,7 @@ def take_fingerprint(manifest: Manifest, folder: Path, workers: int) -> Fingerpr
         regions=manifest.labels.members if manifest.labels.regions else (),
         ignore=manifest.labels.ignore is not None,
         object_diameter=_median(np.concatenate([m.diameters for m in measured])),
+        objects=manifest.labels.instances,
     )
 
 

@@ -63,8 +63,10 @@ class Task:
         # The plan says how the image is prepared and cut into windows, and on what the network runs; the label table of
         # the model says which values are written. Equal weights may come with others of both.
         plan, labels = flat_values(self.checkpoint.plan.to_json()), self.checkpoint.labels.to_json()
-        facts = reading_facts(case, self.manifest.labels)
-        return digest_of([facts, self.weights_sha256, plan, labels, self.mirror, self.code])
+        facts, decoding = reading_facts(case, self.manifest.labels), self.checkpoint.decoding
+        return digest_of(
+            [facts, self.weights_sha256, plan, labels, self.mirror, self.code, decoding and decoding.to_json()]
+        )
 
     @property
     def digest(self) -> str:

@@ -22,10 +22,12 @@ from medseg.errors import DataError, PredictionError
 from medseg.formats.source import Source
 from medseg.image.labels import LabelTable
 from medseg.image.resample import coarse_axis
+from medseg.objects.decoding import Decoding
 from medseg.patches.tiling import predict_slabs, slab_axis
 from medseg.plan.plan import Plan
 from medseg.predict.members import Member, mean_of
 from medseg.predict.native import native_slabs
+from medseg.predict.objects import ObjectMaps
 from medseg.predict.sinks import Frame, Sink, Slab
 from medseg.preprocess.prepare import own_spacing, prepare_image
 
@@ -39,6 +41,7 @@ class Pipeline:
         table: label table; it names the decoder.
         members: networks whose outputs are averaged, at least one; all of this plan's grid and window.
         device, precision: where and in which arithmetic networks run.
+        decoding: how objects are read off maps; None: the head's default.
     """
 
     plan: Plan
@@ -46,6 +49,7 @@ class Pipeline:
     members: Sequence[Member]
     device: str
     precision: str
+    decoding: Decoding | None = None
 
     def run(self, source: Source, name: str, sinks: Sequence[Sink]) -> None:
         """Predict one image into sinks, which are complete when this returns.
@@ -60,17 +64,26 @@ class Pipeline:
             PredictionError: if the network's output is not finite.
         """
         frame, native = self._native(source, name)
-        decoder = decoder_of(self.table)
+        decoder = decoder_of(self.table, self.plan.network.head)
+        objects = ObjectMaps(frame, self.plan, self.decoding) if self.table.instances else None
         with contextlib.ExitStack() as opened:
             takers = [opened.enter_context(sink.open(frame)) for sink in sinks]
             opened.enter_context(torch.inference_mode())
             opened.enter_context(autocast(self.device, self.precision))
             for rows, logits in native:
-                slab = Slab(rows, logits, decoder.labels(logits, self.table))
+                if objects is None:
+                    slab = Slab(rows, logits, decoder.labels(logits, self.table).numpy())
+                else:
+                    objects.take(rows, logits)
+                    slab = Slab(rows, logits, None)
                 for take in takers:
                     take(slab)
                 # So that no slab is held while the next one is made.
                 del logits, slab
+            if objects is not None:
+                found = objects.decoded()
+                for take in takers:
+                    take(Slab(slice(None), None, found.numbers, found.classes))
 
     def _native(self, source: Source, name: str) -> tuple[Frame, Iterator[tuple[slice, Tensor]]]:
         """The frame of a prediction, and logits on the voxels of the image, made as they are asked for."""
@@ -78,7 +91,7 @@ class Pipeline:
         axis = slab_axis(prepared.shape[1:], self.plan.window)
         coarse = coarse_axis(record.spacing, own_spacing(self.plan.grid.spacing, record.spacing))
         blended = self._blended(torch.from_numpy(prepared).to(self.device), axis, name)
-        return Frame(record, axis, self.table), native_slabs(blended, axis, record, coarse=coarse)
+        return Frame(record, axis, self.table, self.plan.network), native_slabs(blended, axis, record, coarse=coarse)
 
     def _blended(self, image: Tensor, axis: int, name: str) -> Iterator[Tensor]:
         """The members' mean logits (K, slab) of a prepared image (C, S), blended over windows, slab by slab."""

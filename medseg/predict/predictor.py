@@ -56,7 +56,8 @@ class Predictor:
             PredictionError: if the network's output is not finite.
         """
         self._require_fit(source, name)
-        pipeline = Pipeline(self.plan, self.checkpoint.labels, self.members, self.device, self.precision)
+        found = self.checkpoint
+        pipeline = Pipeline(self.plan, found.labels, self.members, self.device, self.precision, found.decoding)
         pipeline.run(source, name, sinks)
 
     def label_map(self, source: Source, name: str) -> NDArray[Any]:

@@ -42,11 +42,12 @@ class ProbabilityFile:
     @contextlib.contextmanager
     def open(self, frame: Frame) -> Iterator[Take]:
         """See ``Sink``."""
-        decoder = decoder_of(frame.table)
-        with _array_writer(self.path, len(decoder.maps(frame.table)), frame.record.box, frame.axis) as writer:
+        decoder = decoder_of(frame.table, frame.network.head)
+        with _array_writer(self.path, frame.network.out_channels, frame.record.box, frame.axis) as writer:
 
             def take(slab: Slab) -> None:
-                writer.append(decoder.probabilities(slab.logits).half().numpy())
+                if slab.logits is not None:
+                    writer.append(decoder.probabilities(slab.logits, frame.table).half().numpy())
 
             yield take
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from medseg.formats.write import write_labels
 from medseg.image.labels import LabelTable
+from medseg.image.objects import smallest_type
+from medseg.models.spec import NetworkSpec
 from medseg.preprocess.inverse import InverseRecord
 from medseg.preprocess.prepare import restore_labels
 
@@ -28,25 +30,32 @@ class Frame(NamedTuple):
         record: how the image was prepared; slabs are parts of the box that it kept.
         axis: spatial axis of this box along which slabs follow one another.
         table: label table of the model.
+        network: what the network was built from; its head says what its maps are.
     """
 
     record: InverseRecord
     axis: int
     table: LabelTable
+    network: NetworkSpec
 
 
 class Slab(NamedTuple):
     """A part of a prediction, on the voxels of the image.
 
+    Objects are known when the maps of the whole image are: then slabs of logits alone come first, and one of labels
+    alone comes last.
+
     Attributes:
         rows: its range along the axis of the frame.
-        logits: (K, slab).
-        labels: channel indices (slab), uint8.
+        logits: (K, slab); or None.
+        labels: (slab) channel indices in uint8, or of object data object numbers in uint32; or None.
+        classes: of object numbers: (N + 1,) the channel index of each.
     """
 
     rows: slice
-    logits: Tensor
-    labels: Tensor
+    logits: Tensor | None
+    labels: NDArray[Any] | None
+    classes: NDArray[np.uint8] | None = None
 
 
 Take = Callable[[Slab], None]
@@ -64,29 +73,42 @@ class LabelMap:
     """Keeps the label map in memory.
 
     Attributes:
-        values: (S) values of the label table on the image's grid, 0 outside the box; after the block.
+        values: (S) values of the label table, or object numbers, on the image's grid, 0 outside the box; after the
+            block.
+        classes: of object data: (N + 1,) channel index of each number; after the block.
     """
 
     values: NDArray[Any]
+    classes: NDArray[np.uint8] | None = None
 
     @contextlib.contextmanager
     def open(self, frame: Frame) -> Iterator[Take]:
         """See ``Sink``."""
-        box = np.zeros(frame.record.shape, dtype=np.uint8)
+        objects = frame.table.instances
+        box = np.zeros(frame.record.shape, dtype=np.uint32 if objects else np.uint8)
         before = (slice(None),) * frame.axis
 
         def take(slab: Slab) -> None:
-            box[(*before, slab.rows)] = slab.labels.numpy()
+            if slab.labels is not None:
+                box[(*before, slab.rows)] = slab.labels
+                self.classes = slab.classes
 
         yield take
-        self.values = frame.table.to_values(restore_labels(box, frame.record))
+        full = restore_labels(box, frame.record)
+        self.values = full.astype(smallest_type(int(full.max(initial=0)))) if objects else frame.table.to_values(full)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelFile:
-    """Writes the label map to a file, atomically, in the format that its suffix names."""
+    """Writes the label map to a file, atomically, in the format that its suffix names.
+
+    Attributes:
+        path: of the file.
+        classes: file for the class of each voxel, where objects have several classes; None: not written.
+    """
 
     path: Path
+    classes: Path | None = None
 
     @contextlib.contextmanager
     def open(self, frame: Frame) -> Iterator[Take]:
@@ -95,3 +117,5 @@ class LabelFile:
         with label_map.open(frame) as take:
             yield take
         write_labels(self.path, label_map.values, frame.record.native)
+        if self.classes is not None and label_map.classes is not None:
+            write_labels(self.classes, frame.table.to_values(label_map.classes[label_map.values]), frame.record.native)

@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.files import digest_of
-from medseg.image.labels import IGNORE
+from medseg.image.labels import IGNORE, LabelTable
+from medseg.image.objects import ObjectMap, lost, of_numbers
 from medseg.ingest.cases import read_case_image, read_case_labels, reading_facts
 from medseg.ingest.manifest import Case, Manifest
 from medseg.patches.sampling import generator
 from medseg.plan.plan import Grid
+from medseg.preprocess.inverse import InverseRecord
 from medseg.preprocess.prepare import prepare_image, prepare_labels
 from medseg.preprocess.store import case_is_valid, write_case
+from medseg.progress import say
 
 # Foreground voxels remembered per class and case, to centre training patches on.
 LOCATIONS_PER_CLASS = 1000
@@ -47,7 +50,8 @@ def case_key(case: Case, manifest: Manifest, grid: Grid, code: str) -> str:
 
 def is_prepared(case: Case, preparation: Preparation, out: Path) -> bool:
     """Whether ``out/{id}`` holds the complete case, prepared from the same inputs in the same way."""
-    return case_is_valid(out / case.id, case_key(case, preparation.manifest, preparation.grid, preparation.code))
+    key = case_key(case, preparation.manifest, preparation.grid, preparation.code)
+    return case_is_valid(out / case.id, key, objects=preparation.manifest.labels.instances)
 
 
 def prepare_case(case: Case, preparation: Preparation, out: Path) -> None:
@@ -56,12 +60,35 @@ def prepare_case(case: Case, preparation: Preparation, out: Path) -> None:
     # The native image goes before the labels come.
     image, record = prepare_image(read_case_image(case, preparation.folder), case.geometry, preparation.grid)
     table = preparation.manifest.labels
+    labels, objects = np.zeros(record.prepared_shape, dtype=np.uint8), None
     if case.labels:
-        labels = prepare_labels(table.to_channels(read_case_labels(case, preparation.folder)), record)
-    else:
-        labels = np.zeros(record.prepared_shape, dtype=np.uint8)
+        values = read_case_labels(case, preparation.folder)
+        labels = prepare_labels(table.to_channels(values), record)
+        if table.instances:
+            objects = _prepared_objects(values, labels, table, record, case.id)
+    elif table.instances:
+        objects = of_numbers(labels)
     locations = sample_locations(labels, table.classes, case.id)
-    write_case(out / case.id, key, image, labels, locations, record, preparation.grid.slice_axis)
+    write_case(out / case.id, key, image, labels, locations, record, preparation.grid.slice_axis, objects)
+
+
+def _prepared_objects(
+    values: NDArray[Any], labels: NDArray[np.uint8], table: LabelTable, record: InverseRecord, case: str
+) -> ObjectMap:
+    """The objects of a case on the prepared grid; prints how many of them are too small for it.
+
+    Args:
+        values: (S) object numbers on the native grid, as in the file.
+        labels: (S') label channels on the prepared grid.
+        table: what the values mean.
+        record: how the image was prepared.
+        case: id, for the message.
+    """
+    numbers = prepare_labels(values, record)
+    if gone := lost(values[table.foreground(values)], numbers):
+        shown = ", ".join(map(str, gone[:5]))
+        say(f"preprocess: case '{case}': {len(gone)} objects have no voxel on the prepared grid, first {shown}")
+    return of_numbers(numbers, labels)
 
 
 def sample_locations(labels: NDArray[Any], classes: int, case_id: str) -> NDArray[np.int32]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from medseg.errors import DataError
 from medseg.explained import explain, named
 from medseg.files import sha256_file, write_with
+from medseg.image.objects import ObjectMap, encode, smallest_type
 from medseg.kept import kept, write_stamp
 from medseg.plan.plan import Grid
 from medseg.preprocess.inverse import InverseRecord
@@ -32,6 +33,8 @@ SLICE_CHUNK = 256
 # Arrays up to this size stay decoded in a process that reads them, up to so much in all.
 DECODED_ARRAY_BYTES, DECODED_BYTES = 8 << 20, 512 << 20
 FILES = ("image.b2nd", "label.b2nd", "locations.npy")
+# Beside them where labels are object numbers.
+OBJECTS = "objects.b2nd"
 ENTRY = "case.json"
 MAKER = "medseg preprocess"
 
@@ -64,6 +67,15 @@ class PreparedCase:
     def read_labels(self, box: tuple[slice, ...] | None = None) -> NDArray[np.uint8]:
         """The label channels (S) or the box of them."""
         return np.asarray(_read_array(self._checked(FILES[1]), box or ...))
+
+    def read_codes(self, box: tuple[slice, ...] | None = None) -> NDArray[np.int32]:
+        """Codes (S) of the objects in the box, of number and class (``image/objects.py``); of object data only."""
+        numbers = np.asarray(_read_array(self._checked(OBJECTS), box or ...))
+        return encode(numbers, self.read_labels(box))
+
+    def read_objects(self) -> NDArray[np.uint32]:
+        """The object numbers (S); of object data only."""
+        return np.asarray(_read_array(self._checked(OBJECTS), ...), dtype=np.uint32)
 
     def read_locations(self) -> NDArray[np.int32]:
         """Sampled foreground voxels: rows (class, voxel index per axis)."""
@@ -100,6 +112,7 @@ def write_case(
     locations: NDArray[np.int32],
     record: InverseRecord,
     slice_axis: int | None = None,
+    objects: ObjectMap | None = None,
 ) -> None:
     """Write one case; ``case.json`` with the digests comes last and makes it valid.
 
@@ -109,6 +122,7 @@ def write_case(
         image: (C, S); labels: (S); locations: (n, 1 + d).
         record: how to undo the preparation.
         slice_axis: axis along which slices will be read one by one; none: blocks will be.
+        objects: the numbers of the objects in ``labels``, of object data.
 
     Raises:
         DataError: if prepared intensities do not fit into float16.
@@ -122,12 +136,21 @@ def write_case(
     write_with(folder / FILES[0], lambda path: _write_array(path, image.astype(np.float16), 1, slice_axis))
     write_with(folder / FILES[1], lambda path: _write_array(path, labels, 0, slice_axis))
     write_with(folder / FILES[2], lambda path: np.save(path, locations, allow_pickle=False))
-    write_stamp(folder / ENTRY, key, [folder / name for name in FILES], facts={"record": record.to_json()})
+    files = case_files(objects is not None)
+    if objects is not None:
+        numbers = objects.numbers.astype(smallest_type(objects.count))
+        write_with(folder / OBJECTS, lambda path: _write_array(path, numbers, 0, slice_axis))
+    write_stamp(folder / ENTRY, key, [folder / name for name in files], facts={"record": record.to_json()})
 
 
-def case_is_valid(folder: Path, key: str) -> bool:
+def case_files(objects: bool) -> tuple[str, ...]:
+    """Names of the files of a case; of object data, those of the object numbers too."""
+    return (*FILES, OBJECTS) if objects else FILES
+
+
+def case_is_valid(folder: Path, key: str, *, objects: bool = False) -> bool:
     """Whether the folder holds a complete, undamaged case for ``key``."""
-    return kept(folder / ENTRY, key, FILES) is not None
+    return kept(folder / ENTRY, key, case_files(objects)) is not None
 
 
 def write_index(folder: Path, dataset: str, grid: Grid, cases: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from medseg.errors import CheckpointError, MedsegError
 from medseg.files import sha256_bytes, write_bytes
 from medseg.image.labels import LabelTable
 from medseg.models.zoo import build_model, build_outline
+from medseg.objects.decoding import Decoding
 from medseg.plan.plan import Plan
 from medseg.records import write_record
 from medseg.results.folders import ModelFolder
@@ -38,6 +39,7 @@ class Checkpoint:
         plan: how the network is built and images are prepared.
         fold, seed: which training.
         fingerprint: digest of plan, data and code of the training.
+        decoding: how objects are read off the network's maps, tuned on training cases; None: it has no such head.
         inputs: the parts of the fingerprint by name, each a digest (``train.identity.digests_of``).
         provenance: versions and machine.
         trained_on: whose images its weights have seen, by way of other models as well; None: there is no record.
@@ -55,6 +57,7 @@ class Checkpoint:
     trained_on: TrainedOn | None = None
     allowed: tuple[str, ...] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
+    decoding: Decoding | None = None
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, network: nn.Module) -> None:
@@ -81,6 +84,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, network: nn.Module) -
             "allowed": list(checkpoint.allowed),
             "provenance": dict(checkpoint.provenance),
             **({"trained_on": checkpoint.trained_on.to_json()} if checkpoint.trained_on else {}),
+            **({"decoding": checkpoint.decoding.to_json()} if checkpoint.decoding else {}),
         },
     )
 
@@ -143,6 +147,7 @@ def read_description(folder: Path) -> tuple[Checkpoint, str]:
             trained_on=TrainedOn.from_json(facts["trained_on"]) if "trained_on" in facts else None,
             allowed=tuple(facts.get("allowed", ())),
             inputs=dict(facts["inputs"]),
+            decoding=Decoding.from_json(facts["decoding"]) if "decoding" in facts else None,
         )
         weights_sha256 = str(facts["weights_sha256"])
         _require_agreement(checkpoint)
@@ -163,6 +168,12 @@ def _require_agreement(checkpoint: Checkpoint) -> None:
     ):
         if found != expected:
             raise OutOfBounds(f"{what}: found {shortened(found)}; the plan's network has {shortened(expected)}")
+    if bool(network.head) != (checkpoint.decoding is not None) or (network.head and not labels.instances):
+        raise OutOfBounds(
+            f"decoding: {'is there' if checkpoint.decoding else 'is missing'}, and the plan's network has "
+            f"{f'the head {network.head}' if network.head else 'no head for objects'}, for labels "
+            f"{'of objects' if labels.instances else 'without objects'}"
+        )
 
 
 def describe_file(path: Path) -> str:

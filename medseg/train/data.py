@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,8 @@ class RawBatch:
     Attributes:
         step: which step.
         images: (N, C, S) float32 on the host; S is the patch and what the augmentation looks at beyond it.
-        labels: (N, S) uint8, as they are stored, ``IGNORE`` where not annotated.
+        labels: (N, S) as they are stored, ``IGNORE`` where not annotated: uint8 channels, or where the network has a
+            head for objects int32 codes of number and channel (``image/objects.py``).
     """
 
     step: int
@@ -50,19 +52,19 @@ class Space:
 
     Attributes:
         images: flat float32, of the largest batch or larger.
-        labels: flat uint8, likewise.
+        labels: flat, likewise, of ``label_type``.
     """
 
     images: NDArray[np.float32]
-    labels: NDArray[np.uint8]
+    labels: NDArray[Any]
 
     @classmethod
-    def create(cls, shape: Sequence[int]) -> Space:
+    def create(cls, shape: Sequence[int], labels: np.dtype[Any]) -> Space:
         """New memory, all zeros, for images of this shape (N, C, S) and their labels."""
         voxels = math.prod((shape[0], *shape[2:]))
-        return cls(np.zeros(math.prod(shape), dtype=np.float32), np.zeros(voxels, dtype=np.uint8))
+        return cls(np.zeros(math.prod(shape), dtype=np.float32), np.zeros(voxels, dtype=labels))
 
-    def shaped(self, shape: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def shaped(self, shape: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """Its beginning as images of this shape (N, C, S), and labels (N, S)."""
         flat = (shape[0], *shape[2:])
         return self.images[: math.prod(shape)].reshape(shape), self.labels[: math.prod(flat)].reshape(flat)
@@ -71,6 +73,11 @@ class Space:
         """The batch of images of this shape that lies in it."""
         images, labels = self.shaped(shape)
         return RawBatch(step, torch.from_numpy(images), torch.from_numpy(labels))
+
+
+def label_type(plan: Plan) -> np.dtype[Any]:
+    """The type of the labels that a plan's training reads: codes of objects, or channels."""
+    return np.dtype(np.int32 if plan.network.head else np.uint8)
 
 
 def batch_cases(cases: Sequence[PreparedCase], plan: Plan, seed: int, step: int) -> list[PreparedCase]:
@@ -101,7 +108,7 @@ def read_batch(
     widest = around.max(axis=0)
     size = np.add(plan.window, 2 * widest).tolist()
     lead = (len(positions), plan.network.in_channels)
-    space = into or Space.create((*lead, *size))
+    space = into or Space.create((*lead, *size), label_type(plan))
     images, labels = space.shaped((*lead, *size))
     if into is not None:
         # An earlier batch lay there.
@@ -129,7 +136,7 @@ def augment_batch(raw: RawBatch, plan: Plan, seed: int, part: range | None = Non
         plan, seed, part: as they were when it was read.
 
     Returns:
-        images (N, C, patch) float32 in the plan's layout, labels (N, patch) int64, ``IGNORE`` where not annotated.
+        images (N, C, patch) float32 in the plan's layout, labels (N, patch) int64, channels or codes of objects.
     """
     raw = raw.on(plan.machine.device)
     x, y = raw.images, raw.labels
@@ -183,14 +190,16 @@ def _centres(case: PreparedCase, plan: Plan, position: int) -> NDArray[np.int32]
     return foreground if forced and len(foreground) else rows[rows[:, 0] == 0]
 
 
-def _read_patch(
-    case: PreparedCase, start: Sequence[int], image: NDArray[np.float32], labels: NDArray[np.uint8]
-) -> None:
-    """Fill ``image`` (C, patch) and ``labels`` (patch) from the case; what hangs over its edge stays 0."""
+def _read_patch(case: PreparedCase, start: Sequence[int], image: NDArray[np.float32], labels: NDArray[Any]) -> None:
+    """Fill ``image`` (C, patch) and ``labels`` (patch) from the case; what hangs over its edge stays 0.
+
+    Labels are channels in uint8, or else codes of objects.
+    """
     source, target = [], []
     for begin, size, length in zip(start, labels.shape, case.shape, strict=True):
         low, high = max(0, begin), min(length, begin + size)
         source.append(slice(low, high))
         target.append(slice(low - begin, high - begin))
     image[(slice(None), *target)] = case.read_image(tuple(source))
-    labels[tuple(target)] = case.read_labels(tuple(source))
+    read = case.read_labels if labels.dtype == np.uint8 else case.read_codes
+    labels[tuple(target)] = read(tuple(source))

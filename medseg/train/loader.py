@@ -30,7 +30,7 @@ from medseg.engine.parent import end_with_parent
 from medseg.errors import MedsegError, TrainingError
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
-from medseg.train.data import RawBatch, Space, batch_cases, read_batch
+from medseg.train.data import RawBatch, Space, batch_cases, label_type, read_batch
 
 # Batches that each worker has memory for: the one in use, one that waits, one that is read.
 SPACES = 3
@@ -227,5 +227,6 @@ def _shared_space(plan: Plan, part: range | None) -> Space:
     ]
     voxels = math.prod(size) * (plan.training.batch if part is None else len(part))
     # Pages are taken when they are first written to.
-    images, labels = mmap.mmap(-1, voxels * plan.network.in_channels * 4), mmap.mmap(-1, voxels)
-    return Space(np.frombuffer(images, dtype=np.float32), np.frombuffer(labels, dtype=np.uint8))
+    kind = label_type(plan)
+    images, labels = mmap.mmap(-1, voxels * plan.network.in_channels * 4), mmap.mmap(-1, voxels * kind.itemsize)
+    return Space(np.frombuffer(images, dtype=np.float32), np.frombuffer(labels, dtype=kind))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from medseg.engine.build import build_placed, build_step
@@ -18,6 +19,7 @@ from medseg.engine.placement import set_exact
 from medseg.engine.step import Step
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
+from medseg.image.objects import of_numbers
 from medseg.models.finish import finishing
 from medseg.patches.tiling import window_starts
 from medseg.plan.budget import Pace
@@ -34,6 +36,8 @@ WARM_UP = 2
 LEAST_STEPS = 3
 VALIDATED = 4
 LARGEST_IN_WINDOWS = 2
+# Voxels per axis of made-up objects.
+OBJECT = 16
 
 
 def measure(plan: Plan, shapes: Sequence[tuple[int, ...]], seconds: float) -> Pace:
@@ -108,14 +112,23 @@ def _made_up_case(plan: Plan, size: tuple[int, ...], folder: Path, seed: int) ->
     axes = tuple(range(len(size)))
     grid = Geometry.from_spacing(size, [s or 1.0 for s in plan.grid.spacing], plan.grid.unit)
     record = InverseRecord(grid, axes, (False,) * len(size), (0,) * len(size), size, size)
-    write_case(folder, "", image, labels, np.hstack([classes, voxels]).astype(np.int32), record)
+    objects = of_numbers(_tiles(size), np.maximum(labels, 1)) if plan.network.head else None
+    write_case(folder, "", image, labels, np.hstack([classes, voxels]).astype(np.int32), record, objects=objects)
     return PreparedCase(folder.name, size, record, folder)
+
+
+def _tiles(size: tuple[int, ...]) -> NDArray[np.int64]:
+    """(S) object numbers that fill an image with tiles of ``OBJECT`` voxels per axis."""
+    counts = [-(-n // OBJECT) for n in size]
+    places = np.ix_(*[np.arange(n) // OBJECT for n in size])
+    return np.ravel_multi_index(np.broadcast_arrays(*places), counts) + 1
 
 
 def _validation_seconds(network: nn.Module, case: PreparedCase, plan: Plan) -> float:
     """Seconds to validate on one case, by the loop's own function; the quickest of some."""
     # Reading off regions costs what reading off as many classes does.
-    flat = plan.changed(regions=(), ignore=False, classes=max(plan.network.classes, plan.network.out_channels))
+    classes = plan.network.classes if plan.network.head else max(plan.network.classes, plan.network.out_channels)
+    flat = plan.changed(regions=(), ignore=False, classes=classes)
     labels = LabelTable.create({str(k): k for k in range(1, flat.network.classes)})
     times = []
     for _ in range(VALIDATED):

@@ -17,6 +17,7 @@ from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_split
 from medseg.machine import fast_precision
 from medseg.outputs import writing
+from medseg.patches.sampling import fold_seed
 from medseg.plan.plan import VALIDATION_CASES, Plan, read_plan
 from medseg.preprocess.store import open_store
 from medseg.progress import say
@@ -31,6 +32,7 @@ from medseg.train.lineage import StartModel, TrainedOn, clear_start
 from medseg.train.loop import train
 from medseg.train.resume import saved_step
 from medseg.train.state import FoldCases, RunOptions
+from medseg.train.tuning import tune
 
 __all__ = ["Inputs", "fingerprint_of", "journal_path", "run"]
 
@@ -107,6 +109,8 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions)
     with writing(ModelFolder(out).description, out), writer_lock(folder):
         attempts = _attempts(folder)
         network = train(plan, chosen, inputs.seed, folder, label, start, options, phases)
+        seed = fold_seed(inputs.seed, inputs.fold)
+        decoding = tune(network, chosen.train, plan, manifest.labels, seed, label) if plan.network.head else None
         say(f"{label}: {phases.summary()}")
         seconds = attempts["seconds"] + time.monotonic() - begun
         history = (folder / "journal.jsonl").read_bytes()
@@ -128,6 +132,7 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions)
             trained_on,
             allowed,
             digests_of(facts),
+            decoding,
         )
         write_checkpoint(out, checkpoint, network)
 

@@ -166,7 +166,7 @@ def first_network(plan: Plan, seed: int, label: str, start: Start | None) -> nn.
             f"{label}: support vector machines separate classes that exclude one another, and regions overlap; "
             "set options: {svm: false}, or leave out the regions"
         )
-    init_foreground_prior(network, plan.network.out_channels, regions=bool(plan.network.regions))
+    init_foreground_prior(network, plan.network.out_channels, sigmoids=plan.network.sigmoids)
     if start is not None:
         start.apply(network, label)
     return network

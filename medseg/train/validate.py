@@ -29,7 +29,7 @@ def validate(
     The processes of a group share the cases.
     """
     network.eval()
-    names, decoder = labels.target_names, decoder_of(labels)
+    names, decoder = labels.target_names, decoder_of(labels, plan.network.head)
     sums = [OverlapCounts(0, 0, 0)] * len(names)
     with torch.inference_mode(), autocast(plan.machine.device, plan.machine.precision):
         for case in cases[group.rank :: group.size]:

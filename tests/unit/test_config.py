@@ -91,6 +91,7 @@ FULL: dict[str, Any] = {
             "datasets": ["cells"],
             "freeze": ["encoder"],
             "allow": ["start-overlap"],
+            "head": "boundary",
             "dims": 2,
             "recipe": "nnunet",
             "loss": "ce",

@@ -24,6 +24,7 @@ from medseg.image.labels import LabelTable
 from medseg.image.resample import reorient_back
 from medseg.ingest.manifest import read_manifest, write_manifest
 from medseg.late import resolve
+from medseg.models.spec import NetworkSpec
 from medseg.postprocess import refine as refining
 from medseg.postprocess import run as stage
 from medseg.postprocess.components import remove_small
@@ -39,6 +40,7 @@ from medseg.preprocess.inverse import InverseRecord, KeptBox
 from medseg.preprocess.prepare import prepare_image
 
 TABLE = LabelTable.create({"ball": 1, "rod": 3})
+NETWORK = NetworkSpec(3, 1, 3, (8,), ((1, 1, 1),), ((3, 3, 3),))
 
 
 def config_with(study: Any, name: str, crf: CrfConfig | None, **steps: Any) -> Any:
@@ -79,13 +81,13 @@ def test_probabilities_come_back(axis: int, rows: list[int], tmp_path: Path) -> 
     shape = [5, 6, 7]
     shape[axis] = 70
     logits = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
-    frame, path = Frame(record(tuple(shape)), axis, TABLE), tmp_path / "x.b2nd"
+    frame, path = Frame(record(tuple(shape)), axis, TABLE, NETWORK), tmp_path / "x.b2nd"
     cuts = np.cumsum([0, *rows])
 
     def write() -> None:
         with ProbabilityFile(path).open(frame) as take:
             for begin, end, part in zip(cuts[:-1], cuts[1:], logits.split(rows, dim=axis + 1), strict=True):
-                take(Slab(slice(begin, end), part, part.argmax(dim=0).byte()))
+                take(Slab(slice(begin, end), part, None))
 
     write()
     found, box = read_probabilities(path, sha256_file(path))
@@ -101,8 +103,8 @@ def test_probabilities_come_back(axis: int, rows: list[int], tmp_path: Path) -> 
 
 def test_a_failure_leaves_no_part_of_a_file(tmp_path: Path) -> None:
     sink, logits = ProbabilityFile(tmp_path / "x.b2nd"), torch.zeros(3, 3, 4)
-    with pytest.raises(RuntimeError, match="interrupted"), sink.open(Frame(record((9, 4)), 0, TABLE)) as take:
-        take(Slab(slice(0, 3), logits, logits[0].byte()))
+    with pytest.raises(RuntimeError, match="interrupted"), sink.open(Frame(record((9, 4)), 0, TABLE, NETWORK)) as take:
+        take(Slab(slice(0, 3), logits, None))
         raise RuntimeError("interrupted")
     assert list(tmp_path.iterdir()) == []
 

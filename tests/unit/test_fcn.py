@@ -165,7 +165,7 @@ def test_the_prior_is_what_an_untrained_network_says_everywhere(finest: int) -> 
     net = made(finest)
     with torch.no_grad():
         net.network.score_fr.weight.zero_()
-    init_foreground_prior(net, 3, regions=False)
+    init_foreground_prior(net, 3, sigmoids=0)
     background = net(images(1, 1, 50, 37)).softmax(dim=1)[:, 0]
     torch.testing.assert_close(background, torch.full_like(background, 0.95))
 

@@ -40,7 +40,7 @@ def test_outputs_are_shifted_to_the_prior(name: str, dims: int, regions: Any, ti
     before = {k: v.clone() for k, v in network.state_dict().items()}
     with torch.inference_mode():
         plain = network(images)
-        init_foreground_prior(network, plan.network.out_channels, regions=bool(regions))
+        init_foreground_prior(network, plan.network.out_channels, sigmoids=plan.network.sigmoids)
         shift = network(images) - plain
     changed = {k for k, v in network.state_dict().items() if not torch.equal(v, before[k])}
     assert {network.state_dict()[k].shape for k in changed} == {(plan.network.out_channels,)}

@@ -82,7 +82,7 @@ def test_a_prior_shifts_the_logits_once(hidden: int) -> None:
         (bias,) = output_biases(net, 3)
         assert bias.abs().max() < 1
         shift = -bias.clone()
-        init_foreground_prior(net, 3, regions=False)
+        init_foreground_prior(net, 3, sigmoids=0)
         shift += bias
         torch.testing.assert_close(net(noise(2)), before + shift[:, None, None], atol=1e-4, rtol=1e-4)
 

@@ -157,9 +157,9 @@ def test_a_region_needs_more_than_half_and_later_ones_cover_earlier_ones() -> No
 @pytest.mark.parametrize("table", [LabelTable.create({"a": 1, "b": 3}), LabelTable.create(TUMOUR, regions=NESTED)])
 def test_decoders_name_a_map_per_channel_and_agree_with_their_probabilities(table: LabelTable) -> None:
     decoder = decoder_of(table)
-    assert len(decoder.maps(table)) == table.channels == len(set(decoder.maps(table)))
+    assert len(decoder.maps(table, 2)) == table.channels == len(set(decoder.maps(table, 2)))
     logits = torch.randn(table.channels, 7, 6, generator=torch.Generator().manual_seed(0))
-    soft, labels = decoder.probabilities(logits), decoder.labels(logits, table)
+    soft, labels = decoder.probabilities(logits, table), decoder.labels(logits, table)
     assert labels.dtype == torch.uint8
     read = paint((p > 0.5 for p in soft), table) if table.regions else largest(soft)
     assert torch.equal(labels, read)

@@ -215,7 +215,7 @@ def test_a_few_steps_and_the_machines_segment_a_scene(dims: int, draw_scene: Sce
     shape = (64, 64) if dims == 2 else (20, 20, 20)
     images, labels = scenes(draw_scene, shape, 3, 4)
     net = built(dims, regions=64)
-    init_foreground_prior(net, 3, regions=False)
+    init_foreground_prior(net, 3, sigmoids=0)
     step = Step(net, build_optimizer("adamw", net.parameters(), 0.003, 0.0), build_loss("dice_ce"), "cpu", "fp32")
     losses = [step(images, labels) for _ in range(15)]
     assert losses[-1] < losses[0]

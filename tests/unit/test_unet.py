@@ -283,7 +283,7 @@ def test_every_size_is_taken(name: str, spec: NetworkSpec, size: tuple[int, ...]
 @pytest.mark.parametrize("name", OURS)
 def test_every_head_expects_rare_foreground(name: str) -> None:
     net = built(name, FLAT, deep_supervision=True)
-    init_foreground_prior(net, 3, regions=False)
+    init_foreground_prior(net, 3, sigmoids=0)
     for bias in output_biases(net, 3):
         assert bias.detach().softmax(0).tolist() == pytest.approx([1 - PRIOR, PRIOR / 2, PRIOR / 2], rel=1e-4)
     assert len(output_biases(net, 3)) == 2
