@@ -1,4 +1,4 @@
-"""``medseg measure`` pairs images with masks from anywhere and refuses what is none; ``medseg predict`` measures, too."""
+"""``medseg measure`` pairs images with masks from anywhere, and refuses what is none; ``medseg predict`` measures."""
 
 from __future__ import annotations
 

@@ -49,6 +49,13 @@ def test_ellipses(spacing: tuple[float, ...], turn: float) -> None:
     assert row["solidity"] == 1
 
 
+@pytest.mark.parametrize("radius", [15.0, 40.0])
+@pytest.mark.parametrize("coarse", [1.0, 2.0, 3.0])
+def test_the_perimeter_of_a_circle(coarse: float, radius: float) -> None:
+    found = measure(Scene(ellipsoid((radius, radius), (coarse, 1.0)), (coarse, 1.0), "um"))
+    assert found["perimeter_um"][0] == pytest.approx(2 * math.pi * radius, rel=0.014)
+
+
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.5, 1.0, 1.0), (1.0, 0.6, 2.0)])
 def test_ellipsoids(spacing: tuple[float, ...]) -> None:
     radii = (20.0, 16.0, 12.0)
