@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 from medseg.image.objects import of_numbers
 from medseg.late import resolve
 from medseg.objects.components import face_connected
-from medseg.objects.decoding import Decoding
+from medseg.objects.decoding import Decoding, threshold
 
-# What 1 is in a map.
-ONE = 1024
 Maps = NDArray[np.int16]
 # (maps (M, S), mask (S, bool), spacing, decoding) -> (S) int32: objects of the mask, 0 for none, numbers in any order.
 Split = Callable[[Maps, NDArray[np.bool_], Sequence[float], Decoding], NDArray[np.int32]]
@@ -86,11 +84,6 @@ def foreground(maps: Maps, decoding: Decoding) -> NDArray[np.bool_]:
     """Where F reaches its threshold: (S)."""
     reached: NDArray[np.bool_] = maps[0] >= threshold(decoding.foreground)
     return reached
-
-
-def threshold(value: float) -> int:
-    """A threshold in units of the maps."""
-    return round(value * ONE)
 
 
 def objects_in(

@@ -11,6 +11,8 @@ import numpy as np
 
 from medseg.bounds import Bound, OutOfBounds, between, number, shortened, table
 
+# What 1 is in a map.
+ONE = 1024
 # Smallest objects that are kept where training objects are not smaller still: voxels in 2-D and 3-D.
 SMALL = {2: 15.0, 3: 30.0}
 FOREGROUNDS = (0.4, 0.5, 0.6)
@@ -79,6 +81,11 @@ class Decoding:
         if set(found) != set(BOUNDS):
             raise OutOfBounds(f"{where}: found keys {shortened(sorted(found))}; expected {sorted(BOUNDS)}")
         return cls(**{name: bound.read(f"{where}.{name}", found[name]) for name, bound in BOUNDS.items()})
+
+
+def threshold(value: float) -> int:
+    """A threshold in units of the maps, which are whole numbers."""
+    return round(value * ONE)
 
 
 def grid(head: str, default: Decoding) -> tuple[Decoding, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.objects.decoding import Decoding
+from medseg.objects.decoding import Decoding, threshold
 from medseg.objects.seeds import grow
 
 
@@ -16,4 +16,4 @@ def split(
 ) -> NDArray[np.int32]:
     """Objects (S) of maps F, D: seeds D > ``seed``, watershed on -D."""
     inside = maps[1].astype(np.int32)
-    return grow(inside > decoding.seed * 1024, -inside, mask)
+    return grow(inside > threshold(decoding.seed), -inside, mask)

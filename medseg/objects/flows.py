@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medseg.objects.decoding import Decoding
+from medseg.objects.decoding import ONE, Decoding
+from medseg.objects.seeds import with_rest
 
 STEPS = 8
 DOUBLINGS = 5
@@ -29,14 +30,17 @@ WELL_VISITED = 2
 def split(
     maps: NDArray[np.int16], mask: NDArray[np.bool_], spacing: Sequence[float], decoding: Decoding
 ) -> NDArray[np.int32]:
-    """Objects (S) of maps F and d components of the flow; voxels that end at no sink are in none."""
+    """Objects (S) of maps F and d components of the flow; voxels that end at no sink are in none.
+
+    A component of the mask in which no voxel ends at one is an object as a whole.
+    """
     places = np.flatnonzero(mask)
     ends = _ends(maps[1 : 1 + mask.ndim], mask, places, spacing)
     visits = np.bincount(ends, minlength=mask.size).reshape(mask.shape)
     sinks = _sinks(visits)
     found = np.zeros(mask.size, dtype=np.int32)
     found[places] = sinks.ravel()[ends]
-    return found.reshape(mask.shape)
+    return with_rest(found.reshape(mask.shape), mask)
 
 
 def _ends(
@@ -45,10 +49,10 @@ def _ends(
     """Flat index of the voxel of the mask at which the path of each of ``places`` ends."""
     shape = mask.shape
     # One step is as long as the finest spacing. The field is 0 outside the mask and in a margin of one voxel.
-    speeds = [min(spacing) / s / 1024 for s in spacing]
+    speeds = [min(spacing) / s / ONE for s in spacing]
     field = np.stack(
         [
-            np.pad(np.where(mask, f, 0).astype(np.float32) * np.float32(v), 1).ravel()
+            np.pad(np.where(mask, f.clip(-ONE, ONE), 0).astype(np.float32) * np.float32(v), 1).ravel()
             for f, v in zip(flow, speeds, strict=True)
         ],
         axis=1,

@@ -19,6 +19,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from medseg.objects.diffusion import flow_field, keyed
+from medseg.objects.seeds import LEAST
 
 __all__ = ["BACKGROUND", "BAND", "CORE", "RING", "boundary_codes", "flow_field", "inner_distance"]
 
@@ -30,6 +31,8 @@ AREAS = (300, 2000)
 SHARE = 0.08
 # The widest band, in units of the finest spacing.
 WIDEST = 3.0
+# Bands that are tried where a wider one cuts an object's core in two.
+NARROWER = (2.0, 1.0, 0.0)
 # Distances that differ by rounding only are equal.
 EPSILON = 1e-6
 
@@ -40,9 +43,10 @@ def boundary_codes(objects: Tensor, spacing: Sequence[float]) -> Tensor:
     The band of an object is its voxels whose distance to a voxel of another label (another object or background) is at
     most w, and its voxels that share a face with another object. The finest spacing is the unit of w. 2-D: 1 for
     objects below 300 pixels, 2 below 2000, else 3 (the winners of the 2018 Data Science Bowl let the border grow like
-    that); areas count in squares of the finest spacing. 3-D: 0.08 times the equivalent diameter, from 1 to 3. No object
-    is erased: if its band would cover it, the voxels furthest from other labels stay core. Sizes are those seen in the
-    array; along the array's edge there is no band.
+    that); areas count in squares of the finest spacing. 3-D: 0.08 times the equivalent diameter, from 1 to 3. Where
+    that cuts the core in two, at a neck, w is reduced to 2, 1 or 0. No object is erased: if its band would cover it,
+    the voxels furthest from other labels stay core. Sizes are those seen in the array; along the array's edge there is
+    no band.
 
     Args:
         objects: (N, S) integers on any device, two or three spatial axes.
@@ -71,15 +75,20 @@ def boundary_codes(objects: Tensor, spacing: Sequence[float]) -> Tensor:
                 faced[side] |= differs
                 touched[side] |= both
 
-    flat = keys.flatten()
-    sizes = torch.bincount(flat, minlength=count)
-    limits = torch.bucketize(_widths(sizes * math.prod(steps), len(steps)) + EPSILON, _tensor(levels, labels)).byte()
-    core = inside & (rank >= limits[keys]) & ~touched
-    erased = (sizes > 0) & (torch.bincount(flat, weights=core.flatten().float(), minlength=count) == 0)
+    sizes = torch.bincount(keys.flatten(), minlength=count)
+    widths = _widths(sizes * math.prod(steps), len(steps)) + EPSILON
+    core = inside & (rank >= torch.bucketize(widths, _tensor(levels, labels)).byte()[keys]) & ~touched
+    for width in NARROWER:
+        broken = _broken(core, keys, count)
+        if not bool(broken.any()):
+            break
+        within = torch.bucketize(widths.clamp_max(width + EPSILON), _tensor(levels, labels)).byte()
+        core |= broken[keys] & (rank >= within[keys]) & ~touched
+    erased = (sizes > 0) & (torch.bincount(keys[core], minlength=count) == 0)
     erased[::stride] = False
     if bool(erased.any()):
         furthest = torch.zeros(count, dtype=torch.uint8, device=labels.device)
-        furthest.scatter_reduce_(0, flat, rank.flatten(), "amax")
+        furthest.scatter_reduce_(0, keys.flatten(), rank.flatten(), "amax")
         core |= erased[keys] & (rank == furthest[keys])
     codes = torch.where(faced & ~inside, RING, BACKGROUND).byte()
     return codes.masked_fill_(inside, BAND).masked_fill_(core, CORE)
@@ -117,6 +126,29 @@ def _inner(labels: NDArray[np.integer], spacing: Sequence[float]) -> NDArray[np.
         distance = ndimage.distance_transform_edt(own, sampling=spacing)
         out[wide][own] = (distance[own] - half) / (distance.max() - half)
     return out
+
+
+def _broken(core: Tensor, keys: Tensor, count: int) -> Tensor:
+    """Which objects' cores have more parts that can be seeds than the objects have parts: (count,)."""
+    from skimage.measure import label
+
+    dims, owners = core.dim() - 1, keys.cpu().numpy()
+    face = ndimage.generate_binary_structure(dims, 1)[None]
+    parts, found = ndimage.label(core.cpu().numpy(), np.concatenate([0 * face, face, 0 * face]))
+    seeds = np.bincount(parts.ravel(), minlength=found + 1) >= LEAST[dims]
+    seeds[0] = False
+    owner = np.zeros(found + 1, dtype=np.int64)
+    owner[parts.ravel()] = owners.ravel()
+    cores = np.bincount(owner[seeds], minlength=count)
+    several = cores > 1
+    for item in np.flatnonzero(several.reshape(len(core), -1).any(axis=1)):
+        whole = np.where(several[owners[item]], owners[item], 0)
+        pieces, total = label(whole, return_num=True, connectivity=1)
+        of_piece = np.zeros(total + 1, dtype=np.int64)
+        of_piece[pieces.ravel()] = whole.ravel()
+        number, pieces_of = np.unique(of_piece[1:], return_counts=True)
+        several[number] &= cores[number] > pieces_of
+    return torch.from_numpy(several).to(core.device)
 
 
 def _widths(volumes: Tensor, dims: int) -> Tensor:
