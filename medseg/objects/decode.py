@@ -1,4 +1,4 @@
-"""From maps to objects: one table of heads, the steps that all share, and the class of each object.
+"""From maps to objects: how each head splits its foreground, the steps that all share, and the class of each object.
 
 Maps are int16 in units of 1/1024, so that jitter of floating-point numbers between devices decides no tie.
 """
@@ -23,25 +23,24 @@ Split = Callable[[Maps, NDArray[np.bool_], Sequence[float], Decoding], NDArray[n
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """How the foreground of one head's maps is split into objects. Map 0 is the foreground F for all of them.
+class Splitter:
+    """How the foreground of a head's maps is split into objects.
 
     Attributes:
         split: ``module:function`` of type ``Split``. What it does in one structure (below) must not depend on another.
-        maps: number of maps, for a number of spatial axes.
         reach: structures are the face-connected components of the foreground after dilation by a box of this radius.
     """
 
     split: str
-    maps: Callable[[int], int]
     reach: int = 0
 
 
-HEADS: Mapping[str, Head] = {
-    "boundary": Head("medseg.objects.boundary:split", lambda dims: 2),
-    "flows": Head("medseg.objects.flows:split", lambda dims: 1 + dims, reach=1),
-    "distance": Head("medseg.objects.distance:split", lambda dims: 2),
-    "classes": Head("medseg.objects.components:split", lambda dims: 1),
+# By the head's name. Map 0 is the foreground F for all of them.
+SPLITTERS: Mapping[str, Splitter] = {
+    "boundary": Splitter("medseg.objects.boundary:split"),
+    "flows": Splitter("medseg.objects.flows:split", reach=1),
+    "distance": Splitter("medseg.objects.distance:split"),
+    "classes": Splitter("medseg.objects.components:split"),
 }
 
 
@@ -49,7 +48,7 @@ def decode(head: str, maps: Maps, spacing: Sequence[float], decoding: Decoding) 
     """The objects of maps.
 
     Args:
-        head: row of ``HEADS``.
+        head: row of ``SPLITTERS``.
         maps: (M, S) int16 in units of 1/1024, two or three spatial axes; map 0 is F. Further maps are ignored.
         spacing: (d,) distance of neighbouring voxels along each axis.
         decoding: thresholds and sizes.
@@ -92,7 +91,7 @@ def objects_in(
     """The objects of the foreground ``mask`` (S) that are not too small: (S) int32, numbered without gaps from 1."""
     if not mask.any():
         return np.zeros(mask.shape, dtype=np.int32)
-    split: Split = resolve(HEADS[head].split)
+    split: Split = resolve(SPLITTERS[head].split)
     found = split(maps, mask, spacing, decoding)
     kept = np.bincount(found.ravel()) >= max(decoding.min_size, 1)
     kept[0] = False

@@ -1,7 +1,7 @@
 """Objects of maps of any size, tile by tile: the same objects with the same numbers as of the whole at once.
 
 Objects in different *structures*, components of the foreground with its small holes filled, do not depend on one
-another (``Head.reach`` says how far apart structures of a head lie). So tiles are looked at three times:
+another (``Splitter.reach`` says how far apart structures of a head lie). So tiles are looked at three times:
 
 1. Holes: components of the background are joined across seams, which shows how large each is.
 2. Structures: components of the foreground are joined across seams; each has a box and its first voxel.
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.objects.components import face_connected
-from medseg.objects.decode import HEADS, Maps, fill_small_holes, foreground, objects_in
+from medseg.objects.decode import SPLITTERS, Maps, fill_small_holes, foreground, objects_in
 from medseg.objects.decoding import Decoding
 from medseg.objects.seams import Box, Joined, grid_of, join
 
@@ -44,7 +44,7 @@ def decode_tiled(
     """``decode`` without the whole in memory.
 
     Args:
-        head: row of ``HEADS``.
+        head: row of ``SPLITTERS``.
         read: a box (slices with start and stop, within ``shape``) -> maps (M, box) int16, the same each time.
         shape: (d,) voxels of the whole along each axis.
         spacing: (d,) distance of neighbouring voxels along each axis.
@@ -111,7 +111,7 @@ class _Scene:
 
     def _near(self, box: Box, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """What is within the head's reach of the foreground, in a box."""
-        reach = HEADS[self.head].reach
+        reach = SPLITTERS[self.head].reach
         if not reach:
             return mask
         wide = self.around(box, reach)
@@ -161,7 +161,7 @@ class _Window:
         maps = scene.read(self.box)
         raw = foreground(maps, scene.decoding)
         filled = fill_small_holes(raw, scene.decoding.max_hole)
-        labels, count = face_connected(filled | dilated(raw, HEADS[scene.head].reach))
+        labels, count = face_connected(filled | dilated(raw, SPLITTERS[scene.head].reach))
         places = np.unravel_index(self._seen_at, scene.shape)
         own = np.zeros(count + 1, dtype=bool)
         own[labels[tuple(p - s.start for p, s in zip(places, self.box, strict=True))]] = True

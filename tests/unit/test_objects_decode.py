@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg.bounds import OutOfBounds
-from medseg.objects.decode import HEADS, classify, decode
+from medseg.objects.decode import SPLITTERS, classify, decode
 from medseg.objects.decoding import ONE, Decoding, grid
 from medseg.objects.linking import link_slices
 from tests.object_scenes import blobs, cells, maps_of, noise, same_objects
@@ -28,7 +28,7 @@ def maps(*values: list) -> np.ndarray:
     return np.rint(np.array(values) * ONE / 10).astype(np.int16)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", SPLITTERS)
 @pytest.mark.parametrize("shape", [(9, 8), (1, 1), (5, 6, 4), (1, 7, 1)])
 def test_nothing_gives_nothing_and_everything_gives_one(head: str, shape: tuple[int, ...]) -> None:
     nothing = np.zeros((len(shape) + 1, *shape), dtype=np.int16)
@@ -119,7 +119,7 @@ def test_flows_are_in_physical_units() -> None:
     assert same_objects(decode("flows", maps_of("flows", numbers, spacing), spacing, ALL), numbers)
 
 
-@given(st.sampled_from(sorted(HEADS)), st.integers(0, 2**32 - 1))
+@given(st.sampled_from(sorted(SPLITTERS)), st.integers(0, 2**32 - 1))
 def test_objects_lie_in_the_foreground_in_raster_order_and_are_no_smaller_than_allowed(head: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     dims = int(rng.integers(2, 4))

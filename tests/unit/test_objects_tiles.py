@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from medseg.objects import tiles
-from medseg.objects.decode import HEADS, decode
+from medseg.objects.decode import SPLITTERS, decode
 from medseg.objects.decoding import Decoding
 from medseg.objects.seams import grid_of, join
 from medseg.objects.tiles import decode_tiled
@@ -42,7 +42,7 @@ def tiled(
     return out, reads
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", SPLITTERS)
 @given(st.integers(0, 2**32 - 1))
 @example(20)
 def test_tiles_give_what_the_whole_gives(head: str, seed: int) -> None:
@@ -68,7 +68,7 @@ def test_tiles_give_what_the_whole_gives(head: str, seed: int) -> None:
     assert (found == decode(head, maps, spacing, settings)).all()
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", SPLITTERS)
 def test_a_snake_through_all_tiles_and_a_sheet_without_gaps(head: str) -> None:
     snake = np.zeros((41, 40), dtype=int)
     for row in range(1, 41, 4):
@@ -90,7 +90,7 @@ def test_a_hole_across_four_tiles_is_filled_by_its_whole_size() -> None:
         assert found[9, 9] == inside
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", SPLITTERS)
 def test_what_is_read_at_once_is_a_tile_and_the_objects_that_begin_in_it(head: str) -> None:
     rng = np.random.default_rng(3)
     numbers = np.zeros((300, 310), dtype=int)
