@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -151,28 +151,38 @@ def summary(table: pd.DataFrame, scene: Scene, foreground: NDArray[np.bool_] | N
     return found
 
 
-def joined(table: pd.DataFrame, matches: pd.DataFrame | Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def joined(
+    table: pd.DataFrame, matches: Iterable[Any], side: Literal["prediction", "reference"] = "prediction"
+) -> pd.DataFrame:
     """A table of objects with what an evaluation says of each, on the right.
 
     Args:
-        table: as ``measure`` gives it.
-        matches: a row per object with ``id`` and further columns, such as the status and the IoU of its match.
+        table: as ``measure`` gives it, of the predicted objects or of those of the reference.
+        matches: the rows of ``medseg.metrics.object_errors.object_rows``, which compares both.
+        side: whose objects the table has.
 
     Returns:
-        The rows of ``table``, in their order.
+        The rows of ``table``, in their order; added columns are ``status``, ``iou``, ``match`` (number of the object on
+        the other side, 0 without a match), ``merged`` and ``split``.
 
     Raises:
-        DataError: if ``matches`` has an object twice, lacks one, or has a column that the table has.
+        DataError: if an object of the table is in no row, or in several.
     """
-    found = pd.DataFrame(matches)
-    if found.empty and "id" not in found:
-        found = pd.DataFrame({"id": pd.Series(dtype=table["id"].dtype)})
+    other = "reference" if side == "prediction" else "prediction"
+    rows = [row for row in matches if getattr(row, side)]
+    found = pd.DataFrame(
+        {
+            "id": np.array([getattr(row, side) for row in rows], dtype=np.int64),
+            "status": pd.Series([row.status for row in rows], dtype="str"),
+            "iou": np.array([row.iou for row in rows], dtype=np.float64),
+            "match": np.array([getattr(row, other) for row in rows], dtype=np.int64),
+            "merged": np.array([row.merged for row in rows], dtype=np.bool_),
+            "split": np.array([row.split for row in rows], dtype=np.bool_),
+        }
+    )
     twice = found["id"][found["id"].duplicated()].tolist()
     missing = sorted(set(table["id"]) - set(found["id"]))
-    same = sorted(set(table.columns) & set(found.columns) - {"id"})
-    if twice or missing or same:
-        wrong = (
-            f"objects {twice[:5]} twice" if twice else f"no objects {missing[:5]}" if missing else f"columns {same} too"
-        )
-        raise DataError(f"the rows of an evaluation have {wrong}; expected one row per object of the table, by `id`")
+    if twice or missing:
+        wrong = f"have objects {twice[:5]} twice" if twice else f"lack objects {missing[:5]}"
+        raise DataError(f"the rows of the evaluation {wrong}; expected those of this very map, as its {side}")
     return table.merge(found, on="id", how="left", validate="one_to_one")

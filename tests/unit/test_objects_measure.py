@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -232,13 +231,21 @@ def test_what_cannot_be_measured_is_an_error() -> None:
 
 
 def test_measurements_beside_matches() -> None:
-    table = measure(Scene(np.array([[1, 0, 2, 0, 5]]), (1.0, 1.0)))
-    matches = pd.DataFrame({"id": [5, 2, 1], "status": ["tp", "fp", "tp"], "iou": [0.9, 0.0, 0.7]})
-    found = joined(table, matches)
-    assert found["id"].tolist() == [1, 2, 5]
-    assert found["status"].tolist() == ["tp", "fp", "tp"] and found["iou"].tolist() == [0.7, 0.0, 0.9]
-    assert found.columns.tolist() == [*table.columns, "status", "iou"]
-    assert len(joined(table.iloc[:0], [])) == 0
-    for bad in (matches.iloc[:2], pd.concat([matches, matches]), matches.assign(solidity=1)):
-        with pytest.raises(DataError):
-            joined(table, bad)
+    from medseg.metrics.object_errors import object_rows
+
+    # 5 is found as 8, 2 is missed, 9 is invented.
+    reference = np.array([[5, 5, 5, 0, 2, 0, 0, 0]])
+    prediction = np.array([[8, 8, 0, 0, 0, 0, 9, 9]])
+    rows = object_rows(reference, prediction)
+    found = joined(measure(Scene(prediction, (1.0, 1.0))), rows)
+    assert found["id"].tolist() == [8, 9] and found["match"].tolist() == [5, 0]
+    assert found["status"].tolist() == ["tp", "fp"] and found["iou"].tolist() == [pytest.approx(2 / 3), 0]
+    table = measure(Scene(reference, (1.0, 1.0)))
+    found = joined(table, rows, "reference")
+    assert found["id"].tolist() == [2, 5] and found["match"].tolist() == [0, 8]
+    assert found["status"].tolist() == ["fn", "tp"]
+    assert found.columns.tolist() == [*table.columns, "status", "iou", "match", "merged", "split"]
+    assert joined(table.iloc[:0], []).columns.tolist() == found.columns.tolist()
+    for bad in (rows[:1], [*rows, *rows]):
+        with pytest.raises(DataError, match="objects"):
+            joined(table, bad, "reference")
