@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 N ?= 10
 SEED ?= 0
 STAMP := $(VENV)/.installed
+# A test that kills its process ends the run: pytest-xdist would give it to one new process after another.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: help install demo test test-all lint format torture fuzz schema clean
 
@@ -23,10 +25,10 @@ demo: install  ## the demonstration study, from generated images to the report
 	$(BIN)/snakemake --cores all
 
 test: install  ## the tests of every day, a file per processor at a time
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m 'not exhaustive'
+	$(PYTEST) -m 'not exhaustive'
 
 test-all: install  ## all tests, those of every single row and setting, too
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 lint: install  ## formatting, style, types, layers, workflow
 	$(BIN)/ruff format --check .

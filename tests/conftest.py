@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Before numpy and torch are imported: results are compared bit for bit, and tests run beside each other.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,29 @@ LONG = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
+# Seconds after which a test hangs.
+PATIENCE_S = 400
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that hangs fails, with the line where it does, and the others are run.
+
+    What is deaf to that is ended by pytest (faulthandler_timeout), which costs its process.
+    """
+
+    def late(*_: object) -> None:
+        pytest.fail(f"{item.nodeid}: not done after {PATIENCE_S} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(PATIENCE_S)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(autouse=True)
