@@ -30,7 +30,7 @@ CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 # Dilation -> colour, from fine grids of taps to coarse ones (matplotlib's viridis, dark to light).
 COLOURS = plt.get_cmap("viridis")
 # Regions, not feature maps of the image: its drawing would say nothing.
-NOT_DRAWN = {"rcnn"}
+NOT_DRAWN = {"rcnn", "mask_rcnn", "sds"}
 
 
 class Bar(NamedTuple):

@@ -7,18 +7,31 @@ from typing import Any
 
 from medseg.config import Config
 from medseg.models.spec import NetworkSpec
+from medseg.networks import NETWORKS
 from medseg.plan.plan import Grid, Machine, Plan, Training
 
 
+def head_of(network: str) -> str:
+    """The head of a network that knows objects only; else it is tested with classes."""
+    heads = NETWORKS[network].heads
+    return "" if "classes" in heads else heads[0]
+
+
 def tiny_plan(network: str = "unet", dims: int = 2, **changes: Any) -> Plan:
-    """A plan that trains a step in milliseconds; ``changes`` are values by their fields' names."""
+    """A plan that trains a step in milliseconds; ``changes`` are values by their fields' names.
+
+    Two classes and the background; where a network knows objects only, objects of one class.
+    """
     stages = ((1,) * dims, (2,) * dims, (2,) * dims)
     patch = (32, 32) if dims == 2 else (16, 16, 16)
+    head = head_of(network)
     plan = Plan(
         model="tiny",
         grid=Grid("px" if dims == 2 else "mm", dims == 3, (1.0,) * dims, ("none",), ({},)),
         # Widths not below 8: oneDNN 3.12 corrupts memory in strided 1 x 1 convolutions of fewer channels (2-D, AVX2).
-        network=NetworkSpec(dims, 1, 3, (8, 16, 16), stages, ((3,) * dims,) * 3, patch, name=network),
+        network=NetworkSpec(
+            dims, 1, 2 if head else 3, (8, 16, 16), stages, ((3,) * dims,) * 3, patch, name=network, head=head
+        ),
         training=Training("dice_ce", "adamw", 0.005, 1e-4, "default", 0.33, batch=2, steps=6, validate_every=3),
         machine=Machine("cpu", "fp32", threads=1),
         reasons={},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from medseg.engine.freeze import freeze
@@ -11,7 +10,7 @@ from medseg.engine.phases import Phases
 from medseg.engine.placement import place
 from medseg.engine.step import Step, build_optimizer
 from medseg.losses.build import build_loss, build_object_loss
-from medseg.losses.supervision import OutputLoss, Outputs
+from medseg.losses.supervision import OutputLoss
 from medseg.models.objective import OwnObjective, own_objective
 from medseg.models.zoo import build_model
 from medseg.plan.plan import Plan
@@ -32,7 +31,7 @@ def build_placed(plan: Plan) -> nn.Module:
 def _loss(network: nn.Module, plan: Plan, blank: bool) -> OutputLoss:
     """The loss of a plan: the network's own if it has one, that of its head for objects, or of classes or regions."""
     if (own := own_objective(network)) is not None:
-        return _sum if blank else _of_network(own)
+        return _of_network(own)
     spec, name = plan.network, plan.training.loss
     if spec.head:
         return build_object_loss(name, spec.head, plan.grid.patch_spacing, spec.classes, blank=blank)
@@ -41,12 +40,6 @@ def _loss(network: nn.Module, plan: Plan, blank: bool) -> OutputLoss:
 
 def _of_network(own: OwnObjective) -> OutputLoss:
     return lambda outputs, codes: own.objective([outputs] if isinstance(outputs, Tensor) else outputs, codes)
-
-
-def _sum(outputs: Outputs, codes: Tensor) -> Tensor:
-    """The sum of all outputs: a loss of numbers of which only sizes are known."""
-    several = [outputs] if isinstance(outputs, Tensor) else outputs
-    return sum((output.float().sum() for output in several), torch.zeros(()))
 
 
 def build_step(

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medseg.models.objective import own_objective
+
 # Share of an image that foreground (a region, or all classes together) is taken to fill before anything is learnt.
 PRIOR = 0.05
 
@@ -37,9 +39,11 @@ def init_foreground_prior(network: nn.Module, outputs: int, *, sigmoids: int) ->
 def output_biases(network: nn.Module, outputs: int) -> list[Tensor]:
     """The biases that shift a network's logits, one per output that it gives while training.
 
-    A network names the layers that have them in an attribute ``heads``; else it is the last convolution with as many
-    channels as there are outputs.
+    None of a network that makes its own loss: it starts where it wants to. Else a network names the layers that have
+    them in an attribute ``heads``, or it is the last convolution with as many channels as there are outputs.
     """
+    if own_objective(network) is not None:
+        return []
     named: Any = next((m.heads for m in network.modules() if hasattr(m, "heads")), ())
     if named:
         return [layer.bias for layer in named]

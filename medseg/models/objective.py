@@ -15,7 +15,8 @@ class OwnObjective(Protocol):
     def objective(self, outputs: Sequence[Tensor], codes: Tensor) -> Tensor:
         """The loss, a scalar that is finite whatever objects there are, none included.
 
-        What it draws comes from torch's global generator and nothing else.
+        What it draws comes from torch's global generator and nothing else. It is also called with tensors that have
+        sizes and no content, by which the memory of a step is estimated: no size may depend on what objects there are.
 
         Args:
             outputs: what ``forward`` gave in training mode for images (N, C, S), the whole batch.

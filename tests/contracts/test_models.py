@@ -21,13 +21,18 @@ from torch import Tensor, nn
 from medseg.engine.placement import DTYPES, autocast, place
 from medseg.engine.step import Step, build_optimizer
 from medseg.errors import MachineError, PlanError
+from medseg.image.objects import STEP
 from medseg.losses.build import build_loss
+from medseg.losses.supervision import OutputLoss
 from medseg.machine import fast_precision, pick_device
 from medseg.models.memory_layout import memory_format
+from medseg.models.objective import own_objective
 from medseg.models.spec import NetworkSpec, total_stride
 from medseg.models.zoo import build_model
 from medseg.networks import NETWORKS
+from medseg.objects.decoding import Decoding
 from medseg.plan.topology import feature_voxels, padded_patch, plan_kernels, plan_strides
+from tests.plans import head_of
 
 EVERY = [pytest.param(name, dims, id=f"{name}-{dims}d") for name, row in NETWORKS.items() for dims in row.dims]
 # What a plan would choose here. Processors without bf16 run it through other code, for minutes where a transposed
@@ -47,12 +52,16 @@ ODD = {2: (17, 23), 3: (9, 12, 7)}
 LARGER = {2: (45, 19), 3: (19, 9, 12)}
 
 
-def spec_of(dims: int, channels: int = 1, classes: int = 3, grid: str = "even") -> NetworkSpec:
+# Objects of a training image are blocks of so many voxels per axis.
+BLOCK = {2: 6, 3: 4}
+
+
+def spec_of(dims: int, channels: int = 1, classes: int = 3, grid: str = "even", head: str = "") -> NetworkSpec:
     spacing, patch = GRIDS[dims][grid]
     strides = plan_strides(patch, spacing)
     kernels, patch = plan_kernels(strides, spacing), padded_patch(patch, total_stride(strides))
     widths = tuple(8 * 2 ** min(i, 1) for i in range(len(strides)))
-    return NetworkSpec(dims, channels, classes, widths, strides, kernels, patch)
+    return NetworkSpec(dims, channels, classes, widths, strides, kernels, patch, head=head)
 
 
 def built(name: str, spec: NetworkSpec, seed: int = 0) -> nn.Module:
@@ -69,7 +78,7 @@ def built(name: str, spec: NetworkSpec, seed: int = 0) -> nn.Module:
 @cache
 def ready(name: str, dims: int) -> nn.Module:
     """A network for two channels and three classes that predicts; shared, so not to be changed."""
-    return built(name, spec_of(dims, channels=2)).eval()
+    return built(name, spec_of(dims, channels=2, head=head_of(name))).eval()
 
 
 def images(spec: NetworkSpec, size: Sequence[int], batch: int, seed: int = 1) -> Tensor:
@@ -78,8 +87,21 @@ def images(spec: NetworkSpec, size: Sequence[int], batch: int, seed: int = 1) ->
 
 
 def labels_of(spec: NetworkSpec, size: Sequence[int], batch: int) -> Tensor:
+    """Classes at random; with a head, codes of blocks that are objects."""
     drawn = torch.Generator().manual_seed(2)
-    return torch.randint(0, spec.out_channels, (batch, *size), generator=drawn)
+    if not spec.head:
+        return torch.randint(0, spec.classes, (batch, *size), generator=drawn)
+    coarse = [-(-n // BLOCK[spec.dims]) for n in size]
+    channels = torch.randint(0, spec.classes, (batch, *coarse), generator=drawn)
+    codes = torch.where(channels > 0, 1 + torch.arange(math.prod(coarse)).view(1, *coarse) + STEP * channels, 0)
+    for axis in range(1, spec.dims + 1):
+        codes = codes.repeat_interleave(BLOCK[spec.dims], dim=axis)
+    return codes[(slice(None), *(slice(0, n) for n in size))].contiguous()
+
+
+def loss_of(network: nn.Module) -> OutputLoss:
+    own = own_objective(network)
+    return build_loss("dice_ce") if own is None else own.objective
 
 
 def finest(outputs: Tensor | Sequence[Tensor]) -> Tensor:
@@ -95,13 +117,15 @@ def finest(outputs: Tensor | Sequence[Tensor]) -> Tensor:
 def test_logits_have_the_shape_of_the_image(
     name: str, dims: int, precision: str, grid: str, channels: int, classes: int, odd: bool, training: bool
 ) -> None:
-    spec = spec_of(dims, channels, classes, grid)
+    spec = spec_of(dims, channels, classes, grid, head_of(name))
     size = ODD[dims] if odd else spec.patch
     batch = 1 if training else 2
+    # In training they give what only they can judge.
+    training = training and not NETWORKS[name].objective
     network = built(name, spec).train(training)
     with autocast("cpu", precision), torch.inference_mode():
         logits = finest(network(images(spec, size, batch)))
-    assert logits.shape == (batch, classes, *size)
+    assert logits.shape == (batch, spec.out_channels, *size)
     # autocast goes up in float32 where it interpolates.
     assert logits.dtype in (DTYPES[precision], torch.float32)
     assert torch.isfinite(logits).all()
@@ -111,13 +135,13 @@ def test_logits_have_the_shape_of_the_image(
 
 @pytest.mark.parametrize(("name", "dims"), EVERY)
 def test_images_larger_than_the_patch_fit_or_the_error_names_their_size(name: str, dims: int) -> None:
-    spec, size = spec_of(dims, channels=2), LARGER[dims]
+    spec, size = spec_of(dims, channels=2, head=head_of(name)), LARGER[dims]
     # A patch is padded to what a network takes, so that only much larger images are too large.
     size = size if NETWORKS[name].sizes == "any" else tuple(4 * n for n in size)
     x = images(spec, size, 1)
     with torch.inference_mode():
         if NETWORKS[name].sizes == "any":
-            assert ready(name, dims)(x).shape == (1, 3, *size)
+            assert ready(name, dims)(x).shape == (1, spec.out_channels, *size)
         else:
             with pytest.raises(ValueError, match=", ".join(map(str, size))):
                 ready(name, dims)(x)
@@ -126,7 +150,7 @@ def test_images_larger_than_the_patch_fit_or_the_error_names_their_size(name: st
 @pytest.mark.parametrize(("name", "dims"), EVERY)
 def test_the_gradient_reaches_every_parameter(name: str, dims: int) -> None:
     """In training, at a batch of one."""
-    spec = spec_of(dims, channels=3)
+    spec = spec_of(dims, channels=3, head=head_of(name))
     found = gradients(name, spec, torch.float32)
     assert [n for n, g in found.items() if g is None] == []
     largest = {n: float(g.abs().max()) for n, g in found.items()}
@@ -147,7 +171,7 @@ def gradients(name: str, spec: NetworkSpec, dtype: torch.dtype) -> dict[str, Any
     for _ in range(2 if name in ZERO_INIT else 1):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        build_loss("dice_ce")(network(x), y).backward()
+        loss_of(network)(network(x), y).backward()
     return {n: p.grad for n, p in network.named_parameters()}
 
 
@@ -161,7 +185,7 @@ def without_dropout(network: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(("name", "dims"), EVERY)
 def test_two_evaluations_agree_bit_for_bit_and_samples_do_not_touch_each_other(name: str, dims: int) -> None:
     """Batches of tiles must predict what single tiles predict, in training mode as well (no batch statistics)."""
-    spec = spec_of(dims, channels=2)
+    spec = spec_of(dims, channels=2, head=head_of(name))
     network, x = ready(name, dims), images(spec, ODD[dims], 2)
     with torch.inference_mode():
         together = network(x)
@@ -175,7 +199,7 @@ def test_two_evaluations_agree_bit_for_bit_and_samples_do_not_touch_each_other(n
 
 @pytest.mark.parametrize(("name", "dims"), EVERY)
 def test_two_builds_agree_bit_for_bit(name: str, dims: int) -> None:
-    spec = spec_of(dims, channels=2)
+    spec = spec_of(dims, channels=2, head=head_of(name))
     first = ready(name, dims).state_dict()
     same, other = (built(name, spec, seed).state_dict() for seed in (0, 9))
     assert {n: v.shape for n, v in same.items()} == {n: v.shape for n, v in first.items()}
@@ -190,18 +214,23 @@ def test_learning_lowers_the_loss_and_what_was_learnt_survives_the_disk(
     from medseg.image.labels import LabelTable
     from medseg.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
+    objects = bool(head_of(name))
     plan = tiny_plan(name, dims)
     image, labels = draw_scene(plan.network.patch, 3)
     x, y = torch.from_numpy(image)[None, None], torch.from_numpy(labels)[None].long()
+    # With a head, ball and rod are an object each.
+    y = y + STEP * (y > 0) if objects else y
     torch.manual_seed(0)
     network = build_model(name, plan.network)
     optimizer = build_optimizer("adamw", network.parameters(), 0.01, 0.0)
-    step = Step(network, optimizer, build_loss("dice_ce"), "cpu", "fp32")
+    step = Step(network, optimizer, loss_of(network), "cpu", "fp32")
     # Steps in 3-D cost more, so that they stop earlier.
     enough = {2: 0.6, 3: 0.75}[dims] * step(x, y)
     assert any(step(x, y) < enough for _ in range(25))
 
-    checkpoint = Checkpoint("d", ("MRI",), LabelTable.create({"a": 1, "b": 2}), plan, 0, 0, "f", {"medseg": "x"})
+    table = LabelTable.create({"a": 1} if objects else {"a": 1, "b": 2}, instances=objects)
+    decoding = Decoding() if objects else None
+    checkpoint = Checkpoint("d", ("MRI",), table, plan, 0, 0, "f", {"medseg": "x"}, decoding=decoding)
     write_checkpoint(tmp_path / "m", checkpoint, network)
     torch.manual_seed(77)
     read, loaded = read_checkpoint(tmp_path / "m")
@@ -219,12 +248,10 @@ def test_learning_lowers_the_loss_and_what_was_learnt_survives_the_disk(
 def test_nothing_is_computed_from_memory_that_nobody_has_written(
     name: str, dims: int, precision: str, soiled: None
 ) -> None:
-    spec = spec_of(dims, channels=2)
+    spec = spec_of(dims, channels=2, head=head_of(name))
     network = place(built(name, spec), "cpu", dims).train()
     x, y = images(spec, spec.patch, 2), labels_of(spec, spec.patch, 2)
-    step = Step(
-        network, build_optimizer("sgd", network.parameters(), 0.01, 0.0), build_loss("dice_ce"), "cpu", precision
-    )
+    step = Step(network, build_optimizer("sgd", network.parameters(), 0.01, 0.0), loss_of(network), "cpu", precision)
     assert math.isfinite(step(x, y))
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
 

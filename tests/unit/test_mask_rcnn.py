@@ -23,6 +23,7 @@ from medseg.models.detection.proposals import all_boxes, assigned, proposed
 from medseg.models.detection.pyramid import Level
 from medseg.models.detection.roi_align import roi_align
 from medseg.models.detection.sampling import masks_in_boxes, sampled
+from medseg.models.head import init_foreground_prior
 from medseg.models.objective import own_objective
 from medseg.models.spec import NetworkSpec
 from medseg.models.zoo import build_model
@@ -367,6 +368,13 @@ def test_options_build_and_train(options: dict[str, Any]) -> None:
     without = [n for n, p in network.named_parameters() if p.grad is None]
     # What only coarser maps need that are not there.
     assert not [n for n in without if not n.startswith("pyramid.encoder")]
+
+
+def test_nothing_else_sets_where_its_outputs_begin() -> None:
+    network = built()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    init_foreground_prior(network, 2, sigmoids=2)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 def test_other_heads_are_refused_by_name() -> None:

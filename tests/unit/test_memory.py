@@ -20,6 +20,7 @@ from medseg.losses.build import build_loss
 from medseg.losses.table import LOSSES
 from medseg.machine import fast_precision
 from medseg.models.memory_layout import memory_format
+from medseg.models.objective import own_objective
 from medseg.models.zoo import build_model
 from medseg.networks import NETWORKS
 from medseg.plan.fingerprint import Fingerprint
@@ -50,8 +51,9 @@ def allocated_peak(plan: Plan) -> int:
         optimizer = build_optimizer(
             plan.training.optimizer, network.parameters(), plan.training.lr, plan.training.weight_decay
         )
+        own = own_objective(network)
         loss = build_loss(plan.training.loss, plan.network.regions, ignore=plan.training.ignore)
-        step = Step(network, optimizer, loss, "cpu", plan.machine.precision)
+        step = Step(network, optimizer, own.objective if own else loss, "cpu", plan.machine.precision)
         for _ in range(2):
             images = torch.randn(plan.training.batch, plan.network.in_channels, *plan.network.patch)
             labels = torch.zeros(plan.training.batch, *plan.network.patch, dtype=torch.int64)

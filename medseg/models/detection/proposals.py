@@ -28,7 +28,7 @@ SIDES = 8
 START, MOST = 2.0, 6.0
 # Of the focal loss (Lin et al. 2017, arXiv 1708.02002).
 FOCUS, BALANCE = 2.0, 0.25
-# Boxes that suppression of non-maxima begins with: in proposals that are wanted, and at least. An object has up to nine.
+# Boxes that suppression of non-maxima begins with: in proposals that are wanted, and at least; an object has nine.
 CANDIDATES, LEAST_CANDIDATES = 3, 1024
 # Overlap from which on the worse of two proposals is dropped (Ren et al. 2015).
 SAME = 0.7
