@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from pathlib import Path
 
@@ -10,11 +12,20 @@ from tests.workflow.study import make_study, run
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study that ran undisturbed; its log is `first.log`. Tests that change it take `finished_copy`."""
-    folder = make_study(tmp_path_factory.mktemp("study") / "calm")
-    done = run(folder)
-    (folder / "first.log").write_text(done.stdout)
-    assert done.returncode == 0, done.stdout[-4000:]
+    """A study that ran undisturbed; its log is `first.log`. Tests that change it take `finished_copy`.
+
+    It takes a minute: one process of pytest-xdist makes it for all, those that want it meanwhile wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = base / "calm"
+    with open(base / "calm.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "first.log").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            done = run(make_study(folder))
+            assert done.returncode == 0, done.stdout[-4000:]
+            (folder / "first.log").write_text(done.stdout)
     return folder
 
 

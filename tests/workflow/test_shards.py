@@ -31,20 +31,30 @@ def joined(folder: Path) -> dict[str, str]:
     return {name: digest for name, digest in digests(folder).items() if "shard-" not in name}
 
 
-def test_shards_are_jobs_of_their_own_and_change_nothing(finished: Path, tmp_path: Path) -> None:
-    parts = make_study(tmp_path / "parts", f"{TINY}shards: 2\n")
-    planned = counts(run(parts, "--dry-run").stdout)
+def test_shards_are_jobs_of_their_own(finished_copy: Path) -> None:
+    (finished_copy / "config" / "config.yaml").write_text(f"{TINY}shards: 2\n")
+    check_jobs(run(finished_copy, "--dry-run").stdout)
+
+
+def check_jobs(output: str) -> None:
+    planned = counts(output)
     assert {rule: planned[f"{rule}_shard"] for rule in SHARDED} == dict.fromkeys(SHARDED, 2)
     assert {rule: planned[rule] for rule in SHARDED} == dict.fromkeys(SHARDED, 1)
+
+
+@pytest.mark.exhaustive
+def test_shards_change_nothing(finished: Path, tmp_path: Path) -> None:
+    parts = make_study(tmp_path / "parts", f"{TINY}shards: 2\n")
     done = run(parts)
     assert done.returncode == 0, done.stdout[-3000:]
+    check_jobs(done.stdout)
     assert len([name for name in store(parts) if name.endswith("case.json")]) == 4
     assert store(parts) == store(finished)
     assert joined(parts) == digests(finished)
     assert "Nothing to be done" in run(parts).stdout
 
 
-def test_one_job_works_on_all_cases_unless_shards_are_asked_for(tmp_path: Path) -> None:
-    planned = counts(run(make_study(tmp_path / "whole"), "--dry-run").stdout)
+def test_one_job_works_on_all_cases_unless_shards_are_asked_for(finished: Path) -> None:
+    planned = counts((finished / "first.log").read_text())
     assert not [rule for rule in planned if rule.endswith("_shard")]
     assert sum(planned.values()) == 14
