@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # Seconds after which a test hangs.
-PATIENCE_S = 400
+PATIENCE_S = 600
 
 
 @pytest.hookimpl(wrapper=True)
