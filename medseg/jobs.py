@@ -24,7 +24,9 @@ from pathlib import Path
 from medseg.config import Config
 from medseg.errors import MedsegError
 from medseg.ingest.recorded import MAKER, read_table
-from medseg.metrics.table import METRICS, QUANTITIES
+from medseg.metrics.quantities import QUANTITIES
+from medseg.metrics.row import met
+from medseg.metrics.table import METRICS
 from medseg.records import read_record
 from medseg.results.paths import Results
 
@@ -132,15 +134,17 @@ def score_rows(config: Config) -> int:
         cases = len(case_sizes(files.manifest, files.dataset))
         # A training scores the cases of one fold.
         scored = math.ceil(cases * trainings[name] / config.folds.count)
-        rows += scored * _classes(files.dataset) * (len(METRICS) + len(QUANTITIES)) if scored else 0
+        rows += scored * _rows_of_case(files.dataset) if scored else 0
     return rows
 
 
-def _classes(dataset: Path) -> int:
-    """How many regions or classes of a data set are scored; 0 where its file cannot be read."""
+def _rows_of_case(dataset: Path) -> int:
+    """Most score rows of a case of a data set: of every region or class; 0 where its file cannot be read."""
     try:
         labels = read_record(dataset, MAKER)["labels"]
-        return len(labels["regions"] or labels["names"])
+        needs = [*(one.needs for one in METRICS.values()), *(one.needs for one in QUANTITIES.values())]
+        each = sum(met(one, objects=labels["instances"]) for one in needs)
+        return each * len(labels["regions"] or labels["names"])
     except UNREADABLE:
         return 0
 

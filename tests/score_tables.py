@@ -1,4 +1,4 @@
-"""Score tables for tests, as evaluate writes them, from counts.
+"""Score tables for tests, as evaluate writes them of classes without numbered objects, from counts.
 
 Dice and IoU follow from the counts. Every other metric of the table gets a made-up value that Dice decides: Dice itself
 or, of distances, ``LONGEST`` times what is missing of it; the worst value where the prediction lacks the class.
@@ -16,7 +16,9 @@ import pandas as pd
 
 from medseg.evaluate.score import ABSENT, COLUMNS, MISSED, OK, SPURIOUS
 from medseg.evaluate.table import write_table
-from medseg.metrics.table import METRICS, QUANTITIES, TOLERANCE_MARK, Metric
+from medseg.metrics.quantities import QUANTITIES
+from medseg.metrics.row import TOLERANCE_MARK, Metric
+from medseg.metrics.table import METRICS
 
 # A case is {class: (tp, fp, fn)}.
 Counts = Mapping[str, tuple[int, int, int]]
@@ -74,6 +76,8 @@ def _values(counts: tuple[int, int, int], tolerance: str) -> Iterable[tuple[str,
     dice = 2 * tp / (2 * tp + fp + fn) if tp + fn else math.nan
     for name, metric in METRICS.items():
         definition = metric.definition
+        if "objects" in metric.needs:
+            continue
         if "tolerance" in metric.needs:
             if not tolerance:
                 continue
@@ -82,12 +86,12 @@ def _values(counts: tuple[int, int, int], tolerance: str) -> Iterable[tuple[str,
         if name == "iou":
             value = tp / (tp + fp + fn) if tp + fn else math.nan
         elif tp + fn and not tp + fp:
-            value = metric.worst_of(DIAGONAL)
+            value = metric.worst_of(DIAGONAL, tp + fn)
         yield name, definition, float(value), metric.unit_of("mm")
     quantities = {"tp": (tp, "voxel"), "fp": (fp, "voxel"), "fn": (fn, "voxel")}
     quantities |= {"volume_ref": ((tp + fn) * 0.5, "ml"), "volume_pred": ((tp + fp) * 0.5, "ml")}
     for name, (value, unit) in quantities.items():
-        yield name, QUANTITIES[name], float(value), unit
+        yield name, QUANTITIES[name].definition, float(value), unit
 
 
 def counts_of(dice: float, voxels: int = 10_000) -> tuple[int, int, int]:

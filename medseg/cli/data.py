@@ -88,7 +88,7 @@ def _check_labels(config: Config, dataset: str, labels: LabelTable) -> None:
     from medseg.evaluate.choice import choice_of
     from medseg.postprocess.operations import check
 
-    choice_of(config, dataset, labels.target_names)
+    choice_of(config, dataset, labels)
     check(config.dataset(dataset).postprocess, labels, dataset)
 
 
@@ -96,7 +96,7 @@ def _warn_of_tolerances(config: Config, manifest: Manifest) -> None:
     from medseg.evaluate.choice import choice_of, coarse_tolerances
     from medseg.progress import say
 
-    choice = choice_of(config, manifest.dataset, manifest.labels.target_names)
+    choice = choice_of(config, manifest.dataset, manifest.labels)
     grids = [case.geometry for case in manifest.cases]
     for line in coarse_tolerances(choice, [grid.spacing for grid in grids], grids[0].unit):
         say(f"ingest {manifest.dataset}: {line}")

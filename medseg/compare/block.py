@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medseg.compare.quantity import RANKED, SCORE
+from medseg.compare.quantity import SCORE, ranking_metric
 from medseg.compare.rows import KEY, compared_rows
 from medseg.compare.tolerance import tolerance_of
 from medseg.errors import DataError
 from medseg.evaluate.score import FAILED, NOT_ANNOTATED
+from medseg.metrics.quantities import QUANTITIES
 from medseg.metrics.table import METRICS
 
-COUNTS = ("tp", "fp", "fn")
 FLAGS = ("missed", "failed", "shown", "annotated")
 
 Values = NDArray[np.float64]
@@ -33,15 +33,16 @@ class Block:
         cases: N case ids, sorted.
         subjects: subject of each case.
         labels: C class names, sorted.
+        ranked: the metric that ``score`` extends: PQ where labels number objects, else Dice.
         values: ``score`` and each metric that has rows -> (N, C) means over trainings. A metric is NaN where the
             reference does not show the class, and for a class that has no row of it. ``score``, what models are ranked
-            by, is Dice where the reference shows the class; where it does not, the share of trainings that left it
-            empty; NaN where nobody annotated, and for a class that no reference shows.
+            by, is the ranked metric where the reference shows the class; where it does not, the share of trainings
+            that left it empty; NaN where nobody annotated, and for a class that no reference shows.
         units: of the same; ``1`` for those without.
         bounds: of the same: smallest and largest value; a distance is at most the longest diagonal of an image.
         tolerances: (metric, class) -> its tolerance (``2 mm``), for metrics that need one.
         covered: of ``values``: (C,) the classes that have rows of it, whether a reference shows them or not.
-        counts: ``tp``, ``fp``, ``fn`` -> (N, C) means over trainings.
+        counts: quantity -> (N, C) means over trainings, for pooled scores.
         volume: (N, C) predicted volume, mean over trainings, in ``volume_unit``.
         shown: (N, C) the reference shows the class.
         lacking: (N, C) annotated, and the reference does not show the class.
@@ -57,6 +58,7 @@ class Block:
     cases: tuple[str, ...]
     subjects: tuple[str, ...]
     labels: tuple[str, ...]
+    ranked: str
     values: Mapping[str, Values]
     units: Mapping[str, str]
     bounds: Mapping[str, tuple[float, float]]
@@ -144,19 +146,19 @@ def _tolerances(rows: pd.DataFrame) -> dict[tuple[str, str], str]:
     return {(metric, label): size for metric, label, text in found if (size := tolerance_of(text))}
 
 
-def _covered(rows: pd.DataFrame, metrics: Sequence[str], labels: Sequence[str]) -> dict[str, Mask]:
+def _covered(rows: pd.DataFrame, ranked: str, metrics: Sequence[str], labels: Sequence[str]) -> dict[str, Mask]:
     """(C,) whether a class has rows of the score and of each metric."""
     found = rows.groupby("metric")["label"].unique()
-    having = {SCORE: set(found[RANKED]), **{name: set(found[name]) for name in metrics}}
+    having = {SCORE: set(found[ranked]), **{name: set(found[name]) for name in metrics}}
     return {name: np.array([label in mine for label in labels]) for name, mine in having.items()}
 
 
 def _bounds(metric: str, rows: pd.DataFrame) -> tuple[float, float]:
-    """Smallest and largest value of a metric; a distance is at most the longest diagonal of the images."""
+    """Smallest and largest value of a metric; one without a bound is at most what the worst of the cases counts."""
     row = METRICS[metric]
-    if row.worst != "diagonal":
+    if not isinstance(row.worst, str):
         return row.low, row.high
-    return row.low, min(row.high, row.worst_of(float(rows["diagonal"].max())))
+    return row.low, min(row.high, row.worst_of(float(rows["diagonal"].max()), int(rows["n_ref"].max())))
 
 
 def _block(key: tuple[str, str, str], wide: pd.DataFrame, rows: pd.DataFrame) -> Block:
@@ -168,8 +170,8 @@ def _block(key: tuple[str, str, str], wide: pd.DataFrame, rows: pd.DataFrame) ->
         rows: its score rows.
     """
     units = _units(rows)
-    metrics = [name for name in METRICS if name in units]
-    means = [*metrics, *COUNTS, "volume_pred", "left_empty"]
+    metrics, quantities = ([name for name in names if name in units] for names in (METRICS, QUANTITIES))
+    means, ranked = [*metrics, *quantities, "left_empty"], ranking_metric(metrics)
     merged = (
         wide.groupby(["case", "subject", "label"], sort=True)
         .agg(**{m: (m, "mean") for m in means}, **{m: (m, "max") for m in FLAGS})
@@ -189,7 +191,7 @@ def _block(key: tuple[str, str, str], wide: pd.DataFrame, rows: pd.DataFrame) ->
     counted = lacking & shown.any(axis=0)
     place = {case: k for k, case in enumerate(cases)}
     trainings = {
-        (int(str(fold)), int(str(seed))): _training(table, place, metrics, shown, counted)
+        (int(str(fold)), int(str(seed))): _training(table, place, metrics, ranked, shown, counted)
         for (fold, seed), table in wide.groupby(["fold", "seed"], sort=True)
     }
     values = {m: tables[m].astype(np.float64) for m in means}
@@ -198,12 +200,13 @@ def _block(key: tuple[str, str, str], wide: pd.DataFrame, rows: pd.DataFrame) ->
         tuple(cases),
         tuple(pairs["subject"]),
         tuple(labels),
-        {SCORE: _score(values[RANKED], values["left_empty"], shown, counted), **{m: values[m] for m in metrics}},
-        {SCORE: units[RANKED], **{m: units[m] for m in metrics}},
-        {SCORE: _bounds(RANKED, rows), **{m: _bounds(m, rows) for m in metrics}},
+        ranked,
+        {SCORE: _score(values[ranked], values["left_empty"], shown, counted), **{m: values[m] for m in metrics}},
+        {SCORE: units[ranked], **{m: units[m] for m in metrics}},
+        {SCORE: _bounds(ranked, rows), **{m: _bounds(m, rows) for m in metrics}},
         _tolerances(rows),
-        _covered(rows, metrics, labels),
-        {m: values[m] for m in COUNTS},
+        _covered(rows, ranked, metrics, labels),
+        {m: values[m] for m in quantities},
         values["volume_pred"],
         shown,
         lacking,
@@ -216,7 +219,7 @@ def _block(key: tuple[str, str, str], wide: pd.DataFrame, rows: pd.DataFrame) ->
 
 
 def _training(
-    table: pd.DataFrame, place: Mapping[str, int], metrics: list[str], shown: Mask, counted: Mask
+    table: pd.DataFrame, place: Mapping[str, int], metrics: list[str], ranked: str, shown: Mask, counted: Mask
 ) -> dict[str, Values]:
     """Scores of one training as (N, C) tables."""
     ordered = table.sort_values(["case", "label"], kind="stable")
@@ -226,10 +229,10 @@ def _training(
     for name in metrics:
         out[name][rows] = ordered[name].to_numpy(np.float64).reshape(-1, classes)
     empty = ordered["left_empty"].to_numpy(np.float64).reshape(-1, classes)
-    out[SCORE][rows] = _score(out[RANKED][rows], empty, shown[rows], counted[rows])
+    out[SCORE][rows] = _score(out[ranked][rows], empty, shown[rows], counted[rows])
     return out
 
 
 def _score(ranked: Values, left_empty: Values, shown: Mask, counted: Mask) -> Values:
-    """Dice where the reference shows the class; whether it was left empty where it lacks one that others show."""
+    """The ranked metric where the reference shows the class; where it lacks one that others show, if left empty."""
     return np.where(shown, ranked, np.where(counted, left_empty, np.nan))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from medseg.compare.block import Block
-from medseg.compare.quantity import MEAN, RANKED, SCORE, Quantity, metric_quantities, quantity
+from medseg.compare.quantity import MEAN, SCORE, Quantity, metric_quantities, quantity
 from medseg.compare.summary import tail
 from medseg.compare.tolerance import class_tolerances, listed
 
@@ -22,7 +22,7 @@ def columns() -> list[str]:
         *("dataset", "split", "rank", "model"),
         *numbers,
         *_COUNTS,
-        *("worst_tenth", "trimmed", "n_cases", "n_subjects", "folds", "seeds", "points", "note"),
+        *("worst_tenth", "trimmed", "n_cases", "n_subjects", "folds", "seeds", "ranked_by", "points", "note"),
     ]
 
 
@@ -35,7 +35,7 @@ def leaderboard_rows(blocks: Sequence[Block], summary: Sequence[dict[str, Any]])
     rows: list[dict[str, Any]] = []
     for block in blocks:
         where = (block.dataset, block.split, block.model)
-        score, ranked = found[*where, f"{SCORE}_subject"], found[*where, f"{RANKED}_subject"]
+        score, ranked = found[*where, f"{SCORE}_subject"], found[*where, f"{block.ranked}_subject"]
         ends = tail(block)
         row: dict[str, Any] = {"dataset": block.dataset, "split": block.split, "rank": 0, "model": block.model}
         for one in _ranked_first():
@@ -46,6 +46,7 @@ def leaderboard_rows(blocks: Sequence[Block], summary: Sequence[dict[str, Any]])
         row |= {"worst_tenth": ends["worst_tenth"], "trimmed": ends["trimmed"]}
         row |= {"n_cases": len(block.cases), "n_subjects": len(set(block.subjects))}
         row |= {"folds": " ".join(map(str, block.folds)), "seeds": " ".join(map(str, block.seeds))}
+        row |= {"ranked_by": block.ranked}
         row |= {"points": " ".join(f"{v:.4f}" for v in ranked["points"]), "note": ranked["note"]}
         rows.append(row)
     rows.sort(key=lambda r: (r["dataset"], r["split"], -_or_worst(r["score_subject"]), r["model"]))

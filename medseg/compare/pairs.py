@@ -27,7 +27,7 @@ from medseg.compare.power import (
     smallest_difference,
     smallest_method_difference,
 )
-from medseg.compare.quantity import MEAN, RANKED, SCORE, Quantity, families, quantity
+from medseg.compare.quantity import MEAN, SCORE, Quantity, families, quantity
 from medseg.compare.summary import number
 from medseg.compare.training_variance import FEWEST_SEEDS, MethodInterval, method_difference
 from medseg.compare.trainings import by_seed, folds_of
@@ -71,9 +71,9 @@ class _Pair:
 
     @property
     def difference_of(self) -> str:
-        """What differs, in words: the score is mean Dice where every reference shows every class."""
+        """What differs, in words: the score is the ranked metric where every reference shows every class."""
         lacking = self.first.lacking & self.first.shown.any(axis=0)
-        return quantity(SCORE if lacking.any() else RANKED).mean_title
+        return quantity(SCORE if lacking.any() else self.first.ranked).mean_title
 
     def wins(self) -> dict[str, int]:
         """Cases in which the first model is better, equal, worse, by the mean of a case's scores."""
@@ -170,10 +170,11 @@ def _notes(pair: _Pair, found: Verdict) -> list[str]:
     if found.kind not in (BETTER, EQUIVALENT):
         return []
     notes = [ABOUT_NETWORKS] if pair.scope == NETWORKS else []
-    ranked = macro_mean(pair.table(RANKED))
+    name = pair.first.ranked
+    ranked = macro_mean(pair.table(name))
     if found.kind == BETTER and ranked < -TIE:
         notes.append(
-            f"where the reference shows the class, {pair.second.model} has the higher {quantity(RANKED).title} (by "
+            f"where the reference shows the class, {pair.second.model} has the higher {quantity(name).title} (by "
             f"{-ranked:.3f}); the verdict counts invented objects as well"
         )
     caution = test_caution(contributions(pair.table(SCORE)))
@@ -215,10 +216,10 @@ def _secondary(pairs: Sequence[_Pair], family: str, members: Sequence[Quantity])
     A row's ``difference`` is the first model's value minus the second's, in the unit of the metric; ``better`` names
     the model that it favours, by the metric's direction, where interval and adjusted test both show a difference.
     """
-    labels = pairs[0].first.labels
+    labels, ranked = pairs[0].first.labels, pairs[0].first.ranked
     wanted = [(one, MEAN, list(range(len(labels)))) for one in members]
     if len(labels) > 1:
-        wanted += [(one, name, [c]) for one in members if one.name == RANKED for c, name in enumerate(labels)]
+        wanted += [(one, name, [c]) for one in members if one.name == ranked for c, name in enumerate(labels)]
     asked = [(pair, *what) for pair in pairs for what in wanted]
     tables = [pair.table(one.name, columns) for pair, one, _, columns in asked]
     tests = max_t(np.stack([contributions(table) for table in tables], axis=1))

@@ -6,17 +6,17 @@ this package, in the report or in tracking.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from medseg.metrics.table import METRICS, Metric
+from medseg.metrics.row import Metric
+from medseg.metrics.table import METRICS
 
 SCORE = "score"
 # Stands for the mean over classes in every table, so no class may be called that.
 MEAN = "mean"
-# The metric that the ranking score extends to cases whose reference lacks a class, and that cases are sorted by.
-RANKED = "dice"
 # Means over classes that the field writes in another way than "mean X": metric -> name in columns, title.
-_NAMED_MEANS = {"iou": ("miou", "mIoU")}
+_NAMED_MEANS = {"iou": ("miou", "mIoU"), "map": ("map", "mean AP"), "map95": ("map95", "mean AP to 0.95")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,19 @@ class Quantity:
         return difference > 0 if self.higher_is_better else difference < 0
 
 
+def ranking_metric(names: Iterable[str]) -> str:
+    """The metric that the ranking score extends to cases whose reference lacks a class, and that cases are sorted by.
+
+    Args:
+        names: metrics that a data set has rows of; other names may be among them.
+    """
+    return max((name for name in names if name in METRICS), key=lambda name: METRICS[name].ranks)
+
+
+# That of data sets whose labels do not number objects.
+RANKED = ranking_metric(name for name, metric in METRICS.items() if "objects" not in metric.needs)
+
+
 def metric_quantities() -> dict[str, Quantity]:
     """Every metric of the table, by name, in the table's order."""
     return {name: _of_metric(name, metric) for name, metric in METRICS.items()}
@@ -101,6 +114,6 @@ def _of_metric(name: str, metric: Metric) -> Quantity:
         metric.better == "higher",
         metric.unit == "length",
         bool(metric.pooled),
-        metric.scope != "always",
+        metric.scope != "always" or "objects" in metric.needs,
         "tolerance" in metric.needs,
     )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from medseg.compare.quantity import MEAN, metric_quantities
+from medseg.compare.quantity import MEAN
 from medseg.errors import DataError
 from medseg.evaluate.score import COLUMNS, FAILED, NOT_ANNOTATED
 from medseg.evaluate.table import read_table
-from medseg.metrics.table import METRICS, QUANTITIES
+from medseg.metrics.quantities import QUANTITIES
+from medseg.metrics.row import Count, Metric, met
+from medseg.metrics.table import METRICS
 from medseg.results.key import RunKey
 from medseg.trained import read_trained, short
 
@@ -149,14 +151,12 @@ def _check_values(needed: pd.DataFrame) -> None:
 
 
 def _check_presence(needed: pd.DataFrame) -> None:
-    """Every case has a row of each class, and of each metric that other cases have of this class."""
-    always = [name for name, one in metric_quantities().items() if not one.optional]
-    always += QUANTITIES
+    """Every case has a row of each class, and of each metric and quantity that other cases have of this class."""
     if needed.empty:
-        raise DataError(f"score rows: every case lacks {', '.join(always)}; evaluate again")
+        raise DataError(f"score rows: every case lacks {', '.join(_always(()))}; evaluate again")
     classes = ["dataset", "split", "label"]
     expected = {
-        key: {*always, *metrics} for key, metrics in needed.groupby(classes)["metric"].unique().items()
+        key: {*_always(metrics), *metrics} for key, metrics in needed.groupby(classes)["metric"].unique().items()
     }  # fmt: skip
     rows = needed.groupby(KEY, sort=True)["metric"].size().reset_index()
     short = rows[rows["metric"] < [len(expected[key]) for key in zip(*(rows[c] for c in classes), strict=True)]]
@@ -166,7 +166,7 @@ def _check_presence(needed: pd.DataFrame) -> None:
         missing = sorted(expected[tuple(first[classes])] - found)
         raise DataError(
             f"score rows: {'/'.join(str(first[c]) for c in KEY)} lacks {', '.join(missing)}; every case needs "
-            f"{', '.join(always)}, and each class what other cases have of it; evaluate again"
+            f"{', '.join(_always(found))}, and each class what other cases have of it; evaluate again"
         )
     labels = needed.groupby(["dataset", "split", "model"])["label"].transform("nunique")
     fewer = needed.groupby([*RUN, "case"])["label"].transform("nunique") != labels
@@ -176,10 +176,18 @@ def _check_presence(needed: pd.DataFrame) -> None:
         raise DataError(f"score rows: {where} lacks some of the classes of its model; evaluate again")
 
 
+def _always(found: Iterable[str]) -> list[str]:
+    """Metrics and quantities that a class has in every table; those of objects if any of them is among ``found``."""
+    rows: dict[str, Metric | Count] = {**METRICS, **QUANTITIES}
+    objects = any(name in rows and "objects" in rows[name].needs for name in found)
+    names = [name for name, metric in METRICS.items() if metric.scope == "always"] + list(QUANTITIES)
+    return [name for name in names if met(rows[name].needs, objects=objects)]
+
+
 def _check_definitions(needed: pd.DataFrame) -> None:
     """Every metric is that of this version's table, and has one unit within a data set."""
     for name, definition in needed[["metric", "definition"]].drop_duplicates().itertuples(index=False):
-        expected = METRICS[name].definition if name in METRICS else QUANTITIES[name]
+        expected = METRICS[name].definition if name in METRICS else QUANTITIES[name].definition
         same = METRICS[name].matches(definition) if name in METRICS else definition == expected
         if not same:
             row = needed[(needed["metric"] == name) & (needed["definition"] == definition)].iloc[0]
@@ -253,7 +261,7 @@ def _failed_row(known: Mapping[Any, Any], training: Mapping[str, Any]) -> dict[s
         return {**row, "value": float("nan") if metric in METRICS else 0.0, "n_pred": 0, "prediction": ""}
     n_ref = int(known["n_ref"])
     if metric in METRICS:
-        value = METRICS[metric].worst_of(float(known["diagonal"])) if n_ref else float("nan")
+        value = METRICS[metric].worst_of(float(known["diagonal"]), n_ref) if n_ref else float("nan")
     else:
-        value = {"fn": float(n_ref), "volume_ref": float(known["value"])}.get(metric, 0.0)
+        value = QUANTITIES[metric].failed_value(float(known["value"]), n_ref)
     return {**row, "value": value, "n_pred": 0, "status": f"{FAILED}: {NO_ROW}", "prediction": ""}

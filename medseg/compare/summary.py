@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from medseg.compare.block import COUNTS, Block, Values
+from medseg.compare.block import Block, Values
 from medseg.compare.interval import caution, macro_mean, mean_interval, subject_means
-from medseg.compare.quantity import MEAN, RANKED, SCORE, quantity
+from medseg.compare.quantity import MEAN, SCORE, quantity
 from medseg.compare.training_variance import FEWEST_SEEDS, method_mean
 from medseg.compare.trainings import by_seed, folds_of
 from medseg.late import resolve
-from medseg.metrics.counts import OverlapCounts
 from medseg.metrics.table import METRICS
 
 DECIMALS = 6
@@ -128,9 +127,10 @@ def _pooled(block: Block, name: str) -> Values | None:
     if not quantity(name).pooled:
         return None
     function = resolve(METRICS[name].pooled)
-    sums = zip(*(block.counts[m].sum(axis=0).tolist() for m in COUNTS), strict=True)
     # Counts are means over seeds, so not always whole numbers.
-    return np.array([function(OverlapCounts(*one)) if one[0] + one[2] > 0 else math.nan for one in sums])
+    sums = {name: values.sum(axis=0).tolist() for name, values in block.counts.items()}
+    pooled = [function({name: values[c] for name, values in sums.items()}) for c in range(len(block.labels))]
+    return np.where(block.shown.any(axis=0), pooled, math.nan)
 
 
 def _row(block: Block, metric: str, label: str, columns: list[int], numbers: dict[str, Any]) -> dict[str, Any]:
@@ -164,13 +164,15 @@ def _row(block: Block, metric: str, label: str, columns: list[int], numbers: dic
 
 
 def tail(block: Block) -> dict[str, Any]:
-    """How far the mean over cases depends on its worst cases, by each case's mean of Dice over its classes.
+    """How far the mean over cases depends on its worst cases, by each case's mean over classes.
+
+    Cases are sorted by the metric that the score extends: Dice, or PQ of objects.
 
     Returns:
         ``worst_tenth``: mean of the worst tenth of the cases (at least one), ``trimmed``: mean of all others,
         ``n_worst``: cases in that tenth, ``worst``: the ids of up to five of them, the worst first.
     """
-    ranked = block.values[RANKED]
+    ranked = block.values[block.ranked]
     scored = [(_mean(row), case) for row, case in zip(ranked, block.cases, strict=True) if np.isfinite(row).any()]
     scored.sort()
     count = math.ceil(TAIL * len(scored))

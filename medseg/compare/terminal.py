@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.compare.quantity import RANKED, SCORE, Quantity, metric_quantities, quantity
+from medseg.compare.quantity import SCORE, Quantity, quantity
 from medseg.compare.run import read_leaderboard, read_summary
 from medseg.compare.text import heading
 from medseg.compare.tolerance import behind_mean, class_tolerances, common_tolerance
@@ -16,9 +17,9 @@ from medseg.compare.verdict import ABOUT_NETWORKS
 
 NAME_WIDTH = 28
 WIDTH = 100
-# Metrics that the table has room for, beside the ranking score and what it rests on; all others are in leaderboard.csv
-# and in the report.
-SHOWN = ("iou", "hd95", "nsd")
+# Metrics that the table has room for, beside the ranking score and what it rests on, by the family of that one; all
+# others are in leaderboard.csv and in the report.
+SHOWN = {"overlap": ("iou", "hd95", "nsd"), "objects": ("ap50", "map", "dice")}
 # Verdicts shown per data set; the report has all of them.
 PAIRS_SHOWN = 10
 
@@ -94,12 +95,16 @@ def _lines(columns: Sequence[tuple[str, Any]], rows: Sequence[Mapping[str, str]]
 
 def _every_column(table: _Table) -> list[tuple[str, Any]]:
     """Heading and text of the columns of a table that may be of any width."""
-    ranked, rows = quantity(RANKED), table.rows
+    rows = table.rows
+    ranked = ranked_by(rows)
     columns: list[tuple[str, Any]] = [("rank", lambda r: r["rank"]), ("model", lambda r: _short(r["model"]))]
     lacking = any(int(r["n_lacking"]) for r in rows)
     if any(r[f"{SCORE}_subject"] != r[f"{ranked.column}_subject"] for r in rows):
         columns.append((SCORE, lambda r: _number(r[f"{SCORE}_subject"])))
-    columns += [(ranked.title, lambda r: _number(r[f"{ranked.column}_subject"])), ("95 % interval", _interval)]
+    columns += [
+        (ranked.title, lambda r: _number(r[f"{ranked.column}_subject"])),
+        ("95 % interval", functools.partial(_interval, ranked)),
+    ]
     if any(r[f"{ranked.column}_case"] != r[f"{ranked.column}_subject"] for r in rows):
         columns.append(("by case", lambda r: _number(r[f"{ranked.column}_case"])))
     columns += [(table.heading(one), _shower(one)) for one in metrics_beside(rows)]
@@ -113,9 +118,14 @@ def _every_column(table: _Table) -> list[tuple[str, Any]]:
     return columns
 
 
+def ranked_by(rows: Sequence[Mapping[str, str]]) -> Quantity:
+    """The metric that the models of a data set are ranked by, from its rows of the leaderboard."""
+    return quantity(rows[0]["ranked_by"])
+
+
 def metrics_beside(rows: Sequence[Mapping[str, str]]) -> list[Quantity]:
     """The metrics of ``SHOWN`` that were computed for these rows; the first one also where it is undefined."""
-    known = [one for name, one in metric_quantities().items() if name in SHOWN]
+    known = [quantity(name) for name in SHOWN[ranked_by(rows).family]]
     return [one for k, one in enumerate(known) if k == 0 or any(r[f"{one.column}_subject"] for r in rows)]
 
 
@@ -141,13 +151,14 @@ def _below(table: _Table, pairs: Sequence[Mapping[str, Any]], winners: Sequence[
 
 def _notes(tables: Sequence[_Table]) -> str:
     """What the columns that are shown mean, and where those are that are not."""
-    ranked = quantity(RANKED)
-    beside = list(dict.fromkeys(one for table in tables for one in table.beside))
-    named = ", ".join(one.title if one.column == one.name else one.mean_title for one in [ranked, *beside])
-    columns = ", ".join(f"{one.column}_subject" for one in [ranked, *beside])
+    ranked = list(dict.fromkeys(ranked_by(table.rows) for table in tables))
+    beside = list(dict.fromkeys(one for table in tables for one in table.beside if one not in ranked))
+    named = ", ".join(one.title if one.column == one.name else one.mean_title for one in [*ranked, *beside])
+    columns = ", ".join(f"{one.column}_subject" for one in [*ranked, *beside])
+    titles = " or ".join(one.title for one in ranked)
     notes = [
         f"{named}: mean over classes of the mean of subject means ({columns}), where the reference shows the class; "
-        f"95 % bootstrap-t interval over subjects, of {ranked.title}."
+        f"95 % bootstrap-t interval over subjects, of {titles}."
     ]
     lower = [one.title for one in beside if not one.higher_is_better]
     if lower:
@@ -157,7 +168,7 @@ def _notes(tables: Sequence[_Table]) -> str:
     shown = {name for table in tables for name, _ in table.columns()}
     if SCORE in shown:
         notes.append(
-            f"score: what models are ranked by; like {ranked.title}, but cases whose reference lacks the class count 1 "
+            f"score: what models are ranked by; like {titles}, but cases whose reference lacks the class count 1 "
             "if it was left empty, 0 if not."
         )
     if "left empty" in shown:
@@ -168,8 +179,8 @@ def _notes(tables: Sequence[_Table]) -> str:
     return "\n".join(textwrap.fill(note, WIDTH) for note in notes)
 
 
-def _interval(row: Mapping[str, str]) -> str:
-    low, high = (row[f"{quantity(RANKED).column}_{end}"] for end in ("low", "high"))
+def _interval(ranked: Quantity, row: Mapping[str, str]) -> str:
+    low, high = (row[f"{ranked.column}_{end}"] for end in ("low", "high"))
     return f"[{_number(low)}, {_number(high)}]" if low else "none"
 
 

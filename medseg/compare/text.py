@@ -6,7 +6,7 @@ import math
 
 # Units of lengths as people write them.
 UNITS = {"um": "µm"}
-# Of a length, which has a unit; and of everything else.
+# Of a length; and of everything else, bits included.
 LENGTH_DECIMALS, SCORE_DECIMALS = 2, 3
 
 
@@ -40,4 +40,4 @@ def heading(title: str, unit: str, higher_is_better: bool = True, tolerance: str
 
 
 def _decimals(unit: str) -> int:
-    return SCORE_DECIMALS if unit == "1" else LENGTH_DECIMALS
+    return SCORE_DECIMALS if unit in ("1", "bit") else LENGTH_DECIMALS

@@ -12,7 +12,7 @@ from typing import Any
 
 from medseg.compare.quantity import MEAN, RANKED, Quantity, metric_quantities, quantity
 from medseg.compare.text import UNITS
-from medseg.metrics.table import TOLERANCE_MARK
+from medseg.metrics.row import TOLERANCE_MARK
 
 Rows = Iterable[Mapping[str, Any]]
 # What a heading says where classes have different tolerances.

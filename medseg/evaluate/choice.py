@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 from medseg.config import Config
 from medseg.config.metrics import MetricsConfig
 from medseg.errors import ConfigError, DataError
-from medseg.metrics.table import METRICS, Metric
+from medseg.image.labels import LabelTable
+from medseg.metrics.quantities import QUANTITIES
+from medseg.metrics.row import Metric, met
+from medseg.metrics.table import METRICS
 from medseg.metrics.tolerance import widened
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ class Choice:
     """What is computed.
 
     Attributes:
-        metrics: rows of the table, in its order.
+        metrics: rows of the table, in its order; those that need objects only where objects are numbered.
         tolerance: class or region -> tolerance in the unit of the grid; metrics that need one are computed for these.
     """
 
@@ -35,18 +38,22 @@ class Choice:
     def of_label(self, label: str) -> dict[str, Metric]:
         """The metrics that a class or region is scored by: those that need no tolerance, or for which it has one."""
         given = label in self.tolerance
-        return {name: metric for name, metric in self.metrics.items() if given or "tolerance" not in metric.needs}
+        return {
+            name: metric for name, metric in self.metrics.items() if met(metric.needs, objects=True, tolerance=given)
+        }
 
 
-def choose(section: MetricsConfig, where: str) -> Choice:
+def choose(section: MetricsConfig, where: str, objects: bool | None = False) -> Choice:
     """The metrics that a configuration asks for, and those that every table of scores has.
 
     Args:
         section: of a data set.
         where: the section's place in the configuration, for messages.
+        objects: whether the data set's labels number objects; None: not known yet, nothing is refused for it.
 
     Raises:
-        ConfigError: for a name that is no metric, and for a metric that needs a tolerance where there is none.
+        ConfigError: for a name that is no metric, for a metric that needs a tolerance where there is none, and for one
+            that needs objects where there are classes alone.
     """
     named = section.names or []
     for name in named:
@@ -59,8 +66,17 @@ def choose(section: MetricsConfig, where: str) -> Choice:
                 f"{where}.names: '{name}' needs a tolerance, which has no default; give one per class, e.g. "
                 f"tolerance: {{CLASS: 2.0}}"
             )
+        if objects is False and "objects" in METRICS[name].needs:
+            raise ConfigError(
+                f"{where}.names: '{name}' is a score of single objects, and the labels of this data set tell classes "
+                "apart, not objects; leave it out, or set `instances: true` if its label files number objects"
+            )
     scopes = ("always", "default") if section.names is None else ("always",)
-    metrics = {name: metric for name, metric in METRICS.items() if metric.scope in scopes or name in named}
+    metrics = {
+        name: metric
+        for name, metric in METRICS.items()
+        if (metric.scope in scopes or name in named) and met(metric.needs, objects=objects is not False)
+    }
     if section.tolerance and not any("tolerance" in metric.needs for metric in metrics.values()):
         raise ConfigError(f"{where}.tolerance: none of the metrics named uses it; add nsd to names, or leave names out")
     return Choice(metrics, dict(section.tolerance))
@@ -69,17 +85,23 @@ def choose(section: MetricsConfig, where: str) -> Choice:
 def check_choices(config: Config) -> None:
     """Raise ``ConfigError`` where a data set asks for a metric that there is not, or that lacks what it needs."""
     for name, dataset in config.datasets.items():
-        choose(dataset.metrics, f"datasets.{name}.metrics")
+        # Some layouts number objects whatever the configuration says; ingest knows.
+        choose(dataset.metrics, f"datasets.{name}.metrics", objects=dataset.instances or None)
 
 
-def choice_of(config: Config, dataset: str, labels: Sequence[str]) -> Choice:
-    """What is computed for a data set whose classes (or regions) are ``labels``.
+def choice_of(config: Config, dataset: str, labels: LabelTable) -> Choice:
+    """What is computed for a data set with these labels.
 
     Raises:
         ConfigError: as ``choose``, and for a tolerance of something that is not scored.
     """
+    return _choice(config, dataset, labels.target_names, labels.instances)
+
+
+def _choice(config: Config, dataset: str, labels: Sequence[str], objects: bool) -> Choice:
+    """What is computed for a data set whose classes (or regions) are ``labels``."""
     where = f"datasets.{dataset}.metrics"
-    choice = choose(config.dataset(dataset).metrics, where)
+    choice = choose(config.dataset(dataset).metrics, where, objects)
     for name in choice.tolerance:
         if name not in labels:
             raise ConfigError(f"{where}.tolerance: no class or region '{name}'; there are: {', '.join(labels)}")
@@ -91,12 +113,15 @@ def require_chosen(config: Config, dataset: str, labels: Sequence[str], scores: 
 
     Args:
         config: the experiment.
-        dataset, labels: as for ``choice_of``.
+        dataset: of them.
+        labels: its classes or regions.
         scores: rows of ``evaluate.score.COLUMNS``.
     """
     if scores.empty:
         return
-    choice, length = choice_of(config, dataset, labels), str(scores["spacing"].iloc[0]).rpartition(" ")[2]
+    of_objects = [name for name, one in QUANTITIES.items() if "objects" in one.needs]
+    choice = _choice(config, dataset, labels, bool(scores["metric"].isin(of_objects).any()))
+    length = str(scores["spacing"].iloc[0]).rpartition(" ")[2]
     wanted = {
         (label, name): metric.definition_of(choice.tolerance.get(label), length)
         for label in labels

@@ -7,17 +7,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from medseg.config import Config
 from medseg.errors import DataError
 from medseg.evaluate.choice import choice_of, require_chosen
-from medseg.evaluate.score import COLUMNS, score_case
+from medseg.evaluate.score import COLUMNS, Objects, score_case
 from medseg.evaluate.table import read_table, write_table
 from medseg.formats.read import read_labels, read_recorded
 from medseg.image.geometry import require_same_grid
 from medseg.image.labels import LabelTable
+from medseg.image.objects import ObjectMap, of_numbers
 from medseg.ingest.cases import read_case_labels
 from medseg.ingest.manifest import Case, Manifest, read_manifest
 from medseg.outputs import writing
@@ -63,17 +65,19 @@ def _read(config: Config, predictions: Path, model: Path | None) -> Predictions:
 
 def _score(config: Config, manifest: Manifest, given: Predictions, shard: Shard | None) -> pd.DataFrame:
     folder = config.folder_of(manifest.dataset)
-    choice = choice_of(config, manifest.dataset, manifest.labels.target_names)
+    choice, labels = choice_of(config, manifest.dataset, manifest.labels), manifest.labels
     rows: list[Mapping[str, Any]] = []
     cases = list(given.cases.items())
     for case_id, entry in cases if shard is None else shard.of(cases):
         case = manifest.case(case_id)
-        reference, grid = manifest.labels.to_channels(read_case_labels(case, folder)), case.geometry
-        predicted = None if entry.failed else _read_prediction(given.folder, case, entry, manifest.labels)
-        made = (reference, predicted, manifest.labels, grid)
-        rows += score_case(
-            given.key, case.id, case.subject, *made, entry.failed, entry.sha256, choice, given.fingerprint
-        )
+        values = read_case_labels(case, folder)
+        reference, predicted, said = labels.to_channels(values), None, None
+        if not entry.failed:
+            predicted, said = _read_prediction(given.folder, case, entry, labels)
+        objects = Objects(of_numbers(values, reference), said) if labels.instances else None
+        made = (reference, predicted, labels, case.geometry)
+        about = (entry.failed, entry.sha256, choice, given.fingerprint)
+        rows += score_case(given.key, case.id, case.subject, *made, *about, objects=objects)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -121,11 +125,14 @@ def _read_part(out: Path, shard: Shard, given: Predictions) -> pd.DataFrame:
     return table
 
 
-def _read_prediction(folder: Path, case: Case, entry: PredictedCase, labels: LabelTable) -> NDArray[Any]:
-    """Label channels (S) of a prediction, on the grid of its case."""
+def _read_prediction(
+    folder: Path, case: Case, entry: PredictedCase, labels: LabelTable
+) -> tuple[NDArray[np.uint8], ObjectMap | None]:
+    """Label channels (S) of a prediction, on the grid of its case, and its objects, where labels number them."""
     path = folder / entry.file
     written = read_recorded(path, entry.sha256, "medseg predict")
     predicted, grid = read_labels(path, written, spacing=case.pixel_size)
     require_same_grid(grid, case.geometry, f"prediction of case '{case.id}' ({path.name})")
     # "Not annotated" is no prediction.
-    return replace(labels, ignore=None).to_channels(predicted)
+    channels = replace(labels, ignore=None).to_channels(predicted)
+    return channels, of_numbers(predicted, channels) if labels.instances else None

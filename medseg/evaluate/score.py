@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from medseg.evaluate.choice import DEFAULT, Choice
 from medseg.image.geometry import Geometry
 from medseg.image.labels import IGNORE, LabelTable
+from medseg.image.objects import ObjectMap
 from medseg.metrics.counts import OverlapCounts, overlap_counts
 from medseg.metrics.pair import Pair, box_diagonal, pairs, value_of
-from medseg.metrics.table import QUANTITIES, Metric
+from medseg.metrics.quantities import QUANTITIES
+from medseg.metrics.row import Metric
 from medseg.results.key import RunKey
 
 COLUMNS = (
@@ -55,6 +57,19 @@ VOLUME_UNITS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """Objects of one case, where labels number them.
+
+    Attributes:
+        reference: none has a voxel where nobody annotated.
+        prediction: on the same grid; None for a case that failed.
+    """
+
+    reference: ObjectMap
+    prediction: ObjectMap | None
+
+
 def score_case(
     key: RunKey,
     case: str,
@@ -67,6 +82,7 @@ def score_case(
     digest: str = "",
     choice: Choice = DEFAULT,
     fingerprint: str = "",
+    objects: Objects | None = None,
 ) -> list[Mapping[str, Any]]:
     """Score one case.
 
@@ -84,16 +100,20 @@ def score_case(
         digest: SHA-256 of the label map that is scored, so that what is shown later is what was scored.
         choice: metrics and tolerances.
         fingerprint: of the training that predicted.
+        objects: of both maps, whose classes are those of the channels; None: labels do not tell objects apart. Objects
+            of a class are matched with predicted objects of that class; a predicted object with more than half of its
+            voxels where nobody annotated is left out, others are cropped.
 
     Returns:
-        Rows of ``COLUMNS``, for every region or else foreground class: the metrics, then counts and volumes.
+        Rows of ``COLUMNS``, for every region or else foreground class: the metrics, then what was counted.
     """
     annotated = bool((reference != IGNORE).any())
     failed = f"{FAILED}: {failure}" if prediction is None and annotated else ""
     predicted = np.zeros_like(reference) if prediction is None else prediction
     counts = overlap_counts(reference, predicted, table.classes, table.members)
     tolerances = [choice.tolerance.get(name) for name in table.target_names]
-    found = pairs(reference, predicted, table.members, grid.spacing, tolerances, counts)
+    numbers = None if objects is None else _numbers(objects)
+    found = pairs(reference, predicted, table.members, grid.spacing, tolerances, counts, numbers)
     spacing = f"{' x '.join(f'{v:.6g}' for v in grid.spacing)} {grid.unit}"
     facts = {**asdict(key), "case": case, "subject": subject, "spacing": spacing, "prediction": digest}
     facts["fingerprint"] = fingerprint
@@ -103,7 +123,9 @@ def score_case(
     for label, pair in zip(table.target_names, found, strict=True):
         status = failed or _status(pair.counts, annotated)
         mine = {"label": label, "status": status, "n_ref": pair.counts.reference, "n_pred": pair.counts.predicted}
-        for value in [*_scores(pair, choice.of_label(label), grid.unit), *_quantities(pair.counts, grid)]:
+        values = [*_scores(pair, choice.of_label(label), grid.unit), *_quantities(pair.counts, grid)]
+        values += [] if objects is None else _object_quantities(pair)
+        for value in values:
             row = {**facts, **mine, **value}
             rows.append({column: row[column] for column in COLUMNS})
     return rows
@@ -134,9 +156,23 @@ def _quantities(counts: OverlapCounts, grid: Geometry) -> list[dict[str, Any]]:
         "volume_pred": (counts.predicted * volume, unit),
     }
     return [
-        {"metric": name, "definition": QUANTITIES[name], "value": float(value), "unit": unit}
+        {"metric": name, "definition": QUANTITIES[name].definition, "value": float(value), "unit": unit}
         for name, (value, unit) in values.items()
     ]
+
+
+def _object_quantities(pair: Pair) -> list[dict[str, Any]]:
+    """Name, definition, value and unit of what is counted of the objects of a class."""
+    return [
+        {"metric": name, "definition": QUANTITIES[name].definition, "value": value, "unit": QUANTITIES[name].unit}
+        for name, value in pair.object_quantities.items()
+    ]
+
+
+def _numbers(objects: Objects) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Object numbers (S) of both maps; of a case that failed there are none."""
+    reference = objects.reference.numbers
+    return reference, np.zeros_like(reference) if objects.prediction is None else objects.prediction.numbers
 
 
 def _status(counts: OverlapCounts, annotated: bool) -> str:

@@ -63,7 +63,7 @@ def edge_voxels(mask: Mask) -> Mask:
 def edge_distances(reference: Mask, prediction: Mask, spacing: Sequence[float]) -> Distances:
     """Distances between the boundaries of two masks (S) that are not empty; ``spacing`` (d,) per axis."""
     places = [_edge_places(mask) for mask in (reference, prediction)]
-    points = [_points(place, reference.shape, spacing) for place in places]
+    points = [points_of(place, reference.shape, spacing) for place in places]
     return Distances(
         _nearest(points[0], points[1], np.isin(places[0], places[1], assume_unique=True)),
         _nearest(points[1], points[0], np.isin(places[1], places[0], assume_unique=True)),
@@ -85,7 +85,7 @@ def _edge_places(mask: Mask) -> NDArray[np.int64]:
     return np.concatenate(found)
 
 
-def _points(places: NDArray[np.int64], shape: tuple[int, ...], spacing: Sequence[float]) -> Values:
+def points_of(places: NDArray[np.int64], shape: tuple[int, ...], spacing: Sequence[float]) -> Values:
     """Centres (N, d) of voxels, in the unit of the spacing."""
     index = np.stack(np.unravel_index(places, shape), axis=1).astype(np.float64)
     points: Values = index * np.asarray(spacing, dtype=np.float64)

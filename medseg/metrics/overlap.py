@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from medseg.metrics.counts import OverlapCounts, dice_of_counts
 from medseg.metrics.pair import Pair
 
@@ -20,3 +22,15 @@ def iou_of_counts(counts: OverlapCounts) -> float:
     """TP / (TP + FP + FN) (Jaccard 1912); NaN if the class is absent from both maps."""
     union = counts.tp + counts.fp + counts.fn
     return counts.tp / union if union else float("nan")
+
+
+def pooled_dice(sums: Mapping[str, float]) -> float:
+    """Dice of counts summed over cases."""
+    total = (sums["tp"] + sums["fn"]) + (sums["tp"] + sums["fp"])
+    return 2 * sums["tp"] / total if total else float("nan")
+
+
+def pooled_iou(sums: Mapping[str, float]) -> float:
+    """IoU of counts summed over cases."""
+    union = sums["tp"] + sums["fp"] + sums["fn"]
+    return sums["tp"] / union if union else float("nan")

@@ -16,7 +16,12 @@ from medseg.late import resolve
 from medseg.metrics.counts import OverlapCounts
 from medseg.metrics.edges import Distances, box_of, edge_distances
 from medseg.metrics.faces import FaceDistances, face_distances
-from medseg.metrics.table import Metric
+from medseg.metrics.matching import Matching
+from medseg.metrics.object_quantities import object_quantities
+from medseg.metrics.row import Metric
+
+# Object numbers (S) of reference and prediction.
+Numbers = tuple[NDArray[Any], NDArray[Any]]
 
 
 class Pair:
@@ -27,6 +32,7 @@ class Pair:
         spacing: (d,) distance of neighbouring voxels along each axis.
         tolerance: in the unit of the spacing, for metrics that need one.
         diagonal: of the box of the whole grid, in the unit of the spacing.
+        numbers: object numbers (S) of reference and prediction in the same box; None: objects are not told apart.
     """
 
     def __init__(
@@ -38,6 +44,7 @@ class Pair:
         tolerance: float | None = None,
         diagonal: float | None = None,
         counts: OverlapCounts | None = None,
+        numbers: Numbers | None = None,
     ) -> None:
         """Crop two masks (S) on one grid.
 
@@ -47,6 +54,7 @@ class Pair:
             tolerance: see above; none: metrics that need one cannot be computed.
             diagonal: none: that of the masks' own array.
             counts: none: counted from the masks.
+            numbers: object numbers (S) of the class in both maps, on the grid of the masks.
 
         Raises:
             ValueError: if the shapes differ, or the spacing is not one positive number per axis.
@@ -61,6 +69,7 @@ class Pair:
         masks = reference.astype(bool, copy=False), prediction.astype(bool, copy=False)
         box = box_of(*masks)
         self.reference, self.prediction = masks[0][box], masks[1][box]
+        self._numbers = None if numbers is None else (numbers[0][box], numbers[1][box])
         self._counts = counts
 
     @cached_property
@@ -83,6 +92,27 @@ class Pair:
         """Integrals of the distance over the voxel faces (``faces-v1``); both masks must show the class."""
         return face_distances(self.reference, self.prediction, self.spacing, self.tolerance)
 
+    @property
+    def numbers(self) -> Numbers:
+        """Object numbers (S) of reference and prediction, in the box of the masks.
+
+        Raises:
+            ValueError: if the pair has none.
+        """
+        if self._numbers is None:
+            raise ValueError("metrics of objects need object numbers; this pair has masks alone")
+        return self._numbers
+
+    @cached_property
+    def objects(self) -> Matching:
+        """Overlaps and matches of the objects."""
+        return Matching.of(*self.numbers)
+
+    @cached_property
+    def object_quantities(self) -> dict[str, float]:
+        """Counts and sums of the objects, by their names in ``QUANTITIES``."""
+        return object_quantities(self.objects)
+
 
 def pairs(
     reference: NDArray[Any],
@@ -91,6 +121,7 @@ def pairs(
     spacing: Sequence[float],
     tolerances: Sequence[float | None],
     counts: Sequence[OverlapCounts],
+    numbers: Numbers | None = None,
 ) -> Iterator[Pair]:
     """One pair per class or region, one after the other; no mask of the whole grid is made.
 
@@ -100,6 +131,7 @@ def pairs(
         members: the channels that make up each class or region.
         spacing: (d,) distance of neighbouring voxels along each axis.
         tolerances, counts: of each class or region.
+        numbers: object numbers (S) of reference and prediction, each object of one class; none: not told apart.
     """
     diagonal = box_diagonal(reference.shape, spacing)
     largest = max((k for inside in members for k in inside), default=0)
@@ -107,8 +139,32 @@ def pairs(
     for inside, tolerance, counted in zip(members, tolerances, counts, strict=True):
         box = _union([found[k - 1] for found in boxes for k in inside], reference.ndim)
         true, said = _mask(reference[box], inside), _mask(prediction[box], inside)
-        said &= reference[box] != IGNORE
-        yield Pair(true, said, spacing, tolerance=tolerance, diagonal=diagonal, counts=counted)
+        left_out = reference[box] == IGNORE
+        mine = None
+        if numbers is not None:
+            mine = np.where(true, numbers[0][box], 0), annotated(np.where(said, numbers[1][box], 0), left_out)
+        said &= ~left_out
+        yield Pair(true, said, spacing, tolerance=tolerance, diagonal=diagonal, counts=counted, numbers=mine)
+
+
+def annotated(numbers: NDArray[Any], left_out: NDArray[np.bool_]) -> NDArray[Any]:
+    """Predicted objects (S) where somebody annotated.
+
+    An object with more than half of its voxels where nobody did is left out, since nobody can say whether it is right;
+    others are cropped.
+
+    Args:
+        numbers: object numbers (S).
+        left_out: voxels (S) that nobody annotated.
+    """
+    if not left_out.any():
+        return numbers
+    found, place = np.unique(numbers, return_inverse=True)
+    place = place.reshape(numbers.shape)
+    outside = np.bincount(place[left_out], minlength=len(found))
+    gone = 2 * outside > np.bincount(place.ravel(), minlength=len(found))
+    kept: NDArray[Any] = np.where(left_out | gone[place], 0, numbers)
+    return kept
 
 
 def _mask(labels: NDArray[Any], members: Sequence[int]) -> NDArray[np.bool_]:
@@ -133,8 +189,10 @@ def box_diagonal(shape: Sequence[int], spacing: Sequence[float]) -> float:
 
 def value_of(metric: Metric, pair: Pair) -> float:
     """The value of a row of the table: NaN if the reference lacks the class, the worst if only the prediction does."""
-    if not pair.counts.reference:
+    voxels = pair.counts.reference
+    if not voxels:
         return math.nan
-    if not pair.counts.predicted:
-        return metric.worst_of(pair.diagonal)
+    # All predicted objects may lie where nobody annotated.
+    if not pair.counts.predicted or ("objects" in metric.needs and not pair.objects.n_prediction):
+        return metric.worst_of(pair.diagonal, voxels)
     return float(resolve(metric.function)(pair))

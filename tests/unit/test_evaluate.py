@@ -23,7 +23,8 @@ from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest, write_manifest
-from medseg.metrics.table import METRICS, QUANTITIES
+from medseg.metrics.quantities import QUANTITIES
+from medseg.metrics.table import METRICS
 from medseg.records import read_record, write_record
 from medseg.results.key import RunKey
 from medseg.shards import Shard
@@ -84,7 +85,7 @@ def test_rows_counted_by_hand() -> None:
     assert {(r["label"], r["n_ref"], r["n_pred"]) for r in rows.values()} == {("ball", 3, 4), ("rod", 2, 1)}
     assert {r["spacing"] for r in rows.values()} == {"500 x 1 x 1 mm"}
     assert {r["split"] for r in rows.values()} == {"val"}
-    expected_ids = {name: metric.definition for name, metric in METRICS.items()} | QUANTITIES
+    expected_ids = {name: row.definition for rows in (METRICS, QUANTITIES) for name, row in rows.items()}
     assert all(row["definition"] == expected_ids[metric] for (_, metric), row in rows.items())
 
 
@@ -167,7 +168,7 @@ def test_table_of_a_training(study: Any, tmp_path: Path, name: str) -> None:
     table = evaluated(study, name, study.predictions(name), tmp_path / "F.parquet")
     cases = read_record(study.predictions(name), "")["cases"]
     assert tuple(table.columns) == COLUMNS
-    metrics = [*DEFAULT.of_label("ball"), *QUANTITIES]
+    metrics = [*DEFAULT.of_label("ball"), *(name for name, one in QUANTITIES.items() if "objects" not in one.needs)]
     assert table.groupby(["case", "label"])["metric"].apply(list).tolist() == [metrics] * (len(cases) * 2)
     assert not table.duplicated(["case", "label", "metric"]).any()
     assert table.value.dtype == np.float64

@@ -12,11 +12,13 @@ import pytest
 from medseg.config import Config, load_config
 from medseg.ingest.recorded import write_table
 from medseg.jobs import Job, score_rows
-from medseg.metrics.table import METRICS, QUANTITIES
+from medseg.metrics.quantities import QUANTITIES
+from medseg.metrics.table import METRICS
 from medseg.results.paths import Results
 
-# Rows of a class of a case, at most.
-EACH = len(METRICS) + len(QUANTITIES)
+# Rows of a class of a case, at most; of objects, too, where labels number them.
+OBJECTS = len(METRICS) + len(QUANTITIES)
+EACH = sum("objects" not in row.needs for rows in (METRICS, QUANTITIES) for row in rows.values())
 
 
 def make(models: str = "m", **more: Any) -> Config:
@@ -27,12 +29,13 @@ def make(models: str = "m", **more: Any) -> Config:
     )
 
 
-def ingested(name: str, cases: int, classes: int, regions: int = 0) -> None:
+def ingested(name: str, cases: int, classes: int, regions: int = 0, instances: bool = False) -> None:
     files = Results(Path("results/x")).ingest(name)
     affine = [[float(i == j) for j in range(4)] for i in range(4)]
     grid = json.dumps({"shape": [8, 8, 8], "voxel_to_world": affine}).replace('"', '""')
     table = "case\tgeometry\n" + "".join(f'c{k}\t"{grid}"\n' for k in range(cases))
     labels = {"names": {f"k{k}": k + 1 for k in range(classes)}, "regions": [[f"r{k}", [1]] for k in range(regions)]}
+    labels["instances"] = instances
     write_table(files.manifest, table, files.dataset, {"channels": ["CT"], "labels": labels})
 
 
@@ -53,6 +56,12 @@ def test_compare_asks_for_more_with_cases_classes_and_trainings(
     asked = Job(three, "compare", 1, False)
     assert asked.memory_mb() == pytest.approx(600 + 2500 * rows / 1e6, abs=100)
     assert asked.minutes() == 30 + math.ceil(rows / 50_000)
+
+
+def test_objects_have_more_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ingested("d", 10, 1, instances=True)
+    assert score_rows(make(folds={"count": 5, "run": [0, 1, 2, 3, 4]})) == 10 * OBJECTS > 20 * EACH
 
 
 def test_a_file_without_classes_gives_the_plain_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

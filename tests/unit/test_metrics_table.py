@@ -9,21 +9,22 @@ import inspect
 import math
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from medseg import slices
-from medseg.config import load_config
+from medseg.config import Config, load_config
 from medseg.config.metrics import MetricsConfig
 from medseg.errors import ConfigError
 from medseg.evaluate.choice import DEFAULT, check_choices, choice_of, choose, coarse_tolerances
 from medseg.evaluate.score import score_case
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
-from medseg.metrics.counts import OverlapCounts
 from medseg.metrics.pair import Pair, value_of
+from medseg.metrics.quantities import QUANTITIES
 from medseg.metrics.table import METRICS
 from medseg.results.key import RunKey
 
@@ -54,15 +55,22 @@ def test_every_row_is_whole(name: str) -> None:
     assert metric.oracle
     assert metric.low < metric.high
     assert metric.definition.startswith(name.removesuffix("_faces") + "/")
+    assert METRICS[name] is metric
     assert metric.definition.rsplit("-v", 1)[1].isdigit()
     assert (metric.unit == "length") == (metric.worst == "diagonal")
-    assert metric.low <= metric.worst_of(12.0) <= metric.high
-    # The worst value is at the worse end; distances have none, so a grid's diagonal stands for it.
-    assert metric.worst_of(12.0) == (metric.low if metric.better == "higher" else 12.0)
+    assert (metric.unit == "bit") == (metric.worst == "bits")
+    assert metric.low <= metric.worst_of(12.0, 9) <= metric.high
+    # The worst value is at the worse end; distances and entropies have none, so what no value of a grid exceeds it is.
+    worst = {"diagonal": 12.0, "bits": math.log2(10)}.get(metric.worst, metric.high)
+    assert metric.worst_of(12.0, 9) == (metric.low if metric.better == "higher" else worst)
+    assert (metric.family == "objects") == ("objects" in metric.needs)
+    # Models are ranked by shares.
+    assert not metric.ranks or (metric.low, metric.high, metric.better, metric.scope) == (0, 1, "higher", "always")
     if metric.pooled:
-        pooled = resolved(metric.pooled)
-        assert callable(pooled)
-        assert pooled(OverlapCounts(3, 0, 0)) == 1.0
+        same = Pair(np.eye(4, dtype=int), np.eye(4, dtype=int), (1, 1), numbers=(np.eye(4, dtype=int),) * 2)
+        sums = {**asdict(same.counts), **same.object_quantities}
+        assert resolved(metric.pooled)(sums) == (1.0 if metric.better == "higher" else 0.0)
+        assert set(sums) <= set(QUANTITIES)
     tests = "".join(path.read_text() for path in (ROOT / "tests" / "unit").glob("test_*.py"))
     assert f'"{name}"' in tests or metric.function.split(":")[1] in tests
 
@@ -80,16 +88,20 @@ def test_definitions_are_distinct_and_know_their_own_rows() -> None:
 
 @pytest.mark.parametrize("name", METRICS)
 def test_every_row_has_its_edge_cases(name: str) -> None:
-    metric, cases = METRICS[name], write_metrics().edge_cases()
+    metric = METRICS[name]
+    page = write_metrics()
+    cases = page.object_cases() if "objects" in metric.needs else page.edge_cases()
     diagonal = 12 * math.hypot(2.5, 0.8, 0.8)
 
     def value(case: str) -> float:
-        masks = cases[case]
-        return value_of(metric, Pair(*masks, (2.5, 0.8, 0.8)[-masks[0].ndim :], tolerance=1.0))
+        maps = cases[case]
+        return value_of(metric, Pair(*maps, (2.5, 0.8, 0.8)[-maps[0].ndim :], tolerance=1.0, numbers=maps))
 
     best = 1.0 if metric.better == "higher" else 0.0
     assert value("equal") == value("equal, the whole image") == best
-    assert value("prediction empty") == pytest.approx(metric.worst_of(diagonal))
+    shown = int(np.count_nonzero(cases["prediction empty"][0]))
+    grid = math.hypot(*(12 * s for s in (2.5, 0.8, 0.8)[-cases["prediction empty"][0].ndim :]))
+    assert value("prediction empty") == pytest.approx(metric.worst_of(grid, shown))
     assert math.isnan(value("both empty"))
     assert math.isnan(value("reference empty"))
     for case in cases:
@@ -111,10 +123,36 @@ def test_the_table_is_free_of_numpy_and_torch() -> None:
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
     tree = ast.parse((ROOT / "medseg" / "metrics" / "table.py").read_text())
-    assert any(isinstance(node, ast.Dict) and len(node.keys) == len(METRICS) for node in ast.walk(tree))
+    literals = [node for node in ast.walk(tree) if isinstance(node, ast.Dict)]
+    assert len(literals) == 1, "a code digest tells the rows of a literal apart"
 
 
 # What the configuration chooses
+
+
+def test_scores_of_objects_are_computed_where_labels_number_them() -> None:
+    found = list(choose(MetricsConfig(), "m", objects=True).of_label("cell"))
+    objects = ["ap50", "map", "pq", "sq", "rq", "aji_plus", "f1_50", "count_error", "merged", "split"]
+    assert found == [*DEFAULT.of_label("cell"), *objects]
+    # What models are ranked by is always there.
+    named = choose(MetricsConfig(names=["are"]), "m", objects=True)
+    assert list(named.of_label("cell")) == ["dice", "iou", "pq", "are"]
+    assert not any("objects" in METRICS[name].needs for name in DEFAULT.of_label("cell"))
+
+
+def test_scores_of_objects_need_labels_that_number_them() -> None:
+    def config(**more: object) -> Config:
+        section = {"path": "p", "labels": {"cell": 1}, "metrics": {"names": ["ap75"]}, **more}
+        return load_config([], {"datasets": {"cells": section}, "budget": {"steps": 1}})
+
+    numbered = LabelTable.create({"cell": 1}, instances=True)
+    cause = r"datasets\.cells\.metrics\.names: 'ap75' is a score of single objects, .*set `instances: true`"
+    # Whether labels number objects is known when they are found: one layout says so itself.
+    check_choices(config())
+    with pytest.raises(ConfigError, match=cause):
+        choice_of(config(), "cells", replace(numbered, instances=False))
+    assert "ap75" in choice_of(config(instances=True), "cells", numbered).metrics
+    assert "ap75" in choice_of(config(layout="dsb2018"), "cells", numbered).metrics
 
 
 def test_without_a_section_all_metrics_but_those_by_name_are_computed() -> None:
@@ -135,6 +173,7 @@ def test_names_choose_and_dice_and_iou_stay() -> None:
     [
         ({"names": ["hd59"]}, "metrics.names: no metric 'hd59'; did you mean 'hd95'"),
         ({"names": ["qqq"]}, "there are: dice, iou"),
+        ({"names": ["pqq"]}, "metrics.names: no metric 'pqq'; did you mean 'pq'"),
         ({"names": ["nsd"]}, "'nsd' needs a tolerance, which has no default"),
         ({"names": ["hd"], "tolerance": {"liver": 1.0}}, "none of the metrics named uses it"),
     ],
@@ -149,9 +188,10 @@ def test_what_cannot_be_computed_is_refused_before_anything_runs(section: dict[s
 def test_tolerances_are_of_classes_that_are_scored() -> None:
     data = {"livers": {"path": "p", "layout": "decathlon", "metrics": {"tolerance": {"liver": 2.0}}}}
     config = load_config([], {"datasets": data, "budget": {"steps": 1}})
-    assert choice_of(config, "livers", ["liver", "tumour"]).tolerance == {"liver": 2.0}
+    organs = LabelTable.create({"liver": 1, "tumour": 2})
+    assert choice_of(config, "livers", organs).tolerance == {"liver": 2.0}
     with pytest.raises(ConfigError, match=r"livers\.metrics\.tolerance: no class or region 'liver'; there are: spleen"):
-        choice_of(config, "livers", ["spleen"])
+        choice_of(config, "livers", LabelTable.create({"spleen": 1}))
     data = {"livers": {"path": "p", "labels": {"liver": 1}, "metrics": {"tolerance": {"lever": 1.0}}}}
     with pytest.raises(ConfigError, match=r"no class or region \['lever'\]; there are: liver"):
         load_config([], {"datasets": data, "budget": {"steps": 1}})

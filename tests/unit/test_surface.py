@@ -160,7 +160,7 @@ def test_masks_of_odd_shape(name: str) -> None:
     assert values(full, dot, (1.0, 1.0, 1.0), 1.0)["hd"] == pytest.approx(math.sqrt(9 + 16 + 25))
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if "objects" not in metric.needs])
 def test_one_empty_mask_is_the_worst_and_an_empty_reference_is_none(name: str) -> None:
     some, none = np.zeros((3, 4), bool), np.zeros((3, 4), bool)
     some[1, 1] = True

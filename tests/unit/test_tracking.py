@@ -22,7 +22,8 @@ from medseg.compare.block import blocks
 from medseg.compare.run import read_leaderboard
 from medseg.compare.summary import summary_rows
 from medseg.errors import CheckpointError, TrackingError
-from medseg.metrics.table import METRICS, QUANTITIES
+from medseg.metrics.quantities import QUANTITIES
+from medseg.metrics.table import METRICS
 from medseg.models.spec import NetworkSpec
 from medseg.owner import owner_tags
 from medseg.plan.plan import Grid, Machine, Plan, Training
@@ -364,8 +365,9 @@ def test_a_training_shows_its_curves_scores_and_tables(results: Path) -> None:
     assert [i.dataset.name for i in child.inputs.dataset_inputs] == ["organs"]
     table = Path(client.download_artifacts(child.info.run_id, "evaluate/cases.csv", str(results)))
     frame = pd.read_csv(table)
-    computed = [name for name, metric in METRICS.items() if "tolerance" not in metric.needs]
-    assert list(frame.columns) == ["case", "subject", "label", *sorted([*computed, *QUANTITIES]), "note"]
+    computed = [name for name, metric in METRICS.items() if not {"tolerance", "objects"} & set(metric.needs)]
+    counted = [name for name, one in QUANTITIES.items() if "objects" not in one.needs]
+    assert list(frame.columns) == ["case", "subject", "label", *sorted([*computed, *counted]), "note"]
     assert frame["note"].notna().sum() == frame["dice"].isna().sum() == 1
     parent = runs["organs/unet"].info.run_id
     paths = [a.path for a in client.list_artifacts(parent, "overlays")]
