@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from medseg.errors import ConfigError
 from medseg.image.labels import LabelTable
+from medseg.postprocess.objects import drop_small, fill_each, refuse_objects
 
 
 def largest_component(labels: NDArray[Any], value: int) -> NDArray[Any]:
@@ -47,8 +48,10 @@ def fill_holes(labels: NDArray[Any], values: Sequence[int]) -> NDArray[Any]:
 
 
 def apply_fill_holes(labels: NDArray[Any], wanted: bool, table: LabelTable) -> NDArray[Any]:
-    """``fill_holes`` of every class, in the order of their values."""
-    return fill_holes(labels, table.values) if wanted else labels
+    """``fill_holes`` of every class, in the order of their values, or of every object."""
+    if not wanted:
+        return labels
+    return fill_each(labels) if table.instances else fill_holes(labels, table.values)
 
 
 def apply_largest_component(labels: NDArray[Any], names: Sequence[str], table: LabelTable) -> NDArray[Any]:
@@ -60,6 +63,7 @@ def apply_largest_component(labels: NDArray[Any], names: Sequence[str], table: L
 
 def check_largest_component(names: Sequence[str], table: LabelTable, key: str) -> None:
     """Raise ``ConfigError``, which names the option's key, if predictions have no class of one of the names."""
+    refuse_objects(names, table, key)
     written = [n for n, v in table.names if not table.order or v in table.order]
     unknown = sorted(set(names) - set(written))
     if unknown:
@@ -68,5 +72,7 @@ def check_largest_component(names: Sequence[str], table: LabelTable, key: str) -
 
 
 def apply_min_size(labels: NDArray[Any], min_size: int, table: LabelTable) -> NDArray[Any]:
-    """``remove_small`` of every class."""
+    """``remove_small`` of every class, or of every object."""
+    if table.instances:
+        return drop_small(labels, min_size)
     return remove_small(labels, table.values, min_size)

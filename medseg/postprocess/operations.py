@@ -49,6 +49,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "crf": Operation(
         "medseg.postprocess.refine:apply_crf",
         needs=(PROBABILITIES, IMAGE),
+        check="medseg.postprocess.objects:refuse_objects",
         peak_bytes="medseg.postprocess.refine:peak_bytes",
     ),
     "fill_holes": Operation("medseg.postprocess.components:apply_fill_holes"),
@@ -57,6 +58,11 @@ OPERATIONS: Mapping[str, Operation] = {
         check="medseg.postprocess.components:check_largest_component",
     ),
     "min_size": Operation("medseg.postprocess.components:apply_min_size"),
+    "objects": Operation(
+        "medseg.postprocess.objects:keep",
+        needs=(LABELS, IMAGE),
+        check="medseg.postprocess.objects:check_keep",
+    ),
 }
 
 
@@ -84,7 +90,8 @@ def apply(readers: Readers, steps: PostprocessConfig, table: LabelTable) -> NDAr
         table: label table of the data set.
 
     Returns:
-        (S) file values, one per voxel: where regions are predicted, operations work on the painted map.
+        (S) file values, one per voxel: where regions are predicted, operations work on the painted map. Of object
+        data, they are object numbers.
     """
     labels: NDArray[Any] | None = None
     for name, operation in wanted(steps).items():

@@ -31,26 +31,35 @@ class PredictedCase:
         sha256: digest of the label map's content.
         failed: why there is none; empty where there is one.
         probabilities: file and digest of the probabilities, where they were kept.
+        classes: file and digest of the class map, where the label map numbers objects of several classes.
     """
 
     file: str = ""
     sha256: str = ""
     failed: str = ""
     probabilities: Mapping[str, str] | None = None
+    classes: Mapping[str, str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         if self.failed:
             return {"failed": self.failed}
-        soft = {} if self.probabilities is None else {"probabilities": dict(self.probabilities)}
-        return {"file": self.file, "sha256": self.sha256, **soft}
+        beside = {"probabilities": self.probabilities, "classes": self.classes}
+        more = {name: dict(file) for name, file in beside.items() if file is not None}
+        return {"file": self.file, "sha256": self.sha256, **more}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> PredictedCase:
         """The inverse of ``to_json``."""
         if "failed" in value:
             return cls(failed=str(value["failed"]))
-        return cls(value["file"], value["sha256"], probabilities=value.get("probabilities"))
+        soft, classes = (_file_of(value[k]) if k in value else None for k in ("probabilities", "classes"))
+        return cls(value["file"], value["sha256"], "", soft, classes)
+
+
+def _file_of(value: Mapping[str, Any]) -> dict[str, str]:
+    """The file beside a label map that an entry names, and its digest."""
+    return {name: str(value[name]) for name in ("file", "sha256")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +181,7 @@ def require_made_as(config: Config, predictions: Predictions, model: Path | None
 
 def _asked(section: Mapping[str, Any]) -> dict[str, Any]:
     """The operations of a section that do anything."""
-    return {name: value for name, value in section.items() if value not in (None, False, 0, [])}
+    return {name: value for name, value in section.items() if value}
 
 
 def _makers(predictions: Predictions) -> str:

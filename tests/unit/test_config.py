@@ -59,6 +59,7 @@ FULL: dict[str, Any] = {
                     "appearance_sigma": 20.0,
                     "intensity_sigma": 0.2,
                 },
+                "objects": {"solidity": [0.5, 1.0]},
                 "fill_holes": True,
                 "largest_component": ["cell"],
                 "min_size": 3,
@@ -133,6 +134,7 @@ FULL: dict[str, Any] = {
     "device": "cpu",
 }
 NAMES = {
+    ("datasets", "cells", "postprocess", "objects"),
     ("datasets",),
     ("models",),
     ("datasets", "cells", "labels"),

@@ -128,18 +128,18 @@ def test_classes_are_told_by_name_and_others_stay() -> None:
     assert out.tolist() == [[1, 0, 1, 1, 0, 0, 0, 3, 3]]
 
 
-@pytest.mark.parametrize("value", [1, 5])
-def test_instance_data_sets_are_postprocessed_by_the_value_that_predictions_hold(value: int) -> None:
-    table = LabelTable.create({"cell": value}, instances=True)
-    channels = np.zeros((7, 7), dtype=np.uint8)
-    channels[1:6, 1:6] = 1
-    channels[3, 3] = 0
-    channels[0, 0] = 1
-    predicted = table.to_values(channels)
+def test_of_object_data_each_object_is_filled_and_measured_by_itself() -> None:
+    table = LabelTable.create({"cell": 1}, instances=True)
+    predicted = np.zeros((9, 9), dtype=np.uint16)
+    predicted[1:6, 1:6] = 7
+    predicted[3, 3] = 0
+    predicted[1:4, 6:8] = 9
+    predicted[0, 0] = 4
     out = applied(predicted, ask(fill_holes=True, min_size=2), table)
-    assert out[3, 3] == value
+    assert out[3, 3] == out[1, 1] == 1 and out[1, 6] == 2, "touching ones stay apart"
     assert out[0, 0] == 0
-    assert set(np.unique(out)) == {0, value}
+    assert np.bincount(out.ravel()).tolist() == [81 - 25 - 6, 25, 6]
+    assert applied(predicted, ask(min_size=7), table).max() == 1
 
 
 def config_with(study: Any, name: str, **steps: Any) -> Any:
@@ -157,7 +157,13 @@ def test_stage_writes_the_same_form(study: Any, tmp_path: Path, name: str) -> No
     steps = {"fill_holes": True, "min_size": 30}
     stage.run(config_with(study, name, **steps), study.manifest(name), study.predictions(name), tmp_path / "done")
     done = read_json(tmp_path / "done" / "predictions.json")
-    assert done["postprocess"] == {"crf": None, "fill_holes": True, "largest_component": [], "min_size": 30}
+    assert done["postprocess"] == {
+        "crf": None,
+        "fill_holes": True,
+        "largest_component": [],
+        "min_size": 30,
+        "objects": {},
+    }
     assert {k: done[k] for k in ("dataset", "model", "fold", "seed", "weights_sha256")} == {
         k: before[k] for k in ("dataset", "model", "fold", "seed", "weights_sha256")
     }
