@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-settings.register_profile("medseg", deadline=None, max_examples=40, derandomize=True, database=None)
-settings.load_profile("medseg")
+# Examples of every property: in the tests of every day (`make test`), and in all (`make test-all`).
+for _name, _examples in (("every day", 20), ("all", 40)):
+    settings.register_profile(_name, deadline=None, max_examples=_examples, derandomize=True, database=None)
+settings.load_profile("all")
 
 # Files that take longest, in the order in which they begin: no processor waits for one of them at the end.
 # (pytest-xdist would begin with the files that have most tests, and is told not to.)
@@ -29,6 +31,11 @@ LONG = (
     *("tests/golden/", "tests/contracts/", "tests/unit/test_memory.py", "tests/unit/test_report.py"),
     *("tests/faults/test_tracking_faults.py", "tests/faults/test_failing_disk.py", "tests/faults/test_flips.py"),
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "not exhaustive":
+        settings.load_profile("every day")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -55,6 +55,7 @@ def run(project: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.exhaustive
 def test_the_network_keeps_the_contract_of_all_networks(project: Path) -> None:
     out = run(project, *PYTEST, "tests/contracts/test_models.py", "-k", "plain-2d or plain-3d")
     passed = re.search(r"(\d+) passed", out)

@@ -32,9 +32,12 @@ from medseg.models.zoo import build_model
 from medseg.networks import NETWORKS
 from medseg.objects.decoding import Decoding
 from medseg.plan.topology import feature_voxels, padded_patch, plan_kernels, plan_strides
+from tests.choices import few
 from tests.plans import head_of
 
 EVERY = [pytest.param(name, dims, id=f"{name}-{dims}d") for name, row in NETWORKS.items() for dims in row.dims]
+# In three dimensions these take long, and differ from fcn8s by their skips alone.
+EVERY = few(EVERY, lambda name, dims: (name, dims) not in {("fcn32s", 3), ("fcn16s", 3)})
 # What a plan would choose here. Processors without bf16 run it through other code, for minutes where a transposed
 # convolution is large.
 FAST = fast_precision("cpu")

@@ -54,7 +54,7 @@ TOLERANCE = np.geomspace(5e-4, 5e-3, STEPS)
 # Before any step there is nothing to grow.
 TOLERANCE[0] = 1e-4
 # Of `make test`; `make test-all` compares every network.
-EVERY_DAY = {"unet", "resenc_unet", "deeplabv3plus", "fcn8s", "mednext"}
+EVERY_DAY = {"unet", "resenc_unet", "deeplabv3plus", "mednext"}
 WRITING = "MEDSEG_WRITE_TRACES" in os.environ
 # The cases have classes and no objects.
 ROWS = {name: row for name, row in NETWORKS.items() if "classes" in row.heads}

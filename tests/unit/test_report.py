@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 from medseg.compare.run import run as compare
 from medseg.config import Config
@@ -274,6 +277,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     return root, results, report(root, results)
 
 
+@pytest.fixture
+def blank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not drawn, which takes most of the time of a report."""
+    picture = io.BytesIO()
+    Image.new("L", (1, 1)).save(picture, format="png")
+    monkeypatch.setattr(Figure, "savefig", lambda _, out, **__: out.write(picture.getvalue()))
+
+
 def test_every_section_and_its_facts_are_there(study: tuple[Path, Path, str]) -> None:
     page = Page(study[2])
     assert page.open == []
@@ -319,6 +330,7 @@ def test_numbers_on_the_page_are_those_of_the_leaderboard(study: tuple[Path, Pat
             assert row["low"] is None or f"[{row['low']:.3f}, {row['high']:.3f}]" in words
 
 
+@pytest.mark.usefixtures("blank")
 def test_every_metric_of_the_table_is_on_the_page_with_unit_and_direction(tmp_path: Path) -> None:
     """The rows of a metric that nobody has thought of, of which lower values are better."""
     with pytest.MonkeyPatch.context() as patch:
@@ -345,6 +357,7 @@ def add_nsd(files: Sequence[Path], tolerances: Mapping[str, str]) -> None:
         write_table(path, pd.concat([table, rows.assign(metric="nsd", definition=sizes)]))
 
 
+@pytest.mark.usefixtures("blank")
 def test_tolerances_stand_in_every_table_and_classes_without_one_are_named(tmp_path: Path) -> None:
     config, results = build(tmp_path)
     files = sorted(results.glob("*/evaluate/*/*.parquet"))
@@ -448,6 +461,7 @@ def test_names_from_data_never_become_markup(tmp_path: Path) -> None:
     assert " ".join(HOSTILE.split()) in page.words
 
 
+@pytest.mark.usefixtures("blank")
 def test_a_class_that_no_reference_shows_has_no_score_on_the_page(tmp_path: Path) -> None:
     _, results = build(tmp_path)
     for path in results.glob("cells/evaluate/*/*.parquet"):
@@ -465,6 +479,7 @@ def test_a_class_that_no_reference_shows_has_no_score_on_the_page(tmp_path: Path
     assert "No case with a defined score." in page.words
 
 
+@pytest.mark.usefixtures("blank")
 def test_planned_but_not_evaluated_is_named(tmp_path: Path) -> None:
     _, results = build(tmp_path)
     kept = [p for p in sorted(results.glob("*/evaluate/*/*.parquet")) if "cells/evaluate/dilated" not in str(p)]
@@ -474,6 +489,7 @@ def test_planned_but_not_evaluated_is_named(tmp_path: Path) -> None:
     assert "cells / dilated / fold 1 / seed 0" in words
 
 
+@pytest.mark.usefixtures("blank")
 def test_what_was_scored_is_what_is_shown(tmp_path: Path) -> None:
     _, results = build(tmp_path)
     text = report(tmp_path, results)
@@ -493,6 +509,7 @@ def test_what_was_scored_is_what_is_shown(tmp_path: Path) -> None:
         report(tmp_path, results)
 
 
+@pytest.mark.usefixtures("blank")
 def test_a_failed_case_is_on_the_page_without_a_picture(tmp_path: Path) -> None:
     _, results = build(tmp_path)
     path = results / "cells" / "evaluate" / "unet" / "fold0-seed0.parquet"
@@ -519,6 +536,7 @@ def test_a_failed_case_is_on_the_page_without_a_picture(tmp_path: Path) -> None:
         ("results/first-light/compare/summary.json", "no readable JSON"),
     ],
 )
+@pytest.mark.usefixtures("blank")
 def test_changed_or_damaged_results_are_refused_and_no_page_appears(tmp_path: Path, victim: str, message: str) -> None:
     _, results = build(tmp_path)
     for path in tmp_path.glob(victim):

@@ -294,6 +294,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.exhaustive
 def test_all_processes_of_a_group_see_the_fault_of_one(tmp_path: Path) -> None:
     (tmp_path / "group.py").write_text(GROUP)
     runner = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "group.py")]

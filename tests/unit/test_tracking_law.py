@@ -36,7 +36,7 @@ DEAD = "4194304"  # no process has this number
 OF_RUNS = ("set_tag", "log_batch", "create_run", "set_terminated", "log_artifact", "set_experiment_tag", "log_outputs")
 OF_MODELS = ("create_logged_model", "log_model_artifacts", "finalize_logged_model", "set_logged_model_tags")
 WRITES = (*OF_RUNS, *OF_MODELS, "delete_logged_model")
-SHORT, LONG = 2, 150
+SHORT, LONG = 1, 150
 HOUR_MS = 3_600_000
 
 
