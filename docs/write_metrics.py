@@ -41,7 +41,7 @@ datasets:
   cells:
     instances: true                           # label files number objects: these are scored one by one
     metrics:
-      names: [ap50, map, aji_plus, merged, split, are, vi_split, vi_merge]   # beside dice, iou and pq
+      names: [ap50, map, aji_plus, merge_rate, split_rate, are, vi_split, vi_merge]   # beside dice, iou and pq
 ```
 
 A changed `metrics` section evaluates again and trains nothing again. `medseg ingest` refuses a tolerance of
@@ -108,7 +108,7 @@ matched object by object, class by class.
 - **Merged and split**: a predicted object holds a reference object if it has more than half of its voxels (the test
   of the Cell Tracking Challenge, Matula 2015). Reference objects are merged if one predicted object holds two of them
   or more; a reference object is split if it holds two predicted ones or more, by the same test the other way round. The
-  metrics are shares of the reference's objects; a case without a prediction counts 1: nothing found is not the best.
+  rates are shares of the reference's objects; a case without a prediction counts 1: nothing found is not the best.
 - **The error of the count** is a share of the larger number, since a difference has no worst value; the signed
   difference is `n_objects_pred` less `n_objects_ref`.
 - **Where nobody annotated** (`ignore`): a predicted object with more than half of its voxels there is left out, others

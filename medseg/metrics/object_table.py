@@ -116,23 +116,23 @@ OBJECT_METRICS: dict[str, Metric] = {
         worst=1.0,
         oracle="numbers in the maps",
     ),
-    "merged": _row(
-        title="merged",
-        definition="merged/more-than-half-v1",
+    "merge_rate": _row(
+        title="merge rate",
+        definition="merge_rate/more-than-half-v1",
         formula="share of the reference objects of which more than half lies in a predicted object that has more than "
         "half of another one, too",
         paper="Matula 2015",
-        function="medseg.metrics.objects:merged",
+        function="medseg.metrics.objects:merge_rate",
         better="lower",
         worst=1.0,
         oracle="a loop over masks",
     ),
-    "split": _row(
-        title="split",
-        definition="split/more-than-half-v1",
+    "split_rate": _row(
+        title="split rate",
+        definition="split_rate/more-than-half-v1",
         formula="share of the reference objects that have more than half of two predicted objects or more",
         paper="Matula 2015",
-        function="medseg.metrics.objects:split",
+        function="medseg.metrics.objects:split_rate",
         better="lower",
         worst=1.0,
         oracle="a loop over masks",

@@ -124,12 +124,12 @@ def count_error(pair: Pair) -> float:
     return (max(counts) - min(counts)) / max(counts)
 
 
-def merged(pair: Pair) -> float:
+def merge_rate(pair: Pair) -> float:
     """Share of the reference objects that were merged with another one (see ``object_errors``)."""
     return float(merged_objects(pair.objects).mean())
 
 
-def split(pair: Pair) -> float:
+def split_rate(pair: Pair) -> float:
     """Share of the reference objects that were split (see ``object_errors``)."""
     return float(split_objects(pair.objects).mean())
 

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 from medseg import slices
+from medseg.compare.block import FLAGS
 from medseg.config import Config, load_config
 from medseg.config.metrics import MetricsConfig
 from medseg.errors import ConfigError
 from medseg.evaluate.choice import DEFAULT, check_choices, choice_of, choose, coarse_tolerances
-from medseg.evaluate.score import score_case
+from medseg.evaluate.score import COLUMNS, score_case
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.metrics.pair import Pair, value_of
@@ -73,6 +74,12 @@ def test_every_row_is_whole(name: str) -> None:
         assert set(sums) <= set(QUANTITIES)
     tests = "".join(path.read_text() for path in (ROOT / "tests" / "unit").glob("test_*.py"))
     assert f'"{name}"' in tests or metric.function.split(":")[1] in tests
+
+
+def test_names_are_no_columns_of_other_tables() -> None:
+    names = [*METRICS, *QUANTITIES]
+    assert len(set(names)) == len(names)
+    assert not set(names) & {*COLUMNS, *FLAGS, "score", "mean", "left_empty"}
 
 
 def test_definitions_are_distinct_and_know_their_own_rows() -> None:
@@ -132,7 +139,7 @@ def test_the_table_is_free_of_numpy_and_torch() -> None:
 
 def test_scores_of_objects_are_computed_where_labels_number_them() -> None:
     found = list(choose(MetricsConfig(), "m", objects=True).of_label("cell"))
-    objects = ["ap50", "map", "pq", "sq", "rq", "aji_plus", "f1_50", "count_error", "merged", "split"]
+    objects = ["ap50", "map", "pq", "sq", "rq", "aji_plus", "f1_50", "count_error", "merge_rate", "split_rate"]
     assert found == [*DEFAULT.of_label("cell"), *objects]
     # What models are ranked by is always there.
     named = choose(MetricsConfig(names=["are"]), "m", objects=True)

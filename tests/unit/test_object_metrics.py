@@ -143,7 +143,9 @@ def test_merged_and_split_are_those_of_a_loop_over_masks(pair: Maps) -> None:
         if sum(2 * (r & p).sum() > p.sum() for p in said) > 1:
             split.add(k)
     found = values(pair)
-    assert (found["merged"], found["split"]) == pytest.approx((len(merged) / len(true), len(split) / len(true)))
+    assert (found["merge_rate"], found["split_rate"]) == pytest.approx(
+        (len(merged) / len(true), len(split) / len(true))
+    )
     counted = object_quantities(Matching.of(*pair))
     assert (counted["n_merged"], counted["n_split"]) == (len(merged), len(split))
 
@@ -171,12 +173,12 @@ def test_a_line_between_touching_objects_is_a_boundary() -> None:
     reference[5:35, 5:20], reference[5:35, 20:35] = 1, 2
     found = values((reference, (reference > 0).astype(int)))
     assert found["boundary_f1"] < 1
-    assert (found["merged"], found["split"]) == (1.0, 0.0)
+    assert (found["merge_rate"], found["split_rate"]) == (1.0, 0.0)
     # An IoU of 0.5 is a match, though one of two halves only can have it, and for PQ it is none.
     assert (found["ap50"], found["pq"]) == (0.5, 0.0)
     # Half of each lies in the other one: a merged pair is one object split, seen from the other side.
     found = values(((reference > 0).astype(int), reference))
-    assert (found["merged"], found["split"], found["vi_merge"]) == (0.0, 1.0, 0.0)
+    assert (found["merge_rate"], found["split_rate"], found["vi_merge"]) == (0.0, 1.0, 0.0)
     assert found["vi_split"] == pytest.approx(1.0)
 
 
@@ -329,6 +331,6 @@ def test_predicted_objects_that_all_lie_where_nobody_annotated_are_none() -> Non
 def test_connected_components_of_a_perfect_foreground_merge_what_touches() -> None:
     reference, _ = blobs(1)
     found = values((reference, ndimage.label(reference > 0)[0]))
-    assert found["split"] == 0
-    assert found["merged"] > 0.3
+    assert found["split_rate"] == 0
+    assert found["merge_rate"] > 0.3
     assert found["vi_split"] == pytest.approx(0)
