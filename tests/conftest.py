@@ -34,8 +34,18 @@ LONG = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.option.markexpr == "not exhaustive":
+    if _is_every_day(config):
         settings.load_profile("every day")
+
+
+def _is_every_day(config: pytest.Config) -> bool:
+    return bool(config.option.markexpr == "not exhaustive")
+
+
+@pytest.fixture(scope="session")
+def every_day(pytestconfig: pytest.Config) -> bool:
+    """Whether these are the tests of `make test`, which draw fewer samples than those of `make test-all`."""
+    return _is_every_day(pytestconfig)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
