@@ -14,12 +14,15 @@ from medseg.image.objects import ObjectMap, of_numbers
 from medseg.objects.decode import classify, decode
 from medseg.objects.decoding import Decoding
 from medseg.objects.linking import link_slices
+from medseg.objects.tiles import decode_tiled
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # Maps are kept in whole steps of this size, so that differences of arithmetic between machines decide no tie.
 STEPS = 1024
+# Voxels per axis of a tile, by the number of axes.
+TILE = {2: 2048, 3: 192}
 
 
 def quantised(maps: Tensor) -> NDArray[np.int16]:
@@ -56,6 +59,48 @@ def find_objects(
     if len(maps) == own:
         return of_numbers(numbers)
     return ObjectMap(numbers, classify(numbers, maps[own:]))
+
+
+def find_objects_tiled(
+    head: str,
+    maps: NDArray[np.int16],
+    spacing: Sequence[float],
+    decoding: Decoding,
+    slice_axis: None = None,
+    tile: int | None = None,
+) -> ObjectMap:
+    """``find_objects`` of maps that need not fit into memory, tile by tile: the same objects.
+
+    Args:
+        head, maps, spacing, decoding: as there; maps may lie in a file (``numpy.memmap``).
+        slice_axis: none: of slices, each is looked at by itself anyway.
+        tile: voxels per axis; None: 2,048 in 2-D, 192 in 3-D.
+    """
+    own, shape = len(HEADS[head].maps(maps.ndim - 1)), maps.shape[1:]
+    numbers = np.zeros(shape, dtype=np.uint32)
+    kinds = len(maps) - own
+    sums = np.zeros((1, kinds), dtype=np.int64)
+
+    def write(box: tuple[slice, ...], found: NDArray[np.uint32]) -> None:
+        nonlocal sums
+        numbers[box] = found
+        count = max(len(sums), int(found.max(initial=0)) + 1)
+        added = np.zeros((count, kinds), dtype=np.int64)
+        added[: len(sums)] = sums
+        for kind in range(kinds):
+            weights = maps[own + kind][box].ravel()
+            added[:, kind] += np.bincount(found.ravel(), weights, minlength=count).astype(np.int64)
+        sums = added
+
+    size = tile or TILE[len(shape)]
+    count = decode_tiled(
+        head, lambda box: np.asarray(maps[(slice(0, own), *box)]), shape, spacing, decoding, write, (size,) * len(shape)
+    )
+    classes = np.ones(count + 1, dtype=np.uint8)
+    if kinds:
+        classes = (sums[: count + 1].argmax(axis=1) + 1).astype(np.uint8)
+    classes[0] = 0
+    return ObjectMap(numbers, classes)
 
 
 def connected_objects(channels: NDArray[Any]) -> ObjectMap:

@@ -26,6 +26,7 @@ from medseg.ingest import run as ingest
 from medseg.losses.build import build_object_loss
 from medseg.metrics.matching import Matching
 from medseg.objects.decoding import Decoding, grid
+from medseg.objects.find import find_objects, find_objects_tiled
 from medseg.plan.plan import Plan, read_plan
 from medseg.plan.survey import run_fingerprint
 from medseg.postprocess import run as postprocess
@@ -310,6 +311,27 @@ def test_heads_are_for_objects_and_networks_that_have_them(flat: River, tmp_path
                 "budget": {"steps": 1},
             },
         )
+
+
+def test_large_maps_lie_in_a_file_and_give_the_same_objects(
+    flat: River, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medseg.predict.objects.IN_MEMORY", 1000)
+    monkeypatch.setattr("medseg.objects.find.TILE", {2: 17})
+    predict.run(flat.config, flat.manifest, flat.splits, 0, flat.root / "model", tmp_path / "again")
+    assert read_json(tmp_path / "again" / "predictions.json")["cases"] == read_json(flat.predictions)["cases"]
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (14, 20, 17)])
+def test_tiles_give_the_same_objects_and_classes(shape: tuple[int, ...]) -> None:
+    rng = np.random.Generator(np.random.PCG64(0))
+    maps = (1024 * ndimage.gaussian_filter(rng.random((4, *shape)), (0, *[1.5] * len(shape)))).astype(np.int16)
+    maps = ((maps - maps.min()) * (1024 / np.ptp(maps))).astype(np.int16)
+    decoding = Decoding(foreground=0.5, seed=0.1, min_size=3.0, max_hole=5.0)
+    whole = find_objects("boundary", maps, (1.0,) * len(shape), decoding)
+    assert whole.count > 5 and len(np.unique(whole.classes[1:])) == 2
+    tiled = find_objects_tiled("boundary", maps, (1.0,) * len(shape), decoding, tile=9)
+    assert (tiled.numbers == whole.numbers).all() and (tiled.classes == whole.classes).all()
 
 
 # Losses
