@@ -177,6 +177,23 @@ class MaskRCNNOptions(WeightsOptions):
     score: float = Field(default=0.5, gt=0, lt=1, description="detections of a lower score are no objects")
 
 
+class SDSOptions(EncoderOptions):
+    """Region proposals that are refined."""
+
+    encoder: EncoderName = Field(default="alexnet", description="the classifier whose convolutions are used")
+    norm: Norm = Field(default="none", description="normalisation of features; any makes crops forget their brightness")
+    regions: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="most proposals per image; none: one per 16 voxels, 2048 or fewer; half cover it as superpixels",
+    )
+    sample: int = Field(default=96, ge=2, le=4096, description="regions per image that are learnt from in a step")
+    crop: int | None = Field(default=None, ge=16, le=512, description="voxels per axis of warped regions; none: 32")
+    score: float = Field(default=0.5, gt=0, lt=1, description="regions of a lower score are no objects")
+    svm: bool = Field(default=True, description="fit support vector machines on the features after the last step")
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """A row of the table.
@@ -244,6 +261,14 @@ NETWORKS: dict[str, Network] = {
         dims=(2,),
         heads=("boundary",),
         objective="boxes of objects, their classes and masks",
+    ),
+    "sds": Network(
+        "Hariharan et al. 2014, arXiv 1407.1808",
+        "medseg.models.sds:build",
+        SDSOptions,
+        dims=(2,),
+        heads=("boundary",),
+        objective="classes, coarse masks and leaves of regions",
     ),
     "segresnet": Network("Myronenko 2018, arXiv 1810.11654; MONAI", "medseg.models.monai.segresnet:build"),
     "highresnet": Network("Li et al. 2017, IPMI; MONAI", "medseg.models.monai.highresnet:build"),

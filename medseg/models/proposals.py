@@ -55,7 +55,7 @@ def propose(image: NDArray[np.floating], most: int) -> Proposals:
     """At most ``most`` regions of an image (C, S)."""
     # Whatever is not finite makes the network's output so, which the training loop reports.
     picture = np.stack([_stretched(c) for c in np.nan_to_num(np.asarray(image, dtype=np.float64))])
-    labels = superpixels(picture)
+    labels = superpixels(picture, max(SUPERPIXELS, (most + 1) // 2))
     forest = Forest(picture, labels)
     merges = forest.merge()
     count = len(merges) + 1
@@ -76,12 +76,12 @@ def propose(image: NDArray[np.floating], most: int) -> Proposals:
     return Proposals(leaves, members, np.stack([forest.low[nodes], forest.high[nodes]], axis=1))
 
 
-def superpixels(picture: Array) -> Indices:
-    """Connected superpixels 0..n-1 (S) of an image (C, S) with values in 0..1."""
+def superpixels(picture: Array, most: int = SUPERPIXELS) -> Indices:
+    """Connected superpixels 0..n-1 (S), about ``most`` or fewer, of an image (C, S) with values in 0..1."""
     from skimage.measure import label
     from skimage.segmentation import slic
 
-    wanted = max(1, min(SUPERPIXELS, picture[0].size // LEAST_VOXELS))
+    wanted = max(1, min(most, picture[0].size // LEAST_VOXELS))
     segments = slic(
         picture,
         wanted,

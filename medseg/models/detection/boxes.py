@@ -73,23 +73,29 @@ def _centre_side(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def best_of_overlapping(boxes: Tensor, valid: Tensor, threshold: float) -> Tensor:
+    """Which boxes (N, K, 4), the best first, are kept (N, K): ``best_of``; ``valid`` (N, K) says which there are."""
+    return best_of(overlaps(boxes, boxes), valid, threshold)
+
+
+@torch.no_grad()
+def best_of(overlap: Tensor, valid: Tensor, threshold: float) -> Tensor:
     """Greedy suppression of non-maxima, for a batch at once.
 
-    A box is kept unless one before it is kept and overlaps it by more than the threshold. Which are kept is found
-    by repeating this rule for all boxes together until nothing changes (Zheng et al. 2020, Cluster-NMS, proposition
+    A candidate is kept unless one before it is kept and overlaps it by more than the threshold. Which are kept is found
+    by repeating this rule for all of them together until nothing changes (Zheng et al. 2020, Cluster-NMS, proposition
     1: the result is that of going through them one by one).
 
     Args:
-        boxes: (N, K, 4), the best first.
+        overlap: (N, K, K) intersections over union of candidates, the best first.
         valid: (N, K), which there are.
-        threshold: of the intersection over union.
+        threshold: of the overlap.
 
     Returns:
         which are kept (N, K).
     """
-    count = boxes.shape[1]
-    order = torch.arange(count, device=boxes.device)
-    against = (overlaps(boxes, boxes) > threshold) & (order[:, None] < order) & valid[:, :, None]
+    count = overlap.shape[1]
+    order = torch.arange(count, device=overlap.device)
+    against = (overlap > threshold) & (order[:, None] < order) & valid[:, :, None]
     kept = valid
     for _ in range(count):
         now = valid & ~(against & kept[:, :, None]).any(dim=1)
