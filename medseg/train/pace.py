@@ -29,6 +29,7 @@ from medseg.preprocess.store import PreparedCase, write_case
 from medseg.train.data import finishing_batches, make_batch
 from medseg.train.resume import LossHistory, save_state
 from medseg.train.saving import SAVE_INTERVAL_S, SAVE_PATIENCE
+from medseg.train.tuning import tune, tuned_voxels
 from medseg.train.validate import validate
 
 # The first steps choose algorithms and fill caches.
@@ -70,10 +71,14 @@ def measure(plan: Plan, shapes: Sequence[tuple[int, ...]], seconds: float) -> Pa
         # Time goes with the windows that it takes to cover an image.
         windows = statistics.mean(_windows(shape, plan) for shape in shapes)
         validation_s = _validation_seconds(network, cases[0], plan) * windows / _windows(size, plan)
-        begun = _now(plan.machine.device)
+        begun, scale = _now(plan.machine.device), 1.0
         if (part := finishing(network)) is not None:
             part.finish(finishing_batches(cases, plan, 0))
-        finish_s = _now(plan.machine.device) - begun
+        if plan.network.head:
+            labels = LabelTable.create({str(k): k for k in range(1, plan.network.classes)}, instances=True)
+            tune(network, cases, plan, labels, 0)
+            scale = tuned_voxels(shapes, plan.network.dims) / tuned_voxels([size] * len(cases), plan.network.dims)
+        finish_s = (_now(plan.machine.device) - begun) * scale
     return Pace(
         step_s=_middle_mean(times),
         validation_s=validation_s,

@@ -110,7 +110,10 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions)
         attempts = _attempts(folder)
         network = train(plan, chosen, inputs.seed, folder, label, start, options, phases)
         seed = fold_seed(inputs.seed, inputs.fold)
-        decoding = tune(network, chosen.train, plan, manifest.labels, seed, label) if plan.network.head else None
+        decoding = None
+        if plan.network.head:
+            decoding, chosen_by = tune(network, chosen.train, plan, manifest.labels, seed)
+            say(f"{label}: {chosen_by}")
         say(f"{label}: {phases.summary()}")
         seconds = attempts["seconds"] + time.monotonic() - begun
         history = (folder / "journal.jsonl").read_bytes()

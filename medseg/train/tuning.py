@@ -20,7 +20,6 @@ from medseg.patches.sampling import generator
 from medseg.patches.tiling import predict_slabs, slab_axis
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
-from medseg.progress import say
 
 # Cases and voxels of them that are looked at, the first case always: a few seconds on a processor.
 MOST_CASES = 16
@@ -29,8 +28,8 @@ THRESHOLDS = tuple(np.arange(50, 95, 5) / 100)
 
 
 def tune(
-    network: nn.Module, cases: Sequence[PreparedCase], plan: Plan, labels: LabelTable, seed: int, label: str
-) -> Decoding:
+    network: nn.Module, cases: Sequence[PreparedCase], plan: Plan, labels: LabelTable, seed: int
+) -> tuple[Decoding, str]:
     """Choose how objects are decoded: the settings of the largest mean AP(0.5:0.05:0.9), objects of all cases pooled.
 
     Cases are training cases, so the fold that is scored has no part in it (as StarDist tunes its thresholds, Schmidt et
@@ -42,24 +41,30 @@ def tune(
         plan: its plan, with a head for objects.
         labels: what label maps mean.
         seed: of the draw of cases; that of the fold.
-        label: how messages name the training.
+
+    Returns:
+        The settings, and a line that says what was chosen by which score.
     """
     chosen = _chosen(cases, seed, plan.network.dims)
     references = [_annotated(case, case.read_objects()) for case in chosen]
     sizes = np.concatenate([np.bincount(r.ravel())[1:] for r in references])
     default = Decoding.of_sizes(sizes[sizes > 0].tolist(), plan.network.dims)
-    # Single images of a batch of maps would be as many as cases; they are small integers.
     maps = [_maps(network, case, plan, labels) for case in chosen]
     best, highest = default, -1.0
     for setting in grid(plan.network.head, default):
         score = _mean_ap(_found(maps, chosen, plan, setting), references)
         if score > highest:
             best, highest = setting, score
-    say(
-        f"{label}: objects are read off with foreground {best.foreground:g}, seed {best.seed:g}, at least "
-        f"{best.min_size:g} voxels: mean AP {highest:.3f} on {len(chosen)} training cases"
+    return best, (
+        f"objects are read off with foreground {best.foreground:g}, seed {best.seed:g}, at least {best.min_size:g} "
+        f"voxels: mean AP {highest:.3f} on {len(chosen)} training cases"
     )
-    return best
+
+
+def tuned_voxels(shapes: Sequence[Sequence[int]], dims: int) -> float:
+    """About how many voxels are looked at, of cases of these shapes."""
+    median = float(np.median([np.prod(shape) for shape in shapes]))
+    return max(median, min(MOST_VOXELS[dims], median * min(MOST_CASES, len(shapes))))
 
 
 def _chosen(cases: Sequence[PreparedCase], seed: int, dims: int) -> list[PreparedCase]:
