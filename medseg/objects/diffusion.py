@@ -18,7 +18,7 @@ from torch import Tensor
 
 # Objects whose extents sum to more voxels than this begin on a coarser grid, and then have FINE iterations.
 LARGE = 64
-FINE = 24
+FINE = 12
 # Between looks at whether heat has come to where it had not been.
 LOOK = 8
 

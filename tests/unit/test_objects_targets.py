@@ -72,11 +72,15 @@ def test_the_band_grows_with_the_area(side: int, width: int) -> None:
     assert row == [RING] + [BAND] * width + [CORE] * (side - 2 * width) + [BAND] * width + [RING]
 
 
-def test_the_band_of_volumes_is_a_share_of_the_diameter() -> None:
-    numbers = np.pad(np.ones((22, 22, 22)), 1)  # 0.08 times 27.3 is 2.18: two voxels of 1, none of 4 but the face
-    codes = boundary_codes(one(numbers), (1, 1, 1))[0]
-    assert codes[11, 11].tolist() == [RING] + [BAND] * 2 + [CORE] * 18 + [BAND] * 2 + [RING]
-    # A coarse axis has no band against background, and one voxel against another object.
+@pytest.mark.parametrize(("side", "width"), [(20, 1), (21, 2), (30, 2), (31, 3), (40, 3)])
+def test_the_band_of_volumes_is_a_share_of_the_diameter(side: int, width: int) -> None:
+    # 0.08 times the diameter of a ball of the volume is 0.0993 times the side.
+    codes = boundary_codes(one(np.pad(np.ones((side, side, side)), 1)), (1, 1, 1))[0]
+    row = [RING] + [BAND] * width + [CORE] * (side - 2 * width) + [BAND] * width + [RING]
+    assert codes[side // 2, side // 2].tolist() == row
+
+
+def test_a_coarse_axis_has_a_band_only_where_objects_touch() -> None:
     numbers = np.zeros((8, 9, 9))
     numbers[1:4, 1:8, 1:8], numbers[4:7, 1:8, 1:8] = 1, 2
     assert boundary_codes(one(numbers), (4, 1, 1))[0, :, 4, 4].tolist() == [
@@ -265,7 +269,7 @@ def test_large_objects_that_begin_on_a_coarse_grid_have_the_flows_of_many_iterat
     full = flow_field(scene, (1, 1))
     cosine = (quick * full).sum(dim=1)[scene > 0]
     assert cosine.mean() > 0.99
-    assert (cosine > 0.8).float().mean() > 0.985
+    assert (cosine > 0.95).float().mean() > 0.98
 
 
 def test_a_long_thread_is_heated_to_its_ends() -> None:

@@ -81,6 +81,20 @@ def test_a_snake_through_all_tiles_and_a_sheet_without_gaps(head: str) -> None:
             assert (tiled(head, maps, (1, 1), settings, tile)[0] == decode(head, maps, (1, 1), settings)).all()
 
 
+def test_sinks_on_both_sides_of_a_gap_of_one_voxel_see_one_another_in_tiles_too() -> None:
+    # 40 voxels flow to the left side of the gap and 25 to the right side, where they are no sink beside so large a one.
+    column = np.concatenate([np.full(8, 7), [0], np.full(5, 9), np.full(11, 24)]) - np.arange(25)
+    maps = np.zeros((3, 5, 25), dtype=np.int16)
+    maps[0], maps[1], maps[2] = 1024, 700 * np.sign(2 - np.arange(5))[:, None], 700 * np.sign(column)
+    maps[:, :, 8] = 0
+    settings = Decoding(min_size=1)
+    whole = decode("flows", maps, (1, 1), settings)
+    assert whole.max() == 2
+    assert not whole[:, 9:13].any()
+    for tile in ((5, 8), (5, 9), (2, 3), (9, 99)):
+        assert (tiled("flows", maps, (1, 1), settings, tile)[0] == whole).all()
+
+
 def test_a_hole_across_four_tiles_is_filled_by_its_whole_size() -> None:
     ring = np.zeros((1, 20, 20), dtype=np.int16)
     ring[0, 4:16, 4:16] = 1024
