@@ -12,8 +12,9 @@ class MetricsConfig(Section):
 
     names: list[str] | None = Field(
         default=None,
-        description="metrics beside dice and iou, e.g. [hd95, nsd, assd_faces]; none: hd, hd95, assd, masd, and nsd "
-        "where there is a tolerance",
+        description="metrics beside dice and iou, e.g. [hd95, nsd, assd_faces], and beside pq where labels number "
+        "objects, e.g. [ap50, map, are]; none: hd, hd95, assd, masd, nsd where there is a tolerance, and of objects "
+        "ap50, map, sq, rq, aji_plus, f1_50, count_error, merge_rate, split_rate",
     )
     tolerance: dict[str, Positive] = Field(
         default_factory=dict,

@@ -118,6 +118,19 @@ def test_models_of_objects_are_ranked_by_panoptic_quality_and_those_of_classes_b
     assert "PQ" not in organs.splitlines()[2]
 
 
+def test_objects_beside_change_no_number_of_classes(tmp_path: Path) -> None:
+    truth = {f"c{k}": cells(4 + k % 8, gap=0) for k in range(10)}
+    organs: list[Mapping[str, Any]] = []
+    for model, gain in (("a", 0.1), ("b", 0.0)):
+        cases = {f"c{k}": {"x": counts_of(0.7 + gain + k / 100), "y": (0, k % 2, k // 5)} for k in range(10)}
+        organs += score_rows(cases, dataset="organs", model=model)
+    alone, summary = compared(tmp_path, organs)
+    beside, both = compared(tmp_path, organs + rows_of({case: (n, eroded(n)) for case, n in truth.items()}))
+    assert alone == beside[1:]
+    for part in ("rows", "pairs", "secondary", "winners", "tails"):
+        assert summary[part] == [row for row in both[part] if row["dataset"] == "organs"]
+
+
 def test_scores_of_summed_quantities_are_those_of_all_objects_together(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     cases: dict[str, Maps] = {}
