@@ -39,6 +39,8 @@ CUDA_MB = 4000
 READING = 26
 # Bytes per voxel of label maps on the native grid, and of the distances between their surfaces.
 LABELS = 32
+# Of object data beyond that, per voxel: numbering objects, and decoding them (measured: 59 bytes at the peak).
+OBJECTS = 64
 # Minutes that a job may take in any case, and those for each case beside.
 START_MINUTES = 30
 CASE_MINUTES = {"ingest": 1, "fingerprint": 1, "preprocess": 3, "predict": 5, "postprocess": 3, "evaluate": 2}
@@ -254,7 +256,14 @@ def _predict_mb(job: Job) -> int:
     """The network in one process, the image, and its logits."""
     logits = max((LABELS * size.prepared for size in job.sizes), default=0) / MB
     network = _network_mb(job) + (0 if job.gpu else TORCH_MB)
-    return _rounded(network + _reading_mb(job, 1) + logits, 4000)
+    return _rounded(network + _reading_mb(job, 1) + logits + _objects_mb(job), 4000)
+
+
+def _objects_mb(job: Job) -> float:
+    """What reading objects off maps, and matching them, takes beyond labels; nothing for data without objects."""
+    if job.dataset is None or not job.config.datasets[job.dataset].instances:
+        return 0
+    return max((OBJECTS * size.voxels for size in job.sizes), default=0) / MB
 
 
 def _postprocess_mb(job: Job) -> int:
@@ -263,7 +272,8 @@ def _postprocess_mb(job: Job) -> int:
 
 
 def _evaluate_mb(job: Job) -> int:
-    return _rounded(PROCESS_MB + max((LABELS * size.voxels for size in job.sizes), default=0) / MB, 2000)
+    labels = max((LABELS * size.voxels for size in job.sizes), default=0) / MB
+    return _rounded(PROCESS_MB + labels + _objects_mb(job), 2000)
 
 
 def _compare_mb(job: Job) -> int:

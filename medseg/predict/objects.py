@@ -19,8 +19,9 @@ from medseg.objects.find import connected_objects, find_objects, find_objects_ti
 from medseg.plan.plan import Plan
 from medseg.predict.sinks import Frame
 
-# Maps that are larger than this lie in a temporary file, and objects are read off them tile by tile.
-IN_MEMORY = 512 * 2**20
+# Maps that are larger than this lie in a temporary file, and objects are read off them tile by tile. Decoding takes up
+# to 60 bytes per voxel for a moment, which is 1 GB for maps of this size (two in 2-D).
+IN_MEMORY = 64 * 2**20
 
 
 class ObjectMaps:

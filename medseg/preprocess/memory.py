@@ -34,7 +34,7 @@ def host_budget(host_gb: float | None) -> int:
     return host_memory() // 2
 
 
-def case_bytes(case: Case, grid: Grid, folder: Path) -> int:
+def case_bytes(case: Case, grid: Grid, folder: Path, *, objects: bool = False) -> int:
     """Estimated peak of host memory while one case is prepared, in bytes; an upper bound, known before it is read.
 
     With V native voxels per channel (the crop to the non-zero box is not known yet), P prepared ones, C channels, M
@@ -43,7 +43,8 @@ def case_bytes(case: Case, grid: Grid, folder: Path) -> int:
     - reading: files + 2 b C V (decoded bytes and their array); 26 C V unless a NIfTI header promises plain integers,
       since other numbers may go through double precision;
     - preparing: b C V + 4 C P (result) + a channel while it is scaled (20 V) or resampled (4 V + 8 max(V, P));
-    - labels: 4 C P + files + 2 M V + 12 V (36 V unless plain integers) + 9 P (locations);
+    - labels: 4 C P + files + 2 M V + 12 V (36 V unless plain integers) + 9 P (locations); of object data 36 P more, to
+      number the objects anew;
     - writing: 4 C P + 2 C P (half precision) + P.
     """
     axes, flips = canonical_axes(case.geometry)
@@ -60,7 +61,7 @@ def case_bytes(case: Case, grid: Grid, folder: Path) -> int:
     return max(
         files + (2 * stored if all(_plain_integers(path) for path in images) else 26 * channels * native),
         stored + result + max(20 * native, 4 * native + 8 * max(native, prepared)),
-        result + files + (2 * len(labels) + per_label) * native + 9 * prepared,
+        result + files + (2 * len(labels) + per_label) * native + (45 if objects else 9) * prepared,
         result + 2 * channels * prepared + prepared,
     )
 

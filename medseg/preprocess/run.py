@@ -103,7 +103,8 @@ def _prepare(cases: Sequence[Case], preparation: Preparation, out: Path, workers
         found, todo = sum(there), [case for case, done in zip(cases, there, strict=True) if not done]
         note = f"({found} kept)" if found else ""
         bar = Progress(label, len(cases), start=found)
-        needs = {case.id: case_bytes(case, preparation.grid, preparation.folder) for case in todo}
+        objects = preparation.manifest.labels.instances
+        needs = {case.id: case_bytes(case, preparation.grid, preparation.folder, objects=objects) for case in todo}
         require_fit(needs, budget)
         gate = MemoryGate(budget)
 

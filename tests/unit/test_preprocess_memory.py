@@ -112,7 +112,7 @@ def test_what_is_prepared_needs_no_memory(study: Any) -> None:
 def test_workers_share_the_budget(study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With memory for two cases at a time, four workers never hold three, and the result is the same."""
     cases = read_manifest(study.manifest("flat")).cases
-    monkeypatch.setattr(stage, "case_bytes", lambda *_: 1_000)
+    monkeypatch.setattr(stage, "case_bytes", lambda *_, **__: 1_000)
     monkeypatch.setattr(stage, "host_budget", lambda _: PROCESS_BYTES + 2_500)
     inside, most, lock = 0, 0, threading.Lock()
     prepare = stage.prepare_case
