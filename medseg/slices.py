@@ -55,9 +55,10 @@ def splits_stamp(config: Config, dataset: str) -> str:
 
 
 def sides_stamp(config: Config, dataset: str) -> list[str]:
-    """Digests of the user's own tables of subjects and of test cases, wherever they lie."""
+    """Digests of the user's own tables of subjects, test cases and classes of objects, wherever they lie."""
     section = config.datasets[dataset]
-    names = [section.subject if is_table(section.subject) else None, section.test.file if section.test else None]
+    tables = [name if is_table(name) else None for name in (section.subject, section.classes)]
+    names = [*tables, section.test.file if section.test else None]
     return [stamp_of(config.folder_of(dataset), name) for name in names]
 
 

@@ -13,10 +13,10 @@ from medseg.config.dataset import (
     KnownArchive,
     PostprocessConfig,
     TestConfig,
-    is_table,
 )
 from medseg.config.metrics import MetricsConfig
 from medseg.config.model import AUGMENTATION, Loss, ModelConfig, Network, PlanOverrides, is_elsewhere
+from medseg.config.object_classes import is_table, wrong_classes
 from medseg.config.study import (
     BudgetConfig,
     Config,
@@ -51,4 +51,5 @@ __all__ = [
     "is_elsewhere",
     "is_table",
     "load_config",
+    "wrong_classes",
 ]

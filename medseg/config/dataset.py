@@ -7,8 +7,9 @@ from typing import Any, Literal
 from pydantic import Field, field_serializer, field_validator, model_validator
 
 from medseg import limits
-from medseg.bounds import LARGEST
+from medseg.bounds import LARGEST, shortened
 from medseg.config.metrics import MetricsConfig
+from medseg.config.object_classes import wrong_classes
 from medseg.config.section import Gigabytes, Label, Number, Positive, Section, Seed, Spacing
 
 KnownArchive = Literal[
@@ -24,11 +25,6 @@ KnownArchive = Literal[
     "Task10_Colon",
     "BBBC038_stage1_train",
 ]
-
-
-def is_table(subject: str | None) -> bool:
-    """Whether ``subject`` names a file; otherwise it is an expression."""
-    return subject is not None and subject.endswith((".csv", ".tsv"))
 
 
 class GenerateConfig(Section):
@@ -74,8 +70,30 @@ class PostprocessConfig(Section):
         default_factory=list, description="class names of which only the largest connected component is kept"
     )
     min_size: int = Field(
-        default=0, ge=0, le=limits.MAX_VOXELS, description="remove connected components with fewer voxels than this"
+        default=0,
+        ge=0,
+        le=limits.MAX_VOXELS,
+        description="remove connected components (of object data: objects) with fewer voxels than this",
     )
+    objects: dict[str, Any] = Field(
+        default_factory=dict,
+        description="of object data, what is kept: a column of the table of measurements (docs/objects.md) -> lowest "
+        "and highest value, e.g. {solidity: [0.8, null], touches_border: false}",
+    )
+
+    @field_validator("objects")
+    @classmethod
+    def _rules_are_ranges(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, rule in value.items():
+            numbers = rule if isinstance(rule, list) and len(rule) == 2 else None
+            ends = [n for n in numbers or () if n is not None]
+            real = all(isinstance(n, int | float) and not isinstance(n, bool) and abs(n) <= LARGEST for n in ends)
+            if not isinstance(rule, bool) and (numbers is None or not real or ends != sorted(ends)):
+                raise ValueError(
+                    f"{name}: {shortened(rule)}; expected [lowest, highest], null for any, as in [0.8, null], or true "
+                    "or false"
+                )
+        return value
 
     @property
     def applies(self) -> bool:
@@ -153,7 +171,13 @@ class DatasetConfig(Section):
         default=None,
         description="class name -> value in the label files; dataset.json (decathlon, nnunet) brings its own",
     )
-    instances: bool = Field(default=False, description="label values are object numbers of one class")
+    instances: bool = Field(default=False, description="label values are object numbers")
+    classes: str | None = Field(
+        default=None,
+        description="with `instances` and several labels, the class of each object: a folder beside images/ and masks/ "
+        "with maps of class values (pairs), or a CSV or TSV file with columns case, object and class, in the data "
+        "set's folder or the working folder (docs/labels.md)",
+    )
     regions: dict[str, list[str]] | None = Field(
         default=None,
         description="region name -> the classes it unites, larger regions first: predicted in place of the classes, "
@@ -223,6 +247,16 @@ class DatasetConfig(Section):
         if value.endswith((".csv", ".tsv")):
             return {"file": value}
         raise ValueError("expected a list of case ids, imagesTs, FILE.csv, or {column: NAME, value: test}")
+
+    @model_validator(mode="after")
+    def _classes_of_objects(self) -> DatasetConfig:
+        # Of layouts with a description of their own, ingest asks again when the labels are known.
+        if self.classes is not None and not self.instances:
+            raise ValueError("classes: is for object data; set `instances: true`, or take `classes` out")
+        named = [name for name, value in (self.labels or {}).items() if value != 0]
+        if self.instances and named and (cause := wrong_classes(named, self.classes)):
+            raise ValueError(cause)
+        return self
 
     @model_validator(mode="after")
     def _tolerances_of_classes(self) -> DatasetConfig:

@@ -174,6 +174,11 @@ def label_suffix(path: Path) -> str:
     return ".dcm" if path.is_dir() else suffix_of(path)
 
 
+def class_map(labels: Path) -> Path:
+    """Where the class of each voxel lies beside a map of object numbers, if there are several classes."""
+    return labels.with_name(f"{stem_of(labels)}.classes{suffix_of(labels)}")
+
+
 def format_of(path: Path) -> Format:
     """The table's row for a file or folder, or ``FormatError``."""
     suffix = FOLDER if path.is_dir() else suffix_of(path)

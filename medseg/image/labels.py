@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medseg.bounds import Bound, OutOfBounds, flag, perhaps, several, shortened, table, text, whole
 from medseg.errors import ConfigError, DataError
+from medseg.image.object_classes import looked_up
 from medseg.limits import MAX_CLASSES, MAX_LABEL
 from medseg.text import escaped, is_printable
 
@@ -27,7 +28,8 @@ class LabelTable:
     Attributes:
         names: class name -> value in the files, background (0) left out. Prepared label maps hold channel indices: k
             for the k-th smallest value, 0 for background, ``IGNORE`` for voxels without annotation.
-        instances: if true, files hold object numbers: every value above 0 belongs to the one class in ``names``.
+        instances: if true, files hold object numbers. Every value above 0 is an object; of several ``names``, the class
+            of each object is known from elsewhere (``Case.object_classes``).
         regions: region name -> values whose union it is. If there are any, a network predicts these, each for itself
             and possibly overlapping, in place of the classes that exclude one another.
         order: value that each region paints; later regions paint over earlier ones (nnU-Net's
@@ -74,10 +76,8 @@ class LabelTable:
             raise ConfigError(f"labels {dict(kept[-1:])}: expected values up to {MAX_LABEL}, the largest of 32 bits")
         if len(regions or {}) >= IGNORE:
             raise ConfigError(f"regions: {len(regions or {})} of them; at most {IGNORE - 1} are possible")
-        if instances and len(kept) != 1:
-            raise ConfigError(f"labels {dict(names)}: instance masks carry exactly one class, found {len(kept)}")
         if instances and regions:
-            raise ConfigError("regions: object numbers (instances: true) are one class; there is nothing to unite")
+            raise ConfigError("regions: object numbers (instances: true) have one class each; nothing to unite")
         _check_ignore(ignore, kept)
         unions = _unions(regions or {}, kept)
         painted = tuple(order) if order is not None else _painting_order(unions)
@@ -143,6 +143,11 @@ class LabelTable:
         return tuple(self.values.index(v) + 1 for v in self.order)
 
     @property
+    def objects_have_classes(self) -> bool:
+        """Whether files hold object numbers, and each object has one of several classes."""
+        return self.instances and len(self.names) > 1
+
+    @property
     def colours(self) -> dict[str, str]:
         """Target name -> colour in figures."""
         return {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(self.target_names)}
@@ -152,14 +157,22 @@ class LabelTable:
         mask: NDArray[np.bool_] = labels > 0
         return mask if self.ignore is None else mask & (labels != self.ignore)
 
-    def to_channels(self, labels: NDArray[Any]) -> NDArray[np.uint8]:
+    def to_channels(self, labels: NDArray[Any], object_classes: Mapping[int, int] | None = None) -> NDArray[np.uint8]:
         """Map file values (S) to channel indices 0..K-1 or ``IGNORE`` (S, uint8), in integers from end to end.
 
+        Args:
+            labels: file values.
+            object_classes: of object numbers of several classes: the class (a value of ``names``) of each.
+
         Raises:
-            DataError: for a value that is no class (with object numbers every value is one).
+            DataError: for a value that is no class, or an object without a class.
         """
         if self.instances:
             out = (labels > 0).astype(np.uint8)
+            if self.objects_have_classes:
+                inside = self.foreground(labels)
+                channels = {number: self.values.index(value) + 1 for number, value in (object_classes or {}).items()}
+                out[inside] = looked_up(labels[inside], channels)
         else:
             out = np.zeros(labels.shape, dtype=np.uint8)
             for channel, value in enumerate(self.values, start=1):

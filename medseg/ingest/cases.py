@@ -22,7 +22,7 @@ from medseg.ingest.manifest import Case
 # Fields of a case in the manifest that what is read does not depend on (files count by their digests and formats). A
 # new field counts until it is named here.
 NOT_READ = ("id", "subject", "site", "images", "labels", "label_counts", "remarks")
-REFERENCE = ("labels_sha256",)
+REFERENCE = ("labels_sha256", "object_classes")
 
 
 def reading_facts(case: Case, table: LabelTable, *, reference: bool = False) -> dict[str, Any]:

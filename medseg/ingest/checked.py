@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from medseg.errors import Fault
@@ -26,7 +27,9 @@ class Checked:
         channels: over all images, or None likewise.
         spreads: of several channels, the 5th to 95th percentile range of intensities of each.
         dtype: stored type of the first image.
-        label_counts: as in ``medseg.ingest.manifest.Case``; None if the label could not be read.
+        label_counts: as in ``medseg.ingest.manifest.Case``; None if the label, or a class of its objects, could not be
+            read.
+        object_classes: as in ``medseg.ingest.manifest.Case``.
         fill, orientation, remarks: as in ``medseg.ingest.manifest.Case``.
         sketch: of the first image, to find cases of one origin; None if it is constant or could not be read.
     """
@@ -42,6 +45,7 @@ class Checked:
     spreads: list[float] = field(default_factory=list)
     dtype: str = ""
     label_counts: dict[int, int] | None = None
+    object_classes: Mapping[int, int] = field(default_factory=dict)
     fill: float | None = None
     orientation: str = ""
     remarks: list[str] = field(default_factory=list)
@@ -70,4 +74,5 @@ class Checked:
             fill=self.fill,
             orientation=self.orientation,
             remarks=tuple(self.remarks),
+            object_classes=self.object_classes,
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from medseg.ingest.cohort import cohort_faults, name_channels
 from medseg.ingest.counting import count_values, digest_voxels, field_of_view, first_voxel, right_angles, spread
 from medseg.ingest.faults import fault
 from medseg.ingest.held_out import one_side
+from medseg.ingest.object_classes import settle, voxels_by_class
 from medseg.ingest.origin.proposal import join_noticed
 from medseg.ingest.origin.sketch import take_sketch
 from medseg.ingest.sources import Candidate, Inventory
@@ -83,8 +86,9 @@ def check_case(root: Path, candidate: Candidate, labels: LabelTable | None, sect
         for file in candidate.images:
             _check_image(root, file, out, section)
         maps = [values for file in candidate.labels if (values := _check_label(root, file, out, section)) is not None]
+        classes = _check_class_map(root, out, section, labels) if labels is not None else None
     if labels is not None and maps and len(maps) == len(candidate.labels) and len({m.shape for m in maps}) == 1:
-        _check_values(out, candidate.labels[0], maps[0] if len(maps) == 1 else merge_objects(maps), labels)
+        _check_values(out, maps[0] if len(maps) == 1 else merge_objects(maps), labels, classes, section)
     return out
 
 
@@ -175,21 +179,60 @@ def _check_channel_grid(out: Checked, file: str, found: Geometry, first: Geometr
 
 def _check_label(root: Path, file: str, out: Checked, section: DatasetConfig) -> NDArray[Any] | None:
     """The values of a label file, if it could be read; its grid is compared with the image's."""
-    digest, source, grid = _open(root, file, out, section)
+    digest, values = _read_label(root, file, out, section)
     out.labels_sha256.append(digest)
+    return values
+
+
+def _read_label(root: Path, file: str, out: Checked, section: DatasetConfig) -> tuple[str, NDArray[Any] | None]:
+    """The digest and the values of a file of labels; see ``_check_label``."""
+    digest, source, grid = _open(root, file, out, section)
     _check_grids(out, file, out.candidate.images[0], grid, out.geometry)
     if source is None:
-        return None
+        return digest, None
     try:
-        return source.labels()
+        return digest, source.labels()
     except FormatError as error:
         out.add(error.code, file, error.cause, error.fix)
+        return digest, None
+
+
+def _check_class_map(root: Path, out: Checked, section: DatasetConfig, table: LabelTable) -> NDArray[Any] | None:
+    """The class values of a case's objects, voxel by voxel, if there is such a file and it could be read."""
+    file = out.candidate.class_map
+    if not file:
         return None
+    _, values = _read_label(root, file, out, section)
+    if values is None or not _check_legal(out, file, values, count_values(values), replace(table, instances=False)):
+        return None
+    return values
 
 
-def _check_values(out: Checked, file: str, labels: NDArray[Any], table: LabelTable) -> None:
-    """Compare a label map's values with the table, and count them."""
+def _check_values(
+    out: Checked,
+    labels: NDArray[Any],
+    table: LabelTable,
+    classes: NDArray[Any] | None,
+    section: DatasetConfig,
+) -> None:
+    """Compare a label map's values with the table, and count them; ``classes`` is its class map, if there is one."""
+    file = out.candidate.labels[0]
     counts = count_values(labels)
+    _check_legal(out, file, labels, counts, table)
+    foreground = {v: n for v, n in counts.items() if v not in (0, table.ignore)}
+    if not foreground:
+        out.add("empty-label", file, f"none of {labels.size} voxels belongs to a class")
+    if table.instances:
+        objects = {v: n for v, n in foreground.items() if v > 0}
+        if not settle(out, labels, objects, table, classes, out.candidate.class_map or section.classes or ""):
+            return
+        rest = {v: n for v, n in counts.items() if v in (0, table.ignore)}
+        counts = rest | voxels_by_class(objects, out.object_classes, table)
+    out.label_counts = counts
+
+
+def _check_legal(out: Checked, file: str, labels: NDArray[Any], counts: Mapping[int, int], table: LabelTable) -> bool:
+    """Whether all values of a label file mean something; ``counts`` has the voxels of each."""
     legal = (0, *table.values)
     wrong = [v for v in counts if v != table.ignore and (v < 0 if table.instances else v not in legal)]
     if wrong:
@@ -199,13 +242,7 @@ def _check_values(out: Checked, file: str, labels: NDArray[Any], table: LabelTab
         expected = "0 and object numbers above 0" if table.instances else f"0 background, {names}"
         ignored = "" if table.ignore is None else f", {table.ignore} not annotated"
         out.add("label-values", file, f"{'; '.join(shown)}{more} (expected {expected}{ignored})")
-    foreground = {v: n for v, n in counts.items() if v not in (0, table.ignore)}
-    if not foreground:
-        out.add("empty-label", file, f"none of {labels.size} voxels belongs to a class")
-    if table.instances:
-        rest = {v: n for v, n in counts.items() if v in (0, table.ignore)}
-        counts = rest | ({1: sum(foreground.values())} if foreground else {})
-    out.label_counts = counts
+    return not wrong
 
 
 def _check_grids(out: Checked, file: str, other: str, found: Geometry | None, expected: Geometry | None) -> None:

@@ -49,8 +49,7 @@ def fold_faults(checked: Sequence[Checked], labels: LabelTable, folds: Sequence[
     counts = {one.candidate.id: one.label_counts for one in checked}
     faults = []
     for name, value in labels.names:
-        key = 1 if labels.instances else value
-        cases = {case for case, known in counts.items() if known is None or known.get(key)}
+        cases = {case for case, known in counts.items() if known is None or known.get(value)}
         lacking = [
             f"no {side} case of fold {_numbers(missing)}"
             for part, side in (("train", "training"), ("val", "validation"))

@@ -79,6 +79,10 @@ FAULTS: dict[str, Kind] = {
     "constant-image": Kind("export the image again, or leave the case out: `exclude: [ID]`", ("IN-16",), "kept"),
     "label-not-integer": Kind("store labels as integers; never resample them linearly", ("LB-02", "LB-03", "LB-04")),
     "label-values": Kind("correct the label file or the table of labels", ("LB-01",)),
+    "object-class": Kind(
+        "give every object one of the classes in `labels`, in its class map or in the table (case,object,class)",
+        ("LB-16",),
+    ),
     "empty-label": Kind("correct the label or allow it by name", ("LB-08",), "kept"),
     # Contradictions between the files of a case, or the cases of a data set
     "shape-mismatch": Kind("export image and label on one grid", ("LB-06",)),

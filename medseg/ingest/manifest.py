@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ COLUMNS = (
     "geometry",
     "dtype",
     "label_counts",
+    "object_classes",
     "fill",
     "orientation",
     "remarks",
@@ -49,12 +50,13 @@ class Case:
         images_sha256, labels_sha256: digests of those files' bytes.
         geometry: grid of the image (and, checked, of the label).
         dtype: stored type of the image.
-        label_counts: value in the label file -> voxels; object numbers are counted together as 1.
+        label_counts: value in the label file -> voxels; of object numbers, value of their class -> voxels.
         site: where the case was acquired, for folds that leave one site out; empty if unknown.
         series: the series wanted of its DICOM folders; empty if they hold one.
         fill: number that replaces the image's NaN and Inf voxels, where that was allowed; or None.
         remarks: what a reader decided with certainty, such as a dropped axis of length 1.
         orientation: which form of contradicting NIfTI headers counts; empty if they agree.
+        object_classes: object number in the label file -> value of its class; empty where there is but one class.
     """
 
     id: str
@@ -71,6 +73,7 @@ class Case:
     fill: float | None = None
     orientation: str = ""
     remarks: tuple[str, ...] = ()
+    object_classes: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def pixel_size(self) -> tuple[float, ...] | None:
@@ -192,6 +195,7 @@ def _table(cases: Sequence[Case]) -> str:
             "geometry": json.dumps(c.geometry.to_json()),
             "dtype": c.dtype,
             "label_counts": json.dumps({str(k): v for k, v in c.label_counts.items()}),
+            "object_classes": _classes_cell(c.object_classes),
             "fill": "" if c.fill is None else repr(c.fill),
             "orientation": c.orientation,
             "remarks": json.dumps(c.remarks),
@@ -226,6 +230,19 @@ def read_manifest(path: Path) -> Manifest:
         )
 
 
+def _classes_cell(classes: Mapping[int, int]) -> str:
+    """Class value -> its objects, as JSON; empty where objects have no classes."""
+    objects: dict[str, list[int]] = {str(value): [] for value in sorted(set(classes.values()))}
+    for number, value in sorted(classes.items()):
+        objects[str(value)].append(number)
+    return json.dumps(objects, separators=(",", ":")) if objects else ""
+
+
+def _classes_of_cell(text: str) -> dict[int, int]:
+    found = {int(number): int(value) for value, objects in json.loads(text or "{}").items() for number in objects}
+    return dict(sorted(found.items()))
+
+
 def _case_from_row(row: Mapping[Any, Any]) -> Case:
     return Case(
         id=row["case"],
@@ -242,4 +259,5 @@ def _case_from_row(row: Mapping[Any, Any]) -> Case:
         fill=float(row["fill"]) if row["fill"] else None,
         orientation=row["orientation"],
         remarks=tuple(json.loads(row["remarks"])),
+        object_classes=_classes_of_cell(row["object_classes"]),
     )

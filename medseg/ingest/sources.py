@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.config import DatasetConfig
+from medseg.config import DatasetConfig, is_table
 from medseg.errors import Fault
 from medseg.files import SAFE_NAME
 from medseg.image.labels import LabelTable
@@ -23,6 +23,7 @@ from medseg.ingest.layouts.nnunet import nnunet_layout
 from medseg.ingest.layouts.pairs import pairs_layout
 from medseg.ingest.layouts.table import table_layout
 from medseg.ingest.manifest import NOBODY, Grouping
+from medseg.ingest.object_classes import ambiguous_ids, check_setting, listed_classes
 from medseg.ingest.subjects import check_subject, declared_subjects
 from medseg.results.folders import StoreFolder
 from medseg.text import escaped, is_printable
@@ -85,15 +86,28 @@ def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Inventory:
     found = LAYOUTS[layout](dataset, root, config.model_copy(update={"layout": layout}))
     check_test(dataset, layout, config)
     excluded = leave_out(dataset, found, config.exclude)
+    check_setting(dataset, layout, found.labels, config)
     faults = [*found.faults, *_id_faults(found.candidates)]
+    if found.labels is not None and found.labels.objects_have_classes:
+        faults += ambiguous_ids(found.candidates)
     cases: dict[str, Candidate] = {}
     for case in sorted(found.candidates, key=lambda c: (c.id, c.images)):
         cases.setdefault(case.id, case)
     absent = {*excluded, *(f.case for f in faults)}
     subjects, grouping, wrong = declared_subjects(dataset, root, config.subject, cases, found.evidence, absent)
     test, unfit = test_ids(dataset, root, config, cases, set(excluded), faults)
+    listed: Mapping[str, Mapping[int, int]] | None = None
+    if found.labels is not None and config.classes is not None and is_table(config.classes):
+        listed, strange = listed_classes(root, config.classes, found.labels, cases.keys(), absent)
+        faults += strange
     candidates = tuple(
-        dataclasses.replace(c, subject=subjects[c.id], series=c.series or config.series or "", test=c.id in test)
+        dataclasses.replace(
+            c,
+            subject=subjects[c.id],
+            series=c.series or config.series or "",
+            test=c.id in test,
+            object_classes=None if listed is None else listed[c.id],
+        )
         for c in cases.values()
     )
     # Where it is unclear who belongs together, which side a subject is on means nothing yet.

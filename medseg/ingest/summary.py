@@ -70,10 +70,9 @@ def _classes(manifest: Manifest) -> list[str]:
     total = sum(n for counts in counted for v, n in counts.items() if v != table.ignore)
     lines = []
     for name, value in table.names:
-        key = 1 if table.instances else value
-        voxels = sum(counts.get(key, 0) for counts in counted)
-        cases = sum(key in counts for counts in counted)
+        voxels = sum(counts.get(value, 0) for counts in counted)
+        cases = sum(value in counts for counts in counted)
         share = voxels / total if total else 0.0
-        what = "all objects" if table.instances else str(value)
+        what = "all objects" if table.instances and len(table.names) == 1 else str(value)
         lines.append(f"class {name} ({what}): {share:.3%} of voxels, {cases} of {len(counted)} cases")
     return lines

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medseg.errors import DataError
 from medseg.formats.read import read_labels
 from medseg.formats.source import Source
-from medseg.formats.table import stem_of, suffix_of
+from medseg.formats.table import class_map, stem_of
 from medseg.image.labels import LabelTable
 from medseg.measure.files import OBJECT_FILES, Measured
 from medseg.measure.scenes import scene_of
@@ -84,8 +84,3 @@ class PredictedObjects:
 
 def _name(image: Path) -> str:
     return image.name if image.is_dir() else stem_of(image)
-
-
-def class_map(labels: Path) -> Path:
-    """Where the class of each voxel lies beside a map of object numbers, if there are several classes."""
-    return labels.with_name(f"{stem_of(labels)}.classes{suffix_of(labels)}")

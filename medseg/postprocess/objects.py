@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from medseg.errors import ConfigError
 from medseg.formats.source import Source
 from medseg.image.labels import LabelTable
 from medseg.image.objects import of_numbers, smallest_type
+from medseg.ingest.object_classes import classes_of_map
 from medseg.objects.measure import measure
 from medseg.objects.scene import Scene
 
@@ -70,6 +72,19 @@ def drop_small(numbers: NDArray[Any], min_size: int) -> NDArray[Any]:
     """Remove objects of fewer than ``min_size`` voxels, and number the others anew."""
     _, ranks, counts = np.unique(numbers, return_inverse=True, return_counts=True)
     return renumbered(np.where((counts >= min_size)[ranks.reshape(numbers.shape)], numbers, 0))
+
+
+def class_values(numbers: NDArray[Any], before: NDArray[Any], table: LabelTable) -> NDArray[Any]:
+    """The class map (S) of objects that were kept, from the one they had: the class that most voxels of each had there.
+
+    Args:
+        numbers: (S) object numbers, however they are counted now.
+        before: (S) class values.
+        table: label table, of several classes.
+    """
+    plain = replace(table, ignore=None)
+    classes, _ = classes_of_map(numbers, before, plain)
+    return plain.to_values(plain.to_channels(numbers, classes))
 
 
 def renumbered(numbers: NDArray[Any]) -> NDArray[Any]:

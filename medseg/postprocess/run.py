@@ -21,6 +21,7 @@ from medseg.ingest.manifest import Case, read_manifest
 from medseg.kept import kept, write_stamp
 from medseg.late import resolve
 from medseg.outputs import writing
+from medseg.postprocess.objects import class_values
 from medseg.postprocess.operations import IMAGE, LABELS, PROBABILITIES, Readers, apply, check, wanted
 from medseg.predict.probabilities import Probabilities, read_probabilities
 from medseg.predict.record import (
@@ -88,22 +89,36 @@ class Processor:
     code: str
 
     def process(self, case: Case, entry: PredictedCase) -> PredictedCase:
-        """Write the label map of one case, unless it can be kept; returns its entry in ``predictions.json``."""
+        """Write the label map of one case, unless it can be kept; returns its entry in ``predictions.json``.
+
+        Of objects of several classes, the class map is written, too: those that are left keep their classes.
+        """
         target, stamp = self.out / entry.file, self.out / f".{case.id}.json"
         facts = reading_facts(case, self.table)
         key = digest_of([entry.to_json(), facts, self.steps.model_dump(), self.code])
-        digests = kept(stamp, key, [target.name], label_map_digest)
+        classes = None if entry.classes is None else self.out / entry.classes["file"]
+        files = [target] if classes is None else [target, classes]
+        digests = kept(stamp, key, [path.name for path in files], label_map_digest)
         if digests is None:
-            write_labels(target, apply(self._readers(case, entry), self.steps, self.table), case.geometry)
-            digests = write_stamp(stamp, key, [target], label_map_digest)
-        return PredictedCase(target.name, digests[target.name])
+            labels = apply(self._readers(case, entry), self.steps, self.table)
+            write_labels(target, labels, case.geometry)
+            if classes is not None and entry.classes is not None:
+                before = self._recorded(entry.classes["file"], entry.classes["sha256"])
+                write_labels(classes, class_values(labels, before, self.table), case.geometry)
+            digests = write_stamp(stamp, key, files, label_map_digest)
+        beside = None if classes is None else {"file": classes.name, "sha256": digests[classes.name]}
+        return PredictedCase(target.name, digests[target.name], classes=beside)
+
+    def _recorded(self, name: str, sha256: str) -> NDArray[Any]:
+        """Values (S) of a file of the predictions."""
+        path = self.source / name
+        return read_labels(path, read_recorded(path, sha256, "medseg predict"))[0]
 
     def _readers(self, case: Case, entry: PredictedCase) -> Readers:
         """What operations may work on, read when it is asked for."""
 
         def labels() -> NDArray[Any]:
-            path = self.source / entry.file
-            return read_labels(path, read_recorded(path, entry.sha256, "medseg predict"))[0]
+            return self._recorded(entry.file, entry.sha256)
 
         def probabilities() -> Probabilities:
             if entry.probabilities is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medseg.errors import PredictionError
 from medseg.files import digest_of, sha256_file
-from medseg.formats.table import label_suffix
+from medseg.formats.table import class_map, label_suffix, stem_of
 from medseg.ingest.cases import open_case_image, reading_facts
 from medseg.ingest.manifest import Case, Manifest
 from medseg.kept import kept, write_stamp
@@ -96,8 +96,8 @@ def predict_task_cases(task: Task, case_ids: Sequence[str], out: Path, label: st
                 say(f"{label}: case failed and will be scored as the worst: {error}")
         if digests is not None:
             entries[case_id] = outputs.entry(digests)
-        if not task.probabilities:
-            outputs.probabilities.unlink(missing_ok=True)
+        for stale in outputs.unwanted(task):
+            stale.unlink(missing_ok=True)
         bar.update(done)
     return entries
 
@@ -109,7 +109,7 @@ class Outputs:
     Attributes:
         case: the case.
         key: digest of everything that they depend on.
-        labels, probabilities, stamp: where they lie.
+        labels, probabilities, classes, stamp: where they lie.
         files: those that are wanted, without the stamp.
     """
 
@@ -117,6 +117,7 @@ class Outputs:
     key: str
     labels: Path
     probabilities: Path
+    classes: Path
     stamp: Path
     files: tuple[Path, ...]
 
@@ -124,13 +125,21 @@ class Outputs:
     def of(cls, task: Task, case: Case, out: Path) -> Outputs:
         """The outputs of a case of a task in ``out``."""
         labels = out / f"{case.id}{label_suffix(task.data / case.images[0])}"
-        probabilities = out / f"{case.id}{PROBABILITIES}"
-        files = (labels, probabilities) if task.probabilities else (labels,)
-        return cls(case, task.case_key(case), labels, probabilities, out / f".{case.id}.json", files)
+        probabilities, classes = out / f"{case.id}{PROBABILITIES}", class_map(labels)
+        wanted = {probabilities: task.probabilities, classes: task.checkpoint.labels.objects_have_classes}
+        files = (labels, *(path for path, want in wanted.items() if want))
+        return cls(case, task.case_key(case), labels, probabilities, classes, out / f".{case.id}.json", files)
+
+    def unwanted(self, task: Task) -> list[Path]:
+        """Files that an earlier configuration may have written, and this one does not want."""
+        stale = [path for path in (self.probabilities, self.classes) if path not in self.files and path.exists()]
+        # What looks like a class map may be the label map of another case.
+        alike = stem_of(self.classes)
+        return [path for path in stale if path != self.classes or all(case.id != alike for case in task.manifest.cases)]
 
     def predict(self, predictor: Predictor, data: Path) -> dict[str, str]:
         """Make the wanted files; their digests by name."""
-        sinks: list[Sink] = [LabelFile(self.labels)]
+        sinks: list[Sink] = [LabelFile(self.labels, self.classes if self.classes in self.files else None)]
         if self.probabilities in self.files:
             sinks.append(ProbabilityFile(self.probabilities))
         predictor.predict(open_case_image(self.case, data), self.case.id, sinks)
@@ -138,11 +147,13 @@ class Outputs:
 
     def entry(self, digests: Mapping[str, str]) -> PredictedCase:
         """The case's entry in the record."""
-        soft = self.probabilities.name
-        probabilities = {"file": soft, "sha256": digests[soft]} if self.probabilities in self.files else None
-        return PredictedCase(self.labels.name, digests[self.labels.name], probabilities=probabilities)
+        probabilities, classes = (
+            {"file": path.name, "sha256": digests[path.name]} if path in self.files else None
+            for path in (self.probabilities, self.classes)
+        )
+        return PredictedCase(self.labels.name, digests[self.labels.name], "", probabilities, classes)
 
 
 def output_digest(path: Path) -> str:
-    """SHA-256 (hex) of a label map, or of a file of probabilities."""
+    """SHA-256 (hex) of a label map, a class map, or a file of probabilities."""
     return sha256_file(path) if path.name.endswith(PROBABILITIES) else label_map_digest(path)

@@ -10,7 +10,7 @@ from medseg.config import Config
 from medseg.errors import CheckpointError, DataError
 from medseg.formats.read import open_image
 from medseg.formats.source import Source
-from medseg.formats.table import label_suffix, stem_of
+from medseg.formats.table import class_map, label_suffix, stem_of
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_split
 from medseg.outputs import writing
@@ -141,6 +141,8 @@ def predict_files(
 ) -> list[Path]:
     """Predict image files (or DICOM folders); each label map gets its image's name and format, in ``out``.
 
+    Of objects of several classes, the class map lies beside the map of their numbers (``formats.table.class_map``).
+
     Args:
         images: files of the model's dimensions and channels (all channels in one file).
         model: model folder.
@@ -160,21 +162,35 @@ def predict_files(
     if missing:
         raise DataError(f"no such image: {', '.join(missing)}")
     targets = [out / f"{p.name if p.is_dir() else stem_of(p)}{label_suffix(p)}" for p in images]
-    twice = sorted(str(t) for t, n in Counter(targets).items() if n > 1)
-    if twice:
-        raise DataError(f"several images would be written to {', '.join(twice)}; predict them into separate folders")
-    same = [str(p) for p, t in zip(images, targets, strict=True) if t.exists() and t.samefile(p)]
-    if same:
-        raise DataError(f"the prediction would replace its input {', '.join(same)}; choose another output folder")
+    checkpoint, _ = read_description(model)
+    classes = [class_map(t) if checkpoint.labels.objects_have_classes else None for t in targets]
+    _refuse_overwriting(images, [*targets, *(path for path in classes if path is not None)])
     predictor = Predictor(model, device, threads, mirror)
     bar = Progress("predict", len(images))
-    for done, (path, target) in enumerate(zip(images, targets, strict=True), start=1):
+    for done, (path, target, beside) in enumerate(zip(images, targets, classes, strict=True), start=1):
         source = open_image(path, series=series, spacing=spacing)
-        predictor.predict(source, str(path), [LabelFile(target)])
+        predictor.predict(source, str(path), [LabelFile(target, beside)])
         if then is not None:
             then(path, source, target)
         bar.update(done, str(target))
     return targets
+
+
+def _refuse_overwriting(images: Sequence[Path], targets: Sequence[Path]) -> None:
+    """Raise ``DataError`` if two predictions would be written to one file, or one would replace an image."""
+    twice = sorted(str(t) for t, n in Counter(targets).items() if n > 1)
+    if twice:
+        raise DataError(f"several images would be written to {', '.join(twice)}; predict them into separate folders")
+    there = {_identity(target) for target in targets if target.exists()}
+    same = [str(image) for image in images if _identity(image) in there]
+    if same:
+        raise DataError(f"the prediction would replace its input {', '.join(same)}; choose another output folder")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What two names of one file have in common."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _validation(

@@ -63,7 +63,7 @@ def prepare_case(case: Case, preparation: Preparation, out: Path) -> None:
     labels, objects = np.zeros(record.prepared_shape, dtype=np.uint8), None
     if case.labels:
         values = read_case_labels(case, preparation.folder)
-        labels = prepare_labels(table.to_channels(values), record)
+        labels = prepare_labels(table.to_channels(values, case.object_classes), record)
         if table.instances:
             objects = _prepared_objects(values, labels, table, record, case.id)
     elif table.instances:

@@ -43,7 +43,7 @@ def _faults(case: Case, table: LabelTable, grid: Grid, out: Path) -> list[Fault]
     left = {int(channel) for channel in np.unique(rows[:, 0])}
     faults = []
     for channel, (name, value) in enumerate(table.names, start=1):
-        voxels = case.label_counts.get(1 if table.instances else value, 0)
+        voxels = case.label_counts.get(value, 0)
         if voxels and channel not in left:
             spacing = " x ".join(f"{s:.4g}" for s in grid.spacing)
             cause = f"none of the {voxels} voxels of class {name} ({value}) is left at spacing {spacing}"

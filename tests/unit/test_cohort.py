@@ -131,9 +131,13 @@ def test_a_label_that_could_not_be_read_may_show_anything() -> None:
     assert fold_faults([checked(c, None if c in "ac" else {0: 3, 1: 1}) for c in "abcd"], TABLE, FOLDS) == []
 
 
-def test_object_numbers_are_one_class() -> None:
+def test_objects_are_counted_by_their_classes() -> None:
     table = LabelTable.create({"nucleus": 5}, instances=True)
-    assert fold_faults([checked(c, {0: 3, 1: 4}) for c in "abcd"], table, FOLDS) == []
+    assert fold_faults([checked(c, {0: 3, 5: 4}) for c in "abcd"], table, FOLDS) == []
+    table = LabelTable.create({"nucleus": 5, "lymphocyte": 6}, instances=True)
+    counts = {"a": {0: 3, 5: 4}, "b": {0: 3, 5: 4, 6: 1}, "c": {0: 1, 5: 2}, "d": {0: 1, 5: 2}}
+    (one,) = fold_faults([checked(c, counts[c]) for c in "abcd"], table, FOLDS)
+    assert (one.code, "class lymphocyte (6)" in one.cause) == ("class-absent", True)
 
 
 def test_the_limit_of_a_file_holds_in_its_block_and_thread_only() -> None:

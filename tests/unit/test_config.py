@@ -31,8 +31,9 @@ FULL: dict[str, Any] = {
         "cells": {
             "layout": "pairs",
             "path": "cells",
-            "labels": {"cell": 1},
+            "labels": {"cell": 1, "debris": 2},
             "instances": True,
+            "classes": "classes.csv",
             "regions": [["cells", ["cell"]]],
             "ignore": 255,
             "channels": ["DAPI"],

@@ -22,12 +22,13 @@ from typer.testing import CliRunner
 from medseg.cli.commands import app
 from medseg.errors import DataError, GeometryError, MedsegError
 from medseg.formats.read import open_image
+from medseg.formats.table import class_map
 from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.measure.files import OBJECT_FILES
 from medseg.measure.pairing import SUFFIXES, find_pairs
-from medseg.measure.predicted import PredictedObjects, class_map
+from medseg.measure.predicted import PredictedObjects
 from medseg.measure.run import run
 from medseg.measure.scenes import Reading, components_of, read_classes
 
@@ -314,7 +315,8 @@ def predicting(monkeypatch: pytest.MonkeyPatch) -> Callable[[LabelTable, NDArray
         checkpoint = SimpleNamespace(labels=table, channels=("DAPI",))
         monkeypatch.setattr("medseg.tracking.resolve_model", lambda model, _: Path(model))
         monkeypatch.setattr("medseg.predict.run.Predictor", Fake)
-        monkeypatch.setattr("medseg.train.checkpoint.read_description", lambda folder: (checkpoint, ""))
+        for where in ("medseg.train.checkpoint", "medseg.predict.run"):
+            monkeypatch.setattr(f"{where}.read_description", lambda folder: (checkpoint, ""))
 
     return install
 

@@ -33,6 +33,8 @@ class Candidate:
         site, series: as in ``medseg.ingest.manifest.Case``.
         spacing: micrometres per axis of files without a header, where the layout knows them for this very case.
         test: whether it is kept apart for `medseg test`.
+        class_map: file with the class of each voxel of objects of several classes, relative likewise; empty: none.
+        object_classes: object number -> class value, from a table of the user's own; None: no table says it.
     """
 
     id: str
@@ -43,6 +45,8 @@ class Candidate:
     series: str = ""
     spacing: tuple[float, ...] | None = None
     test: bool = False
+    class_map: str = ""
+    object_classes: Mapping[int, int] | None = None
 
 
 @dataclass(slots=True)

@@ -1,10 +1,15 @@
-"""Layout ``pairs``: ``images/NAME.*`` and ``masks/NAME.*``, paired by name; a folder is one image (a DICOM series)."""
+"""Layout ``pairs``: ``images/NAME.*`` and ``masks/NAME.*``, paired by name; a folder is one image (a DICOM series).
+
+Where masks number objects of several classes, a third folder may hold the class of each voxel, ``classes/NAME.*``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Set
+from dataclasses import replace
 from pathlib import Path
 
-from medseg.config import DatasetConfig
+from medseg.config import DatasetConfig, is_table
 from medseg.ingest.faults import fault
 from medseg.ingest.layouts.found import Candidate, Found, by_stem, outside, required_table, visible
 
@@ -16,9 +21,11 @@ def pairs_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
         ConfigError: if the configuration names no classes.
     """
     found = Found(labels=required_table(dataset, config))
+    third = config.classes if config.classes is not None and not is_table(config.classes) else None
+    named = "images, masks and, as `classes` says, " + third if third else "images and masks"
     found.faults = [
-        fault("missing", "-", name, "no such folder", "the pairs layout has folders images and masks")
-        for name in ("images", "masks")
+        fault("missing", "-", name, "no such folder", f"the pairs layout has folders {named}")
+        for name in ("images", "masks", *([third] if third else []))
         if not (root / name).is_dir()
     ]
     if found.faults:
@@ -37,4 +44,24 @@ def pairs_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
             bad = {escape.file for escape in escapes}
             pairs = [(picture, labels[0]) for picture in pictures if not bad & {picture, labels[0]}]
             found.candidates += [Candidate(case, "", (picture,), (label,)) for picture, label in pairs]
+    if third:
+        _add_class_maps(found, root, third, images.keys() | masks.keys())
     return found
+
+
+def _add_class_maps(found: Found, root: Path, folder: str, names: Set[str]) -> None:
+    """Give each case its file in the folder of class maps, in place; ``names`` are those of images and masks."""
+    maps = by_stem(root, visible(root, folder))
+    for case in sorted(maps.keys() - names):
+        cause = "a class map without an image and a mask of this name"
+        found.faults += [fault("object-class", case, file, cause, "remove it or rename it") for file in maps[case]]
+    for place, candidate in enumerate(found.candidates):
+        files = maps.get(candidate.id, [])
+        found.faults += [fault("duplicate-id", candidate.id, f, f"the same id as {files[0]}") for f in files[1:]]
+        if not files:
+            cause = f"no file {folder}/{candidate.id}.*"
+            found.faults.append(fault("object-class", candidate.id, candidate.labels[0], cause))
+        elif escapes := outside(root, files):
+            found.faults += escapes
+        else:
+            found.candidates[place] = replace(candidate, class_map=files[0])
