@@ -694,4 +694,55 @@ PICTURES: dict[str, Plant] = {
     "PNG claims 60000 x 60000": cell("DX-13", "unreadable", png_claims(60_000)),
 }
 
-PLANTS: dict[str, Plant] = {**PAIRING, **FILES, **COHORT, **DICOM, **PICTURES}
+
+# Classes of objects
+
+TYPED = "typed_001"
+TYPES, TABLE = f"classes/{TYPED}.png", "classes.csv"
+
+
+def typed(ids: str, code: str, damage: Damage, *words: str, case: str = TYPED) -> Plant:
+    return Plant(ids, code, "typed", case, damage, words)
+
+
+def listed(change: Callable[[str], str], *words: str, case: str = TYPED) -> Plant:
+    """A fault of the table of classes, which the configuration names in place of class maps."""
+    damage = rewritten(TABLE, lambda data: change(data.decode()).encode())
+    return Plant("LB-16", "object-class", "typed", case, damage, words, {"classes": TABLE})
+
+
+def without_class(root: Path) -> None:
+    numbers = picture(root / f"masks/{TYPED}.png")
+    stored(TYPES, lambda v: np.where(numbers == 5, 0, v).astype(np.uint8))(root)
+
+
+TYPED_OBJECTS: dict[str, Plant] = {
+    "object without a class": typed("LB-16", "object-class", without_class, "in 1 of 2 objects: object 5 of "),
+    "class map that is missing": typed("LB-16", "object-class", lambda r: (r / TYPES).unlink(), f"classes/{TYPED}.*"),
+    "class map of nothing": typed(
+        "LB-16", "object-class", lambda r: shutil.copy(r / TYPES, r / "classes/new.png"), "without an image", case="new"
+    ),
+    "class 7 of a class map": typed(
+        "LB-01", "label-values", stored(TYPES, lambda v: np.where(v == 2, 7, v).astype(np.uint8)), "value 7: "
+    ),
+    "class map one row short": typed("LB-06", "shape-mismatch", stored(TYPES, lambda v: v[:-1])),
+    "class map cut": typed("IN-01", "unreadable", rewritten(TYPES, lambda d: d[: len(d) // 2])),
+    "two class maps": typed(
+        "LB-12", "duplicate-id", lambda r: tifffile.imwrite(r / f"classes/{TYPED}.tif", picture(r / TYPES)), "classes/"
+    ),
+    "no folder of class maps": typed("", "missing", lambda r: shutil.rmtree(r / "classes"), case="-"),
+    "object without a line": listed(lambda t: t.replace(f"{TYPED},9,2\n", ""), "no line for 1 of 2 objects: 9"),
+    "line of no object": listed(lambda t: t + f"{TYPED},11,rod\n", "lines of 1 objects", "does not have: 11"),
+    "line of no number": listed(lambda t: t + f"{TYPED},0,rod\n", "line 14: object '0'"),
+    "line of no class": listed(
+        lambda t: t.replace(f"{TYPED},9,2", f"{TYPED},9,rot"),
+        "line 5: class 'rot' of object 9, expected ball (1) or rod",
+    ),
+    "object in two lines": listed(lambda t: t + f"{TYPED},9,rod\n", "line 14: object 9 is there twice"),
+    "lines of no case": listed(
+        lambda t: t + "other,1,rod\n", "1 lines of a case that is not in the data", case="other"
+    ),
+    "no column class": listed(lambda t: t.replace("class", "type"), "no column 'class'", case="-"),
+}
+
+PLANTS: dict[str, Plant] = {**PAIRING, **FILES, **COHORT, **DICOM, **PICTURES, **TYPED_OBJECTS}

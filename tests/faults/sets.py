@@ -74,6 +74,20 @@ def write_objects(folder: Path, cases: int, seed: int) -> None:
             write_labels(folder / name / "masks" / f"object{value}.png", mask, grid)
 
 
+def write_typed(folder: Path, cases: int, seed: int) -> None:
+    """Pairs layout: masks of object numbers (ball 5, rod 9), and the class of each in class maps and in a table."""
+    lines = ["case,object,class"]
+    for case in range(cases):
+        image, labels = scene((40 + case % 3, 36 + case % 3), 100 * seed + case)
+        grid = Geometry.from_spacing(labels.shape, (1.0, 1.0))
+        name = f"typed_{case:03d}"
+        write_labels(folder / "images" / f"{name}.png", np.clip(image * 50 + 60, 1, 255).astype(np.uint8), grid)
+        write_labels(folder / "masks" / f"{name}.png", np.array([0, 5, 9], dtype=np.uint8)[labels], grid)
+        write_labels(folder / "classes" / f"{name}.png", labels, grid)
+        lines += [f"{name},5,ball", f"{name},9,2"]
+    (folder / "classes.csv").write_text("\n".join(lines) + "\n")
+
+
 def write_series(folder: Path, volume: np.ndarray, spacing: tuple[float, float, float] = (1.5, 1.5, 3.0)) -> None:
     """An uncompressed CT series: a file per slice of ``volume`` (columns, rows, slices), axes as in DICOM (LPS)."""
     import pydicom
@@ -131,6 +145,7 @@ KINDS: dict[str, Kind] = {
     "tiff": Kind(_pairs(".tif", (40, 36)), PAIRS),
     "stacks": Kind(_pairs(".tif", (8, 20, 18)), PAIRS),
     "objects": Kind(write_objects, {"layout": "dsb2018"}),
+    "typed": Kind(write_typed, {**PAIRS, "instances": True, "classes": "classes"}),
     "nifti": Kind(_pairs(".nii", (20, 18, 14)), PAIRS),
     "nrrd": Kind(_pairs(".nrrd", (20, 18, 14)), PAIRS),
     "mha": Kind(_pairs(".mha", (20, 18, 14)), PAIRS),
