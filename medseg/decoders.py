@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from medseg.heads import FLOW_SCALE, HEADS, Head
+from medseg.heads import FLOW_SCALE, HEADS, SEMANTIC, Head
 from medseg.image.labels import LabelTable
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ DECODERS: Mapping[str, Decoder] = {
         probabilities=lambda logits, table: logits.sigmoid(),
         labels=lambda logits, table: paint((logit > 0 for logit in logits), table),
     ),
-    **{name: _of_head(head) for name, head in HEADS.items()},
+    **{name: _of_head(head) for name, head in HEADS.items() if name != SEMANTIC},
 }
 
 

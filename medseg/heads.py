@@ -24,7 +24,9 @@ class Head:
         maps: names of its maps in this many dimensions, in the order of the network's output channels. Where objects
             have several classes, one map for each class follows them.
         sigmoids: how many of the first maps are sigmoids; the first one is the foreground.
-        loss: ``module:name`` of what makes its loss.
+        loss: ``module:name`` of what makes its loss; empty: that of classes.
+        tune: ``module:name`` of what chooses the settings of decoding after training; empty: there are none.
+        reader: ``module:name`` of what keeps the maps of an image and reads the objects off them.
     """
 
     about: str
@@ -32,10 +34,13 @@ class Head:
     maps: Callable[[int], tuple[str, ...]]
     sigmoids: int
     loss: str
+    tune: str
+    reader: str
 
     def channels(self, dims: int, classes: int) -> int:
         """Output channels of a network for label maps of ``classes`` classes, background included."""
-        return len(self.maps(dims)) + (classes - 1 if classes > 2 else 0)
+        own = len(self.maps(dims))
+        return own + (classes - 1 if classes > 2 else 0) if own else classes
 
 
 HEADS: Mapping[str, Head] = {
@@ -45,6 +50,8 @@ HEADS: Mapping[str, Head] = {
         maps=lambda dims: ("foreground", "boundary"),
         sigmoids=2,
         loss="medseg.losses.objects:boundary",
+        tune="medseg.train.tuning:tune",
+        reader="medseg.predict.objects:ObjectMaps",
     ),
     "flows": Head(
         about="foreground and a field that flows to the centre of each object",
@@ -52,6 +59,8 @@ HEADS: Mapping[str, Head] = {
         maps=lambda dims: ("foreground", *(f"flow along axis {axis}" for axis in range(dims))),
         sigmoids=1,
         loss="medseg.losses.objects:flows",
+        tune="medseg.train.tuning:tune",
+        reader="medseg.predict.objects:ObjectMaps",
     ),
     "distance": Head(
         about="foreground and distance to the border of the object, as a share of its largest",
@@ -59,5 +68,16 @@ HEADS: Mapping[str, Head] = {
         maps=lambda dims: ("foreground", "distance"),
         sigmoids=2,
         loss="medseg.losses.objects:distance",
+        tune="medseg.train.tuning:tune",
+        reader="medseg.predict.objects:ObjectMaps",
+    ),
+    "classes": Head(
+        about="the foreground alone; what is connected is an object",
+        paper="",
+        maps=lambda dims: (),
+        sigmoids=0,
+        loss="",
+        tune="",
+        reader="medseg.predict.objects:ObjectMaps",
     ),
 }

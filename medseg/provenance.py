@@ -26,13 +26,19 @@ TABLES: Mapping[str, str] = {
     "medseg.networks": "NETWORKS",
     "medseg.models.encoders.table": "ENCODERS",
     "medseg.losses.table": "LOSSES",
+    "medseg.heads": "HEADS",
+    "medseg.objects.decode": "SPLITTERS",
     "medseg.metrics.table": "METRICS",
     "medseg.formats.table": "FORMATS",
     "medseg.postprocess.operations": "OPERATIONS",
 }
 LATE = re.compile(rf"({PACKAGE}(?:\.\w+)+):\w+")
 # Column of a row -> the only module that calls the code named there: who does not import it does not reach that code.
-CALLERS: Mapping[str, str] = {"write": "medseg.formats.write"}
+CALLERS: Mapping[str, str] = {
+    "write": "medseg.formats.write",
+    "tune": "medseg.train.tuned",
+    "reader": "medseg.predict.pipeline",
+}
 
 # Table -> the rows that are used; a table that is not named is used whole.
 Rows = Mapping[str, Collection[str]]

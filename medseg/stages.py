@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.networks import options_of
+from medseg.networks import NETWORKS, options_of
 from medseg.provenance import ROOT, TABLES, Rows, closure_digest, import_closure
 
 NETWORK = ("NETWORKS", "ENCODERS")
+HEAD = ("HEADS", "SPLITTERS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +36,15 @@ STAGES: Mapping[str, Stage] = {
     "ingest": Stage(("medseg.ingest.run",), ("FORMATS",)),
     "fingerprint": Stage(("medseg.plan.survey",), ("FORMATS",)),
     # The memory of a training step is counted for every plan, the pace of training is measured for a budget in minutes.
-    "plan": Stage(("medseg.plan.run", "medseg.engine.memory", "medseg.engine.resources"), (*NETWORK, "LOSSES")),
-    "pace": Stage(("medseg.train.pace",), (*NETWORK, "LOSSES")),
+    "plan": Stage(("medseg.plan.run", "medseg.engine.memory", "medseg.engine.resources"), (*NETWORK, *HEAD, "LOSSES")),
+    "pace": Stage(("medseg.train.pace",), (*NETWORK, *HEAD, "LOSSES")),
     "preprocess": Stage(("medseg.preprocess.run",), ("FORMATS",)),
     # The code of one case, by which finished cases are kept: another option in the configuration prepares none again,
     # and training, which draws from what was sampled by a case's key, keeps its bits.
     "preprocess_case": Stage(("medseg.preprocess.cases",), ("FORMATS",)),
-    "train": Stage(("medseg.train.run",), (*NETWORK, "LOSSES")),
-    "predict": Stage(("medseg.predict.run",), (*NETWORK, "FORMATS")),
-    "predict_case": Stage(("medseg.predict.cases",), (*NETWORK, "FORMATS")),
+    "train": Stage(("medseg.train.run",), (*NETWORK, *HEAD, "LOSSES")),
+    "predict": Stage(("medseg.predict.run",), (*NETWORK, *HEAD, "FORMATS")),
+    "predict_case": Stage(("medseg.predict.cases",), (*NETWORK, *HEAD, "FORMATS")),
     "postprocess": Stage(("medseg.postprocess.run",), ("OPERATIONS", "FORMATS")),
     "evaluate": Stage(("medseg.evaluate.run",), ("METRICS", "FORMATS")),
     "compare": Stage(("medseg.compare.run",), ("METRICS",)),
@@ -74,20 +75,24 @@ def _rows(stage: Stage, used: Rows) -> Rows:
     return rows | {table: names for table, names in used.items() if table in stage.tables}
 
 
-def rows_of_model(network: str, options: Mapping[str, Any], loss: str) -> Rows:
+def rows_of_model(network: str, options: Mapping[str, Any], loss: str, head: str | None = None) -> Rows:
     """The rows that training and using one model execute.
 
     Args:
         network: its name in ``NETWORKS``.
         options: those that are given; the others have their defaults.
         loss: its name in ``LOSSES``.
+        head: its name in ``HEADS``; none or empty: the network's default, since whether data has objects is not always
+            known from the configuration.
     """
+    heads = (head or NETWORKS[network].heads[0],)
     encoder = getattr(options_of(network, options), "encoder", None)
     # DeepLab v3+ over the plan's own encoder takes none of the table.
     encoders = () if encoder in (None, "planned") else (encoder,)
-    return {"NETWORKS": (network,), "ENCODERS": encoders, "LOSSES": (loss,)}
+    return {"NETWORKS": (network,), "ENCODERS": encoders, "LOSSES": (loss,), "HEADS": heads, "SPLITTERS": heads}
 
 
 def rows_of_plan(plan: Mapping[str, Any]) -> Rows:
     """The rows that training and using the model of a plan (its JSON) execute."""
-    return rows_of_model(plan["network"]["name"], plan["network"]["options"], plan["training"]["loss"])
+    network = plan["network"]
+    return rows_of_model(network["name"], network["options"], plan["training"]["loss"], network["head"])

@@ -241,7 +241,7 @@ def code_of(config: Config, stage: str, wildcards: Any) -> str:
     used: dict[str, Collection[str]] = {}
     if (name := getattr(wildcards, "model", None)) is not None:
         model = config.models[name]
-        used |= rows_of_model(model.network, model.network_options, model.loss)
+        used |= rows_of_model(model.network, model.network_options, model.loss, model.head)
     if (dataset := getattr(wildcards, "dataset", None)) is not None:
         used["OPERATIONS"] = wanted(config.datasets[dataset].postprocess)
     if stage == "plan" and config.budget.minutes:

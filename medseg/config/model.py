@@ -14,7 +14,7 @@ from medseg import limits
 from medseg.bounds import LARGEST
 from medseg.config.explain import explain_option
 from medseg.config.section import Name, Number, Rate, Section, Spacing, Steps
-from medseg.heads import HEADS, SEMANTIC
+from medseg.heads import HEADS
 from medseg.losses.table import LOSSES
 from medseg.networks import NETWORKS, options_of
 from medseg.recipes import LEARNING_RATES, NNUNET_FROM, RECIPES, Recipe, recipe_for
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Loss = str
     HeadName = str
 else:
-    Network, Loss, HeadName = Literal[tuple(NETWORKS)], Literal[tuple(LOSSES)], Literal[(*HEADS, SEMANTIC)]
+    Network, Loss, HeadName = Literal[tuple(NETWORKS)], Literal[tuple(LOSSES)], Literal[tuple(HEADS)]
 Stride = Annotated[int, Field(ge=1, le=limits.MAX_STRIDE)]
 Normalization = Literal["zscore", "zscore_nonzero", "ct", "percentile", "rescale", "rgb", "none"]
 

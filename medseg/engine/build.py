@@ -33,7 +33,7 @@ def _loss(network: nn.Module, plan: Plan, blank: bool) -> OutputLoss:
     if (own := own_objective(network)) is not None:
         return _of_network(own)
     spec, name = plan.network, plan.training.loss
-    if spec.head:
+    if spec.learns_objects:
         return build_object_loss(name, spec.head, plan.grid.patch_spacing, spec.classes, blank=blank)
     return build_loss(name, spec.regions, ignore=plan.training.ignore)
 

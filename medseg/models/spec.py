@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from medseg.heads import HEADS
+from medseg.heads import HEADS, SEMANTIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class NetworkSpec:
         options: what the configuration chose of the row's options.
         regions: the classes that each region unites, where regions are predicted in place of classes.
         name: row of the table of networks; empty where a builder is called directly.
-        head: row of ``HEADS``, where single objects are predicted; empty: classes or regions.
+        head: row of ``HEADS``, for object data; empty: data with classes or regions.
     """
 
     dims: int
@@ -44,6 +44,11 @@ class NetworkSpec:
     def out_channels(self) -> int:
         """Channels of the output: maps of the head if it has one, regions if there are any, else classes."""
         return HEADS[self.head].channels(self.dims, self.classes) if self.head else len(self.regions) or self.classes
+
+    @property
+    def learns_objects(self) -> bool:
+        """Whether its maps tell objects apart, and are learnt from codes of objects."""
+        return self.head not in ("", SEMANTIC)
 
     @property
     def sigmoids(self) -> int:

@@ -143,8 +143,8 @@ def _require_possible_precision(request: PlanRequest) -> None:
 def _head_reason(request: PlanRequest) -> dict[str, str]:
     if not request.fingerprint.objects:
         return {}
-    about = HEADS[head].about if (head := _head(request)) else "foreground alone; objects are what is connected"
-    return {"head": f"{OVERRIDE if request.model.head else 'default for object data'}: {about}"}
+    why = OVERRIDE if request.model.head else "default for object data"
+    return {"head": f"{why}: {HEADS[_head(request)].about}"}
 
 
 def _outputs(data: Fingerprint, head: str) -> int:
@@ -216,8 +216,7 @@ def _head(request: PlanRequest) -> str:
                 f"has classes; train it on data with `instances: true` only (models.{request.name}.datasets)"
             )
         return ""
-    head = model.head or heads[0]
-    return "" if head == SEMANTIC else head
+    return model.head or heads[0]
 
 
 def _network(request: PlanRequest, target: PlanningInput, topology: Topology) -> NetworkSpec:

@@ -36,7 +36,7 @@ class ObjectMaps:
     def __init__(self, frame: Frame, plan: Plan, decoding: Decoding | None) -> None:
         self._frame, self._slice_axis, self._decoding = frame, plan.grid.slice_axis, decoding
         self._decoder = decoder_of(frame.table, frame.network.head)
-        if frame.network.head:
+        if frame.network.learns_objects:
             self._maps = room((frame.network.out_channels, *frame.record.shape), np.int16)
         else:
             self._maps = room(frame.record.shape, np.uint8)
@@ -44,7 +44,7 @@ class ObjectMaps:
     def take(self, rows: slice, logits: Tensor) -> None:
         """Keep the maps (K, slab) of some rows along the frame's axis."""
         where = (*(slice(None),) * self._frame.axis, rows)
-        if self._frame.network.head:
+        if self._frame.network.learns_objects:
             maps = self._decoder.probabilities(logits, self._frame.table)
             self._maps[(slice(None), *where)] = quantised(maps)
         else:
@@ -53,7 +53,7 @@ class ObjectMaps:
     def decoded(self) -> ObjectMap:
         """The objects of the image, on the box of it that was kept."""
         record, head = self._frame.record, self._frame.network.head
-        if not head:
+        if not self._frame.network.learns_objects:
             return connected_objects(self._maps)
         find: Callable[..., ObjectMap] = find_objects
         if self._maps.nbytes > IN_MEMORY and self._slice_axis is None:

@@ -20,14 +20,15 @@ from medseg.decoders import decoder_of
 from medseg.engine.placement import autocast
 from medseg.errors import DataError, PredictionError
 from medseg.formats.source import Source
+from medseg.heads import HEADS
 from medseg.image.labels import LabelTable
 from medseg.image.resample import coarse_axis
+from medseg.late import resolve
 from medseg.objects.decoding import Decoding
 from medseg.patches.tiling import predict_slabs, slab_axis
 from medseg.plan.plan import Plan
 from medseg.predict.members import Member, mean_of
 from medseg.predict.native import native_slabs
-from medseg.predict.objects import ObjectMaps
 from medseg.predict.sinks import Frame, Sink, Slab
 from medseg.preprocess.prepare import own_spacing, prepare_image
 
@@ -65,7 +66,8 @@ class Pipeline:
         """
         frame, native = self._native(source, name)
         decoder = decoder_of(self.table, self.plan.network.head)
-        objects = ObjectMaps(frame, self.plan, self.decoding) if self.table.instances else None
+        head = self.plan.network.head
+        objects = resolve(HEADS[head].reader)(frame, self.plan, self.decoding) if head else None
         with contextlib.ExitStack() as opened:
             takers = [opened.enter_context(sink.open(frame)) for sink in sinks]
             opened.enter_context(torch.inference_mode())

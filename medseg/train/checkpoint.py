@@ -168,7 +168,7 @@ def _require_agreement(checkpoint: Checkpoint) -> None:
     ):
         if found != expected:
             raise OutOfBounds(f"{what}: found {shortened(found)}; the plan's network has {shortened(expected)}")
-    if bool(network.head) != (checkpoint.decoding is not None) or (network.head and not labels.instances):
+    if network.learns_objects != (checkpoint.decoding is not None) or bool(network.head) != labels.instances:
         raise OutOfBounds(
             f"decoding: {'is there' if checkpoint.decoding else 'is missing'}, and the plan's network has "
             f"{f'the head {network.head}' if network.head else 'no head for objects'}, for labels "

@@ -77,7 +77,7 @@ class Space:
 
 def label_type(plan: Plan) -> np.dtype[Any]:
     """The type of the labels that a plan's training reads: codes of objects, or channels."""
-    return np.dtype(np.int32 if plan.network.head else np.uint8)
+    return np.dtype(np.int32 if plan.network.learns_objects else np.uint8)
 
 
 def batch_cases(cases: Sequence[PreparedCase], plan: Plan, seed: int, step: int) -> list[PreparedCase]:

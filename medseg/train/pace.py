@@ -29,7 +29,7 @@ from medseg.preprocess.store import PreparedCase, write_case
 from medseg.train.data import finishing_batches, make_batch
 from medseg.train.resume import LossHistory, save_state
 from medseg.train.saving import SAVE_INTERVAL_S, SAVE_PATIENCE
-from medseg.train.tuning import tune, tuned_voxels
+from medseg.train.tuned import tuned_decoding, tuned_voxels
 from medseg.train.validate import validate
 
 # The first steps choose algorithms and fill caches.
@@ -74,9 +74,9 @@ def measure(plan: Plan, shapes: Sequence[tuple[int, ...]], seconds: float) -> Pa
         begun, scale = _now(plan.machine.device), 1.0
         if (part := finishing(network)) is not None:
             part.finish(finishing_batches(cases, plan, 0))
-        if plan.network.head:
+        if plan.network.learns_objects:
             labels = LabelTable.create({str(k): k for k in range(1, plan.network.classes)}, instances=True)
-            tune(network, cases, plan, labels, 0)
+            tuned_decoding(network, cases, plan, labels, 0)
             scale = tuned_voxels(shapes, plan.network.dims) / tuned_voxels([size] * len(cases), plan.network.dims)
         finish_s = (_now(plan.machine.device) - begun) * scale
     return Pace(
@@ -117,7 +117,7 @@ def _made_up_case(plan: Plan, size: tuple[int, ...], folder: Path, seed: int) ->
     axes = tuple(range(len(size)))
     grid = Geometry.from_spacing(size, [s or 1.0 for s in plan.grid.spacing], plan.grid.unit)
     record = InverseRecord(grid, axes, (False,) * len(size), (0,) * len(size), size, size)
-    objects = of_numbers(_tiles(size), np.maximum(labels, 1)) if plan.network.head else None
+    objects = of_numbers(_tiles(size), np.maximum(labels, 1)) if plan.network.learns_objects else None
     write_case(folder, "", image, labels, np.hstack([classes, voxels]).astype(np.int32), record, objects=objects)
     return PreparedCase(folder.name, size, record, folder)
 
@@ -132,7 +132,9 @@ def _tiles(size: tuple[int, ...]) -> NDArray[np.int64]:
 def _validation_seconds(network: nn.Module, case: PreparedCase, plan: Plan) -> float:
     """Seconds to validate on one case, by the loop's own function; the quickest of some."""
     # Reading off regions costs what reading off as many classes does.
-    classes = plan.network.classes if plan.network.head else max(plan.network.classes, plan.network.out_channels)
+    classes = (
+        plan.network.classes if plan.network.learns_objects else max(plan.network.classes, plan.network.out_channels)
+    )
     flat = plan.changed(regions=(), ignore=False, classes=classes)
     labels = LabelTable.create({str(k): k for k in range(1, flat.network.classes)})
     times = []

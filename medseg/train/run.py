@@ -32,7 +32,7 @@ from medseg.train.lineage import StartModel, TrainedOn, clear_start
 from medseg.train.loop import train
 from medseg.train.resume import saved_step
 from medseg.train.state import FoldCases, RunOptions
-from medseg.train.tuning import tune
+from medseg.train.tuned import tuned_decoding
 
 __all__ = ["Inputs", "fingerprint_of", "journal_path", "run"]
 
@@ -110,11 +110,8 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions)
         attempts = _attempts(folder)
         network = train(plan, chosen, inputs.seed, folder, label, start, options, phases)
         seed = fold_seed(inputs.seed, inputs.fold)
-        decoding = None
-        if plan.network.head:
-            decoding, chosen_by = tune(network, chosen.train, plan, manifest.labels, seed)
-            say(f"{label}: {chosen_by}")
-        say(f"{label}: {phases.summary()}")
+        decoding, how = tuned_decoding(network, chosen.train, plan, manifest.labels, seed)
+        say(f"{label}: {how}{phases.summary()}")
         seconds = attempts["seconds"] + time.monotonic() - begun
         history = (folder / "journal.jsonl").read_bytes()
         steps = saved_step(folder)

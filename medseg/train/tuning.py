@@ -20,10 +20,8 @@ from medseg.patches.sampling import generator
 from medseg.patches.tiling import predict_slabs, slab_axis
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
+from medseg.train.tuned import MOST_CASES, MOST_VOXELS
 
-# Cases and voxels of them that are looked at, the first case always: a few seconds on a processor.
-MOST_CASES = 16
-MOST_VOXELS = {2: 3_000_000, 3: 8_000_000}
 THRESHOLDS = tuple(np.arange(50, 95, 5) / 100)
 
 
@@ -43,12 +41,12 @@ def tune(
         seed: of the draw of cases; that of the fold.
 
     Returns:
-        The settings, and a line that says what was chosen by which score.
+        The settings, and the beginning of a line that says what was chosen by which score.
     """
     chosen = _chosen(cases, seed, plan.network.dims)
     references = [_annotated(case, case.read_objects()) for case in chosen]
-    sizes = np.concatenate([np.bincount(r.ravel())[1:] for r in references])
-    default = Decoding.of_sizes(sizes[sizes > 0].tolist(), plan.network.dims)
+    sizes = np.concatenate([_sizes(reference, plan.grid.slice_axis) for reference in references])
+    default = Decoding.of_sizes(sizes.tolist(), plan.network.dims)
     maps = [_maps(network, case, plan, labels) for case in chosen]
     best, highest = default, -1.0
     for setting in grid(plan.network.head, default):
@@ -57,14 +55,8 @@ def tune(
             best, highest = setting, score
     return best, (
         f"objects are read off with foreground {best.foreground:g}, seed {best.seed:g}, at least {best.min_size:g} "
-        f"voxels: mean AP {highest:.3f} on {len(chosen)} training cases"
+        f"voxels (mean AP {highest:.3f} on {len(chosen)} training cases); "
     )
-
-
-def tuned_voxels(shapes: Sequence[Sequence[int]], dims: int) -> float:
-    """About how many voxels are looked at, of cases of these shapes."""
-    median = float(np.median([np.prod(shape) for shape in shapes]))
-    return max(median, min(MOST_VOXELS[dims], median * min(MOST_CASES, len(shapes))))
 
 
 def _chosen(cases: Sequence[PreparedCase], seed: int, dims: int) -> list[PreparedCase]:
@@ -77,6 +69,13 @@ def _chosen(cases: Sequence[PreparedCase], seed: int, dims: int) -> list[Prepare
             break
         chosen.append(case)
     return chosen
+
+
+def _sizes(numbers: NDArray[np.uint32], slice_axis: int | None) -> NDArray[np.int64]:
+    """Voxels of each object, or of each object in each slice, as a network sees them."""
+    slices = [numbers] if slice_axis is None else np.moveaxis(numbers, slice_axis, 0)
+    counts = np.concatenate([np.bincount(one.ravel())[1:] for one in slices])
+    return counts[counts > 0]
 
 
 def _annotated(case: PreparedCase, numbers: NDArray[np.uint32]) -> NDArray[np.uint32]:

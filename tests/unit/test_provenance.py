@@ -355,8 +355,8 @@ def test_digests_are_short_stable_hex() -> None:
     one = closure_digest(["medseg.train.run"])
     provenance._closure_digest.cache_clear()
     provenance._closure.cache_clear()
-    provenance._parsed.cache_clear()
-    provenance._tree_digest.cache_clear()
+    provenance._facts_of.cache_clear()
+    provenance._imports.cache_clear()
     assert closure_digest(["medseg.train.run"]) == one
     assert len(one) == 16
     int(one, 16)
