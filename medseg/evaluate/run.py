@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from medseg.config import Config
 from medseg.errors import DataError
 from medseg.evaluate.choice import choice_of, require_chosen
+from medseg.evaluate.predicted import read_prediction
 from medseg.evaluate.score import COLUMNS, Objects, score_case
 from medseg.evaluate.table import read_table, write_table
-from medseg.formats.read import read_labels, read_recorded
-from medseg.image.geometry import require_same_grid
-from medseg.image.labels import LabelTable
-from medseg.image.objects import ObjectMap, of_numbers
+from medseg.image.objects import of_numbers
 from medseg.ingest.cases import read_case_labels
-from medseg.ingest.manifest import Case, Manifest, read_manifest
+from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.outputs import writing
-from medseg.predict.record import PredictedCase, Predictions, read_predictions, require_made_as, require_predicted_by
+from medseg.predict.record import Predictions, read_predictions, require_made_as, require_predicted_by
 from medseg.results.folders import table_of_shard
 from medseg.shards import Shard
 
@@ -71,9 +67,9 @@ def _score(config: Config, manifest: Manifest, given: Predictions, shard: Shard 
     for case_id, entry in cases if shard is None else shard.of(cases):
         case = manifest.case(case_id)
         values = read_case_labels(case, folder)
-        reference, predicted, said = labels.to_channels(values), None, None
+        reference, predicted, said = labels.to_channels(values, case.object_classes), None, None
         if not entry.failed:
-            predicted, said = _read_prediction(given.folder, case, entry, labels)
+            predicted, said = read_prediction(given.folder, case, entry, labels)
         objects = Objects(of_numbers(values, reference), said) if labels.instances else None
         made = (reference, predicted, labels, case.geometry)
         about = (entry.failed, entry.sha256, choice, given.fingerprint)
@@ -123,16 +119,3 @@ def _read_part(out: Path, shard: Shard, given: Predictions) -> pd.DataFrame:
     if stale:
         raise DataError(f"{path}: the predictions of {', '.join(stale[:3])} changed after they were scored; {again}")
     return table
-
-
-def _read_prediction(
-    folder: Path, case: Case, entry: PredictedCase, labels: LabelTable
-) -> tuple[NDArray[np.uint8], ObjectMap | None]:
-    """Label channels (S) of a prediction, on the grid of its case, and its objects, where labels number them."""
-    path = folder / entry.file
-    written = read_recorded(path, entry.sha256, "medseg predict")
-    predicted, grid = read_labels(path, written, spacing=case.pixel_size)
-    require_same_grid(grid, case.geometry, f"prediction of case '{case.id}' ({path.name})")
-    # "Not annotated" is no prediction.
-    channels = replace(labels, ignore=None).to_channels(predicted)
-    return channels, of_numbers(predicted, channels) if labels.instances else None
