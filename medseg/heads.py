@@ -27,6 +27,8 @@ class Head:
         loss: ``module:name`` of what makes its loss; empty: that of classes.
         tune: ``module:name`` of what chooses the settings of decoding after training; empty: there are none.
         reader: ``module:name`` of what keeps the maps of an image and reads the objects off them.
+        vector: the map that is the first component of a vector along the axes, which a mirror image turns round; 0:
+            there is none.
     """
 
     about: str
@@ -36,6 +38,7 @@ class Head:
     loss: str
     tune: str
     reader: str
+    vector: int = 0
 
     def channels(self, dims: int, classes: int) -> int:
         """Output channels of a network for label maps of ``classes`` classes, background included."""
@@ -61,6 +64,7 @@ HEADS: Mapping[str, Head] = {
         loss="medseg.losses.objects:flows",
         tune="medseg.train.tuning:tune",
         reader="medseg.predict.objects:ObjectMaps",
+        vector=1,
     ),
     "distance": Head(
         about="foreground and distance to the border of the object, as a share of its largest",

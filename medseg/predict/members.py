@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 # Maps (N, C, S) to (N, K, S).
@@ -21,10 +22,13 @@ class Member:
         mirror: whether its output is the mean over all 2^d mirror images of the input, each output mirrored back
             (test-time augmentation, Isensee et al. 2021). Then outputs are 32-bit, and mirroring the input along any
             axis mirrors the output.
+        vector: the output map that is the first component of a vector along the axes: mirrored back, a vector changes
+            its sign along the axis; 0: there is none.
     """
 
     network: Network
     mirror: bool = False
+    vector: int = 0
 
     def __call__(self, x: Tensor) -> Tensor:
         """The member's output (N, K, S) for windows (N, C, S)."""
@@ -34,8 +38,16 @@ class Member:
         total = self.network(x).float()
         for count in range(1, len(axes) + 1):
             for flip in itertools.combinations(axes, count):
-                total = total + self.network(x.flip(flip)).float().flip(flip)
+                total = total + self._turned(self.network(x.flip(flip)).float().flip(flip), flip)
         return total / float(2 ** len(axes))
+
+    def _turned(self, maps: Tensor, flip: Sequence[int]) -> Tensor:
+        """Maps that were mirrored back along some axes, with vectors that point the right way again."""
+        if self.vector:
+            signs = torch.ones(maps.shape[1], device=maps.device)
+            signs[[self.vector + axis - 2 for axis in flip]] = -1
+            maps = maps * signs.view(1, -1, *[1] * (maps.ndim - 2))
+        return maps
 
 
 def mean_of(members: Sequence[Member]) -> Network:

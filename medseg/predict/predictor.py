@@ -12,6 +12,7 @@ from medseg.augment.tables import mirrors
 from medseg.engine.placement import place, set_exact
 from medseg.errors import DataError
 from medseg.formats.source import Source
+from medseg.heads import HEADS
 from medseg.machine import pick_device
 from medseg.plan.plan import Plan
 from medseg.predict.members import Member
@@ -41,7 +42,9 @@ class Predictor:
         self.precision = machine.precision if self.device == machine.device else "fp32"
         set_exact(threads or machine.threads, self.precision)
         placed = place(network, self.device, self.plan.network.dims, machine.channels_last)
-        self.members: Sequence[Member] = (Member(placed, is_mirrored(self.plan, mirror)),)
+        head = self.plan.network.head
+        vector = HEADS[head].vector if head else 0
+        self.members: Sequence[Member] = (Member(placed, is_mirrored(self.plan, mirror), vector),)
 
     def predict(self, source: Source, name: str, sinks: Sequence[Sink]) -> None:
         """Predict one image into sinks.

@@ -113,13 +113,8 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions)
         decoding, how = tuned_decoding(network, chosen.train, plan, manifest.labels, seed)
         say(f"{label}: {how}{phases.summary()}")
         seconds = attempts["seconds"] + time.monotonic() - begun
-        history = (folder / "journal.jsonl").read_bytes()
-        steps = saved_step(folder)
-        timing: dict[str, Any] = {"seconds": round(seconds, 1), "steps": steps, "attempts": attempts["attempts"]}
-        timing |= {"device": plan.machine.device, "threads": plan.machine.threads, "processes": plan.machine.processes}
-        watched = [case.id for case in chosen.watch]
-        timing |= {"phases": phases.to_json(), "watched": watched}
-        write_history(ModelFolder(out), history, key, timing)
+        timing = _timing(plan, chosen, seconds, attempts["attempts"], saved_step(folder), phases)
+        write_history(ModelFolder(out), (folder / "journal.jsonl").read_bytes(), key, timing)
         checkpoint = Checkpoint(
             manifest.dataset,
             manifest.channels,
@@ -135,6 +130,15 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions)
             decoding,
         )
         write_checkpoint(out, checkpoint, network)
+
+
+def _timing(
+    plan: Plan, cases: FoldCases, seconds: float, attempts: float, steps: int, phases: Phases
+) -> dict[str, Any]:
+    """What ``timing.json`` says of a training."""
+    timing: dict[str, Any] = {"seconds": round(seconds, 1), "steps": steps, "attempts": attempts}
+    timing |= {"device": plan.machine.device, "threads": plan.machine.threads, "processes": plan.machine.processes}
+    return timing | {"phases": phases.to_json(), "watched": [case.id for case in cases.watch]}
 
 
 def _lineage(

@@ -177,6 +177,18 @@ def test_the_mean_over_mirror_images(dims: int) -> None:
             torch.testing.assert_close(Member(network, mirror=True)(x.flip(flip)), found.flip(flip))
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_vectors_of_mirror_images_point_back(dims: int) -> None:
+    """A network that gives an image and its gradient gives just these for every mirror image, so for their mean."""
+
+    def network(x: Tensor) -> Tensor:
+        return torch.cat([x, *torch.gradient(x, dim=tuple(range(2, dims + 2)))], dim=1)
+
+    x = torch.randn(2, 1, *(5, 6, 7)[:dims], generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(Member(network, mirror=True, vector=1)(x), network(x))
+    assert not torch.allclose(Member(network, mirror=True)(x), network(x), atol=1e-2)
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_members_are_averaged(count: int) -> None:
     networks = [lambda x, k=k: torch.cat([x, x.square()], dim=1) * (k + 1) for k in range(count)]
