@@ -12,22 +12,20 @@ from medseg.heads import HEADS
 from medseg.image.labels import IGNORE
 from medseg.image.objects import ObjectMap, of_numbers
 from medseg.objects.decode import classify, decode
-from medseg.objects.decoding import Decoding
+from medseg.objects.decoding import ONE, Decoding
 from medseg.objects.linking import link_slices
 from medseg.objects.tiles import decode_tiled
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Maps are kept in whole steps of this size, so that differences of arithmetic between machines decide no tie.
-STEPS = 1024
 # Voxels per axis of a tile, by the number of axes.
 TILE = {2: 2048, 3: 192}
 
 
 def quantised(maps: Tensor) -> NDArray[np.int16]:
-    """Probabilities or components of flows (M, S) in whole steps."""
-    steps: NDArray[np.int16] = (maps.float() * STEPS).round().short().cpu().numpy()
+    """Probabilities or components of flows (M, S) in whole steps: jitter between machines decides no tie."""
+    steps: NDArray[np.int16] = (maps.float() * ONE).round().short().cpu().numpy()
     return steps
 
 
