@@ -16,6 +16,9 @@ from mlflow.pyfunc import PythonModel
 class SegmentationModel(PythonModel):  # type: ignore[misc]
     """Paths of images in, paths of label maps out.
 
+    Label maps of object data hold object numbers; where objects have several classes, the class of each voxel lies
+    beside, in ``NAME.classes.SUFFIX``.
+
     The label maps are written into the folder ``out`` of the model configuration:
     ``mlflow.pyfunc.load_model(uri, model_config={"out": "predictions"})``.
     """
