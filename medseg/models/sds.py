@@ -32,9 +32,12 @@ from medseg.models.detection.painting import logits_of
 from medseg.models.detection.regions import (
     Leaves,
     at_leaves,
+    examples_of,
     leaves_of,
     overlaps_of_regions,
+    region_boxes,
     region_overlaps,
+    true_regions,
     widened,
 )
 from medseg.models.detection.sampling import masks_in_boxes
@@ -53,15 +56,15 @@ STRIDE = 8
 # Bins of the coarse mask per axis, of the paper.
 BINS = 10
 # Around a region's box, in sides of it: the object may go on there.
-MARGIN = 0.25
+MARGIN = 0.4
 # Proposals: one for so many voxels, and not more.
 VOXELS, MOST_REGIONS = 16, 2048
-# Overlap with an object from which on a region is an example of it, and below which it is a counterexample.
-SAME, OTHER = 0.4, 0.25
+# Overlap with an object from which on a region is an example of it.
+SAME = 0.5
+# Share of the proposals that are refined, the best ones.
+REFINED = 0.5
 # Overlap from which on the worse of two refined regions is dropped.
 TWICE = 0.3
-# Share of a region that may be not annotated.
-UNKNOWN = 0.5
 MOST_OBJECTS = 256
 # Regions of a lower score leave no trace in the maps.
 FAINT = 0.1
@@ -101,7 +104,7 @@ class SDS(nn.Module):
         for layer in (self.classifier, self.coarse):
             draw_small(layer)
         # Of the coarse mask, of being in the region, and a constant.
-        self.weigh = nn.Parameter(torch.tensor([1.0, 2.0, -1.0]))
+        self.weigh = nn.Parameter(torch.tensor([1.0, 1.0, -0.5]))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(N, C, S) to logits (N, 2 or 2 + K, S); in training the images themselves and their regions."""
@@ -130,65 +133,72 @@ class SDS(nn.Module):
 
     def objective(self, outputs: Sequence[Tensor], codes: Tensor) -> Tensor:
         """Cross-entropy of classes, coarse masks and leaves, each a mean over a sample of the regions."""
-        x, leaves, members, boxes = outputs
+        x, leaves, members, _ = outputs
         objects = objects_of(codes, MOST_OBJECTS)
         known = leaves_of(leaves, members.shape[2], objects, codes)
+        members = torch.cat([members, true_regions(known)], dim=1)
         overlap, rows = region_overlaps(members, known).max(dim=2)
-        near, far = self._examples(members, overlap, known)
-        chosen, learnt, used = self._sample(near, far)
-        members, boxes, rows, overlap = (_rows(part, chosen) for part in (members, boxes, rows, overlap))
+        near, far = examples_of(members, overlap, known)
+        chosen = self._sample(near & (overlap >= SAME), near & (overlap < SAME), far)
+        members, rows, overlap, near, far = (_rows(part, chosen) for part in (members, rows, overlap, near, far))
+        boxes = region_boxes(members, known)
         features = self.describe(x, leaves, members, boxes)
         scores, coarse = self.classifier(features).float(), self.coarse(features).float()
-        wanted = objects.channels.gather(1, rows) * learnt
-        plain = F.cross_entropy(scores.flatten(0, 1), wanted.flatten(), reduction="none").view_as(overlap)
-        loss = (plain * used).sum() / used.sum().clamp_min(1)
-        count = learnt.sum().clamp_min(1)
+        same = near & (overlap >= SAME)
+        plain = F.cross_entropy(
+            scores.flatten(0, 1), (objects.channels.gather(1, rows) * same).flatten(), reduction="none"
+        )
+        classified = (same | far).flatten()
+        loss = (plain * classified).sum() / classified.sum().clamp_min(1)
+        count = near.sum().clamp_min(1)
         numbers = objects.numbers.gather(1, rows)
         goal = masks_in_boxes(codes, widened(boxes, MARGIN).flatten(2), numbers, BINS).flatten(2).float()
         misses = F.binary_cross_entropy_with_logits(coarse, goal, reduction="none").mean(dim=2)
-        loss = loss + (misses * learnt).sum() / count
+        loss = loss + (misses * near).sum() / count
         logits, inside = self.leaf_logits(coarse, members, boxes, known)
         shares = known.shares.transpose(1, 2).gather(1, rows[..., None].expand(-1, -1, known.shares.shape[1]))
         shares = shares / known.sizes.clamp_min(1)[:, None]
         weights = inside * known.sizes[:, None]
         weights = weights / weights.sum(dim=2, keepdim=True).clamp_min(1)
         misses = (F.binary_cross_entropy_with_logits(logits, shares, reduction="none") * weights).sum(dim=2)
-        return loss + (misses * learnt).sum() / count
+        return loss + (misses * near).sum() / count
 
-    def _examples(self, members: Tensor, overlap: Tensor, leaves: Leaves) -> tuple[Tensor, Tensor]:
-        """Which regions are examples of an object, and which of the background (N, R)."""
-        inside = members.float()
-        unknown, sizes = ((inside @ part[..., None])[..., 0] for part in (leaves.unknown, leaves.sizes))
-        # The last region is repeated where there are fewer.
-        fresh = F.pad((members[:, 1:] != members[:, :-1]).any(dim=2), (1, 0), value=True)
-        return fresh & (overlap >= SAME), fresh & (overlap < OTHER) & (unknown <= UNKNOWN * sizes)
-
-    def _sample(self, near: Tensor, far: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Regions that are learnt from: rows (N, M), which of them are of objects (N, M), and which count (N, M)."""
-        half = max(1, min(self.options.sample, near.shape[1]) // 2)
+    def _sample(self, same: Tensor, near: Tensor, far: Tensor) -> Tensor:
+        """Regions (N, M) to learn from: a third each of these kinds (N, R), as far as there are enough."""
+        part = max(1, min(self.options.sample, near.shape[1]) // 3)
         draws = torch.rand(near.shape).to(near.device)
-        first = torch.where(near, draws, draws + 1).sort(dim=1, stable=True)[1][:, :half]
-        second = torch.where(far, draws, draws + 1).sort(dim=1, stable=True)[1][:, :half]
-        learnt, other = near.gather(1, first), far.gather(1, second)
-        nothing = torch.zeros_like(other)
-        return torch.cat([first, second], 1), torch.cat([learnt, nothing], 1), torch.cat([learnt, other], 1)
+        order = [torch.where(k, draws, draws + 1).sort(dim=1, stable=True)[1][:, :part] for k in (same, near, far)]
+        return torch.cat(order, dim=1)
+
+    def _scores(self, features: Tensor) -> Tensor:
+        """Probabilities (N, R, K) of being an object of each class."""
+        scores = self.classifier(features).float()
+        return (scores[..., 1:] - scores[..., :1]).sigmoid()
+
+    def _shares(self, features: Tensor, members: Tensor, known: Leaves) -> Tensor:
+        """Probabilities (N, R, L) of leaves being in the object of a region."""
+        boxes = region_boxes(members, known)
+        logits, inside = self.leaf_logits(self.coarse(features).float(), members, boxes, known)
+        return logits.sigmoid() * inside
 
     def _image(self, x: Tensor, leaves: Tensor, members: Tensor, boxes: Tensor) -> Tensor:
         """Maps of one image."""
         known = leaves_of(leaves, members.shape[2])
         features = self.describe(x, leaves, members, boxes)
-        scores = self.classifier(features).float()[0]
-        scores = (scores[:, 1:] - scores[:, :1]).sigmoid()
-        best, _ = scores.max(dim=1)
-        order = (best * 1024).round().sort(descending=True, stable=True)[1]
-        order = order[best[order] >= FAINT]
-        coarse, members, boxes = self.coarse(features[:, order]).float(), members[:, order], boxes[:, order]
-        logits, inside = self.leaf_logits(coarse, members, boxes, known)
-        shares = (logits.sigmoid() * inside)[0]
+        order = _order(self._scores(features)[0].amax(dim=1))[: max(1, int(REFINED * members.shape[1]))]
+        refined = self._shares(features[:, order], members[:, order], known) >= 0.5
+        refined = refined[:, refined[0].any(dim=1)]
+        # Looked at again as what it has become.
+        features = self.describe(x, leaves, refined, region_boxes(refined, known))
+        scores = self._scores(features)[0]
+        order = _order(scores.amax(dim=1))
+        scores = scores[order]
+        best = scores.amax(dim=1)
+        shares = self._shares(features[:, order], refined[:, order], known)[0]
         refined = shares >= 0.5
-        there = refined.any(dim=1)
+        there = refined.any(dim=1) & (best >= FAINT)
         kept = best_of(overlaps_of_regions(refined, known.sizes[0])[None], there[None], TWICE)[0]
-        shares, scores, best = shares[kept], scores[order][kept], best[order][kept]
+        shares, scores, best = shares[kept], scores[kept], best[kept]
         sure = best >= self.options.score
         weights = torch.where(sure, 1.0, best / (2 * self.options.score))
         nothing = shares.new_zeros(1, shares.shape[1])
@@ -213,14 +223,22 @@ class SDS(nn.Module):
         self.train()
         with torch.no_grad():
             for images, codes in batches:
-                x, leaves, members, boxes = self(images)
+                x, leaves, members, _ = self(images)
                 objects = objects_of(codes, MOST_OBJECTS)
                 known = leaves_of(leaves, members.shape[2], objects, codes)
+                features = self.describe(x, leaves, members, region_boxes(members, known))
+                refined = self._shares(features, members, known) >= 0.5
+                members = torch.cat([members, refined], dim=1)
+                boxes = region_boxes(members, known)
                 overlap, rows = region_overlaps(members, known).max(dim=2)
-                near, far = self._examples(members, overlap, known)
-                chosen = near | far
-                found.append(self.describe(x, leaves, members, boxes)[chosen].cpu())
-                wanted.append((objects.channels.gather(1, rows) * near)[chosen].cpu().float())
+                near, far = examples_of(members, overlap, known)
+                same = near & (overlap >= SAME)
+                chosen = same | far
+                features = torch.cat(
+                    [features, self.describe(x, leaves, refined, boxes[:, -refined.shape[1] :])], dim=1
+                )
+                found.append(features[chosen].cpu())
+                wanted.append((objects.channels.gather(1, rows) * same)[chosen].cpu().float())
                 if sum(map(len, found)) >= MOST_EXAMPLES:
                     break
             self.train(training)
@@ -232,6 +250,11 @@ class SDS(nn.Module):
             weights, biases = fit_svms(torch.cat(found[1:]).double().numpy(), shares)
             self.classifier.weight.copy_(torch.from_numpy(weights))
             self.classifier.bias.copy_(torch.from_numpy(biases))
+
+
+def _order(scores: Tensor) -> Tensor:
+    """Rows (R) of scores (R), the best first; in steps, so that rounding decides about fewer of them."""
+    return (scores * 1024).round().sort(descending=True, stable=True)[1]
 
 
 def _rows(values: Tensor, chosen: Tensor) -> Tensor:

@@ -13,7 +13,16 @@ from medseg.errors import PlanError, TrainingError
 from medseg.image.labels import IGNORE
 from medseg.image.objects import STEP, encode
 from medseg.models.detection.objects import objects_of
-from medseg.models.detection.regions import at_leaves, leaves_of, overlaps_of_regions, region_overlaps, widened
+from medseg.models.detection.regions import (
+    at_leaves,
+    examples_of,
+    leaves_of,
+    overlaps_of_regions,
+    region_boxes,
+    region_overlaps,
+    true_regions,
+    widened,
+)
 from medseg.models.finish import finishing
 from medseg.models.proposals import regions
 from medseg.models.spec import NetworkSpec
@@ -75,6 +84,38 @@ def test_leaves_know_their_size_their_middle_and_what_is_not_annotated() -> None
     assert known.centres[0, :2].tolist() == [[2, 2], [2, 5]]
     assert known.unknown.tolist() == [[0, 4, 0]]
     assert known.shares.shape == (1, 3, 2)
+
+
+def test_regions_made_of_leaves_have_the_boxes_of_the_merged_ones() -> None:
+    image, codes = scene(*DISCS)
+    leaves, members, boxes = regions(image, 40)
+    known = leaves_of(leaves, members.shape[2], objects_of(codes, 5), codes)
+    assert torch.equal(region_boxes(members, known), boxes.float())
+    true = true_regions(known)
+    assert true.any(dim=2).tolist() == [[True, True, True, False, False]]
+    # The best that leaves can give, so no region has more of an object.
+    shared = (true.float() @ known.shares)[0].diagonal()
+    assert (shared >= 0.5 * known.shares.sum(dim=1)[0]).all()
+
+
+def test_examples_are_near_objects_or_far_annotated_and_counted_once() -> None:
+    image, codes = scene(*DISCS)
+    leaves, members, _ = regions(image, 100)
+    objects = objects_of(codes, 5)
+    known = leaves_of(leaves, members.shape[2], objects, codes)
+    overlap = region_overlaps(members, known).amax(dim=2)
+    near, far = examples_of(members, overlap, known)
+    assert near.any()
+    assert far.any()
+    assert (overlap[near] >= 0.2).all()
+    assert (overlap[far] < 0.4).all()
+    # 40 x 48 voxels have fewer superpixels than 50; the whole image is repeated at the end.
+    repeated = (members[0, 1:] == members[0, :-1]).all(dim=1)
+    assert repeated.any()
+    assert not (near | far)[0, 1:][repeated].any()
+    unknown = torch.full_like(codes, IGNORE * STEP)
+    known = leaves_of(leaves, members.shape[2], objects_of(unknown, 5), unknown)
+    assert not any(kind.any() for kind in examples_of(members, region_overlaps(members, known).amax(dim=2), known))
 
 
 def test_a_coarse_mask_is_read_where_a_leaf_is() -> None:
