@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 
 import numpy as np
 from numpy.random import Generator
@@ -159,8 +160,9 @@ VOLUMES: dict[str, Draw] = {
 } | {"organs": lambda rng, case: DRAW["organs"](rng, case - case % 4)[0]}  # all turned alike
 
 
-def independent(kind: str, draw: Draw, count: int, seed: int) -> dict[str, Sketch]:
-    """Sketches of images that share nothing but their kind."""
+@cache
+def independent(kind: str, draw: Draw, count: int, seed: int) -> Mapping[str, Sketch]:
+    """Sketches of images that share nothing but their kind; drawn once."""
     kinds = [*PICTURES, *VOLUMES]
     return {
         f"{kind}{case:05d}": sketch(draw(np.random.default_rng([seed, kinds.index(kind), case]), case))

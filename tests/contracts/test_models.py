@@ -246,7 +246,7 @@ def test_learning_lowers_the_loss_and_what_was_learnt_survives_the_disk(
         assert torch.equal(loaded(x), network.eval()(x))
 
 
-@pytest.mark.parametrize(("name", "dims"), EVERY)
+@pytest.mark.parametrize(("name", "dims"), few(EVERY, lambda name, dims: dims == 2 or name == "unet"))
 @pytest.mark.parametrize("precision", sorted({FAST, "fp32"}))
 def test_nothing_is_computed_from_memory_that_nobody_has_written(
     name: str, dims: int, precision: str, soiled: None

@@ -104,7 +104,7 @@ def test_an_argument_with_a_control_character_is_refused() -> None:
 
 def test_errors_keep_their_own_lines_and_no_others(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text('{"experiment": "e", "a\\nall is well": 1, "\\u001b[2J": 2}')
-    done = shell(f"$MEDSEG plan --config {shlex.quote(str(tmp_path / 'c.json'))} --model m --fingerprint f -o p")
+    done = shell(f"$MEDSEG ingest --config {shlex.quote(str(tmp_path / 'c.json'))} --dataset d --check")
     assert done.returncode == 2
     lines = done.stderr.decode().splitlines()
     assert sum("unknown key" in line for line in lines) == 2

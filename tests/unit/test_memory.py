@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -113,8 +114,10 @@ def test_estimate_is_within_15_percent_of_what_is_allocated(
     assert estimate_memory(plan) == pytest.approx(allocated_peak(plan), rel=0.15)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize(
+    ("loss", "optimizer"),
+    few(product(LOSSES, ("adamw", "sgd")), lambda loss, optimizer: optimizer == "adamw" or loss == "dice_ce"),
+)
 def test_estimate_counts_every_loss_and_optimiser(loss: str, optimizer: str, tiny_plan: Any) -> None:
     plan = tiny_plan("unet", 2, patch=PATCH[2], widths=(16, 16, 32), loss=loss, optimizer=optimizer)
     assert estimate_memory(plan) == pytest.approx(allocated_peak(plan), rel=0.15)
@@ -151,7 +154,7 @@ def test_what_no_patch_can_save_is_refused(network: str) -> None:
         plan_with(needed / 50, network)
 
 
-@pytest.mark.parametrize("network", ["unet", "deeplabv3plus", "segresnet"])
+@pytest.mark.parametrize("network", few(["unet", "deeplabv3plus", "segresnet"], lambda network: network == "unet"))
 def test_a_plan_shrinks_until_its_own_step_fits(network: str) -> None:
     """The patch where the batch is at its least already; what is left still uses the memory."""
     roomy = plan_with(1e12, network)

@@ -38,9 +38,9 @@ def test_interrupted_again_and_again_it_ends_with_the_same_bits(scene: Scene) ->
     for blow, stage in (
         (faults.kill_group, "ingest"),
         (faults.interrupt, "preprocess"),
-        (faults.kill_snakemake, "plan"),
         (faults.terminate, "train"),
-        (faults.kill_part, "predict"),
+        (faults.kill_snakemake, "evaluate"),
+        (faults.kill_part, "compare"),
     ):
         process = scene.start()
         if scene.moment(process, [stage]):
