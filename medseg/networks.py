@@ -177,11 +177,11 @@ class MaskRCNNOptions(WeightsOptions):
     score: float = Field(default=0.5, gt=0, lt=1, description="detections of a lower score are no objects")
 
 
-class SDSOptions(EncoderOptions):
+class SDSOptions(WeightsOptions):
     """Region proposals that are refined."""
 
-    encoder: EncoderName = Field(default="alexnet", description="the classifier whose convolutions are used")
-    norm: Norm = Field(default="none", description="normalisation of features; any makes crops forget their brightness")
+    encoder: EncoderName = Field(default="resnet18", description="the classifier whose convolutions are used")
+    norm: Norm = Field(default="group", description="normalisation of features")
     regions: int | None = Field(
         default=None,
         ge=1,

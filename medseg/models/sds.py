@@ -11,8 +11,8 @@ machines on the features (``finish``).
 
 What differs from the paper: proposals are those of selective search in place of MCG; one encoder sees both crops; a
 coarse mask is read at the centre of a leaf in place of its mean over it; the second classifier has three weights for
-all leaves; regions are examples of an object from a lower overlap on (``SAME``), since refinement makes more of them;
-suppression comes after refinement.
+all leaves; the half of the regions with the best scores is refined, described and scored again as what it has become,
+and refined once more; suppression comes after that.
 """
 
 from __future__ import annotations
@@ -103,8 +103,10 @@ class SDS(nn.Module):
         self.coarse = nn.Linear(hidden, BINS**2)
         for layer in (self.classifier, self.coarse):
             draw_small(layer)
-        # Of the coarse mask, of being in the region, and a constant.
-        self.weigh = nn.Parameter(torch.tensor([1.0, 1.0, -0.5]))
+        # Of the coarse mask and of being in the region: at first as much of one as of the other.
+        self.weigh = nn.Linear(2, 1)
+        nn.init.ones_(self.weigh.weight)
+        nn.init.constant_(self.weigh.bias, -0.5)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(N, C, S) to logits (N, 2 or 2 + K, S); in training the images themselves and their regions."""
@@ -129,7 +131,7 @@ class SDS(nn.Module):
     def leaf_logits(self, coarse: Tensor, members: Tensor, boxes: Tensor, leaves: Leaves) -> tuple[Tensor, Tensor]:
         """Logits (N, R, L) of leaves being in the object of a region, and which are in its widened box (N, R, L)."""
         at, inside = at_leaves(coarse.view(*coarse.shape[:2], BINS, BINS), widened(boxes, MARGIN), leaves.centres)
-        return self.weigh[0] * at + self.weigh[1] * members + self.weigh[2], inside
+        return self.weigh(torch.stack([at, members.to(at.dtype)], dim=-1))[..., 0], inside
 
     def objective(self, outputs: Sequence[Tensor], codes: Tensor) -> Tensor:
         """Cross-entropy of classes, coarse masks and leaves, each a mean over a sample of the regions."""
