@@ -175,7 +175,8 @@ class SDS(nn.Module):
     def _scores(self, features: Tensor) -> Tensor:
         """Probabilities (N, R, K) of being an object of each class."""
         scores = self.classifier(features).float()
-        return (scores[..., 1:] - scores[..., :1]).sigmoid()
+        found: Tensor = (scores[..., 1:] - scores[..., :1]).sigmoid()
+        return found
 
     def _shares(self, features: Tensor, members: Tensor, known: Leaves) -> Tensor:
         """Probabilities (N, R, L) of leaves being in the object of a region."""

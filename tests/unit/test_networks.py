@@ -13,7 +13,13 @@ from medseg.provenance import import_closure
 # No row of any table.
 NO_ROWS = {"NETWORKS": (), "ENCODERS": (), "LOSSES": ()}
 # Networks that are built from another one's parts.
-BUILT_ON = {"resenc_unet": "unet", "residual_unet": "unet", "deeplabv2": "deeplabv1", "deeplabv3plus": "deeplabv3"}
+BUILT_ON = {
+    "resenc_unet": "unet",
+    "residual_unet": "unet",
+    "deeplabv2": "deeplabv1",
+    "deeplabv3plus": "deeplabv3",
+    "sds": "rcnn",
+}
 MODULES = {name: row.builder.split(":")[0] for name, row in NETWORKS.items()}
 
 
