@@ -115,7 +115,7 @@ class ModelConfig(Section):
     head: HeadName | None = Field(
         default=None,
         description="on object data (`instances`): what the network learns to tell objects apart by, a row of HEADS in "
-        "medseg/heads.py, or classes: the foreground alone (docs/objects.md); none: boundary",
+        "medseg/heads.py, or classes: the foreground alone (docs/objects.md); none: boundary; without effect on others",
     )
     dims: Literal[2, 3] | None = Field(default=None, description="spatial dimensions; none: those of the data")
     datasets: list[Name] | None = Field(default=None, min_length=1, description="data sets to train it on; none: all")

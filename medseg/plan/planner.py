@@ -142,7 +142,8 @@ def _require_possible_precision(request: PlanRequest) -> None:
 
 def _head_reason(request: PlanRequest) -> dict[str, str]:
     if not request.fingerprint.objects:
-        return {}
+        said = request.model.head not in (None, SEMANTIC)
+        return {"head": f"none: {request.fingerprint.dataset} has classes and no objects"} if said else {}
     why = OVERRIDE if request.model.head else "default for object data"
     return {"head": f"{why}: {HEADS[_head(request)].about}"}
 
@@ -202,14 +203,12 @@ def _steps(request: PlanRequest, batch: int) -> tuple[int, str]:
 
 
 def _head(request: PlanRequest) -> str:
-    """The head of the network: as configured, else the network's default; none where data has no objects."""
+    """The head of the network: as configured, else the network's default; none where data has classes and no objects.
+
+    A model of a study with cells and organs has a head for the cells alone.
+    """
     model, heads = request.model, NETWORKS[request.model.network].heads
     if not request.fingerprint.objects:
-        if model.head not in (None, SEMANTIC):
-            raise PlanError(
-                f"models.{request.name}.head is {model.head}, but {request.fingerprint.dataset} has classes and no "
-                "objects; leave it out, or set `instances: true` if its labels are object numbers"
-            )
         if SEMANTIC not in heads:
             raise PlanError(
                 f"models.{request.name}: network '{model.network}' finds objects, and {request.fingerprint.dataset} "

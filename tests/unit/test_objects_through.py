@@ -294,13 +294,11 @@ def test_rules_of_single_objects(flat: River, tmp_path: Path) -> None:
 
 
 def test_heads_are_for_objects_and_networks_that_have_them(flat: River, tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="has classes and no objects"):
-        river(
-            tmp_path,
-            2,
-            dataset={"instances": False, "allow": ["class-absent"], "labels": {f"c{v}": v for v in range(3, 120, 3)}},
-            head="flows",
-        )
+    classes = {"instances": False, "allow": ["class-absent"], "labels": {f"c{v}": v for v in range(3, 120, 3)}}
+    with pytest.raises(PlanError, match="'mask_rcnn' finds objects, and cells has classes"):
+        river(tmp_path / "a", 2, dataset=classes, network="mask_rcnn")
+    plan = plan_of(river(tmp_path / "b", 2, steps=1, dataset=classes, head="flows"))
+    assert plan.network.head == "" and plan.reasons["head"] == "none: cells has classes and no objects"
     with pytest.raises(ConfigError, match="'boundary': network 'rcnn' has classes"):
         load_config(
             [],

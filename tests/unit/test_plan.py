@@ -493,7 +493,7 @@ def test_fields_of_a_plan_are_changed_by_their_names() -> None:
 
 def test_no_two_groups_of_a_plan_have_a_field_of_one_name() -> None:
     names = [name.split(".")[1] for name in flat_values(planned(HIPPOCAMPUS).to_json())]
-    assert len(names) == len(set(names)) == 38
+    assert len(names) == len(set(names)) == 39
 
 
 def test_models_with_one_grid_share_it() -> None:
