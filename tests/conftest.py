@@ -34,6 +34,9 @@ LONG = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A script's background process ignores Ctrl-C, and so would all that tests start and interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if _is_every_day(config):
         settings.load_profile("every day")
 
