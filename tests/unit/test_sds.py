@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from medseg.engine.step import Step, build_optimizer
 from medseg.errors import PlanError, TrainingError
 from medseg.image.labels import IGNORE
 from medseg.image.objects import STEP, encode
+from medseg.metrics.matching import Matching
 from medseg.models.detection.objects import objects_of
 from medseg.models.detection.regions import (
     at_leaves,
@@ -27,6 +29,8 @@ from medseg.models.finish import finishing
 from medseg.models.proposals import regions
 from medseg.models.spec import NetworkSpec
 from medseg.models.zoo import build_model
+from medseg.objects.decode import decode
+from medseg.objects.decoding import Decoding
 
 SIZE = (40, 48)
 
@@ -149,6 +153,23 @@ def test_whatever_there_is_the_loss_and_its_gradient_are_finite(what: str) -> No
         maps = network.eval()(image)
     assert maps.shape == (1, 2, *image.shape[2:])
     assert torch.isfinite(maps).all()
+
+
+def test_a_few_steps_and_the_machines_find_the_objects_of_plain_scenes() -> None:
+    scenes = [scene(*DISCS, seed=1), scene((12, 30, 8), (30, 36, 7), (25, 10, 9), seed=2)]
+    network = built(regions=120)
+    step = Step(network, build_optimizer("adamw", network.parameters(), 0.003, 0.0), network.objective, "cpu", "fp32")
+    for number in range(30):
+        torch.manual_seed(number)
+        step(*scenes[number % 2])
+    network.finish(scenes)
+    network.eval()
+    for image, codes in scenes:
+        with torch.inference_mode():
+            maps = (network(image)[0].sigmoid() * 1024).round().short().numpy()
+        found = decode("boundary", maps, (1.0, 1.0), Decoding()).astype(np.int64)
+        matched = Matching.of((codes[0] % STEP).numpy(), found).at(0.5)
+        assert (matched.tp, matched.fp, matched.fn) == (3, 0, 0)
 
 
 def test_a_step_is_a_function_of_the_seed() -> None:
