@@ -36,6 +36,7 @@ LATE = re.compile(rf"({PACKAGE}(?:\.\w+)+):\w+")
 # Column of a row -> the only module that calls the code named there: who does not import it does not reach that code.
 CALLERS: Mapping[str, str] = {
     "write": "medseg.formats.write",
+    "loss": "medseg.losses.build",
     "tune": "medseg.train.tuned",
     "reader": "medseg.predict.pipeline",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from medseg.formats.source import Source
 from medseg.formats.table import label_suffix
 from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
+from medseg.image.labels import LabelTable
 from medseg.ingest import run as ingest
 from medseg.ingest.cases import read_case_image, read_case_labels
 from medseg.ingest.manifest import read_manifest
@@ -117,6 +119,8 @@ def test_predictions_of_folders_are_segmentations_on_their_grid(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predict, "Predictor", Threshold)
+    described = SimpleNamespace(labels=LabelTable.create({"bright": 1, "brighter": 2}))
+    monkeypatch.setattr(predict, "read_description", lambda folder: (described, ""))
     images = [study / "images/case.0.zip", study / "images/case.1", study / "images/case.2"]
     written = predict.predict_files(images, tmp_path, tmp_path / "out")
     assert [path.name for path in written] == ["case.0.zip", "case.1.dcm", "case.2.dcm"]
@@ -131,6 +135,8 @@ def test_predictions_of_folders_are_segmentations_on_their_grid(
 
 def test_the_series_to_predict_is_named(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict, "Predictor", Threshold)
+    described = SimpleNamespace(labels=LabelTable.create({"bright": 1, "brighter": 2}))
+    monkeypatch.setattr(predict, "read_description", lambda folder: (described, ""))
     folder = study / "images/case.1"
     phantom.write_folder(folder, {f"other{n}": d for n, d in phantom.series(SeriesInstanceUID="2.25.8").items()})
     with pytest.raises(DataError, match="2 series"):

@@ -197,5 +197,3 @@ def test_object_numbers_are_one_class() -> None:
 def test_impossible_label_tables_are_refused(names: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="labels"):
         LabelTable.create(names)
-    with pytest.raises(ConfigError, match="exactly one class"):
-        LabelTable.create({"a": 1, "b": 2}, instances=True)

@@ -141,7 +141,9 @@ def test_workers_read_parts(setting: Any) -> None:
 def test_used_memory_is_cleaned_first(setting: Any) -> None:
     cases, plan = setting("solid")
     clean = read_batch(cases, plan, 3, 0)
-    space = Space(np.full(clean.images.numel() + 7, np.nan, np.float32), np.full(clean.labels.numel() + 7, -5))
+    space = Space(
+        np.full(clean.images.numel() + 7, np.nan, np.float32), np.full(clean.labels.numel() + 7, 250, np.uint8)
+    )
     again = read_batch(cases, plan, 3, 0, into=space)
     assert torch.equal(again.images, clean.images)
     assert torch.equal(again.labels, clean.labels)
