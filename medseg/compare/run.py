@@ -48,6 +48,7 @@ def _compare(score_files: Sequence[Path], out: Path, margin: float | None, model
     from medseg.compare.block import blocks
     from medseg.compare.definitions import definitions
     from medseg.compare.leaderboard import columns, leaderboard_rows
+    from medseg.compare.objects import object_rows
     from medseg.compare.pairs import pair_rows
     from medseg.compare.rows import read_scores, require_trainings, trainings_of
     from medseg.compare.summary import summary_rows, tail
@@ -75,6 +76,7 @@ def _compare(score_files: Sequence[Path], out: Path, margin: float | None, model
             "secondary": secondary,
             "winners": winner_rows(found, ranking),
             "tails": tails,
+            "objects": [row for block in found for row in object_rows(block)],
             "definitions": definitions(summary),
             "files": {path.name: sha256_file(path) for path in (files.scores, files.leaderboard)},
         },
@@ -130,7 +132,7 @@ def read_summary(compare_dir: Path) -> dict[str, Any]:
     """
     path = CompareFolder(compare_dir).summary
     value = read_record(path, MAKER)
-    needed = {"trainings", "rows", "pairs", "secondary", "winners", "tails", "definitions", "files"}
+    needed = {"trainings", "rows", "pairs", "secondary", "winners", "tails", "objects", "definitions", "files"}
     if needed - set(value):
         raise DataError(f"{path}: not as written by this version of `{MAKER}`; run it again")
     return value

@@ -49,6 +49,17 @@ HIDDEN = {"statistics", "unit"}
 NOTHING = "–"
 # Fields with one number per axis.
 CROSSED = {"patch", "spacing"}
+# Headings of what was tuned of the step from maps to objects; and how.
+DECODING = {
+    "foreground": "Foreground from",
+    "seed": "Seeds above",
+    "min_size": "Smallest object (voxels)",
+    "max_hole": "Largest hole filled (voxels)",
+}
+TUNED = (
+    "How objects are read off a network's maps was tuned after its training, on some of its own training cases, by "
+    "mean AP (0.5 to 0.9) of their objects together; the cases that are scored had no part in it. Folds may differ."
+)
 # Whether predictions are means over mirror images, in words.
 MIRRORED = {True: "averaged in predictions", False: "not used in predictions", None: "–"}
 
@@ -119,10 +130,15 @@ def plans(experiment: Experiment, dataset: str) -> dict[str, Any]:
             rows.append((HEADINGS.get(name, name.replace("_", " ").capitalize()), values))
     runs = {m: experiment.runs_of(dataset, m) for m in found}
     rows.insert(1, ("Parameters", [_parameters(runs[m]) for m in found]))
+    tuned = {m: [run.facts["decoding"] for run in runs[m] if run.facts.get("decoding")] for m in found}
+    if any(tuned.values()):
+        rows += [
+            (text, [distinct(_shown(d[name]) for d in tuned[m]) for m in found]) for name, text in DECODING.items()
+        ]
     rows.append(("Mirror images", [distinct(MIRRORED[run.mirror] for run in runs[m]) for m in found]))
     reasons = {m: {str(k): str(v) for k, v in p.get("reasons", {}).items()} for m, p in found.items()}
     shown = [{"heading": name, "values": values, "differ": len(set(values)) > 1} for name, values in rows]
-    return {"rows": shown, "reasons": reasons}
+    return {"rows": shown, "reasons": reasons, "decoding": TUNED if any(tuned.values()) else ""}
 
 
 def data(experiment: Experiment, dataset: str) -> dict[str, Any]:

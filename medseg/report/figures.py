@@ -122,7 +122,7 @@ def box_plot(rows: Sequence[BoxRow], limits: tuple[float, float], axis: str, the
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlim(limits)
     axes.set_xlabel(axis)
-    _style(axes, theme)
+    style(axes, theme)
     axes.grid(axis="y", visible=False)
     return figure
 
@@ -177,7 +177,7 @@ def line_chart(lines: Sequence[Line], ylabel: str, limits: tuple[float, float] |
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if limits:
         axes.set_ylim(limits)
-    _style(axes, theme)
+    style(axes, theme)
     if named:
         axes.legend(frameon=False, labelcolor=theme.ink, handlelength=1.4, loc="best")
     return figure
@@ -187,7 +187,8 @@ def _running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float6
     return np.convolve(values, np.full(window, 1 / window), mode="valid")
 
 
-def _style(axes: Axes, theme: Theme) -> None:
+def style(axes: Axes, theme: Theme) -> None:
+    """Grid, ticks and text of a chart in the colours of a theme."""
     axes.set_facecolor(theme.paper)
     axes.set_axisbelow(True)
     axes.grid(color=theme.grid, linewidth=0.8)

@@ -17,6 +17,21 @@ def amount(number: float | str | None) -> str:
     return "–" if number is None or number == "" else f"{float(number):.3g}"
 
 
+def count(number: float | None) -> str:
+    """A number of objects; with a decimal where it is a mean over seeds."""
+    if number is None:
+        return "–"
+    return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"
+
+
+def difference(number: float | None) -> str:
+    """A difference of numbers of objects with its sign (a true minus): one decimal below 10, else none."""
+    if number is None:
+        return "undefined"
+    text = f"{number:+.1f}" if abs(number) < 9.95 else f"{number:+.0f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
 def sentence(text: str) -> str:
     """The text as a sentence: a full stop at its end."""
     return text if text.endswith(".") else f"{text}."

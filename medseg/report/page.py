@@ -5,38 +5,18 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import jinja2
 
-from medseg.compare.quantity import RANKED, quantity
 from medseg.compare.text import bare, signed, value
 from medseg.files import digest_of
 from medseg.report import experiment_tables, filters, score_tables
+from medseg.report.figure import Figure
 from medseg.report.figures import model_colours
+from medseg.report.object_contours import COLOUR_OF, LEGEND, MARKS
+from medseg.report.object_section import ObjectSection
 from medseg.report.overlays import class_colour
 from medseg.report.sources import Experiment
-from medseg.results.folders import ReportFolder
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A picture of the page: names in its file's name, caption, text for those who do not see it, PNG bytes, model."""
-
-    names: tuple[str, ...]
-    caption: str
-    alt: str
-    light: bytes
-    dark: bytes | None = None
-    model: str = ""
-
-    @property
-    def files(self) -> dict[str, bytes]:
-        """File name -> bytes."""
-        files = {ReportFolder(Path()).figure(*self.names).name: self.light}
-        if self.dark is not None:
-            files[ReportFolder(Path()).figure(*self.names, "dark").name] = self.dark
-        return files
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +34,15 @@ def render(
     boxes: Mapping[str, Sequence[Figure]],
     curves: Mapping[str, Sequence[Figure]],
     overlays: Mapping[str, Sequence[OverlayRow]],
+    objects: Mapping[str, ObjectSection],
 ) -> str:
-    """The page as HTML; every value from data passes through autoescape."""
+    """The page as HTML; every value from data passes through autoescape.
+
+    Args:
+        experiment: everything but pictures.
+        boxes, curves, overlays: of each data set.
+        objects: of each data set whose objects were scored.
+    """
     datasets = experiment.datasets
     return (
         _environment()
@@ -69,7 +56,10 @@ def render(
                 d: {n: class_colour(k) for k, n in enumerate(m.labels.class_names, start=1)}
                 for d, m in experiment.manifests.items()
             },
-            ranked=quantity(RANKED).title,
+            ranked={d: experiment.ranked(d).title for d in datasets},
+            objects=objects,
+            legend=[(text, COLOUR_OF[what]) for what, text in LEGEND.items()],
+            marks=MARKS,
             boards={d: score_tables.board(experiment, d) for d in datasets},
             classes={d: score_tables.classes(experiment, d) for d in datasets},
             families={d: score_tables.family_tables(experiment, d) for d in datasets},
@@ -120,6 +110,8 @@ def _environment() -> jinja2.Environment:
         "amount": filters.amount,
         "sentence": filters.sentence,
         "span": filters.duration,
+        "count": filters.count,
+        "difference": filters.difference,
         "uri": data_uri,
     }
     return environment

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from medseg.compare.quantity import RANKED, quantity
 from medseg.files import write_bytes, write_text
 from medseg.outputs import writing
-from medseg.progress import Progress, say
+from medseg.progress import say
+from medseg.report.chosen import ChosenCase, case_scores, choose, fixed, run_of_case, run_values
+from medseg.report.figure import Figure, figure_of
 from medseg.report.figures import BoxRow, Line, box_plot, in_themes, line_chart, model_colours, score_limits
-from medseg.report.overlays import case_scores, choose, draw_case, run_of_case, run_scores
-from medseg.report.page import Figure, OverlayRow, render
+from medseg.report.object_section import object_section, worst_cases
+from medseg.report.page import OverlayRow, render
+from medseg.report.pictures import Seen, Wanted, see
 from medseg.report.sources import Experiment, read_experiment
 from medseg.results.folders import ReportFolder
 
@@ -37,15 +39,21 @@ def run(results: Path, config_json: Path, data_root: Path, out: Path) -> None:
 
 
 def _write(experiment: Experiment, data_root: Path, out: Path) -> None:
-    boxes = {dataset: _boxes(experiment, dataset) for dataset in experiment.datasets}
-    curves = {dataset: _curves(experiment, dataset) for dataset in experiment.datasets}
-    overlays = {dataset: _overlays(experiment, data_root, dataset) for dataset in experiment.datasets}
-    page = render(experiment, boxes, curves, overlays)
+    datasets = experiment.datasets
+    boxes = {dataset: _boxes(experiment, dataset) for dataset in datasets}
+    curves = {dataset: _curves(experiment, dataset) for dataset in datasets}
+    chosen = {dataset: _chosen(experiment, dataset) for dataset in datasets}
+    seen = {dataset: _see(experiment, data_root, dataset, chosen[dataset]) for dataset in datasets}
+    overlays = {dataset: _overlays(experiment, dataset, chosen[dataset], seen[dataset]) for dataset in datasets}
+    counted = [dataset for dataset in datasets if experiment.counts_objects(dataset)]
+    objects = {dataset: object_section(experiment, dataset, seen[dataset]) for dataset in counted}
+    page = render(experiment, boxes, curves, overlays, objects)
 
     figures: dict[str, bytes] = {}
-    for dataset in experiment.datasets:
-        drawn = [*boxes[dataset], *curves[dataset]]
+    for dataset in datasets:
+        drawn = [*boxes[dataset], *curves[dataset], *_tracked(experiment, dataset, seen[dataset])]
         drawn += [figure for row in overlays[dataset] for figure in row.figures]
+        drawn += objects[dataset].figures if dataset in objects else []
         figures |= {name: data for figure in drawn for name, data in figure.files.items()}
     folder = ReportFolder(out).figures
     for name, data in figures.items():
@@ -57,15 +65,10 @@ def _write(experiment: Experiment, data_root: Path, out: Path) -> None:
     say(f"report: {len(figures)} figures -> {ReportFolder(out).page}")
 
 
-def _figure(names: tuple[str, ...], caption: str, alt: str, images: Mapping[str, bytes]) -> Figure:
-    dark = images.get("dark")
-    return Figure(names, caption, alt, images["light"], dark)
-
-
 def _boxes(experiment: Experiment, dataset: str) -> list[Figure]:
     """One box plot per class, all models, the ranked metric per case (seeds averaged)."""
-    scores, title = experiment.scores, quantity(RANKED).title
-    mine = scores[(scores["dataset"] == dataset) & (scores["metric"] == RANKED)]
+    scores, ranked = experiment.scores, experiment.ranked(dataset)
+    mine = scores[(scores["dataset"] == dataset) & (scores["metric"] == ranked.name)]
     by_case = mine.groupby(["label", "model", "case"], sort=True)["value"].mean()
     limits = score_limits(by_case.to_numpy(dtype=np.float64))
     colours = model_colours(list(experiment.config.models))
@@ -77,9 +80,9 @@ def _boxes(experiment: Experiment, dataset: str) -> list[Figure]:
             for model in experiment.config.models
             if (label, model) in present
         ]
-        draw = functools.partial(box_plot, rows, limits, f"{title} per case")
-        alt = f"Box plots of {title} per case of class {label} on {dataset}, one per model"
-        figures.append(_figure((RANKED, dataset, str(place)), label, alt, in_themes(draw)))
+        draw = functools.partial(box_plot, rows, limits, f"{ranked.title} per case")
+        alt = f"Box plots of {ranked.title} per case of class {label} on {dataset}, one per model"
+        figures.append(figure_of((ranked.name, dataset, str(place)), label, alt, in_themes(draw)))
     return figures
 
 
@@ -106,35 +109,52 @@ def _curves(experiment: Experiment, dataset: str) -> list[Figure]:
             limits = (low, high)
         draw = functools.partial(line_chart, lines, axis, limits)
         alt = f"{caption} over training steps on {dataset}, one line per run, one colour per model"
-        figures.append(_figure((f"curve-{name}", dataset), caption, alt, in_themes(draw)))
+        figures.append(figure_of((f"curve-{name}", dataset), caption, alt, in_themes(draw)))
     return figures
 
 
-def _overlays(experiment: Experiment, data_root: Path, dataset: str) -> list[OverlayRow]:
+def _chosen(experiment: Experiment, dataset: str) -> tuple[ChosenCase, ...]:
+    """Worst, median and best case of the best model."""
+    return tuple(choose(case_scores(experiment, dataset, experiment.models(dataset)[0])))
+
+
+def _see(experiment: Experiment, data_root: Path, dataset: str, chosen: Sequence[ChosenCase]) -> Seen:
+    """All pictures of cases, each case read once."""
+    models = experiment.models(dataset)
+    small: dict[str, list[str]] = worst_cases(experiment, dataset) if experiment.counts_objects(dataset) else {}
+    for case in fixed(experiment, dataset):
+        small[case] = models
+    wanted = Wanted({choice.case: models for choice in chosen}, small)
+    return see(experiment, data_root / experiment.config.datasets[dataset].path, dataset, wanted)
+
+
+def _overlays(experiment: Experiment, dataset: str, chosen: Sequence[ChosenCase], seen: Seen) -> list[OverlayRow]:
     """Worst, median and best case of the best model, with the same case of the others beside it."""
     models = experiment.models(dataset)
-    scores = case_scores(experiment.scores, dataset, models[0])
-    # A case that failed has a score, but nothing to show.
-    scores = scores[[run_of_case(experiment, dataset, models[0], str(case)) is not None for case in scores.index]]
-    chosen = choose(scores)
-    root = data_root / experiment.config.datasets[dataset].path
-    progress = Progress(f"overlays {dataset}", len(chosen))
-    rows = []
-    for number, choice in enumerate(chosen, start=1):
-        figures = []
-        for model, image in draw_case(experiment, root, dataset, choice.case).items():
-            shown = run_of_case(experiment, dataset, model, choice.case)
-            if shown is None:
-                continue
-            found = run_scores(experiment.scores, shown, choice.case)
-            marks = ", ".join(
-                f"{label} {found[label]:.3f}" if np.isfinite(found[label]) else f"{label} not in the reference"
-                for label in experiment.manifests[dataset].labels.target_names
-            )
-            alt = f"{model} on case {choice.case} of {dataset}: contours of reference and prediction"
-            names = ("overlay", dataset, choice.case, model)
-            caption = f"fold {shown.fold}, seed {shown.seed} · {quantity(RANKED).title} {marks}"
-            figures.append(Figure(names, caption, alt, image, None, model))
+    scores, rows = case_scores(experiment, dataset, models[0]), []
+    for choice in chosen:
+        shown = [model for model in models if (choice.case, model) in seen.large]
+        figures = [_overlay(experiment, dataset, choice.case, model, seen) for model in shown]
         rows.append(OverlayRow(choice.standing, choice.case, float(scores[choice.case]), tuple(figures)))
-        progress.update(number)
     return rows
+
+
+def _overlay(experiment: Experiment, dataset: str, case: str, model: str, seen: Seen) -> Figure:
+    ranked, run_ = experiment.ranked(dataset), run_of_case(experiment, dataset, model, case)
+    assert run_ is not None, "it was drawn"
+    found = run_values(experiment, run_, case)
+    scores = {label: found[ranked.name, label] for label in experiment.manifests[dataset].labels.target_names}
+    marks = ", ".join(f"{n} {v:.3f}" if np.isfinite(v) else f"{n} not in the reference" for n, v in scores.items())
+    alt = f"{model} on case {case} of {dataset}: contours of reference and prediction"
+    caption = f"fold {run_.fold}, seed {run_.seed} · {ranked.title} {marks}"
+    return Figure(("overlay", dataset, case, model), caption, alt, seen.large[case, model], None, model)
+
+
+def _tracked(experiment: Experiment, dataset: str, seen: Seen) -> list[Figure]:
+    """The pictures of the cases that are always the same, which tracking shows; they are not on the page."""
+    return [
+        Figure(("fixed", dataset, case, model), case, "", seen.small[case, model], None, model)
+        for case in fixed(experiment, dataset)
+        for model in experiment.models(dataset)
+        if (case, model) in seen.small
+    ]

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from medseg.compare.quantity import MEAN, RANKED, SCORE, Quantity, families, quantity
+from medseg.compare.quantity import MEAN, SCORE, Quantity, families, quantity
 from medseg.compare.terminal import metrics_beside
 from medseg.compare.text import heading
 from medseg.compare.tolerance import PER_CLASS, behind_mean, class_tolerances, common_tolerance
@@ -17,11 +17,14 @@ from medseg.compare.tolerance import shown as shown_tolerance
 from medseg.report.sources import Experiment
 
 Row = Mapping[str, Any]
+# Of objects: what stands beside the ranked metric in the leaderboard, and class by class.
+BESIDE = ("ap50", "map", "f1_50", "count_error", "dice")
+BY_CLASS = ("pq", "ap50", "map", "f1_50")
 
 
 def board(experiment: Experiment, dataset: str) -> dict[str, Any]:
     """Leaderboard rows with the place of mean and interval on a common axis, in percent."""
-    ranked = quantity(RANKED)
+    ranked = experiment.ranked(dataset)
     rows = [dict(row) for row in experiment.leaderboard if row["dataset"] == dataset]
     ends = [f"{ranked.column}_{name}" for name in ("subject", "low", "high")]
     bounds = [float(row[c]) for row in rows for c in ends if row[c]]
@@ -47,54 +50,79 @@ def board(experiment: Experiment, dataset: str) -> dict[str, Any]:
             "values": [row[f"{one.column}_subject"] for row in rows],
             "unit": unit,
         }
-        for one in metrics_beside(rows)
+        for one in _beside(ranked, rows)
         for unit in (_unit(one, rows),)
     ]
     notes = list(dict.fromkeys(row["note"] for row in rows if row["note"]))
     axis = {"low": f"{low:.2f}", "high": f"{high:.2f}"}
-    behind = list(filter(None, (behind_mean(found, one) for one in metrics_beside(rows))))
+    behind = list(filter(None, (behind_mean(found, one) for one in _beside(ranked, rows))))
     texts = {"notes": notes, "behind": behind, "title": ranked.title}
     return {"rows": rows, **axis, "shown": shown, "beside": beside, **texts}
 
 
+def _beside(ranked: Quantity, rows: list[dict[str, Any]]) -> list[Quantity]:
+    """The metrics beside the ranked one in the leaderboard; of objects there is room for more than on the terminal."""
+    if ranked.family != "objects":
+        return metrics_beside(rows)
+    return [one for name in BESIDE for one in (quantity(name),) if any(row[f"{one.column}_subject"] for row in rows)]
+
+
 def classes(experiment: Experiment, dataset: str) -> dict[str, Any]:
-    """Metrics of the ranked metric's family per class and model; classes in the data set's order, best model first."""
-    found = _summary(experiment, dataset)
-    members = families()[quantity(RANKED).family]
+    """Metrics of the ranked metric's family per class and model; classes in the data set's order, best model first.
+
+    Of the many metrics of objects, a few: the others stand in a table of their own.
+    """
+    found, ranked = _summary(experiment, dataset), experiment.ranked(dataset)
+    members = families()[ranked.family]
+    if ranked.family == "objects":
+        computed = {metric for _, _, metric in found}
+        members = [one for one in map(quantity, BY_CLASS) if f"{one.name}_subject" in computed]
     rows = []
     for label, model in _labels_and_models(experiment, dataset):
         cells = [found[label, model, f"{one.name}_subject"] for one in members]
-        pooled = [found[label, model, f"{one.name}_pooled"] for one in members if one.name == RANKED]
+        pooled = [found[label, model, f"{one.name}_pooled"] for one in members if one == ranked]
         rows.append({"label": label, "model": model, "cells": cells, "pooled": pooled, "counts": cells[0]})
-    return {"titles": [one.title for one in members], "pooled": quantity(RANKED).title, "rows": rows}
+    return {"titles": [one.title for one in members], "pooled": ranked.title, "rows": rows}
 
 
 def family_tables(experiment: Experiment, dataset: str) -> list[dict[str, Any]]:
-    """Of each other family of metrics that was computed: its means over classes, and the same class by class."""
+    """Of each family of metrics that is not shown above: its means over classes, and the same class by class."""
     summary, found = of_dataset(experiment, "rows", dataset), _summary(experiment, dataset)
-    tables = []
+    ranked, tables = experiment.ranked(dataset), []
     for family, members in families().items():
         computed = [one for one in members if any(metric == f"{one.name}_subject" for _, _, metric in found)]
-        if family == quantity(RANKED).family or not computed:
+        above = family == ranked.family and family != "objects"
+        if above or not computed:
             continue
         sizes = {one.name: _tolerance(one, summary) for one in computed}
-        means = []
-        for one in computed:
-            title = heading(one.title, "1", one.higher_is_better, sizes[one.name])
-            for model in experiment.models(dataset):
-                means.append({"heading": title, "model": model, **found[MEAN, model, f"{one.name}_subject"]})
-        by_class = [
-            {"label": label, "model": model, "cells": [_cell(found, label, model, one, sizes) for one in computed]}
-            for label, model in _labels_and_models(experiment, dataset)
+        titles, by_class = _by_class(experiment, dataset, computed, sizes)
+        means = [
+            {
+                "heading": heading(one.title, "1", one.higher_is_better, sizes[one.name]),
+                "model": model,
+                **found[MEAN, model, f"{one.name}_subject"],
+            }
+            for one in computed
+            for model in experiment.models(dataset)
         ]
-        units = {
-            one.name: found[MEAN, experiment.models(dataset)[0], f"{one.name}_subject"]["unit"] for one in computed
-        }
-        titles = [heading(one.title, units[one.name], tolerance=sizes[one.name]) for one in computed]
         behind = list(filter(None, (behind_mean(summary, one) for one in computed)))
-        table = {"title": f"{family.capitalize()} metrics", "means": means, "titles": titles, "classes": by_class}
-        tables.append({**table, "behind": behind})
-    return tables
+        title = "Metrics of objects" if family == "objects" else f"{family.capitalize()} metrics"
+        tables.append({"title": title, "means": means, "titles": titles, "classes": by_class, "behind": behind})
+    # The ranked family first.
+    return sorted(tables, key=lambda table: table["title"] != "Metrics of objects")
+
+
+def _by_class(
+    experiment: Experiment, dataset: str, computed: list[Quantity], sizes: Mapping[str, str]
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Headings and rows of a family's table of classes."""
+    found, best = _summary(experiment, dataset), experiment.models(dataset)[0]
+    units = {one.name: found[MEAN, best, f"{one.name}_subject"]["unit"] for one in computed}
+    rows = [
+        {"label": label, "model": model, "cells": [_cell(found, label, model, one, sizes) for one in computed]}
+        for label, model in _labels_and_models(experiment, dataset)
+    ]
+    return [heading(one.title, units[one.name], tolerance=sizes[one.name]) for one in computed], rows
 
 
 def _cell(
@@ -124,7 +152,7 @@ def secondary(experiment: Experiment, dataset: str) -> dict[str, list[dict[str, 
 
 def tails(experiment: Experiment, dataset: str) -> list[dict[str, Any]]:
     """How the mean of each model depends on its worst cases and on who is averaged, best model first."""
-    column = quantity(RANKED).column
+    column = experiment.ranked(dataset).column
     found = {row["model"]: row for row in of_dataset(experiment, "tails", dataset)}
     return [
         {**found[row["model"]], "by_case": row[f"{column}_case"], "pooled": row[f"{column}_pooled"]}

@@ -12,7 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from medseg.compare.quantity import Quantity
 from medseg.compare.run import read_compared_scores, read_leaderboard, read_summary
+from medseg.compare.terminal import ranked_by
 from medseg.config import Config, load_config
 from medseg.errors import DataError
 from medseg.evaluate.choice import require_chosen
@@ -107,6 +109,14 @@ class Experiment:
     def models(self, dataset: str) -> list[str]:
         """Models evaluated on a data set, best first."""
         return [row["model"] for row in self.leaderboard if row["dataset"] == dataset]
+
+    def ranked(self, dataset: str) -> Quantity:
+        """The metric that the models of a data set are ranked by: PQ where objects were scored, else Dice."""
+        return ranked_by([row for row in self.leaderboard if row["dataset"] == dataset])
+
+    def counts_objects(self, dataset: str) -> bool:
+        """Whether single objects of a data set were scored."""
+        return self.ranked(dataset).family == "objects"
 
     def runs_of(self, dataset: str, model: str) -> list[Run]:
         """The evaluated runs of a model on a data set."""

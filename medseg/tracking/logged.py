@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.compare.quantity import MEAN, RANKED, SCORE, Quantity, quantity
+from medseg.compare.quantity import MEAN, SCORE, Quantity, quantity
 from medseg.compare.text import value
 from medseg.compare.tolerance import behind_mean, class_tolerances, common_tolerance, tolerance_of
+from medseg.metrics.table import METRICS
 from medseg.results.paths import Results
 from medseg.text import cell
 from medseg.tracking.finished import Trained
@@ -143,11 +144,18 @@ def _quantity_of(row: Mapping[str, Any]) -> Quantity:
 def _in_note(row: Mapping[str, Any]) -> bool:
     """Whether a description shows a row: means over classes of all metrics, and the ranked metric of each class."""
     metric = str(row["metric"])
-    return metric == f"{RANKED}_subject" or (metric.endswith("_subject") and row["label"] == MEAN)
+    name = metric.removesuffix("_subject")
+    return name != metric and (row["label"] == MEAN or (name in METRICS and METRICS[name].ranks > 0))
 
 
-def overlays_of(results: Path, spec: RunSpec, cases: Iterable[str]) -> list[Path]:
-    """The report's pictures of a model's predictions."""
-    report = Results(results).report
-    paths = [report.figure("overlay", spec.dataset, case, spec.model) for case in sorted(set(cases))]
-    return [path for path in paths if path.is_file()]
+def overlays_of(results: Path, spec: RunSpec, cases: Iterable[str]) -> dict[str, Path]:
+    """The report's pictures of a model's predictions, by their place in the run.
+
+    Those of fixed cases have one place in the runs of all models, so that runs can be looked at side by side.
+    """
+    report, found = Results(results).report, {}
+    for case in sorted(set(cases)):
+        chosen = report.figure("overlay", spec.dataset, case, spec.model)
+        found[f"overlays/{chosen.name}"] = chosen
+        found[f"overlays/fixed/{case}.png"] = report.figure("fixed", spec.dataset, case, spec.model)
+    return {place: path for place, path in found.items() if path.is_file()}

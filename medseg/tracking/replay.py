@@ -210,7 +210,7 @@ class Replay:
         scores = [self._study.scores[t.spec.key] for t in model.trained]
         pictures = overlays_of(self._results, spec, (case for table in scores for case in table["case"]))
         files = {"report/index.html": page.read_bytes()} if page.is_file() else {}
-        return {**files, **{f"overlays/{p.name}": p.read_bytes() for p in pictures}}
+        return {**files, **{place: path.read_bytes() for place, path in pictures.items()}}
 
     def _link_models(self, parent: Any, children: Iterable[str]) -> None:
         """Link the models of all folds to the parent run, since the UI lists runs without a model elsewhere."""

@@ -13,7 +13,7 @@ from medseg.tracking.names import PREFIX, beside_mean, score_name
 MODELS, TRAININGS = "models", "trainings"
 PRIMARY = score_name(f"{RANKED}_subject", MEAN)
 SCORES = (PRIMARY, score_name("iou_subject", MEAN), "time/train_s")
-SETTINGS = ("dataset", "network", "loss", "lr", "patch", "batch", "steps", "parameters")
+SETTINGS = ("dataset", "network", "head", "loss", "lr", "patch", "batch", "steps", "parameters")
 # Name of a table -> metrics and parameters that are its columns; the UI sorts them by name.
 VIEWS = {
     MODELS: ((*SCORES, *(beside_mean(f"{RANKED}_subject", end) for end in ("low", "high"))), SETTINGS),

@@ -33,8 +33,9 @@ from medseg.metrics.table import METRICS
 from medseg.plan.plan import read_plan, write_plan
 from medseg.records import read_record, write_record
 from medseg.report import experiment_tables
+from medseg.report.chosen import choose
 from medseg.report.figures import BoxRow, box_plot, in_themes
-from medseg.report.overlays import _planes_3d, choose
+from medseg.report.planes import planes_3d
 from medseg.report.run import run
 from medseg.report.sources import read_experiment
 from medseg.results.folders import ModelFolder
@@ -426,8 +427,9 @@ def test_the_page_is_whole_in_itself(study: tuple[Path, Path, str]) -> None:
     assert "url(" not in style
     assert "@import" not in style
     images = {p.read_bytes() for p in (results / "report" / "figures").glob("*.png")}
-    # 3 classes and 2 x 2 curves in two themes each, 2 data sets x 3 cases x 2 models of overlays.
-    assert len(list((results / "report" / "figures").iterdir())) == 2 * 3 + 2 * 4 + 12
+    # 3 classes and 2 x 2 curves in two themes each, 2 data sets x 3 cases x 2 models of overlays; and for tracking,
+    # 2 data sets x 4 fixed cases x 2 models.
+    assert len(list((results / "report" / "figures").iterdir())) == 2 * 3 + 2 * 4 + 12 + 16
     assert all(image.startswith(b"\x89PNG") for image in images)
 
 
@@ -596,7 +598,7 @@ def test_volumes_are_shown_upright_whatever_their_stored_orientation(
     ras[16:19, 10:13, 6:8] = 1
     grid = Geometry.create(ras.shape, np.diag([1.0, 2.0, 3.0, 1.0])).reoriented(order, flips)
     stored = ras.transpose(order)[tuple(slice(None, None, -1) if f else slice(None) for f in flips)]
-    planes = _planes_3d(stored[None].astype(np.float32), [stored, np.zeros_like(stored)], grid)
+    planes = planes_3d(stored[None].astype(np.float32), [stored, np.zeros_like(stored)], grid)
     assert planes.pixels == ((2.0, 1.0), (3.0, 1.0), (3.0, 2.0))
     for plane in planes.labels[0]:
         rows, columns = np.nonzero(plane)
@@ -611,7 +613,7 @@ def test_the_plane_with_the_largest_error_is_shown() -> None:
     prediction = reference.copy()
     prediction[:, :, 7] = 0
     grid = Geometry.create(reference.shape, np.eye(4))
-    planes = _planes_3d(np.zeros((1, 12, 12, 12), dtype=np.int16), [reference, prediction], grid)
+    planes = planes_3d(np.zeros((1, 12, 12, 12), dtype=np.int16), [reference, prediction], grid)
     assert planes.labels[0][0].any()
     assert not planes.labels[1][0].any()
 
