@@ -19,7 +19,7 @@ from medseg.report.sources import Experiment
 Row = Mapping[str, Any]
 # Of objects: what stands beside the ranked metric in the leaderboard, and class by class.
 BESIDE = ("ap50", "map", "f1_50", "count_error", "dice")
-BY_CLASS = ("pq", "ap50", "map", "f1_50")
+BY_CLASS = ("pq", "ap50")
 
 
 def board(experiment: Experiment, dataset: str) -> dict[str, Any]:

@@ -19,20 +19,23 @@ from PIL import Image
 
 from medseg.compare.run import run as compare
 from medseg.config import Config
+from medseg.config.metrics import MetricsConfig
 from medseg.errors import DataError, GeometryError
-from medseg.evaluate.score import ABSENT, score_case
+from medseg.evaluate.choice import choose as score_choice
+from medseg.evaluate.score import ABSENT, Objects, score_case
 from medseg.evaluate.table import write_table
 from medseg.files import read_json, sha256_file, write_json, write_text
 from medseg.formats.read import read_labels
 from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
+from medseg.image.objects import of_numbers
 from medseg.ingest.manifest import Case, Manifest, read_manifest, write_manifest
 from medseg.ingest.splits import write_splits
 from medseg.metrics.table import METRICS
 from medseg.plan.plan import read_plan, write_plan
 from medseg.records import read_record, write_record
-from medseg.report import experiment_tables
+from medseg.report import experiment_tables, pictures
 from medseg.report.chosen import choose
 from medseg.report.figures import BoxRow, box_plot, in_themes
 from medseg.report.planes import planes_3d
@@ -60,6 +63,7 @@ SECTIONS = [
     "definitions",
     "provenance",
 ]
+OBJECTS = score_choice(MetricsConfig(), "metrics", objects=True)
 Damage = Callable[[NDArray[Any], int, int], NDArray[Any]]
 
 
@@ -122,6 +126,7 @@ def add_dataset(
     table: LabelTable,
     damage: Damage = shift,
     allowed: tuple[str, ...] = (),
+    objects: bool = False,
 ) -> list[Path]:
     """Write what ingest, plan, train, predict and evaluate leave of a data set; returns the score files."""
     dims, images, labels = files
@@ -140,9 +145,10 @@ def add_dataset(
     scores = []
     for number, model in enumerate(config.models):
         plan = tiny_plan(model, dims, model=model, steps=40, reasons={"patch": "fits the <b>budget</b>"})
+        plan = plan.changed(head="boundary", classes=2) if objects else plan
         write_plan(results / name / "plan" / f"{model}.json", plan)
         for fold in config.folds.run:
-            add_run(results, manifest, model, number, fold, folds[fold]["val"], root, damage)
+            add_run(results, manifest, model, number, fold, folds[fold]["val"], root, damage, objects)
             scores.append(results / name / "evaluate" / model / f"fold{fold}-seed0.parquet")
     return scores
 
@@ -156,6 +162,7 @@ def add_run(
     ids: Sequence[str],
     root: Path,
     damage: Damage,
+    objects: bool = False,
 ) -> None:
     base, run_name = results / manifest.dataset, f"fold{fold}-seed0"
     folder = base / "predict" / model / run_name
@@ -170,7 +177,8 @@ def add_run(
         maps = [manifest.labels.to_channels(m) for m in (reference, predicted)]
         key = RunKey(manifest.dataset, model, fold, 0)
         made = (manifest.labels, grid, "", entries[case_id]["sha256"])
-        rows += score_case(key, case_id, case.subject, *maps, *made, fingerprint=FINGERPRINT)
+        more = {"objects": Objects(*map(of_numbers, (reference, predicted))), "choice": OBJECTS} if objects else {}
+        rows += score_case(key, case_id, case.subject, *maps, *made, fingerprint=FINGERPRINT, **more)
     facts = {"dataset": manifest.dataset, "split": "val", "model": model, "fold": fold, "seed": 0}
     facts |= {"fingerprint": FINGERPRINT, "weights_sha256": "ab" * 32, "mirror": manifest.dims == 2}
     write_record(folder / "predictions.json", {**facts, "cases": entries})
@@ -185,6 +193,7 @@ def add_run(
         "parameters": 1234567,
         "allowed": [],
     }
+    description |= {"decoding": {"foreground": 0.4, "seed": 0.6, "min_size": 15.0, "max_hole": 7.5}} if objects else {}
     write_record(train.description, {**description, "weights_sha256": "ab" * 32, "provenance": provenance})
     lines = [line_of(s, s, {"train/loss": float(np.exp(-s / 20)) + fold / 9}) for s in range(40)]
     lines += [line_of(13 * k, k, {"val/dice/mean": d}) for k, d in enumerate([None, 0.5, 0.7 + fold / 9])]
@@ -213,8 +222,13 @@ def add_gaps(files: Sequence[Path]) -> None:
         write_table(path, pd.concat([table, rows]))
 
 
-def build(root: Path, *, label: str = "nucleus", damage: Damage = shift, gap: bool = False) -> tuple[Config, Path]:
-    """A study of 2 data sets x 2 models x 2 folds; returns its configuration and results folder."""
+def build(
+    root: Path, *, label: str = "nucleus", damage: Damage = shift, gap: bool = False, objects: bool = False
+) -> tuple[Config, Path]:
+    """A study of 2 data sets x 2 models x 2 folds; returns its configuration and results folder.
+
+    ``objects``: the objects of the cells are scored, not only their class.
+    """
     results = root / "results" / "first-light"
     config = configuration(
         root,
@@ -226,7 +240,7 @@ def build(root: Path, *, label: str = "nucleus", damage: Damage = shift, gap: bo
     write_json(results / "config.json", config.model_dump(mode="json"))
     cells, organs = draw_cells(root / "data" / "cells", 6), draw_organs(root / "data" / "organs", 6)
     table = LabelTable.create({label: 1}, instances=True)
-    files = add_dataset(config, results, "cells", cells, table, damage, (f"label-values · c1 · {label}",))
+    files = add_dataset(config, results, "cells", cells, table, damage, (f"label-values · c1 · {label}",), objects)
     files += add_dataset(config, results, "organs", organs, LabelTable.create({"liver": 1, "kidney": 5}), damage)
     write_text(results / "benchmarks" / "cells" / "fingerprint.tsv", "s\th:m:s\tmax_rss\n0.4\t0:00:00\tNA\n")
     write_text(results / "benchmarks" / "weights" / "deeplab.tsv", "s\th:m:s\tmax_rss\n0.4\t0:00:00\tNA\n")
@@ -634,3 +648,55 @@ def test_charts_are_the_same_bytes_each_time_and_differ_by_theme() -> None:
 
 def test_manifest_written_by_the_fixture_is_one_that_ingest_reads(study: tuple[Path, Path, str]) -> None:
     assert read_manifest(study[1] / "cells" / "ingest" / "manifest.tsv").labels.instances
+
+
+def test_objects_have_a_section_with_numbers_charts_and_the_worst_images(tmp_path: Path) -> None:
+    _, results = build(tmp_path, label=HOSTILE, objects=True)
+    page, found = Page(report(tmp_path, results)), summary(results)["objects"]
+    assert page.open == []
+    assert not {tag for tag, _ in page.elements} & {"script", "b onerror"}
+    sections = [a["id"] for tag, a in page.elements if tag == "section"]
+    assert sections == [*SECTIONS[:3], "objects", *SECTIONS[3:]]
+    assert {str(a["href"])[1:] for tag, a in page.elements if tag == "a"} == {*sections}
+    assert [(row["dataset"], row["model"]) for row in found] == [("cells", "dilated"), ("cells", "unet")]
+    pooled = {(r["model"], r["metric"]): r["mean"] for r in summary(results)["rows"] if r["dataset"] == "cells"}
+    for row in found:
+        assert row["curve"][0]["ap"] == pooled[row["model"], "ap50_pooled"]
+        missed, wrong = row["n_ref"] - row["n_matched"], row["n_pred"] - row["n_matched"]
+        counts = f"{row['n_ref']:.0f} {row['n_pred']:.0f} {row['n_matched']:.0f} {missed:.0f} {wrong:.0f}"
+        ap = f"{row['n_merged']:.0f} {row['n_split']:.0f} {row['curve'][0]['ap']:.3f}"
+        assert f"{row['model']} {counts} {ap} no interval +0.0" in page.words
+    names = {p.name for p in (results / "report" / "figures").glob("*.png")}
+    charts = {"ap,cells,0", "counts,cells,unet,0", "counts,cells,dilated,0", "sizes,cells", "pq,cells,0"}
+    assert {f"{name}{theme}.png" for name in charts for theme in ("", ",dark")} <= names
+    assert sum(name.startswith("worst,cells,") for name in names) == 2 * 4
+    assert not [name for name in names if name.startswith(("worst,organs", "ap,organs", "sizes,organs"))]
+    for fact in (
+        "PQ of the model ranked first",
+        "Dice of the model ranked first",
+        "AP@0.5 mean AP F1@0.5 count error Dice",
+        "PQ or Dice of every case, by class and model",
+        "prediction, wrong (FP)",
+        "M a predicted object that merges several",
+        "Head boundary boundary",
+        "Foreground from 0.4 0.4",
+        "Smallest object (voxels) 15 15",
+        "the cases that are scored had no part in it",
+        "No interval of AP: 4 subjects; an interval needs 6.",
+    ):
+        assert fact in page.words, fact
+
+
+@pytest.mark.usefixtures("blank")
+def test_every_case_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, results = build(tmp_path, objects=True)
+    read: list[tuple[str, str]] = []
+    for name in ("read_case_image", "read_case_labels"):
+        original = getattr(pictures, name)
+        monkeypatch.setattr(
+            pictures, name, lambda case, folder, o=original, n=name: (read.append((n, case.id)), o(case, folder))[1]
+        )
+    report(tmp_path, results)
+    assert len(read) == len(set(read))
+    # Folds 0 and 1 of three were run; every case of the cells is counted, of the organs those that are drawn are read.
+    assert sum(name == "read_case_labels" and case.startswith("c") for name, case in read) == 4
