@@ -149,13 +149,7 @@ def _in_note(row: Mapping[str, Any]) -> bool:
 
 
 def overlays_of(results: Path, spec: RunSpec, cases: Iterable[str]) -> dict[str, Path]:
-    """The report's pictures of a model's predictions, by their place in the run.
-
-    Those of fixed cases have one place in the runs of all models, so that runs can be looked at side by side.
-    """
-    report, found = Results(results).report, {}
-    for case in sorted(set(cases)):
-        chosen = report.figure("overlay", spec.dataset, case, spec.model)
-        found[f"overlays/{chosen.name}"] = chosen
-        found[f"overlays/fixed/{case}.png"] = report.figure("fixed", spec.dataset, case, spec.model)
-    return {place: path for place, path in found.items() if path.is_file()}
+    """The report's pictures of a model's worst, median and best cases, by their place in the run."""
+    report = Results(results).report
+    paths = [report.figure("overlay", spec.dataset, case, spec.model) for case in sorted(set(cases))]
+    return {f"overlays/{path.name}": path for path in paths if path.is_file()}

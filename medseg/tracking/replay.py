@@ -20,6 +20,7 @@ from medseg.tracking import runs
 from medseg.tracking.current import Study, StudyModel
 from medseg.tracking.curves import Curves
 from medseg.tracking.finished import Trained
+from medseg.tracking.images import LOGGED_IMAGES, fixed_images
 from medseg.tracking.logged import (
     case_table,
     length_unit,
@@ -33,6 +34,7 @@ from medseg.tracking.logged import (
 from medseg.tracking.models import log_model
 from medseg.tracking.names import display_tags
 from medseg.tracking.sender import replay_turn
+from medseg.tracking.spec import Value
 from medseg.tracking.store import Store, open_store, store_lock
 from medseg.tracking.synced import STATE_TAG
 from medseg.tracking.values import log_values, named_values
@@ -142,10 +144,10 @@ class Replay:
             # From here on, until it is shown, nothing else may take this parent for one without scores.
             runs.log_new(self._client, parent, params={}, tags={runs.CLOSED: model.fingerprint})
         ordered = zip(model.trained, starts, strict=True)
-        children = [self._child(trained, run_id, start, known) for trained, start in ordered]
+        children = [self._child(t, run_id, start, known, _is_pictured(t, model)) for t, start in ordered]
         self._parent(model, self._client.get_run(run_id), children)
 
-    def _child(self, trained: Trained, parent: str, start_ms: int, known: Sequence[Any]) -> str:
+    def _child(self, trained: Trained, parent: str, start_ms: int, known: Sequence[Any], pictured: bool) -> str:
         found = runs.find_child(known, trained.spec)
         with store_lock(self._store.lock):
             run = runs.put_child(self._client, self._experiment, trained.spec, found, parent, start_ms=start_ms)
@@ -159,12 +161,15 @@ class Replay:
         if scores is not None:
             values |= training_metrics(scores)
             tags |= {**length_unit(scores["unit"]), **training_tolerances(scores)}
-            self._put(run, {"evaluate/cases.csv": case_table(scores)})
+            images = fixed_images(self._results, trained.spec, scores["case"], run.info.start_time) if pictured else {}
+            self._put(run, {"evaluate/cases.csv": case_table(scores), **images})
+            tags |= LOGGED_IMAGES if images else {}
         names = None if scores is None else named_values(values)
         model, made = log_model(self._client, self._experiment, run, trained, names)
         self._models += made
         shown = display_tags([*trained.renamed, *values])
-        runs.log_new(self._client, run, params=_late_params(trained), tags={**tags, **shown})
+        late = {**_late_params(trained), **_tuned_params(trained)}
+        runs.log_new(self._client, run, params=late, tags={**tags, **shown})
         self._values += log_values(self._client, run, values, withdraw=scores is not None, model=model)
         self._log_dataset(run, trained)
         # A process that trains the same in another folder ends its run itself.
@@ -192,7 +197,10 @@ class Replay:
             values = {**summary_metrics(model.rows), "time/train_s": sum(t.seconds for t in members) / len(members)}
             tags |= display_tags(values)
             self._values += log_values(self._client, run, values, withdraw=True)
-            self._put(run, self._pages(model))
+            cases = [case for t in members for case in self._study.scores[t.spec.key]["case"]]
+            images = fixed_images(self._results, first.spec, cases, run.info.start_time)
+            self._put(run, {**self._pages(first, cases), **images})
+            tags |= LOGGED_IMAGES if images else {}
         else:
             say(f"tracking: {first.spec.parent_key}: no scores of the model, since {model.reason}")
         self._log_dataset(run, first)
@@ -203,13 +211,11 @@ class Replay:
             ends = [self._client.get_run(child).info.end_time for child in children]
             self._client.set_terminated(run_id, "FINISHED", max(end for end in ends if end is not None))
 
-    def _pages(self, model: StudyModel) -> dict[str, bytes]:
+    def _pages(self, trained: Trained, cases: Iterable[str]) -> dict[str, bytes]:
         """The report, and its pictures of a model's predictions."""
         page = Results(self._results).report.page
-        spec = model.trained[0].spec
-        scores = [self._study.scores[t.spec.key] for t in model.trained]
-        pictures = overlays_of(self._results, spec, (case for table in scores for case in table["case"]))
         files = {"report/index.html": page.read_bytes()} if page.is_file() else {}
+        pictures = overlays_of(self._results, trained.spec, cases)
         return {**files, **{place: path.read_bytes() for place, path in pictures.items()}}
 
     def _link_models(self, parent: Any, children: Iterable[str]) -> None:
@@ -271,6 +277,16 @@ def _plan_digest(trained: Trained) -> str:
     return digest_of(trained.facts["plan"])[:16]
 
 
-def _late_params(trained: Trained) -> dict[str, int]:
+def _is_pictured(trained: Trained, model: StudyModel) -> bool:
+    """Whether the report's pictures of a fold are of this training: of several seeds it shows the first."""
+    return trained.spec.seed == min(t.spec.seed for t in model.trained if t.spec.fold == trained.spec.fold)
+
+
+def _late_params(trained: Trained) -> dict[str, Value]:
     """Parameters that are known only after the network was built, so they do not identify a run."""
     return {"parameters": int(trained.facts["parameters"])} if "parameters" in trained.facts else {}
+
+
+def _tuned_params(trained: Trained) -> dict[str, Value]:
+    """How objects are read off the network's maps, tuned after this very training: ``decoding.seed``."""
+    return {f"decoding.{name}": float(value) for name, value in trained.facts.get("decoding", {}).items()}

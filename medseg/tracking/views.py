@@ -13,11 +13,13 @@ from medseg.tracking.names import PREFIX, beside_mean, score_name
 MODELS, TRAININGS = "models", "trainings"
 PRIMARY = score_name(f"{RANKED}_subject", MEAN)
 SCORES = (PRIMARY, score_name("iou_subject", MEAN), "time/train_s")
+# Columns of runs whose objects were scored; MLflow shows none that no run has.
+OBJECT_SCORES = tuple(score_name(f"{name}_subject", MEAN) for name in ("pq", "ap50", "map"))
 SETTINGS = ("dataset", "network", "head", "loss", "lr", "patch", "batch", "steps", "parameters")
 # Name of a table -> metrics and parameters that are its columns; the UI sorts them by name.
 VIEWS = {
-    MODELS: ((*SCORES, *(beside_mean(f"{RANKED}_subject", end) for end in ("low", "high"))), SETTINGS),
-    TRAININGS: ((*SCORES, f"{PREFIX}/n_missed", f"{PREFIX}/n_failed"), ("fold", "seed", *SETTINGS)),
+    MODELS: ((*SCORES, *OBJECT_SCORES, *(beside_mean(f"{RANKED}_subject", end) for end in ("low", "high"))), SETTINGS),
+    TRAININGS: ((*SCORES, *OBJECT_SCORES, f"{PREFIX}/n_missed", f"{PREFIX}/n_failed"), ("fold", "seed", *SETTINGS)),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -51,8 +54,8 @@ from medseg.tracking.spec import plan_params
 from medseg.tracking.store import check_uri, read_store
 from medseg.tracking.ui import serve_ui
 from medseg.tracking.views import MODELS as MODELS_VIEW
+from medseg.tracking.views import OBJECT_SCORES, view_path
 from medseg.tracking.views import TRAININGS as TRAININGS_VIEW
-from medseg.tracking.views import view_path
 from tests.fake_study import START_MS, FakeStudy, Record, journal_of
 from tests.score_tables import GAP, counts_of, score_rows, write_scores
 
@@ -373,6 +376,45 @@ def test_a_training_shows_its_curves_scores_and_tables(results: Path) -> None:
     paths = [a.path for a in client.list_artifacts(parent, "overlays")]
     assert paths == ["overlays/overlay,organs,case00,unet.png"]
     assert [a.path for a in client.list_artifacts(parent, "report")] == ["report/index.html"]
+
+
+def test_pictures_of_fixed_cases_have_the_same_keys_in_the_grids_of_all_runs(results: Path) -> None:
+    write_results(results)
+    picture = imagecodecs.png_encode(np.arange(12 * 9 * 4, dtype=np.uint8).reshape(12, 9, 4))
+    for model in MODELS:
+        for case in ("case00", "case10"):
+            (results / "report" / "figures" / f"fixed,organs,{case},{model}.png").write_bytes(picture)
+    sync(results)
+    client, runs = client_of(results), runs_by_name(results)
+
+    def keys(name: str) -> set[str]:
+        run = runs[name]
+        paths = [a.path for a in client.list_artifacts(run.info.run_id, "images")]
+        start = run.info.start_time
+        pattern = rf"images/(.+)\+step\+0\+timestamp\+{start}\+[0-9a-f-]{{36}}\.png"
+        found = [re.fullmatch(pattern, path) for path in paths]
+        for match in filter(None, found):
+            assert match.group(0).replace(".png", "+compressed.webp") in paths
+        assert (run.data.tags.get("mlflow.loggedImages") == "True") == bool(paths)
+        return {match.group(1) for match in found if match}
+
+    assert keys("organs/unet") == keys("organs/deeplab") == {"case00", "case10"}
+    assert keys("organs/unet fold1 seed0") == keys("organs/deeplab fold1 seed0") == {"case10"}
+    assert "new: 0 curve points, 0 results, 0 files, 0 models" in sync(results)
+
+
+def test_how_objects_are_read_off_is_a_parameter_of_the_training(results: Path) -> None:
+    write_results(results, ("unet",), (0,))
+    path = results / "organs/train/unet/fold0-seed0/model.json"
+    write_record(path, {**read_record(path, ""), "decoding": {"foreground": 0.4, "seed": 0.6}})
+    sync(results)
+    runs = runs_by_name(results)
+    params = runs["organs/unet fold0 seed0"].data.params
+    assert {k: v for k, v in params.items() if k.startswith("decoding.")} == {
+        "decoding.foreground": "0.4",
+        "decoding.seed": "0.6",
+    }
+    assert "head" in params
 
 
 def test_a_tolerance_is_a_tag_and_stands_in_note_and_table(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -771,6 +813,8 @@ def test_an_experiment_has_tables_whose_columns_its_runs_have(results: Path) -> 
         assert len(found) == count
         for run in found:
             has = {f"metrics.`{k}`" for k in run.data.metrics} | {f"params.`{k}`" for k in run.data.params}
+            # This study has no objects.
+            has |= {f"metrics.`{name}`" for name in OBJECT_SCORES}
             assert {shown["orderByKey"], *shown["selectedColumns"]} <= has
     assert runs["organs/unet"].data.tags["medseg.kind"] == MODELS_VIEW
 
