@@ -17,8 +17,10 @@ from medseg.config import load_config
 from medseg.errors import DataError
 from medseg.files import digest_of
 from medseg.plan.plan import read_plan
+from medseg.progress import say
 from medseg.records import as_written
-from medseg.results.key import VALIDATION, RunKey
+from medseg.results.folders import CompareFolder
+from medseg.results.key import TEST, VALIDATION, RunKey
 from medseg.results.paths import Results
 from medseg.tracking.finished import Trained, read_training
 from medseg.tracking.spec import RunSpec, plan_params
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 # (data set, model) -> (fold, seed) -> fingerprint
 Compared = Mapping[tuple[str, str], Mapping[tuple[int, int], str]]
+# These, and rows of the summary.
+Comparison = tuple[Compared, Sequence[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class StudyModel:
         trained: those that are finished.
         rows: what the comparison says of just these; empty if it is of others.
         reason: why there are no rows.
+        test_rows: what the comparison on the test set says of just these; empty if it was not opened with them.
     """
 
     dataset: str
@@ -49,6 +54,12 @@ class StudyModel:
     trained: tuple[Trained, ...]
     rows: Sequence[Mapping[str, Any]]
     reason: str
+    test_rows: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def scored(self) -> str:
+        """Digest of what the comparisons say."""
+        return digest_of([list(self.rows), list(self.test_rows)])
 
     @property
     def fingerprint(self) -> str:
@@ -70,7 +81,7 @@ class Study:
 
     def digest(self) -> str:
         """Digest of what is to be seen in the tracking store; no name of a folder or machine is in it."""
-        return digest_of([[m.dataset, m.model, m.fingerprint, digest_of(list(m.rows))] for m in self.models])
+        return digest_of([[m.dataset, m.model, m.fingerprint, m.scored] for m in self.models])
 
 
 def read_study(results: Path, config: Path, experiment: str) -> Study:
@@ -93,11 +104,13 @@ def read_study(results: Path, config: Path, experiment: str) -> Study:
             f"{config}: of experiment '{loaded.experiment}'; expected '{experiment}', which {results} was made for"
         )
     files = Results(results)
-    compared, rows, scores = _comparison(files)
+    compared, rows = _comparison(files.compare, VALIDATION)
+    tested = _tested(files)
+    scores: Any = read_compared_scores(files.compare.folder) if rows else None
     keys: dict[tuple[str, str], list[RunKey]] = {}
     for run in loaded.runs():
         keys.setdefault(run[:2], []).append(RunKey(*run))
-    models = tuple(_model(files, mine, compared, rows) for mine in keys.values())
+    models = tuple(_model(files, mine, (compared, rows), tested) for mine in keys.values())
     of_trainings = {}
     for trained in (t for model in models for t in model.trained):
         spec = trained.spec
@@ -110,23 +123,30 @@ def read_study(results: Path, config: Path, experiment: str) -> Study:
     return Study(models, of_trainings)
 
 
-def _comparison(files: Results) -> tuple[Compared, Sequence[Mapping[str, Any]], Any]:
-    """Which trainings were compared on their validation folds, the rows of the summary, and the score rows."""
-    folder, path = files.compare.folder, files.compare.summary
-    if not path.is_file():
-        return {}, (), None
-    summary = read_summary(folder)
+def _comparison(files: CompareFolder, split: str) -> Comparison:
+    """Which trainings were compared on the cases of a split, and the rows of the summary."""
+    if not files.summary.is_file():
+        return {}, ()
+    summary = read_summary(files.folder)
     compared: dict[tuple[str, str], dict[tuple[int, int], str]] = {}
-    with as_written(path, COMPARE):
+    with as_written(files.summary, COMPARE):
         for one in summary["trainings"]:
-            if one["split"] == VALIDATION:
+            if one["split"] == split:
                 runs = compared.setdefault((one["dataset"], one["model"]), {})
                 runs[one["fold"], one["seed"]] = one["fingerprint"]
-        rows = [row for row in summary["rows"] if row["split"] == VALIDATION]
-    return compared, rows, read_compared_scores(folder)
+        return compared, [row for row in summary["rows"] if row["split"] == split]
 
 
-def _model(files: Results, keys: Sequence[RunKey], compared: Compared, rows: Sequence[Mapping[str, Any]]) -> StudyModel:
+def _tested(files: Results) -> Comparison:
+    """The comparison on the test sets; one that cannot be read is left out, since to make it again is to open them."""
+    try:
+        return _comparison(files.test.compare, TEST)
+    except DataError as error:
+        say(f"tracking: no scores of test sets: {error}")
+        return {}, ()
+
+
+def _model(files: Results, keys: Sequence[RunKey], validated: Comparison, tested: Comparison) -> StudyModel:
     dataset, model = keys[0].dataset, keys[0].model
     there = [key for key in keys if files.model(key).description.is_file()]
     path = files.plan(dataset).plan(model)
@@ -139,11 +159,18 @@ def _model(files: Results, keys: Sequence[RunKey], compared: Compared, rows: Seq
     trained = tuple(training for training in found.values() if training is not None)
     stale = [key.run for key, training in found.items() if training is None]
     present = {(t.spec.fold, t.spec.seed): t.spec.fingerprint for t in trained}
-    reason = _difference(present, compared.get((dataset, model), {}))
+    which = (dataset, model)
+    reason = _difference(present, validated[0].get(which, {}))
     if stale:
         reason = f"{', '.join(stale)} was trained with an earlier plan"
-    mine = [] if reason else [row for row in rows if (row["dataset"], row["model"]) == (dataset, model)]
-    return StudyModel(dataset, model, wanted, trained, mine, reason)
+    mine = [] if reason else _rows_of(validated, which)
+    # A test set that was opened with other trainings says nothing of these.
+    same = not reason and tested[0].get(which, {}) == present
+    return StudyModel(dataset, model, wanted, trained, mine, reason, _rows_of(tested, which) if same else [])
+
+
+def _rows_of(comparison: Comparison, which: tuple[str, str]) -> list[Mapping[str, Any]]:
+    return [row for row in comparison[1] if (row["dataset"], row["model"]) == which]
 
 
 def _difference(present: Mapping[tuple[int, int], str], compared: Mapping[tuple[int, int], str]) -> str:

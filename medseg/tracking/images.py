@@ -27,7 +27,8 @@ def fixed_images(results: Path, spec: RunSpec, cases: Iterable[str], start_ms: i
         cases: those of the run.
         start_ms: start of the run, unix ms.
     """
-    report, found = Results(results).report, {}
+    report = Results(results).report
+    found: dict[str, bytes] = {}
     for case in sorted(set(cases)):
         path = report.figure("fixed", spec.dataset, case, spec.model)
         if path.is_file():

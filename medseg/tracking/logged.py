@@ -86,18 +86,18 @@ def case_table(scores: pd.DataFrame) -> bytes:
     return text.encode()
 
 
-def summary_metrics(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Metrics of a parent run from the rows of the comparison; undefined ones are left out."""
+def summary_metrics(rows: Iterable[Mapping[str, Any]], prefix: str = PREFIX) -> dict[str, float]:
+    """Metrics of a parent run from the rows of a comparison; undefined ones are left out."""
     out: dict[str, float | None] = {}
     for row in rows:
         metric = row["metric"]
-        out[score_name(metric, row["label"])] = row["mean"]
+        out[score_name(metric, row["label"], prefix)] = row["mean"]
         if row["label"] == MEAN:
-            out |= {beside_mean(metric, end): row[end] for end in ("low", "high")}
+            out |= {beside_mean(metric, end, prefix): row[end] for end in ("low", "high")}
             if row["unit"] in LENGTHS:
-                out[beside_mean(metric, "median")] = row["median"]
+                out[beside_mean(metric, "median", prefix)] = row["median"]
             if metric == f"{SCORE}_subject":
-                out |= {f"{PREFIX}/{n}": row[n] for n in ("n_missed", "n_failed", "n_spurious", "left_empty")}
+                out |= {f"{prefix}/{n}": row[n] for n in ("n_missed", "n_failed", "n_spurious", "left_empty")}
     return {name: float(number) for name, number in out.items() if number is not None and math.isfinite(number)}
 
 

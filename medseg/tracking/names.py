@@ -10,6 +10,8 @@ from medseg.compare.quantity import MEAN, quantity
 
 # Scores of whole cases of the validation folds; ``val/…`` are the curves of the training loop.
 PREFIX = "cv"
+# Of the cases of a test set, once it was opened.
+TEST_PREFIX = "test"
 ABSOLUTE_PATH = re.compile(r"""(?:^|[\s"'=:,(\[])(?:~|file:/*)?(?:/[^/\s"',)\]]+){2,}|(?:^|\W)[A-Za-z]:\\""")
 HIDDEN = "(path hidden)"
 LONGEST_SEGMENT = 64
@@ -17,13 +19,13 @@ LONGEST_SEGMENT = 64
 LONGEST_TEXT = 5000
 
 
-def score_name(metric: str, label: str) -> str:
+def score_name(metric: str, label: str, prefix: str = PREFIX) -> str:
     """Name of a row of the comparison: ``cv/dice_subject/mean``, ``cv/dice_subject/<class>``, ``cv/miou_subject``.
 
     A mean over classes that the field gives another name than the metric has that name, and no class after it.
     """
     column = column_name(metric)
-    return f"{PREFIX}/{column}" if label == MEAN and column != metric else f"{PREFIX}/{metric}/{label}"
+    return f"{prefix}/{column}" if label == MEAN and column != metric else f"{prefix}/{metric}/{label}"
 
 
 def column_name(metric: str) -> str:
@@ -32,12 +34,12 @@ def column_name(metric: str) -> str:
     return f"{quantity(name).column}_{kind}"
 
 
-def beside_mean(metric: str, what: str) -> str:
+def beside_mean(metric: str, what: str, prefix: str = PREFIX) -> str:
     """Name of a number beside a mean over classes: ``cv/dice_subject_low``, ``cv/hd95_subject_median``.
 
     No class stands in it, so a class may have any name.
     """
-    return f"{PREFIX}/{column_name(metric)}_{what}"
+    return f"{prefix}/{column_name(metric)}_{what}"
 
 
 def tolerance_tag(metric: str, label: str) -> str:

@@ -32,7 +32,7 @@ from medseg.tracking.logged import (
     training_tolerances,
 )
 from medseg.tracking.models import log_model
-from medseg.tracking.names import display_tags
+from medseg.tracking.names import TEST_PREFIX, display_tags
 from medseg.tracking.sender import replay_turn
 from medseg.tracking.spec import Value
 from medseg.tracking.store import Store, open_store, store_lock
@@ -194,7 +194,8 @@ class Replay:
         del tags["medseg.weights_sha256"]  # one per child
         if model.rows:
             self._link_models(run, children)
-            values = {**summary_metrics(model.rows), "time/train_s": sum(t.seconds for t in members) / len(members)}
+            values = {**summary_metrics(model.rows), **summary_metrics(model.test_rows, TEST_PREFIX)}
+            values |= {"time/train_s": sum(t.seconds for t in members) / len(members)}
             tags |= display_tags(values)
             self._values += log_values(self._client, run, values, withdraw=True)
             cases = [case for t in members for case in self._study.scores[t.spec.key]["case"]]
@@ -259,7 +260,7 @@ class Replay:
 
 def _state(model: StudyModel) -> str:
     """Digest of what a parent's scores are made from."""
-    return digest_of([model.dataset, model.model, model.fingerprint, list(model.rows)])
+    return digest_of([model.dataset, model.model, model.fingerprint, model.scored])
 
 
 def _is_at_work_here(run: Any) -> bool:

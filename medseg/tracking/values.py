@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from medseg.tracking.failures import StoreError
-from medseg.tracking.names import PREFIX, metric_name
+from medseg.tracking.names import PREFIX, TEST_PREFIX, metric_name
 from medseg.tracking.runs import now_ms
 
 
@@ -44,7 +44,8 @@ def log_values(client: Any, run: Any, values: Mapping[str, float], *, withdraw: 
             later = [table[key][0] + 1 for table in tables if key in table]
             new.append(Metric(key, value, max([now, *later]), 0, model_id=model_id))
     if withdraw:
-        gone = {k: v for k, v in tables[0].items() if k.startswith(f"{PREFIX}/") and k not in wanted}
+        scores = (f"{PREFIX}/", f"{TEST_PREFIX}/")
+        gone = {k: v for k, v in tables[0].items() if k.startswith(scores) and k not in wanted}
         # Not those of the model: of it, MLflow would show 0.
         new += [
             Metric(k, math.nan, max(now, time + 1), 0) for k, (time, value) in gone.items() if not math.isnan(value)

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from medseg import owner
 from medseg.compare.block import blocks
 from medseg.compare.run import read_leaderboard
+from medseg.compare.run import run as compare
 from medseg.compare.summary import summary_rows
 from medseg.errors import CheckpointError, TrackingError
 from medseg.metrics.quantities import QUANTITIES
@@ -401,6 +402,32 @@ def test_pictures_of_fixed_cases_have_the_same_keys_in_the_grids_of_all_runs(res
     assert keys("organs/unet") == keys("organs/deeplab") == {"case00", "case10"}
     assert keys("organs/unet fold1 seed0") == keys("organs/deeplab fold1 seed0") == {"case10"}
     assert "new: 0 curve points, 0 results, 0 files, 0 models" in sync(results)
+
+
+def test_scores_of_an_opened_test_set_stand_beside_if_they_are_of_these_trainings(results: Path) -> None:
+    study = write_results(results, ("unet",))
+    keys, files = study.trainings(), study.files
+
+    def test_scores(fingerprints: list[str]) -> dict[str, float]:
+        tables = []
+        for key, fingerprint in zip(keys, fingerprints, strict=True):
+            where: dict[str, Any] = {"dataset": key.dataset, "model": key.model, "fold": key.fold, "seed": key.seed}
+            rows = score_rows({"t0": {"Anterior": counts_of(0.6)}}, split="test", fingerprint=fingerprint, **where)
+            tables.append(write_scores(results / "test" / f"{key.fold}.parquet", rows))
+        compare(tables, files.test.compare.folder)
+        sync(results)
+        metrics: dict[str, float] = runs_by_name(results)["organs/unet"].data.metrics
+        return {name: value for name, value in metrics.items() if name.startswith("test/") and value == value}
+
+    found = test_scores([study.fingerprint(key) for key in keys])
+    assert found["test/dice_subject/mean"] == found["test/dice_subject/Anterior"] == pytest.approx(0.6)
+    assert {"test/miou_subject", "test/n_missed"} <= set(found)
+    assert "cv/dice_subject/mean" in runs_by_name(results)["organs/unet"].data.metrics
+    assert "new: 0 curve points, 0 results" in sync(results)
+    # Opened with other trainings: withdrawn.
+    assert test_scores(["0" * 64, study.fingerprint(keys[1])]) == {}
+    files.test.compare.summary.write_text("{}")
+    assert "trainings of 1 models" in sync(results)
 
 
 def test_how_objects_are_read_off_is_a_parameter_of_the_training(results: Path) -> None:
