@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from medseg.config import DatasetConfig
@@ -22,7 +21,8 @@ from medseg.image.labels import LabelTable
 from medseg.ingest.cases import grid_of, merge_objects
 from medseg.ingest.checked import Checked
 from medseg.ingest.cohort import cohort_faults, name_channels
-from medseg.ingest.counting import count_values, digest_voxels, field_of_view, first_voxel, right_angles, spread
+from medseg.ingest.counting import count_values, digest_voxels, first_voxel, spread
+from medseg.ingest.doubts import channel_doubts, grid_doubts, header_doubts, voxel_doubts
 from medseg.ingest.faults import fault
 from medseg.ingest.held_out import one_side
 from medseg.ingest.object_classes import settle, voxels_by_class
@@ -35,10 +35,6 @@ from medseg.progress import Progress
 
 # Wrong label values listed in one fault; there can be thousands.
 VALUES_SHOWN = 8
-# A channel that covers less of the first one's voxels than this shows another part of the body.
-COVERED = 0.9
-# Cosine of the angle between two axes of a grid above which it counts as sheared.
-SHEAR = 1e-3
 
 
 def check_cases(
@@ -111,14 +107,14 @@ def _open(
 
 def _note_doubts(out: Checked, file: str, source: Source, winner: str | None) -> None:
     """What the reader found doubtful, once per case: image and label mostly share their headers' faults."""
-    for code, cause in source.notes:
-        if any(f.code == code for f in (*out.faults, *out.settled)):
+    for doubt in header_doubts(source, winner):
+        if any(f.code == doubt.code for f in (*out.faults, *out.settled)):
             continue
-        if code == "orientation" and winner in source.orientations:
+        if doubt.settled:
             out.orientation = str(winner)
-            out.settled.append(fault(code, out.candidate.id, file, cause, f"{winner} is used, as configured"))
+            out.settled.append(fault(doubt.code, out.candidate.id, file, doubt.cause, doubt.settled))
         else:
-            out.add(code, file, cause)
+            out.add(doubt.code, file, doubt.cause, doubt.fix)
 
 
 def _check_image(root: Path, file: str, out: Checked, section: DatasetConfig) -> None:
@@ -140,41 +136,23 @@ def _check_image(root: Path, file: str, out: Checked, section: DatasetConfig) ->
     if file == out.candidate.images[0]:
         out.geometry = grid
         out.sketch = take_sketch(image, grid) if out.voxels_sha256[-1] else None
-        tilted = any(code == "gantry-tilt" for code, _ in source.notes)
-        if (cosine := right_angles(grid)) > SHEAR and not tilted:
-            out.add("shear", file, f"two axes meet at {np.degrees(np.arccos(cosine)):.2f} degrees, expected 90")
+        for doubt in grid_doubts(source, grid):
+            out.add(doubt.code, file, doubt.cause, doubt.fix)
     elif out.geometry is not None:
-        _check_channel_grid(out, file, grid, out.geometry)
+        for doubt in channel_doubts(grid, out.geometry, out.candidate.images[0]):
+            out.add(doubt.code, file, doubt.cause, doubt.fix)
 
 
 def _check_intensities(out: Checked, file: str, image: NDArray[Any], section: DatasetConfig) -> bool:
     """NaN, Inf, a constant image, and spreads; returns whether the image varies (one channel may be empty)."""
-    ranges = [(channel.min(), channel.max()) for channel in image]  # NaN and Inf show in these, too
     if len(image) > 1 or len(out.candidate.images) > 1:
         out.spreads += [spread(channel) for channel in image]
-    if image.dtype.kind == "f" and not np.isfinite(ranges).all():
-        finite = np.isfinite(image)
-        first = tuple(int(i) for i in np.argwhere(~finite)[0])
-        nans = int(np.isnan(image).sum())
-        where = f"{first[1:]}" + (f" of channel {first[0]}" if len(image) > 1 else "")
-        cause = f"{nans} NaN and {int((~finite).sum()) - nans} Inf voxels, first {image[first]:g} at {where}"
-        fix = "" if section.fill is None else f"filled with {section.fill:g}, as configured"
-        out.add("nonfinite", file, cause, fix)
-        out.fill = section.fill
-    elif all(low == high for low, high in ranges):
-        out.add("constant-image", file, f"every voxel is {', '.join(f'{low:g}' for low, _ in ranges)}")
-        return False
-    return True
-
-
-def _check_channel_grid(out: Checked, file: str, found: Geometry, first: Geometry) -> None:
-    """A further channel may have a grid of its own, if it shows the same part of the world."""
-    other = out.candidate.images[0]
-    if found.dims != first.dims or found.unit != first.unit:
-        cause = f"{found.dims} axes in {found.unit}, {other} has {first.dims} in {first.unit}"
-        out.add("channel-grid", file, cause)
-    elif (share := field_of_view(first, found)) < COVERED:
-        out.add("channel-grid", file, f"covers {share:.0%} of the voxels of {other}, expected {COVERED:.0%} or more")
+    doubts = list(voxel_doubts(image, section.fill))
+    for doubt in doubts:
+        out.add(doubt.code, file, doubt.cause, doubt.fix)
+        if doubt.code == "nonfinite":
+            out.fill = section.fill
+    return all(doubt.code != "constant-image" for doubt in doubts)
 
 
 def _check_label(root: Path, file: str, out: Checked, section: DatasetConfig) -> NDArray[Any] | None:
