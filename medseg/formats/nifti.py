@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from medseg.errors import GeometryError
 from medseg.formats.content import Content, Data, Part, part_from
 from medseg.formats.errors import FormatError
-from medseg.formats.headers import first_axis_fastest
+from medseg.formats.headers import first_axis_fastest, require_axes
 from medseg.formats.limits import MAX_DEFLATE_RATIO, check_claim, check_size
 from medseg.formats.raw import raw_voxels
 from medseg.formats.source import Source
@@ -72,17 +72,26 @@ def _nifti_header(path: Path, start: bytes, *, pair: bool) -> Any:
 
 
 def _nifti_shape(path: Path, header: Any) -> tuple[tuple[int, ...], int, tuple[str, ...]]:
-    """``((X, Y, Z), channels, remarks)``; trailing axes of length 1 are dropped, a fourth axis holds channels."""
+    """``((X, Y, Z) or (X, Y), channels, remarks)``.
+
+    The fifth axis holds the components of vectors, as the standard says and ITK writes them; beside it, a single slice
+    is a picture, as it is for ITK. Else a fourth axis holds channels. Axes of length 1 at the end are dropped.
+    """
     dim = [int(n) for n in header["dim"]]
     if not 1 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
         raise FormatError(path, f"impossible dimensions {dim}")
-    shape = dim[1 : dim[0] + 1]
+    axes = tuple(dim[1 : dim[0] + 1])
+    shape = list(axes)
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
-    if len(shape) not in (3, 4):
-        raise FormatError(path, f"axes {tuple(shape)}, expected 3 (or a fourth for channels)", "convert the file")
-    dropped = dim[0] - len(shape)
-    remarks = (f"axes {tuple(dim[1 : dim[0] + 1])}: {dropped} of length 1 at the end dropped",) if dropped else ()
+    if len(shape) == 5 and shape[3] == 1:
+        space = shape[:2] if shape[2] == 1 else shape[:3]
+        return tuple(space), shape[4], (f"axes {axes}: the fifth holds {shape[4]} channels",)
+    if len(shape) not in (2, 3, 4):
+        cause = f"axes {axes}, expected 2 or 3, and a fourth or fifth for channels"
+        raise FormatError(path, cause, "store one time point per file")
+    dropped = len(axes) - len(shape)
+    remarks = (f"axes {axes}: {dropped} of length 1 at the end dropped",) if dropped else ()
     return tuple(shape[:3]), (shape[3] if len(shape) == 4 else 1), remarks
 
 
@@ -92,6 +101,8 @@ Affines = dict[str, NDArray[np.float64]]
 
 def _nifti_affine(path: Path, header: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], Notes, Affines]:
     """The affine, doubts, and the affines of a header that contradicts itself: sform, else qform, else pixdim alone."""
+    if len(shape) == 2:
+        return _plane_affine(path, header, shape)
     sizes = np.asarray(header["pixdim"][1:4], dtype=np.float64)
     if not (np.isfinite(sizes).all() and (sizes > 0).all()):
         raise FormatError(path, f"impossible voxel size {sizes.tolist()}", "correct the header")
@@ -120,6 +131,41 @@ def _nifti_affine(path: Path, header: Any, shape: tuple[int, ...]) -> tuple[NDAr
         gap = float(np.max(np.abs(sizes / lengths - 1.0) * (np.array(shape) - 1)))
         cause = f"sform has voxels of {_listed(lengths)}, pixdim says {_listed(sizes)}"
     return (sform, (("orientation", cause),), affines) if gap > AFFINE_TOLERANCE_VOXELS else (sform, (), {})
+
+
+def _plane_affine(path: Path, header: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], Notes, Affines]:
+    """As ``_nifti_affine`` for a picture (X, Y): its place in its own plane.
+
+    What the header says of the third axis counts for nothing; it may be 0.
+    """
+    if not 0 < float(header["pixdim"][3]) < math.inf:
+        header["pixdim"][3] = 1.0
+    rows = ("srow_x", "srow_y", "srow_z")
+    columns = np.array([header[row][:2] for row in rows], dtype=np.float64)
+    with np.errstate(all="ignore"):  # what is not finite is found with the form
+        first, second = (columns / np.linalg.norm(columns, axis=0)).T
+        for row, value in zip(rows, np.cross(first, second), strict=True):
+            header[row][2] = value
+    affine, notes, affines = _nifti_affine(path, header, (*shape, 1))
+    kept = tuple(note for note in notes if note[0] != "no-orientation")
+    return _in_plane(affine), kept, {name: _in_plane(one) for name, one in affines.items()}
+
+
+def _in_plane(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The 3 x 3 affine of the first two axes, in the two axes of the world that are closest to their plane.
+
+    Where the plane is tilted against these, in two axes of its own, the first along the first column.
+    """
+    axes, origin = affine[:3, :2], affine[:3, 3]
+    first, second = (axes / np.linalg.norm(axes, axis=0)).T
+    away = int(np.argmax(np.abs(np.cross(first, second))))
+    world = np.delete(np.eye(3), away, axis=0)
+    if max(abs(first[away]), abs(second[away])) > 1e-3:
+        second = second - first * (first @ second)
+        world = np.stack([first, second / np.linalg.norm(second)])
+    out = np.eye(3)
+    out[:2, :2], out[:2, 2] = world @ axes, world @ origin
+    return out + 0.0  # no negative zeros
 
 
 def _form(header: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
@@ -216,7 +262,7 @@ def _opened(path: Path, header: Any, data: Data, *, packed: bool) -> Source:
         raise FormatError(path, "world coordinates in metres, expected millimetres", "correct the header")
     return Source(
         path,
-        raw_voxels(plain, dtype, (*shape, channels), 3),
+        raw_voxels(plain, dtype, (*shape, channels), len(shape)),
         affine,
         "um" if unit_code == 3 else "mm",
         slope,
@@ -250,17 +296,21 @@ def pair_files(path: Path, labels: NDArray[Any], geometry: Geometry) -> Content:
 def _fresh_header(path: Path, labels: NDArray[Any], geometry: Geometry) -> Any:
     import nibabel
 
-    if geometry.dims != 3:
-        raise FormatError(path, f"a grid of {geometry.dims} axes in NIfTI, expected 3", "write .png or .tif")
+    require_axes(path, geometry)
     small = max(labels.shape) < 2**15
     cls = nibabel.Nifti1Header if small else nibabel.Nifti2Header
     header = cls(endianness="<")
     header.set_data_dtype(labels.dtype)
     header.set_data_shape(labels.shape)
-    header.set_sform(geometry.affine, 1)
-    header.set_qform(geometry.affine, 1)
+    affine = geometry.affine
+    if geometry.dims == 2:
+        # A picture lies in the plane of the first two axes of the world.
+        affine = np.insert(np.insert(affine, 2, 0.0, axis=0), 2, (0.0, 0.0, 1.0, 0.0), axis=1)
+    header.set_sform(affine, 1)
+    header.set_qform(affine, 1)
     # A qform cannot hold shear: better none than one that contradicts the sform.
-    if geometry.corner_distance_voxels(Geometry.create(labels.shape, header.get_qform())) > 1e-3:
+    volume = Geometry.create((*labels.shape, 1)[:3], affine)
+    if volume.corner_distance_voxels(Geometry.create(volume.shape, header.get_qform())) > 1e-3:
         header["qform_code"] = 0
     header.set_xyzt_units("micron" if geometry.unit == "um" else "mm")
     header["scl_slope"], header["scl_inter"] = 1.0, 0.0

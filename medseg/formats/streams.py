@@ -5,65 +5,99 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
-import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 # Deflate by Intel's library: about three times as fast as zlib, with the same checks.
 from isal import isal_zlib
 
-from medseg.formats.content import Data, Part
+from medseg.formats.content import Data, Part, part_from
 from medseg.formats.errors import FormatError
 
 Packing = Literal["gzip", "zlib", "bzip2"]
 
 # Compressed bytes taken at a time: memory grows with what is really there, never with what a header claims.
 STEP = 1 << 16
+# The same for the first piece of a further member.
+FIRST_STEP = 1 << 9
 # Window argument of zlib per packing; writers of MetaImage put either a zlib or a gzip stream.
 _WINDOW = {"gzip": 31, "zlib": 47}
+# How a member begins.
+_GZIP, _BZIP2 = b"\x1f\x8b", b"BZ"
 
 
 def unpack(path: Path, data: bytes | Part, size: int, packing: Packing) -> bytearray:
-    """Exactly ``size`` bytes from one compressed stream.
+    """Exactly ``size`` bytes from a compressed file: of one stream, or of the members that follow one another in it.
 
     Args:
         path: the file, for messages.
-        data: the stream, nothing before or behind it.
+        data: the file's bytes, nothing before or behind the stream.
         size: bytes expected.
         packing: kind of stream; ``zlib`` takes gzip streams too.
 
     Raises:
         FormatError: if the stream is damaged, breaks off, holds less or more, or is followed by something.
     """
-    stream = bz2.BZ2Decompressor() if packing == "bzip2" else isal_zlib.decompressobj(wbits=_WINDOW[packing])
-    view = memoryview(data) if isinstance(data, bytes) else data
     out = bytearray()
-    at = 0
-    try:
-        while at < len(view) and not stream.eof and len(out) <= size:
-            # One byte more than needed: only then the end of the stream is reached and its checksum compared.
-            out += stream.decompress(view[at : at + STEP], size + 1 - len(out))
-            at += STEP
-    except (isal_zlib.error, OSError) as error:  # type: ignore[misc]  # the stub has an instance
-        raise FormatError(path, f"damaged {packing} stream ({error})") from None
+    # One byte more than needed: only then the end of the stream is reached and its checksum compared.
+    for piece in _unpacked(path, data, packing, size + 1):
+        out += piece
     if len(out) > size:
         raise FormatError(path, f"the {packing} stream holds more than the {size} bytes that the header needs")
-    if not stream.eof:
-        raise FormatError(path, f"truncated: the {packing} stream breaks off after {len(out)} bytes of content")
-    behind = len(stream.unused_data) + max(0, len(view) - at)
-    if behind:
-        raise FormatError(path, f"{behind} bytes follow the end of the {packing} stream")
     if len(out) != size:
         raise FormatError(path, f"{len(out)} bytes of content in the {packing} stream, the header needs exactly {size}")
     return out
 
 
 def peek_gzip(path: Path, data: Data, size: int) -> bytes:
-    """The first ``size`` unpacked bytes of a gzip stream, or fewer."""
+    """The first ``size`` unpacked bytes of a gzip file, or fewer."""
+    out = b""
     try:
-        return zlib.decompressobj(wbits=31).decompress(data[:STEP], size)
-    except zlib.error as error:
-        raise FormatError(path, f"damaged gzip stream ({error})") from None
+        for piece in _unpacked(path, part_from(data, 0), "gzip", size):
+            out += piece
+    except _Truncated:
+        pass  # a header of its own says what is missing
+    return out
+
+
+class _Truncated(FormatError):
+    """A stream that breaks off."""
+
+
+def _unpacked(path: Path, data: bytes | Part, packing: Packing, most: int) -> Iterator[bytes]:
+    """The content of a compressed file in pieces, ``most`` bytes at most, to the end of its last member.
+
+    A gzip file is a series of members (RFC 1952, 2.2), each with a checksum: ``cat`` and bgzip make such files; so is a
+    bzip2 file (pbzip2). A zlib stream is alone.
+    """
+    view = memoryview(data) if isinstance(data, bytes) else data
+    several = packing != "zlib" or bytes(view[:2]) == _GZIP
+    at, left, step = 0, most, STEP
+    while True:
+        stream = bz2.BZ2Decompressor() if packing == "bzip2" else isal_zlib.decompressobj(wbits=_WINDOW[packing])
+        while not stream.eof and left > 0 and at < len(view):
+            piece = view[at : at + step]
+            try:
+                found = stream.decompress(piece, left)
+            except (isal_zlib.error, OSError) as error:  # type: ignore[misc]  # the stub has an instance
+                raise FormatError(path, f"damaged {packing} stream ({error})") from None
+            at += len(piece)
+            left -= len(found)
+            step = min(2 * step, STEP)
+            yield found
+        if left <= 0:
+            return
+        if not stream.eof:
+            cause = f"truncated: the {packing} stream breaks off after {most - left} bytes of content"
+            raise _Truncated(path, cause)
+        at -= len(stream.unused_data)
+        if at == len(view):
+            return
+        if not (several and bytes(view[at : at + 2]) == (_BZIP2 if packing == "bzip2" else _GZIP)):
+            raise FormatError(path, f"{len(view) - at} bytes follow the end of the {packing} stream")
+        # What is read beyond the end of a member is read again for the next: of small ones, little is taken at a time.
+        step = FIRST_STEP
 
 
 def pack_gzip(data: bytes) -> bytes:

@@ -61,19 +61,19 @@ FOLDER = "folder"
 
 FORMATS: dict[str, Format] = {
     ".nii": Format(
-        (3,),
+        (2, 3),
         open="medseg.formats.nifti:open_nifti",
         write="medseg.formats.nifti:nifti_bytes",
         kind="NIfTI",
     ),
     ".nii.gz": Format(
-        (3,),
+        (2, 3),
         open="medseg.formats.nifti:open_nifti_gz",
         write="medseg.formats.nifti:nifti_gz_bytes",
         kind="gzip",
     ),
     ".hdr": Format(
-        (3,),
+        (2, 3),
         open="medseg.formats.nifti:open_pair",
         write="medseg.formats.nifti:pair_files",
         companions="medseg.formats.nifti:pair_companions",

@@ -94,8 +94,10 @@ def damaged(rng: Rng, data: bytes, actions: list[Callable[[Rng, bytearray], None
 
 
 def inside_gzip(rng: Rng, data: bytes) -> bytes:
-    """Damage that carries a right checksum."""
-    return gzip.compress(damaged(rng, gzip.decompress(data), DAMAGE), 1)
+    """Damage that carries a right checksum; sometimes in several members."""
+    out = damaged(rng, gzip.decompress(data), DAMAGE)
+    at = rng.randrange(len(out) + 1) if rng.random() < 0.3 else len(out)
+    return gzip.compress(out[:at], 1) + (gzip.compress(out[at:], 1) if at < len(out) else b"")
 
 
 def inside_zip(rng: Rng, data: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import io
 import tempfile
 import zipfile
@@ -54,6 +55,11 @@ def _nifti(suffix: str) -> list[Files]:
         header = nibabel.Nifti1Header(endianness=">")
         made.append({"case.nii": nibabel.Nifti1Image(voxels, AFFINE, header).to_bytes()})
         made.append({"case.nii": nibabel.Nifti2Image(voxels[..., None, None], AFFINE).to_bytes()})
+        made.append({"case.nii": nibabel.Nifti1Image(voxels[:, :, None, None], AFFINE).to_bytes()})
+        made.append({"case.nii": nibabel.Nifti1Image(voxels[..., 0], AFFINE).to_bytes()})
+    if suffix == ".nii.gz":
+        plain = nibabel.Nifti1Image(voxels, AFFINE).to_bytes()
+        made.append({"case.nii.gz": b"".join(gzip.compress(part, 1) for part in (plain[:352], plain[352:], b""))})
     return made
 
 

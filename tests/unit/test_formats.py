@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import os
 import pickle
@@ -9,12 +10,14 @@ import re
 import struct
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import imagecodecs
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 
 from medseg.errors import GeometryError
 from medseg.formats import limits
@@ -75,6 +78,85 @@ def test_images_agree_with_nibabel(cls: type, dtype: str) -> None:
         geometry.affine,
         nibabel.Nifti1Image.from_bytes(data).affine if cls is nibabel.Nifti1Image else cls.from_bytes(data).affine,
     )
+
+
+PLANES = {
+    "transversal": np.array([[0.5, 0.0, 0, 3], [0.0, -0.7, 0, 4], [0, 0, 2, 9], [0, 0, 0, 1]]),
+    "turned": np.array([[0.4, -0.42, 0, 3], [0.3, 0.56, 0, 4], [0, 0, 1, 9], [0, 0, 0, 1]]),
+    "coronal": np.array([[0.5, 0, 0, 3], [0, 0, -1, 4], [0, 0.7, 0, 5], [0, 0, 0, 1]]),
+}
+
+
+def plane(affine: np.ndarray, qform: bool = False, **fields: object) -> bytes:
+    """A picture of 9 x 8 pixels as NIfTI with two axes."""
+    image = nibabel.Nifti1Image(np.arange(72, dtype=np.int16).reshape(9, 8), affine)
+    image.set_sform(affine, 0 if qform else 1)
+    image.set_qform(affine, 1 if qform else 0)
+    data = bytearray(image.to_bytes())
+    for name, value in fields.items():
+        image.header[name] = value
+    data[:348] = image.header.binaryblock
+    struct.pack_into("<f", data, 108, 352.0)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("qform", [False, True])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("transversal", [[0.5, 0, 3], [0, -0.7, 4], [0, 0, 1]]),
+        ("turned", [[0.4, -0.42, 3], [0.3, 0.56, 4], [0, 0, 1]]),
+        ("coronal", [[0.5, 0, 3], [0, 0.7, 5], [0, 0, 1]]),
+    ],
+)
+def test_a_picture_in_nifti_has_two_axes(name: str, expected: list[list[float]], qform: bool) -> None:
+    data = plane(PLANES[name], qform)
+    found = open_image(Path("case.nii"), data)
+    np.testing.assert_array_equal(found.image(), np.arange(72).reshape(1, 9, 8))
+    np.testing.assert_allclose(found.geometry.affine, expected, atol=1e-6)
+    assert (found.geometry.unit, found.notes) == ("mm", ())
+
+
+def test_a_tilted_picture_keeps_its_sizes_and_angles() -> None:
+    found = open_image(Path("case.nii"), plane(OBLIQUE)).geometry
+    np.testing.assert_allclose(found.spacing, np.linalg.norm(OBLIQUE[:3, :2], axis=0), rtol=1e-6)
+    axes = found.affine[:2, :2]
+    assert axes[:, 0] @ axes[:, 1] == pytest.approx(OBLIQUE[:3, 0] @ OBLIQUE[:3, 1], abs=1e-6)
+
+
+def test_the_third_axis_of_a_picture_counts_for_nothing() -> None:
+    zeros = {"srow_x": [0.5, 0, 0, 3], "srow_y": [0, 0.7, 0, 4], "srow_z": [0, 0, 0, 5]}
+    pixdim = [1, 0.5, 0.7, 0, 0, 0, 0, 0]
+    found = open_image(Path("case.nii"), plane(PLANES["transversal"], pixdim=pixdim, **zeros))
+    np.testing.assert_allclose(found.geometry.affine, [[0.5, 0, 3], [0, 0.7, 4], [0, 0, 1]], atol=1e-6)
+    assert found.notes == ()
+    # Without forms a picture has no orientation to doubt.
+    plain_one = open_image(Path("case.nii"), plane(PLANES["transversal"], sform_code=0, pixdim=pixdim))
+    np.testing.assert_allclose(plain_one.geometry.affine, np.diag([0.5, 0.7, 1]), rtol=1e-6)
+    assert plain_one.notes == ()
+    with pytest.raises(FormatError, match="sform is singular"):
+        open_image(Path("case.nii"), plane(PLANES["transversal"], srow_x=[np.nan, 0, 0, 3]))
+
+
+def test_a_picture_is_written_with_two_axes(tmp_path: Path) -> None:
+    path = tmp_path / "case.nii.gz"
+    grid = Geometry.create((9, 8), np.array([[0.4, -0.42, 3], [0.3, 0.56, 4], [0, 0, 1]]))
+    write_labels(path, np.arange(72, dtype=np.uint8).reshape(9, 8), grid)
+    image = SimpleITK.ReadImage(str(path))
+    assert image.GetSize() == (9, 8)
+    np.testing.assert_allclose(image.GetSpacing(), (0.5, 0.7), rtol=1e-6)
+    np.testing.assert_allclose(image.GetOrigin(), (-3, -4), rtol=1e-6)
+    assert nibabel.load(path).shape == (9, 8)
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7, 3), (6, 7, 3)])
+def test_vectors_as_itk_writes_them(shape: tuple[int, ...], tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    path = tmp_path / "case.nii.gz"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels, isVector=True), str(path))
+    found = open_image(path)
+    np.testing.assert_array_equal(found.image(), voxels.T)
+    assert found.remarks == (f"axes {nibabel.load(path).shape}: the fifth holds 3 channels",)
 
 
 def test_written_files_read_the_same_in_nibabel(tmp_path: Path) -> None:
@@ -143,10 +225,10 @@ def test_trailing_axes(shape: tuple[int, ...], expected: tuple[int, ...]) -> Non
         np.testing.assert_array_equal(image[channel], reference)
 
 
-@pytest.mark.parametrize("shape", [(4, 5), (4,), (4, 5, 6, 1, 3), (4, 5, 6, 2, 3)])
+@pytest.mark.parametrize("shape", [(4,), (4, 5, 6, 2, 3), (4, 5, 6, 1, 2, 2)])
 def test_other_numbers_of_axes_are_refused(shape: tuple[int, ...]) -> None:
     data = nibabel.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4)).to_bytes()
-    with pytest.raises(FormatError, match=r"case.nii: axes \("):
+    with pytest.raises(FormatError, match=r"case.nii: axes \(.*expected 2 or 3, and a fourth or fifth for channels"):
         read_image(Path("case.nii"), data)
 
 
@@ -223,10 +305,55 @@ def test_gzip_checksum_and_length_are_checked() -> None:
         data[:-8],
         data[:-4],
         data[:-5] + bytes([data[-5] ^ 1]) + data[-4:],
-        data + gzip.compress(b""),
+        data + gzip.compress(b"x"),
+        data + gzip.compress(b"")[:-1],
+        data + data[:2],
     ):
         with pytest.raises(FormatError):
             read_image(Path("case.nii.gz"), damaged)
+
+
+def in_members(data: bytes, size: int, pack: Callable[[bytes], bytes] = gzip.compress) -> bytes:
+    """As ``cat``, bgzip and pbzip2 make it; the last member is empty, as in every file of bgzip."""
+    return b"".join(pack(data[at : at + size]) for at in range(0, len(data), size)) + pack(b"")
+
+
+@pytest.mark.parametrize("size", [10, 352, 353, 5000])
+def test_a_gzip_file_of_several_members_is_one_file(size: int) -> None:
+    data = label_file(some_labels("int16"))
+    np.testing.assert_array_equal(read_labels(Path("case.nii.gz"), in_members(data, size))[0], some_labels("int16"))
+    with_empty = gzip.compress(b"") * 3 + in_members(data, size)
+    np.testing.assert_array_equal(read_labels(Path("case.nii.gz"), with_empty)[0], some_labels("int16"))
+
+
+def test_members_in_other_formats(tmp_path: Path) -> None:
+    head = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 7 6 5\nencoding: {}\n\n"
+    labels = some_labels()
+    for name, pack in (("gzip", gzip.compress), ("bzip2", bz2.compress)):
+        data = head.format(name).encode() + in_members(labels.tobytes(order="F"), 50, pack)
+        np.testing.assert_array_equal(read_labels(Path("case.nrrd"), data)[0], labels)
+    meta = "ObjectType = Image\nNDims = 3\nCompressedData = True\nDimSize = 7 6 5\nElementType = MET_UCHAR\n"
+    start = f"{meta}ElementDataFile = LOCAL\n".encode()
+    data = start + in_members(labels.tobytes(order="F"), 50)
+    np.testing.assert_array_equal(read_labels(Path("case.mha"), data)[0], labels)
+    with pytest.raises(FormatError, match=r"bytes follow the end of the zlib stream"):
+        read_labels(Path("case.mha"), start + in_members(labels.tobytes(order="F"), 50, zlib.compress))
+
+
+def test_members_stay_on_disk_and_cost_what_they_hold(tmp_path: Path) -> None:
+    path = tmp_path / "case.nii.gz"
+    data = label_file(some_labels("int16"))
+    path.write_bytes(in_members(data, 100))
+    np.testing.assert_array_equal(open_image(path).labels(), some_labels("int16"))
+    # Thousands of members of nothing are read through, and nothing is kept of them.
+    tracemalloc.start()
+    open_image(path, gzip.compress(b"") * 20_000 + gzip.compress(data))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+    path.write_bytes(in_members(data, 100)[:-9])
+    with pytest.raises(FormatError, match=r"case\.nii\.gz: truncated"):
+        open_image(path)
 
 
 @pytest.mark.parametrize("slope", [0.0, float("nan"), float("inf"), -float("inf"), 1.0])
