@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,14 @@ class TextHeader:
         kind: name of the format.
         fields: texts by name.
         end: where the data begin in the file that holds the header.
+        extras: texts that a program left under names of its own.
     """
 
     path: Path
     kind: str
     fields: Mapping[str, str]
     end: int
+    extras: Mapping[str, str] = field(default_factory=dict)
 
     def need(self, name: str) -> str:
         """The text of a field that must be there."""

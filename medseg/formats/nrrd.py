@@ -33,6 +33,7 @@ from medseg.formats.headers import (
 )
 from medseg.formats.limits import MAX_DEFLATE_RATIO, check_size, memory_budget
 from medseg.formats.raw import raw_voxels
+from medseg.formats.segments import is_segment_key, with_segments
 from medseg.formats.source import Source
 from medseg.formats.streams import Packing, pack_gzip, unpack
 from medseg.image.geometry import Geometry
@@ -92,12 +93,19 @@ _UNITS |= dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", 
 def _parse(path: Path, data: Data) -> TextHeader:
     """The header's fields: behind the magic, up to an empty line or the end of the file."""
     fields: dict[str, str] = {}
+    segments: dict[str, str] = {}
     lines = header_lines(path, "NRRD", data)
     next(lines)
     for line, end in lines:
         if not line:
-            return TextHeader(path, "NRRD", fields, end)
-        if not line.strip() or line.startswith("#") or ":=" in line:
+            return TextHeader(path, "NRRD", fields, end, segments)
+        if not line.strip() or line.startswith("#"):
+            continue
+        if ":=" in line:
+            # Keys of programs' own; only those that describe segments are taken.
+            key, _, value = line.partition(":=")
+            if is_segment_key(key):
+                segments[key] = value.strip()
             continue
         name, colon, value = line.partition(": ")
         name = name.strip().lower()
@@ -109,7 +117,7 @@ def _parse(path: Path, data: Data) -> TextHeader:
         fields[name] = value.strip()
     if len(data) > MAX_HEADER:
         raise FormatError(path, f"NRRD header without an end in the first {MAX_HEADER} bytes")
-    return TextHeader(path, "NRRD", fields, len(data))
+    return TextHeader(path, "NRRD", fields, len(data), segments)
 
 
 def nrrd_companions(path: Path, data: Data) -> Sequence[str]:
@@ -129,6 +137,8 @@ def open_nrrd(path: Path, content: Content) -> Source:
     plain = _plain(header, body, math.prod(sizes) * dtype.itemsize)
     affine, unit, notes = _world(header, spatial)
     source = Source(path, raw_voxels(plain, dtype, sizes, channel), affine, unit, notes=notes)
+    if header.extras:
+        return with_segments(source, header.extras)
     if channel is not None and _kinds(header, len(sizes))[channel] == "rgba-color":
         voxels, remarks = without_alpha(path, source.voxels)
         return replace(source, stored=voxels, remarks=remarks)

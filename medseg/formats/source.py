@@ -50,6 +50,9 @@ class Source:
         remarks: what the reader decided with certainty, for the record: a dropped axis or alpha, no scaling.
         orientations: the affines that a header offers where it contradicts itself, by name (``sform``, ``qform``).
         spacing: micrometres per axis, for files without an affine; None: pixels.
+        segments: of a file that lists its segments, the name of each value that ``labels`` can have.
+        sparse: whether what the file does not show is background, as in segmentations that leave out empty parts: then
+            its grid may be a part of the image's.
         content: the bytes that it was opened from; None for an array.
     """
 
@@ -65,6 +68,8 @@ class Source:
     remarks: tuple[str, ...] = ()
     orientations: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     spacing: Sequence[float] | None = None
+    segments: Mapping[int, str] = field(default_factory=dict)
+    sparse: bool = False
     # Not shown: the bytes can hold a patient's name.
     content: Content | None = field(default=None, repr=False)
 

@@ -85,6 +85,12 @@ FORMATS: dict[str, Format] = {
         write="medseg.formats.nrrd:nrrd_bytes",
         kind="NRRD",
     ),
+    ".seg.nrrd": Format(
+        (2, 3),
+        open="medseg.formats.nrrd:open_nrrd",
+        write="medseg.formats.nrrd:nrrd_bytes",
+        kind="NRRD",
+    ),
     ".nhdr": Format(
         (2, 3),
         open="medseg.formats.nrrd:open_nrrd",

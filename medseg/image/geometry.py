@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,6 +142,45 @@ def require_same_grid(found: Geometry, expected: Geometry, what: str) -> None:
         raise GeometryError(
             f"{what}: grids differ by {distance:.2f} voxels at a corner, allowed {AFFINE_TOLERANCE_VOXELS}"
         )
+
+
+class Placement(NamedTuple):
+    """How a grid lies within a larger one.
+
+    Attributes:
+        axes, flips: how the part is reoriented first (see ``Geometry.reoriented``).
+        start: voxel of the whole at which the reoriented part begins.
+    """
+
+    axes: tuple[int, ...]
+    flips: tuple[bool, ...]
+    start: tuple[int, ...]
+
+    @property
+    def turned(self) -> bool:
+        """Whether axes of the part are in another order, or run the other way."""
+        return self.axes != tuple(range(len(self.axes))) or any(self.flips)
+
+
+def placement_in(part: Geometry, whole: Geometry) -> Placement | None:
+    """Where the voxels of ``part`` lie among those of ``whole``; None if any is beside them, or beyond the edge.
+
+    A voxel may be ``AFFINE_TOLERANCE_VOXELS`` from its place, as in ``require_same_grid``.
+    """
+    if (part.dims, part.unit) != (whole.dims, whole.unit):
+        return None
+    into = np.linalg.inv(whole.affine)
+    steps = (into @ part.affine)[:-1, :-1]
+    axes = tuple(int(a) for a in np.abs(steps).argmax(axis=1))
+    if sorted(axes) != list(range(part.dims)):
+        return None
+    flips = tuple(bool(steps[axis, of] < 0) for axis, of in enumerate(axes))
+    turned = part.reoriented(axes, flips)
+    start = tuple(int(n) for n in np.rint((into @ turned.affine[:, -1])[:-1]))
+    inside = all(s >= 0 and s + n <= most for s, n, most in zip(start, turned.shape, whole.shape, strict=True))
+    if not inside or whole.cropped(start, turned.shape).corner_distance_voxels(turned) > AFFINE_TOLERANCE_VOXELS:
+        return None
+    return Placement(axes, flips, start)
 
 
 def canonical_axes(geometry: Geometry) -> tuple[tuple[int, ...], tuple[bool, ...]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.errors import GeometryError
-from medseg.image.geometry import Geometry
+from medseg.image.geometry import Geometry, Placement
 from medseg.image.spline import AxisChange, Order, nearest_index, resample_axes
 
 # A grid whose coarsest axis is more than this many times coarser than its finest is anisotropic (Isensee et al. 2021).
@@ -58,6 +58,14 @@ def crop(array: NDArray[Any], start: Sequence[int], shape: Sequence[int]) -> NDA
     """The box of the last ``len(start)`` axes that begins at ``start``; a view."""
     lead = [slice(None)] * (array.ndim - len(start))
     return array[(*lead, *[slice(s, s + n) for s, n in zip(start, shape, strict=True)])]
+
+
+def placed(part: NDArray[Any], placement: Placement, shape: Sequence[int]) -> NDArray[Any]:
+    """An integer map of a part of a grid on the whole grid of ``shape``; 0 outside of the part."""
+    turned = reorient(part, placement.axes, placement.flips)
+    full = np.zeros(tuple(shape), dtype=part.dtype)
+    crop(full, placement.start, turned.shape)[...] = turned
+    return full
 
 
 def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from medseg.formats.limits import file_limit
 from medseg.formats.read import open_content, open_image, read_content
 from medseg.formats.source import Source
 from medseg.formats.table import suffix_of
-from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
+from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry, Placement, placement_in
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import Case
 
@@ -92,8 +92,42 @@ def read_case_labels(case: Case, folder: Path) -> NDArray[Any]:
     if not case.labels:
         raise DataError(f"case '{case.id}' has no reference label map")
     files = zip(case.labels, case.labels_sha256, strict=True)
-    maps = [_checked(folder / name, sha256).labels() for name, sha256 in files]
+    maps = [_labels_on_grid(_checked(folder / name, sha256), case) for name, sha256 in files]
     return np.ascontiguousarray(maps[0]) if len(maps) == 1 else merge_objects(maps)
+
+
+def _labels_on_grid(source: Source, case: Case) -> NDArray[Any]:
+    """The values (*S) of a label file on the grid of the case."""
+    part = part_of(source, grid_of(source.oriented(case.orientation), case.geometry), case.geometry)
+    values = source.labels()
+    if part is None:
+        return values
+    from medseg.image.resample import placed
+
+    return placed(values, part, case.geometry.shape)
+
+
+def part_of(source: Source, found: Geometry, expected: Geometry) -> Placement | None:
+    """Which part of the image's grid a label map covers, if what it leaves out is background by its header.
+
+    That is so for files that list segments, wherever they lie; and for other files that begin further inside the image
+    by whole voxels: whoever cut them has written where. One that begins where the image does, and ends before, may be
+    torn off: it is no such part.
+
+    Args:
+        source: the label map.
+        found: its grid.
+        expected: grid of the image.
+
+    Returns:
+        None if it is on the image's very grid, or on none of its parts.
+    """
+    if source.affine is None or same_grid(found, expected):
+        return None
+    part = placement_in(found, expected)
+    if part is None or not (source.sparse or (any(part.start) and not part.turned)):
+        return None
+    return part
 
 
 def merge_objects(masks: list[NDArray[Any]]) -> NDArray[Any]:

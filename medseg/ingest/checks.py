@@ -16,9 +16,10 @@ from medseg.formats.errors import FormatError
 from medseg.formats.limits import file_limit
 from medseg.formats.read import open_image, read_content
 from medseg.formats.source import Source
-from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
+from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry, Placement
 from medseg.image.labels import LabelTable
-from medseg.ingest.cases import grid_of, merge_objects
+from medseg.image.resample import placed
+from medseg.ingest.cases import grid_of, merge_objects, part_of
 from medseg.ingest.checked import Checked
 from medseg.ingest.cohort import cohort_faults, name_channels
 from medseg.ingest.counting import count_values, digest_voxels, first_voxel, spread
@@ -35,6 +36,8 @@ from medseg.progress import Progress
 
 # Wrong label values listed in one fault; there can be thousands.
 VALUES_SHOWN = 8
+# What is recorded with the case.
+PART = "the label map covers a part of the image's grid: background outside of it"
 
 
 def check_cases(
@@ -165,14 +168,25 @@ def _check_label(root: Path, file: str, out: Checked, section: DatasetConfig) ->
 def _read_label(root: Path, file: str, out: Checked, section: DatasetConfig) -> tuple[str, NDArray[Any] | None]:
     """The digest and the values of a file of labels; see ``_check_label``."""
     digest, source, grid = _open(root, file, out, section)
-    _check_grids(out, file, out.candidate.images[0], grid, out.geometry)
+    part = None if source is None or grid is None or out.geometry is None else part_of(source, grid, out.geometry)
+    if part is None:
+        _check_grids(out, file, out.candidate.images[0], grid, out.geometry)
     if source is None:
         return digest, None
     try:
-        return digest, source.labels()
+        return digest, _on_grid(out, source.labels(), part)
     except FormatError as error:
         out.add(error.code, file, error.cause, error.fix)
         return digest, None
+
+
+def _on_grid(out: Checked, values: NDArray[Any], part: Placement | None) -> NDArray[Any]:
+    """The values of a label file on the grid of the image, of which it may cover a ``part``."""
+    if part is None or out.geometry is None:
+        return values
+    if PART not in out.remarks:
+        out.remarks.append(PART)
+    return placed(values, part, out.geometry.shape)
 
 
 def _check_class_map(root: Path, out: Checked, section: DatasetConfig, table: LabelTable) -> NDArray[Any] | None:

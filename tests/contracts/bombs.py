@@ -118,6 +118,7 @@ BOMBS: dict[str, Callable[[], Files]] = {
     ".nrrd claims 10^54": lambda: {"case.nrrd": nrrd(" ".join(["9" * 18] * 3), "gzip", gzip.compress(b""))},
     ".nrrd holds 2 GiB": lambda: {"case.nrrd": nrrd(FULL, "gzip", gzip_zeros(b"", 2 << 30))},
     ".nrrd claims 900 MiB in bzip2": lambda: {"case.nrrd": nrrd("900 1024 512", "bzip2", empty_bzip2())},
+    ".seg.nrrd claims 100000^3": lambda: {"case.seg.nrrd": nrrd(WIDE, "gzip", gzip.compress(bytes(5000)))},
     ".nhdr claims 100000^3": lambda: {"case.nhdr": nrrd(WIDE, "raw", b"", data_file="case.raw"), "case.raw": bytes(99)},
     ".mha claims 100000^3": lambda: {"case.mha": meta(WIDE, True, "LOCAL", zlib.compress(bytes(5000)))},
     ".mha holds 2 GiB": lambda: {"case.mha": meta(FULL, True, "LOCAL", zeros(2 << 30))},

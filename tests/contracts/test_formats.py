@@ -84,6 +84,7 @@ ROWS = {
     ".nii.gz": Row(WORLD + FLAT_WORLD[:2], packed=True),
     ".hdr": Row(WORLD + FLAT_WORLD[:2], packed=False),
     ".nrrd": Row(WORLD + FLAT_WORLD, packed=True),
+    ".seg.nrrd": Row(WORLD + FLAT_WORLD, packed=True),
     ".nhdr": Row(WORLD + FLAT_WORLD, packed=True),
     ".mha": Row(WORLD + FLAT_WORLD, packed=True),
     ".mhd": Row(WORLD + FLAT_WORLD, packed=True),

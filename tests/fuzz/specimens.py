@@ -74,6 +74,20 @@ def _nrrd() -> list[Files]:
     return [*made, _text("case.nrrd", f"{plain}endian: little\n\n", bytes(240))]
 
 
+def _seg_nrrd() -> list[Files]:
+    """Segments as 3D Slicer lists them: in one layer, and in two."""
+    fields = "NRRD0004\ntype: uchar\nspace: left-posterior-superior\nencoding: raw\nspace origin: (1,2,3)\n"
+    keys = "Segment0_Name:=liver\nSegment0_LabelValue:=1\nSegment0_Layer:=0\n"
+    keys += "Segment1_Name:=kidney\nSegment1_LabelValue:=2\nSegment1_Layer:="
+    one = "dimension: 3\nsizes: 3 4 5\nspace directions: (1,0,0) (0,1.5,0) (0,0,2)\nkinds: domain domain domain\n"
+    two = one.replace("dimension: 3\nsizes: ", "dimension: 4\nsizes: 2 ").replace("directions: ", "directions: none ")
+    two = two.replace("kinds: ", "kinds: list ")
+    return [
+        _text("case.seg.nrrd", f"{fields}{one}{keys}0\n\n", bytes([0, 1, 2]) * 20),
+        _text("case.seg.nrrd", f"{fields}{two}{keys}1\n\n", bytes([0, 0, 1, 0, 0, 2]) * 20),
+    ]
+
+
 def _metaimage() -> list[Files]:
     head = "ObjectType = Image\nNDims = 3\nBinaryData = True\nElementByteOrderMSB = True\nOffset = 1 2 3\n"
     head += "TransformMatrix = 1 0 0 0 1 0 0 0 1\nElementSpacing = 1 1.5 2\nDimSize = 3 4 5\n"
@@ -151,6 +165,7 @@ SPECIMENS: dict[str, Callable[[], list[Files]]] = {
     ".nii.gz": functools.cache(lambda: _nifti(".nii.gz")),
     ".hdr": functools.cache(lambda: [_own(".hdr", (7, 6, 5), "mm", "int16")]),
     ".nrrd": functools.cache(_nrrd),
+    ".seg.nrrd": functools.cache(_seg_nrrd),
     ".nhdr": functools.cache(lambda: [_own(".nhdr", (7, 6, 5), "mm", "uint16")]),
     ".mha": functools.cache(_metaimage),
     ".mhd": functools.cache(lambda: [_own(".mhd", (7, 6, 5), "mm", "uint16")]),

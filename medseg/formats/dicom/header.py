@@ -45,6 +45,7 @@ WANTED = (
     "ModalityLUTSequence",
     "LossyImageCompression",
     "SegmentationType",
+    "SegmentSequence",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )

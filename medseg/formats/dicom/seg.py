@@ -33,7 +33,7 @@ def read_segmentation(path: Path, header: DicomFile, layout: PixelFormat, frames
         header, layout, frames: of the file; frames (F, rows, columns).
 
     Returns:
-        Voxels (1, columns, rows, slices), unsigned; slices without a frame are background.
+        Voxels (1, columns, rows, slices), unsigned, slices without a frame being background; names of the segments.
 
     Raises:
         FormatError: for fractional or overlapping segments, and as ``stack_planes``.
@@ -65,7 +65,23 @@ def read_segmentation(path: Path, header: DicomFile, layout: PixelFormat, frames
             cause = f"{frame.plane.name}: segment {frame.segment} overlaps another"
             raise FormatError(path, cause, "export segments that do not overlap")
         labels[slot][mask] = frame.segment
-    return Source(path, np.ascontiguousarray(labels.transpose(2, 1, 0))[None], stack.affine, "mm", lossy=layout.lossy)
+    return Source(
+        path,
+        np.ascontiguousarray(labels.transpose(2, 1, 0))[None],
+        stack.affine,
+        "mm",
+        lossy=layout.lossy,
+        segments=_names(path, header),
+        sparse=True,
+    )
+
+
+def _names(path: Path, header: DicomFile) -> dict[int, str]:
+    """SegmentLabel by SegmentNumber; 0 is the background of label maps and is left out."""
+    with foreign_errors(path, header.name):
+        segments = header.fields.get("SegmentSequence") or []
+        names = {int(item.SegmentNumber): str(item.get("SegmentLabel", "")).strip() for item in segments}
+    return {number: name for number, name in sorted(names.items()) if number > 0 and name}
 
 
 def _slots(path: Path, planes: Sequence[Plane]) -> tuple[list[Plane], list[int]]:
