@@ -6,17 +6,16 @@ parsing, the configuration is passed on as these types, never as dictionaries.
 
 from medseg.config.dataset import (
     BidsConfig,
-    CrfConfig,
     DatasetConfig,
     DownloadConfig,
     GenerateConfig,
     KnownArchive,
-    PostprocessConfig,
     TestConfig,
 )
 from medseg.config.metrics import MetricsConfig
 from medseg.config.model import AUGMENTATION, Loss, ModelConfig, Network, PlanOverrides, is_elsewhere
 from medseg.config.object_classes import is_table, wrong_classes
+from medseg.config.postprocess import CrfConfig, PostprocessConfig
 from medseg.config.study import (
     BudgetConfig,
     Config,

@@ -7,10 +7,12 @@ from typing import Any, Literal
 from pydantic import Field, field_serializer, field_validator, model_validator
 
 from medseg import limits
-from medseg.bounds import LARGEST, shortened
+from medseg.bounds import shortened
 from medseg.config.metrics import MetricsConfig
 from medseg.config.object_classes import wrong_classes
-from medseg.config.section import Gigabytes, Label, Number, Positive, Section, Seed, Spacing
+from medseg.config.postprocess import PostprocessConfig
+from medseg.config.section import Channel, Gigabytes, Label, Number, Section, Seed, Spacing
+from medseg.reading import Reading, are_axes
 
 KnownArchive = Literal[
     "Task01_BrainTumour",
@@ -33,72 +35,6 @@ class GenerateConfig(Section):
     kind: Literal["cells", "organs"] = Field(description="cells: 2-D fluorescence-like; organs: 3-D CT-like")
     cases: int = Field(default=12, ge=1, le=limits.MAX_PHANTOMS, description="number of cases")
     seed: Seed = Field(default=0, description="random seed of the phantoms")
-
-
-class CrfConfig(Section):
-    """Fully connected conditional random field (Kraehenbuehl & Koltun 2011): moves borders to the image's."""
-
-    iterations: int = Field(default=5, ge=1, le=limits.MAX_ITERATIONS, description="iterations of mean field")
-    position_weight: float = Field(
-        default=1.0, ge=0, le=LARGEST, description="weight of neighbourhood alone; 0: without"
-    )
-    position_sigma: Positive = Field(
-        default=1.0, description="how far it reaches: standard deviation in the data's unit (mm, um, else pixels)"
-    )
-    appearance_weight: float = Field(
-        default=1.0, ge=0, le=LARGEST, description="weight of neighbours that look alike; 0: without"
-    )
-    appearance_sigma: Positive = Field(
-        default=10.0, description="how far it reaches: standard deviation in the data's unit (mm, um, else pixels)"
-    )
-    intensity_sigma: Positive = Field(
-        default=0.05,
-        description="how alike: standard deviation of intensities, as a share of the range from each channel's 1st to "
-        "its 99.8th percentile in the image",
-    )
-
-
-class PostprocessConfig(Section):
-    """Fixed operations on predictions, in this order; none is selected by looking at data."""
-
-    crf: CrfConfig | None = Field(
-        default=None,
-        description="refine probabilities by the image (docs/postprocess.md); {}: with the defaults; none: do not",
-    )
-    fill_holes: bool = Field(default=False, description="fill background holes enclosed by a class")
-    largest_component: list[str] = Field(
-        default_factory=list, description="class names of which only the largest connected component is kept"
-    )
-    min_size: int = Field(
-        default=0,
-        ge=0,
-        le=limits.MAX_VOXELS,
-        description="remove connected components (of object data: objects) with fewer voxels than this",
-    )
-    objects: dict[str, Any] = Field(
-        default_factory=dict,
-        description="of object data, what is kept: a column of the table of measurements (docs/objects.md) -> lowest "
-        "and highest value, e.g. {solidity: [0.8, null], touches_border: false}",
-    )
-
-    @field_validator("objects")
-    @classmethod
-    def _rules_are_ranges(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name, rule in value.items():
-            numbers = rule if isinstance(rule, list) and len(rule) == 2 else None
-            ends = [n for n in numbers or () if n is not None]
-            real = all(isinstance(n, int | float) and not isinstance(n, bool) and abs(n) <= LARGEST for n in ends)
-            if not isinstance(rule, bool) and (numbers is None or not real or ends != sorted(ends)):
-                raise ValueError(
-                    f"{name}: {shortened(rule)}; expected [lowest, highest], null for any, as in [0.8, null], or true "
-                    "or false"
-                )
-        return value
-
-    @property
-    def applies(self) -> bool:
-        """Whether any operation is asked for."""
-        return any(self.model_dump().values())
 
 
 class BidsConfig(Section):
@@ -188,9 +124,25 @@ class DatasetConfig(Section):
         le=limits.MAX_LABEL,
         description="value in the label files of voxels that nobody annotated: never trained on or scored",
     )
-    channels: list[str] | None = Field(default=None, description="channel names; a name 'CT' selects CT normalization")
+    channels: list[str] | dict[str, Channel] | Literal["grey", "rgb"] | None = Field(
+        default=None,
+        description="channel names; a name 'CT' selects CT normalization. Or which channels are taken, in this order: "
+        "name -> number in the file (from 0) or the file's own name. Or grey, rgb: grey pictures and pictures in "
+        "colour are brought together",
+    )
+    axes: str | None = Field(
+        default=None,
+        description="what the planes of TIFF files are, the slowest first: CYX (channels), ZYX (slices), ZC2YX (for "
+        "each slice 2 channels), YXC; none: what each file says",
+    )
     spacing: list[Spacing] | None = Field(
-        default=None, description="pixel size in micrometres per axis, for files that do not state a size"
+        default=None, description="pixel size in `unit` per axis, for files that do not state a size"
+    )
+    unit: Literal["um", "mm"] = Field(default="um", description="unit of `spacing`: micrometres or millimetres")
+    sizes: Literal["files", "pixels", "spacing"] = Field(
+        default="files",
+        description="whose pixel sizes count: files (`spacing` for those that state none); pixels: none, in the whole "
+        "data set; spacing: `spacing`, whatever TIFF files state",
     )
     subject: str | None = Field(
         default=None,
@@ -248,6 +200,58 @@ class DatasetConfig(Section):
             return {"file": value}
         raise ValueError("expected a list of case ids, imagesTs, FILE.csv, or {column: NAME, value: test}")
 
+    @field_validator("axes")
+    @classmethod
+    def _axes_are_axes(cls, value: str | None) -> str | None:
+        if value is not None and not are_axes(value):
+            raise ValueError(
+                f"{shortened(value)}: expected letters T, Z, C, each at most once, then YX: YX, CYX, ZYX, ZCYX (with "
+                "their lengths where a file leaves them open, ZC2YX), or YXC for interleaved channels"
+            )
+        return value
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _channels_from_pairs(cls, value: Any) -> Any:
+        if value == {}:
+            raise ValueError("names no channel; expected NAME: NUMBER, or leave `channels` out to take all")
+        return dict(value) if value and _are_pairs(value, int | str) else value
+
+    @field_serializer("channels")
+    def _channels_as_pairs(self, value: list[str] | dict[str, int | str] | str | None) -> Any:
+        # As of regions: their order matters.
+        return [[name, channel] for name, channel in value.items()] if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _spacing_and_sizes(self) -> DatasetConfig:
+        if self.spacing is None and (self.sizes == "spacing" or self.unit != "um"):
+            given = f"sizes: {self.sizes}" if self.sizes == "spacing" else f"unit: {self.unit}"
+            raise ValueError(f"{given} is about `spacing`, which is not given; give it, one number per axis")
+        if self.spacing is not None and self.sizes == "pixels":
+            raise ValueError("sizes: pixels uses no size, and `spacing` gives one; take one of them out")
+        return self
+
+    @property
+    def channel_names(self) -> list[str] | None:
+        """Names of the channels, where `channels` is a list of them and chooses none."""
+        return self.channels if isinstance(self.channels, list) else None
+
+    @property
+    def reading(self) -> Reading:
+        """How the files are read where they leave something open."""
+        channels = self.channels
+        return Reading(
+            axes=self.axes or "",
+            channels=tuple(channels.values()) if isinstance(channels, dict) else (),
+            names=tuple(channels) if isinstance(channels, list) else (),
+            colour=channels if isinstance(channels, str) else "",
+            spacing=None if self.spacing is None else tuple(self.spacing),
+            unit=self.unit,
+            sizes=self.sizes,
+            orientation=self.orientation or "",
+            fill=self.fill,
+        )
+
     @model_validator(mode="after")
     def _classes_of_objects(self) -> DatasetConfig:
         # Of layouts with a description of their own, ingest asks again when the labels are known.
@@ -270,12 +274,16 @@ class DatasetConfig(Section):
     @field_validator("regions", mode="before")
     @classmethod
     def _regions_from_pairs(cls, value: Any) -> Any:
-        pairs = isinstance(value, list) and all(
-            isinstance(v, list) and len(v) == 2 and isinstance(v[0], str) for v in value
-        )
-        return dict(value) if pairs else value
+        return dict(value) if _are_pairs(value, list) else value
 
     @field_serializer("regions")
     def _regions_as_pairs(self, value: dict[str, list[str]] | None) -> list[list[Any]] | None:
         # Their order matters, and digests and comparisons sort the keys of mappings.
         return None if value is None else [[name, classes] for name, classes in value.items()]
+
+
+def _are_pairs(value: Any, second: Any) -> bool:
+    """Whether a value is a list of pairs of a name and something of the type ``second``."""
+    return isinstance(value, list) and all(
+        isinstance(v, list) and len(v) == 2 and isinstance(v[0], str) and isinstance(v[1], second) for v in value
+    )

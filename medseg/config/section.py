@@ -15,6 +15,8 @@ Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST)]
 # Which value is whose is checked with the label table.
 Label = Annotated[int, Field(le=limits.MAX_LABEL)]
+# A channel of a file: its number, or the file's own name.
+Channel = Annotated[int, Field(ge=0, lt=limits.MAX_CHANNELS)] | str
 Shards = Annotated[int, Field(ge=1, le=limits.MAX_SHARDS)]
 Epochs = Annotated[int, Field(ge=1, le=limits.MAX_EPOCHS)]
 Minutes = Annotated[float, Field(gt=0, le=limits.MAX_MINUTES)]

@@ -95,10 +95,12 @@ class Content:
     Attributes:
         files: name relative to the image's folder -> bytes; the first is the one that was named.
         series: which series of a DICOM folder is wanted (SeriesInstanceUID or SeriesNumber); empty if there is one.
+        axes: what the planes of a TIFF are, as in ``medseg.reading.Reading``; empty: what the file says.
     """
 
     files: Mapping[str, Data]
     series: str = ""
+    axes: str = ""
 
     @property
     def main(self) -> Data:

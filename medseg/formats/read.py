@@ -16,16 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
+from medseg.formats.channels import choose_channels
 from medseg.formats.content import Content, Data, FileBytes, kind_of
 from medseg.formats.errors import FormatError
 from medseg.formats.limits import MAX_FILES, check_memory
 from medseg.formats.source import Source
 from medseg.formats.table import FORMATS, Format, format_of
 from medseg.image.geometry import Geometry
+from medseg.reading import AS_STORED, Reading
 
 
 def open_image(
-    path: Path, data: bytes | Content | None = None, *, series: str = "", spacing: Sequence[float] | None = None
+    path: Path,
+    data: bytes | Content | None = None,
+    *,
+    series: str = "",
+    spacing: Sequence[float] | None = None,
+    reading: Reading = AS_STORED,
 ) -> Source:
     """Open an image: its header is read and checked, its voxels are read on demand.
 
@@ -36,10 +43,11 @@ def open_image(
         path: the file or folder; its suffix names the format, its content must agree.
         data: what the caller has read already (to check its digest); None: the file is opened.
         series: which series of a DICOM folder is wanted, if ``data`` does not say it.
-        spacing: micrometres per axis for formats without a header; None: pixels.
+        spacing: micrometres per axis for a file that states no size; None: what ``reading`` says, else pixels.
+        reading: what is declared of the file: its axes, which channels are taken, sizes, orientation, fill.
 
     Raises:
-        FormatError: if it is missing, damaged, cut, too large, or of another kind than its name says.
+        FormatError: if it is missing, damaged, cut, too large, of another kind than its name says, or not as declared.
     """
     row = format_of(path)
     content = _open_content(path, row, series) if data is None else data
@@ -48,7 +56,29 @@ def open_image(
     if not content.size:
         raise FormatError(path, "empty file")
     _check_kind(path, content.main, row)
-    return replace(row.opener(path, content), content=content).spaced(spacing)
+    reading = reading.sized(spacing)
+    content = replace(content, axes=reading.axes)
+    source = replace(row.opener(path, content), content=content, fill=reading.fill)
+    _check_axes(source, reading.axes)
+    return choose_channels(_sized(source, reading).oriented(reading.orientation), reading)
+
+
+def _check_axes(source: Source, axes: str) -> None:
+    """Raise ``FormatError`` unless a file has the spatial axes that are declared."""
+    declared = [axis for axis in "ZYX" if axis in axes]
+    if axes and len(declared) != len(source.shape) - 1:
+        cause = f"`axes: {axes}` has the spatial axes {', '.join(declared)}, the file has {source.shape[1:]}"
+        raise FormatError(source.path, cause, "correct `axes`")
+
+
+def _sized(source: Source, reading: Reading) -> Source:
+    """The source with the size that counts by ``reading.sizes``."""
+    if reading.sizes == "files":
+        return source.spaced(reading.spacing_um)
+    if source.affine is not None:
+        cause = f"`sizes: {reading.sizes}` is for formats without a world, and this one has a place in it"
+        raise FormatError(source.path, cause, "take `sizes` out, and correct the headers whose voxel size is wrong")
+    return replace(source, stated=None).spaced(reading.spacing_um if reading.sizes == "spacing" else None)
 
 
 def read_image(

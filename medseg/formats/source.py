@@ -49,7 +49,11 @@ class Source:
         notes: what is doubtful: (code of the fault in ``medseg.ingest.faults``, what was found).
         remarks: what the reader decided with certainty, for the record: a dropped axis or alpha, no scaling.
         orientations: the affines that a header offers where it contradicts itself, by name (``sform``, ``qform``).
-        spacing: micrometres per axis, for files without an affine; None: pixels.
+        stated: micrometres per axis that a file of a format without a world states (TIFF); None: it states none.
+        spacing: micrometres per axis, for files that state nothing; None: pixels.
+        channel_names: the file's own names of its channels, one each; empty: it names none.
+        chosen: numbers of the file's channels that these are; empty: all, in its order.
+        fill: what stands for NaN and Inf voxels; None: they stay.
         segments: of a file that lists its segments, the name of each value that ``labels`` can have.
         sparse: whether what the file does not show is background, as in segmentations that leave out empty parts: then
             its grid may be a part of the image's.
@@ -67,7 +71,11 @@ class Source:
     notes: tuple[tuple[str, str], ...] = ()
     remarks: tuple[str, ...] = ()
     orientations: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    stated: Sequence[float] | None = None
     spacing: Sequence[float] | None = None
+    channel_names: tuple[str, ...] = ()
+    chosen: tuple[int, ...] = ()
+    fill: float | None = None
     segments: Mapping[int, str] = field(default_factory=dict)
     sparse: bool = False
     # Not shown: the bytes can hold a patient's name.
@@ -83,8 +91,18 @@ class Source:
         return replace(self, affine=self.orientations[winner]) if winner and winner in self.orientations else self
 
     def spaced(self, spacing: Sequence[float] | None) -> Source:
-        """The same with ``spacing`` (micrometres per axis), which counts if the file has no affine."""
+        """The same with ``spacing`` (micrometres per axis), which counts if the file states no size."""
         return replace(self, spacing=spacing)
+
+    def with_channels(self, voxels: Voxels, chosen: tuple[int, ...] = ()) -> Source:
+        """The same with other voxels (C',*S): of the channels ``chosen``, or made of all of them."""
+        names = tuple(self.channel_names[c] for c in chosen) if self.channel_names else ()
+        return replace(self, stored=voxels, channel_names=names, chosen=chosen)
+
+    @property
+    def states_grid(self) -> bool:
+        """Whether the file itself says how large its voxels are, or where they lie."""
+        return self.affine is not None or self.stated is not None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -106,12 +124,12 @@ class Source:
 
     @property
     def geometry(self) -> Geometry:
-        """The grid: that of the affine; without one, axes along the world's in ``spacing`` micrometres, or pixels.
+        """The grid: that of the affine; without one, axes along the world's in micrometres, else pixels.
 
         Raises:
             FormatError: if the grid is impossible, or ``spacing`` has another number of axes.
         """
-        shape, spacing = self.shape[1:], self.spacing
+        shape, spacing = self.shape[1:], self.spacing if self.stated is None else self.stated
         try:
             if self.affine is not None:
                 return Geometry.create(shape, self.affine, self.unit)
@@ -195,6 +213,13 @@ class Source:
 
     def _real(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Stored numbers as the real ones."""
+        real = self._unscaled(stored)
+        if self.fill is None or real.dtype.kind != "f":
+            return real
+        filled: NDArray[Any] = np.where(np.isfinite(real), real, real.dtype.type(self.fill))
+        return filled
+
+    def _unscaled(self, stored: NDArray[Any]) -> NDArray[Any]:
         if not self._scaled:
             return stored
         with np.errstate(all="ignore"):  # NaN and Inf of the file are distinguished from an overflow below

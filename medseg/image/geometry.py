@@ -19,6 +19,8 @@ from medseg.errors import GeometryError
 # Two grids agree if no corner of one is further than this from its place in the other, in voxels. Exact equality is
 # a known false alarm: tools round affines differently when they write them.
 AFFINE_TOLERANCE_VOXELS = 0.1
+# Micrometres in the units of length of a world.
+MICROMETRES = {"um": 1.0, "mm": 1000.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,20 @@ class Geometry:
         """Volume (area) of a voxel in ``unit`` cubed (squared)."""
         return float(abs(np.linalg.det(self.affine[:-1, :-1])))
 
+    def in_unit(self, unit: str) -> Geometry:
+        """The same grid, its world measured in another unit of length.
+
+        Raises:
+            GeometryError: if one of both is pixels, which have no length.
+        """
+        if unit == self.unit:
+            return self
+        if unit not in MICROMETRES or self.unit not in MICROMETRES:
+            raise GeometryError(f"a grid in {self.unit} has no size in {unit}")
+        affine = self.affine
+        affine[:-1] *= MICROMETRES[self.unit] / MICROMETRES[unit]
+        return Geometry.create(self.shape, affine, unit)
+
     def cropped(self, start: Sequence[int], shape: Sequence[int]) -> Geometry:
         """The grid of the box that begins at voxel ``start`` and has ``shape`` voxels."""
         affine = self.affine
@@ -105,7 +121,12 @@ class Geometry:
         return Geometry.create(shape, affine, self.unit)
 
     def corner_distance_voxels(self, other: Geometry) -> float:
-        """Largest distance between corresponding corner voxels of two grids of one shape, in voxels of ``self``."""
+        """Largest distance between corresponding corner voxels of two grids of one shape, in voxels of ``self``.
+
+        Lengths in another unit are converted; a grid in pixels is compared by its numbers.
+        """
+        if measured_alike(self, other):
+            other = other.in_unit(self.unit)
         corners = np.array([[*c, 1.0] for c in itertools.product(*[(0, n - 1) for n in self.shape])])
         moved = corners @ np.array(other.voxel_to_world).T @ np.linalg.inv(self.affine).T
         return float(np.linalg.norm((moved - corners)[:, :-1], axis=1).max())
@@ -131,6 +152,11 @@ def _is_flat(linear: NDArray[np.float64]) -> bool:
     if not np.isfinite(lengths).all():
         return True
     return bool((lengths == 0).any() or abs(np.linalg.det(linear / lengths)) < 1e-6)
+
+
+def measured_alike(one: Geometry, other: Geometry) -> bool:
+    """Whether the sizes of two grids can be compared: both are lengths, or both are counted in pixels."""
+    return one.unit == other.unit or (one.unit in MICROMETRES and other.unit in MICROMETRES)
 
 
 def require_same_grid(found: Geometry, expected: Geometry, what: str) -> None:

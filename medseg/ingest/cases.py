@@ -15,9 +15,10 @@ from medseg.formats.limits import file_limit
 from medseg.formats.read import open_content, open_image, read_content
 from medseg.formats.source import Source
 from medseg.formats.table import suffix_of
-from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry, Placement, placement_in
+from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry, Placement, measured_alike, placement_in
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import Case
+from medseg.reading import AS_STORED
 
 # Fields of a case in the manifest that what is read does not depend on (files count by their digests and formats). A
 # new field counts until it is named here.
@@ -35,6 +36,11 @@ def reading_facts(case: Case, table: LabelTable, *, reference: bool = False) -> 
     """
     left_out = NOT_READ if reference else (*NOT_READ, *REFERENCE)
     facts = {name: value for name, value in asdict(case).items() if name not in left_out}
+    if case.reading == AS_STORED:
+        # What was made of such a case before there was anything to declare is still what would be made.
+        del facts["reading"]
+    else:
+        facts["reading"] = case.reading.to_json()
     files = (*case.images, *case.labels) if reference else case.images
     # The suffix chooses the reader: a.tif and a.ome.tif of the same bytes may be two images.
     formats = [suffix_of(Path(name)) for name in files]
@@ -55,9 +61,7 @@ def read_case_image(case: Case, folder: Path) -> NDArray[Any]:
     parts = []
     for name, sha256 in zip(case.images, case.images_sha256, strict=True):
         source = _checked(folder / name, sha256, case)
-        image, grid = source.image(), grid_of(source.oriented(case.orientation), case.geometry)
-        if case.fill is not None and image.dtype.kind == "f":
-            image = np.where(np.isfinite(image), image, image.dtype.type(case.fill))
+        image, grid = source.image(), grid_of(source, case.geometry)
         if not same_grid(grid, case.geometry):
             from medseg.image.resample import resample_to
 
@@ -69,13 +73,13 @@ def read_case_image(case: Case, folder: Path) -> NDArray[Any]:
 def open_case_image(case: Case, folder: Path) -> Source:
     """The image of a case as ``read_case_image`` gives it, to be read box by box.
 
-    An image of one file without numbers to replace stays on disk where its format allows that; others are in memory.
+    An image of one file stays on disk where its format allows that; others are in memory.
     Arguments and errors as for ``read_case_image``.
     """
     path = folder / case.images[0]
-    if len(case.images) == 1 and case.fill is None:
+    if len(case.images) == 1:
         source = _checked(path, case.images_sha256[0], case, on_disk=True)
-        if same_grid(grid_of(source.oriented(case.orientation), case.geometry), case.geometry):
+        if same_grid(grid_of(source, case.geometry), case.geometry):
             # The very grid of the manifest, so that all results of a case have one grid.
             return replace(source, affine=case.geometry.affine, unit=case.geometry.unit)
     return Source.from_array(read_case_image(case, folder), case.geometry, path)
@@ -92,13 +96,13 @@ def read_case_labels(case: Case, folder: Path) -> NDArray[Any]:
     if not case.labels:
         raise DataError(f"case '{case.id}' has no reference label map")
     files = zip(case.labels, case.labels_sha256, strict=True)
-    maps = [_labels_on_grid(_checked(folder / name, sha256), case) for name, sha256 in files]
+    maps = [_labels_on_grid(_checked(folder / name, sha256, case, labels=True), case) for name, sha256 in files]
     return np.ascontiguousarray(maps[0]) if len(maps) == 1 else merge_objects(maps)
 
 
 def _labels_on_grid(source: Source, case: Case) -> NDArray[Any]:
     """The values (*S) of a label file on the grid of the case."""
-    part = part_of(source, grid_of(source.oriented(case.orientation), case.geometry), case.geometry)
+    part = part_of(source, grid_of(source, case.geometry), case.geometry)
     values = source.labels()
     if part is None:
         return values
@@ -140,24 +144,25 @@ def merge_objects(masks: list[NDArray[Any]]) -> NDArray[Any]:
 
 def same_grid(found: Geometry, expected: Geometry) -> bool:
     """Whether two grids have one shape and agree within ``AFFINE_TOLERANCE_VOXELS`` at every corner."""
-    same_shape = found.shape == expected.shape and found.unit == expected.unit
-    return same_shape and expected.corner_distance_voxels(found) <= AFFINE_TOLERANCE_VOXELS
+    alike = found.shape == expected.shape and measured_alike(found, expected)
+    return alike and expected.corner_distance_voxels(found) <= AFFINE_TOLERANCE_VOXELS
 
 
 def grid_of(source: Source, first: Geometry | None) -> Geometry:
-    """The grid of a file of a case; one without a header of its own has the grid of the ``first`` image."""
+    """The grid of a file of a case, in the unit of the ``first`` image's; one that states none has that grid."""
     grid = source.geometry
-    if source.affine is None and first is not None and first.dims == grid.dims:
+    if not source.states_grid and first is not None and first.dims == grid.dims:
         return replace(first, shape=grid.shape)
-    return grid
+    return grid.in_unit(first.unit) if first is not None and measured_alike(grid, first) else grid
 
 
-def _checked(path: Path, sha256: str, case: Case | None = None, on_disk: bool = False) -> Source:
+def _checked(path: Path, sha256: str, case: Case, *, labels: bool = False, on_disk: bool = False) -> Source:
     """A file, opened, whose digest is the one in the manifest; a changed file is an error (never stale data).
 
     Args:
         path, sha256: of the file.
-        case: whose image it is; None for label maps, whose grid and series do not matter.
+        case: whose file it is.
+        labels: whether it is a label map, whose grid and series do not matter.
         on_disk: leave its bytes on disk until boxes are read; else they are read once, hashed and decoded.
     """
     if not path.exists():
@@ -165,10 +170,11 @@ def _checked(path: Path, sha256: str, case: Case | None = None, on_disk: bool = 
             f"{path}: missing since `medseg ingest`; put the file back, or, if `download` filled the folder, delete "
             "what is left of that folder and run `snakemake`, which fetches it again"
         )
-    series, spacing = ("", None) if case is None else (case.series, case.pixel_size)
+    series = "" if labels else case.series
+    reading = case.image_reading.of_labels if labels else case.image_reading
     # These very bytes passed `medseg ingest`, the limit on their size included.
     with file_limit(sys.maxsize):
         content = open_content(path, series) if on_disk else read_content(path, series)
         if content.sha256 != sha256:
             raise DataError(f"{path}: changed since `medseg ingest` (SHA-256 differs); run `medseg ingest` again")
-        return open_image(path, content, spacing=spacing)
+        return open_image(path, content, reading=reading)

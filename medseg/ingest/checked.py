@@ -11,6 +11,7 @@ from medseg.ingest.faults import fault
 from medseg.ingest.layouts.found import Candidate
 from medseg.ingest.manifest import Case
 from medseg.ingest.origin.sketch import Sketch
+from medseg.reading import AS_STORED, Reading
 
 
 @dataclass(slots=True)
@@ -30,7 +31,8 @@ class Checked:
         label_counts: as in ``medseg.ingest.manifest.Case``; None if the label, or a class of its objects, could not be
             read.
         object_classes: as in ``medseg.ingest.manifest.Case``.
-        fill, orientation, remarks: as in ``medseg.ingest.manifest.Case``.
+        fill, orientation, remarks, reading: as in ``medseg.ingest.manifest.Case``.
+        channel_names: the file's own, of an image of one file; empty: it names none.
         sketch: of the first image, to find cases of one origin; None if it is constant or could not be read.
     """
 
@@ -49,6 +51,8 @@ class Checked:
     fill: float | None = None
     orientation: str = ""
     remarks: list[str] = field(default_factory=list)
+    reading: Reading = AS_STORED
+    channel_names: tuple[str, ...] = ()
     sketch: Sketch | None = None
 
     def add(self, code: str, file: str, cause: str, fix: str = "") -> None:
@@ -75,4 +79,5 @@ class Checked:
             orientation=self.orientation,
             remarks=tuple(self.remarks),
             object_classes=self.object_classes,
+            reading=self.reading,
         )

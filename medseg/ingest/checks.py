@@ -20,6 +20,7 @@ from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry, Placement
 from medseg.image.labels import LabelTable
 from medseg.image.resample import placed
 from medseg.ingest.cases import grid_of, merge_objects, part_of
+from medseg.ingest.channels import choose_files, configured_names, reading_of
 from medseg.ingest.checked import Checked
 from medseg.ingest.cohort import cohort_faults, name_channels
 from medseg.ingest.counting import count_values, digest_voxels, first_voxel, spread
@@ -33,6 +34,7 @@ from medseg.ingest.sources import Candidate, Inventory
 from medseg.ingest.subjects import NOTICED
 from medseg.machine import processors
 from medseg.progress import Progress
+from medseg.reading import Reading
 
 # Wrong label values listed in one fault; there can be thousands.
 VALUES_SHOWN = 8
@@ -54,6 +56,7 @@ def check_cases(
     Returns:
         The cases in the inventory's order, the channel names, and all faults, the inventory's own included.
     """
+    inventory = choose_files(inventory, section)
     checked = read_cases(dataset, inventory, section, workers)
     sides: list[Fault] = []
     if joined := section.subject == NOTICED:
@@ -61,7 +64,7 @@ def check_cases(
         sides = [f for f in one_side(one.candidate for one in checked) if f not in inventory.faults]
     # What is in the test set alone names nothing.
     known = [one for one in checked if one.channels is not None and not one.candidate.test]
-    names = name_channels(known or checked, inventory.channels)
+    names = name_channels(known or checked, configured_names(section) or inventory.channels)
     faults = [*inventory.faults, *sides, *(f for one in checked for f in one.faults)]
     faults += cohort_faults(checked, names, joined)
     return checked, names, faults
@@ -91,18 +94,24 @@ def check_case(root: Path, candidate: Candidate, labels: LabelTable | None, sect
     return out
 
 
+def _declared(reading: Reading, source: Source) -> Reading:
+    """What of the declarations changes what is read of an image; size, orientation and fill stand in columns."""
+    return Reading(axes=reading.axes, channels=source.chosen, colour=reading.colour, sizes=reading.sizes)
+
+
 def _open(
-    root: Path, file: str, out: Checked, section: DatasetConfig, series: str = ""
+    root: Path, file: str, out: Checked, section: DatasetConfig, series: str = "", *, label: bool = False
 ) -> tuple[str, Source | None, Geometry | None]:
     """The digest of a file (or folder), what it holds and its grid, as far as they could be read."""
     digest = ""
     try:
         content = read_content(root / file, series)
         digest = content.sha256
-        source = open_image(root / file, content, spacing=out.candidate.spacing or section.spacing)
+        reading = reading_of(out.candidate, section)
+        source = open_image(root / file, content, reading=reading.of_labels if label else reading)
         _note_doubts(out, file, source, section.orientation)
         out.remarks += [remark for remark in source.remarks if remark not in out.remarks]
-        return digest, source, grid_of(source.oriented(section.orientation), out.geometry)
+        return digest, source, grid_of(source, out.geometry)
     except FormatError as error:
         out.add(error.code, file, error.cause, error.fix)
         return digest, None, None
@@ -133,6 +142,9 @@ def _check_image(root: Path, file: str, out: Checked, section: DatasetConfig) ->
         out.add(error.code, file, error.cause, error.fix)
         return
     out.channels = (out.channels or 0) + image.shape[0]
+    if len(out.candidate.images) == 1:
+        out.channel_names = source.channel_names
+        out.reading = _declared(reading_of(out.candidate, section), source)
     out.dtype = out.dtype or str(source.stored.dtype)
     if _check_intensities(out, file, image, section):
         out.voxels_sha256[-1] = digest_voxels(source.voxels)
@@ -167,7 +179,7 @@ def _check_label(root: Path, file: str, out: Checked, section: DatasetConfig) ->
 
 def _read_label(root: Path, file: str, out: Checked, section: DatasetConfig) -> tuple[str, NDArray[Any] | None]:
     """The digest and the values of a file of labels; see ``_check_label``."""
-    digest, source, grid = _open(root, file, out, section)
+    digest, source, grid = _open(root, file, out, section, label=True)
     part = None if source is None or grid is None or out.geometry is None else part_of(source, grid, out.geometry)
     if part is None:
         _check_grids(out, file, out.candidate.images[0], grid, out.geometry)

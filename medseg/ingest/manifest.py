@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from medseg.errors import DataError
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.recorded import MAKER, read_dataset, read_table, write_table
+from medseg.reading import AS_STORED, Reading
 from medseg.records import as_written
 from medseg.results.folders import IngestFolder
 from medseg.text import cell, text_of_cell
@@ -35,6 +36,7 @@ COLUMNS = (
     "fill",
     "orientation",
     "remarks",
+    "reading",
 )
 
 
@@ -57,6 +59,7 @@ class Case:
         remarks: what a reader decided with certainty, such as a dropped axis of length 1.
         orientation: which form of contradicting NIfTI headers counts; empty if they agree.
         object_classes: object number in the label file -> value of its class; empty where there is but one class.
+        reading: what else was declared of its files and changes what is read: axes, channels (by number), sizes.
     """
 
     id: str
@@ -74,11 +77,18 @@ class Case:
     orientation: str = ""
     remarks: tuple[str, ...] = ()
     object_classes: Mapping[int, int] = field(default_factory=dict)
+    reading: Reading = AS_STORED
 
     @property
     def pixel_size(self) -> tuple[float, ...] | None:
-        """Micrometres per axis for files of this case without a header: the spacing of the grid that was checked."""
-        return self.geometry.spacing if self.geometry.unit == "um" else None
+        """Micrometres per axis for files of this case that state no size: the spacing of the grid that was checked."""
+        return None if self.geometry.unit == "px" else self.geometry.in_unit("um").spacing
+
+    @property
+    def image_reading(self) -> Reading:
+        """How its images are read, as they were when they were checked."""
+        reading = replace(self.reading, orientation=self.orientation, fill=self.fill)
+        return reading.sized(self.pixel_size if self.geometry.dims in (2, 3) else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +133,7 @@ class Manifest:
         allowed: faults that were found and allowed by name, as text.
         excluded: ids of cases that the configuration leaves out.
         grouping: how it is known which cases belong together.
+        reading: what the configuration declares of its files; goes into models that are trained on them.
     """
 
     dataset: str
@@ -133,6 +144,7 @@ class Manifest:
     allowed: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
     grouping: Grouping = NOBODY
+    reading: Reading = AS_STORED
 
     @property
     def independence(self) -> str:
@@ -161,6 +173,7 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
             "labels": manifest.labels.to_json(),
             "allowed": list(manifest.allowed),
             "excluded": list(manifest.excluded),
+            "reading": manifest.reading.to_json(),
             "unit": {**asdict(manifest.grouping), "subjects": len({case.subject for case in manifest.cases})},
         },
     )
@@ -199,6 +212,7 @@ def _table(cases: Sequence[Case]) -> str:
             "fill": "" if c.fill is None else repr(c.fill),
             "orientation": c.orientation,
             "remarks": json.dumps(c.remarks),
+            "reading": "" if c.reading == AS_STORED else json.dumps(c.reading.to_json()),
         }
         for c in cases
     ]
@@ -227,6 +241,7 @@ def read_manifest(path: Path) -> Manifest:
             tuple(facts["allowed"]),
             tuple(facts["excluded"]),
             Grouping(facts["unit"]["by"], facts["unit"]["how"]),
+            Reading.from_json(facts["reading"]),
         )
 
 
@@ -260,4 +275,5 @@ def _case_from_row(row: Mapping[Any, Any]) -> Case:
         orientation=row["orientation"],
         remarks=tuple(json.loads(row["remarks"])),
         object_classes=_classes_of_cell(row["object_classes"]),
+        reading=Reading.from_json(json.loads(row["reading"] or "{}")),
     )

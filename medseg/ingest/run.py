@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.config import Config, DatasetConfig, is_table
@@ -141,6 +141,7 @@ def _ingest(config: Config, dataset: str, workers: int, label_check: LabelCheck 
         allowed_inside,
         inventory.excluded,
         inventory.grouping,
+        replace(section.reading, names=channels),
     )
     test = tuple(one.case() for one in checked if one.candidate.test)
     allowed_of_test = tuple(str(f) for f in reported if f.case in kept_apart)

@@ -118,7 +118,7 @@ def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Inventory:
     elif found.candidates and len(test) == len(candidates):
         fix = "leave cases to train on: name fewer in `test`"
         faults.append(fault("missing", "-", "-", f"all {len(test)} cases are in the test set", fix))
-    named = tuple(config.channels) if config.channels else found.channels
+    named = tuple(config.channel_names) if config.channel_names else found.channels
     faults += _unprintable(candidates, named or ())
     return Inventory(root, candidates, found.labels, named, tuple(faults), found.splits, excluded, grouping)
 

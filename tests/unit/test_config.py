@@ -17,6 +17,7 @@ from medseg import slices, workflow
 from medseg.config import Config, config_schema, load_config
 from medseg.config.grids import grid_model, grid_name
 from medseg.errors import ConfigError
+from medseg.reading import Reading
 from medseg.results.key import RunKey
 from medseg.settings import merge
 
@@ -38,6 +39,9 @@ FULL: dict[str, Any] = {
             "ignore": 255,
             "channels": ["DAPI"],
             "spacing": [0.5, 0.5],
+            "unit": "um",
+            "sizes": "files",
+            "axes": "CYX",
             "subject": "(.*)_",
             "exclude": ["c9"],
             "test": {"column": "split", "value": "held"},
@@ -266,6 +270,52 @@ def test_a_key_that_resembles_nothing_gets_the_list(place: tuple[str, ...]) -> N
     assert all(key in line.split("valid keys:")[1] for p, key in KEYS if p == place)
 
 
+def test_chosen_channels_keep_their_order() -> None:
+    """In the configuration, its copies (whose keys are sorted) and the record of how files are read."""
+    base = minimal()
+    name = next(iter(base["datasets"]))
+    for channels in ({"b": 1, "a": 0}, {"a": 0, "b": "GFP"}):
+        base["datasets"][name]["channels"] = channels
+        config = load_config([], base)
+        again = load_config(
+            [], json.loads(json.dumps(config.model_dump(mode="json", exclude_none=True), sort_keys=True))
+        )
+        for section in (config.datasets[name], again.datasets[name]):
+            assert list(section.channels.items()) == list(channels.items())  # type: ignore[union-attr]
+            assert section.reading.channels == tuple(channels.values())
+            assert Reading.from_json(json.loads(json.dumps(section.reading.to_json()))) == section.reading
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"unit": "mm"}, "unit: mm is about `spacing`, which is not given"),
+        ({"sizes": "spacing"}, "sizes: spacing is about `spacing`, which is not given"),
+        ({"sizes": "pixels", "spacing": [1.0, 1.0]}, "sizes: pixels uses no size, and `spacing` gives one"),
+    ],
+)
+def test_sizes_and_spacing_agree(given: dict[str, Any], told: str) -> None:
+    base = minimal()
+    next(iter(base["datasets"].values())).update(given)
+    assert told in refusal(base)
+
+
+def test_a_record_of_reading_is_read_within_its_bounds() -> None:
+    full = Reading("ZC2YX", (1, "DAPI"), ("a", "b"), "", (0.5, 0.25, 0.25), "mm", "spacing", "qform", -1024.0)
+    assert Reading.from_json(json.loads(json.dumps(full.to_json()))) == full
+    assert Reading().to_json() == {}
+    assert full.of_labels.axes == "ZYX"
+    assert Reading("YXC").of_labels.axes == "YX"
+    assert full.spacing_um == (500.0, 250.0, 250.0)
+    for wrong in (
+        {"axes": "QYX"}, {"axes": 3}, {"channels": [-1]}, {"channels": [1.5]}, {"names": [1]}, {"colour": "red"},
+        {"spacing": [1.0]}, {"spacing": [0.0, 1.0]}, {"unit": "cm"}, {"sizes": "spacing"}, {"orientation": "x"},
+        {"fill": float("nan")}, {"code": "x"},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="reading"):
+            Reading.from_json(wrong)
+
+
 @pytest.mark.parametrize("text", ["1e-4", "5e-5", "1E-3", "1e4", "1.5e4"])
 def test_numbers_that_yaml_reads_as_text_get_a_form_that_it_reads_as_numbers(text: str, tmp_path: Path) -> None:
     config = yaml.safe_dump(minimal()).replace("network: unet", f"network: unet\n    lr: {text}")
@@ -309,6 +359,15 @@ WRONG = [
     (("datasets", "d"), "spacing", [0.5, 0.0]),
     (("datasets", "d"), "spacing", [0.5, float("inf")]),
     (("datasets", "d"), "path", 5),
+    (("datasets", "d"), "axes", "XYZ"),
+    (("datasets", "d"), "axes", "CCYX"),
+    (("datasets", "d"), "axes", "CYXS"),
+    (("datasets", "d"), "axes", ""),
+    (("datasets", "d"), "channels", {}),
+    (("datasets", "d"), "channels", {"a": -1}),
+    (("datasets", "d"), "channels", {"a": 1.0}),
+    (("datasets", "d"), "channels", "gray"),
+    (("datasets", "d"), "unit", "cm"),
     ((), "threads", 0),
     ((), "threads", 2.0),
     ((), "seeds", []),

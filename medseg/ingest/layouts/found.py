@@ -35,6 +35,7 @@ class Candidate:
         test: whether it is kept apart for `medseg test`.
         class_map: file with the class of each voxel of objects of several classes, relative likewise; empty: none.
         object_classes: object number -> class value, from a table of the user's own; None: no table says it.
+        chosen: whether ``images`` are those of several files, one per channel, that the configuration chose.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Candidate:
     test: bool = False
     class_map: str = ""
     object_classes: Mapping[int, int] | None = None
+    chosen: bool = False
 
 
 @dataclass(slots=True)

@@ -41,10 +41,10 @@ def table_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
     except DataError as error:
         found.faults.append(fault("table", "-", name, str(error).removeprefix(f"{root / name}: ")))
         return found
-    own = [channel for channel in config.channels or () if channel in header]
+    own = [channel for channel in config.channel_names or () if channel in header]
     images = own or [column for column in header if column == "image" or re.fullmatch(r"image_.+", column)]
     column, value = (config.test.column, config.test.value) if config.test else (None, "")
-    causes = _header_faults(header, images, config.channels or [], column)
+    causes = _header_faults(header, images, config.channel_names or [], column)
     found.faults += [fault("table", "-", name, cause) for cause in causes]
     if causes:
         return found

@@ -1,0 +1,77 @@
+"""The section of operations on predictions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from medseg import limits
+from medseg.bounds import LARGEST, shortened
+from medseg.config.section import Positive, Section
+
+
+class CrfConfig(Section):
+    """Fully connected conditional random field (Kraehenbuehl & Koltun 2011): moves borders to the image's."""
+
+    iterations: int = Field(default=5, ge=1, le=limits.MAX_ITERATIONS, description="iterations of mean field")
+    position_weight: float = Field(
+        default=1.0, ge=0, le=LARGEST, description="weight of neighbourhood alone; 0: without"
+    )
+    position_sigma: Positive = Field(
+        default=1.0, description="how far it reaches: standard deviation in the data's unit (mm, um, else pixels)"
+    )
+    appearance_weight: float = Field(
+        default=1.0, ge=0, le=LARGEST, description="weight of neighbours that look alike; 0: without"
+    )
+    appearance_sigma: Positive = Field(
+        default=10.0, description="how far it reaches: standard deviation in the data's unit (mm, um, else pixels)"
+    )
+    intensity_sigma: Positive = Field(
+        default=0.05,
+        description="how alike: standard deviation of intensities, as a share of the range from each channel's 1st to "
+        "its 99.8th percentile in the image",
+    )
+
+
+class PostprocessConfig(Section):
+    """Fixed operations on predictions, in this order; none is selected by looking at data."""
+
+    crf: CrfConfig | None = Field(
+        default=None,
+        description="refine probabilities by the image (docs/postprocess.md); {}: with the defaults; none: do not",
+    )
+    fill_holes: bool = Field(default=False, description="fill background holes enclosed by a class")
+    largest_component: list[str] = Field(
+        default_factory=list, description="class names of which only the largest connected component is kept"
+    )
+    min_size: int = Field(
+        default=0,
+        ge=0,
+        le=limits.MAX_VOXELS,
+        description="remove connected components (of object data: objects) with fewer voxels than this",
+    )
+    objects: dict[str, Any] = Field(
+        default_factory=dict,
+        description="of object data, what is kept: a column of the table of measurements (docs/objects.md) -> lowest "
+        "and highest value, e.g. {solidity: [0.8, null], touches_border: false}",
+    )
+
+    @field_validator("objects")
+    @classmethod
+    def _rules_are_ranges(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, rule in value.items():
+            numbers = rule if isinstance(rule, list) and len(rule) == 2 else None
+            ends = [n for n in numbers or () if n is not None]
+            real = all(isinstance(n, int | float) and not isinstance(n, bool) and abs(n) <= LARGEST for n in ends)
+            if not isinstance(rule, bool) and (numbers is None or not real or ends != sorted(ends)):
+                raise ValueError(
+                    f"{name}: {shortened(rule)}; expected [lowest, highest], null for any, as in [0.8, null], or true "
+                    "or false"
+                )
+        return value
+
+    @property
+    def applies(self) -> bool:
+        """Whether any operation is asked for."""
+        return any(self.model_dump().values())
