@@ -67,9 +67,15 @@ def _hold(lock: Path, name: str) -> None:
         file.close()
         raise
     file.truncate(0)
-    file.write(f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])})\n")
+    file.write(f"process {os.getpid()} ({_command()})\n")
     file.flush()
     _held.append(file)
+
+
+def _command() -> str:
+    """The command line of this process; a package that runs as a program (``python -m``) by its name."""
+    program = Path(sys.argv[0])
+    return " ".join([(program.parent if program.name == "__main__.py" else program).name, *sys.argv[1:]])
 
 
 def take_over(results: Path) -> None:

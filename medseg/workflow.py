@@ -52,12 +52,21 @@ RUN_NOTHING = (
 def read_config(files: Sequence[Path], overrides: Mapping[str, Any]) -> Config:
     """The configuration of a workflow run; a bad one ends the process with exit code 2 and one line per problem."""
     try:
-        given = {key: _typed(value) for key, value in overrides.items() if key != VERIFY}
-        config = read_study(files, given)
-        check_choices(config)
-        return config
+        return checked_study(files, typed_overrides(overrides))
     except (MedsegError, OSError) as error:
         raise stop(error) from None
+
+
+def checked_study(files: Sequence[Path], overrides: Mapping[str, Any]) -> Config:
+    """The configuration of a study; raise ``ConfigError`` if it is bad."""
+    config = read_study(files, overrides)
+    check_choices(config)
+    return config
+
+
+def typed_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides of a configuration from the command line, without those that are about the run."""
+    return {key: _typed(value) for key, value in overrides.items() if key != VERIFY}
 
 
 def _typed(value: Any) -> Any:

@@ -17,7 +17,8 @@ def main() -> None:
 
     Errors of the operating system that a user can fix, a full disk, say, are users' errors, too.
     """
-    debug = "--debug" in sys.argv
+    # After these two commands come options of Snakemake, which has one of this name.
+    debug = "--debug" in sys.argv and sys.argv[1:2] not in (["run"], ["demo"])
     if debug:
         sys.argv.remove("--debug")
     open_console()

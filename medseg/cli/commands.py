@@ -8,11 +8,13 @@ from typing import Any
 
 import typer
 
-from medseg.cli import check, data, measuring, prediction, prepare, scores, tables, tracking, training
+from medseg.cli import check, data, measuring, prediction, prepare, running, scores, tables, tracking, training
 from medseg.cli.passing import PassedError
 
 # In the order of the help text.
 COMMANDS: dict[str, Callable[..., Any]] = {
+    "run": running.run,
+    "demo": running.demo,
     "phantoms": data.phantoms,
     "download": data.download,
     "ingest": data.ingest,
@@ -35,13 +37,16 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "schema": tables.schema,
     "version": tables.version,
 }
+# Commands whose options, from the first one that is not theirs, are another program's.
+PASSING = ("run", "demo")
+HANDED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 TRACK_COMMANDS: dict[str, Callable[..., Any]] = {"init": tracking.track_init, "sync": tracking.track_sync}
 
 
 def _command_line(commands: dict[str, Callable[..., Any]], **options: Any) -> typer.Typer:
     made = typer.Typer(no_args_is_help=True, rich_markup_mode=None, **options)
     for name, command in commands.items():
-        made.command(name)(_passing(command))
+        made.command(name, context_settings=HANDED_ON if name in PASSING else None)(_passing(command))
     return made
 
 
@@ -62,6 +67,6 @@ app = _command_line(
     COMMANDS,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Segmentation studies in medical imaging. `snakemake --cores all` runs all stages; each can be run by hand.",
+    help="Segmentation studies in medical imaging. `medseg run CONFIG` runs all stages; each can be run by hand.",
 )
 app.add_typer(_command_line(TRACK_COMMANDS, help="Experiment tracking in MLflow."), name="track")

@@ -4,10 +4,20 @@ import re
 import sys
 from pathlib import Path
 
-# The package beside this workflow, not one that happens to be installed elsewhere.
-sys.path.insert(0, str(Path(workflow.basedir).parent))
+# In a clone, the package beside this workflow, not one that happens to be installed elsewhere.
+BESIDE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
+if (BESIDE / "medseg" / "__init__.py").is_file():
+    sys.path.insert(0, str(BESIDE))
+try:
+    import medseg
+except ModuleNotFoundError:
+    print(
+        "medseg: not installed beside Snakemake, and this workflow runs its commands: pip install medseg",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 
-from medseg import slices, whole
+from medseg import as_module, slices, whole
 from medseg import workflow as study
 from medseg.config.grids import grid_name
 from medseg.fence import VARIABLE
@@ -21,11 +31,18 @@ shell.prefix('set -euo pipefail; tee() {{ command tee "$@" || true; }}; ')
 
 MEDSEG = study.prefer_this_environment()
 
-CONFIG = study.read_config(
-    [Path(f) for f in workflow.config_settings.configfiles]
-    or [Path("config/config.yaml")],
-    workflow.config_settings.config,
-)
+# Another Snakefile may have this workflow as a module; then it is the one that hands the configuration on.
+IMPORTED = not workflow.modifier.is_main_snakefile()
+if IMPORTED:
+    CONFIG = as_module.handed_config(config, workflow.config_settings.config)
+    as_module.require_plain_paths(workflow.modify_path)
+else:
+    CONFIG = study.read_config(
+        [Path(f) for f in workflow.config_settings.configfiles]
+        or [Path("config/config.yaml")],
+        workflow.config_settings.config,
+    )
+own_name = as_module.own_names(workflow.modifier.modify_rulename)
 # Every path, of one job or as a pattern with wildcards.
 RESULTS = Results.of(CONFIG)
 LOG, BENCHMARK = RESULTS.log, RESULTS.benchmark
@@ -58,7 +75,10 @@ envvars:
 onstart:
     study.start(
         CONFIG,
-        [(job.rule.name, job.wildcards) for job in workflow.dag.needrun_jobs()],
+        [
+            (own_name(job.rule.name), job.wildcards)
+            for job in workflow.dag.needrun_jobs()
+        ],
     )
 
 
@@ -78,12 +98,14 @@ def code(stage):
 
 def mem_mb(wildcards, threads, attempt, rulename):
     """Memory of a job, from the manifest and the plan as soon as they are there."""
-    return study.job(CONFIG, rulename, wildcards, threads).memory_mb() * attempt
+    return (
+        study.job(CONFIG, own_name(rulename), wildcards, threads).memory_mb() * attempt
+    )
 
 
 def minutes(wildcards, threads, attempt, rulename):
     """Time limit of a job."""
-    return study.job(CONFIG, rulename, wildcards, threads).minutes() * attempt
+    return study.job(CONFIG, own_name(rulename), wildcards, threads).minutes() * attempt
 
 
 def of_runs(path):
