@@ -35,7 +35,7 @@ MEDSEG = study.prefer_this_environment()
 IMPORTED = not workflow.modifier.is_main_snakefile()
 if IMPORTED:
     CONFIG = as_module.handed_config(config, workflow.config_settings.config)
-    as_module.require_plain_paths(workflow.modify_path)
+    as_module.require_plain_paths(workflow.modifier.modify_path)
 else:
     CONFIG = study.read_config(
         [Path(f) for f in workflow.config_settings.configfiles]
