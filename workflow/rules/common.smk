@@ -9,22 +9,21 @@ BESIDE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 if (BESIDE / "medseg" / "__init__.py").is_file():
     sys.path.insert(0, str(BESIDE))
 try:
-    import medseg
-except ModuleNotFoundError:
+    from medseg import as_module, slices, whole
+    from medseg import workflow as study
+    from medseg.config.grids import grid_name
+    from medseg.fence import VARIABLE
+    from medseg.files import canonical_json
+    from medseg.places import source_of
+    from medseg.starts import start_digest, weights_file
+    from medseg.results.paths import ANY, DATASET, GRID, MODEL, SHARD, Results
+except ImportError as error:
+    # Where the workflow came alone, from a repository.
     print(
-        "medseg: not installed beside Snakemake, and this workflow runs its commands: pip install medseg",
+        f"{error}; this workflow runs the commands of the package medseg, of its own version: install that beside Snakemake",
         file=sys.stderr,
     )
     sys.exit(2)
-
-from medseg import as_module, slices, whole
-from medseg import workflow as study
-from medseg.config.grids import grid_name
-from medseg.fence import VARIABLE
-from medseg.files import canonical_json
-from medseg.places import source_of
-from medseg.starts import start_digest, weights_file
-from medseg.results.paths import ANY, DATASET, GRID, MODEL, SHARD, Results
 
 # A log that cannot be written says so and fails no job, whose own status is the one that counts.
 shell.prefix('set -euo pipefail; tee() {{ command tee "$@" || true; }}; ')
