@@ -229,7 +229,12 @@ def environment() -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """Commit of the checkout the package lies in, ``-dirty`` if changed; ``unknown`` outside one."""
+    """Commit of the checkout the package lies in, ``-dirty`` if changed; ``unknown`` outside one.
+
+    An installed package may lie in an environment within somebody else's repository, whose commit says nothing of it.
+    """
+    if not (ROOT.parent / ".git").exists():
+        return "unknown"
     try:
         out = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],

@@ -19,7 +19,7 @@ def check(
         bool, typer.Option("--verify", help="read every file, and not only those whose size or time differ")
     ] = False,
 ) -> None:
-    """Look whether all that the workflow made is there as it was made; what is not, `snakemake` makes again."""
+    """Look whether all that the workflow made is there as it was made; what is not, `medseg run` makes again."""
     from medseg.outputs import list_of
     from medseg.places import read_study
     from medseg.results.paths import Results
@@ -29,7 +29,7 @@ def check(
     study = read_study([config])
     root = Results.of(study).root
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; `snakemake --cores all` runs the study")
+        raise DataError(f"{root}: no such folder; `medseg run {config}` runs the study")
     hold_results(root)
     found = look(study, verify=verify)
     for damage in found.values():
@@ -44,7 +44,7 @@ def check(
         print(f"{len(absent)} are not made yet: {_some(absent)}")
     if found or absent:
         again = " --config verify=true" if verify else ""
-        raise DataError(f"{root}: not whole; `snakemake --cores all{again}` makes what is missing and leaves the rest")
+        raise DataError(f"{root}: not whole; `medseg run {config}{again}` makes what is missing and leaves the rest")
 
 
 def _some(paths: Sequence[Path]) -> str:

@@ -374,6 +374,15 @@ def test_environment_names_versions_and_no_person_machine_or_path() -> None:
 def test_a_package_outside_a_checkout_has_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     assert provenance.git_commit() == "unknown"
+    # An environment within somebody else's repository.
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    subprocess.run(["git", *who, "-C", tmp_path, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path / "env" / "medseg")
+    assert provenance.git_commit() == "unknown"
+
+
+def test_without_git_no_commit_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert provenance.git_commit() == "unknown"
 
