@@ -4,17 +4,11 @@ An unknown key is an error that names the nearest valid one; types are strict (Y
 parsing, the configuration is passed on as these types, never as dictionaries.
 """
 
-from medseg.config.dataset import (
-    BidsConfig,
-    DatasetConfig,
-    DownloadConfig,
-    GenerateConfig,
-    KnownArchive,
-    TestConfig,
-)
+from medseg.config.dataset import DatasetConfig
 from medseg.config.metrics import MetricsConfig
 from medseg.config.model import AUGMENTATION, Loss, ModelConfig, Network, PlanOverrides, is_elsewhere
 from medseg.config.object_classes import is_table, wrong_classes
+from medseg.config.origin import BidsConfig, DownloadConfig, GenerateConfig, KnownArchive, TestConfig
 from medseg.config.postprocess import CrfConfig, PostprocessConfig
 from medseg.config.study import (
     BudgetConfig,

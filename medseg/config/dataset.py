@@ -10,99 +10,30 @@ from medseg import limits
 from medseg.bounds import shortened
 from medseg.config.metrics import MetricsConfig
 from medseg.config.object_classes import wrong_classes
+from medseg.config.origin import BidsConfig, DownloadConfig, GenerateConfig, TestConfig
 from medseg.config.postprocess import PostprocessConfig
-from medseg.config.section import Channel, Gigabytes, Label, Number, Section, Seed, Spacing
+from medseg.config.section import Channel, Gigabytes, Label, Number, Section, Spacing
 from medseg.reading import Reading, are_axes
-
-KnownArchive = Literal[
-    "Task01_BrainTumour",
-    "Task02_Heart",
-    "Task03_Liver",
-    "Task04_Hippocampus",
-    "Task05_Prostate",
-    "Task06_Lung",
-    "Task07_Pancreas",
-    "Task08_HepaticVessel",
-    "Task09_Spleen",
-    "Task10_Colon",
-    "BBBC038_stage1_train",
-]
-
-
-class GenerateConfig(Section):
-    """Generate the data set before reading it (phantoms, for demonstrations and tests)."""
-
-    kind: Literal["cells", "organs"] = Field(description="cells: 2-D fluorescence-like; organs: 3-D CT-like")
-    cases: int = Field(default=12, ge=1, le=limits.MAX_PHANTOMS, description="number of cases")
-    seed: Seed = Field(default=0, description="random seed of the phantoms")
-
-
-class BidsConfig(Section):
-    """Which files of a BIDS folder are the images and which the label maps."""
-
-    image: str | list[str] = Field(
-        default="T2w",
-        description="end of the images' names, before the suffix (T2w, ce-GAD_T1w); a list: one per channel",
-    )
-    derivative: str = Field(default="labels", description="folder under derivatives/ that holds the label maps")
-    label: str = Field(default="dseg", description="end of the label maps' names, e.g. dseg or label-lesion_seg")
-
-
-class DownloadConfig(Section):
-    """An archive that holds the data set, fetched by `medseg download` where the folder is not there yet."""
-
-    name: KnownArchive | None = Field(default=None, description="a row of ARCHIVES in medseg/ingest/download.py")
-    url: str | None = Field(default=None, pattern=r"^https?://\S+$", description="any other zip or tar archive")
-    sha256: str | None = Field(
-        default=None,
-        pattern=r"^[0-9a-f]{64}$",
-        description="checksum of the archive; none: noted at the first download and held to afterwards",
-    )
-
-    @model_validator(mode="after")
-    def _one_source(self) -> DownloadConfig:
-        if (self.name is None) == (self.url is None):
-            raise ValueError("give either name or url")
-        return self
-
-
-class TestConfig(Section):
-    """Cases that stay out of plans, folds and curves until `medseg test` scores them. Give exactly one source."""
-
-    __test__ = False  # pytest collects classes of this name as tests
-
-    cases: list[str] | None = Field(default=None, min_length=1, description="case ids")
-    file: str | None = Field(
-        default=None,
-        pattern=r"\.(csv|tsv)$",
-        description="CSV or TSV file with a column case; in the data set's folder or the working folder",
-    )
-    column: str | None = Field(default=None, description="table layout: the column that marks test cases")
-    value: str = Field(default="test", description="what that column holds for them")
-    folder: Literal["imagesTs"] | None = Field(
-        default=None, description="decathlon, nnunet: imagesTs, with the references in labelsTs"
-    )
-
-    @model_validator(mode="after")
-    def _one_source(self) -> TestConfig:
-        given = [name for name in ("cases", "file", "column", "folder") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of cases, file, column, folder; there are {', '.join(given) or 'none'}")
-        if self.column is None and "value" in self.model_fields_set and self.value != "test":
-            raise ValueError("value belongs to column, which is not given")
-        return self
 
 
 class DatasetConfig(Section):
     """The folder of a data set and the meaning of its files."""
 
-    layout: Literal["pairs", "decathlon", "nnunet", "bids", "dsb2018", "table"] | None = Field(
+    layout: Literal["pairs", "patterns", "decathlon", "nnunet", "bids", "dsb2018", "table"] | None = Field(
         default=None,
-        description="pairs: images/NAME.* and masks/NAME.*; decathlon, nnunet: dataset.json, imagesTr/, labelsTr/; "
-        "bids: sub-XX/; dsb2018: ID/images/, ID/masks/ with a file per object; table: a TSV or CSV file; none: the one "
-        "whose landmarks the folder has (docs/data.md)",
+        description="pairs: images/NAME.* and masks/NAME.*; patterns: where `images` and `masks` say; decathlon, "
+        "nnunet: dataset.json, imagesTr/, labelsTr/; bids: sub-XX/; dsb2018: ID/images/, ID/masks/ with a file per "
+        "object; table: a TSV or CSV file; none: the one that the folder shows (docs/data.md)",
     )
     path: str = Field(description="folder of the data set, relative to data_root")
+    images: str | None = Field(
+        default=None,
+        description="patterns: where the images lie in that folder, e.g. imgs/{case}.tif (docs/data.md)",
+    )
+    masks: str | None = Field(
+        default=None,
+        description="patterns: where their masks lie, e.g. gt/{case}_mask.png, or segmentations/{class}.nii.gz",
+    )
     labels: dict[str, Label] | None = Field(
         default=None,
         description="class name -> value in the label files; dataset.json (decathlon, nnunet) brings its own",
@@ -148,8 +79,9 @@ class DatasetConfig(Section):
         default=None,
         description="whose case it is: a regular expression with one group, the subject within a case id; or a CSV or "
         "TSV file with columns case and subject, in the data set's folder or the working folder; or the word case: "
-        "each is a subject of its own; or same-origin: what ingest notices to belong together is one subject; none: "
-        "what the layout says, else each its own unless ids look as if subjects repeat",
+        "each is a subject of its own; or folder: what `images` calls {group}; or same-origin: what ingest notices to "
+        "belong together is one subject; none: what the layout says, else each its own unless ids look as if subjects "
+        "repeat",
     )
     exclude: list[str] = Field(
         default_factory=list,
@@ -251,6 +183,14 @@ class DatasetConfig(Section):
             orientation=self.orientation or "",
             fill=self.fill,
         )
+
+    @model_validator(mode="after")
+    def _patterns_have_their_layout(self) -> DatasetConfig:
+        if self.layout not in (None, "patterns") and (self.images or self.masks):
+            raise ValueError(
+                f"images and masks are for the layout patterns, this is {self.layout}; take one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _classes_of_objects(self) -> DatasetConfig:

@@ -21,10 +21,12 @@ from medseg.ingest.layouts.found import Candidate, Found, same_name
 from medseg.ingest.layouts.guess import guess_layout
 from medseg.ingest.layouts.nnunet import nnunet_layout
 from medseg.ingest.layouts.pairs import pairs_layout
+from medseg.ingest.layouts.patterns import patterns_layout
 from medseg.ingest.layouts.table import table_layout
 from medseg.ingest.manifest import NOBODY, Grouping
 from medseg.ingest.object_classes import ambiguous_ids, check_setting, listed_classes
 from medseg.ingest.subjects import check_subject, declared_subjects
+from medseg.progress import say
 from medseg.results.folders import StoreFolder
 from medseg.text import escaped, is_printable
 
@@ -33,6 +35,7 @@ __all__ = ["LAYOUTS", "Candidate", "Inventory", "find_cases"]
 # Layout (a value of `layout` in the configuration) -> how its files are found and paired.
 LAYOUTS: dict[str, Callable[[str, Path, DatasetConfig], Found]] = {
     "pairs": pairs_layout,
+    "patterns": patterns_layout,
     "decathlon": decathlon_layout,
     "nnunet": nnunet_layout,
     "bids": bids_layout,
@@ -82,8 +85,11 @@ def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Inventory:
     if not root.is_dir():
         fix = f"run `medseg download --dataset {dataset}` with this configuration" if config.download else ""
         return Inventory(root, (), None, None, (fault("missing", "-", "-", f"no folder {root}", fix),))
-    layout = config.layout or guess_layout(dataset, root, config)
-    found = LAYOUTS[layout](dataset, root, config.model_copy(update={"layout": layout}))
+    section = config if config.layout else guess_layout(dataset, root, config)
+    layout = str(section.layout)
+    found = LAYOUTS[layout](dataset, root, section)
+    for remark in found.remarks:
+        say(f"ingest {dataset}: {remark}")
     check_test(dataset, layout, config)
     excluded = leave_out(dataset, found, config.exclude)
     check_setting(dataset, layout, found.labels, config)

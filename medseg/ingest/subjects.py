@@ -18,13 +18,14 @@ from medseg.ingest.tables import read_table
 from medseg.text import text_of_cell
 
 # Values of `subject`: every case is a subject of its own; cases that look as if they had one origin are one.
-CASE, NOTICED = "case", "same-origin"
+# Or: the folder that a pattern calls {group} is the subject.
+CASE, NOTICED, FOLDER = "case", "same-origin", "folder"
 SEPARATORS = "_.-"
 
 
 def check_subject(dataset: str, subject: str | None) -> None:
-    """Raise ``ConfigError`` if ``subject`` is neither a file, ``case``, ``same-origin`` nor a usable expression."""
-    if not is_table(subject) and subject != NOTICED:
+    """Raise ``ConfigError`` if ``subject`` is neither a file, one of the words, nor a usable expression."""
+    if not is_table(subject) and subject not in (NOTICED, FOLDER):
         subject_rule(dataset, subject)
 
 
@@ -60,11 +61,17 @@ def declared_subjects(
         # What the images show is added when they are read; ids that look as if subjects repeat are still a fault.
         faults = [] if all(c.subject for c in cases.values()) else repeated_subjects(list(cases))
         return {case: c.subject or case for case, c in cases.items()}, Grouping("noticed"), faults
+    if subject == FOLDER:
+        if lacking := next((case for case, c in cases.items() if not c.group), None):
+            where = f"{cases[lacking].images[0]}; write another `subject` (docs/data.md)"
+            cause = "no folder says whose case it is ({group} in `images`)"
+            raise ConfigError(f"datasets.{dataset}.subject: {cause}: {where}")
+        return {case: c.group for case, c in cases.items()}, Grouping("layout", "the folders of its images"), []
     if subject is None and cases and all(case.subject for case in cases.values()):
         grouping = Grouping("layout", evidence) if evidence else NOBODY
         return {case: c.subject for case, c in cases.items()}, grouping, []
     rule = subject_rule(dataset, subject)
-    faults = repeated_subjects(list(cases)) if subject is None else []
+    faults = [] if subject is not None else shared_folders(cases) or repeated_subjects(list(cases))
     found = {case: rule(case) if subject is not None else c.subject or case for case, c in cases.items()}
     fix = "correct the expression, or say who belongs together in a file: `subject: FILE.csv` (columns case,subject)"
     for case in (case for case, name in found.items() if not name):
@@ -167,6 +174,20 @@ def suspect(case_ids: Sequence[str]) -> tuple[str, str, str] | None:
                 more = f"(?:[{SEPARATORS}]{word}){{0,{size - 1}}}" if size > 1 else ""
                 return members[0], members[1], f"^({word}{more})"
     return None
+
+
+def shared_folders(cases: Mapping[str, Candidate]) -> list[Fault]:
+    """The fault that folders hold several cases, where the configuration does not say whether these are one subject."""
+    folders = Counter(case.group for case in cases.values() if case.group)
+    folder, count = max(folders.items(), key=lambda item: item[1], default=("", 0))
+    if count < 2:
+        return []
+    cause = f"{count} cases lie in the folder {folder}, and `subject` does not say whether they belong together"
+    fix = (
+        f"write `subject: {FOLDER}` if each folder is one subject (a patient, a slide), or `subject: {CASE}` if "
+        "each case is a subject of its own, or `subject: FILE.csv` (columns case,subject)"
+    )
+    return [fault("subject", "-", "-", cause, fix)]
 
 
 def repeated_subjects(case_ids: Sequence[str]) -> list[Fault]:

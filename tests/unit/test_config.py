@@ -30,8 +30,10 @@ FULL: dict[str, Any] = {
     "results": "r",
     "datasets": {
         "cells": {
-            "layout": "pairs",
+            "layout": "patterns",
             "path": "cells",
+            "images": "imgs/{case}.tif",
+            "masks": "gt/{case}_mask.png",
             "labels": {"cell": 1, "debris": 2},
             "instances": True,
             "classes": "classes.csv",

@@ -122,6 +122,14 @@ def write_table(root: Path) -> None:
     (root / "cases.csv").write_text("\n".join(lines) + "\n")
 
 
+def write_patterns(root: Path) -> None:
+    for seed, name in enumerate(NAMES):
+        image, labels = volume(seed)
+        store(root / "scans" / f"{name}_T1.nii.gz", image)
+        store(root / "scans" / f"{name}_T2.nii.gz", 7 * image)
+        store(root / "gt" / f"{name}_seg.nii.gz", labels)
+
+
 @dataclass(frozen=True)
 class Example:
     """A sound data set in one layout."""
@@ -137,6 +145,11 @@ SUBS = tuple(sorted(f"sub-{name}" for name in NAMES))
 LABELS = {"labels": CLASSES}
 EXAMPLES = {
     "pairs": Example(write_pairs, LABELS),
+    "patterns": Example(
+        write_patterns,
+        LABELS | {"images": "scans/{case}_{channel}.nii.gz", "masks": "gt/{case}_seg.nii.gz"},
+        channels=("T1", "T2"),
+    ),
     "decathlon": Example(write_decathlon, channels=("CT",)),
     "nnunet": Example(write_nnunet, channels=("T2", "ADC")),
     "bids": Example(
@@ -831,5 +844,5 @@ def test_a_folder_tells_its_layout_by_its_landmarks(
 def test_a_folder_without_landmarks_is_told_which_there_are(tmp_path: Path) -> None:
     (tmp_path / "data" / "scans").mkdir(parents=True)
     section = config(tmp_path, "pairs").datasets["data"].model_copy(update={"layout": None})
-    with pytest.raises(ConfigError, match=r"datasets\.data\.layout: not given.*pairs: folders images and masks"):
+    with pytest.raises(ConfigError, match=r"datasets\.data\.layout: not given.*no file.*`images: "):
         find_cases("data", tmp_path / "data", section)

@@ -36,6 +36,8 @@ class Candidate:
         class_map: file with the class of each voxel of objects of several classes, relative likewise; empty: none.
         object_classes: object number -> class value, from a table of the user's own; None: no table says it.
         chosen: whether ``images`` are those of several files, one per channel, that the configuration chose.
+        group: folder that the case shares with others, where a pattern has ``{group}``; empty: none.
+        file_values: where there is one mask file per class, the value of each; empty: values are those in the files.
     """
 
     id: str
@@ -49,6 +51,8 @@ class Candidate:
     class_map: str = ""
     object_classes: Mapping[int, int] | None = None
     chosen: bool = False
+    group: str = ""
+    file_values: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -62,6 +66,7 @@ class Found:
         faults: everything wrong with the way files are listed, named and paired.
         splits: a file of folds that the layout brings, relative to the data set's folder; empty: none.
         evidence: what in the data set names the subject of a case; empty: nothing.
+        remarks: what was decided with certainty, to be printed.
     """
 
     candidates: list[Candidate] = field(default_factory=list)
@@ -70,20 +75,27 @@ class Found:
     faults: list[Fault] = field(default_factory=list)
     splits: str = ""
     evidence: str = ""
+    remarks: list[str] = field(default_factory=list)
 
 
-def label_table_of(names: Mapping[str, int], config: DatasetConfig) -> LabelTable:
-    """The label table of class names -> values, with what the configuration says beyond them."""
-    return LabelTable.create(names, instances=config.instances, regions=config.regions, ignore=config.ignore)
+def label_table_of(names: Mapping[str, int], config: DatasetConfig, *, instances: bool = False) -> LabelTable:
+    """The label table of class names -> values, with what the configuration says beyond them.
+
+    Args:
+        names, config: what is known.
+        instances: whether the files are objects, whatever the configuration says.
+    """
+    objects = instances or config.instances
+    return LabelTable.create(names, instances=objects, regions=config.regions, ignore=config.ignore)
 
 
-def required_table(dataset: str, config: DatasetConfig) -> LabelTable:
+def required_table(dataset: str, config: DatasetConfig, *, instances: bool = False) -> LabelTable:
     """The label table of the configuration, for layouts whose files name no classes; ``ConfigError`` without one."""
     if not config.labels:
         example = "labels: {nucleus: 1}"
         what = f"the {config.layout} layout needs the classes, e.g. {example}"
         raise ConfigError(f"datasets.{dataset}.labels: missing; {what}")
-    return label_table_of(config.labels, config)
+    return label_table_of(config.labels, config, instances=instances)
 
 
 def visible(root: Path, folder: str) -> list[str]:
@@ -102,6 +114,21 @@ def walk(root: Path, folder: str) -> list[str]:
         here = Path(place).relative_to(root).as_posix()
         files += [f"{here}/{name}" for name in names if not name.startswith(".") and name not in LITTER]
     return sorted(files)
+
+
+def entries(root: Path) -> list[str]:
+    """All visible files and folders below a folder, sorted, folders with a "/" at the end.
+
+    Links to folders are listed, but not followed; nor is a folder that is called like a file, which is one image.
+    """
+    found = []
+    for place, folders, names in os.walk(root, followlinks=False):
+        here = Path(place).relative_to(root)
+        there = [name for name in folders if not name.startswith(".") and name not in LITTER]
+        found += [(here / name).as_posix() + "/" for name in there]
+        found += [(here / name).as_posix() for name in names if not name.startswith(".") and name not in LITTER]
+        folders[:] = [name for name in there if suffix_of(Path(name)) not in FORMATS]
+    return sorted(found)
 
 
 def stem(root: Path, file: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medseg.config import DatasetConfig, is_table
 from medseg.ingest.faults import fault
+from medseg.ingest.layouts.detect import PATTERNS, look_for_patterns
 from medseg.ingest.layouts.found import Candidate, Found, by_stem, outside, required_table, visible
 
 
@@ -23,14 +24,18 @@ def pairs_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
     found = Found(labels=required_table(dataset, config))
     third = config.classes if config.classes is not None and not is_table(config.classes) else None
     named = "images, masks and, as `classes` says, " + third if third else "images and masks"
-    found.faults = [
-        fault("missing", "-", name, "no such folder", f"the pairs layout has folders {named}")
-        for name in ("images", "masks", *([third] if third else []))
-        if not (root / name).is_dir()
-    ]
-    if found.faults:
+    lacking = [n for n in ("images", "masks", *([third] if third else [])) if not (root / n).is_dir()]
+    if lacking:
+        fix = f"the pairs layout has folders {named}{_instead(root)}"
+        found.faults = [fault("missing", "-", name, "no such folder", fix) for name in lacking]
         return found
     images, masks = (by_stem(root, visible(root, name)) for name in ("images", "masks"))
+    if images and masks and not images.keys() & masks.keys():
+        one, other = (next(iter(files.values()))[0] for files in (images, masks))
+        cause = f"no name is in both folders: {one}, {other}, …"
+        fix = f"say which belong together by two patterns, such as {PATTERNS}{_instead(root)}"
+        found.faults.append(fault("missing", "-", "-", cause, fix))
+        return found
     for case in sorted(images.keys() | masks.keys()):
         pictures, labels = images.get(case, []), masks.get(case, [])
         escapes = outside(root, pictures + labels)
@@ -47,6 +52,12 @@ def pairs_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
     if third:
         _add_class_maps(found, root, third, images.keys() | masks.keys())
     return found
+
+
+def _instead(root: Path) -> str:
+    """What the folder looks like instead."""
+    seen = look_for_patterns(root)
+    return f'; it looks like `images: "{seen.images}"` and `masks: "{seen.masks}"`' if seen.images else ""
 
 
 def _add_class_maps(found: Found, root: Path, folder: str, names: Set[str]) -> None:
