@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from medseg.formats.alpha import without_alpha
 from medseg.formats.content import Content
 from medseg.formats.errors import FormatError
+from medseg.formats.exif import check_upright
 from medseg.formats.limits import MAX_DEFLATE_RATIO, check_size, held
 from medseg.formats.source import Source
 from medseg.formats.streams import unpack
@@ -53,7 +54,7 @@ def open_png(path: Path, content: Content) -> Source:
     """Open a PNG; see ``medseg.formats.read.open_image`` for the contract.
 
     Only the stored numbers count: gamma, colour profiles and the colour marked as transparent are ignored. An
-    indexed picture gives its indices. A fully opaque alpha channel is dropped, any other is refused.
+    indexed picture gives its indices and its colour table. A fully opaque alpha channel is dropped, any other refused.
     """
     import imagecodecs
 
@@ -80,7 +81,15 @@ def open_png(path: Path, content: Content) -> Source:
     remarks: tuple[str, ...] = ()
     if colour in _WITH_ALPHA:
         voxels, remarks = without_alpha(path, voxels)
-    return Source(path, voxels, palette=colour == 3, remarks=remarks)
+    return Source(path, voxels, palette=_colours(path, chunks) if colour == 3 else None, remarks=remarks)
+
+
+def _colours(path: Path, chunks: Chunks) -> NDArray[np.uint8]:
+    """The colour table (N, 3) of an indexed picture."""
+    tables = [body for kind, body in chunks if kind == b"PLTE"]
+    if len(tables) != 1 or len(tables[0]) % 3 or not 3 <= len(tables[0]) <= 768:
+        raise FormatError(path, "damaged: an indexed picture without one colour table")
+    return np.frombuffer(tables[0], np.uint8).reshape(-1, 3)
 
 
 def _packed_size(width: int, height: int, bits: int, *, interlaced: bool) -> int:
@@ -111,24 +120,8 @@ def _check_orientation(path: Path, chunks: Chunks) -> None:
     for kind, body in chunks:
         if kind == b"acTL":
             raise FormatError(path, "an animated PNG, expected one picture", "store one picture per file")
-        if kind == b"eXIf" and (orientation := _exif_orientation(body)) not in (None, 1):
-            raise FormatError(path, f"EXIF orientation {orientation}, expected 1", "rotate the pixels themselves")
-
-
-def _exif_orientation(exif: bytes) -> int | None:
-    """The orientation tag of an EXIF block (a TIFF directory), or None."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    if order is None or len(exif) < 14:
-        return None
-    (start,) = struct.unpack_from(order + "I", exif, 4)
-    if start + 2 > len(exif):
-        return None
-    (count,) = struct.unpack_from(order + "H", exif, start)
-    for entry in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
-        tag, _, _, value = struct.unpack_from(order + "HHIH", exif, entry)
-        if tag == 274:
-            return int(value)
-    return None
+        if kind == b"eXIf":
+            check_upright(path, body)
 
 
 def png_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from medseg.errors import GeometryError
 from medseg.formats.content import Content
 from medseg.formats.errors import FIX_MASK, FormatError
+from medseg.formats.palette import Table, is_grey, shown
 from medseg.image.geometry import Geometry
 
 # Labels stored as floating point are accepted if they are this close to an integer.
@@ -44,7 +45,7 @@ class Source:
         affine: voxel-to-world matrix, or None for formats without one.
         unit: unit of the affine's world axes.
         slope, intercept: stored value * slope + intercept is the real one.
-        palette: if true, the numbers are indices into a colour table.
+        palette: colour table (N, 3) that the numbers are indices of; None: they are values.
         lossy: if true, the compression invents numbers, so the file cannot be a label map.
         notes: what is doubtful: (code of the fault in ``medseg.ingest.faults``, what was found).
         remarks: what the reader decided with certainty, for the record: a dropped axis or alpha, no scaling.
@@ -66,7 +67,7 @@ class Source:
     unit: str = "px"
     slope: float = 1.0
     intercept: float = 0.0
-    palette: bool = False
+    palette: Table | None = None
     lossy: bool = False
     notes: tuple[tuple[str, str], ...] = ()
     remarks: tuple[str, ...] = ()
@@ -106,12 +107,15 @@ class Source:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(C,*S)."""
-        return tuple(int(n) for n in self.stored.shape)
+        """(C,*S) of the image; with a colour table, three channels, or one if it has greys only."""
+        shape = tuple(int(n) for n in self.stored.shape)
+        return shape if self.palette is None else (1 if is_grey(self.palette) else 3, *shape[1:])
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of what ``read`` gives: the stored type, or a float type where the header scales."""
+        """Type of what ``read`` gives: the stored type, a float type where the header scales, 8 bits for colours."""
+        if self.palette is not None:
+            return np.dtype(np.uint8)
         if not self._scaled:
             return self.stored.dtype
         stored = self.stored.dtype
@@ -160,24 +164,22 @@ class Source:
 
         Raises:
             GeometryError: for a box that is empty or reaches beyond the image.
-            FormatError: if the file is damaged there, its scaling overflows, or it is a colour-table picture.
+            FormatError: if the file is damaged there, or its scaling overflows.
         """
-        self._check_palette()
         inside = self._bounds([slice(None)] * (len(self.shape) - 1) if box is None else box)
         return np.ascontiguousarray(self._real(self.stored[(slice(None), *inside)]))
 
     def image(self) -> NDArray[Any]:
-        """All real intensities (C,*S): the stored type, or a float type where the header scales."""
-        self._check_palette()
+        """All real intensities (C,*S): the stored type, or a float type where the header scales; colours as RGB."""
         return self._real(self.voxels)
 
     def labels(self) -> NDArray[Any]:
-        """The label map (*S), integers that never went through floating point unless stored so.
+        """The label map (*S), integers that never went through floating point unless stored so; of colours the index.
 
         Raises:
             FormatError: for several channels, a lossy compression, or numbers that are no integers.
         """
-        if self.shape[0] != 1:
+        if self.stored.shape[0] != 1:
             cause = f"label file with {self.shape[0]} channels, expected one (axes {self.shape})"
             raise FormatError(self.path, cause, FIX_MASK)
         if self.lossy:
@@ -193,10 +195,6 @@ class Source:
     def _scaled(self) -> bool:
         """Whether the header asks for another number than the stored one."""
         return (self.slope, self.intercept) != (1.0, 0.0)
-
-    def _check_palette(self) -> None:
-        if self.palette:
-            raise FormatError(self.path, "a colour-table picture, expected grey or RGB", "convert it to grey or RGB")
 
     def _bounds(self, box: Sequence[slice]) -> tuple[slice, ...]:
         """The box with all its bounds, checked."""
@@ -220,6 +218,8 @@ class Source:
         return filled
 
     def _unscaled(self, stored: NDArray[Any]) -> NDArray[Any]:
+        if self.palette is not None:
+            return shown(self.path, stored, self.palette)
         if not self._scaled:
             return stored
         with np.errstate(all="ignore"):  # NaN and Inf of the file are distinguished from an overflow below

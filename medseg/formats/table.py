@@ -28,7 +28,8 @@ class Format:
         dims: numbers of spatial axes that the format can hold.
         open: ``module:function``, (path, content) -> ``Source``.
         write: ``module:function``, (path, labels, geometry) -> the file's bytes; where there are several files, a
-            ``Content`` of all of them, the named one first.
+            ``Content`` of all of them, the named one first. Empty: label maps of such images are files of ``labels``.
+        labels: suffix of the label maps that are written for such images; empty: the image's own.
         companions: ``module:function``, (path, bytes of the named file) -> names of further files beside it that
             belong to the image; empty: there are none.
         kind: what the named file must be by its first bytes, a key of ``medseg.formats.content.KINDS``; empty: the
@@ -37,7 +38,8 @@ class Format:
 
     dims: tuple[int, ...]
     open: str
-    write: str
+    write: str = ""
+    labels: str = ""
     companions: str = ""
     kind: str = ""
 
@@ -117,6 +119,30 @@ FORMATS: dict[str, Format] = {
         write="medseg.formats.png:png_bytes",
         kind="PNG",
     ),
+    ".jpg": Format(
+        (2,),
+        open="medseg.formats.jfif:open_jpeg",
+        labels=".png",
+        kind="JPEG",
+    ),
+    ".jpeg": Format(
+        (2,),
+        open="medseg.formats.jfif:open_jpeg",
+        labels=".png",
+        kind="JPEG",
+    ),
+    ".bmp": Format(
+        (2,),
+        open="medseg.formats.bmp:open_bmp",
+        labels=".png",
+        kind="BMP",
+    ),
+    ".gif": Format(
+        (2,),
+        open="medseg.formats.gif:open_gif",
+        labels=".png",
+        kind="GIF",
+    ),
     ".tif": Format(
         (2, 3),
         open="medseg.formats.tiff.read:open_tiff",
@@ -157,6 +183,7 @@ FORMATS: dict[str, Format] = {
         (3,),
         open="medseg.formats.dicom.read:open_dicom",
         write="medseg.formats.dicom.label:segmentation_bytes",
+        labels=".dcm",
     ),
 }
 
@@ -176,8 +203,8 @@ def stem_of(path: Path) -> str:
 
 
 def label_suffix(path: Path) -> str:
-    """Suffix of the label file that is written for an image: the image's own; ``.dcm`` for a folder of slices."""
-    return ".dcm" if path.is_dir() else suffix_of(path)
+    """Suffix of the label file that is written for an image: the image's own, unless its row names another."""
+    return format_of(path).labels or suffix_of(path)
 
 
 def class_map(labels: Path) -> Path:

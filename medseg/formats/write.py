@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medseg.files import write_bytes
 from medseg.formats.content import FileBytes
 from medseg.formats.errors import FormatError
-from medseg.formats.table import format_of
+from medseg.formats.table import format_of, suffix_of
 from medseg.image.geometry import Geometry
 
 
@@ -27,7 +27,10 @@ def write_labels(path: Path, labels: NDArray[Any], geometry: Geometry) -> None:
         raise FormatError(path, f"labels of type {labels.dtype}, expected integers", "convert them first")
     if labels.shape != geometry.shape:
         raise FormatError(path, f"labels of shape {labels.shape} on a grid of {geometry.shape}", "use the right grid")
-    written = format_of(path).writer(path, labels, geometry)
+    row = format_of(path)
+    if not row.write:
+        raise FormatError(path, f"label maps are not written as {suffix_of(path)}", f"write {row.labels}")
+    written = row.writer(path, labels, geometry)
     if isinstance(written, bytes):
         write_bytes(path, written)
         return

@@ -100,6 +100,25 @@ def tiff_lzw() -> Files:
     return tiff(60_000, 5, bytes(imagecodecs.lzw_encode(bytes(1 << 16))))
 
 
+def jpeg(rows: int, columns: int, mode: int = 0xC0, body: bytes = bytes(100)) -> Files:
+    """A frame without tables: nothing can be decoded, and whatever is allocated for it was allocated too early."""
+    frame = struct.pack(">HHBHHB3B", 0xFF00 | mode, 11, 8, rows, columns, 1, 1, 0x11, 0)
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
+    return {"case.jpg": b"\xff\xd8" + frame + scan + body + b"\xff\xd9"}
+
+
+def bmp(rows: int, columns: int, bits: int = 8, name: str = "case.bmp") -> Files:
+    head = struct.pack("<2sIII", b"BM", 0, 0, 14 + 40 + 1024)
+    return {name: head + struct.pack("<IiiHHIIiiII", 40, columns, rows, 1, bits, 0, 0, 0, 0, 0, 0) + bytes(1024 + 5000)}
+
+
+def gif(rows: int, columns: int, body: bytes = bytes(5000)) -> Files:
+    blocks = b"".join(bytes([len(body[at : at + 255])]) + body[at : at + 255] for at in range(0, len(body), 255))
+    size = struct.pack("<HH", columns, rows)
+    head = b"GIF89a" + size + b"\x80\0\0" + b"\0\0\0\x09\x09\x09" + b"\x2c\0\0\0\0" + size + b"\0\x08"
+    return {"case.gif": head + blocks + b"\0\x3b"}
+
+
 HUGE = (100_000, 100_000, 100_000)
 WIDE = "100000 100000 100000"
 # 2 GiB of zeros, 16-bit, 1024 voxels a side: honest, and above the limit.
@@ -127,6 +146,17 @@ BOMBS: dict[str, Callable[[], Files]] = {
     ".png claims 500000^2": lambda: png(500_000, 500_000, zlib.compress(bytes(5000))),
     ".png holds 3.6 GB": lambda: png(60_000, 60_000, zeros(60_000 * 60_001)),
     ".png claims 30000^2": lambda: png(30_000, 30_000, zeros(1 << 20) + bytes(1 << 20)),
+    ".jpg claims 65500^2": lambda: jpeg(65_500, 65_500),
+    ".jpg claims 65500^2 in 9 MB": lambda: jpeg(65_500, 65_500, body=bytes(9 << 20)),
+    ".jpg claims 22000^2 in several scans": lambda: jpeg(22_000, 22_000, 0xC2, bytes(1 << 20)),
+    ".jpeg claims 65500^2": lambda: {"case.jpeg": jpeg(65_500, 65_500)["case.jpg"]},
+    ".bmp claims 60000^2": lambda: bmp(60_000, 60_000),
+    ".bmp claims 2^31 rows": lambda: bmp(-(2**31), 60_000, 1),
+    ".gif claims 65535^2": lambda: gif(65_535, 65_535),
+    ".gif claims 65535^2 in 9 MB": lambda: gif(65_535, 65_535, bytes(9 << 20)),
+    ".nii.gz holds 300 MiB in members": lambda: {
+        "case.nii.gz": gzip.compress(nifti_header((8, 8, 8))) + gzip.compress(bytes(1 << 20)) * 300
+    },
     **{
         f".tif claims {s}^2, compression {c}": (lambda s=s, c=c: tiff(s, c))
         for s in (60_000, 500_000)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK
 import tifffile
+from PIL import Image
 
 from medseg.errors import GeometryError
 from medseg.formats.content import FileBytes
@@ -22,6 +23,7 @@ from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from tests import dicom_phantom
 from tests.contracts.test_formats import ROWS, some_labels
+from tests.pictures import picture
 
 
 def scaled_nifti(path: Path, dtype: str, slope: float, big_endian: bool = False) -> None:
@@ -48,6 +50,14 @@ def dicom_folder(path: Path) -> None:
     path.mkdir()
     for name, data in dicom_phantom.series().items():
         (path / name).write_bytes(data)
+
+
+def some_colours() -> np.ndarray:
+    return np.random.default_rng(8).integers(0, 255, (37, 23, 3)).astype(np.uint8)
+
+
+def some_table() -> np.ndarray:
+    return np.random.default_rng(9).integers(0, 65535, (3, 256)).astype(np.uint16)
 
 
 # Images that no label map of ours looks like: scaled, of big-endian numbers, of several channels, in tiles and strips.
@@ -87,6 +97,12 @@ IMAGES: dict[str, Callable[[Path], None]] = {
         p, np.full((9, 8, 4), 255, np.uint8), photometric="rgb", extrasamples=["unassalpha"]
     ),
     "series": dicom_folder,
+    "colour.jpg": lambda p: p.write_bytes(picture(".jpg", some_colours())),
+    "table.bmp": lambda p: p.write_bytes(picture(".bmp", Image.fromarray(some_colours()).quantize(30))),
+    "table.gif": lambda p: p.write_bytes(picture(".gif", Image.fromarray(some_colours()).quantize(30))),
+    "table.tif": lambda p: tifffile.imwrite(
+        p, some_colours()[..., 0], photometric="palette", colormap=some_table(), rowsperstrip=5, metadata=None
+    ),
 }
 
 
@@ -98,7 +114,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         return tmp_path / request.param
     path = tmp_path / f"case{request.param}"
     grid = ROWS[request.param].grids[0]
-    write_labels(path, some_labels(grid), grid)
+    ROWS[request.param].make(path, some_labels(grid), grid)
     return path
 
 

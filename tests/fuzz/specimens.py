@@ -18,6 +18,7 @@ import tifffile
 
 from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
+from tests.pictures import indexed, picture
 
 AFFINE = np.array([[1.5, 0.0, 0.0, 33.0], [0.0, 1.2, -0.9, -40.5], [0.0, 0.9, 1.2, 7.25], [0.0, 0.0, 0.0, 1.0]])
 Files = dict[str, bytes]
@@ -104,7 +105,24 @@ def _png() -> list[Files]:
     pictures: list[np.ndarray] = [rng.integers(0, 255, (9, 7, c)).astype(np.uint8) for c in (1, 3)]
     pictures.append(np.dstack([pictures[1], np.full((9, 7), 255, np.uint8)]))
     pictures.append(rng.integers(0, 65535, (9, 7)).astype(np.uint16))
-    return [{"case.png": bytes(imagecodecs.png_encode(picture))} for picture in pictures]
+    table = io.BytesIO()
+    indexed(pictures[0][..., 0] % 16, rng.integers(0, 255, (16, 3))).save(table, "PNG")
+    return [
+        *({"case.png": bytes(imagecodecs.png_encode(pixels))} for pixels in pictures),
+        {"case.png": table.getvalue()},
+    ]
+
+
+def _pictures(suffix: str) -> list[Files]:
+    """Grey, colours, a colour table, two values; of JPEG grey, colours, several scans."""
+    rng = np.random.default_rng(6)
+    colour = rng.integers(0, 255, (23, 17, 3)).astype(np.uint8)
+    made: list[tuple[Any, dict[str, Any]]] = [(colour[..., 0], {}), (colour, {})]
+    if suffix == ".jpg":
+        made += [(colour, {"progressive": True}), (colour, {"subsampling": 0, "optimize": True})]
+    else:
+        made += [(indexed(colour[..., 0] % 16, rng.integers(0, 255, (16, 3))), {}), (colour[..., 0] > 99, {})]
+    return [{f"case{suffix}": picture(suffix, pixels, **options)} for pixels, options in made]
 
 
 def _tif() -> list[Files]:
@@ -121,6 +139,7 @@ def _tif() -> list[Files]:
         _tiff(colour, photometric="rgb", compression="jpeg"),
         _tiff(np.eye(20, dtype=bool), compression="packbits"),
         _tiff(deep.astype(np.float32), photometric="minisblack"),
+        _tiff(flat, photometric="palette", colormap=rng.integers(0, 65535, (3, 256)).astype(np.uint16)),
     ]
 
 
@@ -170,6 +189,9 @@ SPECIMENS: dict[str, Callable[[], list[Files]]] = {
     ".mha": functools.cache(_metaimage),
     ".mhd": functools.cache(lambda: [_own(".mhd", (7, 6, 5), "mm", "uint16")]),
     ".png": functools.cache(_png),
+    ".jpg": functools.cache(lambda: _pictures(".jpg")),
+    ".bmp": functools.cache(lambda: _pictures(".bmp")),
+    ".gif": functools.cache(lambda: _pictures(".gif")),
     ".tif": functools.cache(_tif),
     ".ome.tif": functools.cache(_ome),
     ".dcm": functools.cache(lambda: [_own(".dcm", (7, 6, 5), "mm", "uint8"), _slice()]),

@@ -45,8 +45,8 @@ def test_names() -> None:
     assert suffix_of(Path("a/B.NII.GZ")) == ".nii.gz"
     assert stem_of(Path("a/B.c.NII.GZ")) == "B.c"
     assert stem_of(Path("a/b.c.png")) == "b.c"
-    with pytest.raises(FormatError, match=r"format \.jpg, expected"):
-        open_image(Path("lossy.jpg"))
+    with pytest.raises(FormatError, match=r"format \.xyz, expected"):
+        open_image(Path("strange.xyz"))
     with pytest.raises(FormatError, match="no suffix"):
         open_image(Path("name"))
 
@@ -550,8 +550,26 @@ def test_small_depths_and_palettes_give_the_stored_numbers(depth: int, rows: byt
     labels, _ = read_labels(Path("case.png"), data)
     np.testing.assert_array_equal(labels, [[0, 1, 2, 3], [3, 2, 1, 0]])
     if colour == 3:
-        with pytest.raises(FormatError, match="colour-table"):
-            read_image(Path("case.png"), data)
+        image, _ = read_image(Path("case.png"), data)
+        np.testing.assert_array_equal(image[:, 0], [[0, 255, 0, 7], [0, 0, 255, 7], [0, 0, 0, 7]])
+
+
+def test_a_table_of_greys_is_one_channel_and_labels_stay_indices() -> None:
+    table = (b"PLTE", bytes([0, 0, 0, 90, 90, 90, 7, 7, 7, 255, 255, 255]))
+    data = png(4, 1, 8, 3, b"\0\0\1\2\3", table)
+    np.testing.assert_array_equal(read_image(Path("case.png"), data)[0], [[[0, 90, 7, 255]]])
+    np.testing.assert_array_equal(read_labels(Path("case.png"), data)[0], [[0, 1, 2, 3]])
+
+
+@pytest.mark.parametrize("tables", [[], [PALETTE, PALETTE], [(b"PLTE", b"")], [(b"PLTE", bytes(7))]])
+def test_an_indexed_png_has_one_colour_table(tables: list[tuple[bytes, bytes]]) -> None:
+    with pytest.raises(FormatError, match="an indexed picture without one colour table"):
+        read_image(Path("case.png"), png(4, 1, 8, 3, b"\0\0\1\2\3", *tables))
+
+
+def test_an_index_beyond_the_colour_table_is_damage() -> None:
+    with pytest.raises(FormatError, match="damaged: colour 4 of a table of 4"):
+        read_image(Path("case.png"), png(4, 1, 8, 3, b"\0\0\1\2\4", PALETTE))
 
 
 def test_transparency_adds_no_channel() -> None:

@@ -299,12 +299,18 @@ def test_unspecified_samples_are_channels() -> None:
     np.testing.assert_array_equal(open_image(PATH, data).voxels, voxels.transpose(2, 0, 1))
 
 
-def test_palette_gives_indices_for_labels_only() -> None:
+def test_palette_gives_indices_for_labels_and_colours_for_images() -> None:
     indices = RNG.integers(0, 4, (5, 7)).astype(np.uint8)
-    data = tiff(indices, photometric="palette", colormap=np.zeros((3, 256), np.uint16))
+    table = RNG.integers(0, 65535, (3, 256)).astype(np.uint16)
+    data = tiff(indices, photometric="palette", colormap=table)
     np.testing.assert_array_equal(read_labels(PATH, data)[0], indices)
-    with pytest.raises(FormatError, match="colour-table"):
-        read_image(PATH, data)
+    np.testing.assert_array_equal(read_image(PATH, data)[0], (table >> 8)[:, indices])
+    # Some writers fill the lower half of an entry alone.
+    data = tiff(indices, photometric="palette", colormap=table >> 8)
+    np.testing.assert_array_equal(read_image(PATH, data)[0], (table >> 8)[:, indices])
+    greys = np.tile(table[:1], (3, 1))
+    data = tiff(indices, photometric="palette", colormap=greys)
+    np.testing.assert_array_equal(read_image(PATH, data)[0], (greys[:1] >> 8)[:, indices])
 
 
 @pytest.mark.parametrize("tile", [None, (16, 32)])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medseg.formats.alpha import without_alpha
 from medseg.formats.content import Content, Data, FileBytes
@@ -85,7 +86,7 @@ def _source(path: Path, data: Data, pages: list[Any], count: int) -> Source:
         voxels,
         None if layout.sizes is None else np.diag([*layout.sizes, 1.0]),
         "px" if layout.sizes is None else "um",
-        palette=int(first.photometric) == 3,
+        palette=_colours(path, first) if int(first.photometric) == 3 else None,
         lossy=int(first.compression) == JPEG,
         notes=layout.notes,
         remarks=layout.remarks + dropped,
@@ -105,6 +106,14 @@ def _voxels(path: Path, data: Data, pages: list[Any], layout: PageLayout) -> tup
         raise FormatError(path, cause, "store plain channels")
     whole = voxels[(slice(None),) * len(voxels.shape)]
     return without_alpha(path, whole) if alphas else (whole, ())
+
+
+def _colours(path: Path, page: Any) -> NDArray[np.uint8]:
+    """The colour table (N, 3) of a page, whose entries have 16 bits; some writers fill the lower 8 alone."""
+    table = page.colormap
+    if table is None or table.ndim != 2 or len(table) != 3 or not table.shape[1]:
+        raise FormatError(path, "damaged: an indexed picture without a colour table")
+    return np.ascontiguousarray((table if int(table.max()) < 256 else table >> 8).T.astype(np.uint8))
 
 
 def _resolution(page: Any) -> tuple[float, float] | None:
