@@ -19,6 +19,7 @@ from medseg.formats.content import Content, Data, Part, part_from
 from medseg.formats.errors import FormatError
 from medseg.formats.headers import first_axis_fastest, require_axes
 from medseg.formats.limits import MAX_DEFLATE_RATIO, check_claim, check_size
+from medseg.formats.nifti_plane import add_third_axis, in_plane
 from medseg.formats.raw import raw_voxels
 from medseg.formats.source import Source
 from medseg.formats.streams import pack_gzip, peek_gzip, unpack
@@ -134,38 +135,11 @@ def _nifti_affine(path: Path, header: Any, shape: tuple[int, ...]) -> tuple[NDAr
 
 
 def _plane_affine(path: Path, header: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], Notes, Affines]:
-    """As ``_nifti_affine`` for a picture (X, Y): its place in its own plane.
-
-    What the header says of the third axis counts for nothing; it may be 0.
-    """
-    if not 0 < float(header["pixdim"][3]) < math.inf:
-        header["pixdim"][3] = 1.0
-    rows = ("srow_x", "srow_y", "srow_z")
-    columns = np.array([header[row][:2] for row in rows], dtype=np.float64)
-    with np.errstate(all="ignore"):  # what is not finite is found with the form
-        first, second = (columns / np.linalg.norm(columns, axis=0)).T
-        for row, value in zip(rows, np.cross(first, second), strict=True):
-            header[row][2] = value
+    """As ``_nifti_affine`` for a picture (X, Y): its place in its own plane, which has no orientation to doubt."""
+    add_third_axis(header)
     affine, notes, affines = _nifti_affine(path, header, (*shape, 1))
     kept = tuple(note for note in notes if note[0] != "no-orientation")
-    return _in_plane(affine), kept, {name: _in_plane(one) for name, one in affines.items()}
-
-
-def _in_plane(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The 3 x 3 affine of the first two axes, in the two axes of the world that are closest to their plane.
-
-    Where the plane is tilted against these, in two axes of its own, the first along the first column.
-    """
-    axes, origin = affine[:3, :2], affine[:3, 3]
-    first, second = (axes / np.linalg.norm(axes, axis=0)).T
-    away = int(np.argmax(np.abs(np.cross(first, second))))
-    world = np.delete(np.eye(3), away, axis=0)
-    if max(abs(first[away]), abs(second[away])) > 1e-3:
-        second = second - first * (first @ second)
-        world = np.stack([first, second / np.linalg.norm(second)])
-    out = np.eye(3)
-    out[:2, :2], out[:2, 2] = world @ axes, world @ origin
-    return out + 0.0  # no negative zeros
+    return in_plane(affine), kept, {name: in_plane(one) for name, one in affines.items()}
 
 
 def _form(header: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
