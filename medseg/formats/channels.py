@@ -77,7 +77,7 @@ def choose_channels(source: Source, reading: Reading) -> Source:
     chosen = _numbers(source, reading)
     if not chosen or chosen == tuple(range(source.shape[0])):
         return source
-    return source.with_channels(ChosenVoxels(source.stored, chosen), chosen)
+    return source.with_channels(ChosenVoxels(source.shown, chosen), chosen)
 
 
 def _numbers(source: Source, reading: Reading) -> tuple[int, ...]:
@@ -111,5 +111,5 @@ def _coloured(source: Source, colour: str) -> Voxels:
         cause = f"{count} channels, `channels: {colour}` takes pictures of 1 (grey) or 3 (red, green, blue)"
         raise FormatError(source.path, cause, "leave the case out, or choose channels by number", "channels")
     if colour == "grey":
-        return source.stored if count == 1 else GreyVoxels(source.stored)
-    return ChosenVoxels(source.stored, (0, 0, 0)) if count == 1 else source.stored
+        return source.shown if count == 1 else GreyVoxels(source.shown)
+    return ChosenVoxels(source.shown, (0, 0, 0)) if count == 1 else source.shown

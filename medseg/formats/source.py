@@ -36,6 +36,35 @@ class Voxels(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ShownVoxels:
+    """Indices (1,*S) of a colour table as the colours or greys that they stand for; boxes are read as the file allows.
+
+    Attributes:
+        path: the file, for messages.
+        indices: as stored.
+        palette: the table (N, 3).
+    """
+
+    path: Path
+    indices: Voxels
+    palette: Table
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C,*S): three channels, or one if the table has greys only."""
+        return (1 if is_grey(self.palette) else 3, *self.indices.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Eight bits."""
+        return np.dtype(np.uint8)
+
+    def __getitem__(self, box: tuple[slice, ...], /) -> NDArray[Any]:
+        """The voxels of a box (C,*S)."""
+        return shown(self.path, self.indices[(slice(None), *box[1:])], self.palette)[box[0]]
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """An opened image file: numbers as stored, how they scale, and their grid.
 
@@ -98,7 +127,7 @@ class Source:
     def with_channels(self, voxels: Voxels, chosen: tuple[int, ...] = ()) -> Source:
         """The same with other voxels (C',*S): of the channels ``chosen``, or made of all of them."""
         names = tuple(self.channel_names[c] for c in chosen) if self.channel_names else ()
-        return replace(self, stored=voxels, channel_names=names, chosen=chosen)
+        return replace(self, stored=voxels, palette=None, channel_names=names, chosen=chosen)
 
     @property
     def states_grid(self) -> bool:
@@ -108,17 +137,14 @@ class Source:
     @property
     def shape(self) -> tuple[int, ...]:
         """(C,*S) of the image; with a colour table, three channels, or one if it has greys only."""
-        shape = tuple(int(n) for n in self.stored.shape)
-        return shape if self.palette is None else (1 if is_grey(self.palette) else 3, *shape[1:])
+        return tuple(int(n) for n in self.shown.shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of what ``read`` gives: the stored type, a float type where the header scales, 8 bits for colours."""
-        if self.palette is not None:
-            return np.dtype(np.uint8)
+        stored = self.shown.dtype
         if not self._scaled:
-            return self.stored.dtype
-        stored = self.stored.dtype
+            return stored
         return np.dtype(np.float32 if stored.itemsize <= 2 or stored == np.float32 else np.float64)
 
     @property
@@ -147,9 +173,14 @@ class Source:
             raise FormatError(self.path, str(error), "correct the header or `spacing`") from None
 
     @property
+    def shown(self) -> Voxels:
+        """The stored numbers (C,*S); with a colour table, what they stand for."""
+        return self.stored if self.palette is None else ShownVoxels(self.path, self.stored, self.palette)
+
+    @property
     def voxels(self) -> NDArray[Any]:
         """All stored numbers (C,*S), native byte order, in the file's memory layout."""
-        return self.stored if isinstance(self.stored, np.ndarray) else self.stored[(slice(None),) * len(self.shape)]
+        return _all(self.stored)
 
     def read(self, box: Sequence[slice] | None = None) -> NDArray[Any]:
         """The real intensities of a box.
@@ -167,11 +198,11 @@ class Source:
             FormatError: if the file is damaged there, or its scaling overflows.
         """
         inside = self._bounds([slice(None)] * (len(self.shape) - 1) if box is None else box)
-        return np.ascontiguousarray(self._real(self.stored[(slice(None), *inside)]))
+        return np.ascontiguousarray(self._real(self.shown[(slice(None), *inside)]))
 
     def image(self) -> NDArray[Any]:
         """All real intensities (C,*S): the stored type, or a float type where the header scales; colours as RGB."""
-        return self._real(self.voxels)
+        return self._real(_all(self.shown))
 
     def labels(self) -> NDArray[Any]:
         """The label map (*S), integers that never went through floating point unless stored so; of colours the index.
@@ -218,8 +249,6 @@ class Source:
         return filled
 
     def _unscaled(self, stored: NDArray[Any]) -> NDArray[Any]:
-        if self.palette is not None:
-            return shown(self.path, stored, self.palette)
         if not self._scaled:
             return stored
         with np.errstate(all="ignore"):  # NaN and Inf of the file are distinguished from an overflow below
@@ -228,6 +257,10 @@ class Source:
         if not np.isfinite(out).all() and (np.isfinite(wide) & ~np.isfinite(out)).any():
             raise FormatError(self.path, f"scl_slope {self.slope:g} makes values overflow", "correct the header")
         return out
+
+
+def _all(voxels: Voxels) -> NDArray[Any]:
+    return voxels if isinstance(voxels, np.ndarray) else voxels[(slice(None),) * len(voxels.shape)]
 
 
 def _rounded(values: NDArray[np.float64], path: Path) -> NDArray[Any]:

@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from medseg.formats import limits
+from medseg.formats.channels import choose_channels
 from medseg.formats.errors import FormatError
 from medseg.formats.read import open_image, read_image, read_labels
 from medseg.formats.source import Source
+from medseg.reading import Reading
 from tests.pictures import indexed, picture
 
 RNG = np.random.default_rng(0)
@@ -140,6 +142,14 @@ def test_colours_are_rgb_as_image_and_indices_as_labels(suffix: str) -> None:
     np.testing.assert_array_equal(np.moveaxis(found.image(), 0, -1), TABLE[GREY % 16])
     np.testing.assert_array_equal(found.read([slice(3, 9), slice(2, 5)]), found.image()[:, 3:9, 2:5])
     np.testing.assert_array_equal(found.labels(), GREY % 16)
+
+
+def test_channels_of_a_colour_table_are_red_green_and_blue() -> None:
+    found = opened(".bmp", picture(".bmp", indexed(GREY % 16, TABLE)))
+    np.testing.assert_array_equal(choose_channels(found, Reading(channels=(2, 0))).image(), found.image()[[2, 0]])
+    grey = choose_channels(found, Reading(colour="grey"))
+    expected = choose_channels(Source.from_array(found.image(), found.geometry), Reading(colour="grey"))
+    np.testing.assert_array_equal(grey.image(), expected.image())
 
 
 def test_greys_that_do_not_differ_stay_indices() -> None:
