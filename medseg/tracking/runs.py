@@ -25,9 +25,10 @@ PARENT = "mlflow.parentRunId"
 SUPERSEDED = "medseg.superseded"
 # Of a parent that is closed: digest of its trainings; and of what its scores were made from.
 CLOSED, SCORES = "medseg.trainings", "medseg.scores"
-# What another process of ours may have created at the same moment is seen after this long.
-RACE_S = 0.3
-RIVAL_MS = 60_000
+# Of a run that was created where others may create the same: its number in the queue, once its process has drawn one.
+NUMBER, DRAWING = "medseg.number", "drawing"
+# How long one that draws its number is waited for: it may have been killed.
+DRAW_S, LOOK_S = 10.0, 0.05
 # Status of trainings that did not come to their end.
 ENDED = ("KILLED", "FAILED")
 
@@ -91,9 +92,9 @@ def open_runs(client: Any, experiment: str, spec: RunSpec, *, start_ms: int, alo
     Returns:
         Ids of parent and child.
     """
-    attempts = runs_of(client, experiment, spec.key)
+    attempts = drawn_runs(client, experiment, spec.key)
     child = find_child(attempts, spec)
-    parents = runs_of(client, experiment, spec.parent_key)
+    parents = drawn_runs(client, experiment, spec.parent_key)
     given = None if child is None else child.data.tags.get(PARENT)
     parent = next((run for run in parents if run.info.run_id == given), None)
     if parent is None:
@@ -149,28 +150,63 @@ def _create(
     start: int,
     alone: bool,
 ) -> Any:
-    """A new run. Of several that processes on different machines created at once, all take the same."""
+    """A new run. Of several that processes on different machines create at once, all take the same.
+
+    A server has no lock, so who comes first is settled by Lamport's bakery algorithm (Communications of the ACM 17(8),
+    1974), which needs nothing but reading and writing: a run is created as one that draws a number; its number is one
+    more than all that are there; once no other is drawing, the lowest number holds. However long each request takes,
+    all processes agree, unless one of them hangs for ``DRAW_S`` while it draws.
+    """
     every = {k: safe_text(v) for k, v in {**tags, **ANONYMOUS, KEY: key}.items()}
-    made = client.create_run(experiment, start_time=start, tags=every, run_name=key)
     if alone:
-        return made
-    time.sleep(RACE_S)
-    same = [run for run in runs_of(client, experiment, key) if _is_rival(run, made) and agrees(run, params)]
+        return client.create_run(experiment, start_time=start, tags=every, run_name=key)
+    made = client.create_run(experiment, start_time=start, tags={**every, NUMBER: DRAWING}, run_name=key)
+    client.set_tag(made.info.run_id, NUMBER, str(_next_number(runs_of(client, experiment, key))))
+    same = [run for run in drawn_runs(client, experiment, key) if _is_rival(run, made) and agrees(run, params)]
     chosen = first(same) or made
     if chosen.info.run_id != made.info.run_id:
         client.delete_run(made.info.run_id)
     return chosen
 
 
+def drawn_runs(client: Any, experiment: str, key: str) -> list[Any]:
+    """All runs with a key, once none of them draws its number; one whose process hangs or was killed is put last."""
+    until = time.monotonic() + DRAW_S
+    while True:
+        found = runs_of(client, experiment, key)
+        drawing = [run for run in found if _number(run) is None]
+        if not drawing:
+            return found
+        if time.monotonic() > until:
+            client.set_tag(drawing[0].info.run_id, NUMBER, str(_next_number(found)))
+        else:
+            time.sleep(LOOK_S)
+
+
+def _number(run: Any) -> int | None:
+    """The number that a run has drawn; 0 if it never had to, None if its process is drawing."""
+    value = run.data.tags.get(NUMBER, "0")
+    return None if value == DRAWING else int(value)
+
+
+def _next_number(runs: Iterable[Any]) -> int:
+    return 1 + max((_number(run) or 0 for run in runs), default=0)
+
+
 def _is_rival(run: Any, made: Any) -> bool:
-    """Whether a run is the one that was made, or was made for the same thing at about the same time."""
+    """Whether a run is the one that was made, or was made for the same thing."""
     same = all(run.data.tags.get(name) == made.data.tags.get(name) for name in (KIND, FINGERPRINT))
-    return same and CLOSED not in run.data.tags and abs(run.info.start_time - made.info.start_time) < RIVAL_MS
+    return same and CLOSED not in run.data.tags
 
 
 def first(runs: Iterable[Any]) -> Any | None:
-    """The run that everybody takes of several: a current one, the oldest."""
-    return min(runs, key=lambda r: (not is_current(r), r.info.start_time, r.info.run_id), default=None)
+    """The run that everybody takes of several: the first that was created, a current one, the oldest."""
+
+    def order(run: Any) -> tuple[Any, ...]:
+        number = _number(run)
+        return number is None, number or 0, not is_current(run), run.info.start_time, run.info.run_id
+
+    return min(runs, key=order, default=None)
 
 
 def agrees(run: Any, params: Mapping[str, Value]) -> bool:
@@ -181,11 +217,21 @@ def agrees(run: Any, params: Mapping[str, Value]) -> bool:
 def log_new(client: Any, run: Any, *, params: Mapping[str, Value], tags: Mapping[str, str]) -> None:
     """Write the parameters that a run lacks and the tags that it lacks or has otherwise."""
     from mlflow.entities import Param, RunTag
+    from mlflow.exceptions import MlflowException
 
-    new_params = [Param(k, safe_text(v)) for k, v in params.items() if k not in run.data.params]
-    new_tags = [RunTag(k, safe_text(v)) for k, v in tags.items() if run.data.tags.get(k) != safe_text(v)]
-    if new_params or new_tags:
-        client.log_batch(run.info.run_id, params=new_params, tags=new_tags, synchronous=True)
+    while True:
+        new_params = [Param(k, safe_text(v)) for k, v in params.items() if k not in run.data.params]
+        new_tags = [RunTag(k, safe_text(v)) for k, v in tags.items() if run.data.tags.get(k) != safe_text(v)]
+        if not (new_params or new_tags):
+            return
+        try:
+            client.log_batch(run.info.run_id, params=new_params, tags=new_tags, synchronous=True)
+            return
+        except MlflowException:
+            # Of two processes that write a parameter at once, MLflow refuses one, though both write the same.
+            known, run = len(run.data.params), client.get_run(run.info.run_id)
+            if len(run.data.params) == known:
+                raise
 
 
 def models_of(client: Any, experiment: str, run_id: str) -> list[Any]:
@@ -194,12 +240,19 @@ def models_of(client: Any, experiment: str, run_id: str) -> list[Any]:
 
 
 def hide(client: Any, runs: Iterable[Any]) -> None:
-    """Mark runs as outdated, those that are not yet; the models of each before it."""
+    """Mark runs as outdated, those that are not yet; the models of each before it. One that is gone needs no mark."""
+    from mlflow.exceptions import MlflowException
+
     for run in runs:
         if run.data.tags.get(SUPERSEDED) != "true":
             for model in models_of(client, run.info.experiment_id, run.info.run_id):
                 client.set_logged_model_tags(model.model_id, {SUPERSEDED: "true"})
-            client.set_tag(run.info.run_id, SUPERSEDED, "true")
+            try:
+                client.set_tag(run.info.run_id, SUPERSEDED, "true")
+            except MlflowException:
+                # Of runs that were created at once, all but one are deleted by those who created them.
+                if client.get_run(run.info.run_id).info.lifecycle_stage != "deleted":
+                    raise
 
 
 def close_orphans(client: Any, experiment: str) -> int:

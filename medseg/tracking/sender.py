@@ -16,13 +16,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from medseg.owner import is_here, is_orphan, owner_tags
-from medseg.tracking.runs import RACE_S, close_run
+from medseg.tracking.runs import close_run
 from medseg.tracking.store import Store, store_lock
 
 BEAT = "medseg.beat"
 # How often the beat changes, and how long it may stand still before somebody else takes over.
 BEAT_S = 20.0
 LEASE_S = 90.0
+# On a server, how long a claim waits for another that is on its way, and for a batch that its loser still sends; longer
+# where requests are slow.
+CLAIM_S = 0.3
 
 
 class Sender:
@@ -93,6 +96,7 @@ class Sender:
     def _claim(self) -> Any:
         from mlflow.entities import RunTag
 
+        begun = time.monotonic()
         # In one request, so that of two claims one is whole.
         tags = {**self._me, BEAT: str(int(time.time()))}
         self._client.log_batch(self._child, tags=[RunTag(k, v) for k, v in tags.items()], synchronous=True)
@@ -102,7 +106,7 @@ class Sender:
             self._client.update_run(self._parent, status="RUNNING")
         self._beaten = time.monotonic()
         if self._store.database is None:
-            time.sleep(RACE_S)
+            time.sleep(max(CLAIM_S, self._beaten - begun))
         return self._client.get_run(self._child)
 
     def _beat(self) -> None:

@@ -6,19 +6,20 @@ A table is a tag of the experiment that the UI's own "share" button would write;
 
 from __future__ import annotations
 
-from medseg.compare.quantity import MEAN, RANKED
+from medseg.compare.quantity import MEAN, RANKED, SCORE
 from medseg.files import canonical_json
 from medseg.tracking.names import PREFIX, beside_mean, score_name
 
 MODELS, TRAININGS = "models", "trainings"
-PRIMARY = score_name(f"{RANKED}_subject", MEAN)
-SCORES = (PRIMARY, score_name("iou_subject", MEAN), "time/train_s")
+# What models are ranked by: of objects from PQ, of other data from Dice.
+PRIMARY = score_name(f"{SCORE}_subject", MEAN)
+SCORES = (PRIMARY, *(score_name(f"{name}_subject", MEAN) for name in (RANKED, "iou")), "time/train_s")
 # Columns of runs whose objects were scored; MLflow shows none that no run has.
 OBJECT_SCORES = tuple(score_name(f"{name}_subject", MEAN) for name in ("pq", "ap50", "map"))
 SETTINGS = ("dataset", "network", "head", "loss", "lr", "patch", "batch", "steps", "parameters")
 # Name of a table -> metrics and parameters that are its columns; the UI sorts them by name.
 VIEWS = {
-    MODELS: ((*SCORES, *OBJECT_SCORES, *(beside_mean(f"{RANKED}_subject", end) for end in ("low", "high"))), SETTINGS),
+    MODELS: ((*SCORES, *OBJECT_SCORES, *(beside_mean(f"{SCORE}_subject", end) for end in ("low", "high"))), SETTINGS),
     TRAININGS: ((*SCORES, *OBJECT_SCORES, f"{PREFIX}/n_missed", f"{PREFIX}/n_failed"), ("fold", "seed", *SETTINGS)),
 }
 

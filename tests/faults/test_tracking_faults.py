@@ -88,7 +88,10 @@ def steps_in(database: Path, key: str = "train/loss") -> list[int]:
 
 
 def statuses(database: Path) -> dict[str, str]:
-    return dict(rows(database, "SELECT name, status FROM runs"))
+    """Name -> status of the runs that there are; what was deleted, MLflow keeps as it was."""
+    found = rows(database, "SELECT name, status FROM runs WHERE lifecycle_stage = 'active'")
+    assert len({name for name, _ in found}) == len(found), "one run for each training and model"
+    return dict(found)
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
+import random
 import re
 import sqlite3
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,7 @@ from medseg.tracking import (
     ui_command,
 )
 from medseg.tracking import live as live_module
+from medseg.tracking import runs as runs_module
 from medseg.tracking.curves import JournalReader
 from medseg.tracking.library import load_mlflow
 from medseg.tracking.logged import note_card, summary_metrics
@@ -810,6 +814,82 @@ def test_runs_whose_process_is_gone_are_closed_and_others_are_not(results: Path)
     }
 
 
+def test_a_run_created_late_for_an_earlier_start_gives_way_to_one_in_use(results: Path) -> None:
+    client = client_of(results)
+    experiment = client.get_experiment_by_name("study").experiment_id
+    training = a_spec()
+    took = [
+        runs_module.open_runs(client, experiment, training, start_ms=start, alone=False)
+        for start in (START_MS + 2_000, START_MS)
+    ]
+    lone = [
+        runs_module.put_child(client, experiment, training, None, took[0][0], start_ms=start, alone=False).info.run_id
+        for start in (START_MS + 1_000, START_MS - 100_000)
+    ]
+    assert took[0] == took[1]
+    assert lone == [took[0][1]] * 2
+    assert [r.info.run_name for r in client.search_runs([experiment])].count(training.key) == 1
+
+
+class Slow:
+    """A client of which every request waits for its turn, which a test gives."""
+
+    def __init__(self, client: Any, turns: random.Random) -> None:
+        self._client, self._turns = client, turns
+
+    def __getattr__(self, name: str) -> Any:
+        request = getattr(self._client, name)
+
+        @functools.wraps(request)
+        def late(*args: Any, **kwargs: Any) -> Any:
+            time.sleep(self._turns.choice((0.0, 0.0, 0.02, 0.1)))
+            try:
+                return request(*args, **kwargs)
+            finally:
+                time.sleep(self._turns.choice((0.0, 0.0, 0.02, 0.1)))
+
+        return late
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_runs_created_at_once_all_take_the_same_however_slow_each_request_is(results: Path, seed: int) -> None:
+    client = client_of(results)
+    experiment = client.get_experiment_by_name("study").experiment_id
+    with ThreadPoolExecutor(4) as pool:
+        took = list(
+            pool.map(
+                lambda n: runs_module.open_runs(
+                    Slow(client, random.Random(10 * seed + n)), experiment, a_spec(), start_ms=START_MS - n, alone=False
+                ),
+                range(4),
+            )
+        )
+    assert len(set(took)) == 1
+    assert len(client.search_runs([experiment])) == 2
+
+
+def test_one_that_was_killed_while_it_drew_its_number_is_not_waited_for_forever(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs_module, "DRAW_S", 0.1)
+    client = client_of(results)
+    experiment = client.get_experiment_by_name("study").experiment_id
+    parent = runs_module.create_parent(client, experiment, a_spec(), start_ms=START_MS)
+    create_run = client.create_run
+
+    killed = []
+
+    def rivalled(*args: Any, **kwargs: Any) -> Any:
+        killed.append(create_run(*args, **kwargs).info.run_id)
+        return create_run(*args, **kwargs)
+
+    monkeypatch.setattr(client, "create_run", rivalled)
+    made = runs_module.put_child(client, experiment, a_spec(), None, parent.info.run_id, start_ms=START_MS, alone=False)
+    assert made.info.run_id not in killed
+    numbers = [client.get_run(run).data.tags["medseg.number"] for run in (made.info.run_id, *killed)]
+    assert numbers == ["1", "2"]
+
+
 # --- the UI ---
 
 
@@ -843,6 +923,8 @@ def test_an_experiment_has_tables_whose_columns_its_runs_have(results: Path) -> 
             # This study has no objects.
             has |= {f"metrics.`{name}`" for name in OBJECT_SCORES}
             assert {shown["orderByKey"], *shown["selectedColumns"]} <= has
+        # Models come in the order of the leaderboard, which is not always that of Dice.
+        assert shown["orderByKey"] == "metrics.`cv/score_subject/mean`"
     assert runs["organs/unet"].data.tags["medseg.kind"] == MODELS_VIEW
 
 
