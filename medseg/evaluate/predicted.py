@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
-from medseg.formats.read import read_labels, read_recorded
+from medseg.formats.read import open_image, read_recorded
 from medseg.image.geometry import require_same_grid
 from medseg.image.labels import LabelTable
 from medseg.image.objects import ObjectMap, of_numbers
@@ -63,6 +63,8 @@ def read_prediction(
 def _read(folder: Path, file: Mapping[str, str], case: Case) -> NDArray[Any]:
     """Values (S) of a file of the predictions, if it is as recorded and on the grid of the case."""
     path = folder / file["file"]
-    values, grid = read_labels(path, read_recorded(path, file["sha256"], MAKER), spacing=case.pixel_size)
+    source = open_image(path, read_recorded(path, file["sha256"], MAKER), spacing=case.pixel_size)
+    # Its header is that of the image, contradictions included, and is read in the same way.
+    grid = source.oriented(case.orientation).geometry
     require_same_grid(grid, case.geometry, f"prediction of case '{case.id}' ({path.name})")
-    return values
+    return np.ascontiguousarray(source.labels())

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from medseg.formats.limits import MAX_DEFLATE_RATIO, check_size
 from medseg.formats.raw import raw_voxels
 from medseg.formats.source import Source
 from medseg.formats.streams import unpack
+from medseg.formats.world import NOTHING, About, World
 from medseg.image.geometry import Geometry
 
 TYPES = {
@@ -61,6 +63,17 @@ _KEYS = {
     *("TransformMatrix", "Offset", "ElementSpacing", "ElementSize", "DimSize", "ElementNumberOfChannels"),
     *("ElementType", "HeaderSize", "DistanceUnits", "ElementDataFile"),
     *("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset"),
+}
+# Keys by which programs place voxels, in the order in which they are written, and what their texts may be.
+_NUMBERS = re.compile(r"[-+0-9.eE\s]{1,400}")
+_WORLD = {
+    "TransformMatrix": _NUMBERS,
+    "Offset": _NUMBERS,
+    "CenterOfRotation": _NUMBERS,
+    "AnatomicalOrientation": re.compile(r"[RLAPSI?]{1,3}"),
+    "ElementSpacing": _NUMBERS,
+    "ElementSize": _NUMBERS,
+    "DistanceUnits": re.compile(r"mm|um|\?"),
 }
 _UNITS = {"mm": "mm", "um": "um", "?": "mm"}
 
@@ -122,7 +135,8 @@ def open_metaimage(path: Path, content: Content) -> Source:
     dtype = _dtype(header)
     data = _plain(header, body, math.prod(shape) * channels * dtype.itemsize)
     affine, unit, notes = _world(header, rank)
-    return Source(path, raw_voxels(data, dtype, (channels, *shape), 0), affine, unit, notes=notes)
+    voxels = raw_voxels(data, dtype, (channels, *shape), 0)
+    return Source(path, voxels, affine, unit, notes=notes, world=_own_world(header))
 
 
 def _dtype(header: TextHeader) -> np.dtype[Any]:
@@ -172,31 +186,50 @@ def _world(header: TextHeader, rank: int) -> tuple[NDArray[np.float64] | None, s
     return grid_affine(axes, origin, signs), _UNITS[unit], notes
 
 
-def _header_text(path: Path, labels: NDArray[Any], geometry: Geometry, packed: int, data_file: str) -> bytes:
+def _own_world(header: TextHeader) -> World:
+    """The fields of a header by which programs place voxels."""
+    return World(
+        "MetaImage", {key: header.fields[key] for key in _WORLD if _WORLD[key].fullmatch(header.fields.get(key, ""))}
+    )
+
+
+def _header_text(
+    path: Path, labels: NDArray[Any], geometry: Geometry, about: About, packed: int, data_file: str
+) -> bytes:
     require_axes(path, geometry)
     name = next(name for name, code in TYPES.items() if np.dtype(code) == labels.dtype)
     lines = ["ObjectType = Image", f"NDims = {geometry.dims}", "BinaryData = True", "BinaryDataByteOrderMSB = False"]
     lines += ["CompressedData = True", f"CompressedDataSize = {packed}"]
-    if geometry.unit != "px":
-        signs = np.diag((-1, -1, 1) if geometry.dims == 3 else (1, 1))
-        rows = [signs @ vector / size for vector, size in zip(axis_vectors(geometry), geometry.spacing, strict=True)]
-        lines.append(f"TransformMatrix = {numbers_text((np.concatenate(rows) + 0.0).tolist())}")
-        lines.append(f"Offset = {numbers_text((signs @ geometry.affine[:-1, -1] + 0.0).tolist())}")
-        lines.append(f"ElementSpacing = {numbers_text(geometry.spacing)}")
-    if geometry.unit == "um":
-        lines.append("DistanceUnits = um")
+    if about.world is not None and about.world.kind == "MetaImage":
+        lines += [f"{key} = {text}" for key, text in about.world.fields.items()]
+    else:
+        lines += [f"{key} = {text}" for key, text in _fresh_world(geometry).items()]
     lines += [f"DimSize = {' '.join(map(str, labels.shape))}", f"ElementType = {name}"]
     return ("\n".join([*lines, f"ElementDataFile = {data_file}"]) + "\n").encode()
 
 
-def mha_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
-    """TextHeader and compressed voxels in one file, the header fresh."""
+def _fresh_world(geometry: Geometry) -> dict[str, str]:
+    """A grid as fields; none for a grid in pixels."""
+    fields: dict[str, str] = {}
+    if geometry.unit != "px":
+        signs = np.diag((-1, -1, 1) if geometry.dims == 3 else (1, 1))
+        rows = [signs @ vector / size for vector, size in zip(axis_vectors(geometry), geometry.spacing, strict=True)]
+        fields["TransformMatrix"] = numbers_text((np.concatenate(rows) + 0.0).tolist())
+        fields["Offset"] = numbers_text((signs @ geometry.affine[:-1, -1] + 0.0).tolist())
+        fields["ElementSpacing"] = numbers_text(geometry.spacing)
+    if geometry.unit == "um":
+        fields["DistanceUnits"] = "um"
+    return fields
+
+
+def mha_bytes(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> bytes:
+    """Header and compressed voxels in one file; remarks of the input's header may name the patient: none is copied."""
     packed = zlib.compress(first_axis_fastest(labels), 6)
-    return _header_text(path, labels, geometry, len(packed), "LOCAL") + packed
+    return _header_text(path, labels, geometry, about, len(packed), "LOCAL") + packed
 
 
-def mhd_files(path: Path, labels: NDArray[Any], geometry: Geometry) -> Content:
+def mhd_files(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> Content:
     """A header and its compressed data file."""
     packed = zlib.compress(first_axis_fastest(labels), 6)
     name = f"{path.name[: -len('.mhd')]}.zraw"
-    return Content({path.name: _header_text(path, labels, geometry, len(packed), name), name: packed})
+    return Content({path.name: _header_text(path, labels, geometry, about, len(packed), name), name: packed})

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from medseg.errors import GeometryError
 from medseg.formats.content import Content, Data, Part, part_from
 from medseg.formats.errors import FormatError
-from medseg.formats.headers import first_axis_fastest, require_axes
 from medseg.formats.limits import MAX_DEFLATE_RATIO, check_claim, check_size
+from medseg.formats.nifti_label import data_file, nifti_world
 from medseg.formats.nifti_plane import add_third_axis, in_plane
 from medseg.formats.raw import raw_voxels
 from medseg.formats.source import Source
-from medseg.formats.streams import pack_gzip, peek_gzip, unpack
+from medseg.formats.streams import peek_gzip, unpack
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
 
 # Datatype code of the header -> numpy type; complex, colour and 128-bit types are refused.
@@ -186,7 +186,7 @@ def open_nifti_gz(path: Path, content: Content) -> Source:
 
 def pair_companions(path: Path, data: Data) -> Sequence[str]:
     """The data file of a header: of its name, ending in ``.img``."""
-    return (f"{path.name[: -len('.hdr')]}{'.IMG' if path.name.endswith('.HDR') else '.img'}",)
+    return (data_file(path),)
 
 
 def open_pair(path: Path, content: Content) -> Source:
@@ -217,6 +217,7 @@ def _check_extensions(path: Path, data: Data, header: Any) -> None:
 
 def _opened(path: Path, header: Any, data: Data, *, packed: bool) -> Source:
     """The voxels in ``data`` as the header describes them."""
+    world = nifti_world(header)
     shape, channels, dropped = _nifti_shape(path, header)
     dtype = np.dtype(_NIFTI_TYPES[int(header["datatype"])]).newbyteorder(header.endianness)
     offset = int(header["vox_offset"])
@@ -244,50 +245,5 @@ def _opened(path: Path, header: Any, data: Data, *, packed: bool) -> Source:
         notes=notes,
         remarks=dropped + scaling,
         orientations=orientations,
+        world=world,
     )
-
-
-def nifti_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
-    """A NIfTI file with a fresh header: that of the input may name the patient, so nothing of it is copied."""
-    header, plain = _fresh_header(path, labels, geometry), first_axis_fastest(labels)
-    return bytes(header.binaryblock.ljust(header.single_vox_offset, b"\x00")) + plain
-
-
-def nifti_gz_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
-    """The same, gzipped."""
-    return pack_gzip(nifti_bytes(path, labels, geometry))
-
-
-def pair_files(path: Path, labels: NDArray[Any], geometry: Geometry) -> Content:
-    """The same as header and data file."""
-    header = _fresh_header(path, labels, geometry)
-    header["vox_offset"] = 0
-    header["magic"] = bytes(header["magic"].item()).replace(b"n+", b"ni")
-    data_file = pair_companions(path, b"")[0]
-    return Content({path.name: bytes(header.binaryblock), data_file: first_axis_fastest(labels)})
-
-
-def _fresh_header(path: Path, labels: NDArray[Any], geometry: Geometry) -> Any:
-    import nibabel
-
-    require_axes(path, geometry)
-    small = max(labels.shape) < 2**15
-    cls = nibabel.Nifti1Header if small else nibabel.Nifti2Header
-    header = cls(endianness="<")
-    header.set_data_dtype(labels.dtype)
-    header.set_data_shape(labels.shape)
-    affine = geometry.affine
-    if geometry.dims == 2:
-        # A picture lies in the plane of the first two axes of the world.
-        affine = np.insert(np.insert(affine, 2, 0.0, axis=0), 2, (0.0, 0.0, 1.0, 0.0), axis=1)
-    header.set_sform(affine, 1)
-    header.set_qform(affine, 1)
-    # A qform cannot hold shear: better none than one that contradicts the sform.
-    volume = Geometry.create((*labels.shape, 1)[:3], affine)
-    if volume.corner_distance_voxels(Geometry.create(volume.shape, header.get_qform())) > 1e-3:
-        header["qform_code"] = 0
-    header.set_xyzt_units("micron" if geometry.unit == "um" else "mm")
-    header["scl_slope"], header["scl_inter"] = 1.0, 0.0
-    header["vox_offset"] = header.single_vox_offset
-    header["magic"] = b"n+1" if small else b"n+2\x00\r\n\x1a\n"
-    return header

@@ -21,36 +21,19 @@ from medseg.formats.errors import FormatError
 from medseg.formats.headers import (
     MAX_HEADER,
     TextHeader,
-    axis_vectors,
     finite,
-    first_axis_fastest,
     grid_affine,
     header_lines,
-    numbers_text,
     reals,
-    require_axes,
     uncompressed,
 )
 from medseg.formats.limits import MAX_DEFLATE_RATIO, check_size, memory_budget
+from medseg.formats.nrrd_label import TYPES, nrrd_world
 from medseg.formats.raw import raw_voxels
 from medseg.formats.segments import is_segment_key, with_segments
 from medseg.formats.source import Source
-from medseg.formats.streams import Packing, pack_gzip, unpack
-from medseg.image.geometry import Geometry
+from medseg.formats.streams import Packing, unpack
 
-_NAMES = {
-    "i1": "signed char, int8, int8_t",
-    "u1": "uchar, unsigned char, uint8, uint8_t",
-    "i2": "short, short int, signed short, signed short int, int16, int16_t",
-    "u2": "ushort, unsigned short, unsigned short int, uint16, uint16_t",
-    "i4": "int, signed int, int32, int32_t",
-    "u4": "uint, unsigned int, uint32, uint32_t",
-    "i8": "longlong, long long, long long int, signed long long, signed long long int, int64, int64_t",
-    "u8": "ulonglong, unsigned long long, unsigned long long int, uint64, uint64_t",
-    "f4": "float",
-    "f8": "double",
-}
-TYPES = {name: code for code, names in _NAMES.items() for name in names.split(", ")}
 _PACKING: dict[str, Packing] = {"gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
 # Every field of the definition; those with two spellings are listed under the first.
 _FIELDS = {
@@ -136,7 +119,8 @@ def open_nrrd(path: Path, content: Content) -> Source:
     spatial, channel = _axes(header, len(sizes))
     plain = _plain(header, body, math.prod(sizes) * dtype.itemsize)
     affine, unit, notes = _world(header, spatial)
-    source = Source(path, raw_voxels(plain, dtype, sizes, channel), affine, unit, notes=notes)
+    world = nrrd_world(header, spatial)
+    source = Source(path, raw_voxels(plain, dtype, sizes, channel), affine, unit, notes=notes, world=world)
     if header.extras:
         return with_segments(source, header.extras)
     if channel is not None and _kinds(header, len(sizes))[channel] == "rgba-color":
@@ -261,34 +245,3 @@ def _unit(header: TextHeader, spatial: list[int], rank: int) -> str:
             header.path, f"units {', '.join(found)[:80]}, expected all mm or all um", "correct the header"
         )
     return str(units.pop())
-
-
-def _header_text(path: Path, labels: NDArray[Any], geometry: Geometry, data_file: str = "") -> bytes:
-    require_axes(path, geometry)
-    name = next(names.split(", ")[-2] for code, names in _NAMES.items() if np.dtype(code) == labels.dtype)
-    lines = ["NRRD0005", f"type: {name}", f"dimension: {geometry.dims}"]
-    if geometry.unit != "px":
-        lines.append("space: right-anterior-superior" if geometry.dims == 3 else "space dimension: 2")
-    lines.append(f"sizes: {' '.join(map(str, labels.shape))}")
-    if geometry.unit != "px":
-        vectors = " ".join(f"({numbers_text(v).replace(' ', ',')})" for v in axis_vectors(geometry))
-        lines.append(f"space directions: {vectors}")
-    lines += [f"kinds: {' '.join(['domain'] * geometry.dims)}", "endian: little", "encoding: gzip"]
-    if geometry.unit != "px":
-        units = " ".join([f'"{geometry.unit}"'] * geometry.dims)
-        lines += [f"space units: {units}"]
-        lines += [f"space origin: ({numbers_text(geometry.affine[:-1, -1].tolist()).replace(' ', ',')})"]
-    lines += [f"data file: {data_file}"] if data_file else [""]
-    return ("\n".join(lines) + "\n").encode()
-
-
-def nrrd_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
-    """An attached NRRD, gzipped, with a fresh header in RAS+."""
-    return _header_text(path, labels, geometry) + pack_gzip(first_axis_fastest(labels))
-
-
-def nhdr_files(path: Path, labels: NDArray[Any], geometry: Geometry) -> Content:
-    """A detached NRRD header and its gzipped data file."""
-    name = f"{path.name[: -len('.nhdr')]}.raw.gz"
-    header = _header_text(path, labels, geometry, name)
-    return Content({path.name: header, name: pack_gzip(first_axis_fastest(labels))})

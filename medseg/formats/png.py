@@ -17,6 +17,7 @@ from medseg.formats.exif import check_upright
 from medseg.formats.limits import MAX_DEFLATE_RATIO, check_size, held
 from medseg.formats.source import Source
 from medseg.formats.streams import unpack
+from medseg.formats.world import NOTHING, About
 from medseg.image.geometry import Geometry
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -124,7 +125,7 @@ def _check_orientation(path: Path, chunks: Chunks) -> None:
             check_upright(path, body)
 
 
-def png_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
+def png_bytes(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> bytes:
     """A grey PNG of 8 or 16 bits; the format has no place for a geometry."""
     import imagecodecs
 

@@ -14,6 +14,7 @@ from medseg.errors import GeometryError
 from medseg.formats.content import Content
 from medseg.formats.errors import FIX_MASK, FormatError
 from medseg.formats.palette import Table, is_grey, shown
+from medseg.formats.world import World
 from medseg.image.geometry import Geometry
 
 # Labels stored as floating point are accepted if they are this close to an integer.
@@ -85,6 +86,7 @@ class Source:
         chosen: numbers of the file's channels that these are; empty: all, in its order.
         fill: what stands for NaN and Inf voxels; None: they stay.
         segments: of a file that lists its segments, the name of each value that ``labels`` can have.
+        world: the fields of the header that say where voxels are, for label maps of this image; None: it has none.
         sparse: whether what the file does not show is background, as in segmentations that leave out empty parts: then
             its grid may be a part of the image's.
         content: the bytes that it was opened from; None for an array.
@@ -108,13 +110,16 @@ class Source:
     fill: float | None = None
     segments: Mapping[int, str] = field(default_factory=dict)
     sparse: bool = False
+    world: World | None = None
     # Not shown: the bytes can hold a patient's name.
     content: Content | None = field(default=None, repr=False)
 
     @classmethod
-    def from_array(cls, image: NDArray[Any], geometry: Geometry, path: Path = Path("array")) -> Source:
-        """An image (C,*S) in memory as a source; ``path`` is what messages call it."""
-        return cls(path, image, geometry.affine, geometry.unit)
+    def from_array(
+        cls, image: NDArray[Any], geometry: Geometry, path: Path = Path("array"), world: World | None = None
+    ) -> Source:
+        """An image (C,*S) in memory as a source; ``path`` is what messages call it, ``world`` that of its file."""
+        return cls(path, image, geometry.affine, geometry.unit, world=world)
 
     def oriented(self, winner: str | None) -> Source:
         """The same with the affine named ``winner``, where the header contradicts itself and offers that one."""

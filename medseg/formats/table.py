@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from medseg.formats.content import Content, Data
 from medseg.formats.errors import FormatError
 from medseg.formats.source import Source
+from medseg.formats.world import About
 from medseg.image.geometry import Geometry
 from medseg.late import resolve
 
 Opener = Callable[[Path, Content], Source]
-Writer = Callable[[Path, NDArray[Any], Geometry], bytes | Content]
+Writer = Callable[[Path, NDArray[Any], Geometry, About], bytes | Content]
 Companions = Callable[[Path, Data], Sequence[str]]
 
 
@@ -27,8 +28,8 @@ class Format:
     Attributes:
         dims: numbers of spatial axes that the format can hold.
         open: ``module:function``, (path, content) -> ``Source``.
-        write: ``module:function``, (path, labels, geometry) -> the file's bytes; where there are several files, a
-            ``Content`` of all of them, the named one first. Empty: label maps of such images are files of ``labels``.
+        write: ``module:function``, (path, labels, geometry, about) -> the file's bytes; where there are several files,
+            a ``Content`` of all of them, the named one first. Empty: label maps of such images are files of ``labels``.
         labels: suffix of the label maps that are written for such images; empty: the image's own.
         companions: ``module:function``, (path, bytes of the named file) -> names of further files beside it that
             belong to the image; empty: there are none.
@@ -65,38 +66,38 @@ FORMATS: dict[str, Format] = {
     ".nii": Format(
         (2, 3),
         open="medseg.formats.nifti:open_nifti",
-        write="medseg.formats.nifti:nifti_bytes",
+        write="medseg.formats.nifti_label:nifti_bytes",
         kind="NIfTI",
     ),
     ".nii.gz": Format(
         (2, 3),
         open="medseg.formats.nifti:open_nifti_gz",
-        write="medseg.formats.nifti:nifti_gz_bytes",
+        write="medseg.formats.nifti_label:nifti_gz_bytes",
         kind="gzip",
     ),
     ".hdr": Format(
         (2, 3),
         open="medseg.formats.nifti:open_pair",
-        write="medseg.formats.nifti:pair_files",
+        write="medseg.formats.nifti_label:pair_files",
         companions="medseg.formats.nifti:pair_companions",
         kind="NIfTI",
     ),
     ".nrrd": Format(
         (2, 3),
         open="medseg.formats.nrrd:open_nrrd",
-        write="medseg.formats.nrrd:nrrd_bytes",
+        write="medseg.formats.nrrd_label:nrrd_bytes",
         kind="NRRD",
     ),
     ".seg.nrrd": Format(
         (2, 3),
         open="medseg.formats.nrrd:open_nrrd",
-        write="medseg.formats.nrrd:nrrd_bytes",
+        write="medseg.formats.nrrd_label:seg_nrrd_bytes",
         kind="NRRD",
     ),
     ".nhdr": Format(
         (2, 3),
         open="medseg.formats.nrrd:open_nrrd",
-        write="medseg.formats.nrrd:nhdr_files",
+        write="medseg.formats.nrrd_label:nhdr_files",
         companions="medseg.formats.nrrd:nrrd_companions",
         kind="NRRD",
     ),

@@ -12,11 +12,19 @@ from medseg.files import write_bytes
 from medseg.formats.content import FileBytes
 from medseg.formats.errors import FormatError
 from medseg.formats.table import format_of, suffix_of
+from medseg.formats.world import NOTHING, About
 from medseg.image.geometry import Geometry
 
 
-def write_labels(path: Path, labels: NDArray[Any], geometry: Geometry) -> None:
+def write_labels(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> None:
     """Write an integer label map (*S) atomically; the suffix names the format, equal input gives equal bytes.
+
+    Args:
+        path: of the file.
+        labels: (*S).
+        geometry: their grid.
+        about: what else goes into the header, as far as the format has a place for it; a world must be that of a file
+            with this grid.
 
     Raises:
         FormatError: for labels that are no integers, do not fit the grid, or are too large for the format.
@@ -30,7 +38,7 @@ def write_labels(path: Path, labels: NDArray[Any], geometry: Geometry) -> None:
     row = format_of(path)
     if not row.write:
         raise FormatError(path, f"label maps are not written as {suffix_of(path)}", f"write {row.labels}")
-    written = row.writer(path, labels, geometry)
+    written = row.writer(path, labels, geometry, about)
     if isinstance(written, bytes):
         write_bytes(path, written)
         return

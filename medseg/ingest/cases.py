@@ -15,6 +15,7 @@ from medseg.formats.limits import file_limit
 from medseg.formats.read import open_content, open_image, read_content
 from medseg.formats.source import Source
 from medseg.formats.table import suffix_of
+from medseg.formats.world import World
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry, Placement, measured_alike, placement_in
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import Case
@@ -58,7 +59,12 @@ def read_case_image(case: Case, folder: Path) -> NDArray[Any]:
         DataError: if a file is missing or changed since it was checked.
         FormatError: if one cannot be read.
     """
-    parts = []
+    return _joined(case, folder)[0]
+
+
+def _joined(case: Case, folder: Path) -> tuple[NDArray[Any], World | None]:
+    """The image of a case, as ``read_case_image`` gives it, and the world of its first file."""
+    parts, worlds = [], []
     for name, sha256 in zip(case.images, case.images_sha256, strict=True):
         source = _checked(folder / name, sha256, case)
         image, grid = source.image(), grid_of(source, case.geometry)
@@ -67,7 +73,8 @@ def read_case_image(case: Case, folder: Path) -> NDArray[Any]:
 
             image = resample_to(image, grid, case.geometry, order=1)
         parts.append(image)
-    return np.concatenate(parts) if len(parts) > 1 else np.ascontiguousarray(parts[0])
+        worlds.append(source.world)
+    return (np.concatenate(parts) if len(parts) > 1 else np.ascontiguousarray(parts[0])), worlds[0]
 
 
 def open_case_image(case: Case, folder: Path) -> Source:
@@ -82,7 +89,8 @@ def open_case_image(case: Case, folder: Path) -> Source:
         if same_grid(grid_of(source, case.geometry), case.geometry):
             # The very grid of the manifest, so that all results of a case have one grid.
             return replace(source, affine=case.geometry.affine, unit=case.geometry.unit)
-    return Source.from_array(read_case_image(case, folder), case.geometry, path)
+    image, world = _joined(case, folder)
+    return Source.from_array(image, case.geometry, path, world)
 
 
 def read_case_labels(case: Case, folder: Path) -> NDArray[Any]:

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from medseg.config import Config, PostprocessConfig
 from medseg.errors import DataError
 from medseg.files import digest_of
-from medseg.formats.read import read_labels, read_recorded
+from medseg.formats.read import open_image, read_recorded
 from medseg.formats.source import Source
+from medseg.formats.world import About
 from medseg.formats.write import write_labels
 from medseg.image.labels import LabelTable
 from medseg.ingest.cases import open_case_image, reading_facts
@@ -101,18 +103,24 @@ class Processor:
         digests = kept(stamp, key, [path.name for path in files], label_map_digest)
         if digests is None:
             labels = apply(self._readers(case, entry), self.steps, self.table)
-            write_labels(target, labels, case.geometry)
+            # A prediction has the world of its image.
+            world, names = self._opened(entry.file, entry.sha256).world, self.table.name_of
+            write_labels(target, labels, case.geometry, About(world, {} if self.table.instances else names))
             if classes is not None and entry.classes is not None:
                 before = self._recorded(entry.classes["file"], entry.classes["sha256"])
-                write_labels(classes, class_values(labels, before, self.table), case.geometry)
+                write_labels(classes, class_values(labels, before, self.table), case.geometry, About(world, names))
             digests = write_stamp(stamp, key, files, label_map_digest)
         beside = None if classes is None else {"file": classes.name, "sha256": digests[classes.name]}
         return PredictedCase(target.name, digests[target.name], classes=beside)
 
+    def _opened(self, name: str, sha256: str) -> Source:
+        """A file of the predictions."""
+        path = self.source / name
+        return open_image(path, read_recorded(path, sha256, "medseg predict"))
+
     def _recorded(self, name: str, sha256: str) -> NDArray[Any]:
         """Values (S) of a file of the predictions."""
-        path = self.source / name
-        return read_labels(path, read_recorded(path, sha256, "medseg predict"))[0]
+        return np.ascontiguousarray(self._opened(name, sha256).labels())
 
     def _readers(self, case: Case, entry: PredictedCase) -> Readers:
         """What operations may work on, read when it is asked for."""

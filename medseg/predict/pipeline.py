@@ -93,7 +93,8 @@ class Pipeline:
         axis = slab_axis(prepared.shape[1:], self.plan.window)
         coarse = coarse_axis(record.spacing, own_spacing(self.plan.grid.spacing, record.spacing))
         blended = self._blended(torch.from_numpy(prepared).to(self.device), axis, name)
-        return Frame(record, axis, self.table, self.plan.network), native_slabs(blended, axis, record, coarse=coarse)
+        frame = Frame(record, axis, self.table, self.plan.network, source.world)
+        return frame, native_slabs(blended, axis, record, coarse=coarse)
 
     def _blended(self, image: Tensor, axis: int, name: str) -> Iterator[Tensor]:
         """The members' mean logits (K, slab) of a prepared image (C, S), blended over windows, slab by slab."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.formats.world import About, World
 from medseg.formats.write import write_labels
 from medseg.image.labels import LabelTable
 from medseg.image.objects import smallest_type
@@ -31,12 +32,14 @@ class Frame(NamedTuple):
         axis: spatial axis of this box along which slabs follow one another.
         table: label table of the model.
         network: what the network was built from; its head says what its maps are.
+        world: how the image's file says where its voxels are; None: unknown.
     """
 
     record: InverseRecord
     axis: int
     table: LabelTable
     network: NetworkSpec
+    world: World | None = None
 
 
 class Slab(NamedTuple):
@@ -116,6 +119,8 @@ class LabelFile:
         label_map = LabelMap()
         with label_map.open(frame) as take:
             yield take
-        write_labels(self.path, label_map.values, frame.record.native)
+        grid, about = frame.record.native, About(frame.world, frame.table.name_of)
+        write_labels(self.path, label_map.values, grid, About(frame.world) if frame.table.instances else about)
         if self.classes is not None and label_map.classes is not None:
-            write_labels(self.classes, frame.table.to_values(label_map.classes[label_map.values]), frame.record.native)
+            values = frame.table.to_values(label_map.classes[label_map.values])
+            write_labels(self.classes, values, grid, about)

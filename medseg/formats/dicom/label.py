@@ -23,6 +23,7 @@ from medseg.formats.dicom.header import silence_pydicom
 from medseg.formats.dicom.seg import LABEL_MAP_STORAGE, SEGMENTATION_STORAGE
 from medseg.formats.dicom.stack import LPS_TO_RAS, Plane, stack_planes
 from medseg.formats.errors import FormatError
+from medseg.formats.world import NOTHING, About
 from medseg.image.geometry import Geometry
 
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
@@ -34,7 +35,7 @@ DIGITS = 9
 FIX_FORMAT = "write .nii.gz"
 
 
-def segmentation_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
+def segmentation_bytes(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> bytes:
     """A DICOM segmentation with the values of ``labels`` (X, Y, Z) as segment numbers.
 
     Raises:
@@ -74,12 +75,12 @@ def segmentation_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> 
     return out.getvalue()
 
 
-def segmentation_zip(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
+def segmentation_zip(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> bytes:
     """A zip archive that holds ``segmentation_bytes``, without name of the source and time."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(
-            zipfile.ZipInfo("labels.dcm"), segmentation_bytes(path, labels, geometry), zipfile.ZIP_DEFLATED
+            zipfile.ZipInfo("labels.dcm"), segmentation_bytes(path, labels, geometry, about), zipfile.ZIP_DEFLATED
         )
     return out.getvalue()
 

@@ -11,21 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.formats.errors import FormatError
+from medseg.formats.world import NOTHING, About
 from medseg.image.geometry import Geometry
 
 _OME_TYPES = {"i1": "int8", "i2": "int16", "i4": "int32", "u1": "uint8", "u2": "uint16", "u4": "uint32"}
 
 
-def tiff_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
+def tiff_bytes(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> bytes:
     """A deflated grey TIFF: pages are slices; OME-XML holds the pixel size, JSON the axes of a single slice."""
     if geometry.unit == "px" and geometry.dims == 2:
-        return _write(labels, "")
+        return _write(labels, "", about)
     if geometry.dims == 3 and labels.shape[0] == 1:
-        return _write(labels, _shape_json(path, labels, geometry))
-    return ome_tiff_bytes(path, labels, geometry)
+        return _write(labels, _shape_json(path, labels, geometry), about)
+    return ome_tiff_bytes(path, labels, geometry, about)
 
 
-def ome_tiff_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> bytes:
+def ome_tiff_bytes(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> bytes:
     """A deflated OME-TIFF with a fresh description: type, shape and pixel size."""
     sizes = _sizes(path, geometry)
     if labels.dtype.str[1:] not in _OME_TYPES:
@@ -42,12 +43,17 @@ def ome_tiff_bytes(path: Path, labels: NDArray[Any], geometry: Geometry) -> byte
         f'SizeY="{rows}" SizeZ="{slices}" SizeC="1" SizeT="1"{size}><Channel ID="Channel:0:0" SamplesPerPixel="1"/>'
         f'<TiffData IFD="0" PlaneCount="{slices}"/></Pixels></Image></OME>'
     )
-    return _write(labels, xml)
+    return _write(labels, xml, about)
 
 
-def _write(labels: NDArray[Any], description: str) -> bytes:
+def _write(labels: NDArray[Any], description: str, about: About) -> bytes:
+    """A TIFF of these labels; its resolution tags are those of the image, from which some programs take a size."""
     import tifffile
 
+    tags, resolution = about.fields("TIFF"), {}
+    if tags:
+        pair = (tags["XResolution"], tags["YResolution"])
+        resolution = {"resolution": pair, "resolutionunit": tags["ResolutionUnit"]}
     out = io.BytesIO()
     tifffile.imwrite(
         out,
@@ -57,6 +63,7 @@ def _write(labels: NDArray[Any], description: str) -> bytes:
         description=description or None,
         metadata=None,
         software=False,
+        **resolution,
     )
     return out.getvalue()
 

@@ -21,6 +21,7 @@ from medseg.formats.tiff.axes import PageFacts, PageLayout, is_ome, page_layout
 from medseg.formats.tiff.checks import JPEG, check_pages, check_pieces
 from medseg.formats.tiff.directory import count_pages
 from medseg.formats.tiff.planes import PageVoxels, decoding
+from medseg.formats.world import World
 
 
 class _Stream(io.RawIOBase):
@@ -90,6 +91,7 @@ def _source(path: Path, data: Data, pages: list[Any], count: int) -> Source:
         lossy=int(first.compression) == JPEG,
         notes=layout.notes,
         remarks=layout.remarks + dropped,
+        world=_world(first),
     )
 
 
@@ -114,6 +116,14 @@ def _colours(path: Path, page: Any) -> NDArray[np.uint8]:
     if table is None or table.ndim != 2 or len(table) != 3 or not table.shape[1]:
         raise FormatError(path, "damaged: an indexed picture without a colour table")
     return np.ascontiguousarray((table if int(table.max()) < 256 else table >> 8).T.astype(np.uint8))
+
+
+def _world(page: Any) -> World:
+    """The resolution tags, which some programs take for a pixel size whatever the description says."""
+    pairs = {name: page.tags.valueof(tag) for name, tag in (("XResolution", 282), ("YResolution", 283))}
+    if _resolution(page) is None:
+        return World("TIFF", {})
+    return World("TIFF", {**pairs, "ResolutionUnit": int(page.tags.valueof(296, 2))})
 
 
 def _resolution(page: Any) -> tuple[float, float] | None:

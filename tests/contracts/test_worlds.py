@@ -1,0 +1,158 @@
+"""A prediction lies where its image does, whichever program opens both: 0 mm apart, at every corner, for every row of
+FORMATS and every header that programs read in ways of their own. And nothing of a patient goes from one to the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+import tifffile
+
+from medseg.formats.read import open_image
+from medseg.formats.table import FOLDER, FORMATS, suffix_of
+from medseg.image.labels import LabelTable
+from medseg.models.spec import NetworkSpec
+from medseg.predict.sinks import Frame, LabelFile, Slab
+from medseg.preprocess.inverse import InverseRecord
+from tests.contracts.awkward import AWKWARD, CANARY
+
+TABLE = LabelTable.create({"liver": 1, "kidney": 2})
+NETWORK = NetworkSpec(3, 1, 3, (8,), ((1, 1, 1),), ((3, 3, 3),))
+# What is in files of other programs than these.
+ELSEWHERE = {".dcm", ".zip", FOLDER}
+# Millimetres: positions are printed from numbers that are bit for bit the same.
+SAME = 1e-9
+
+
+def labels_of(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(2).integers(0, 3, shape).astype(np.uint8)
+
+
+def predict(image: Path, out: Path) -> np.ndarray:
+    """Write a label map as a prediction of an image is written, and return its values."""
+    source = open_image(image)
+    grid = source.geometry
+    axes, nothing = tuple(range(grid.dims)), (0,) * grid.dims
+    record = InverseRecord(grid, axes, (False,) * grid.dims, nothing, grid.shape, grid.shape)
+    values = labels_of(grid.shape)
+    with LabelFile(out).open(Frame(record, 0, TABLE, NETWORK, source.world)) as take:
+        take(Slab(slice(0, grid.shape[0]), None, values))
+    return values
+
+
+def corners(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    return itertools.product(*[(0, n - 1) for n in shape])
+
+
+def by_nibabel(path: Path, dims: int) -> np.ndarray:
+    """Corners of the first ``dims`` axes in mm; nibabel reads NIfTI alone."""
+    image: Any = nibabel.load(path)
+    shape = image.shape[:dims]
+    places = [[*c, *[0] * (3 - dims), 1] for c in corners(shape)]
+    return np.array(places) @ image.affine.T
+
+
+def by_itk(path: Path, dims: int) -> np.ndarray:
+    image = SimpleITK.ReadImage(str(path))
+    shape, rest = image.GetSize()[:dims], image.GetDimension() - dims
+    places = [image.TransformIndexToPhysicalPoint([*c, *[0] * rest]) for c in corners(shape)]
+    return np.array([[*place, 0.0][:3] for place in places])
+
+
+def by_tifffile(path: Path, dims: int) -> np.ndarray:
+    """Micrometres per axis of OME-XML or ImageJ, and the resolution tags; TIFF has no places."""
+    with tifffile.TiffFile(path) as file:
+        page: Any = file.pages[0]
+        tags = [page.tags.valueof(282), page.tags.valueof(283)]
+        sizes = [float("nan")] * 3
+        if file.is_ome:
+            pixels = tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]["Pixels"]
+            unit = {"nm": 1e-3, "µm": 1.0}
+            sizes = [
+                float(pixels.get(f"PhysicalSize{a}", "nan")) * unit[pixels.get(f"PhysicalSize{a}Unit", "µm")]
+                for a in "ZYX"
+            ]
+        elif file.is_imagej and (file.imagej_metadata or {}).get("unit"):
+            sizes = [(file.imagej_metadata or {}).get("spacing", np.nan), *(b / a for a, b in reversed(tags))]
+        ratios = [pair[0] / pair[1] if pair else 0.0 for pair in tags]
+    return np.array([*sizes[3 - dims :], *ratios, int(page.tags.valueof(296, 2)) if tags[0] else 0])
+
+
+READERS: dict[str, tuple[Callable[[Path, int], np.ndarray], tuple[str, ...]]] = {
+    "nibabel": (by_nibabel, (".nii", ".nii.gz", ".hdr")),
+    "SimpleITK": (by_itk, tuple(set(FORMATS) - ELSEWHERE)),
+    "tifffile": (by_tifffile, (".tif", ".tiff", ".ome.tif", ".ome.tiff")),
+}
+CASES = [(suffix, name) for suffix, images in AWKWARD.items() for name in images]
+
+
+def bytes_of(path: Path) -> bytes:
+    """All bytes of an output, those of compressed streams unpacked as well."""
+    out = b""
+    for file in sorted(path.parent.glob(f"{path.name.split('.')[0]}.*")):
+        data = file.read_bytes()
+        out += data
+        for at in range(len(data)):
+            if data[at : at + 2] in (b"\x1f\x8b", b"\x78\x9c", b"\x78\x01", b"\x78\xda"):
+                try:
+                    out += zlib.decompressobj(47).decompress(data[at:])
+                except zlib.error:
+                    continue
+    return out
+
+
+def test_every_row_is_tested() -> None:
+    assert AWKWARD.keys() | ELSEWHERE == FORMATS.keys()
+
+
+@pytest.mark.parametrize(("suffix", "name"), CASES, ids=[f"{s} {n}" for s, n in CASES])
+def test_a_prediction_is_where_its_image_is(suffix: str, name: str, tmp_path: Path) -> None:
+    image, out = tmp_path / f"image{suffix}", tmp_path / f"out{suffix}"
+    AWKWARD[suffix][name](image)
+    values = predict(image, out)
+    source, found = open_image(image), open_image(out)
+    np.testing.assert_array_equal(found.labels(), values)
+    assert found.geometry == source.geometry
+    assert found.notes == source.notes
+    assert CANARY.encode() in bytes_of(image) or suffix == ".png"
+    assert CANARY.encode() not in bytes_of(out)
+    read = 0
+    for reader, suffixes in READERS.values():
+        if suffix not in suffixes:
+            continue
+        try:
+            expected = reader(image, values.ndim)
+        except (RuntimeError, nibabel.spatialimages.HeaderDataError):
+            continue  # it cannot read the image itself
+        read += 1
+        np.testing.assert_allclose(reader(out, values.ndim), expected, rtol=0, atol=SAME)
+    assert read
+
+
+FIELDS = ("pixdim", "xyzt_units", "sform_code", "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x")
+FIELDS += ("qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "sizeof_hdr")
+
+
+@pytest.mark.parametrize("name", AWKWARD[".nii"])
+def test_fields_of_nifti_come_back_bit_for_bit(name: str, tmp_path: Path) -> None:
+    image, out = tmp_path / "image.nii", tmp_path / "out.nii"
+    AWKWARD[".nii"][name](image)
+    predict(image, out)
+    headers = []
+    for path in (image, out):
+        data = path.read_bytes()
+        two = int.from_bytes(data[:4], "little") == 540
+        cls = nibabel.Nifti2Header if two else nibabel.Nifti1Header
+        headers.append(cls(data[: cls.sizeof_hdr], check=False))
+    for field in FIELDS:
+        np.testing.assert_array_equal(headers[0][field], headers[1][field], err_msg=field)
+    assert int(headers[1]["intent_code"]) == 0
+    assert suffix_of(out) == ".nii"
