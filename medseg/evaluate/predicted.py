@@ -63,8 +63,8 @@ def read_prediction(
 def _read(folder: Path, file: Mapping[str, str], case: Case) -> NDArray[Any]:
     """Values (S) of a file of the predictions, if it is as recorded and on the grid of the case."""
     path = folder / file["file"]
-    source = open_image(path, read_recorded(path, file["sha256"], MAKER), spacing=case.pixel_size)
-    # Its header is that of the image, contradictions included, and is read in the same way.
-    grid = source.oriented(case.orientation).geometry
-    require_same_grid(grid, case.geometry, f"prediction of case '{case.id}' ({path.name})")
+    # Its header is that of the image, contradictions included, and is read in the same way; it says what its axes are.
+    reading = replace(case.image_reading.of_labels, axes="")
+    source = open_image(path, read_recorded(path, file["sha256"], MAKER), reading=reading)
+    require_same_grid(source.geometry, case.geometry, f"prediction of case '{case.id}' ({path.name})")
     return np.ascontiguousarray(source.labels())

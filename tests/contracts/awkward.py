@@ -35,9 +35,9 @@ def voxels(shape: tuple[int, ...], dtype: str = "int16") -> np.ndarray:
 
 
 def nifti(path: Path, forms: Forms, shape: tuple[int, ...] = SHAPE, *, two: bool = False, **fields: Any) -> None:
-    """A NIfTI file with sform, its code, qform, its code; ``fields`` of the header are set last, as they are."""
+    """A NIfTI file with sform, its code, qform, its code; ``fields`` (and ``values``) are set as they are."""
     cls, pair = (nibabel.Nifti2Header if two else nibabel.Nifti1Header), path.suffix == ".hdr"
-    endian = fields.pop("endian", "<")
+    endian, values = fields.pop("endian", "<"), fields.pop("values", voxels(shape))
     header = cls(endianness=endian)
     header.set_data_dtype(np.dtype("int16").newbyteorder(endian))
     header.set_data_shape(shape)
@@ -62,7 +62,7 @@ def nifti(path: Path, forms: Forms, shape: tuple[int, ...] = SHAPE, *, two: bool
     extension = b"\1\0\0\0" + np.array([32, 6], np.dtype("i4").newbyteorder(endian)).tobytes()
     extension += f"{CANARY} comment".encode().ljust(24, b"\0")
     header["vox_offset"] = 0 if pair else cls.sizeof_hdr + len(extension)
-    body = voxels(shape).astype(np.dtype("i2").newbyteorder(endian)).tobytes(order="F")
+    body = values.astype(np.dtype("i2").newbyteorder(endian)).tobytes(order="F")
     if pair:
         path.write_bytes(bytes(header.binaryblock) + extension)
         path.with_suffix(".img").write_bytes(body)

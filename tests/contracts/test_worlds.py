@@ -5,6 +5,7 @@ FORMATS and every header that programs read in ways of their own. And nothing of
 from __future__ import annotations
 
 import itertools
+import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,13 +17,21 @@ import pytest
 import SimpleITK
 import tifffile
 
+from medseg.config import Config
+from medseg.evaluate.predicted import read_prediction
+from medseg.files import sha256_file
 from medseg.formats.read import open_image
+from medseg.formats.source import Source
 from medseg.formats.table import FOLDER, FORMATS, suffix_of
 from medseg.image.labels import LabelTable
+from medseg.ingest import run as ingest
+from medseg.ingest.cases import open_case_image
+from medseg.ingest.manifest import read_manifest
 from medseg.models.spec import NetworkSpec
+from medseg.predict.record import PredictedCase
 from medseg.predict.sinks import Frame, LabelFile, Slab
 from medseg.preprocess.inverse import InverseRecord
-from tests.contracts.awkward import AWKWARD, CANARY
+from tests.contracts.awkward import AFFINE, AWKWARD, CANARY, MOVED, SHAPE, nifti
 
 TABLE = LabelTable.create({"liver": 1, "kidney": 2})
 NETWORK = NetworkSpec(3, 1, 3, (8,), ((1, 1, 1),), ((3, 3, 3),))
@@ -38,7 +47,11 @@ def labels_of(shape: tuple[int, ...]) -> np.ndarray:
 
 def predict(image: Path, out: Path) -> np.ndarray:
     """Write a label map as a prediction of an image is written, and return its values."""
-    source = open_image(image)
+    return predicted(open_image(image), out)
+
+
+def predicted(source: Source, out: Path) -> np.ndarray:
+    """As ``predict``, of an opened image."""
     grid = source.geometry
     axes, nothing = tuple(range(grid.dims)), (0,) * grid.dims
     record = InverseRecord(grid, axes, (False,) * grid.dims, nothing, grid.shape, grid.shape)
@@ -135,6 +148,40 @@ def test_a_prediction_is_where_its_image_is(suffix: str, name: str, tmp_path: Pa
         read += 1
         np.testing.assert_allclose(reader(out, values.ndim), expected, rtol=0, atol=SAME)
     assert read
+
+
+def test_a_contradiction_that_was_settled_is_read_in_the_same_way(tmp_path: Path) -> None:
+    """The header of a prediction contradicts itself as that of its image does; so do those of a case of two files."""
+    root = tmp_path / "data/d"
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True)
+    for seed, case in enumerate("ab"):
+        for channel in (0, 1):
+            noise = np.random.default_rng([seed, channel]).integers(0, 999, SHAPE)
+            nifti(root / f"imagesTr/{case}_000{channel}.nii", (AFFINE, 2, MOVED, 1), values=noise)
+        nifti(root / f"labelsTr/{case}.nii", (AFFINE, 2, MOVED, 1), values=labels_of(SHAPE))
+    names = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "liver": 1, "kidney": 2}}
+    (root / "dataset.json").write_text(json.dumps({**names, "numTraining": 2, "file_ending": ".nii"}))
+    config = Config.model_validate(
+        {
+            "experiment": "test",
+            "data_root": str(tmp_path / "data"),
+            "datasets": {"d": {"path": "d", "orientation": "qform"}},
+            "models": {"unet": {"network": "unet"}},
+            "folds": {"count": 2},
+            "budget": {"steps": 1},
+        }
+    )
+    ingest.run(config, "d", tmp_path / "out", workers=1)
+    case = read_manifest(tmp_path / "out/manifest.tsv").case("a")
+    np.testing.assert_allclose(case.geometry.affine, MOVED, atol=1e-4)
+    source = open_case_image(case, root)
+    assert source.shape[0] == 2
+    values = predicted(source, tmp_path / "a.nii")
+    np.testing.assert_array_equal(by_itk(tmp_path / "a.nii", 3), by_itk(root / case.images[0], 3))
+    entry = PredictedCase("a.nii", sha256_file(tmp_path / "a.nii"))
+    found, _ = read_prediction(tmp_path, case, entry, TABLE)
+    np.testing.assert_array_equal(found, values)
 
 
 FIELDS = ("pixdim", "xyzt_units", "sform_code", "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x")

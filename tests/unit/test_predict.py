@@ -16,6 +16,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK
 import tifffile
 import torch
 from torch import Tensor, nn
@@ -320,6 +321,24 @@ def test_nifti_gives_nifti_on_the_same_grid(study: Any, tmp_path: Path) -> None:
     (again,) = stage.predict_files([plain], study.model("solid"), tmp_path / "out")
     assert again.name == "plain.nii"
     np.testing.assert_array_equal(read_labels(again)[0], read_labels(target)[0])
+
+
+def test_a_prediction_has_the_world_of_its_image_as_it_was_written(study: Any, tmp_path: Path) -> None:
+    """Neither form is set: programs follow rules of their own, and see both in one place if both are alike."""
+    source = tmp_path / "scan.nii.gz"
+    image: Any = nibabel.load(study.folder("solid") / "imagesTr" / "s1.nii.gz")
+    plain = nibabel.Nifti1Image(np.asanyarray(image.dataobj), None)
+    plain.header["pixdim"][1:4] = (1.5, 1.25, 3.0)
+    plain.header["descrip"] = "of a patient"
+    nibabel.save(plain, source)
+    (target,) = stage.predict_files([source], study.model("solid"), tmp_path / "out")
+    before, after = nibabel.load(source), nibabel.load(target)
+    assert (int(after.header["sform_code"]), int(after.header["qform_code"])) == (0, 0)
+    np.testing.assert_array_equal(after.affine, before.affine)
+    np.testing.assert_array_equal(after.header["pixdim"], before.header["pixdim"])
+    itk = [SimpleITK.ReadImage(str(path)) for path in (source, target)]
+    assert itk[0].GetOrigin() == itk[1].GetOrigin()
+    assert bytes(after.header["descrip"].item()) == b""
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff"])

@@ -14,6 +14,7 @@ from medseg.config import Config
 from medseg.errors import DatasetFaults
 from medseg.formats.dicom.label import segmentation_bytes
 from medseg.formats.errors import FormatError
+from medseg.formats.nifti_label import nifti_gz_bytes
 from medseg.formats.read import open_image
 from medseg.formats.table import stem_of, suffix_of
 from medseg.formats.write import write_labels
@@ -222,10 +223,7 @@ def slicer_begin() -> bytes:
 
 def plain_part() -> bytes:
     labels, grid = cropped(organs(), (0, 0, 2), (12, 11, 7))
-    path = Path("a.nii.gz")
-    from medseg.formats.nifti import nifti_gz_bytes
-
-    return nifti_gz_bytes(path, labels, grid)
+    return nifti_gz_bytes(Path("a.nii.gz"), labels, grid)
 
 
 PARTS = {
