@@ -7,7 +7,7 @@ them. Nothing else of an input's header goes into an output.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,11 @@ class About:
 
     world: World | None = None
     names: Mapping[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_classes(cls, world: World | None, names: Iterable[tuple[str, int]]) -> About:
+        """Of a map of classes, whose names come with their values."""
+        return cls(world, {value: name for name, value in names})
 
     def fields(self, kind: str) -> Mapping[str, Any]:
         """The fields of a world of this kind; empty if it is another's, or unknown."""

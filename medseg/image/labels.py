@@ -116,11 +116,6 @@ class LabelTable:
         return tuple(v for _, v in self.names)
 
     @property
-    def name_of(self) -> dict[int, str]:
-        """Class name by value in the files."""
-        return {value: name for name, value in self.names}
-
-    @property
     def classes(self) -> int:
         """Classes K of the prepared label maps, background included."""
         return len(self.names) + 1

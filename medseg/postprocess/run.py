@@ -104,11 +104,12 @@ class Processor:
         if digests is None:
             labels = apply(self._readers(case, entry), self.steps, self.table)
             # A prediction has the world of its image.
-            world, names = self._opened(entry.file, entry.sha256).world, self.table.name_of
-            write_labels(target, labels, case.geometry, About(world, {} if self.table.instances else names))
+            world = self._opened(entry.file, entry.sha256).world
+            about = About.of_classes(world, self.table.names)
+            write_labels(target, labels, case.geometry, About(world) if self.table.instances else about)
             if classes is not None and entry.classes is not None:
                 before = self._recorded(entry.classes["file"], entry.classes["sha256"])
-                write_labels(classes, class_values(labels, before, self.table), case.geometry, About(world, names))
+                write_labels(classes, class_values(labels, before, self.table), case.geometry, about)
             digests = write_stamp(stamp, key, files, label_map_digest)
         beside = None if classes is None else {"file": classes.name, "sha256": digests[classes.name]}
         return PredictedCase(target.name, digests[target.name], classes=beside)

@@ -119,7 +119,7 @@ class LabelFile:
         label_map = LabelMap()
         with label_map.open(frame) as take:
             yield take
-        grid, about = frame.record.native, About(frame.world, frame.table.name_of)
+        grid, about = frame.record.native, About.of_classes(frame.world, frame.table.names)
         write_labels(self.path, label_map.values, grid, About(frame.world) if frame.table.instances else about)
         if self.classes is not None and label_map.classes is not None:
             values = frame.table.to_values(label_map.classes[label_map.values])

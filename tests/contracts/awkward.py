@@ -261,8 +261,15 @@ OME: Mapping[str, Callable[[Path], None]] = {
     ),
     "no size": tiff((5, 6, 7), ome=True, metadata={"axes": "ZYX"}),
 }
-PNG: Mapping[str, Callable[[Path], None]] = {
-    "grey": lambda p: p.write_bytes(imagecodecs.png_encode(voxels((6, 7), "uint8"))) and None
+PICTURES = {
+    suffix: {"grey": lambda p, encode=encode: p.write_bytes(encode(voxels((6, 7), "uint8"))) and None}  # type: ignore[misc]
+    for suffix, encode in (
+        (".png", imagecodecs.png_encode),
+        (".jpg", imagecodecs.jpeg8_encode),
+        (".jpeg", imagecodecs.jpeg8_encode),
+        (".bmp", imagecodecs.bmp_encode),
+        (".gif", imagecodecs.gif_encode),
+    )
 }
 
 # Suffix -> images of that format.
@@ -272,5 +279,5 @@ AWKWARD: Mapping[str, Mapping[str, Callable[[Path], None]]] = {
     **dict.fromkeys((".mha", ".mhd"), METAIMAGE),
     **dict.fromkeys((".tif", ".tiff"), TIFF),
     **dict.fromkeys((".ome.tif", ".ome.tiff"), OME),
-    ".png": PNG,
+    **PICTURES,
 }
