@@ -23,6 +23,24 @@ class PredictionError(DataError):
     """A network gives no usable output for an image; in a study the case is recorded as failed."""
 
 
+class ImagesFailed(DataError):
+    """Some images of a command could not be predicted; the others are done.
+
+    Attributes:
+        failed: a text per image.
+        written: label maps that are there.
+    """
+
+    def __init__(self, failed: Sequence[str], written: Sequence[Path]) -> None:
+        self.failed, self.written = tuple(failed), tuple(written)
+        count, all_of_them = len(failed), len(failed) + len(written)
+        if count == all_of_them == 1:
+            super().__init__(failed[0])
+            return
+        done = f"; the other {len(written)} are done" if written else ""
+        super().__init__(f"{count} of {all_of_them} images were not predicted{done}\n" + "\n".join(failed))
+
+
 class GeometryError(MedsegError, ValueError):
     """Two grids that must agree do not, or a grid makes no sense."""
 

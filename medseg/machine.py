@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from medseg.progress import say
 # Control groups (containers, SLURM jobs): their files, and those of this process.
 CGROUP = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
+# Linux' account of the machine's memory.
+MEMORY = Path("/proc/meminfo")
 # Seconds between two looks for a free GPU.
 POLL_S = 1.0
 # Tokens of GPUs that this process holds; the kernel frees them when it ends, however it ends.
@@ -71,6 +74,27 @@ def host_memory() -> int:
     return min([machine, *limits])
 
 
+def available_memory() -> int:
+    """Bytes of main memory that this process can still take: of the machine's, and of what its control groups leave.
+
+    What is only kept to be read again (files that were read once) counts as available.
+    """
+    machine = MEMORY.read_text() if MEMORY.is_file() else ""
+    stated = re.search(r"^MemAvailable:\s*(\d+) kB$", machine, re.MULTILINE)
+    left = [int(stated[1]) * 1024] if stated else []
+    for folder, unified in _group_folders("memory"):
+        names = ("memory.max", "memory.current") if unified else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        limit, used = (_content(folder / name) for name in names)
+        if limit.isdigit() and used.isdigit():
+            kept = re.search(r"^(?:total_)?inactive_file (\d+)$", _content(folder / "memory.stat"), re.MULTILINE)
+            left.append(int(limit) - int(used) + (int(kept[1]) if kept else 0))
+    return max(0, min([host_memory(), *left]))
+
+
+def _content(file: Path) -> str:
+    return file.read_text().strip() if file.is_file() else ""
+
+
 def processors() -> int:
     """Processors that this process can use: those it may run on, or fewer where its control group has a quota."""
     # macOS has no affinity.
@@ -90,18 +114,24 @@ def _group_files(controller: str, unified: str, legacy: str) -> Iterator[str]:
         unified: name of the file in version 2 of control groups.
         legacy: its name in version 1.
     """
+    for folder, is_unified in _group_folders(controller):
+        if (file := folder / (unified if is_unified else legacy)).is_file():
+            yield file.read_text().strip()
+
+
+def _group_folders(controller: str) -> Iterator[tuple[Path, bool]]:
+    """Folders of this process's control group and of those around it, and whether they are of version 2."""
     for line in MEMBERSHIP.read_text().splitlines() if MEMBERSHIP.is_file() else []:
         number, controllers, name = line.split(":", 2)
         if number == "0":
-            root, file = CGROUP, unified
+            root = CGROUP
         elif controller in controllers.split(","):
-            root, file = CGROUP / controller, legacy
+            root = CGROUP / controller
         else:
             continue
         group = root / name.strip("/")
         for folder in (group, *(parent for parent in group.parents if parent.is_relative_to(root))):
-            if (folder / file).is_file():
-                yield (folder / file).read_text().strip()
+            yield folder, number == "0"
 
 
 def reserve_gpu(devices: int | None = None, folder: Path | None = None) -> int | None:

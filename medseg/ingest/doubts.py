@@ -16,6 +16,8 @@ from medseg.formats.source import Source
 from medseg.image.geometry import Geometry
 from medseg.ingest.counting import field_of_view, right_angles
 
+# Kinds of doubt about one image that can be allowed by name.
+OF_IMAGES = ("no-orientation", "gantry-tilt", "shear", "tiff-pages", "nonfinite", "constant-image")
 # Cosine of the angle between two axes of a grid above which it counts as sheared.
 SHEAR = 1e-3
 # A channel that covers less of the first one's voxels than this shows another part of the body.

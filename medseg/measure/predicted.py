@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,9 @@ class PredictedObjects:
         names = tuple(channels) if len(set(channels)) == len(channels) else ()
         return cls(ObjectWriter(out, frozenset(kinds)), table, names)
 
-    def check(self, images: Sequence[Path]) -> None:
-        """Raise ``DataError`` if files of two images would have one name, or replace an image."""
-        self.writer.check([_name(image) for image in images], {image.resolve() for image in images})
+    def check(self, labels: Sequence[Path], images: Sequence[Path]) -> None:
+        """Raise ``DataError`` if files of two label maps would have one name, or replace an image."""
+        self.writer.check([self._name(path) for path in labels], {image.resolve() for image in images})
 
     def write(self, image: Path, source: Source, labels: Path) -> None:
         """Write the files of an image whose label map has just been written.
@@ -61,7 +61,7 @@ class PredictedObjects:
         Args:
             image: the file.
             source: the same, opened.
-            labels: its label map.
+            labels: its label map, in the folder of the files or below it.
         """
         values, _ = read_labels(labels)
         classes: Mapping[int, int] | None = {value: k for k, value in enumerate(self.table.values, start=1)}
@@ -69,7 +69,9 @@ class PredictedObjects:
             classes = self._classes_of(values, labels)
         # Where there are no objects, each class is drawn as one.
         scene = replace(scene_of(values, source.geometry, image), class_names=self.table.class_names, classes=classes)
-        self.writer.write(_name(image), Measured(image.name, scene, source.image(), self.channels))
+        name = self._name(labels)
+        shown = (PurePosixPath(name).parent / image.name).as_posix()
+        self.writer.write(name, Measured(shown, scene, source.image(), self.channels))
 
     def _classes_of(self, numbers: NDArray[Any], labels: Path) -> Mapping[int, int] | None:
         """Number -> class of the objects of a label map; None: there is but one class."""
@@ -82,5 +84,6 @@ class PredictedObjects:
         return {number: channels[value] for number, value in of_objects if number}
 
 
-def _name(image: Path) -> str:
-    return image.name if image.is_dir() else stem_of(image)
+    def _name(self, labels: Path) -> str:
+        """Of an image's files, without a suffix: that of its label map, with the folders below that of all files."""
+        return (labels.parent.relative_to(self.writer.out) / stem_of(labels)).as_posix()

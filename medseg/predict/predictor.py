@@ -12,13 +12,16 @@ from medseg.augment.tables import mirrors
 from medseg.engine.placement import place, set_exact
 from medseg.errors import DataError
 from medseg.formats.source import Source
+from medseg.formats.table import stem_of, suffix_of
 from medseg.heads import HEADS
+from medseg.image.geometry import Geometry
 from medseg.machine import pick_device
 from medseg.plan.plan import Plan
+from medseg.predict.inputs import NUMBERED
 from medseg.predict.members import Member
 from medseg.predict.pipeline import Pipeline
 from medseg.predict.sinks import LabelMap, Sink
-from medseg.train.checkpoint import read_checkpoint
+from medseg.train.checkpoint import Checkpoint, read_checkpoint
 
 
 class Predictor:
@@ -58,7 +61,7 @@ class Predictor:
             DataError: if dimensions, channels or unit are not the model's, or voxels are not finite.
             PredictionError: if the network's output is not finite.
         """
-        self._require_fit(source, name)
+        require_fit(source.geometry, source.shape[0], name, self.checkpoint)
         found = self.checkpoint
         pipeline = Pipeline(self.plan, found.labels, self.members, self.device, self.precision, found.decoding)
         pipeline.run(source, name, sinks)
@@ -69,20 +72,40 @@ class Predictor:
         self.predict(source, name, [kept])
         return kept.values
 
-    def _require_fit(self, source: Source, name: str) -> None:
-        """Raise ``DataError`` unless an image has the dimensions, channels and unit of the training's images."""
-        geometry, channels, grid = source.geometry, source.shape[0], self.plan.grid
-        expected = self.plan.network.in_channels
-        if geometry.dims != grid.dims or channels != expected:
-            raise DataError(
-                f"{name}: {geometry.dims}-D with {channels} channels; the model expects {grid.dims}-D with "
-                f"{expected} ({', '.join(self.checkpoint.channels)})"
-            )
-        if geometry.unit != grid.unit:
-            raise DataError(
-                f"{name}: its voxel size is in {geometry.unit}, the model was trained on sizes in {grid.unit}; "
-                "give the size of its pixels in micrometres (--spacing), or leave it out for a model trained without"
-            )
+
+def require_fit(
+    geometry: Geometry, channels: int, name: str, checkpoint: Checkpoint, files: Sequence[Path] = ()
+) -> None:
+    """Raise ``DataError`` unless an image has the dimensions, channels and unit of the training's images.
+
+    Args:
+        geometry, channels: of the image.
+        name: what it is called in error messages.
+        checkpoint: of the model.
+        files: that it was read from; of a file that holds one of several channels, those beside it are named.
+    """
+    grid, expected = checkpoint.plan.grid, checkpoint.plan.network.in_channels
+    if geometry.dims != grid.dims or channels != expected:
+        raise DataError(
+            f"{name}: {geometry.dims}-D with {channels} channels; the model expects {grid.dims}-D with "
+            f"{expected} ({', '.join(checkpoint.channels)}){_beside(files, channels, expected)}"
+        )
+    if geometry.unit != grid.unit:
+        raise DataError(
+            f"{name}: its voxel size is in {geometry.unit}, the model was trained on sizes in {grid.unit}; "
+            "give the size of its pixels in micrometres (--spacing), or leave it out for a model trained without"
+        )
+
+
+def _beside(files: Sequence[Path], channels: int, expected: int) -> str:
+    """What to do about a file of one channel where the model has several."""
+    if len(files) != 1 or channels >= expected:
+        return ""
+    number = NUMBERED.fullmatch(stem_of(files[0]))
+    example = f"{number['case']}_{expected - 1:04d}{suffix_of(files[0])}" if number else "scan_0000, scan_0001, …"
+    return (
+        f"; name the files of all channels, as in {example}, or their folder, or a table with a column image_… for each"
+    )
 
 
 def is_mirrored(plan: Plan, wish: bool | None) -> bool:

@@ -1,24 +1,18 @@
-"""The predict stage: the validation cases of a fold, those of the test set, or any image files."""
+"""The predict stage: the validation cases of a fold, or those of the test set."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.config import Config
 from medseg.errors import CheckpointError, DataError
-from medseg.formats.read import open_image
-from medseg.formats.source import Source
-from medseg.formats.table import class_map, label_suffix, stem_of
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_split
 from medseg.outputs import writing
 from medseg.predict.cases import Task, predict_task_cases
-from medseg.predict.predictor import Predictor, is_mirrored
+from medseg.predict.predictor import is_mirrored
 from medseg.predict.record import PredictedCase, write_predictions
-from medseg.predict.sinks import LabelFile
-from medseg.progress import Progress
 from medseg.results.folders import PredictionFolder
 from medseg.results.key import VALIDATION, RunKey
 from medseg.shards import Shard, read_shards
@@ -125,72 +119,6 @@ def predict_cases(
         probabilities: write them beside the label maps.
     """
     _predict_all(_task(config, manifest_path, case_ids, model, code, split, fold, probabilities), out)
-
-
-def predict_files(
-    images: Sequence[Path],
-    model: Path,
-    out: Path,
-    *,
-    spacing: Sequence[float] | None = None,
-    series: str = "",
-    device: str | None = None,
-    threads: int | None = None,
-    mirror: bool | None = None,
-    then: Callable[[Path, Source, Path], None] | None = None,
-) -> list[Path]:
-    """Predict image files (or DICOM folders); each label map gets its image's name and format, in ``out``.
-
-    Of objects of several classes, the class map lies beside the map of their numbers (``formats.table.class_map``).
-
-    Args:
-        images: files of the model's dimensions and channels (all channels in one file).
-        model: model folder.
-        out: folder, made if absent.
-        spacing: pixel size in micrometres per axis, for formats without a header.
-        series: which series of DICOM folders is wanted, if they hold several.
-        device, threads, mirror: see ``Predictor``.
-        then: called with each image, opened, too, and its label map, when that is written.
-
-    Returns:
-        The label maps written, in the order of ``images``.
-
-    Raises:
-        DataError: if an image is missing, two images would give one output, or an output would replace its input.
-    """
-    missing = [str(p) for p in images if not p.exists()]
-    if missing:
-        raise DataError(f"no such image: {', '.join(missing)}")
-    targets = [out / f"{p.name if p.is_dir() else stem_of(p)}{label_suffix(p)}" for p in images]
-    checkpoint, _ = read_description(model)
-    classes = [class_map(t) if checkpoint.labels.objects_have_classes else None for t in targets]
-    _refuse_overwriting(images, [*targets, *(path for path in classes if path is not None)])
-    predictor = Predictor(model, device, threads, mirror)
-    bar = Progress("predict", len(images))
-    for done, (path, target, beside) in enumerate(zip(images, targets, classes, strict=True), start=1):
-        source = open_image(path, series=series, spacing=spacing)
-        predictor.predict(source, str(path), [LabelFile(target, beside)])
-        if then is not None:
-            then(path, source, target)
-        bar.update(done, str(target))
-    return targets
-
-
-def _refuse_overwriting(images: Sequence[Path], targets: Sequence[Path]) -> None:
-    """Raise ``DataError`` if two predictions would be written to one file, or one would replace an image."""
-    twice = sorted(str(t) for t, n in Counter(targets).items() if n > 1)
-    if twice:
-        raise DataError(f"several images would be written to {', '.join(twice)}; predict them into separate folders")
-    there = {_identity(target) for target in targets if target.exists()}
-    same = [str(image) for image in images if _identity(image) in there]
-    if same:
-        raise DataError(f"the prediction would replace its input {', '.join(same)}; choose another output folder")
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """What two names of one file have in common."""
-    found = path.stat()
-    return found.st_dev, found.st_ino
 
 
 def _validation(

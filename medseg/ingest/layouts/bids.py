@@ -35,7 +35,7 @@ def bids_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
         fix = f"name the derivative that holds the labels: `bids: {{derivative: NAME}}`; there are: {there}"
         found.faults.append(fault("missing", "-", labels_in, "no such folder", fix))
         return found
-    images, labels = _images(root, wanted), _labels(root, labels_in, what.label)
+    images, labels = images_of(root, wanted), _labels(root, labels_in, what.label)
     sites = _sites(root, found)
     masks: dict[str, list[str]] = defaultdict(list)
     for file in labels:
@@ -48,8 +48,8 @@ def bids_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
     return found
 
 
-def _images(root: Path, wanted: list[str]) -> dict[str, dict[str, str]]:
-    """Case (the name without its suffix) -> suffix -> file."""
+def images_of(root: Path, wanted: list[str]) -> dict[str, dict[str, str]]:
+    """Case (the name without its ending) -> ending -> file, of the images whose names have one of the endings."""
     cases: dict[str, dict[str, str]] = defaultdict(dict)
     for subject in visible(root, "."):
         for file in walk(root, subject) if subject.startswith("sub-") else []:

@@ -19,12 +19,9 @@ CLASSES = {"nucleus": 1}
 
 def dsb2018_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
     """One case per folder, with as many label files as objects; each image is a subject of its own."""
-    place = STAGE if (root / STAGE).is_dir() else "."
     table = LabelTable.create(config.labels or CLASSES, instances=True, ignore=config.ignore)
     found = Found(labels=table)
-    for folder in visible(root, place):
-        if not (root / folder).is_dir():
-            continue
+    for folder in _folders(root):
         case = Path(folder).name
         images, masks = visible(root, f"{folder}/images"), visible(root, f"{folder}/masks")
         if escapes := outside(root, [*images, *masks]):
@@ -42,3 +39,15 @@ def dsb2018_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
             fix = "each folder of the dsb2018 layout holds the folders images and masks"
             found.faults.append(fault("missing", case, folder, "neither image nor masks", fix))
     return found
+
+
+def image_folders(root: Path) -> dict[str, list[str]]:
+    """Case -> files in its folder ``images``, relative to ``root``, of the cases that have any."""
+    found = {Path(folder).name: visible(root, f"{folder}/images") for folder in _folders(root)}
+    return {case: files for case, files in found.items() if files}
+
+
+def _folders(root: Path) -> list[str]:
+    """The folders of cases, relative to the data set's."""
+    place = STAGE if (root / STAGE).is_dir() else "."
+    return [folder for folder in visible(root, place) if (root / folder).is_dir()]

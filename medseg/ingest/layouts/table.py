@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from medseg.config import DatasetConfig
@@ -41,8 +41,7 @@ def table_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
     except DataError as error:
         found.faults.append(fault("table", "-", name, str(error).removeprefix(f"{root / name}: ")))
         return found
-    own = [channel for channel in config.channel_names or () if channel in header]
-    images = own or [column for column in header if column == "image" or re.fullmatch(r"image_.+", column)]
+    images = image_columns(header, config.channel_names or ())
     column, value = (config.test.column, config.test.value) if config.test else (None, "")
     causes = _header_faults(header, images, config.channel_names or [], column)
     found.faults += [fault("table", "-", name, cause) for cause in causes]
@@ -52,7 +51,7 @@ def table_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
         found.channels = tuple(column.removeprefix("image_") for column in images)
     listed = []
     for number, row in enumerate(rows, start=2):
-        wrong = _row_faults(row, images)
+        wrong = row_faults(row, images)
         where = f"line {number}: "
         found.faults += [fault("table", row.get("case", "") or "-", name, where + cause) for cause in wrong]
         if not wrong:
@@ -68,6 +67,12 @@ def table_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
         cause = f"no row has '{value}' in the column {column}, which `test` names"
         found.faults.append(fault("table", "-", name, cause, "correct `test` or the table"))
     return found
+
+
+def image_columns(header: Sequence[str], channels: Sequence[str]) -> list[str]:
+    """The columns of a table that name images: those called like the channels, else ``image`` or ``image_…``."""
+    own = [channel for channel in channels if channel in header]
+    return own or [column for column in header if column == "image" or re.fullmatch(r"image_.+", column)]
 
 
 def _header_faults(header: list[str], images: list[str], channels: list[str], test: str | None) -> list[str]:
@@ -93,20 +98,20 @@ def _header_faults(header: list[str], images: list[str], channels: list[str], te
     return causes
 
 
-def _row_faults(row: Mapping[str, str], images: list[str]) -> list[str]:
-    """What is wrong with the cells of one row."""
+def row_faults(row: Mapping[str, str], images: list[str]) -> list[str]:
+    """What is wrong with the cells of one row of a table whose columns ``images`` name images."""
     causes = [f"column '{name}' is empty" for name in ("case", *images) if not row[name]]
     for name in (*images, "label"):
         if row[name] and not usable(row[name]):
             causes.append(f"column '{name}': {row[name][:80]!r} can be no file's name")
-    if row.get("spacing") and _spacing(row["spacing"]) is None:
+    if row.get("spacing") and spacing_of(row["spacing"]) is None:
         causes.append(f"column 'spacing': {row['spacing']!r}, expected micrometres per axis, e.g. '0.5 0.25 0.25'")
     if "subject" in row and not row["subject"]:
         causes.append("column 'subject' is empty")
     return causes
 
 
-def _spacing(text: str) -> tuple[float, ...] | None:
+def spacing_of(text: str) -> tuple[float, ...] | None:
     """Numbers above 0, separated by spaces, 'x' or ';', or None."""
     try:
         numbers = tuple(float(part) for part in re.split(r"\s*[x;]\s*|\s+", text.strip()))
@@ -125,6 +130,6 @@ def _candidate(row: Mapping[str, str], images: list[str], test: bool) -> Candida
         labels=label,
         site=row.get("site", ""),
         series=row.get("series", ""),
-        spacing=_spacing(row["spacing"]) if row.get("spacing") else None,
+        spacing=spacing_of(row["spacing"]) if row.get("spacing") else None,
         test=test,
     )

@@ -1,0 +1,315 @@
+"""Predicting image files: all are checked first, then one after the other is predicted, and what fails is named."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import DataError, GeometryError, ImagesFailed, MedsegError
+from medseg.explained import explain
+from medseg.files import digest_of
+from medseg.formats.limits import file_limit
+from medseg.formats.read import open_content
+from medseg.formats.source import Source
+from medseg.formats.table import suffix_of
+from medseg.kept import kept, write_stamp
+from medseg.machine import available_memory
+from medseg.plan.plan import flat_values
+from medseg.predict.inputs import Input, find_inputs
+from medseg.predict.memory import Memory
+from medseg.predict.predictor import Predictor, is_mirrored, require_fit
+from medseg.predict.record import label_map_digest
+from medseg.predict.sinks import LabelFile
+from medseg.predict.terms import Found, Terms, doubts_of_headers, open_parts, read_whole, refuse
+from medseg.progress import Progress, say
+from medseg.train.checkpoint import Checkpoint, read_description
+
+# Called with each image (its first file), opened, and its label map, when that is there.
+Then = Callable[[Path, Source, Path], None]
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How image files are predicted; what is not given is as in the training.
+
+    Attributes:
+        layout: a row of ``INPUT_LAYOUTS``, by which images are found; None: files are images.
+        series: which series of DICOM folders is wanted, if they hold several.
+        spacing: micrometres per axis of files that state no size.
+        orientation: which form counts where a NIfTI header contradicts itself.
+        fill: stands for NaN and Inf voxels, with ``nonfinite`` in ``allow``.
+        allow: doubts about images that are allowed by name.
+        device, threads, mirror: see ``Predictor``.
+        max_gb: memory that predicting, and one decoded file, may take; None: what is available, and half of the
+            machine's.
+        code: digest of the code that predicts: what another version predicted is not kept.
+    """
+
+    layout: str | None = None
+    series: str = ""
+    spacing: Sequence[float] | None = None
+    orientation: str | None = None
+    fill: float | None = None
+    allow: tuple[str, ...] = ()
+    device: str | None = None
+    threads: int | None = None
+    mirror: bool | None = None
+    max_gb: float | None = None
+    code: str = ""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Images that one model is to predict into one folder.
+
+    Attributes:
+        inputs: the images.
+        model: model folder.
+        out: folder of the label maps.
+        how: as asked for.
+        checkpoint, weights_sha256: what ``model.json`` says, and the digest of the weights.
+        terms: on which images are taken.
+        then: called for every label map that is there.
+        failed: image -> why it has none.
+        kept: images whose label maps were there.
+        allowed: doubts that were allowed.
+    """
+
+    inputs: Sequence[Input]
+    model: Path
+    out: Path
+    how: How
+    checkpoint: Checkpoint
+    weights_sha256: str
+    terms: Terms
+    then: Then | None = None
+    failed: dict[Input, str] = field(default_factory=dict)
+    kept: set[Input] = field(default_factory=set)
+    allowed: list[Found] = field(default_factory=list)
+
+    @property
+    def written(self) -> list[Path]:
+        """The label maps, in the order of the images."""
+        return [one.labels(self.out) for one in self.inputs if one not in self.failed]
+
+    def outputs(self, one: Input) -> list[Path]:
+        """The files that an image gets: its label map, and the classes of its objects if there are several."""
+        return [one.labels(self.out), *([one.classes(self.out)] if self.checkpoint.labels.objects_have_classes else [])]
+
+    def stamp(self, one: Input) -> Path:
+        """Where it stands what the files of an image were made from."""
+        labels = one.labels(self.out)
+        return labels.with_name(f".{labels.name}.json")
+
+    def key(self, one: Input) -> str:
+        """Digest of all that the files of an image depend on.
+
+        Raises:
+            FormatError: if a file of the image cannot be read.
+        """
+        made, how = self.checkpoint, self.how
+        images = [open_content(file, one.series).sha256 for file in one.files]
+        reading = [self.terms.reading.sized(one.spacing).to_json(), one.series, [suffix_of(file) for file in one.files]]
+        model = [self.weights_sha256, flat_values(made.plan.to_json()), made.labels.to_json()]
+        decoding = made.decoding and made.decoding.to_json()
+        mirror = is_mirrored(made.plan, how.mirror)
+        return digest_of([images, reading, model, decoding, mirror, how.device, how.threads, how.code])
+
+
+def predict_files(
+    images: Sequence[Path], model: Path, out: Path, how: How | None = None, then: Then | None = None
+) -> list[Path]:
+    """Predict images; each label map gets its image's name and format, in ``out``.
+
+    Of objects of several classes, the class map lies beside the map of their numbers (``formats.table.class_map``).
+    All images are checked before the first is predicted: that they can be read and fit the model, and what is doubtful
+    about their headers. One that fails, then or later, is named, and the others are predicted. A label map that is there
+    already, of the same image by the same model with the same options, is kept.
+
+    Args:
+        images: see ``find_inputs``.
+        model: model folder.
+        out: folder, made if absent.
+        how: options.
+        then: called with each image whose label map is there.
+
+    Returns:
+        The label maps, in the order of the images.
+
+    Raises:
+        DataError: if an image is missing, two images would give one output, or an output would replace its input.
+        ConfigError: for options that mean nothing.
+        ImagesFailed: if some images could not be predicted; the others are.
+    """
+    batch = open_batch(images, model, out, how or How(), then)
+    predict_batch(batch)
+    raise_failed(batch)
+    return batch.written
+
+
+def open_batch(words: Sequence[Path], model: Path, out: Path, how: How, then: Then | None = None) -> Batch:
+    """The images that a user means, and where their predictions go; arguments and errors as for ``predict_files``."""
+    checkpoint, weights_sha256 = read_description(model)
+    inputs = find_inputs(words, checkpoint.channels, out, layout=how.layout, series=how.series)
+    terms = Terms.of(
+        checkpoint, orientation=how.orientation, fill=how.fill, allow=how.allow, spacing=how.spacing
+    )
+    batch = Batch(inputs, model, out, how, checkpoint, weights_sha256, terms, then)
+    _refuse_overwriting(inputs, [path for one in inputs for path in batch.outputs(one)])
+    return batch
+
+
+def predict_batch(batch: Batch) -> None:
+    """Check all images of a batch, and predict those that can be; what fails is noted in it, and said.
+
+    Raises:
+        ImagesFailed: if none can be predicted.
+    """
+    limit = None if batch.how.max_gb is None else int(batch.how.max_gb * 1e9)
+    with file_limit(limit):
+        keys = _check(batch, Memory(batch.checkpoint.plan, batch.how.device, limit or available_memory()))
+        _say_checked(batch)
+        if len(batch.failed) == len(batch.inputs):
+            raise_failed(batch)
+        _predict(batch, keys)
+
+
+def raise_failed(batch: Batch) -> None:
+    """Raise ``ImagesFailed`` if images of a batch failed, with all of them and why."""
+    if batch.failed:
+        lines = [text if one.shown in text else f"{one.shown}: {text}" for one, text in batch.failed.items()]
+        raise ImagesFailed(lines, batch.written)
+
+
+def _check(batch: Batch, memory: Memory) -> dict[Input, str]:
+    """Check every image that has no prediction yet; the keys of all that could be read."""
+    bar = Progress("predict: check", len(batch.inputs))
+    keys: dict[Input, str] = {}
+    for done, one in enumerate(batch.inputs, start=1):
+        with _noting_failure(batch, one):
+            keys[one] = batch.key(one)
+            names = [path.name for path in batch.outputs(one)]
+            if kept(batch.stamp(one), keys[one], names, label_map_digest) is not None:
+                batch.kept.add(one)
+            else:
+                _check_one(batch, one, memory)
+        bar.update(done)
+    return keys
+
+
+def _check_one(batch: Batch, one: Input, memory: Memory) -> None:
+    """Raise ``DataError`` if an image cannot be read, does not fit the model, is doubtful, or is too large."""
+    parts = open_parts(one, batch.terms)
+    channels = sum(part.shape[0] for part in parts)
+    require_fit(parts[0].geometry, channels, one.shown, batch.checkpoint, one.files)
+    found = doubts_of_headers(one, parts, batch.terms)
+    batch.allowed += [doubt for doubt in found if doubt.allowed]
+    refuse(found)
+    memory.require(one.shown, channels, parts[0])
+
+
+def _say_checked(batch: Batch) -> None:
+    """Say what the check found, each thing once."""
+    if batch.kept:
+        count = f"{len(batch.kept)} of {len(batch.inputs)}"
+        say(f"predict: kept {count} label maps that are there: of the same images, by the same model and options")
+    for code in sorted({found.doubt.code for found in batch.allowed}):
+        same = [found for found in batch.allowed if found.doubt.code == code]
+        more = f" and {len(same) - 1} more" if len(same) > 1 else ""
+        say(f"predict: allowed {code}: {same[0].file}{more}: {same[0].doubt.cause}; {same[0].allowed}")
+    if batch.failed:
+        left = len(batch.inputs) - len(batch.failed)
+        say(f"predict: {len(batch.failed)} of {len(batch.inputs)} images cannot be predicted; {left} others can")
+
+
+def _predict(batch: Batch, keys: Mapping[Input, str]) -> None:
+    """Predict what was found sound and is not there; the network is built for the first of them."""
+    todo = [one for one in batch.inputs if one not in batch.failed]
+    bar = Progress("predict", len(todo))
+    predictor: Predictor | None = None
+    for done, one in enumerate(todo, start=1):
+        with _noting_failure(batch, one):
+            if one in batch.kept:
+                _follow(batch, one, None)
+            else:
+                how = batch.how
+                predictor = predictor or Predictor(batch.model, how.device, how.threads, how.mirror)
+                _predict_one(batch, one, predictor, keys[one])
+        bar.update(done, str(one.labels(batch.out)))
+
+
+def _predict_one(batch: Batch, one: Input, predictor: Predictor, key: str) -> None:
+    """Predict an image and write its files, the stamp last."""
+    source, found = read_whole(one, open_parts(one, batch.terms), batch.terms)
+    for doubt in found:
+        say(f"predict: allowed {doubt.doubt.code}: {doubt.file}: {doubt.doubt.cause}; {doubt.allowed}")
+    labels, *classes = batch.outputs(one)
+    predictor.predict(source, one.shown, [LabelFile(labels, classes[0] if classes else None)])
+    write_stamp(batch.stamp(one), key, [labels, *classes], label_map_digest)
+    _follow(batch, one, source)
+
+
+def _follow(batch: Batch, one: Input, source: Source | None) -> None:
+    """Call what follows a label map; the image is read again if it was not predicted now."""
+    if batch.then is None:
+        return
+    if source is None:
+        source, _ = read_whole(one, open_parts(one, batch.terms), batch.terms)
+    batch.then(one.files[0], source, one.labels(batch.out))
+
+
+@contextmanager
+def _noting_failure(batch: Batch, one: Input) -> Iterator[None]:
+    """Note and say what is wrong with one image; whatever else happens ends the command, a full disk, say."""
+    try:
+        yield
+    except (DataError, GeometryError) as error:
+        batch.failed[one] = str(error)
+    except (MemoryError, RuntimeError) as error:
+        # Torch has no memory left, of whichever kind; anything else is a mistake of ours.
+        said = None if isinstance(error, MedsegError) else _of_memory(error)
+        if said is None:
+            raise
+        batch.failed[one] = f"{one.shown}: {said}"
+    if one in batch.failed:
+        say(f"predict: failed: {batch.failed[one]}")
+
+
+def _of_memory(error: BaseException) -> str | None:
+    """What is said of memory that ran out; None for other errors."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error):
+        told = explain(error) or "memory ran out"
+        return f"{told.partition(';')[0]}; crop or split the image, use --device cpu, or a machine with more memory"
+    return None
+
+
+def _refuse_overwriting(inputs: Iterable[Input], targets: Sequence[Path]) -> None:
+    """Raise ``DataError`` if two predictions would be written to one file, or one would replace an image."""
+    twice = sorted(str(t) for t, n in Counter(targets).items() if n > 1)
+    if twice:
+        raise DataError(
+            f"several images would be written to {', '.join(twice)}; predict them into separate folders, or name the "
+            "folder that holds theirs: its sub-folders are kept"
+        )
+    there = {_identity(target) for target in targets if target.exists()}
+    same = [str(file) for one in inputs for file in one.files if _identity(file) in there]
+    if same:
+        raise DataError(f"the prediction would replace its input {', '.join(same)}; choose another output folder")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What two names of one file have in common."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def options_of(given: Mapping[str, Any]) -> How:
+    """Options by name, as the command line and MLflow have them; none stands for what the training says."""
+    values = {name: value for name, value in given.items() if value is not None}
+    if "allow" in values:
+        values["allow"] = tuple(values["allow"])
+    return How(**values)

@@ -1,0 +1,185 @@
+"""On which terms images are taken: how they are read, what is doubtful about them, and what of that is allowed.
+
+Doubts are those of ``medseg.ingest.doubts``, as at the check of a data set. What the training knew (``model.json``)
+holds, unless the user says otherwise.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.errors import ConfigError, DataError
+from medseg.formats.errors import FormatError
+from medseg.formats.read import open_image
+from medseg.formats.source import Source
+from medseg.image.geometry import Geometry
+from medseg.image.resample import resample_to
+from medseg.ingest.cases import grid_of, same_grid
+from medseg.ingest.doubts import OF_IMAGES, Doubt, channel_doubts, grid_doubts, header_doubts, voxel_doubts
+from medseg.ingest.faults import FAULTS
+from medseg.predict.inputs import Input
+from medseg.reading import Reading
+from medseg.train.checkpoint import Checkpoint
+
+# Kind of fault -> what can be done about it here, where the table of faults speaks of a configuration.
+FIXES = {
+    "orientation": "correct the header, or name the form that counts: --orientation sform (or qform)",
+    "nonfinite": "replace NaN and Inf by real numbers, or say what stands for them: --allow nonfinite --fill NUMBER",
+    "series": "name one by --series: its UID or number",
+    "too-large": "split the image, or allow one file more memory: --max-gb NUMBER",
+    "constant-image": "export the image again, or leave it out",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How images are read for a model, and which doubts are allowed by name.
+
+    Attributes:
+        reading: what is declared of the files.
+        allow: codes of ``OF_IMAGES``.
+    """
+
+    reading: Reading
+    allow: frozenset[str]
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        orientation: str | None = None,
+        fill: float | None = None,
+        allow: Iterable[str] = (),
+        spacing: Sequence[float] | None = None,
+    ) -> Terms:
+        """The terms of a model's training, with what the user says beyond them.
+
+        Args:
+            checkpoint: of the model.
+            orientation: form of contradicting NIfTI headers that counts.
+            fill: stands for NaN and Inf voxels.
+            allow: codes of doubts.
+            spacing: micrometres per axis of files that state no size.
+
+        Raises:
+            ConfigError: if a code cannot be allowed, or ``nonfinite`` and ``fill`` do not go together.
+        """
+        allow = tuple(allow)
+        for code in allow:
+            if code not in OF_IMAGES:
+                near = difflib.get_close_matches(code, OF_IMAGES, n=1, cutoff=0.5)
+                hint = f"did you mean '{near[0]}'?" if near else f"can be: {', '.join(OF_IMAGES)}"
+                raise ConfigError(f"--allow {code}: nothing that can be allowed of an image; {hint}")
+        reading = checkpoint.reading.sized(spacing)
+        if orientation is not None:
+            reading = replace(reading, orientation=orientation)
+        if fill is not None:
+            reading = replace(reading, fill=fill)
+        both = frozenset(allow) | {code for code in checkpoint.accepts if code in OF_IMAGES}
+        if ("nonfinite" in both) != (reading.fill is not None):
+            raise ConfigError("--allow nonfinite and --fill NUMBER go together; give both or none")
+        return cls(reading, both)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A doubt about a file.
+
+    Attributes:
+        file: which.
+        doubt: the doubt.
+        allowed: what became of it; empty: it is not allowed.
+    """
+
+    file: Path
+    doubt: Doubt
+    allowed: str = ""
+
+    def __str__(self) -> str:
+        row = FAULTS[self.doubt.code]
+        fix = FIXES.get(self.doubt.code) or row.fix
+        choice = f", or allow it: --allow {self.doubt.code} ({row.allowed})" if self._is_choice else ""
+        return f"{self.file}: {self.doubt.cause} ({self.doubt.code}); {fix}{choice}"
+
+    @property
+    def _is_choice(self) -> bool:
+        return self.doubt.code in OF_IMAGES and self.doubt.code != "nonfinite"
+
+
+def judged(file: Path, doubts: Iterable[Doubt], terms: Terms) -> Iterator[Found]:
+    """Doubts about a file, with what the terms say of them."""
+    for doubt in doubts:
+        allowed = doubt.settled
+        if not allowed and doubt.code in terms.allow:
+            allowed = doubt.fix if doubt.code == "nonfinite" else FAULTS[doubt.code].allowed or ""
+        yield Found(file, doubt, allowed)
+
+
+def open_parts(one: Input, terms: Terms) -> list[Source]:
+    """The files of an image, opened; NaN and Inf stay, to be counted.
+
+    Raises:
+        FormatError: if one cannot be read; what it says to do is for a command, not for a configuration.
+    """
+    reading = replace(terms.reading.sized(one.spacing), fill=None)
+    if len(one.files) > 1:
+        reading = replace(reading, channels=(), names=())
+    try:
+        return [open_image(file, series=one.series, reading=reading) for file in one.files]
+    except FormatError as error:
+        fix = FIXES.get(error.code, error.fix)
+        raise FormatError(error.path, error.cause, fix, error.code) from None
+
+
+def grids_of(parts: Sequence[Source]) -> list[Geometry]:
+    """The grids of an image's files; one that states none has that of the first."""
+    first = parts[0].geometry
+    return [first, *(grid_of(part, first) for part in parts[1:])]
+
+
+def doubts_of_headers(one: Input, parts: Sequence[Source], terms: Terms) -> list[Found]:
+    """What is doubtful about an image before its voxels are looked at."""
+    grids, found = grids_of(parts), []
+    for file, part, grid in zip(one.files, parts, grids, strict=True):
+        doubts = [*header_doubts(part, terms.reading.orientation)]
+        doubts += grid_doubts(part, grid) if part is parts[0] else channel_doubts(grid, grids[0], one.files[0].name)
+        found += judged(file, doubts, terms)
+    return found
+
+
+def read_whole(one: Input, parts: Sequence[Source], terms: Terms) -> tuple[Source, list[Found]]:
+    """The image in memory, all channels on the grid of the first, and what is doubtful about its voxels.
+
+    Raises:
+        DataError: if a doubt is not allowed.
+    """
+    grids, channels, found = grids_of(parts), [], []
+    for file, part, grid in zip(one.files, parts, grids, strict=True):
+        image = part.image()
+        found += judged(file, voxel_doubts(image, terms.reading.fill), terms)
+        if terms.reading.fill is not None and image.dtype.kind == "f":
+            image = np.where(np.isfinite(image), image, image.dtype.type(terms.reading.fill))
+        channels.append(image if same_grid(grid, grids[0]) else resample_to(image, grid, grids[0], order=1))
+    refuse(found)
+    return _with_voxels(parts[0], channels), found
+
+
+def _with_voxels(first: Source, channels: Sequence[NDArray[Any]]) -> Source:
+    """The first file with the real intensities of all: its grid and its header are those of the prediction."""
+    image = np.concatenate(channels) if len(channels) > 1 else channels[0]
+    return replace(first, stored=image, slope=1.0, intercept=0.0, palette=False)
+
+
+def refuse(found: Iterable[Found]) -> None:
+    """Raise ``DataError`` with all doubts that are not allowed, one per line."""
+    open_ones = [str(one) for one in found if not one.allowed]
+    if open_ones:
+        raise DataError("\n".join(open_ones))
