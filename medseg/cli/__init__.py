@@ -8,12 +8,16 @@ import sys
 from medseg.console import close_console, is_reader_gone, open_console
 
 USERS_ERROR = 2
+# Part of the work is done, and what is not is named.
+PARTLY_DONE = 3
 # As shells say it of a program that a signal ended: 128 and its number.
 INTERRUPTED, READER_GONE = 130, 141
 
 
 def main() -> None:
     """Run the command line; a user's error is printed without a traceback (unless ``--debug``) and exits with 2.
+
+    With 3 where part of the work could be done, and the rest is named.
 
     Errors of the operating system that a user can fix, a full disk, say, are users' errors, too.
     """
@@ -77,7 +81,7 @@ def _status(end: SystemExit) -> int:
 
 def _said(error: BaseException) -> tuple[int, str] | None:
     """Exit status and text of an error; None for one that is a mistake of ours, whose traceback is needed."""
-    from medseg.errors import DatasetFaults, MedsegError
+    from medseg.errors import DatasetFaults, ImagesFailed, MedsegError
     from medseg.explained import explain
 
     if isinstance(error, KeyboardInterrupt):
@@ -86,6 +90,8 @@ def _said(error: BaseException) -> tuple[int, str] | None:
         from medseg.ingest.fault_list import fault_list
 
         return USERS_ERROR, fault_list(error)
+    if isinstance(error, ImagesFailed) and error.written:
+        return PARTLY_DONE, str(error)
     if isinstance(error, MedsegError):
         return USERS_ERROR, str(error)
     if isinstance(error, OSError) and is_reader_gone(error):

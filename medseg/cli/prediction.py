@@ -20,11 +20,33 @@ if TYPE_CHECKING:
 def predict(
     model: Annotated[str, typer.Option("--model", help="model folder, or an MLflow run id, runs:/… or models:/…")],
     out: OutFolder,
-    images: Annotated[list[Path] | None, typer.Argument(help="image files, or folders of DICOM slices")] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(help="image files, patterns, folders of images or of DICOM slices, tables (.csv, .tsv)"),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option("--layout", help="how IMAGES are laid out: nnunet, decathlon, pairs, bids, dsb2018, table"),
+    ] = None,
     spacing: Annotated[
-        list[float] | None, typer.Option("--spacing", help="pixel size in micrometres, once per axis")
+        list[float] | None,
+        typer.Option("--spacing", help="pixel size in micrometres, once per axis; none: as in training"),
     ] = None,
     series: Annotated[str, typer.Option("--series", help="DICOM series, if several: its UID or number")] = "",
+    orientation: Annotated[
+        str | None,
+        typer.Option("--orientation", help="which form of contradicting NIfTI headers counts: sform or qform"),
+    ] = None,
+    fill: Annotated[
+        float | None, typer.Option("--fill", help="stands for NaN and Inf voxels, with --allow nonfinite")
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", help="a doubt about images that is accepted, by name; besides those of the training"),
+    ] = None,
+    max_gb: Annotated[
+        float | None, typer.Option("--max-gb", min=0.001, help="memory that predicting may take; none: what is there")
+    ] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda; none: as planned")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; none: as planned")] = None,
     mirror: Annotated[
@@ -53,8 +75,14 @@ def predict(
     join: Join = None,
 ) -> None:
     """Predict IMAGES with a trained model, or (as the workflow does) the validation cases of a fold."""
-    of_files = {"--spacing": spacing or None, "--series": series or None, "--device": device, "--threads": threads}
-    of_files |= {"--mirror": mirror, "--tracking-uri": tracking_uri, "--tables": tables or None}
+    of_files: dict[str, Any] = {
+        "--spacing": spacing or None,
+        "--series": series or None,
+        "--device": device,
+        "--threads": threads,
+    }
+    of_files |= {"--mirror": mirror, "--tracking-uri": tracking_uri, "--tables": tables or None, "--layout": layout}
+    of_files |= {"--orientation": orientation, "--fill": fill, "--allow": allow or None, "--max-gb": max_gb}
     of_files |= {"--rois": rois or None, "--geojson": geojson or None, "--overlays": overlays or None}
     of_fold = {"--config": config, "--manifest": manifest, "--splits": splits, "--fold": fold, "--code": code}
     of_fold |= {"--shard": shard, "--join": join}
@@ -62,7 +90,16 @@ def predict(
     of_training |= {"--train-code": train_code, "--start": start, "--weights": weights}
     if images:
         _refuse(of_fold | of_training, "for the validation cases of a fold, and images are given")
-        how = {"spacing": spacing, "series": series, "device": device, "threads": threads, "mirror": mirror}
+        if orientation not in (None, "sform", "qform"):
+            raise typer.BadParameter(f"{orientation}: expected sform or qform", param_hint="--orientation")
+        how: dict[str, Any] = {
+            "spacing": spacing or None,
+            "series": series,
+            "device": device,
+            "threads": threads,
+            "mirror": mirror,
+        }
+        how |= {"layout": layout, "orientation": orientation, "fill": fill, "allow": allow, "max_gb": max_gb}
         _predict_images(images, model, tracking_uri, out, kinds_of(tables, rois, geojson, overlays), how)
     elif config is not None and manifest is not None and splits is not None and fold is not None:
         _refuse(of_files, "for image files; the validation cases of a fold are predicted as the configuration says")
@@ -79,24 +116,32 @@ def predict(
 def _predict_images(
     images: list[Path], model: str, tracking_uri: str | None, out: Path, kinds: list[str], how: Mapping[str, Any]
 ) -> None:
-    """Predict image files, write ``kinds`` of files for their objects, and print the names of all."""
+    """Predict image files, write ``kinds`` of files for their objects, and print the names of all.
+
+    Raises:
+        ImagesFailed: if some could not be predicted; the names of the others are printed before.
+    """
     _reserve_gpu()
     from medseg.tracking import resolve_model
 
     # Before torch is imported: a store that does not answer is said at once.
     folder = resolve_model(model, tracking_uri)
     from medseg.measure.predicted import PredictedObjects
-    from medseg.predict import run as stage
-    from medseg.train.checkpoint import read_description
+    from medseg.predict import files as stage
+    from medseg.predict.code import code_of
+    from medseg.text import escaped
 
+    batch = stage.open_batch(images, folder, out, stage.options_of({**how, "code": code_of(folder)}))
     objects = None
     if kinds:
-        checkpoint, _ = read_description(folder)
-        objects = PredictedObjects.create(out, kinds, checkpoint.labels, checkpoint.channels)
-        objects.check(images)
-    written = stage.predict_files(images, folder, out, then=None if objects is None else objects.write, **how)
-    for path in [*written, *([] if objects is None else objects.writer.finish())]:
-        print(path)
+        objects = PredictedObjects.create(out, kinds, batch.checkpoint.labels, batch.checkpoint.channels)
+        inputs = batch.inputs
+        objects.check([one.labels(out) for one in inputs], [file for one in inputs for file in one.files])
+        batch.then = objects.write
+    stage.predict_batch(batch)
+    for path in [*batch.written, *([] if objects is None else objects.writer.finish())]:
+        print(escaped(str(path)))
+    stage.raise_failed(batch)
 
 
 def _predict_fold(

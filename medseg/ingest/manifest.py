@@ -134,6 +134,7 @@ class Manifest:
         excluded: ids of cases that the configuration leaves out.
         grouping: how it is known which cases belong together.
         reading: what the configuration declares of its files; goes into models that are trained on them.
+        accepts: codes of faults that the configuration allows by name; go into models likewise.
     """
 
     dataset: str
@@ -145,6 +146,7 @@ class Manifest:
     excluded: tuple[str, ...] = ()
     grouping: Grouping = NOBODY
     reading: Reading = AS_STORED
+    accepts: tuple[str, ...] = ()
 
     @property
     def independence(self) -> str:
@@ -174,6 +176,7 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
             "allowed": list(manifest.allowed),
             "excluded": list(manifest.excluded),
             "reading": manifest.reading.to_json(),
+            "accepts": list(manifest.accepts),
             "unit": {**asdict(manifest.grouping), "subjects": len({case.subject for case in manifest.cases})},
         },
     )
@@ -242,6 +245,7 @@ def read_manifest(path: Path) -> Manifest:
             tuple(facts["excluded"]),
             Grouping(facts["unit"]["by"], facts["unit"]["how"]),
             Reading.from_json(facts["reading"]),
+            tuple(facts["accepts"]),
         )
 
 

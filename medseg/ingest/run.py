@@ -142,6 +142,7 @@ def _ingest(config: Config, dataset: str, workers: int, label_check: LabelCheck 
         inventory.excluded,
         inventory.grouping,
         replace(section.reading, names=channels),
+        tuple(section.allow),
     )
     test = tuple(one.case() for one in checked if one.candidate.test)
     allowed_of_test = tuple(str(f) for f in reported if f.case in kept_apart)

@@ -83,7 +83,6 @@ class PredictedObjects:
         of_objects = zip(found.tolist(), values.ravel()[first].tolist(), strict=True)
         return {number: channels[value] for number, value in of_objects if number}
 
-
     def _name(self, labels: Path) -> str:
         """Of an image's files, without a suffix: that of its label map, with the folders below that of all files."""
         return (labels.parent.relative_to(self.writer.out) / stem_of(labels)).as_posix()

@@ -126,9 +126,9 @@ def predict_files(
     """Predict images; each label map gets its image's name and format, in ``out``.
 
     Of objects of several classes, the class map lies beside the map of their numbers (``formats.table.class_map``).
-    All images are checked before the first is predicted: that they can be read and fit the model, and what is doubtful
-    about their headers. One that fails, then or later, is named, and the others are predicted. A label map that is there
-    already, of the same image by the same model with the same options, is kept.
+    All images are checked before the first is predicted: whether they can be read and fit the model, and what is
+    doubtful about their headers. One that fails, then or later, is named, and the others are predicted. A label map
+    that is there already, of the same image by the same model with the same options, is kept.
 
     Args:
         images: see ``find_inputs``.
@@ -155,9 +155,7 @@ def open_batch(words: Sequence[Path], model: Path, out: Path, how: How, then: Th
     """The images that a user means, and where their predictions go; arguments and errors as for ``predict_files``."""
     checkpoint, weights_sha256 = read_description(model)
     inputs = find_inputs(words, checkpoint.channels, out, layout=how.layout, series=how.series)
-    terms = Terms.of(
-        checkpoint, orientation=how.orientation, fill=how.fill, allow=how.allow, spacing=how.spacing
-    )
+    terms = Terms.of(checkpoint, orientation=how.orientation, fill=how.fill, allow=how.allow, spacing=how.spacing)
     batch = Batch(inputs, model, out, how, checkpoint, weights_sha256, terms, then)
     _refuse_overwriting(inputs, [path for one in inputs for path in batch.outputs(one)])
     return batch

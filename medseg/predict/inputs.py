@@ -54,7 +54,10 @@ class Input:
 
     def labels(self, out: Path) -> Path:
         """Its label map in the folder ``out``, in the format of the image."""
-        return out / f"{self.name}{label_suffix(self.files[0])}"
+        first = self.files[0]
+        # What is no format is reported when it is read.
+        known = first.is_dir() or suffix_of(first) in FORMATS
+        return out / f"{self.name}{label_suffix(first) if known else suffix_of(first)}"
 
     def classes(self, out: Path) -> Path:
         """Where the classes of its objects go, if there are several."""

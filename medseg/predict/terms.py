@@ -147,7 +147,8 @@ def grids_of(parts: Sequence[Source]) -> list[Geometry]:
 
 def doubts_of_headers(one: Input, parts: Sequence[Source], terms: Terms) -> list[Found]:
     """What is doubtful about an image before its voxels are looked at."""
-    grids, found = grids_of(parts), []
+    grids = grids_of(parts)
+    found: list[Found] = []
     for file, part, grid in zip(one.files, parts, grids, strict=True):
         doubts = [*header_doubts(part, terms.reading.orientation)]
         doubts += grid_doubts(part, grid) if part is parts[0] else channel_doubts(grid, grids[0], one.files[0].name)
@@ -161,7 +162,9 @@ def read_whole(one: Input, parts: Sequence[Source], terms: Terms) -> tuple[Sourc
     Raises:
         DataError: if a doubt is not allowed.
     """
-    grids, channels, found = grids_of(parts), [], []
+    grids = grids_of(parts)
+    channels: list[NDArray[Any]] = []
+    found: list[Found] = []
     for file, part, grid in zip(one.files, parts, grids, strict=True):
         image = part.image()
         found += judged(file, voxel_doubts(image, terms.reading.fill), terms)
@@ -175,7 +178,7 @@ def read_whole(one: Input, parts: Sequence[Source], terms: Terms) -> tuple[Sourc
 def _with_voxels(first: Source, channels: Sequence[NDArray[Any]]) -> Source:
     """The first file with the real intensities of all: its grid and its header are those of the prediction."""
     image = np.concatenate(channels) if len(channels) > 1 else channels[0]
-    return replace(first, stored=image, slope=1.0, intercept=0.0, palette=False)
+    return replace(first, stored=image, slope=1.0, intercept=0.0, palette=None)
 
 
 def refuse(found: Iterable[Found]) -> None:

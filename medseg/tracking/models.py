@@ -26,6 +26,8 @@ FORMAT = "medseg-model-1"
 FILES = (ModelFolder(Path()).description.name, ModelFolder(Path()).weights.name)
 # What MLflow runs to load a model; a copy of it is stored with each.
 CODE = Path(__file__).with_name("pyfunc_model.py")
+# Options of ``medseg predict`` that a stored model takes.
+OPTIONS = ["layout", "series", "spacing", "orientation", "fill", "allow", "device", "threads", "mirror", "max_gb"]
 # Tag of a stored model: digest of all that it was made from.
 KEY_TAG = "medseg.model_digest"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -96,7 +98,8 @@ def write_model(trained: Path, folder: Path) -> None:
             folder,
             python_model=str(CODE),
             artifacts={name: str(trained / name) for name in FILES},
-            model_config={"out": "predictions"},
+            # MLflow takes no key that is not stored with the model; null: as trained.
+            model_config={"out": "predictions", **dict.fromkeys(OPTIONS)},
             pip_requirements=[f"medseg=={__version__}", f"mlflow=={mlflow.__version__}"],
         )
     # MLflow writes down where the files came from on this machine; nothing reads it.

@@ -19,8 +19,10 @@ class SegmentationModel(PythonModel):  # type: ignore[misc]
     Label maps of object data hold object numbers; where objects have several classes, the class of each voxel lies
     beside, in ``NAME.classes.SUFFIX``.
 
-    The label maps are written into the folder ``out`` of the model configuration:
-    ``mlflow.pyfunc.load_model(uri, model_config={"out": "predictions"})``.
+    Files are read as the training read its own, and what is doubtful about them is refused unless the training, or the
+    model configuration, allows it by name. That also has the folder of the label maps: ``mlflow.pyfunc.load_model(uri,
+    model_config={"out": "predictions", "allow": ["shear"]})``; its other keys are ``layout``, ``series``, ``spacing``,
+    ``orientation``, ``fill``, ``device``, ``threads``, ``mirror`` and ``max_gb``, as for ``medseg predict``.
     """
 
     def load_context(self, context: Any) -> None:
@@ -29,13 +31,21 @@ class SegmentationModel(PythonModel):  # type: ignore[misc]
 
         description = ModelFolder(Path()).description.name
         self.folder = Path(context.artifacts[description]).parent
-        self.out = Path((context.model_config or {}).get("out", "predictions"))
+        self.how = dict(context.model_config or {})
+        self.out = Path(self.how.pop("out", "predictions"))
 
     def predict(self, context: Any, model_input: list[str], params: dict[str, Any] | None = None) -> list[str]:
-        """Predict every image file; the label maps come in the same order."""
-        from medseg.predict.run import predict_files
+        """Predict every image file; the label maps come in the same order.
 
-        return [str(path) for path in predict_files([Path(p) for p in model_input], self.folder, self.out)]
+        Raises:
+            ImagesFailed: if images could not be predicted, with all of them and why; the label maps of the others are
+                written.
+        """
+        from medseg.predict.code import code_of
+        from medseg.predict.files import options_of, predict_files
+
+        how = options_of({**self.how, "code": code_of(self.folder)})
+        return [str(path) for path in predict_files([Path(p) for p in model_input], self.folder, self.out, how)]
 
 
 set_model(SegmentationModel())

@@ -16,9 +16,11 @@ from medseg.bounds import OutOfBounds, shortened
 from medseg.errors import CheckpointError, MedsegError
 from medseg.files import sha256_bytes, write_bytes
 from medseg.image.labels import LabelTable
+from medseg.ingest.voxel_sizes import VoxelSizes
 from medseg.models.zoo import build_model, build_outline
 from medseg.objects.decoding import Decoding
 from medseg.plan.plan import Plan
+from medseg.reading import AS_STORED, Reading
 from medseg.records import write_record
 from medseg.results.folders import ModelFolder
 from medseg.train.header import read_header
@@ -44,6 +46,9 @@ class Checkpoint:
         provenance: versions and machine.
         trained_on: whose images its weights have seen, by way of other models as well; None: there is no record.
         allowed: what was wrong with the weights it started from and allowed by name, as text.
+        reading: how the files of the data set were read where they left something open.
+        accepts: codes of faults of the data set that were allowed by name.
+        voxel_sizes: of the cases that it was trained on; None: there is no record.
     """
 
     dataset: str
@@ -58,6 +63,9 @@ class Checkpoint:
     allowed: tuple[str, ...] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
     decoding: Decoding | None = None
+    reading: Reading = AS_STORED
+    accepts: tuple[str, ...] = ()
+    voxel_sizes: VoxelSizes | None = None
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, network: nn.Module) -> None:
@@ -82,7 +90,10 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, network: nn.Module) -
             "inputs": dict(checkpoint.inputs),
             "weights_sha256": sha256_bytes(weights),
             "allowed": list(checkpoint.allowed),
+            "reading": checkpoint.reading.to_json(),
+            "accepts": list(checkpoint.accepts),
             "provenance": dict(checkpoint.provenance),
+            **({"voxel_sizes": checkpoint.voxel_sizes.to_json()} if checkpoint.voxel_sizes else {}),
             **({"trained_on": checkpoint.trained_on.to_json()} if checkpoint.trained_on else {}),
             **({"decoding": checkpoint.decoding.to_json()} if checkpoint.decoding else {}),
         },
@@ -148,6 +159,10 @@ def read_description(folder: Path) -> tuple[Checkpoint, str]:
             allowed=tuple(facts.get("allowed", ())),
             inputs=dict(facts["inputs"]),
             decoding=Decoding.from_json(facts["decoding"]) if "decoding" in facts else None,
+            # Models of earlier versions say nothing of these.
+            reading=Reading.from_json(facts.get("reading", {})),
+            accepts=tuple(facts.get("accepts", ())),
+            voxel_sizes=VoxelSizes.from_json(facts["voxel_sizes"]) if "voxel_sizes" in facts else None,
         )
         weights_sha256 = str(facts["weights_sha256"])
         _require_agreement(checkpoint)
@@ -168,6 +183,9 @@ def _require_agreement(checkpoint: Checkpoint) -> None:
     ):
         if found != expected:
             raise OutOfBounds(f"{what}: found {shortened(found)}; the plan's network has {shortened(expected)}")
+    sizes, dims = checkpoint.voxel_sizes, checkpoint.plan.grid.dims
+    if sizes is not None and any(len(numbers) != dims for numbers in (sizes.low, sizes.median, sizes.high)):
+        raise OutOfBounds(f"voxel_sizes: found {shortened(sizes.median)}; expected {dims} numbers, one per axis")
     if network.learns_objects != (checkpoint.decoding is not None) or bool(network.head) != labels.instances:
         raise OutOfBounds(
             f"decoding: {'is there' if checkpoint.decoding else 'is missing'}, and the plan's network has "

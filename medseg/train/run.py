@@ -15,6 +15,7 @@ from medseg.errors import DataError, PlanError
 from medseg.files import digest_of, writer_lock
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_split
+from medseg.ingest.voxel_sizes import VoxelSizes
 from medseg.machine import fast_precision
 from medseg.outputs import writing
 from medseg.patches.sampling import fold_seed
@@ -128,6 +129,9 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions)
             allowed,
             digests_of(facts),
             decoding,
+            manifest.reading,
+            manifest.accepts,
+            VoxelSizes.of(manifest.case(case).geometry for case in train_ids),
         )
         write_checkpoint(out, checkpoint, network)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,11 @@ from medseg.ingest import run as ingest
 from medseg.ingest.cases import read_case_image, read_case_labels
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.phantoms import DRAW
-from medseg.predict import run as predict
+from medseg.predict import files as predict
 from medseg.predict.sinks import LabelFile
+from medseg.train.checkpoint import Checkpoint
 from tests import dicom_phantom as phantom
+from tests.plans import tiny_plan
 
 CASES = 4
 CLASSES = {"liver": 1, "kidney": 2}
@@ -119,7 +120,8 @@ def test_predictions_of_folders_are_segmentations_on_their_grid(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predict, "Predictor", Threshold)
-    described = SimpleNamespace(labels=LabelTable.create({"bright": 1, "brighter": 2}))
+    labels = LabelTable.create({"bright": 1, "brighter": 2})
+    described = Checkpoint("d", ("CT",), labels, tiny_plan("unet", 3, unit="mm"), 0, 0, "f", {})
     monkeypatch.setattr(predict, "read_description", lambda folder: (described, ""))
     images = [study / "images/case.0.zip", study / "images/case.1", study / "images/case.2"]
     written = predict.predict_files(images, tmp_path, tmp_path / "out")
@@ -135,13 +137,14 @@ def test_predictions_of_folders_are_segmentations_on_their_grid(
 
 def test_the_series_to_predict_is_named(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict, "Predictor", Threshold)
-    described = SimpleNamespace(labels=LabelTable.create({"bright": 1, "brighter": 2}))
+    labels = LabelTable.create({"bright": 1, "brighter": 2})
+    described = Checkpoint("d", ("CT",), labels, tiny_plan("unet", 3, unit="mm"), 0, 0, "f", {})
     monkeypatch.setattr(predict, "read_description", lambda folder: (described, ""))
     folder = study / "images/case.1"
     phantom.write_folder(folder, {f"other{n}": d for n, d in phantom.series(SeriesInstanceUID="2.25.8").items()})
     with pytest.raises(DataError, match="2 series"):
         predict.predict_files([folder], tmp_path, tmp_path / "out")
-    written = predict.predict_files([folder], tmp_path, tmp_path / "out", series="2.25.8")
+    written = predict.predict_files([folder], tmp_path, tmp_path / "out", predict.How(series="2.25.8"))
     assert read_labels(written[0])[0].shape == phantom.VOXELS.shape
     with pytest.raises(DataError, match="no such image"):
         predict.predict_files([study / "images/none"], tmp_path, tmp_path / "out")

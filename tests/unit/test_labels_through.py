@@ -30,6 +30,7 @@ from medseg.plan.plan import Plan, read_plan
 from medseg.plan.survey import run_fingerprint
 from medseg.postprocess import run as postprocess
 from medseg.predict import run as predict
+from medseg.predict.files import predict_files
 from medseg.predict.predictor import Predictor
 from medseg.preprocess import run as preprocess
 from medseg.preprocess.prepare import prepare_image
@@ -219,7 +220,7 @@ def test_predictions_lie_on_the_images_grid_and_never_say_not_annotated(
 ) -> None:
     case = next(iter(read_json(river.predictions(name))["cases"]))
     source = Path(river.config.data_root) / "organs" / "imagesTr" / f"{case}.nii.gz"
-    (target,) = predict.predict_files([source], river.model(name), tmp_path)
+    (target,) = predict_files([source], river.model(name), tmp_path)
     before, after = nibabel.load(source), nibabel.load(target)
     assert after.shape == before.shape
     np.testing.assert_allclose(after.affine, before.affine, atol=1e-5)

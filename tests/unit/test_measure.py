@@ -31,6 +31,8 @@ from medseg.measure.pairing import SUFFIXES, find_pairs
 from medseg.measure.predicted import PredictedObjects
 from medseg.measure.run import run
 from medseg.measure.scenes import Reading, components_of, read_classes
+from medseg.train.checkpoint import Checkpoint
+from tests.plans import tiny_plan
 
 TABLES = ("csv", "parquet")
 
@@ -312,13 +314,18 @@ def predicting(monkeypatch: pytest.MonkeyPatch) -> Callable[[LabelTable, NDArray
             def predict(self, source: Any, name: str, sinks: Any) -> None:
                 write_labels(sinks[0].path, labels, source.geometry)
 
-        checkpoint = SimpleNamespace(labels=table, channels=("DAPI",))
+        checkpoint = Checkpoint("d", ("DAPI",), table, tiny_plan("unet", 2), 0, 0, "f", {})
         monkeypatch.setattr("medseg.tracking.resolve_model", lambda model, _: Path(model))
-        monkeypatch.setattr("medseg.predict.run.Predictor", Fake)
-        for where in ("medseg.train.checkpoint", "medseg.predict.run"):
-            monkeypatch.setattr(f"{where}.read_description", lambda folder: (checkpoint, ""))
+        monkeypatch.setattr("medseg.predict.files.Predictor", Fake)
+        monkeypatch.setattr("medseg.predict.files.read_description", lambda folder: (checkpoint, ""))
+        monkeypatch.setattr("medseg.predict.code.code_of", lambda folder: "")
 
     return install
+
+
+def shown_in(folder: Path) -> list[str]:
+    """Names of the visible files: hidden ones say what predictions were made from."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def test_predicted_objects_are_written_on_request(predicting: Any, tmp_path: Path) -> None:
@@ -326,11 +333,11 @@ def test_predicted_objects_are_written_on_request(predicting: Any, tmp_path: Pat
     images = [put(tmp_path / name, picture()) for name in ("a.png", "b.tif")]
     words = ("predict", *images, "--model", "m", "-o", tmp_path / "o")
     plain = medseg(*words)
-    assert plain.exit_code == 0 and len(list((tmp_path / "o").iterdir())) == 2
+    assert plain.exit_code == 0 and len(shown_in(tmp_path / "o")) == 2
     done = medseg(*words, "--tables", "--rois", "--geojson", "--overlays")
     assert done.exit_code == 0, done.output
     kinds = [f"{name}{row.suffix}" for name in "ab" for row in OBJECT_FILES.values()]
-    written = sorted(path.name for path in (tmp_path / "o").iterdir())
+    written = shown_in(tmp_path / "o")
     assert written == sorted([*kinds, "a.png", "b.tif", "summary.csv"])
     assert sorted(Path(line).name for line in done.stdout.splitlines()) == written
     table = pd.read_csv(tmp_path / "o" / "a.objects.csv")
@@ -350,7 +357,7 @@ def test_models_of_classes_have_overlays_and_nothing_else(predicting: Any, tmp_p
     assert isinstance(done.exception, MedsegError)
     assert "--rois, --tables: the model predicts classes (ball, rod), not objects" in str(done.exception)
     assert medseg(*words, "--overlays").exit_code == 0
-    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["a.overlay.png", "a.png"]
+    assert shown_in(tmp_path / "o") == ["a.overlay.png", "a.png"]
 
 
 def test_images_of_one_name_cannot_have_tables_in_one_folder(predicting: Any, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from medseg.plan.plan import read_plan
 from medseg.plan.survey import run_fingerprint
 from medseg.postprocess import run as postprocess
 from medseg.predict import run as predict
+from medseg.predict.files import predict_files
 from medseg.predict.record import read_predictions
 from medseg.preprocess import run as preprocess
 from medseg.preprocess.store import open_store
@@ -404,8 +405,9 @@ def test_new_images_get_both_maps_and_tables_name_the_classes(flat: River, tmp_p
     image = flat.root / "data" / "images" / "c0.png"
     model, out = flat.root / "model", tmp_path / "out"
     files = PredictedObjects.create(out, ("csv",), read_description(model)[0].labels, ("grey",))
-    (labels,) = predict.predict_files([image], model, out, then=files.write)
-    assert sorted(path.name for path in out.iterdir()) == ["c0.classes.png", "c0.objects.csv", "c0.png"]
+    (labels,) = predict_files([image], model, out, then=files.write)
+    shown = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+    assert shown == ["c0.classes.png", "c0.objects.csv", "c0.png"]
     found, (values, _), (numbers, _) = (
         pd.read_csv(out / "c0.objects.csv"),
         read_labels(class_map(labels)),
@@ -416,10 +418,10 @@ def test_new_images_get_both_maps_and_tables_name_the_classes(flat: River, tmp_p
     twin = tmp_path / "c0.classes.png"
     twin.write_bytes(image.read_bytes())
     with pytest.raises(DataError, match=r"several images would be written to .*c0\.classes\.png"):
-        predict.predict_files([image, twin], model, tmp_path / "o")
+        predict_files([image, twin], model, tmp_path / "o")
     (tmp_path / "link.png").symlink_to(twin)
     with pytest.raises(DataError, match=r"would replace its input .*link\.png"):
-        predict.predict_files([image, tmp_path / "link.png"], model, tmp_path)
+        predict_files([image, tmp_path / "link.png"], model, tmp_path)
     assert twin.read_bytes() == image.read_bytes()
 
 

@@ -33,6 +33,7 @@ from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest, write_manifest
 from medseg.ingest.splits import read_folds
+from medseg.predict import files
 from medseg.predict import predictor as predictor_module
 from medseg.predict import run as stage
 from medseg.predict.cases import Outputs
@@ -258,8 +259,9 @@ def test_the_command_line_passes_the_wish_on(
     words: list[str], expected: bool | None, study: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wishes: list[Any] = []
-    monkeypatch.setattr(stage, "predict_files", lambda *_, mirror, **__: wishes.append(mirror) or [])
-    outcome = CliRunner().invoke(app, ["predict", "x.png", "--model", str(study.model("flat")), "--out", "o", *words])
+    monkeypatch.setattr(files, "predict_batch", lambda batch: wishes.append(batch.how.mirror))
+    image = str(study.folder("flat") / "images" / "f0.png")
+    outcome = CliRunner().invoke(app, ["predict", image, "--model", str(study.model("flat")), "--out", "o", *words])
     assert (outcome.exit_code, wishes) == (0, [expected]), outcome.output
 
 
@@ -282,7 +284,6 @@ def test_options_that_would_change_nothing_are_refused(
     words: tuple[str, ...], given: str, study: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.setattr(stage, "predict_files", lambda *_, **__: [])
     outcome = CliRunner().invoke(app, ["predict", *words, "--model", str(study.model("flat")), "--out", "o"])
     assert outcome.exit_code == 2
     assert f"{given}: for " in outcome.output
@@ -309,7 +310,7 @@ def test_devices(oracle_for: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 def test_nifti_gives_nifti_on_the_same_grid(study: Any, tmp_path: Path) -> None:
     source = study.folder("solid") / "imagesTr" / "s1.nii.gz"
-    (target,) = stage.predict_files([source], study.model("solid"), tmp_path / "out")
+    (target,) = files.predict_files([source], study.model("solid"), tmp_path / "out")
     assert target == tmp_path / "out" / "s1.nii.gz"
     before, after = nibabel.load(source), nibabel.load(target)
     assert after.shape == before.shape
@@ -318,7 +319,7 @@ def test_nifti_gives_nifti_on_the_same_grid(study: Any, tmp_path: Path) -> None:
     assert set(np.unique(np.asanyarray(after.dataobj))) <= VALUES
     plain = tmp_path / "plain.nii"
     nibabel.save(nibabel.Nifti1Image(np.asanyarray(before.dataobj), before.affine), plain)
-    (again,) = stage.predict_files([plain], study.model("solid"), tmp_path / "out")
+    (again,) = files.predict_files([plain], study.model("solid"), tmp_path / "out")
     assert again.name == "plain.nii"
     np.testing.assert_array_equal(read_labels(again)[0], read_labels(target)[0])
 
@@ -349,12 +350,12 @@ def test_pictures_give_pictures(study: Any, tmp_path: Path, suffix: str) -> None
         source.write_bytes(imagecodecs.png_encode(image[0]))
     else:
         tifffile.imwrite(source, image[0])
-    (target,) = stage.predict_files([source], study.model("flat"), tmp_path / "out")
+    (target,) = files.predict_files([source], study.model("flat"), tmp_path / "out")
     labels, geometry = read_labels(target)
     assert target.name == source.name
     assert geometry == read_image(source)[1]
     assert set(np.unique(labels)) <= VALUES
-    (reference,) = stage.predict_files(
+    (reference,) = files.predict_files(
         [study.folder("flat") / "images" / "f1.png"], study.model("flat"), tmp_path / "ref"
     )
     np.testing.assert_array_equal(labels, read_labels(reference)[0])
@@ -367,7 +368,7 @@ def test_new_images_are_predicted_as_those_of_the_study(study: Any, tmp_path: Pa
             manifest = json.loads((study.manifest(name).parent / "splits.json").read_text())
             assert case in manifest["folds"][0]["val"]
             (source,) = study.folder(name).glob(f"image*/{case}.*")
-            (target,) = stage.predict_files([source], study.model(name), tmp_path / name)
+            (target,) = files.predict_files([source], study.model(name), tmp_path / name)
             assert sha256_file(target) == entry["sha256"]
 
 
@@ -397,7 +398,7 @@ def test_bad_requests_are_refused_and_change_nothing(name: str, study: Any, tmp_
     images, out = ask(tmp_path, study)
     before = {p: sha256_file(p) for p in tmp_path.rglob("*") if p.is_file()}
     with pytest.raises(DataError, match=cause):
-        stage.predict_files(images, study.model("flat"), out)
+        files.predict_files(images, study.model("flat"), out)
     assert {p: sha256_file(p) for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
@@ -407,7 +408,7 @@ def test_pixel_sizes_must_fit_the_image_and_the_model(
 ) -> None:
     source = study.folder("flat") / "images" / "f0.png"
     with pytest.raises((error, GeometryError), match=r"f0\.png"):
-        stage.predict_files([source], study.model("flat"), tmp_path, spacing=spacing)
+        files.predict_files([source], study.model("flat"), tmp_path, files.How(spacing=spacing))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import random
@@ -10,7 +11,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +34,7 @@ from medseg.metrics.table import METRICS
 from medseg.models.spec import NetworkSpec
 from medseg.owner import owner_tags
 from medseg.plan.plan import Grid, Machine, Plan, Training
+from medseg.predict.files import How
 from medseg.records import read_record, write_record
 from medseg.results.key import RunKey
 from medseg.tracking import (
@@ -54,6 +55,7 @@ from medseg.tracking import runs as runs_module
 from medseg.tracking.curves import JournalReader
 from medseg.tracking.library import load_mlflow
 from medseg.tracking.logged import note_card, summary_metrics
+from medseg.tracking.models import OPTIONS
 from medseg.tracking.names import HIDDEN, display_tags, metric_name, safe_text
 from medseg.tracking.spec import plan_params
 from medseg.tracking.store import check_uri, read_store
@@ -660,13 +662,12 @@ def fake_predict(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Stands in for the network."""
     calls: list[Any] = []
 
-    def predict_files(images: list[Path], model: Path, out: Path) -> list[Path]:
-        calls.append((images, model, out))
+    def predict_files(images: list[Path], model: Path, out: Path, how: Any) -> list[Path]:
+        calls.append((images, model, out, how))
         return [out / image.name for image in images]
 
-    stub = types.ModuleType("medseg.predict.run")
-    stub.predict_files = predict_files  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "medseg.predict.run", stub)
+    monkeypatch.setattr("medseg.predict.files.predict_files", predict_files)
+    monkeypatch.setattr("medseg.predict.code.code_of", lambda model: "digest")
     return calls
 
 
@@ -684,7 +685,12 @@ def test_a_model_comes_back_without_pickle_and_predicts_from_paths_to_paths(
     mlflow.set_tracking_uri(read_store(store_json(results)).uri)
     model = mlflow.pyfunc.load_model(f"models:/{stored.model_id}", model_config={"out": "there"})
     assert model.predict(["a.nii.gz", "b.nii.gz"]) == ["there/a.nii.gz", "there/b.nii.gz"]
-    (_, folder, _) = fake_predict[0]
+    (_, folder, _, how) = fake_predict[0]
+    assert how == How(code="digest")
+    allowing = {"allow": ["shear"], "orientation": "qform", "max_gb": 2.5}
+    mlflow.pyfunc.load_model(f"models:/{stored.model_id}", model_config=allowing).predict(["a.nii.gz"])
+    assert fake_predict[1][3] == How(allow=("shear",), orientation="qform", max_gb=2.5, code="digest")
+    assert {*OPTIONS, "code"} == {field.name for field in dataclasses.fields(How)}
     source = results / "organs" / "train" / "unet" / "fold0-seed0"
     for name in ("model.json", "model.safetensors"):
         assert (folder / name).read_bytes() == (source / name).read_bytes()
