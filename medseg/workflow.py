@@ -271,7 +271,12 @@ def job(config: Config, rule: str, wildcards: Any, threads: int) -> Job:
 
 def wants_gpu(config: Config) -> int:
     """GPUs of a job that runs a network: 1 if configured, or if ``auto`` and an NVIDIA device file exists; else 0."""
-    return int(config.device == "cuda" or (config.device == "auto" and any(Path("/dev").glob("nvidia[0-9]*"))))
+    return int(config.device == "cuda" or (config.device == "auto" and has_gpu()))
+
+
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA device file; torch, which knows better, is not asked."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def training_gpus(config: Config) -> int:

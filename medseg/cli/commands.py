@@ -8,11 +8,24 @@ from typing import Any
 
 import typer
 
-from medseg.cli import check, data, measuring, prediction, prepare, running, scores, tables, tracking, training
+from medseg.cli import (
+    check,
+    data,
+    drafting,
+    measuring,
+    prediction,
+    prepare,
+    running,
+    scores,
+    tables,
+    tracking,
+    training,
+)
 from medseg.cli.passing import PassedError
 
 # In the order of the help text.
 COMMANDS: dict[str, Callable[..., Any]] = {
+    "new": drafting.new,
     "run": running.run,
     "demo": running.demo,
     "phantoms": data.phantoms,

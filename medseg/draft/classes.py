@@ -1,0 +1,135 @@
+"""What the values of label maps are: classes, numbers of objects, or something else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medseg.draft.lines import Draft, Line
+from medseg.draft.survey import LabelFacts, Survey
+
+# More values than that in one map are objects, or no labels at all.
+MOST_CLASSES = 60
+# Objects are mostly one part each. Fewer than so many values in a map may be classes as well.
+ONE_PART, MANY = 0.8, 10
+# A value that few maps show, with few voxels.
+RARE_MAPS, RARE_VOXELS = 0.1, 0.001
+NOT_ANNOTATED = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The values above 0 of all label maps that were read.
+
+    Attributes:
+        maps: number of these.
+        shown: value -> maps that show it.
+        voxels: value -> voxels of it.
+        most, fewest: values in the map with the most and in that with the fewest.
+        one_part: share of values that are one part, in maps with several; None if nobody counted.
+        parts: most separate parts of one value in a map; 0 if nobody counted.
+        sets: different sets of values.
+        gapless: whether each map has the values 1 to n.
+    """
+
+    maps: int
+    shown: Counter[int]
+    voxels: Counter[int]
+    most: int
+    fewest: int
+    one_part: float | None
+    parts: int
+    sets: int
+    gapless: bool
+
+    @classmethod
+    def of(cls, labels: Sequence[LabelFacts]) -> Values:
+        """Count over label maps."""
+        shown, voxels = Counter[int](), Counter[int]()
+        for facts in labels:
+            shown.update(facts.counts.keys())
+            voxels.update(facts.counts)
+        parts = [n for facts in labels if facts.parts and len(facts.counts) > 1 for n in facts.parts.values()]
+        sizes = [len(facts.counts) for facts in labels]
+        return cls(
+            maps=len(labels),
+            shown=shown,
+            voxels=voxels,
+            most=max(sizes, default=0),
+            fewest=min(sizes, default=0),
+            one_part=sum(n == 1 for n in parts) / len(parts) if parts else None,
+            parts=max((n for facts in labels for n in (facts.parts or {}).values()), default=0),
+            sets=len({tuple(facts.counts) for facts in labels}),
+            gapless=all(max(facts.counts, default=0) == len(facts.counts) for facts in labels),
+        )
+
+    @property
+    def whole(self) -> bool:
+        """Whether most values are one part each, as objects are."""
+        return self.one_part is not None and self.one_part >= ONE_PART
+
+    @property
+    def numbers_objects(self) -> bool:
+        """Whether the values look like numbers of objects: one part each, and other ones in each map."""
+        differ = self.sets > 1 or self.maps == 1
+        counted = self.most >= MANY or (self.gapless and self.sets > 2 and self.most > 3)
+        return self.whole and differ and counted
+
+
+def put_labels(draft: Draft, survey: Survey) -> None:
+    """Add what the values of the label maps mean, and what they may mean besides."""
+    values = Values.of(survey.labels)
+    if not values.shown:
+        draft.put(Line("labels", {"foreground": 1}, "every label map that was read is empty, or none could be read"))
+        draft.open.append("what the classes are: no label map that was read shows any")
+    elif values.numbers_objects:
+        why = f"the values number objects, {values.fewest} to {values.most} in an image, mostly of one part each"
+        draft.put(Line("labels", {"object": 1}, f"{why}; all are of one class, whose name you choose"))
+        draft.put(Line("instances", True))
+    elif values.most > MOST_CLASSES:
+        _put_unclear(draft, values)
+    else:
+        _put_classes(draft, values)
+    if len(survey.labels) < survey.labels_asked:
+        draft.open.append(f"label values: {len(survey.labels)} of {survey.labels_asked} label maps were read for them")
+
+
+def _put_unclear(draft: Draft, values: Values) -> None:
+    """More values than classes, and no objects: mostly a picture that was scaled or compressed."""
+    value = values.voxels.most_common(1)[0][0]
+    why = f"{values.most} values in one label map, and few are one part: no classes and no object numbers"
+    draft.put(Line("labels", {"foreground": value}, why))
+    draft.open.append(f"what the label values mean ({why}); labels must not be scaled or compressed with loss")
+
+
+def _put_classes(draft: Draft, values: Values) -> None:
+    known = sorted(values.shown)
+    total = values.voxels.total()
+    shown = ", ".join(
+        f"{value}: {100 * values.voxels[value] / total:.3g}% of labelled voxels, in {values.shown[value]} of "
+        f"{values.maps} label maps"
+        for value in known
+    )
+    names = {"foreground": known[0]} if len(known) == 1 else {f"class_{value}": value for value in known}
+    draft.put(Line("labels", names, f"name -> value, names are yours to choose; {shown}"))
+    rare = [v for v in known if values.voxels[v] < RARE_VOXELS * total and values.shown[v] <= RARE_MAPS * values.maps]
+    if rare:
+        draft.open.append(
+            f"whether {_listed(rare)} is a class: few voxels in few label maps; correct those if it is none"
+        )
+    if NOT_ANNOTATED in known and len(known) > 1 and known[-2] < NOT_ANNOTATED // 2:
+        draft.put(
+            Line("ignore", NOT_ANNOTATED, "if 255 marks what nobody annotated, take it out of `labels`", off=True)
+        )
+        draft.open.append("whether value 255 is a class or marks what nobody annotated (`ignore: 255`)")
+    if len(known) > 1 and values.whole and values.gapless and values.sets > 1:
+        draft.put(Line("instances", True, "if the values number objects, with one class in `labels`", off=True))
+        draft.open.append("whether the values are classes, as written, or number objects (`instances: true`)")
+    elif len(known) == 1 and values.parts > 1:
+        why = f"a label map shows up to {values.parts} separate parts of value {known[0]}"
+        draft.open.append(f"{why}: to tell them apart as objects, number them in the files and write `instances: true`")
+
+
+def _listed(values: Sequence[int]) -> str:
+    return f"value {', '.join(map(str, values))}"
