@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import statistics
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,10 @@ from medseg.draft.survey import LabelFacts, Survey
 # More values than that in one map are objects, or no labels at all.
 MOST_CLASSES = 60
 # Objects are mostly one part each. Fewer than so many values in a map may be classes as well.
-ONE_PART, MANY = 0.8, 10
+ONE_PART, MANY, FEW = 0.8, 10, 4
+# Standard deviation of the place of one value over maps, as a share of the map along the axis where it varies most:
+# 0.29 if it may be anywhere. Organs keep their places.
+ANYWHERE = 0.15
 # A value that few maps show, with few voxels.
 RARE_MAPS, RARE_VOXELS = 0.1, 0.001
 NOT_ANNOTATED = 255
@@ -30,6 +34,7 @@ class Values:
         one_part: share of values that are one part, in maps with several; None if nobody counted.
         parts: most separate parts of one value in a map; 0 if nobody counted.
         sets: different sets of values.
+        wander: median over values of how much their places vary over maps (see ``ANYWHERE``); 0 if nobody looked.
         gapless: whether each map has the values 1 to n.
     """
 
@@ -41,6 +46,7 @@ class Values:
     one_part: float | None
     parts: int
     sets: int
+    wander: float
     gapless: bool
 
     @classmethod
@@ -61,6 +67,7 @@ class Values:
             one_part=sum(n == 1 for n in parts) / len(parts) if parts else None,
             parts=max((n for facts in labels for n in (facts.parts or {}).values()), default=0),
             sets=len({tuple(facts.counts) for facts in labels}),
+            wander=_wander(labels),
             gapless=all(max(facts.counts, default=0) == len(facts.counts) for facts in labels),
         )
 
@@ -71,10 +78,23 @@ class Values:
 
     @property
     def numbers_objects(self) -> bool:
-        """Whether the values look like numbers of objects: one part each, and other ones in each map."""
-        differ = self.sets > 1 or self.maps == 1
-        counted = self.most >= MANY or (self.gapless and self.sets > 2 and self.most > 3)
-        return self.whole and differ and counted
+        """Whether the values look like numbers of objects: one part each, and elsewhere in each map.
+
+        Of a single map, nobody knows; many values are objects then.
+        """
+        if self.maps == 1 or not self.wander:
+            return self.whole and self.most >= MANY
+        return self.whole and self.wander >= ANYWHERE and self.most >= FEW
+
+
+def _wander(labels: Sequence[LabelFacts]) -> float:
+    """How much the places of values vary from map to map."""
+    places: dict[int, list[tuple[float, ...]]] = defaultdict(list)
+    for facts in labels:
+        for value, place in facts.places.items():
+            places[value].append(place)
+    spread = [max(map(statistics.pstdev, zip(*found, strict=True))) for found in places.values() if len(found) > 2]
+    return statistics.median(spread) if spread else 0.0
 
 
 def put_labels(draft: Draft, survey: Survey) -> None:
@@ -84,13 +104,14 @@ def put_labels(draft: Draft, survey: Survey) -> None:
         draft.put(Line("labels", {"foreground": 1}, "every label map that was read is empty, or none could be read"))
         draft.open.append("what the classes are: no label map that was read shows any")
     elif values.numbers_objects:
-        why = f"the values number objects, {values.fewest} to {values.most} in an image, mostly of one part each"
+        often = f"{values.fewest} to {values.most}" if values.fewest < values.most else f"{values.most}"
+        why = f"the values number objects, {often} in an image, mostly of one part each"
         draft.put(Line("labels", {"object": 1}, f"{why}; all are of one class, whose name you choose"))
         draft.put(Line("instances", True))
     elif values.most > MOST_CLASSES:
         _put_unclear(draft, values)
     else:
-        _put_classes(draft, values)
+        _put_classes(draft, values, survey.labels)
     if len(survey.labels) < survey.labels_asked:
         draft.open.append(f"label values: {len(survey.labels)} of {survey.labels_asked} label maps were read for them")
 
@@ -103,7 +124,7 @@ def _put_unclear(draft: Draft, values: Values) -> None:
     draft.open.append(f"what the label values mean ({why}); labels must not be scaled or compressed with loss")
 
 
-def _put_classes(draft: Draft, values: Values) -> None:
+def _put_classes(draft: Draft, values: Values, labels: Sequence[LabelFacts]) -> None:
     known = sorted(values.shown)
     total = values.voxels.total()
     shown = ", ".join(
@@ -111,8 +132,11 @@ def _put_classes(draft: Draft, values: Values) -> None:
         f"{values.maps} label maps"
         for value in known
     )
-    names = {"foreground": known[0]} if len(known) == 1 else {f"class_{value}": value for value in known}
-    draft.put(Line("labels", names, f"name -> value, names are yours to choose; {shown}"))
+    if names := _segments(labels):
+        draft.put(Line("labels", names, f"name -> value, as the files list their segments; {shown}"))
+    else:
+        names = {"foreground": known[0]} if len(known) == 1 else {f"class_{value}": value for value in known}
+        draft.put(Line("labels", names, f"name -> value, names are yours to choose; {shown}"))
     rare = [v for v in known if values.voxels[v] < RARE_VOXELS * total and values.shown[v] <= RARE_MAPS * values.maps]
     if rare:
         draft.open.append(
@@ -123,12 +147,23 @@ def _put_classes(draft: Draft, values: Values) -> None:
             Line("ignore", NOT_ANNOTATED, "if 255 marks what nobody annotated, take it out of `labels`", off=True)
         )
         draft.open.append("whether value 255 is a class or marks what nobody annotated (`ignore: 255`)")
-    if len(known) > 1 and values.whole and values.gapless and values.sets > 1:
+    if len(known) > 1 and values.whole and values.gapless and (values.sets > 1 or values.most >= MANY):
         draft.put(Line("instances", True, "if the values number objects, with one class in `labels`", off=True))
         draft.open.append("whether the values are classes, as written, or number objects (`instances: true`)")
     elif len(known) == 1 and values.parts > 1:
         why = f"a label map shows up to {values.parts} separate parts of value {known[0]}"
         draft.open.append(f"{why}: to tell them apart as objects, number them in the files and write `instances: true`")
+
+
+def _segments(labels: Sequence[LabelFacts]) -> dict[str, int]:
+    """Name -> value, where all files list their segments and agree; else nothing."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for facts in labels:
+        for value, name in facts.names.items():
+            found[name].add(value)
+    values = [value for one in found.values() for value in one]
+    agree = all(facts.names for facts in labels) and len(values) == len(set(values)) == len(found)
+    return {name: one.pop() for name, one in found.items()} if agree else {}
 
 
 def _listed(values: Sequence[int]) -> str:

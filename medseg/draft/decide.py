@@ -34,7 +34,7 @@ def decide(draft: Draft, seen: Look, candidates: Sequence[Candidate], found: Sur
     """
     images, labels = seen.example
     example = f"{images[0]} with {labels[0]}" if images and labels else "none whole"
-    why = f"{seen.cases} cases, e.g. {example}"
+    why = f"{seen.cases} cases, e.g. {example}{_pictures(found.images)}"
     for place, (key, value) in enumerate(seen.keys.items()):
         draft.put(Line(key, value, why if place == 0 else ""))
     draft.open += [f"not used: {remark}" for remark in seen.remarks]
@@ -55,6 +55,19 @@ def decide(draft: Draft, seen: Look, candidates: Sequence[Candidate], found: Sur
     if found.unread:
         file, cause = found.unread[0]
         draft.open.append(f"{len(found.unread)} files could not be read, the first is {file}: {cause}")
+
+
+def _pictures(images: Sequence[ImageFacts]) -> str:
+    """Size, voxels and channels of the images, in words."""
+    if not images:
+        return ""
+    one = images[0]
+    size = " x ".join(map(str, one.shape))
+    voxel = " x ".join(f"{length:.4g}" for length in one.spacing)
+    state = "no size stated" if one.unit == "px" else f"of {voxel} {one.unit}"
+    channels = "1 channel" if one.channels == 1 else f"{one.channels} channels"
+    like = " (all that were read)" if len({(i.shape, i.spacing, i.channels) for i in images}) == 1 else ""
+    return f"; an image: {size} voxels, {state}, {channels}{like}"
 
 
 def _put_channels(draft: Draft, seen: Look, images: Sequence[ImageFacts]) -> None:
@@ -78,7 +91,9 @@ def _put_channels(draft: Draft, seen: Look, images: Sequence[ImageFacts]) -> Non
     elif images and all(len(image.shape) == 3 and image.unit == "mm" for image in images):
         low = statistics.median(image.low for image in images)
         if low <= AIR and set(counts) == {1}:
-            why = f"values down to {low:g} look like Hounsfield units: normalised as CT; if they are none, take this out"
+            why = (
+                f"values down to {low:g} look like Hounsfield units: normalised as CT; if they are none, take this out"
+            )
             draft.put(Line("channels", ["CT"], why))
 
 
@@ -92,9 +107,10 @@ def _put_sizes(draft: Draft, images: Sequence[ImageFacts]) -> None:
         why = "no image that was read states the size of a pixel: lengths are counted in pixels; if you know it, in um"
         draft.put(Line("spacing", [0.5] * axes, why, off=True))
     elif len(stated) < len(images):
-        why = f"{len(images) - len(stated)} of {len(images)} images state no size: sizes are left out of account"
-        draft.put(Line("sizes", "pixels", why))
-        draft.open.append(f"{why}; if you know it, write `spacing` and take `sizes` out")
+        why = f"{len(images) - len(stated)} of {len(images)} images that were read state no size of a pixel"
+        draft.put(Line("spacing", [0.5] * axes, f"{why}: theirs, in um, if you know it", off=True))
+        draft.put(Line("sizes", "pixels", "or count in pixels, whatever the others state", off=True))
+        draft.open.append(f"{why}: write `spacing`, or `sizes: pixels`")
 
 
 def _put_subjects(draft: Draft, seen: Look, candidates: Sequence[Candidate]) -> int:

@@ -27,6 +27,13 @@ ATTEMPTS = 4
 # Reading with all checks takes so many times as long as reading alone.
 CHECKING = 3.0
 SAME_ORIGIN = "same-origin"
+# Fault -> the key that settles it, once the user knows its value.
+OFFERS = {
+    "orientation": Line("orientation", "sform", "which of a header's two forms counts: sform or qform", off=True),
+    "tiff-pages": Line("axes", "CYX", "what the pages are: CYX for channels, ZYX for slices", off=True),
+    "label-without-image": Line("exclude", ["ID"], "ids of cases to leave out", off=True),
+    "image-without-label": Line("exclude", ["ID"], "ids of cases to leave out", off=True),
+}
 
 
 def run(folder: Path, out: Path, workers: int, seconds: float, gpu: bool) -> list[str]:
@@ -130,7 +137,8 @@ def _join_subjects(draft: Draft, error: DatasetFaults, config: Config, out: Path
     declared = next((line.value for line in draft.dataset if line.key == "subject" and not line.off), None)
     if not noticed or declared == NOTICED:
         return False
-    why = f"{len(noticed)} times cases look as if they had one origin, e.g. {noticed[0].cause}"
+    groups = "1 group of cases looks" if len(noticed) == 1 else f"{len(noticed)} groups of cases look"
+    why = f"{groups} as if they had one origin, e.g. {noticed[0].cause}"
     if declared is None:
         draft.put(Line("subject", NOTICED, f"{why}; what is noticed to belong together is one subject"))
     else:
@@ -157,6 +165,8 @@ def _offer(draft: Draft, error: DatasetFaults) -> None:
     first = {fault.code: fault for fault in reversed(error.faults)}
     for code, count in counts.items():
         draft.open.append(f"{count} faults of kind {code}, the first: {first[code].cause}")
+    for line in (OFFERS[code] for code in counts if code in OFFERS):
+        draft.put(line)
     flags = [code for code in counts if FAULTS[code].allowed]
     if flags:
         told = "; ".join(f"{code}: {FAULTS[code].allowed}" for code in flags)

@@ -57,11 +57,15 @@ class LabelFacts:
         case: id of its case.
         counts: value -> voxels, background (0) left out.
         parts: value -> separate parts of it, of at most ``LOOKED_AT`` values; None where nobody counted them.
+        places: of the same values, the middle of its box as a share of the map along each axis.
+        names: value -> name, of a file that lists its segments.
     """
 
     case: str
     counts: dict[int, int]
-    parts: dict[int, int] | None
+    parts: dict[int, int] | None = None
+    places: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -112,14 +116,15 @@ def survey(root: Path, candidates: Sequence[Candidate], workers: int, seconds: f
 
 
 def spread_out(items: Sequence[T], count: int) -> list[T]:
-    """At most ``count`` of some items, the first and the last among them, the others evenly between; spread first.
+    """At most ``count`` of some items, the first and the last among them, the others evenly between.
 
     In an order in which any beginning is spread as well, since time may end it early.
     """
-    places = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)) if items else []
+    count = min(count, len(items))
+    places = sorted({round(k * (len(items) - 1) / max(1, count - 1)) for k in range(count)})
     # Bits of the place in reverse: 0, 1/2, 1/4, 3/4, ...
     order = sorted(range(len(places)), key=lambda k: int(f"{k:032b}"[::-1], 2))
-    return [items[int(places[k])] for k in order]
+    return [items[places[k]] for k in order]
 
 
 def _within(
@@ -166,17 +171,26 @@ def _low(image: NDArray[Any]) -> float:
 
 def _labels(root: Path, case: Candidate, closely: bool) -> LabelFacts:
     """The values of a case's label map, and, if asked, of how many parts each is."""
-    values = open_image(root / case.labels[0], reading=Reading().of_labels).labels()
+    source = open_image(root / case.labels[0], reading=Reading().of_labels)
+    values, names = source.labels(), dict(source.segments)
     counts = {value: voxels for value, voxels in count_values(values).items() if value != 0}
-    closely = closely and values.size <= CLOSE_VOXELS
-    return LabelFacts(case.id, counts, _parts(values, sorted(counts)) if closely else None)
+    if not closely or values.size > CLOSE_VOXELS:
+        return LabelFacts(case.id, counts, names=names)
+    return LabelFacts(case.id, counts, *_parts(values, sorted(counts)), names)
 
 
-def _parts(values: NDArray[Any], present: Sequence[int]) -> dict[int, int]:
-    """Separate parts (diagonal neighbours are joined) of evenly spread values of a label map (S)."""
-    numbers = np.searchsorted(np.asarray(present, dtype=values.dtype), values) + 1 if present else values
+def _parts(values: NDArray[Any], present: Sequence[int]) -> tuple[dict[int, int], dict[int, tuple[float, ...]]]:
+    """Separate parts (diagonal neighbours are joined) and places of evenly spread values of a label map (S)."""
+    if not present:
+        return {}, {}
+    numbers = np.searchsorted(np.asarray(present, dtype=values.dtype), values) + 1
     numbers = np.where(values == 0, 0, numbers).astype(np.int32)
     boxes = ndimage.find_objects(numbers, max_label=len(present))
     neighbours = np.ones((3,) * values.ndim, dtype=bool)
-    places = sorted({int(k) for k in np.linspace(0, len(present) - 1, min(LOOKED_AT, len(present)))})
-    return {present[k]: int(ndimage.label(numbers[boxes[k]] == k + 1, neighbours)[1]) for k in places}
+    chosen = sorted({int(k) for k in np.linspace(0, len(present) - 1, min(LOOKED_AT, len(present)))})
+    parts = {present[k]: int(ndimage.label(numbers[boxes[k]] == k + 1, neighbours)[1]) for k in chosen}
+    places = {
+        present[k]: tuple((s.start + s.stop) / 2 / n for s, n in zip(boxes[k], values.shape, strict=True))
+        for k in chosen
+    }
+    return parts, places
