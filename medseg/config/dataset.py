@@ -8,11 +8,19 @@ from pydantic import Field, field_serializer, field_validator, model_validator
 
 from medseg import limits
 from medseg.bounds import shortened
+from medseg.config.label_values import (
+    Value,
+    Values,
+    class_values,
+    contradiction,
+    wrong_background,
+    wrong_labels,
+)
 from medseg.config.metrics import MetricsConfig
 from medseg.config.object_classes import wrong_classes
 from medseg.config.origin import BidsConfig, DownloadConfig, GenerateConfig, TestConfig
 from medseg.config.postprocess import PostprocessConfig
-from medseg.config.section import Channel, Gigabytes, Label, Number, Section, Spacing
+from medseg.config.section import Channel, Gigabytes, Number, Section, Spacing
 from medseg.reading import Reading, are_axes
 
 
@@ -34,9 +42,15 @@ class DatasetConfig(Section):
         default=None,
         description="patterns: where their masks lie, e.g. gt/{case}_mask.png, or segmentations/{class}.nii.gz",
     )
-    labels: dict[str, Label] | None = Field(
+    labels: dict[str, Values] | None = Field(
         default=None,
-        description="class name -> value in the label files; dataset.json (decathlon, nnunet) brings its own",
+        description="class name -> value in the label files, or a list of values that all mean this class, or a colour "
+        'of masks in colour ("#ff0000", or a list of them); dataset.json (decathlon, nnunet) brings its own',
+    )
+    background: list[Value] | None = Field(
+        default=None,
+        min_length=1,
+        description="values (or colours) in the label files that are background; none: 0",
     )
     instances: bool = Field(default=False, description="label values are object numbers")
     classes: str | None = Field(
@@ -184,6 +198,31 @@ class DatasetConfig(Section):
             fill=self.fill,
         )
 
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_have_values(cls, value: Any) -> Any:
+        if value is not None and (cause := wrong_labels(value)):
+            raise ValueError(cause)
+        return value
+
+    @field_validator("background", mode="before")
+    @classmethod
+    def _background_has_values(cls, value: Any) -> Any:
+        if value is not None and (cause := wrong_background(value)):
+            raise ValueError(cause)
+        return value
+
+    @model_validator(mode="after")
+    def _values_mean_one_thing(self) -> DatasetConfig:
+        if cause := contradiction(self.labels or {}, self.background, self.ignore, instances=self.instances):
+            raise ValueError(cause)
+        return self
+
+    @property
+    def class_values(self) -> dict[str, int]:
+        """Class name -> its value in label tables and predictions, by `labels`."""
+        return class_values(self.labels or {}, self.background, self.ignore)
+
     @model_validator(mode="after")
     def _patterns_have_their_layout(self) -> DatasetConfig:
         if self.layout not in (None, "patterns") and (self.images or self.masks):
@@ -197,7 +236,7 @@ class DatasetConfig(Section):
         # Of layouts with a description of their own, ingest asks again when the labels are known.
         if self.classes is not None and not self.instances:
             raise ValueError("classes: is for object data; set `instances: true`, or take `classes` out")
-        named = [name for name, value in (self.labels or {}).items() if value != 0]
+        named = [name for name, value in self.class_values.items() if value != 0]
         if self.instances and named and (cause := wrong_classes(named, self.classes)):
             raise ValueError(cause)
         return self

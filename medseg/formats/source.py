@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from medseg.errors import GeometryError
 from medseg.formats.content import Content
-from medseg.formats.errors import FIX_MASK, FormatError
+from medseg.formats.errors import FormatError
 from medseg.formats.palette import Table, is_grey, shown
+from medseg.formats.planes import label_plane
 from medseg.formats.world import World
 from medseg.image.geometry import Geometry
 
@@ -209,18 +210,19 @@ class Source:
         """All real intensities (C,*S): the stored type, or a float type where the header scales; colours as RGB."""
         return self._real(_all(self.shown))
 
-    def labels(self) -> NDArray[Any]:
-        """The label map (*S), integers that never went through floating point unless stored so; of colours the index.
+    def labels(self, *, colours: bool = False) -> NDArray[Any]:
+        """The label map (*S), integers that never went through floating point unless stored so; with a colour table,
+        the index of each colour.
+
+        Args:
+            colours: whether the colours of the planes are the values, one number each, red in the highest byte.
 
         Raises:
-            FormatError: for several channels, a lossy compression, or numbers that are no integers.
+            FormatError: for several channels that differ, a lossy compression, or numbers that are no integers.
         """
-        if self.stored.shape[0] != 1:
-            cause = f"label file with {self.shape[0]} channels, expected one (axes {self.shape})"
-            raise FormatError(self.path, cause, FIX_MASK)
         if self.lossy:
             raise FormatError(self.path, "labels in a lossy compression", "store them without loss")
-        voxels: NDArray[Any] = self.voxels[0]
+        voxels = label_plane(self.path, _all(self.shown) if colours else self.voxels, colours=colours)
         if voxels.dtype.kind in "iu" and not self._scaled:
             return voxels
         with np.errstate(all="ignore"):  # NaN and Inf are found below

@@ -18,13 +18,15 @@ from medseg.formats.table import suffix_of
 from medseg.formats.world import World
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry, Placement, measured_alike, placement_in
 from medseg.image.labels import LabelTable
+from medseg.image.recode import AS_STORED as MEANT
+from medseg.image.recode import Recoding, merge_classes
 from medseg.ingest.manifest import Case
 from medseg.reading import AS_STORED
 
 # Fields of a case in the manifest that what is read does not depend on (files count by their digests and formats). A
 # new field counts until it is named here.
 NOT_READ = ("id", "subject", "site", "images", "labels", "label_counts", "remarks")
-REFERENCE = ("labels_sha256", "object_classes")
+REFERENCE = ("labels_sha256", "object_classes", "recodings")
 
 
 def reading_facts(case: Case, table: LabelTable, *, reference: bool = False) -> dict[str, Any]:
@@ -42,6 +44,10 @@ def reading_facts(case: Case, table: LabelTable, *, reference: bool = False) -> 
         del facts["reading"]
     else:
         facts["reading"] = case.reading.to_json()
+    if not case.recodings:
+        facts.pop("recodings", None)
+    elif reference:
+        facts["recodings"] = [recoding.to_json() for recoding in case.recodings]
     files = (*case.images, *case.labels) if reference else case.images
     # The suffix chooses the reader: a.tif and a.ome.tif of the same bytes may be two images.
     formats = [suffix_of(Path(name)) for name in files]
@@ -94,24 +100,32 @@ def open_case_image(case: Case, folder: Path) -> Source:
 
 
 def read_case_labels(case: Case, folder: Path) -> NDArray[Any]:
-    """The reference label map (*S) of a case, values as in its files, integers from end to end.
+    """The reference label map (*S) of a case, values as in the label table, integers from end to end.
 
     A case with one mask file per object gets object numbers 1, 2, … in the order of its files.
 
     Raises:
         DataError: if the case has no reference, or a file is missing or changed since it was checked.
     """
-    if not case.labels:
+    if not case.has_reference:
         raise DataError(f"case '{case.id}' has no reference label map")
-    files = zip(case.labels, case.labels_sha256, strict=True)
-    maps = [_labels_on_grid(_checked(folder / name, sha256, case, labels=True), case) for name, sha256 in files]
-    return np.ascontiguousarray(maps[0]) if len(maps) == 1 else merge_objects(maps)
+    if not case.labels:
+        return np.zeros(case.geometry.shape, np.uint8)
+    recodings = case.recodings or (MEANT,) * len(case.labels)
+    files = zip(case.labels, case.labels_sha256, recodings, strict=True)
+    maps = [
+        _labels_on_grid(_checked(folder / name, sha256, case, labels=True), case, recoding)
+        for name, sha256, recoding in files
+    ]
+    if len(maps) == 1:
+        return np.ascontiguousarray(maps[0])
+    return merge_classes(maps)[0] if any(recoding.every for recoding in recodings) else merge_objects(maps)
 
 
-def _labels_on_grid(source: Source, case: Case) -> NDArray[Any]:
+def _labels_on_grid(source: Source, case: Case, recoding: Recoding) -> NDArray[Any]:
     """The values (*S) of a label file on the grid of the case."""
     part = part_of(source, grid_of(source, case.geometry), case.geometry)
-    values = source.labels()
+    values = recoding.apply(source.labels(colours=recoding.colours))
     if part is None:
         return values
     from medseg.image.resample import placed

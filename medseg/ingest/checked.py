@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from medseg.errors import Fault
 from medseg.image.geometry import Geometry
+from medseg.image.recode import Recoding
 from medseg.ingest.faults import fault
 from medseg.ingest.layouts.found import Candidate
 from medseg.ingest.manifest import Case
@@ -33,6 +34,7 @@ class Checked:
         object_classes: as in ``medseg.ingest.manifest.Case``.
         fill, orientation, remarks, reading: as in ``medseg.ingest.manifest.Case``.
         channel_names: the file's own, of an image of one file; empty: it names none.
+        recodings: what the values of each label file mean, as in ``medseg.ingest.manifest.Case``.
         sketch: of the first image, to find cases of one origin; None if it is constant or could not be read.
     """
 
@@ -53,6 +55,7 @@ class Checked:
     remarks: list[str] = field(default_factory=list)
     reading: Reading = AS_STORED
     channel_names: tuple[str, ...] = ()
+    recodings: list[Recoding] = field(default_factory=list)
     sketch: Sketch | None = None
 
     def add(self, code: str, file: str, cause: str, fix: str = "") -> None:
@@ -77,6 +80,7 @@ class Checked:
             series=c.series,
             fill=self.fill,
             orientation=self.orientation,
+            recodings=tuple(self.recodings) if any(one.changes for one in self.recodings) else (),
             remarks=tuple(self.remarks),
             object_classes=self.object_classes,
             reading=self.reading,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from medseg.config import DatasetConfig
@@ -18,10 +19,12 @@ from medseg.formats.read import open_image, read_content
 from medseg.formats.source import Source
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry, Placement
 from medseg.image.labels import LabelTable
+from medseg.image.recode import AS_STORED, Recoding, merge_classes
 from medseg.image.resample import placed
 from medseg.ingest.cases import grid_of, merge_objects, part_of
 from medseg.ingest.channels import choose_files, configured_names, reading_of
 from medseg.ingest.checked import Checked
+from medseg.ingest.coding import VALUES_SHOWN, recoded, recoding_of
 from medseg.ingest.cohort import cohort_faults, name_channels
 from medseg.ingest.counting import count_values, digest_voxels, first_voxel, spread
 from medseg.ingest.doubts import channel_doubts, grid_doubts, header_doubts, voxel_doubts
@@ -36,8 +39,6 @@ from medseg.machine import processors
 from medseg.progress import Progress
 from medseg.reading import Reading
 
-# Wrong label values listed in one fault; there can be thousands.
-VALUES_SHOWN = 8
 # What is recorded with the case.
 PART = "the label map covers a part of the image's grid: background outside of it"
 
@@ -87,11 +88,25 @@ def check_case(root: Path, candidate: Candidate, labels: LabelTable | None, sect
     with file_limit(None if section.max_gb is None else int(section.max_gb * 1e9)):
         for file in candidate.images:
             _check_image(root, file, out, section)
-        maps = [values for file in candidate.labels if (values := _check_label(root, file, out, section)) is not None]
+        read = [_check_label(root, file, out, section, labels) for file in candidate.labels]
+        maps = [values for values in read if values is not None]
         classes = _check_class_map(root, out, section, labels) if labels is not None else None
     if labels is not None and maps and len(maps) == len(candidate.labels) and len({m.shape for m in maps}) == 1:
-        _check_values(out, maps[0] if len(maps) == 1 else merge_objects(maps), labels, classes, section)
+        _check_values(out, _merged(out, maps), labels, classes, section)
+    elif labels is not None and not candidate.labels and out.geometry is not None:
+        # An image whose folder of masks, one per object, is empty.
+        _check_values(out, np.zeros(out.geometry.shape, np.uint8), labels, None, section)
     return out
+
+
+def _merged(out: Checked, maps: list[NDArray[Any]]) -> NDArray[Any]:
+    """One label map of a case's files: each shows one object, or one class where ``file_values`` says so."""
+    if not out.candidate.file_values:
+        return maps[0] if len(maps) == 1 else merge_objects(maps)
+    merged, twice = merge_classes(maps)
+    if twice:
+        out.add("label-overlap", out.candidate.labels[0], f"{twice} voxels are in the files of several classes")
+    return merged
 
 
 def _declared(reading: Reading, source: Source) -> Reading:
@@ -170,26 +185,33 @@ def _check_intensities(out: Checked, file: str, image: NDArray[Any], section: Da
     return all(doubt.code != "constant-image" for doubt in doubts)
 
 
-def _check_label(root: Path, file: str, out: Checked, section: DatasetConfig) -> NDArray[Any] | None:
-    """The values of a label file, if it could be read; its grid is compared with the image's."""
-    digest, values = _read_label(root, file, out, section)
+def _check_label(
+    root: Path, file: str, out: Checked, section: DatasetConfig, table: LabelTable | None
+) -> NDArray[Any] | None:
+    """The values of a label file as those of the table, if it could be read; its grid is compared with the image's."""
+    digest, values, recoding = _read_label(root, file, out, section, table)
     out.labels_sha256.append(digest)
+    out.recodings.append(recoding)
     return values
 
 
-def _read_label(root: Path, file: str, out: Checked, section: DatasetConfig) -> tuple[str, NDArray[Any] | None]:
-    """The digest and the values of a file of labels; see ``_check_label``."""
+def _read_label(
+    root: Path, file: str, out: Checked, section: DatasetConfig, table: LabelTable | None = None
+) -> tuple[str, NDArray[Any] | None, Recoding]:
+    """The digest and the values of a file of labels, and what these mean by the table; see ``_check_label``."""
     digest, source, grid = _open(root, file, out, section, label=True)
     part = None if source is None or grid is None or out.geometry is None else part_of(source, grid, out.geometry)
     if part is None:
         _check_grids(out, file, out.candidate.images[0], grid, out.geometry)
     if source is None:
-        return digest, None
+        return digest, None, AS_STORED
+    recoding = recoding_of(out, file, source, table, section)
     try:
-        return digest, _on_grid(out, source.labels(), part)
+        values = recoded(out, file, source, recoding, table)
     except FormatError as error:
         out.add(error.code, file, error.cause, error.fix)
-        return digest, None
+        return digest, None, recoding
+    return digest, None if values is None else _on_grid(out, values, part), recoding
 
 
 def _on_grid(out: Checked, values: NDArray[Any], part: Placement | None) -> NDArray[Any]:
@@ -206,7 +228,7 @@ def _check_class_map(root: Path, out: Checked, section: DatasetConfig, table: La
     file = out.candidate.class_map
     if not file:
         return None
-    _, values = _read_label(root, file, out, section)
+    _, values, _ = _read_label(root, file, out, section)
     if values is None or not _check_legal(out, file, values, count_values(values), replace(table, instances=False)):
         return None
     return values
@@ -220,7 +242,7 @@ def _check_values(
     section: DatasetConfig,
 ) -> None:
     """Compare a label map's values with the table, and count them; ``classes`` is its class map, if there is one."""
-    file = out.candidate.labels[0]
+    file = (*out.candidate.labels, *out.candidate.images)[0]
     counts = count_values(labels)
     _check_legal(out, file, labels, counts, table)
     foreground = {v: n for v, n in counts.items() if v not in (0, table.ignore)}

@@ -79,6 +79,14 @@ FAULTS: dict[str, Kind] = {
     "constant-image": Kind("export the image again, or leave the case out: `exclude: [ID]`", ("IN-16",), "kept"),
     "label-not-integer": Kind("store labels as integers; never resample them linearly", ("LB-02", "LB-03", "LB-04")),
     "label-values": Kind("correct the label file or the table of labels", ("LB-01",)),
+    "segment-names": Kind(
+        "call the classes in `labels` as the file calls its segments",
+        ("LB-17",),
+        "kept: the segments' numbers count, whatever they are called",
+    ),
+    "label-overlap": Kind(
+        "let no voxel be in the files of two classes", ("LB-18",), "kept: the class of the lower value has these voxels"
+    ),
     "object-class": Kind(
         "give every object one of the classes in `labels`, in its class map or in the table (case,object,class)",
         ("LB-16",),

@@ -14,6 +14,7 @@ import pandas as pd
 from medseg.errors import DataError
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
+from medseg.image.recode import Recoding
 from medseg.ingest.recorded import MAKER, read_dataset, read_table, write_table
 from medseg.reading import AS_STORED, Reading
 from medseg.records import as_written
@@ -37,6 +38,7 @@ COLUMNS = (
     "orientation",
     "remarks",
     "reading",
+    "label_values",
 )
 
 
@@ -52,13 +54,14 @@ class Case:
         images_sha256, labels_sha256: digests of those files' bytes.
         geometry: grid of the image (and, checked, of the label).
         dtype: stored type of the image.
-        label_counts: value in the label file -> voxels; of object numbers, value of their class -> voxels.
+        label_counts: value in the label table -> voxels; of object numbers, value of their class -> voxels.
         site: where the case was acquired, for folds that leave one site out; empty if unknown.
         series: the series wanted of its DICOM folders; empty if they hold one.
         fill: number that replaces the image's NaN and Inf voxels, where that was allowed; or None.
         remarks: what a reader decided with certainty, such as a dropped axis of length 1.
         orientation: which form of contradicting NIfTI headers counts; empty if they agree.
         object_classes: object number in the label file -> value of its class; empty where there is but one class.
+        recodings: what the values of each label file mean; empty: they are those of the label table.
         reading: what else was declared of its files and changes what is read: axes, channels (by number), sizes.
     """
 
@@ -78,6 +81,12 @@ class Case:
     remarks: tuple[str, ...] = ()
     object_classes: Mapping[int, int] = field(default_factory=dict)
     reading: Reading = AS_STORED
+    recodings: tuple[Recoding, ...] = ()
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether it has a reference: label files, or a folder of objects that was there and empty."""
+        return bool(self.labels or self.label_counts)
 
     @property
     def pixel_size(self) -> tuple[float, ...] | None:
@@ -215,6 +224,7 @@ def _table(cases: Sequence[Case]) -> str:
             "fill": "" if c.fill is None else repr(c.fill),
             "orientation": c.orientation,
             "remarks": json.dumps(c.remarks),
+            "label_values": json.dumps([r.to_json() for r in c.recodings]) if c.recodings else "",
             "reading": "" if c.reading == AS_STORED else json.dumps(c.reading.to_json()),
         }
         for c in cases
@@ -280,4 +290,5 @@ def _case_from_row(row: Mapping[Any, Any]) -> Case:
         remarks=tuple(json.loads(row["remarks"])),
         object_classes=_classes_of_cell(row["object_classes"]),
         reading=Reading.from_json(json.loads(row["reading"] or "{}")),
+        recodings=tuple(Recoding.from_json(value) for value in json.loads(row["label_values"] or "[]")),
     )

@@ -37,7 +37,7 @@ def summary(
         more = f" and {len(manifest.excluded) - EXCLUDED_SHOWN} more" if len(manifest.excluded) > EXCLUDED_SHOWN else ""
         names = ", ".join(manifest.excluded[:EXCLUDED_SHOWN])
         lines.append(f"excluded by name ({len(manifest.excluded)}): {names}{more}")
-    empty = {c.id for c in cases if c.labels and not _foreground(manifest, c.label_counts)}
+    empty = {c.id for c in cases if c.has_reference and not _foreground(manifest, c.label_counts)}
     if empty:
         counts = ", ".join(str(len(empty & set(fold["val"]))) for fold in folds)
         lines.append(f"{len(empty)} cases show no class; per validation fold: {counts}")
@@ -65,7 +65,7 @@ def _foreground(manifest: Manifest, counts: Mapping[int, int]) -> dict[int, int]
 
 def _classes(manifest: Manifest) -> list[str]:
     """Per class its share of all annotated voxels, and in how many cases it is."""
-    counted = [dict(c.label_counts) for c in manifest.cases if c.labels]
+    counted = [dict(c.label_counts) for c in manifest.cases if c.has_reference]
     table = manifest.labels
     total = sum(n for counts in counted for v, n in counts.items() if v != table.ignore)
     lines = []

@@ -89,7 +89,7 @@ def _measure(index: int, case: Case, folder: Path, labels: LabelTable) -> _CaseP
     # This is also the bounding box of nnU-Net's mask: filling its holes does not move its outer edges.
     start, shape = nonzero_box(reorient(image, axes, flips))
     foreground, diameters = np.zeros(image.shape[1:], dtype=bool), np.empty(0)
-    if case.labels:
+    if case.has_reference:
         reference = read_case_labels(case, folder)
         foreground = labels.foreground(reference)
         if labels.instances:

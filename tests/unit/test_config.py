@@ -35,6 +35,7 @@ FULL: dict[str, Any] = {
             "images": "imgs/{case}.tif",
             "masks": "gt/{case}_mask.png",
             "labels": {"cell": 1, "debris": 2},
+            "background": [0, 4],
             "instances": True,
             "classes": "classes.csv",
             "regions": [["cells", ["cell"]]],

@@ -345,7 +345,7 @@ def lay_out(root: Path, files: Iterable[str]) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", [name for name, one in PUBLISHED.items() if "{class" not in one.masks])
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_folders_as_published(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = PUBLISHED[name]
     root = lay_out(tmp_path / "data", expected.files)

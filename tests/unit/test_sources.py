@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -419,10 +420,18 @@ FAULTY: list[tuple[str, str, Damage, str, str, str]] = [
     (
         "dsb2018",
         "no masks",
-        lambda r: [f.unlink() for f in (r / "stage1_train/beta/masks").iterdir()],
+        lambda r: shutil.rmtree(r / "stage1_train/beta/masks"),
         "image-without-label",
         "beta",
-        "no mask in stage1_train/beta/masks",
+        "no folder stage1_train/beta/masks",
+    ),
+    (
+        "dsb2018",
+        "no objects",
+        lambda r: [f.unlink() for f in (r / "stage1_train/beta/masks").iterdir()],
+        "empty-label",
+        "beta",
+        "none of 120 voxels",
     ),
     ("dsb2018", "no image", drop("stage1_train/beta/images/beta.png"), "label-without-image", "beta", "no image in"),
     ("dsb2018", "an empty folder", lambda r: (r / "stage1_train/new").mkdir(), "missing", "new", "neither"),

@@ -19,18 +19,19 @@ CLASSES = {"nucleus": 1}
 
 def dsb2018_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
     """One case per folder, with as many label files as objects; each image is a subject of its own."""
-    table = LabelTable.create(config.labels or CLASSES, instances=True, ignore=config.ignore)
+    table = LabelTable.create(config.class_values or CLASSES, instances=True, ignore=config.ignore)
     found = Found(labels=table)
     for folder in _folders(root):
         case = Path(folder).name
         images, masks = visible(root, f"{folder}/images"), visible(root, f"{folder}/masks")
         if escapes := outside(root, [*images, *masks]):
             found.faults += escapes
-        elif images and masks:
+        elif images and (root / folder / "masks").is_dir():
+            # A folder that is there and empty says that there are no objects.
             found.faults += [fault("duplicate-id", case, more, f"the same id as {images[0]}") for more in images[1:]]
             found.candidates.append(Candidate(case, case, (images[0],), tuple(masks)))
         elif images:
-            cause = f"no mask in {folder}/masks"
+            cause = f"no folder {folder}/masks"
             found.faults.append(fault("image-without-label", case, images[0], cause))
         elif masks:
             cause = f"no image in {folder}/images"

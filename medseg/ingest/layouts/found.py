@@ -95,7 +95,7 @@ def required_table(dataset: str, config: DatasetConfig, *, instances: bool = Fal
         example = "labels: {nucleus: 1}"
         what = f"the {config.layout} layout needs the classes, e.g. {example}"
         raise ConfigError(f"datasets.{dataset}.labels: missing; {what}")
-    return label_table_of(config.labels, config, instances=instances)
+    return label_table_of(config.class_values, config, instances=instances)
 
 
 def visible(root: Path, folder: str) -> list[str]:

@@ -65,7 +65,7 @@ def label_table(index: Mapping[str, Any], config: DatasetConfig, faults: list[Fa
     ``{"whole": [1, 2], "core": 2}`` that ``regions_class_order`` paints, and with ``"ignore": 3``.
     """
     if config.labels:
-        return label_table_of(config.labels, config)
+        return label_table_of(config.class_values, config)
     try:
         return _own_table(index, config)
     except (ValueError, TypeError) as error:

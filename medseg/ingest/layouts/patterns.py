@@ -46,8 +46,6 @@ def patterns_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
         ConfigError: if one of the patterns is missing or makes no sense, or the configuration names no classes.
     """
     images, masks = read_patterns(dataset, config)
-    if "class" in masks.names:
-        raise ConfigError(f"datasets.{dataset}.masks: '{config.masks}': {{class}} cannot be read yet")
     shared = [name for name in SHARED if name in images.names and name in masks.names]
     paths = entries(root)
     labels_of = masks.matches(paths)
