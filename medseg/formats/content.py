@@ -125,6 +125,8 @@ class Content:
         return digest_of({name: sha256_of(data) for name, data in self.files.items()})
 
 
+# Bytes by which a file's content is known.
+START = 512
 # Kind of content -> what its first bytes look like. Order matters only where one pattern would match another's files.
 KINDS: dict[str, re.Pattern[bytes]] = {
     "gzip": re.compile(rb"\x1f\x8b"),
@@ -147,5 +149,14 @@ KINDS: dict[str, re.Pattern[bytes]] = {
 
 def kind_of(data: Data) -> str:
     """What bytes are, by how they begin: a key of ``KINDS``, or an empty text."""
-    start = bytes(data[:512])
+    start = bytes(data[:START])
     return next((kind for kind, pattern in KINDS.items() if pattern.match(start)), "")
+
+
+def start_of(path: Path) -> bytes:
+    """The first bytes of a file, by which its content is known; none, if it cannot be read or is no file."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(START)
+    except OSError:
+        return b""

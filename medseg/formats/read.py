@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError
 from medseg.formats.channels import choose_channels
-from medseg.formats.content import Content, Data, FileBytes, kind_of
+from medseg.formats.content import START, Content, Data, FileBytes, kind_of
 from medseg.formats.errors import FormatError
+from medseg.formats.foreign import foreign
 from medseg.formats.limits import MAX_FILES, check_memory
 from medseg.formats.source import Source
-from medseg.formats.table import FORMATS, Format, format_of
+from medseg.formats.table import Format, format_of, suffix_of_kind
 from medseg.image.geometry import Geometry
 from medseg.reading import AS_STORED, Reading
 
@@ -217,7 +218,10 @@ def _unreadable(path: Path, error: OSError | ValueError) -> FormatError:
 def _check_kind(path: Path, data: Data, row: Format) -> None:
     """Raise ``FormatError`` if the content is not what the suffix says."""
     found = kind_of(data)
-    if row.kind and found != row.kind:
-        suffix = next((suffix for suffix, other in FORMATS.items() if found and other.kind == found), "")
-        fix = f"rename it to {suffix}" if suffix else "convert or export it again"
-        raise FormatError(path, f"the content is {found or 'something else'}, expected {row.kind}", fix)
+    if not row.kind or found == row.kind:
+        return
+    other, suffix = foreign(path, bytes(data[:START])), suffix_of_kind(found)
+    if other is not None and not suffix:
+        raise FormatError(path, f"the content is {other.name}, expected {row.kind}", other.way)
+    fix = f"rename it to {suffix}" if suffix else "convert or export it again"
+    raise FormatError(path, f"the content is {found or 'something else'}, expected {row.kind}", fix)

@@ -9,8 +9,9 @@ from typing import Any, cast
 
 from numpy.typing import NDArray
 
-from medseg.formats.content import Content, Data
+from medseg.formats.content import Content, Data, kind_of, start_of
 from medseg.formats.errors import FormatError
+from medseg.formats.foreign import foreign, foreign_by_name
 from medseg.formats.source import Source
 from medseg.formats.world import About
 from medseg.image.geometry import Geometry
@@ -214,8 +215,34 @@ def class_map(labels: Path) -> Path:
 
 
 def format_of(path: Path) -> Format:
-    """The table's row for a file or folder, or ``FormatError``."""
+    """The table's row for a file or folder; ``FormatError`` says what a file without one is, and who converts it."""
     suffix = FOLDER if path.is_dir() else suffix_of(path)
     if suffix not in FORMATS:
-        raise FormatError(path, f"format {suffix or '(no suffix)'}, expected {', '.join(FORMATS)}", "convert the file")
+        raise _unknown(path, suffix)
     return FORMATS[suffix]
+
+
+def suffix_of_kind(kind: str) -> str:
+    """The first suffix of files with this kind of content, a key of ``KINDS``; empty: none is read."""
+    return next((suffix for suffix, row in FORMATS.items() if kind and row.kind == kind), "")
+
+
+def _unknown(path: Path, suffix: str) -> FormatError:
+    """The error for a file of a suffix without a row: what it is by its content, else by its name."""
+    start = start_of(path)
+    row = foreign(path, start)
+    if row is not None:
+        return FormatError(path, f"{row.name}, which is not read", row.way)
+    kind = kind_of(start)
+    if suffix_of_kind(kind):
+        # Archives among them are rows above.
+        return FormatError(path, f"the content is {kind}, called {suffix or '(no suffix)'}", _rename(path, kind))
+    row = foreign_by_name(path)
+    if row is not None:
+        return FormatError(path, f"by its name {row.name}, which is not read", row.way)
+    cause = f"format {suffix or '(no suffix)'}, expected {', '.join(FORMATS)}"
+    return FormatError(path, cause, "export it in the program that made it as one of these")
+
+
+def _rename(path: Path, kind: str) -> str:
+    return f"rename it to {path.name}{suffix_of_kind(kind)}"

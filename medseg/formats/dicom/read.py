@@ -23,19 +23,27 @@ from medseg.formats.dicom.pixels import SYNTAXES, PixelFormat, check_pixels, com
 from medseg.formats.dicom.seg import SEGMENTATION_CLASSES, read_segmentation
 from medseg.formats.dicom.stack import TOLERANCE, stack_planes
 from medseg.formats.errors import FormatError
+from medseg.formats.foreign import DICOM_OBJECTS
 from medseg.formats.limits import MAX_FILES, check_size, held
 from medseg.formats.source import Source
 from medseg.formats.zipped import members
 
 # Files of a folder that are no slices and no reason to complain.
 LITTER = {"dicomdir", "thumbs.db", "desktop.ini"}
+# Files that make a folder, or archive, one of Zarr.
+ZARR_MARKS = {"zarr.json", ".zgroup", ".zarray"}
 # Series, or odd files, that one message lists.
 SHOWN = 8
 
 
 def open_dicom_zip(path: Path, content: Content) -> Source:
     """Open a series in a zip archive, in memory; as ``open_dicom``, and ``FormatError`` for unsafe archives."""
-    return open_dicom(path, Content(members(path, held(path, content.main), MAX_FILES), content.series))
+    files = members(path, held(path, content.main), MAX_FILES)
+    if any(PurePosixPath(name).name in ZARR_MARKS for name in files):
+        raise FormatError(
+            path, "a packed OME-Zarr, which is not read", "unpack it into a folder that ends in .ome.zarr"
+        )
+    return open_dicom(path, Content(files, content.series))
 
 
 def open_dicom(path: Path, content: Content) -> Source:
@@ -102,7 +110,7 @@ def choose_series(path: Path, headers: Sequence[DicomFile], wanted: str) -> list
         if not header.has_pixels and (header.series in groups or "SeriesInstanceUID" not in header.fields):
             raise FormatError(path, f"{prefix(path, header.name)}truncated: no pixels")
     if not groups:
-        raise FormatError(path, "no DICOM image", "name the folder of a series")
+        raise _without_pixels(path, headers)
     named = [u for u, group in groups.items() if wanted in ("", u, group[0].series_number)]
     if len(named) == 1:
         return groups[named[0]]
@@ -113,6 +121,15 @@ def choose_series(path: Path, headers: Sequence[DicomFile], wanted: str) -> list
     shown = "; ".join(listed[:SHOWN]) + (f"; and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
     what = f"{len(named)} of {len(groups)} series are '{wanted}'" if wanted else f"{len(groups)} series"
     raise FormatError(path, f"{what}: {shown}", "name one by `series`: its UID or number", "series")
+
+
+def _without_pixels(path: Path, headers: Sequence[DicomFile]) -> FormatError:
+    """The error for files none of which holds an image: what they are instead."""
+    found = {header.modality for header in headers} & DICOM_OBJECTS.keys()
+    if not found:
+        return FormatError(path, "no DICOM image", "name the folder of a series")
+    names = [DICOM_OBJECTS[modality] for modality in sorted(found)]
+    return FormatError(path, f"no DICOM image: {', '.join(name for name, _ in names)}", names[0][1])
 
 
 def pixels(path: Path, header: DicomFile, layout: PixelFormat) -> NDArray[Any]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from medseg.formats.alpha import without_alpha
 from medseg.formats.content import Content, Data, FileBytes
 from medseg.formats.errors import FormatError
+from medseg.formats.foreign import tiff_maker
 from medseg.formats.source import Source, Voxels
 from medseg.formats.tiff.axes import PageFacts, PageLayout, is_ome, page_layout
 from medseg.formats.tiff.checks import JPEG, check_pages, check_pieces
@@ -74,8 +75,14 @@ def _source(path: Path, data: Data, pages: list[Any], count: int) -> Source:
     """The image of all pages, which are checked before the first one is decoded."""
     if len(pages) != count:
         raise FormatError(path, f"damaged TIFF: {len(pages)} of {count} pages can be read")
-    check_pages(path, pages)
     first = pages[0]
+    try:
+        check_pages(path, pages)
+    except FormatError as error:
+        maker = tiff_maker(str(first.description), first.tags)
+        if maker is None:
+            raise
+        raise FormatError(path, f"{maker[0]}, which is not read ({error.cause})", maker[1]) from None
     shape = (int(first.imagelength), int(first.imagewidth))
     facts = PageFacts(path, count, shape, int(first.samplesperpixel), _resolution(first))
     layout = page_layout(facts, str(first.description))
