@@ -11,6 +11,7 @@ from PIL import Image
 
 from medseg.image.geometry import Geometry
 
+BITS = np.random.default_rng(0).random((37, 29)) > 0.7
 KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF"}
 
 
@@ -27,6 +28,13 @@ def indexed(indices: np.ndarray, table: np.ndarray) -> Image.Image:
     image = Image.fromarray(indices.astype(np.uint8), "P")
     image.putpalette(table.astype(np.uint8).tobytes())
     return image
+
+
+def bits(compression: str | None, **options: Any) -> bytes:
+    """A TIFF of one bit per pixel, as libtiff writes it."""
+    out = io.BytesIO()
+    Image.fromarray(BITS).save(out, "TIFF", compression=compression, **options)
+    return out.getvalue()
 
 
 def write_picture(path: Path, labels: np.ndarray, geometry: Geometry) -> None:

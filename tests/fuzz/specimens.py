@@ -18,7 +18,7 @@ import tifffile
 
 from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
-from tests.pictures import indexed, picture
+from tests.pictures import bits, indexed, picture
 
 AFFINE = np.array([[1.5, 0.0, 0.0, 33.0], [0.0, 1.2, -0.9, -40.5], [0.0, 0.9, 1.2, 7.25], [0.0, 0.0, 0.0, 1.0]])
 Files = dict[str, bytes]
@@ -138,6 +138,7 @@ def _tif() -> list[Files]:
         _tiff(colour, photometric="rgb", tile=(16, 16), compression="zstd", bigtiff=True),
         _tiff(colour, photometric="rgb", compression="jpeg"),
         _tiff(np.eye(20, dtype=bool), compression="packbits"),
+        *({"case.tif": bits(compression)} for compression in ("group4", "group3")),
         _tiff(deep.astype(np.float32), photometric="minisblack"),
         _tiff(flat, photometric="palette", colormap=rng.integers(0, 65535, (3, 256)).astype(np.uint16)),
     ]

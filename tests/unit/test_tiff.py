@@ -16,6 +16,7 @@ from medseg.formats.errors import FormatError
 from medseg.formats.read import open_image, read_image, read_labels
 from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry, canonical_axes
+from tests.pictures import BITS, bits
 
 
 def tiff(picture: np.ndarray, **options: Any) -> bytes:
@@ -45,8 +46,8 @@ def test_tiff_colours_become_channels(planar: str) -> None:
 
 def test_half_and_bit_pictures_widen() -> None:
     assert read_image(Path("case.tif"), tiff(np.ones((5, 4), np.float16)))[0].dtype == np.float32
-    bits = np.eye(8, dtype=bool)
-    np.testing.assert_array_equal(read_labels(Path("case.tif"), tiff(bits))[0], np.eye(8, dtype=np.uint8))
+    diagonal = np.eye(8, dtype=bool)
+    np.testing.assert_array_equal(read_labels(Path("case.tif"), tiff(diagonal))[0], np.eye(8, dtype=np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -269,10 +270,10 @@ def test_resolution_tags_alone_are_left_aside() -> None:
 
 
 def test_white_is_zero_is_refused_unless_tifffile_wrote_it() -> None:
-    bits = np.eye(8, dtype=bool)
-    assert read_labels(PATH, tiff(bits, photometric="miniswhite"))[0].sum() == 8
-    with pytest.raises(FormatError, match="white is zero"):
-        open_image(PATH, tiff(bits, photometric="miniswhite", metadata=None))
+    diagonal = np.eye(8, dtype=bool)
+    assert read_labels(PATH, tiff(diagonal, photometric="miniswhite"))[0].sum() == 8
+    # Others mean the brightness.
+    assert read_labels(PATH, tiff(diagonal, photometric="miniswhite", metadata=None))[0].sum() == 56
 
 
 @pytest.mark.parametrize("extra", ["assocalpha", "unassalpha"])
@@ -311,6 +312,46 @@ def test_palette_gives_indices_for_labels_and_colours_for_images() -> None:
     greys = np.tile(table[:1], (3, 1))
     data = tiff(indices, photometric="palette", colormap=greys)
     np.testing.assert_array_equal(read_image(PATH, data)[0], (greys[:1] >> 8)[:, indices])
+
+
+@pytest.mark.parametrize("fill_order", [1, 2])
+@pytest.mark.parametrize("white_is_zero", [False, True])
+@pytest.mark.parametrize(
+    "compression", [None, "group4", "group3", "tiff_ccitt", "packbits", "tiff_deflate", "tiff_lzw"]
+)
+def test_one_bit_is_black_or_white(
+    compression: str | None, white_is_zero: bool, fill_order: int, tmp_path: Path
+) -> None:
+    tags = {262: 0 if white_is_zero else 1} | ({266: fill_order} if compression else {})
+    data = bits(compression, tiffinfo=tags)
+    found = open_image(PATH, data)
+    np.testing.assert_array_equal(found.labels(), BITS)
+    np.testing.assert_array_equal(found.read([slice(3, 20), slice(5, 6)])[0], BITS[3:20, 5:6])
+    assert [remark for remark in found.remarks if "white is zero" in remark] == list(found.remarks)
+    assert len(found.remarks) == white_is_zero
+    path = tmp_path / "case.tif"
+    path.write_bytes(data)
+    np.testing.assert_array_equal(open_image(path).labels(), BITS)
+
+
+def test_impossible_claims_of_ccitt_are_refused() -> None:
+    data = bits("group4")
+    for tag, value, words in ((257, 60_000, "header claims 60000"), (256, 70_000, "expected 1 bit, 65536 columns")):
+        at = data.index(struct.pack("<H", tag), 8)
+        form = struct.unpack_from("<H", data, at + 2)[0]
+        changed = bytearray(data)
+        struct.pack_into("<HI", changed, at + 2, 4, 1)
+        struct.pack_into("<I", changed, at + 8, value)
+        assert form in (3, 4)
+        rows = changed.index(struct.pack("<H", 278), 8)
+        struct.pack_into("<HII", changed, rows + 2, 4, 1, max(value, 37))
+        with pytest.raises(FormatError, match=words):
+            open_image(PATH, bytes(changed))
+
+
+def test_eight_bits_with_white_as_zero_are_refused() -> None:
+    with pytest.raises(FormatError, match="white is zero"):
+        open_image(PATH, tiff(RNG.integers(0, 9, (5, 7)).astype(np.uint8), photometric="miniswhite", description="x"))
 
 
 @pytest.mark.parametrize("tile", [None, (16, 32)])

@@ -19,8 +19,12 @@ RATIOS: dict[int, int | None] = {
     **dict.fromkeys((8, 32946), 1032),  # deflate
     32773: 64,  # PackBits
     **dict.fromkeys((7, 50000), None),  # JPEG, Zstandard
+    **dict.fromkeys((2, 3, 4), None),  # CCITT (T.4, T.6)
 }
 JPEG = 7
+CCITT = (2, 3, 4)
+# No fax is wider; a row of one colour takes one bit, however wide it is.
+MAX_CCITT_WIDTH = 1 << 16
 
 
 def check_pages(path: Path, pages: Sequence[Any]) -> None:
@@ -40,7 +44,7 @@ def check_pages(path: Path, pages: Sequence[Any]) -> None:
     if first.dtype is None or first.dtype.kind not in "buif" or first.dtype.itemsize > 8:
         raise FormatError(path, f"pixel type {first.dtype}, expected integers or real numbers", "convert the file")
     colour = int(first.photometric)
-    if colour == 0 and not str(first.description).startswith('{"shape"'):
+    if colour == 0 and not (is_bilevel(first) or str(first.description).startswith('{"shape"')):
         # tifffile marks its bilevel pictures so, and means the numbers; others mean their brightness.
         cause = "white is zero (photometric interpretation 0): programs disagree on the numbers"
         raise FormatError(path, cause, "store it with black as zero")
@@ -72,6 +76,7 @@ def _check_lengths(path: Path, page: Any, data: Data, code: int) -> None:
 
     A decoder would cut or pad them silently. Of plain pixels, all pieces are checked.
     """
+    import imagecodecs
     import tifffile
 
     pieces = len(page.dataoffsets)
@@ -83,9 +88,36 @@ def _check_lengths(path: Path, page: Any, data: Data, code: int) -> None:
             if code == JPEG:
                 _check_jpeg(path, page, piece, index)
                 continue
+            if code in CCITT:
+                _check_ccitt(path, page, piece, index)
+                continue
+            if int(page.fillorder) == 2:
+                piece = imagecodecs.bitorder_decode(piece)
             found = len(tifffile.TIFF.DECOMPRESSORS[code](piece, out=expected + 1))
         if found != expected:
             raise FormatError(path, f"damaged: {found} bytes of pixels in piece {index}, expected {expected}")
+
+
+def is_bilevel(page: Any) -> bool:
+    """Whether a page has one bit per pixel."""
+    return bool(page.bitspersample == 1 and page.samplesperpixel == 1)
+
+
+def white_is_zero(page: Any) -> bool:
+    """Whether bits of a page mean the opposite of their brightness; those that tifffile writes are numbers."""
+    return int(page.photometric) == 0 and is_bilevel(page) and not str(page.description).startswith('{"shape"')
+
+
+def _check_ccitt(path: Path, page: Any, piece: bytes, index: int) -> None:
+    """Raise ``FormatError`` unless a strip or tile of CCITT codes can hold its rows; damaged codes are not found."""
+    rows, columns = piece_shape(page, index)
+    if not is_bilevel(page) or columns > MAX_CCITT_WIDTH:
+        cause = (
+            f"CCITT codes of {page.bitspersample} bits, {columns} columns; expected 1 bit, {MAX_CCITT_WIDTH} columns"
+        )
+        raise FormatError(path, cause, "store it plain, or with deflate, LZW or Zstandard")
+    check_claim(path, rows, 8 * len(piece))
+    check_memory(path, rows * columns)
 
 
 def _check_jpeg(path: Path, page: Any, piece: bytes, index: int) -> None:

@@ -15,7 +15,7 @@ from medseg.formats.content import Data
 from medseg.formats.errors import FormatError
 from medseg.formats.limits import check_memory, memory_budget
 from medseg.formats.tiff.axes import PageLayout
-from medseg.formats.tiff.checks import JPEG, piece_shape
+from medseg.formats.tiff.checks import JPEG, piece_shape, white_is_zero
 
 # Stored types that come out wider: numpy computes with halves slowly, and bits are numbers 0 and 1.
 _WIDER: dict[Any, Any] = {np.dtype(np.float16): np.dtype(np.float32), np.dtype(np.bool_): np.dtype(np.uint8)}
@@ -41,6 +41,7 @@ class PageVoxels:
         self._budget = memory_budget()
         first = pages[0]
         self._samples = int(first.samplesperpixel)
+        self._inverted = white_is_zero(first)
         native: np.dtype[Any] = first.dtype.newbyteorder("=")
         self.dtype: np.dtype[Any] = _WIDER.get(native, native)
         depth = () if layout.slices is None else (layout.slices,)
@@ -65,6 +66,8 @@ class PageVoxels:
                 for k, z in enumerate(slices):
                     page = self._pages[self._layout.pages[channel * (self._layout.slices or 1) + z]]
                     self._decode(page, rows, columns, out[first : first + self._samples, k])
+        if self._inverted:
+            out ^= 1
         return (out if self._layout.slices is not None else out[:, 0])[box[0]]
 
     def _decode(self, page: Any, rows: range, columns: range, out: NDArray[Any]) -> None:

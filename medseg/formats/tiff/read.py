@@ -19,10 +19,12 @@ from medseg.formats.errors import FormatError
 from medseg.formats.foreign import tiff_maker
 from medseg.formats.source import Source, Voxels
 from medseg.formats.tiff.axes import PageFacts, PageLayout, is_ome, page_layout
-from medseg.formats.tiff.checks import JPEG, check_pages, check_pieces
+from medseg.formats.tiff.checks import JPEG, check_pages, check_pieces, white_is_zero
 from medseg.formats.tiff.directory import count_pages
 from medseg.formats.tiff.planes import PageVoxels, decoding
 from medseg.formats.world import World
+
+_INVERTED = "one bit per pixel, white is zero: bits inverted, so that 0 is black and 1 is white, as programs show it"
 
 
 class _Stream(io.RawIOBase):
@@ -97,7 +99,7 @@ def _source(path: Path, data: Data, pages: list[Any], count: int) -> Source:
         palette=_colours(path, first) if int(first.photometric) == 3 else None,
         lossy=int(first.compression) == JPEG,
         notes=layout.notes,
-        remarks=layout.remarks + dropped,
+        remarks=layout.remarks + dropped + ((_INVERTED,) if white_is_zero(first) else ()),
         world=_world(first),
     )
 
