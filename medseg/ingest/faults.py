@@ -42,8 +42,8 @@ FAULTS: dict[str, Kind] = {
     "label-without-image": Kind("add its image, or leave the case out: `exclude: [ID]`", (), "left out"),
     "duplicate-id": Kind("rename or remove one of them", ("LB-12", "CF-08")),
     "unsafe-id": Kind(
-        "rename to 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit",
-        ("CF-06", "CF-07", "CF-08"),
+        "rename it; ids are made from names, but from none that cannot be printed, is a path, or has another use",
+        ("CF-06", "CF-08"),
     ),
     "unsafe-path": Kind("keep all files inside the data set's folder", ("CF-05", "CF-09")),
     "subject": Kind(

@@ -10,6 +10,7 @@ from pathlib import Path
 from medseg.config import DatasetConfig
 from medseg.errors import ConfigError, DataError, Fault
 from medseg.ingest.faults import exclude_these, fault, one_line
+from medseg.ingest.ids import case_id
 from medseg.ingest.layouts.found import Candidate, Found
 from medseg.ingest.subjects import read_case_table
 
@@ -36,7 +37,7 @@ def leave_out(dataset: str, found: Found, exclude: Iterable[str]) -> tuple[str, 
     Raises:
         ConfigError: if a name is no case's, with the nearest that is.
     """
-    names = tuple(sorted(set(exclude)))
+    names = tuple(sorted({case_id(name) for name in exclude}))
     known = {case.id for case in found.candidates} | {f.case for f in found.faults} - {"-"}
     for name in names:
         if name not in known and one_line(name) not in known:
@@ -75,12 +76,13 @@ def test_ids(
     codes: dict[str, set[str]] = defaultdict(set)
     for f in faults:
         codes[f.case].add(f.code)
-    for case in test.cases or ():
+    listed = [case_id(name) for name in test.cases or ()]
+    for case in listed:
         if case in excluded:
             raise ConfigError(f"datasets.{dataset}: case '{case}' is in `exclude` and in `test`; take it out of one")
         if case not in cases and case not in codes:
             raise ConfigError(f"datasets.{dataset}.test: no case '{one_line(case)}'{_nearest(case, cases)}")
-    named, more = list(test.cases or ()), list[Fault]()
+    named, more = listed, list[Fault]()
     if test.file is not None:
         named, more = _from_file(root, test.file, cases.keys() | codes.keys() | excluded)
     # A case whose files are not all there has a fault of its own; if that was allowed, this is the consequence.

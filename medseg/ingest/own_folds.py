@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medseg.errors import DataError, Fault
 from medseg.ingest.faults import fault
+from medseg.ingest.ids import case_id
 from medseg.ingest.splits import Fold, repeated
 from medseg.ingest.tables import read_table
 
@@ -97,7 +98,7 @@ def _from_json(path: Path) -> list[Fold]:
             ids = fold.get(part) if isinstance(fold, dict) else None
             if not isinstance(ids, list) or not all(isinstance(case, str) for case in ids):
                 raise DataError(f"{path}: fold {number} has no list of case ids '{part}'")
-    return [{"train": fold["train"], "val": fold["val"]} for fold in folds]
+    return [{part: [case_id(case) for case in fold[part]] for part in ("train", "val")} for fold in folds]
 
 
 def _from_table(path: Path, subject_of: Mapping[str, str], apart: Set[str]) -> list[Fold]:
@@ -106,6 +107,7 @@ def _from_table(path: Path, subject_of: Mapping[str, str], apart: Set[str]) -> l
     lacking = [name for name in ("case", "fold") if name not in header]
     if lacking:
         raise DataError(f"{path}: no column '{lacking[0]}'; there are {', '.join(header)}")
+    rows = [row | {"case": case_id(row["case"])} for row in rows]
     rows = [row for row in rows if row["case"] not in apart or _is_fold(row["fold"])]
     wrong = [row for row in rows if not _is_fold(row["fold"])]
     if wrong:

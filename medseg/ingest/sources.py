@@ -11,9 +11,11 @@ from pathlib import Path
 from medseg.config import DatasetConfig, is_table
 from medseg.errors import Fault
 from medseg.files import SAFE_NAME
+from medseg.formats.table import stem_of
 from medseg.image.labels import LabelTable
 from medseg.ingest.faults import fault
 from medseg.ingest.held_out import check_test, leave_out, one_side, test_ids
+from medseg.ingest.ids import case_id
 from medseg.ingest.layouts.bids import bids_layout
 from medseg.ingest.layouts.decathlon import decathlon_layout
 from medseg.ingest.layouts.dsb2018 import dsb2018_layout
@@ -42,6 +44,14 @@ LAYOUTS: dict[str, Callable[[str, Path, DatasetConfig], Found]] = {
     "dsb2018": dsb2018_layout,
     "table": table_layout,
 }
+
+
+# Names of which it is said what ids were made from them; all are in the manifest.
+NAMES_SHOWN = 3
+FIX_TWINS = (
+    "rename one of them, or give both ids of your own: a table with columns case,image,label and `table: FILE.csv` "
+    "(docs/data.md)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +98,7 @@ def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Inventory:
     section = config if config.layout else guess_layout(dataset, root, config)
     layout = str(section.layout)
     found = LAYOUTS[layout](dataset, root, section)
-    for remark in found.remarks:
+    for remark in (*found.remarks, *_with_ids(found)):
         say(f"ingest {dataset}: {remark}")
     check_test(dataset, layout, config)
     excluded = leave_out(dataset, found, config.exclude)
@@ -129,6 +139,18 @@ def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Inventory:
     return Inventory(root, candidates, found.labels, named, tuple(faults), found.splits, excluded, grouping)
 
 
+def _with_ids(found: Found) -> list[str]:
+    """Give the cases ids that are made from their names, and say so where these are no ids."""
+    renamed = {case.id: case_id(case.id) for case in found.candidates if case_id(case.id) != case.id}
+    found.candidates = [dataclasses.replace(case, id=case_id(case.id)) for case in found.candidates]
+    found.faults = [f if f.case == "-" else dataclasses.replace(f, case=case_id(f.case)) for f in found.faults]
+    if not renamed:
+        return []
+    shown = "; ".join(f"'{name}' is {case}" for name, case in list(renamed.items())[:NAMES_SHOWN])
+    more = f"; {len(renamed) - NAMES_SHOWN} more" if len(renamed) > NAMES_SHOWN else ""
+    return [f"{len(renamed)} ids are made from names that cannot be ids: {shown}{more} (manifest.tsv has id and file)"]
+
+
 def _unprintable(candidates: Sequence[Candidate], channels: Sequence[str]) -> list[Fault]:
     """Names with characters that cannot be printed: of files, of what cases belong to, and of channels.
 
@@ -159,7 +181,7 @@ def _id_faults(candidates: list[Candidate]) -> list[Fault]:
     for case in candidates:
         groups[same_name(case.id)].append(case)
         if not SAFE_NAME.fullmatch(case.id):
-            cause = "an id that is unsafe in paths and command lines"
+            cause = "an id that cannot be printed, or is a path"
             faults.append(fault("unsafe-id", case.id, case.images[0], cause))
         elif not StoreFolder.has_room(case.id):
             cause = "an id that prepared cases use for a file of their own"
@@ -167,5 +189,6 @@ def _id_faults(candidates: list[Candidate]) -> list[Fault]:
     for group in groups.values():
         for other in group[1:]:
             cause = f"the same id as {group[0].images[0]}"
-            faults.append(fault("duplicate-id", other.id, other.images[0], cause))
+            fix = FIX_TWINS if stem_of(Path(other.images[0])) != other.id else ""
+            faults.append(fault("duplicate-id", other.id, other.images[0], cause, fix))
     return faults

@@ -12,6 +12,7 @@ from medseg.config import is_table
 from medseg.errors import ConfigError, DataError, Fault
 from medseg.files import nearest
 from medseg.ingest.faults import fault
+from medseg.ingest.ids import case_id
 from medseg.ingest.layouts.found import Candidate
 from medseg.ingest.manifest import NOBODY, Grouping
 from medseg.ingest.tables import read_table
@@ -107,6 +108,8 @@ def subject_rule(dataset: str, pattern: str | None) -> Callable[[str], str | Non
 def read_case_table(root: Path, name: str, *columns: str) -> list[dict[str, str]]:
     """Rows of a table of the user's own with the column ``case`` and others, in the data set's or the working folder.
 
+    It may hold names of files: they become ids.
+
     Raises:
         DataError: with the cause alone, if it cannot be read or lacks a column.
     """
@@ -118,7 +121,7 @@ def read_case_table(root: Path, name: str, *columns: str) -> list[dict[str, str]
     lacking = [column for column in ("case", *columns) if column not in header]
     if lacking:
         raise DataError(f"no column '{lacking[0]}'; there are {', '.join(header)}")
-    return rows
+    return [row | {"case": case_id(row["case"])} for row in rows]
 
 
 def _from_file(

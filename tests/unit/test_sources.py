@@ -466,7 +466,7 @@ FAULTY: list[tuple[str, str, Damage, str, str, str]] = [
         "beta",
         "deep/beta a.nii.gz",
     ),
-    ("table", "hostile id", text_change("cases.csv", "beta,deep", "$(touch X),deep"), "unsafe-id", "$(touch X)", ""),
+    ("table", "hostile id", text_change("cases.csv", "beta,deep", "../X,deep"), "unsafe-id", "../X", ""),
     ("table", "an id twice", text_change("cases.csv", "beta,deep", "alpha,deep"), "duplicate-id", "alpha", "alpha a"),
 ]
 
@@ -536,7 +536,7 @@ def test_links_that_lead_out_are_refused(layout: str, tmp_path: Path) -> None:
     assert len(check(config(tmp_path, layout, **EXAMPLES[layout].section), "data").cases) == len(NAMES)
 
 
-@pytest.mark.parametrize("name", ["a b", "a\nb", "Zelle-ü", "🙂", "\u00e9", "e\u0301", "x" * 65, "$(id)", "-rf"])
+@pytest.mark.parametrize("name", ["a\nb", "a\u2028b", "a\x1b[1m"])
 def test_names_that_are_unsafe(name: str, tmp_path: Path) -> None:
     write_pairs(tmp_path / "data")
     for folder in ("images", "masks"):
@@ -549,7 +549,7 @@ def test_names_that_differ_in_unicode_form_only(tmp_path: Path) -> None:
     for folder in ("images", "masks"):
         for old, new in (("alpha", "\u00e9"), ("beta", "e\u0301")):
             (tmp_path / "data" / folder / f"{old}.nii.gz").rename(tmp_path / "data" / folder / f"{new}.nii.gz")
-    assert [code for code, _ in faults_of(tmp_path, "pairs")] == ["duplicate-id", "unsafe-id", "unsafe-id"]
+    assert [code for code, _ in faults_of(tmp_path, "pairs")] == ["duplicate-id"]
 
 
 # What single layouts know
@@ -693,7 +693,7 @@ def test_all_faults_of_a_table_are_told_at_once(tmp_path: Path) -> None:
         ("image-without-label", "delta"),
         ("table", "-"),
         ("table", "beta"),
-        ("unsafe-path", "gamma a"),
+        ("unsafe-path", "gamma_a"),
     ]
     (root / "cases.csv").write_text("cases;image_1;lable\n")
     assert causes_of(tmp_path, "table").count("did you mean") == 2
