@@ -20,6 +20,8 @@ ANYWHERE = 0.15
 # A value that few maps show, with few voxels.
 RARE_MAPS, RARE_VOXELS = 0.1, 0.001
 NOT_ANNOTATED = 255
+# The colour of a grey value: three times that.
+GREY = 0x010101
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,9 @@ def _wander(labels: Sequence[LabelFacts]) -> float:
 def put_labels(draft: Draft, survey: Survey) -> None:
     """Add what the values of the label maps mean, and what they may mean besides."""
     values = Values.of(survey.labels)
-    if not values.shown:
+    if any(facts.colours for facts in survey.labels):
+        _put_colours(draft, survey.labels)
+    elif not values.shown:
         draft.put(Line("labels", {"foreground": 1}, "every label map that was read is empty, or none could be read"))
         draft.open.append("what the classes are: no label map that was read shows any")
     elif values.numbers_objects:
@@ -114,6 +118,29 @@ def put_labels(draft: Draft, survey: Survey) -> None:
         _put_classes(draft, values, survey.labels)
     if len(survey.labels) < survey.labels_asked:
         draft.open.append(f"label values: {len(survey.labels)} of {survey.labels_asked} label maps were read for them")
+
+
+def _put_colours(draft: Draft, labels: Sequence[LabelFacts]) -> None:
+    """Masks in colour: black is background, or else the colour that comes most often."""
+    counts = Counter[int]()
+    for facts in labels:
+        # In a mask in grey among them, a value is a grey.
+        counts.update(facts.counts if facts.colours else {value * GREY: n for value, n in facts.counts.items()})
+    black = sum(facts.zeros for facts in labels)
+    if len(counts) > MOST_CLASSES:
+        draft.put(Line("labels", {"foreground": 1}, f"{len(counts)} colours in the label maps are no masks"))
+        draft.open.append(f"what the label maps are: they show {len(counts)} colours, as pictures do, not masks")
+        return
+    ordered = [colour for colour, _ in counts.most_common()]
+    background = 0 if black else ordered.pop(0)
+    names = {f"class_{k}": f"#{colour:06x}" for k, colour in enumerate(ordered, start=1)}
+    names = {"foreground": next(iter(names.values()))} if len(names) == 1 else names
+    total = counts.total() + black
+    shown = ", ".join(f"#{colour:06x}: {100 * counts[colour] / total:.3g}% of pixels" for colour in ordered)
+    draft.put(Line("labels", names, f"name -> colour, names are yours to choose; {shown}"))
+    draft.put(Line("background", [f"#{background:06x}"]))
+    if not black:
+        draft.open.append(f"whether #{background:06x}, the colour that comes most often, is background: none is black")
 
 
 def _put_unclear(draft: Draft, values: Values) -> None:
@@ -137,6 +164,10 @@ def _put_classes(draft: Draft, values: Values, labels: Sequence[LabelFacts]) -> 
     else:
         names = {"foreground": known[0]} if len(known) == 1 else {f"class_{value}": value for value in known}
         draft.put(Line("labels", names, f"name -> value, names are yours to choose; {shown}"))
+    if not any(facts.zeros for facts in labels):
+        often = values.voxels.most_common(1)[0][0]
+        draft.put(Line("background", [often], "if this value is background, take it out of `labels`", off=True))
+        draft.open.append(f"which value is background: no label map shows 0; {often} comes most often (`background`)")
     rare = [v for v in known if values.voxels[v] < RARE_VOXELS * total and values.shown[v] <= RARE_MAPS * values.maps]
     if rare:
         draft.open.append(

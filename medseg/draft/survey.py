@@ -55,10 +55,12 @@ class LabelFacts:
 
     Attributes:
         case: id of its case.
-        counts: value -> voxels, background (0) left out.
+        counts: value -> voxels, 0 left out; of a picture in colour, the colours as numbers (#00ff00 is 0x00ff00).
         parts: value -> separate parts of it, of at most ``LOOKED_AT`` values; None where nobody counted them.
         places: of the same values, the middle of its box as a share of the map along each axis.
         names: value -> name, of a file that lists its segments.
+        zeros: voxels of value 0, or black.
+        colours: whether it is a picture in colour.
     """
 
     case: str
@@ -66,6 +68,8 @@ class LabelFacts:
     parts: dict[int, int] | None = None
     places: dict[int, tuple[float, ...]] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
+    zeros: int = 0
+    colours: bool = False
 
 
 @dataclass(slots=True)
@@ -172,11 +176,14 @@ def _low(image: NDArray[Any]) -> float:
 def _labels(root: Path, case: Candidate, closely: bool) -> LabelFacts:
     """The values of a case's label map, and, if asked, of how many parts each is."""
     source = open_image(root / case.labels[0], reading=Reading().of_labels)
-    values, names = source.labels(), dict(source.segments)
-    counts = {value: voxels for value, voxels in count_values(values).items() if value != 0}
-    if not closely or values.size > CLOSE_VOXELS:
-        return LabelFacts(case.id, counts, names=names)
-    return LabelFacts(case.id, counts, *_parts(values, sorted(counts)), names)
+    planes = source.voxels
+    colours = len(planes) == 3 and not all(np.array_equal(planes[0], plane) for plane in planes[1:])
+    values, names = source.labels(colours=colours), dict(source.segments)
+    counts = count_values(values)
+    zeros = counts.pop(0, 0)
+    if not closely or colours or values.size > CLOSE_VOXELS:
+        return LabelFacts(case.id, counts, names=names, zeros=zeros, colours=colours)
+    return LabelFacts(case.id, counts, *_parts(values, sorted(counts)), names, zeros, colours)
 
 
 def _parts(values: NDArray[Any], present: Sequence[int]) -> tuple[dict[int, int], dict[int, tuple[float, ...]]]:

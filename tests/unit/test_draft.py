@@ -116,6 +116,32 @@ def test_binary_masks_are_one_class_and_the_way_to_objects_is_named(draw: np.ran
     assert any("12 separate parts of value 255" in line for line in said)
 
 
+def test_masks_in_colour_are_classes_by_their_colours(draw: np.random.Generator, out: Path) -> None:
+    palette = np.array([(0, 0, 0), (255, 0, 0), (0, 128, 255)], np.uint8)
+    root = pictures(Path("slides"), [palette[halves(draw)] for _ in range(5)])
+    section, said = drafted(root, out)
+    assert section["labels"] == {"class_1": "#0080ff", "class_2": "#ff0000"}
+    assert section["background"] == ["#000000"]
+    assert len(said) == 2
+    white = np.array([(255, 255, 255), (255, 0, 0), (255, 0, 0)], np.uint8)
+    section, said = drafted(pictures(Path("white"), [white[halves(draw)] for _ in range(5)]), Path("white.yaml"))
+    assert (section["labels"], section["background"]) == ({"foreground": "#ff0000"}, ["#ffffff"])
+    assert any("#ffffff, the colour that comes most often, is background" in line for line in said)
+    photographs = pictures(Path("photographs"), [picture(draw, 3) for _ in range(5)])
+    with pytest.raises(DatasetFaults):
+        drafted(photographs, Path("photographs.yaml"))
+    assert "as pictures do, not masks" in comments(Path("photographs.yaml"))
+
+
+def test_label_maps_without_the_value_0_have_a_background_to_be_named(draw: np.random.Generator, out: Path) -> None:
+    section, said = drafted(pictures(Path("d"), [1 + (halves(draw) > 0).astype(np.uint8) for _ in range(5)]), out)
+    assert section["labels"] == {"class_1": 1, "class_2": 2}
+    assert any("no label map shows 0; 1 comes most often" in line for line in said)
+    text = out.read_text().replace("# background: [1]", "background: [1]")
+    out.write_text(text.replace("{class_1: 1, class_2: 2}", "{class_2: 2}"))
+    check(load_config([out]), "d", 2)
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -127,7 +153,7 @@ def test_binary_masks_are_one_class_and_the_way_to_objects_is_named(draw: np.ran
 )
 def test_values_that_may_mean_several_things_are_said(values: list[dict[int, int]], words: str) -> None:
     draft = Draft("d", ".", "d")
-    put_labels(draft, Survey(len(values), labels=[LabelFacts(str(k), v) for k, v in enumerate(values)]))
+    put_labels(draft, Survey(len(values), labels=[LabelFacts(str(k), v, zeros=9) for k, v in enumerate(values)]))
     assert any(words in text for text in draft.open), draft.open
 
 
