@@ -44,6 +44,14 @@ def predict(
         list[str] | None,
         typer.Option("--allow", help="a doubt about images that is accepted, by name; besides those of the training"),
     ] = None,
+    axes: Annotated[
+        str | None,
+        typer.Option("--axes", help="planes of TIFF files, the slowest first: CYX, ZYX; none: as in training"),
+    ] = None,
+    channel: Annotated[
+        list[str] | None,
+        typer.Option("--channel", help="number from 0, or name, of a channel to take, once per channel of the model"),
+    ] = None,
     max_gb: Annotated[
         float | None, typer.Option("--max-gb", min=0.001, help="memory that predicting may take; none: what is there")
     ] = None,
@@ -83,6 +91,7 @@ def predict(
     }
     of_files |= {"--mirror": mirror, "--tracking-uri": tracking_uri, "--tables": tables or None, "--layout": layout}
     of_files |= {"--orientation": orientation, "--fill": fill, "--allow": allow or None, "--max-gb": max_gb}
+    of_files |= {"--axes": axes, "--channel": channel or None}
     of_files |= {"--rois": rois or None, "--geojson": geojson or None, "--overlays": overlays or None}
     of_fold = {"--config": config, "--manifest": manifest, "--splits": splits, "--fold": fold, "--code": code}
     of_fold |= {"--shard": shard, "--join": join}
@@ -100,6 +109,7 @@ def predict(
             "mirror": mirror,
         }
         how |= {"layout": layout, "orientation": orientation, "fill": fill, "allow": allow, "max_gb": max_gb}
+        how |= {"axes": axes, "channels": [int(c) if c.isdecimal() else c for c in channel or ()]}
         _predict_images(images, model, tracking_uri, out, kinds_of(tables, rois, geojson, overlays), how)
     elif config is not None and manifest is not None and splits is not None and fold is not None:
         _refuse(of_files, "for image files; the validation cases of a fold are predicted as the configuration says")

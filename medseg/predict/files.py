@@ -43,6 +43,8 @@ class How:
         orientation: which form counts where a NIfTI header contradicts itself.
         fill: stands for NaN and Inf voxels, with ``nonfinite`` in ``allow``.
         allow: doubts about images that are allowed by name.
+        axes: what the planes of TIFF files are, the slowest first: ``CYX``, ``ZYX``.
+        channels: numbers from 0, or the files' own names, of the channels that are taken, in this order.
         device, threads, mirror: see ``Predictor``.
         max_gb: memory that predicting, and one decoded file, may take; None: what is available, and half of the
             machine's.
@@ -55,6 +57,8 @@ class How:
     orientation: str | None = None
     fill: float | None = None
     allow: tuple[str, ...] = ()
+    axes: str | None = None
+    channels: tuple[int | str, ...] = ()
     device: str | None = None
     threads: int | None = None
     mirror: bool | None = None
@@ -77,6 +81,7 @@ class Batch:
         failed: image -> why it has none.
         kept: images whose label maps were there.
         allowed: doubts that were allowed.
+        unsized: images whose files state no voxel size, and are taken to have that of the training's.
     """
 
     inputs: Sequence[Input]
@@ -90,6 +95,7 @@ class Batch:
     failed: dict[Input, str] = field(default_factory=dict)
     kept: set[Input] = field(default_factory=set)
     allowed: list[Found] = field(default_factory=list)
+    unsized: list[Input] = field(default_factory=list)
 
     @property
     def written(self) -> list[Path]:
@@ -155,7 +161,8 @@ def open_batch(words: Sequence[Path], model: Path, out: Path, how: How, then: Th
     """The images that a user means, and where their predictions go; arguments and errors as for ``predict_files``."""
     checkpoint, weights_sha256 = read_description(model)
     inputs = find_inputs(words, checkpoint.channels, out, layout=how.layout, series=how.series)
-    terms = Terms.of(checkpoint, orientation=how.orientation, fill=how.fill, allow=how.allow, spacing=how.spacing)
+    given = {name: getattr(how, name) for name in ("orientation", "fill", "allow", "spacing", "axes", "channels")}
+    terms = Terms.of(checkpoint, **given)
     batch = Batch(inputs, model, out, how, checkpoint, weights_sha256, terms, then)
     _refuse_overwriting(inputs, [path for one in inputs for path in batch.outputs(one)])
     return batch
@@ -204,7 +211,9 @@ def _check_one(batch: Batch, one: Input, memory: Memory) -> None:
     parts = open_parts(one, batch.terms)
     channels = sum(part.shape[0] for part in parts)
     require_fit(parts[0].geometry, channels, one.shown, batch.checkpoint, one.files)
-    found = doubts_of_headers(one, parts, batch.terms)
+    if not (parts[0].states_grid or batch.how.spacing or one.spacing) and batch.terms.reading.spacing is not None:
+        batch.unsized.append(one)
+    found = doubts_of_headers(parts, batch.terms)
     batch.allowed += [doubt for doubt in found if doubt.allowed]
     refuse(found)
     memory.require(one.shown, channels, parts[0])
@@ -215,13 +224,21 @@ def _say_checked(batch: Batch) -> None:
     if batch.kept:
         count = f"{len(batch.kept)} of {len(batch.inputs)}"
         say(f"predict: kept {count} label maps that are there: of the same images, by the same model and options")
+    if batch.unsized:
+        size = " x ".join(f"{v:g}" for v in batch.terms.reading.spacing or ())
+        more = f" and {len(batch.unsized) - 1} more" if len(batch.unsized) > 1 else ""
+        say(
+            f"predict: {batch.unsized[0].shown}{more}: states no pixel size; taken to be {size} "
+            f"{batch.terms.reading.unit}, as in the training (--spacing gives another)"
+        )
     for code in sorted({found.doubt.code for found in batch.allowed}):
         same = [found for found in batch.allowed if found.doubt.code == code]
         more = f" and {len(same) - 1} more" if len(same) > 1 else ""
         say(f"predict: allowed {code}: {same[0].file}{more}: {same[0].doubt.cause}; {same[0].allowed}")
     if batch.failed:
-        left = len(batch.inputs) - len(batch.failed)
-        say(f"predict: {len(batch.failed)} of {len(batch.inputs)} images cannot be predicted; {left} others can")
+        count = f"{len(batch.failed)} of {len(batch.inputs)} images"
+        rest = ", the others are" if len(batch.failed) < len(batch.inputs) else ""
+        say(f"predict: {count} cannot be predicted{rest}")
 
 
 def _predict(batch: Batch, keys: Mapping[Input, str]) -> None:
@@ -237,12 +254,12 @@ def _predict(batch: Batch, keys: Mapping[Input, str]) -> None:
                 how = batch.how
                 predictor = predictor or Predictor(batch.model, how.device, how.threads, how.mirror)
                 _predict_one(batch, one, predictor, keys[one])
-        bar.update(done, str(one.labels(batch.out)))
+        bar.update(done, "" if one in batch.failed else str(one.labels(batch.out)))
 
 
 def _predict_one(batch: Batch, one: Input, predictor: Predictor, key: str) -> None:
     """Predict an image and write its files, the stamp last."""
-    source, found = read_whole(one, open_parts(one, batch.terms), batch.terms)
+    source, found = read_whole(open_parts(one, batch.terms), batch.terms)
     for doubt in found:
         say(f"predict: allowed {doubt.doubt.code}: {doubt.file}: {doubt.doubt.cause}; {doubt.allowed}")
     labels, *classes = batch.outputs(one)
@@ -256,7 +273,7 @@ def _follow(batch: Batch, one: Input, source: Source | None) -> None:
     if batch.then is None:
         return
     if source is None:
-        source, _ = read_whole(one, open_parts(one, batch.terms), batch.terms)
+        source, _ = read_whole(open_parts(one, batch.terms), batch.terms)
     batch.then(one.files[0], source, one.labels(batch.out))
 
 
@@ -308,6 +325,7 @@ def _identity(path: Path) -> tuple[int, int]:
 def options_of(given: Mapping[str, Any]) -> How:
     """Options by name, as the command line and MLflow have them; none stands for what the training says."""
     values = {name: value for name, value in given.items() if value is not None}
-    if "allow" in values:
-        values["allow"] = tuple(values["allow"])
+    for name in ("allow", "channels"):
+        if name in values:
+            values[name] = tuple(values[name])
     return How(**values)

@@ -18,6 +18,7 @@ from medseg.ingest.layouts.bids import images_of
 from medseg.ingest.layouts.dsb2018 import image_folders
 from medseg.ingest.layouts.found import HEADERS, LITTER, visible
 from medseg.ingest.layouts.table import image_columns, row_faults, spacing_of
+from medseg.ingest.layouts.words import is_derived, rank
 from medseg.ingest.tables import read_table
 from medseg.progress import say
 
@@ -137,13 +138,35 @@ def _of_folder(folder: Path, out: Path, series: str) -> list[Input]:
     paths = list(_images_below(folder, out, others))
     if not paths:
         raise DataError(_nothing_in(folder, others))
-    if others:
-        names = ", ".join(str(path.relative_to(folder)) for path in others[:SHOWN])
-        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
-        say(f"predict: left out of {folder}, since no format of images is called so: {names}{more}")
+    _say_left_out(folder, others, "no format of images is called so")
+    masks = _masks(folder, paths)
+    if masks and len(masks) < len(paths):
+        _say_left_out(folder, masks, "called like label maps, and others are not (name them to take them)")
+        paths = [path for path in paths if path not in masks]
     if all(path.is_dir() and suffix_of(path) not in FORMATS for path in paths) and _one_series(paths, series):
         return [of_file(folder)]
     return [_below(folder, path) for path in paths]
+
+
+def _say_left_out(folder: Path, paths: Sequence[Path], why: str) -> None:
+    if paths:
+        names = ", ".join(str(path.relative_to(folder)) for path in paths[:SHOWN])
+        more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+        say(f"predict: left out of {folder}: {names}{more}: {why}")
+
+
+def _masks(folder: Path, paths: Sequence[Path]) -> list[Path]:
+    """Those of the images in a folder that are called like label maps: ``masks/a``, ``a_mask`` beside ``a``."""
+    stems: dict[Path, list[str]] = defaultdict(list)
+    for path in paths:
+        stems[path.parent].append(stem_of(path))
+    return [path for path in paths if _is_mask(path, path.relative_to(folder).parent.parts, stems[path.parent])]
+
+
+def _is_mask(path: Path, folders: Sequence[str], beside: Sequence[str]) -> bool:
+    stem = stem_of(path)
+    endings = [stem[len(other) :] for other in beside if other != stem and stem.startswith(other)]
+    return any(rank(name) or is_derived(name) for name in (*folders, *endings))
 
 
 def _below(folder: Path, path: Path) -> Input:
@@ -253,7 +276,8 @@ def _grouped(found: list[Input], channels: Sequence[str]) -> list[Input]:
             joined[min(members, key=found.index)] = _together(members, _case(members[0], kind, channels))
     made = [one for one in joined.values() if one is not None]
     if made:
-        say(f"predict: {len(made)} images have a file per channel, e.g. {', '.join(f.name for f in made[0].files)}")
+        names = ", ".join(file.name for file in made[0].files)
+        say(f"predict: files are channels of one image, {len(made)} in all: {names} are {made[0].name}")
     return [one for one in (joined.get(one, one) for one in found) if one is not None]
 
 

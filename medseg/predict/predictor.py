@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from medseg.errors import DataError
 from medseg.formats.source import Source
 from medseg.formats.table import stem_of, suffix_of
 from medseg.heads import HEADS
-from medseg.image.geometry import Geometry
+from medseg.image.geometry import Geometry, measured_alike
 from medseg.machine import pick_device
 from medseg.plan.plan import Plan
 from medseg.predict.inputs import NUMBERED
@@ -61,7 +62,10 @@ class Predictor:
             DataError: if dimensions, channels or unit are not the model's, or voxels are not finite.
             PredictionError: if the network's output is not finite.
         """
-        require_fit(source.geometry, source.shape[0], name, self.checkpoint)
+        geometry, unit = source.geometry, self.plan.grid.unit
+        require_fit(geometry, source.shape[0], name, self.checkpoint)
+        if geometry.unit != unit:
+            source = replace(source, affine=geometry.in_unit(unit).affine, unit=unit)
         found = self.checkpoint
         pipeline = Pipeline(self.plan, found.labels, self.members, self.device, self.precision, found.decoding)
         pipeline.run(source, name, sinks)
@@ -90,7 +94,7 @@ def require_fit(
             f"{name}: {geometry.dims}-D with {channels} channels; the model expects {grid.dims}-D with "
             f"{expected} ({', '.join(checkpoint.channels)}){_beside(files, channels, expected)}"
         )
-    if geometry.unit != grid.unit:
+    if not measured_alike(geometry, Geometry.from_spacing(geometry.shape, geometry.spacing, grid.unit)):
         raise DataError(
             f"{name}: its voxel size is in {geometry.unit}, the model was trained on sizes in {grid.unit}; "
             "give the size of its pixels in micrometres (--spacing), or leave it out for a model trained without"

@@ -25,13 +25,14 @@ from medseg.ingest.cases import grid_of, same_grid
 from medseg.ingest.doubts import OF_IMAGES, Doubt, channel_doubts, grid_doubts, header_doubts, voxel_doubts
 from medseg.ingest.faults import FAULTS
 from medseg.predict.inputs import Input
-from medseg.reading import Reading
+from medseg.reading import Reading, are_axes
 from medseg.train.checkpoint import Checkpoint
 
 # Kind of fault -> what can be done about it here, where the table of faults speaks of a configuration.
 FIXES = {
     "orientation": "correct the header, or name the form that counts: --orientation sform (or qform)",
     "nonfinite": "replace NaN and Inf by real numbers, or say what stands for them: --allow nonfinite --fill NUMBER",
+    "tiff-pages": "say what the pages are: --axes CYX (channels) or --axes ZYX (slices)",
     "series": "name one by --series: its UID or number",
     "too-large": "split the image, or allow one file more memory: --max-gb NUMBER",
     "constant-image": "export the image again, or leave it out",
@@ -59,6 +60,8 @@ class Terms:
         fill: float | None = None,
         allow: Iterable[str] = (),
         spacing: Sequence[float] | None = None,
+        axes: str | None = None,
+        channels: Sequence[int | str] = (),
     ) -> Terms:
         """The terms of a model's training, with what the user says beyond them.
 
@@ -68,9 +71,11 @@ class Terms:
             fill: stands for NaN and Inf voxels.
             allow: codes of doubts.
             spacing: micrometres per axis of files that state no size.
+            axes: what the planes of TIFF files are.
+            channels: numbers or names of the channels that are taken.
 
         Raises:
-            ConfigError: if a code cannot be allowed, or ``nonfinite`` and ``fill`` do not go together.
+            ConfigError: if a code cannot be allowed, axes are none, or ``nonfinite`` and ``fill`` do not go together.
         """
         allow = tuple(allow)
         for code in allow:
@@ -78,7 +83,13 @@ class Terms:
                 near = difflib.get_close_matches(code, OF_IMAGES, n=1, cutoff=0.5)
                 hint = f"did you mean '{near[0]}'?" if near else f"can be: {', '.join(OF_IMAGES)}"
                 raise ConfigError(f"--allow {code}: nothing that can be allowed of an image; {hint}")
+        if axes is not None and not are_axes(axes):
+            raise ConfigError(f"--axes {axes}: expected letters T, Z, C, each at most once, then YX, as in CYX or ZYX")
         reading = checkpoint.reading.sized(spacing)
+        if axes is not None:
+            reading = replace(reading, axes=axes)
+        if channels:
+            reading = replace(reading, channels=tuple(channels), names=())
         if orientation is not None:
             reading = replace(reading, orientation=orientation)
         if fill is not None:
@@ -130,10 +141,14 @@ def open_parts(one: Input, terms: Terms) -> list[Source]:
         FormatError: if one cannot be read; what it says to do is for a command, not for a configuration.
     """
     reading = replace(terms.reading.sized(one.spacing), fill=None)
-    if len(one.files) > 1:
+    files = one.files
+    if len(files) > 1:
+        # As a data set with a file per channel chooses among its files.
+        numbers = [c for c in reading.channels if isinstance(c, int) and c < len(files)]
+        files = tuple(files[c] for c in numbers) if numbers and len(numbers) == len(reading.channels) else files
         reading = replace(reading, channels=(), names=())
     try:
-        return [open_image(file, series=one.series, reading=reading) for file in one.files]
+        return [open_image(file, series=one.series, reading=reading) for file in files]
     except FormatError as error:
         fix = FIXES.get(error.code, error.fix)
         raise FormatError(error.path, error.cause, fix, error.code) from None
@@ -145,18 +160,18 @@ def grids_of(parts: Sequence[Source]) -> list[Geometry]:
     return [first, *(grid_of(part, first) for part in parts[1:])]
 
 
-def doubts_of_headers(one: Input, parts: Sequence[Source], terms: Terms) -> list[Found]:
+def doubts_of_headers(parts: Sequence[Source], terms: Terms) -> list[Found]:
     """What is doubtful about an image before its voxels are looked at."""
     grids = grids_of(parts)
     found: list[Found] = []
-    for file, part, grid in zip(one.files, parts, grids, strict=True):
+    for part, grid in zip(parts, grids, strict=True):
         doubts = [*header_doubts(part, terms.reading.orientation)]
-        doubts += grid_doubts(part, grid) if part is parts[0] else channel_doubts(grid, grids[0], one.files[0].name)
-        found += judged(file, doubts, terms)
+        doubts += grid_doubts(part, grid) if part is parts[0] else channel_doubts(grid, grids[0], parts[0].path.name)
+        found += judged(part.path, doubts, terms)
     return found
 
 
-def read_whole(one: Input, parts: Sequence[Source], terms: Terms) -> tuple[Source, list[Found]]:
+def read_whole(parts: Sequence[Source], terms: Terms) -> tuple[Source, list[Found]]:
     """The image in memory, all channels on the grid of the first, and what is doubtful about its voxels.
 
     Raises:
@@ -165,9 +180,9 @@ def read_whole(one: Input, parts: Sequence[Source], terms: Terms) -> tuple[Sourc
     grids = grids_of(parts)
     channels: list[NDArray[Any]] = []
     found: list[Found] = []
-    for file, part, grid in zip(one.files, parts, grids, strict=True):
+    for part, grid in zip(parts, grids, strict=True):
         image = part.image()
-        found += judged(file, voxel_doubts(image, terms.reading.fill), terms)
+        found += judged(part.path, voxel_doubts(image, terms.reading.fill), terms)
         if terms.reading.fill is not None and image.dtype.kind == "f":
             image = np.where(np.isfinite(image), image, image.dtype.type(terms.reading.fill))
         channels.append(image if same_grid(grid, grids[0]) else resample_to(image, grid, grids[0], order=1))

@@ -27,7 +27,10 @@ FILES = (ModelFolder(Path()).description.name, ModelFolder(Path()).weights.name)
 # What MLflow runs to load a model; a copy of it is stored with each.
 CODE = Path(__file__).with_name("pyfunc_model.py")
 # Options of ``medseg predict`` that a stored model takes.
-OPTIONS = ["layout", "series", "spacing", "orientation", "fill", "allow", "device", "threads", "mirror", "max_gb"]
+OPTIONS = (
+    *("layout", "series", "spacing", "orientation", "fill", "allow", "axes", "channels"),
+    *("device", "threads", "mirror", "max_gb"),
+)
 # Tag of a stored model: digest of all that it was made from.
 KEY_TAG = "medseg.model_digest"
 RUN_ID = re.compile(r"[0-9a-f]{32}")

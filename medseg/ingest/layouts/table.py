@@ -102,7 +102,7 @@ def row_faults(row: Mapping[str, str], images: list[str]) -> list[str]:
     """What is wrong with the cells of one row of a table whose columns ``images`` name images."""
     causes = [f"column '{name}' is empty" for name in ("case", *images) if not row[name]]
     for name in (*images, "label"):
-        if row[name] and not usable(row[name]):
+        if row.get(name) and not usable(row[name]):
             causes.append(f"column '{name}': {row[name][:80]!r} can be no file's name")
     if row.get("spacing") and spacing_of(row["spacing"]) is None:
         causes.append(f"column 'spacing': {row['spacing']!r}, expected micrometres per axis, e.g. '0.5 0.25 0.25'")
