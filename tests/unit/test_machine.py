@@ -120,6 +120,34 @@ def test_memory_is_that_of_the_container(
     assert machine.host_memory() == expected
 
 
+LEFT = [
+    ("0::/job", {"job/memory.max": "1000", "job/memory.current": "400"}, 600),
+    ("0::/job", {"job/memory.max": "1000", "job/memory.current": "900", "job/memory.stat": "inactive_file 300"}, 400),
+    ("0::/a/b", {"a/memory.max": "500", "a/memory.current": "450", "a/b/memory.max": "max"}, 50),
+    ("0::/job", {"job/memory.max": "1000", "job/memory.current": "1200"}, 0),
+    ("0::/job", {"job/memory.max": "max", "job/memory.current": "1"}, 7000 * 1024),
+    (
+        "4:memory:/job\n0::/",
+        {
+            "memory/job/memory.limit_in_bytes": "1000",
+            "memory/job/memory.usage_in_bytes": "700",
+            "memory/job/memory.stat": "cache 1\ntotal_inactive_file 100",
+        },
+        400,
+    ),
+]
+
+
+@pytest.mark.parametrize(("membership", "files", "expected"), LEFT)
+def test_memory_that_is_left_is_what_machine_and_container_leave(
+    membership: str, files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_groups(membership, files, tmp_path, monkeypatch)
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable:    7000 kB\n")
+    monkeypatch.setattr(machine, "MEMORY", tmp_path / "meminfo")
+    assert machine.available_memory() == expected
+
+
 @pytest.mark.parametrize(("membership", "files", "expected"), QUOTAS, ids=[m for m, _, _ in QUOTAS])
 def test_processors_are_those_that_the_container_may_use(
     membership: str, files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

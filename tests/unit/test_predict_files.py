@@ -327,7 +327,7 @@ def volumes(study: Any, tmp_path: Path) -> dict[str, Path]:
 def test_doubts_are_those_of_the_check_and_are_allowed_by_the_same_names(
     volumes: dict[str, Path], study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = study.model("solid")
+    model = with_terms(study.model("solid"), tmp_path / "model", accepts=())
     for code, path in volumes.items():
         with pytest.raises(ImagesFailed, match=rf"{path.name}: .*\({code}\); ") as caught:
             predict_files([path], model, tmp_path / code)
@@ -401,12 +401,12 @@ def test_declared_axes_and_channels_count_in_prediction(study: Any, tmp_path: Pa
     picture = study.folder("flat") / "images" / "f0.png"
     values = open_image(picture).image()[0]
     stack = np.stack([255 - values, values])
-    tifffile.imwrite(tmp_path / "two.tif", stack, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "two.tif", stack, photometric="minisblack", metadata={"axes": "CYX"})
     (reference,) = predict_files([picture], study.model("flat"), tmp_path / "ref")
-    trained = with_terms(study.model("flat"), tmp_path / "model", reading=Reading(axes="CYX", channels=(1,)))
+    trained = with_terms(study.model("flat"), tmp_path / "model", reading=Reading(channels=(1,)))
     for name, model, how in (
         ("trained", trained, How()),
-        ("asked", study.model("flat"), How(axes="CYX", channels=(1,))),
+        ("asked", study.model("flat"), How(channels=(1,))),
     ):
         (target,) = predict_files([tmp_path / "two.tif"], model, tmp_path / name, how)
         np.testing.assert_array_equal(read_labels(target)[0], read_labels(reference)[0])
