@@ -70,7 +70,9 @@ FAULTS: dict[str, Kind] = {
     "orientation": Kind("correct the header, or name the form that counts: `orientation: sform`", ("IN-19", "IN-20")),
     "no-orientation": Kind("set sform or qform", ("IN-21",), "kept: axes are taken as RAS"),
     "tiff-pages": Kind(
-        "say what the pages are: save as OME-TIFF or in ImageJ, or tifffile.imwrite(..., metadata={'axes': 'ZYX'})",
+        "say what the pages are: `axes: CYX` (channels) or `axes: ZYX` (slices) of the data set; or in the files: save "
+        "them as OME-TIFF or in ImageJ, or by "
+        "tifffile.imwrite(path, array, photometric='minisblack', metadata={'axes': 'ZYX'})",
         ("DX-11",),
         "kept: pages are taken as slices",
     ),
@@ -96,8 +98,20 @@ FAULTS: dict[str, Kind] = {
     "shape-mismatch": Kind("export image and label on one grid", ("LB-06",)),
     "affine-mismatch": Kind("export image and label on one grid", ("LB-07",)),
     "channel-grid": Kind("give all channels of a case one field of view", ("LB-13",)),
-    "channels": Kind("give every case the same channels", ("IN-13", "LB-13", "DX-11")),
+    "channels": Kind(
+        "give every case the same channels, or choose them: `channels: {NAME: NUMBER}`", ("IN-13", "LB-13", "DX-11")
+    ),
     "channel-order": Kind("put its channels into the order of the others", ("LB-13",), "kept"),
+    "unit": Kind(
+        "give all images a size: `spacing: [...]` (and `unit: mm`) for those that state none; or count pixels: "
+        "`sizes: pixels`",
+        ("IN-25",),
+    ),
+    "voxel-size": Kind(
+        "correct the size in the file, or leave the case out: `exclude: [ID]`",
+        ("IN-26",),
+        "kept: its size is used as it is",
+    ),
     "dims-mismatch": Kind("keep pictures, single slices and volumes in separate data sets", ("IN-14",)),
     "identical-images": Kind(
         "leave the copy out: `exclude: [ID]`", ("LB-12",), "kept: one subject is never on both sides"

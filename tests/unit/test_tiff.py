@@ -101,7 +101,7 @@ STACK = RNG.integers(0, 99, (2, 3, 5, 7)).astype(np.uint16)  # C, Z, Y, X
 
 def shape_and_sizes(data: bytes, path: Path = PATH) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
     found = open_image(path, data)
-    return found.voxels.shape, None if found.affine is None else found.geometry.spacing
+    return found.voxels.shape, None if found.stated is None else found.geometry.spacing
 
 
 # What pages mean
@@ -119,7 +119,7 @@ def test_declared_axes_are_followed(kind: str, axes: str) -> None:
     expected = {"ZYX": STACK[:1], "CYX": STACK[:, 0]}.get(axes, STACK)
     np.testing.assert_array_equal(found.voxels, expected)
     assert found.notes == ()
-    assert found.affine is None
+    assert found.stated is None or kind == "imagej"
 
 
 def test_undeclared_pages_are_slices_and_a_doubt() -> None:
@@ -196,10 +196,6 @@ def test_ome_planes_may_lie_in_any_page() -> None:
         (ome(VOLUME.replace('SizeZ="3"', 'SizeZ="0"')), "SizeZ '0'"),
         (ome(VOLUME.replace('SizeZ="3"', "")), "SizeZ ''"),
         (ome(VOLUME.replace("XYZCT", "XYZZT")), "DimensionOrder"),
-        (ome(VOLUME + ' PhysicalSizeX="-1"'), "impossible pixel size"),
-        (ome(VOLUME + ' PhysicalSizeX="nan"'), "impossible pixel size"),
-        (ome(VOLUME + ' PhysicalSizeX="wide"'), "PhysicalSizeX is 'wide'"),
-        (ome(VOLUME + ' PhysicalSizeX="1" PhysicalSizeXUnit="furlong"'), "unit 'furlong'"),
         (
             tiff(STACK[0], photometric="minisblack", metadata=None, description="<?xml version='1.0'?><OME>"),
             "damaged OME",
@@ -253,14 +249,70 @@ def test_imagej_sizes(unit: str) -> None:
 
 
 def test_sizes_of_some_axes_are_left_aside_with_a_remark() -> None:
-    found = open_image(PATH, tiff(STACK[0], imagej=True, resolution=(4.0, 2.0), metadata={"axes": "ZYX", "unit": "um"}))
-    assert found.affine is None
+    found = open_image(PATH, ome(VOLUME + ' PhysicalSizeX="0.5" PhysicalSizeY="0.5"'))
+    assert found.stated is None
     assert found.remarks == ("pixel size known for some axes only: not used",)
+
+
+@pytest.mark.parametrize(
+    ("words", "remark"),
+    [
+        ('PhysicalSizeX="-1"', "pixel size '-1' along X: not used"),
+        ('PhysicalSizeX="0"', "pixel size '0' along X: not used"),
+        ('PhysicalSizeX="nan"', "pixel size 'nan' along X: not used"),
+        ('PhysicalSizeX="wide"', "pixel size 'wide' along X: not used"),
+        ('PhysicalSizeX="1" PhysicalSizeXUnit="furlong"', "unit 'furlong' is no length: no pixel size along X"),
+    ],
+)
+def test_what_is_no_size_leaves_a_remark_and_the_pixels(words: str, remark: str) -> None:
+    found = open_image(PATH, ome(f'{VOLUME} PhysicalSizeY="1" PhysicalSizeZ="1" {words}'))
+    assert found.shape == (1, 3, 5, 7)
+    assert found.stated is None
+    assert found.remarks[0] == remark
+
+
+def imagej(lines: str, resolution: tuple[float, float] = (4.0, 2.0), pages: int = 3, **options: Any) -> bytes:
+    description = f"ImageJ=1.54f\n{lines}\n"
+    stack = STACK[0, :pages] if pages > 1 else STACK[0, 0]
+    return tiff(
+        stack, photometric="minisblack", metadata=None, description=description, resolution=resolution, **options
+    )
+
+
+@pytest.mark.parametrize("spacing", ["", "\nspacing=0", "\nspacing=0.0", "\nspacing=1.0", "\nspacing=-1"])
+def test_a_step_of_one_that_imagej_does_not_write(spacing: str) -> None:
+    """``ij.io.FileSaver`` writes `spacing` unless it is exactly 1."""
+    data = imagej(f"images=3\nslices=3\nunit=um{spacing}")
+    assert shape_and_sizes(data) == ((1, 3, 5, 7), (1.0, 0.5, 0.25))
+
+
+@pytest.mark.parametrize("tag", ["none", "inch", "centimeter"])
+def test_the_unit_of_imagej_counts_beside_the_tag(tag: str) -> None:
+    data = imagej("images=1\nunit=micron", pages=1, resolutionunit=tag)
+    assert shape_and_sizes(data) == ((1, 5, 7), (0.5, 0.25))
+    for nothing in ("images=1", "images=1\nunit=pixel", "images=1\nunit=Pixels", "images=1\nunit= "):
+        found = open_image(PATH, imagej(nothing, pages=1, resolutionunit=tag))
+        assert (found.stated, found.remarks) == (None, ())
+    found = open_image(PATH, imagej("images=1\nunit=sec", pages=1, resolutionunit=tag))
+    assert (found.stated, found.remarks) == (None, ("unit 'sec' is no length: no pixel size",))
+
+
+def test_axes_of_imagej_may_have_units_of_their_own() -> None:
+    data = imagej("images=3\nslices=3\nunit=um\nyunit=nm\nzunit=mm\nspacing=0.002")
+    assert shape_and_sizes(data)[1] == pytest.approx((2.0, 0.0005, 0.25))
+    found = open_image(PATH, imagej("images=3\nslices=3\nunit=um\nspacing=x"))
+    assert (found.stated, found.remarks[0]) == (None, "pixel size 'x' along Z: not used")
+
+
+def test_units_of_the_json_of_tifffile() -> None:
+    sizes = {"PhysicalSizeX": 250.0, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.5}
+    data = tiff(STACK[0, 0], photometric="minisblack", metadata={"axes": "YX", **sizes})
+    assert shape_and_sizes(data)[1] == pytest.approx((0.5, 0.25))
 
 
 def test_resolution_tags_alone_are_left_aside() -> None:
     found = open_image(PATH, tiff(STACK[0, 0], metadata=None, resolution=(300, 300), resolutionunit="inch"))
-    assert found.affine is None
+    assert found.stated is None
     assert found.spaced((0.5, 0.25)).geometry.spacing == (0.5, 0.25)
     with pytest.raises(FormatError, match="3 numbers, the image has axes"):
         assert found.spaced((1.0, 0.5, 0.25)).geometry

@@ -1,55 +1,24 @@
-"""What the pages of a TIFF file are: slices, channels, or one picture; and how large a pixel is.
+"""How the pages of a TIFF make an image: slices, channels, or one picture; and how large a pixel is.
 
-TIFF itself does not define that. OME-XML (docs.openmicroscopy.org, OME model 2016-06), ImageJ's description and the
-shape that tifffile writes do. Without one of these, TIFF's own resolution tags are ignored: mostly they mean printing.
+TIFF itself does not define that. The configuration does (`axes`), or OME-XML, ImageJ's description, or the shape that
+tifffile writes. Without one of these, TIFF's own resolution tags are ignored: mostly they mean printing.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from xml.etree import ElementTree
+from dataclasses import dataclass, replace
 
 from medseg.formats.errors import FormatError
+from medseg.formats.tiff.facts import FIX_AXES, Description, PageFacts
+from medseg.formats.tiff.imagej import imagej, is_imagej
+from medseg.formats.tiff.ome import MAX_PLANES, is_ome, ome
+from medseg.formats.tiff.shaped import is_shaped, shaped
 
-# Units of length in micrometres.
-_MICROMETRES = {
-    **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometers", "\\u00B5m"), 1.0),
-    "pm": 1e-6,
-    "nm": 1e-3,
-    "mm": 1e3,
-    "cm": 1e4,
-    "m": 1e6,
-    **dict.fromkeys(("inch", "in"), 25400.0),
-}
-_NO_UNITS = {"", "pixel", "pixels", "reference frame"}
-# No file has more planes; bounds what a description may claim.
-MAX_PLANES = 1 << 20
 _PLAIN_STACK = "no metadata says what the {count} pages are; taken as slices (Z)"
-FIX_AXES = "keep one time point and one series per file"
-
-
-@dataclass(frozen=True, slots=True)
-class PageFacts:
-    """Number, size and resolution of the pages of a file.
-
-    Attributes:
-        path: the file, for messages.
-        count: pages.
-        shape: rows, columns.
-        samples: numbers per pixel.
-        resolution: pixels per unit along columns and rows, as stored; None if absent.
-    """
-
-    path: Path
-    count: int
-    shape: tuple[int, int]
-    samples: int
-    resolution: tuple[float, float] | None
+Axes = Sequence[tuple[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,57 +26,143 @@ class PageLayout:
     """How pages make an image.
 
     Attributes:
-        channels: planes per slice (each of which may have several samples).
-        slices: planes along Z; None for a picture.
+        channels: planes per slice, without the samples of a pixel.
+        slices: planes along Z, without the samples of a pixel; None: no pages are slices.
         pages: page of channel c and slice z at ``[c * (slices or 1) + z]``.
+        sample_axis: what the samples of a pixel are: ``C``; or ``Z``: slices of a stack of 3 or 4.
+        alpha: whether an extra sample that is marked as alpha is one: no, where the axes say what samples are.
         sizes: micrometres per axis (Z, Y, X) or (Y, X); None if unknown.
-        notes: doubts, as in ``Stored``.
-        remarks: decisions, as in ``Stored``.
+        names: of the channels, samples included.
+        notes: doubts, as in ``medseg.formats.source.Source``.
+        remarks: decisions, likewise.
     """
 
     channels: int
     slices: int | None
     pages: tuple[int, ...]
+    sample_axis: str = "C"
+    alpha: bool = True
     sizes: tuple[float, ...] | None = None
+    names: tuple[str, ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
     remarks: tuple[str, ...] = ()
 
 
-def page_layout(facts: PageFacts, description: str) -> PageLayout:
-    """The layout by the first page's description; without one, pages are slices, with a note that this is a guess.
+def page_layout(facts: PageFacts, description: str, declared: str = "") -> PageLayout:
+    """The layout by ``declared``, else by the first page's description; without both, a guess and a note about it.
+
+    Args:
+        facts: what the pages are.
+        description: of the first page.
+        declared: axes of the configuration, as in ``medseg.reading.Reading``; empty: none.
 
     Raises:
-        FormatError: for time points, several series, or a description that contradicts the pages.
+        FormatError: for time points, several series, or axes that are not those of the pages.
     """
-    text = description.strip().strip("\0")
+    found = described(facts, description.strip().strip("\0"))
+    if declared:
+        found = replace(found, axes=_lengths(facts, declared, dict(found.axes or ())), pages=None)
+    if found.axes is not None:
+        return _arranged(facts, found, found.axes)
+    layout = PageLayout(1, None, (0,), names=found.names)
+    if facts.count > 1:
+        doubt = ("tiff-pages", _PLAIN_STACK.format(count=facts.count))
+        layout = PageLayout(1, facts.count, tuple(range(facts.count)), notes=(doubt,))
+    return replace(layout, remarks=found.remarks)
+
+
+def described(facts: PageFacts, text: str) -> Description:
+    """What the first page's description says."""
     if is_ome(text):
-        return _ome(facts, text)
-    if text.startswith("ImageJ="):
-        return _imagej(facts, text)
-    if text.startswith("{") and '"shape"' in text:
-        return _shaped(facts, text)
-    return _undeclared(facts)
+        return ome(facts, text)
+    if is_imagej(text):
+        return imagej(facts, text)
+    return shaped(facts, text) if is_shaped(text) else Description()
 
 
-def is_ome(description: str) -> bool:
-    """Whether a description is OME-XML."""
-    return bool(re.match(r"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(\w+:)?OME\b", description, re.DOTALL))
+def _lengths(facts: PageFacts, declared: str, known: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """The axes that the configuration declares, with their lengths.
+
+    Where one length is left open, it is what remains of pages and samples; of several, the file's own come first.
+
+    Args:
+        facts: what the pages are.
+        declared: the axes.
+        known: lengths by the file's own description.
+
+    Raises:
+        FormatError: if these axes are not those of the pages.
+    """
+    given = {letter: int(length or 0) for letter, length in re.findall("([TZCS])([0-9]*)", declared)}
+    if facts.samples > 1 and not given:
+        cause = f"`axes: {declared}`, and a pixel has {facts.samples} samples"
+        raise FormatError(facts.path, cause, "say what they are: `axes: YXC` if they are channels")
+    if facts.samples > 1 or declared[-1] in "CS":
+        last = list(given)[-1]
+        given[last] = given[last] or facts.samples
+    planes = facts.count * facts.samples
+    left_open = [letter for letter, length in given.items() if not length]
+    # A description leaves out axes of length 1.
+    otherwise = 1 if planes == 1 or (known and known.keys() <= given.keys()) else 0
+    for letter in left_open if planes == 1 else left_open[:-1]:
+        given[letter] = known.get(letter, otherwise)
+    if 0 in [length for letter, length in given.items() if letter != (left_open or [""])[-1]]:
+        example = re.sub(f"{left_open[-1]}(?=[A-Z])", f"{left_open[-1]}2", declared)
+        cause = f"`axes: {declared}` leaves open how {facts.count} pages are divided into {', '.join(left_open)}"
+        raise FormatError(facts.path, cause, f"write the length of one behind its letter, as in `axes: {example}`")
+    rest = math.prod(length for length in given.values() if length)
+    given = {letter: length or planes // rest for letter, length in given.items()}
+    if math.prod(given.values()) != planes:
+        shown = " x ".join(f"{letter} {length}" for letter, length in given.items()) or "one plane"
+        samples = "" if facts.samples == 1 else f" of {facts.samples} samples"
+        pages = f"1 page{samples} is" if facts.count == 1 else f"{facts.count} pages{samples} are"
+        cause = f"{pages} not {shown}, which `axes: {declared}` declares"
+        raise FormatError(facts.path, cause, "correct `axes`, or leave the case out: `exclude: [ID]`")
+    return tuple(given.items())
 
 
-def _undeclared(facts: PageFacts) -> PageLayout:
-    if facts.count == 1:
-        return PageLayout(1, None, (0,))
-    doubt = ("tiff-pages", _PLAIN_STACK.format(count=facts.count))
-    return PageLayout(1, facts.count, tuple(range(facts.count)), notes=(doubt,))
+def _arranged(facts: PageFacts, found: Description, axes: Axes) -> PageLayout:
+    """The layout of pages whose axes are known.
 
-
-def _order(facts: PageFacts, axes: Sequence[tuple[str, int]], pages: Sequence[int] | None = None) -> tuple[int, ...]:
-    """Pages by (channel, slice) from axes listed with the slowest first; ``pages``: page of each plane."""
-    lengths = {"C": 1, "Z": 1, "T": 1, **dict(axes)}
-    planes = math.prod(lengths.values())
-    if planes > MAX_PLANES or lengths["T"] != 1:
+    Raises:
+        FormatError: for time points, or other numbers of pages and samples than the axes have.
+    """
+    paged, sampled = _without_samples(facts, axes)
+    lengths = {"C": 1, "Z": 1, "T": 1, **dict(paged)}
+    if math.prod(lengths.values()) > MAX_PLANES or lengths["T"] != 1:
         cause = f"{lengths['T']} time points, {lengths['Z']} slices, {lengths['C']} channels"
         raise FormatError(facts.path, cause, FIX_AXES)
+    volume = "Z" in dict(axes)
+    sizes, remarks = _sizes(found.sizes, volume)
+    channels = lengths["C"] * (1 if sampled == "Z" else facts.samples)
+    return PageLayout(
+        lengths["C"],
+        lengths["Z"] if volume and sampled != "Z" else None,
+        _order(facts, paged, lengths, found.pages),
+        "Z" if sampled == "Z" else "C",
+        sampled in ("", "S"),
+        sizes,
+        found.names if len(found.names) == channels else (),
+        remarks=(*found.remarks, *remarks),
+    )
+
+
+def _without_samples(facts: PageFacts, axes: Axes) -> tuple[Axes, str]:
+    """The axes that pages run along, and the letter of the one that is in the samples of a pixel; empty: none is."""
+    *rest, last = axes or [("", 1)]
+    if facts.samples == 1:
+        return [(letter, length) for letter, length in axes if letter != "S"], ""
+    letter, length = last
+    if length != facts.samples or letter == "T":
+        shown = ", ".join(f"{letter} {length}" for letter, length in axes) or "rows and columns alone"
+        cause = f"the description has {shown}; a pixel has {facts.samples} samples"
+        raise FormatError(facts.path, cause, "say what pages and samples are by `axes`, as in `axes: ZYXC`")
+    return rest, letter
+
+
+def _order(facts: PageFacts, axes: Axes, lengths: Mapping[str, int], pages: Sequence[int] | None) -> tuple[int, ...]:
+    """Pages by (channel, slice) from axes listed with the slowest first; ``pages``: page of each plane."""
+    planes = math.prod(lengths.values())
     found = range(facts.count) if pages is None else pages
     if len(found) != planes:
         raise FormatError(facts.path, f"{len(found)} pages, but the description has {planes} planes")
@@ -118,160 +173,10 @@ def _order(facts: PageFacts, axes: Sequence[tuple[str, int]], pages: Sequence[in
     return tuple(found[c * steps.get("C", 0) + z * steps.get("Z", 0)] for c in cs for z in zs)
 
 
-def _sizes(
-    facts: PageFacts, given: Mapping[str, float | None], volume: bool
-) -> tuple[tuple[float, ...] | None, tuple[str, ...]]:
+def _sizes(given: Mapping[str, float], volume: bool) -> tuple[tuple[float, ...] | None, tuple[str, ...]]:
     """Micrometres per axis where all are known, and a remark where only some are."""
-    wanted = [given.get(axis) for axis in ("ZYX" if volume else "YX")]
-    known = [size for size in wanted if size is not None]
-    if any(not (math.isfinite(size) and size > 0) for size in known):
-        raise FormatError(facts.path, f"impossible pixel size {known}", "correct the metadata")
-    if len(known) == len(wanted):
+    axes = "ZYX" if volume else "YX"
+    known = [given[axis] for axis in axes if axis in given]
+    if len(known) == len(axes):
         return tuple(known), ()
     return None, (("pixel size known for some axes only: not used",) if known else ())
-
-
-def _shaped(facts: PageFacts, text: str) -> PageLayout:
-    """The JSON that tifffile writes: shape and, if its user gave them, axes."""
-    try:
-        record = json.loads(text)
-        shape = [int(n) for n in record["shape"]]
-        axes = str(record.get("axes", "")).upper()
-        given = {axis: record.get(f"PhysicalSize{axis}") for axis in "XYZ"}
-        sizes = {axis: None if size is None else float(size) for axis, size in given.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-        raise FormatError(facts.path, f"description {text[:60]!r} is no shape of tifffile's") from None
-    if not axes or len(axes) != len(shape):
-        return _undeclared(facts)
-    if facts.samples > 1 and axes.endswith("YXC"):
-        axes = axes[:-1] + "S"
-    stack = [(axis, length) for axis, length in zip(axes, shape, strict=True) if axis not in "YXS"]
-    if facts.samples > 1 and axes.endswith("CYX") and "S" not in axes and shape[-3] == facts.samples:
-        stack = stack[:-1]
-    flat = [dict(zip(axes, shape, strict=True)).get(axis) for axis in "YX"]
-    if flat != list(facts.shape) or not set(axes) <= set("TZCYXS") or len(set(axes)) != len(axes):
-        cause = f"axes {axes} {tuple(shape)} of pages of {facts.shape}"
-        raise FormatError(facts.path, cause, "declare axes T, Z, C, Y, X (and S for the samples of a pixel)")
-    volume = "Z" in axes
-    lengths = dict(stack)
-    found, remarks = _sizes(facts, sizes, volume)
-    pages = _order(facts, stack)
-    return PageLayout(lengths.get("C", 1), lengths["Z"] if volume else None, pages, found, remarks=remarks)
-
-
-def _imagej(facts: PageFacts, text: str) -> PageLayout:
-    """ImageJ's description: ``key=value`` lines; planes run XYCZT."""
-    values: dict[str, str] = {}
-    for line in text.splitlines():
-        key, _, value = line.partition("=")
-        values.setdefault(key.strip(), value.strip())
-    counts = {}
-    for key in ("images", "channels", "slices", "frames"):
-        word = values.get(key, "1")
-        if not re.fullmatch(r"[1-9][0-9]{0,8}", word):
-            raise FormatError(facts.path, f"ImageJ's description has {key}={word[:20]}", "save it in ImageJ again")
-        counts[key] = int(word)
-    if counts["images"] > 1 and not {"channels", "slices", "frames"} & values.keys():
-        return _undeclared(facts)
-    axes = [("T", counts["frames"]), ("Z", counts["slices"]), ("C", counts["channels"])]
-    volume = counts["slices"] > 1
-    unit = values.get("unit", "").replace("\\u00b5", "µ")
-    factor = _factor(facts, unit)
-    sizes: dict[str, float | None] = {}
-    if factor is not None:
-        x, y = facts.resolution or (None, None)
-        sizes = {"X": factor / x if x else None, "Y": factor / y if y else None}
-        depth = values.get("spacing")
-        sizes["Z"] = abs(_real(facts, "spacing", depth)) * factor if depth else None
-    found, remarks = _sizes(facts, sizes, volume)
-    pages = _order(facts, axes)
-    return PageLayout(counts["channels"], counts["slices"] if volume else None, pages, found, remarks=remarks)
-
-
-def _factor(facts: PageFacts, unit: str) -> float | None:
-    """Micrometres per unit; None for units that are no lengths."""
-    if unit.lower() in _NO_UNITS:
-        return None
-    if unit not in _MICROMETRES:
-        raise FormatError(facts.path, f"unit {unit[:20]!r}, expected a length", "correct the metadata")
-    return _MICROMETRES[unit]
-
-
-def _real(facts: PageFacts, name: str, word: str) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        raise FormatError(facts.path, f"{name} is {word[:20]!r}, expected a number", "correct the metadata") from None
-
-
-def _ome(facts: PageFacts, text: str) -> PageLayout:
-    """OME-XML: one image of one time point."""
-    pixels = _pixels(facts, text)
-    size = {axis: _integer(facts, pixels.attrib, f"Size{axis}") for axis in "XYZCT"}
-    if (size["Y"], size["X"]) != facts.shape or size["C"] % facts.samples:
-        cause = f"OME-XML has {size['Y']} x {size['X']} pixels, {size['C']} channels"
-        raise FormatError(facts.path, f"{cause}; the pages have {facts.shape} and {facts.samples}")
-    order = pixels.get("DimensionOrder", "")
-    if not re.fullmatch("XY[ZCT]{3}", order) or len(set(order)) != 5:
-        raise FormatError(facts.path, f"DimensionOrder {order[:10]!r}", "correct the OME-XML")
-    lengths = {**size, "C": size["C"] // facts.samples}
-    axes = [(name, lengths[name]) for name in reversed(order[2:])]
-    volume = size["Z"] > 1
-    sizes: dict[str, float | None] = {}
-    for axis in "XYZ":
-        word = pixels.get(f"PhysicalSize{axis}")
-        factor = _factor(facts, pixels.get(f"PhysicalSize{axis}Unit", "µm")) if word else None
-        sizes[axis] = _real(facts, f"PhysicalSize{axis}", word) * factor if word and factor else None
-    found, remarks = _sizes(facts, sizes, volume)
-    if math.prod(length for _, length in axes) > MAX_PLANES:
-        raise FormatError(facts.path, "OME-XML has more planes than any file has", "correct the OME-XML")
-    pages = _order(facts, axes, _planes(facts, pixels, order, lengths))
-    return PageLayout(lengths["C"], size["Z"] if volume else None, pages, found, remarks=remarks)
-
-
-def _pixels(facts: PageFacts, text: str) -> ElementTree.Element:
-    """The ``Pixels`` of the only image, without name spaces."""
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise FormatError(facts.path, "OME-XML with entities of its own", "write it without")
-    try:
-        root = ElementTree.fromstring(text.encode())
-    except (ElementTree.ParseError, ValueError, RecursionError, LookupError) as error:
-        raise FormatError(facts.path, f"damaged OME-XML ({error})", "correct the OME-XML") from None
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-    found = [pixels for image in root.findall("Image") for pixels in image.findall("Pixels")]
-    if len(found) != 1:
-        raise FormatError(facts.path, f"OME-XML has {len(found)} images in this file, expected one", FIX_AXES)
-    return found[0]
-
-
-def _integer(facts: PageFacts, attributes: Mapping[str, str], name: str, default: str = "") -> int:
-    word = attributes.get(name, default)
-    if not re.fullmatch("[0-9]{1,9}", word) or (name.startswith("Size") and int(word) < 1):
-        raise FormatError(facts.path, f"OME-XML has {name} {word[:20]!r}", "correct the OME-XML")
-    return int(word)
-
-
-def _planes(facts: PageFacts, pixels: ElementTree.Element, order: str, lengths: Mapping[str, int]) -> list[int]:
-    """The page of every plane, in the order of ``DimensionOrder``, by the ``TiffData`` blocks."""
-    total = math.prod(lengths[axis] for axis in order[2:])
-    blocks = pixels.findall("TiffData")
-    names = {uuid.get("FileName", "") for block in blocks for uuid in block.findall("UUID")}
-    if len(names) > 1:
-        raise FormatError(facts.path, f"an image spread over {len(names)} files", "store it in one file")
-    pages: dict[int, int] = {}
-    for block in blocks or [ElementTree.Element("TiffData")]:
-        page = _integer(facts, block.attrib, "IFD", "0")
-        plane, step = 0, 1
-        for axis in order[2:]:
-            plane += step * _integer(facts, block.attrib, f"First{axis}", "0")
-            step *= lengths[axis]
-        count = _integer(facts, block.attrib, "PlaneCount", "1" if "IFD" in block.attrib else str(total))
-        for k in range(min(count, total)):
-            pages[plane + k] = page + k
-        if len(pages) > total:
-            break
-    wrong = len(pages) != total or max(pages) >= total or max(pages.values()) >= facts.count
-    if wrong or facts.count != total:
-        raise FormatError(facts.path, f"{facts.count} pages do not match the {total} planes of the OME-XML")
-    return [pages[plane] for plane in range(total)]

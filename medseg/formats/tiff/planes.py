@@ -44,16 +44,17 @@ class PageVoxels:
         self._inverted = white_is_zero(first)
         native: np.dtype[Any] = first.dtype.newbyteorder("=")
         self.dtype: np.dtype[Any] = _WIDER.get(native, native)
+        flat = (int(first.imagelength), int(first.imagewidth))
         depth = () if layout.slices is None else (layout.slices,)
-        self.shape: tuple[int, ...] = (
-            layout.channels * self._samples,
-            *depth,
-            int(first.imagelength),
-            int(first.imagewidth),
-        )
+        if layout.sample_axis == "Z":
+            self.shape: tuple[int, ...] = (layout.channels, self._samples, *flat)
+        else:
+            self.shape = (layout.channels * self._samples, *depth, *flat)
 
     def __getitem__(self, box: tuple[slice, ...]) -> NDArray[Any]:
         """The voxels of a box, one slice of step 1 per axis."""
+        if self._layout.sample_axis == "Z":
+            return self._stacks(box)
         _, *space = (range(n)[s] for s, n in zip(box, self.shape, strict=True))
         slices = space[0] if self._layout.slices is not None else range(1)
         rows, columns = space[-2:]
@@ -69,6 +70,17 @@ class PageVoxels:
         if self._inverted:
             out ^= 1
         return (out if self._layout.slices is not None else out[:, 0])[box[0]]
+
+    def _stacks(self, box: tuple[slice, ...]) -> NDArray[Any]:
+        """A box of slices that are the samples of a pixel: a page is the stack of a channel."""
+        channels, _, rows, columns = (range(n)[s] for s, n in zip(box, self.shape, strict=True))
+        shape = (len(channels), self._samples, len(rows), len(columns))
+        check_memory(self._path, math.prod(shape) * self.dtype.itemsize, self._budget)
+        out = np.empty(shape, self.dtype)
+        with decoding(self._path):
+            for k, channel in enumerate(channels):
+                self._decode(self._pages[self._layout.pages[channel]], rows, columns, out[k])
+        return out[:, box[1]]
 
     def _decode(self, page: Any, rows: range, columns: range, out: NDArray[Any]) -> None:
         """Rows and columns of a page into ``out`` (samples, rows, columns)."""

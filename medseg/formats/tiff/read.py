@@ -18,9 +18,11 @@ from medseg.formats.content import Content, Data, FileBytes
 from medseg.formats.errors import FormatError
 from medseg.formats.foreign import tiff_maker
 from medseg.formats.source import Source, Voxels
-from medseg.formats.tiff.axes import PageFacts, PageLayout, is_ome, page_layout
+from medseg.formats.tiff.axes import PageLayout, page_layout
 from medseg.formats.tiff.checks import JPEG, check_pages, check_pieces, white_is_zero
 from medseg.formats.tiff.directory import count_pages
+from medseg.formats.tiff.facts import PageFacts
+from medseg.formats.tiff.ome import is_ome
 from medseg.formats.tiff.planes import PageVoxels, decoding
 from medseg.formats.world import World
 
@@ -52,15 +54,15 @@ class _Stream(io.RawIOBase):
 
 def open_tiff(path: Path, content: Content) -> Source:
     """Open a TIFF; see ``medseg.formats.read.open_image`` for the contract and docs/formats.md for the rules."""
-    return _open(path, content.main, must_be_ome=False)
+    return _open(path, content.main, content.axes, must_be_ome=False)
 
 
 def open_ome_tiff(path: Path, content: Content) -> Source:
     """Open a TIFF that must have OME-XML."""
-    return _open(path, content.main, must_be_ome=True)
+    return _open(path, content.main, content.axes, must_be_ome=True)
 
 
-def _open(path: Path, data: Data, *, must_be_ome: bool) -> Source:
+def _open(path: Path, data: Data, axes: str, *, must_be_ome: bool) -> Source:
     import tifffile
 
     count = count_pages(path, data)
@@ -70,10 +72,10 @@ def _open(path: Path, data: Data, *, must_be_ome: bool) -> Source:
     with decoding(path), tifffile.TiffFile(stream, _multifile=False) as file:
         if must_be_ome and not is_ome(str(file.pages[0].description)):
             raise FormatError(path, "a TIFF without OME-XML", "rename it to .tif")
-        return _source(path, data, list(file.pages), count)
+        return _source(path, data, list(file.pages), count, axes)
 
 
-def _source(path: Path, data: Data, pages: list[Any], count: int) -> Source:
+def _source(path: Path, data: Data, pages: list[Any], count: int, axes: str) -> Source:
     """The image of all pages, which are checked before the first one is decoded."""
     if len(pages) != count:
         raise FormatError(path, f"damaged TIFF: {len(pages)} of {count} pages can be read")
@@ -87,15 +89,15 @@ def _source(path: Path, data: Data, pages: list[Any], count: int) -> Source:
         raise FormatError(path, f"{maker[0]}, which is not read ({error.cause})", maker[1]) from None
     shape = (int(first.imagelength), int(first.imagewidth))
     facts = PageFacts(path, count, shape, int(first.samplesperpixel), _resolution(first))
-    layout = page_layout(facts, str(first.description))
+    layout = page_layout(facts, str(first.description), axes)
     for page in pages:
         check_pieces(path, page, data)
     voxels, dropped = _voxels(path, data, pages, layout)
     return Source(
         path,
         voxels,
-        None if layout.sizes is None else np.diag([*layout.sizes, 1.0]),
-        "px" if layout.sizes is None else "um",
+        stated=layout.sizes,
+        channel_names=layout.names if len(layout.names) == voxels.shape[0] else (),
         palette=_colours(path, first) if int(first.photometric) == 3 else None,
         lossy=int(first.compression) == JPEG,
         notes=layout.notes,
@@ -107,7 +109,7 @@ def _source(path: Path, data: Data, pages: list[Any], count: int) -> Source:
 def _voxels(path: Path, data: Data, pages: list[Any], layout: PageLayout) -> tuple[Voxels, tuple[str, ...]]:
     """The voxels, and the remark that an alpha channel was dropped; decoded here if the file is in memory already."""
     voxels = PageVoxels(path, data, pages, layout)
-    alphas = [kind for kind in pages[0].extrasamples if int(kind) in (1, 2)]
+    alphas = [kind for kind in pages[0].extrasamples if int(kind) in (1, 2) and layout.alpha]
     if not alphas and isinstance(data, FileBytes):
         return voxels, ()
     if alphas and layout.channels > 1:
