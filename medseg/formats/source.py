@@ -135,6 +135,14 @@ class Source:
         names = tuple(self.channel_names[c] for c in chosen) if self.channel_names else ()
         return replace(self, stored=voxels, palette=None, channel_names=names, chosen=chosen)
 
+    def measured_in(self, unit: str) -> Source:
+        """The same with its world in another unit of length.
+
+        Raises:
+            GeometryError: if it, or ``unit``, has no length.
+        """
+        return replace(self, affine=self.geometry.in_unit(unit).affine, unit=unit)
+
     @property
     def states_grid(self) -> bool:
         """Whether the file itself says how large its voxels are, or where they lie."""

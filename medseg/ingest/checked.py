@@ -15,6 +15,23 @@ from medseg.ingest.origin.sketch import Sketch
 from medseg.reading import AS_STORED, Reading
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectFacts:
+    """The objects of a label map.
+
+    Attributes:
+        numbers: in ascending order.
+        voxels: of each.
+        parts: of each, those that are small against the largest left out.
+        far: numbers of those that have a part far from the largest.
+    """
+
+    numbers: tuple[int, ...]
+    voxels: tuple[int, ...]
+    parts: tuple[int, ...]
+    far: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class Checked:
     """What reading one case gave: its facts, and everything wrong with it.
@@ -33,6 +50,8 @@ class Checked:
             read.
         object_classes: as in ``medseg.ingest.manifest.Case``.
         fill, orientation, remarks, reading: as in ``medseg.ingest.manifest.Case``.
+        objects: of a label map that numbers objects; None: it could not be read, or shows classes.
+        world: whether the first image has a place in a world (an affine), not only a size.
         channel_names: the file's own, of an image of one file; empty: it names none.
         recodings: what the values of each label file mean, as in ``medseg.ingest.manifest.Case``.
         sketch: of the first image, to find cases of one origin; None if it is constant or could not be read.
@@ -56,6 +75,8 @@ class Checked:
     reading: Reading = AS_STORED
     channel_names: tuple[str, ...] = ()
     recodings: list[Recoding] = field(default_factory=list)
+    world: bool = False
+    objects: ObjectFacts | None = None
     sketch: Sketch | None = None
 
     def add(self, code: str, file: str, cause: str, fix: str = "") -> None:

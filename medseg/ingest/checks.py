@@ -26,11 +26,13 @@ from medseg.ingest.channels import choose_files, configured_names, reading_of
 from medseg.ingest.checked import Checked
 from medseg.ingest.coding import VALUES_SHOWN, recoded, recoding_of
 from medseg.ingest.cohort import cohort_faults, name_channels
+from medseg.ingest.cohort_sizes import bring_to_one_unit
 from medseg.ingest.counting import count_values, digest_voxels, first_voxel, spread
 from medseg.ingest.doubts import channel_doubts, grid_doubts, header_doubts, voxel_doubts
 from medseg.ingest.faults import fault
 from medseg.ingest.held_out import one_side
 from medseg.ingest.object_classes import settle, voxels_by_class
+from medseg.ingest.objects import object_facts, object_faults
 from medseg.ingest.origin.proposal import join_noticed
 from medseg.ingest.origin.sketch import take_sketch
 from medseg.ingest.sources import Candidate, Inventory
@@ -68,6 +70,8 @@ def check_cases(
     names = name_channels(known or checked, configured_names(section) or inventory.channels)
     faults = [*inventory.faults, *sides, *(f for one in checked for f in one.faults)]
     faults += cohort_faults(checked, names, joined)
+    faults += object_faults(checked, inventory.labels)
+    bring_to_one_unit(checked)
     return checked, names, faults
 
 
@@ -164,7 +168,7 @@ def _check_image(root: Path, file: str, out: Checked, section: DatasetConfig) ->
     if _check_intensities(out, file, image, section):
         out.voxels_sha256[-1] = digest_voxels(source.voxels)
     if file == out.candidate.images[0]:
-        out.geometry = grid
+        out.geometry, out.world = grid, source.affine is not None
         out.sketch = take_sketch(image, grid) if out.voxels_sha256[-1] else None
         for doubt in grid_doubts(source, grid):
             out.add(doubt.code, file, doubt.cause, doubt.fix)
@@ -250,6 +254,7 @@ def _check_values(
         out.add("empty-label", file, f"none of {labels.size} voxels belongs to a class")
     if table.instances:
         objects = {v: n for v, n in foreground.items() if v > 0}
+        out.objects = object_facts(labels, objects)
         if not settle(out, labels, objects, table, classes, out.candidate.class_map or section.classes or ""):
             return
         rest = {v: n for v, n in counts.items() if v in (0, table.ignore)}

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from medseg.errors import Fault
 from medseg.image.labels import LabelTable
 from medseg.ingest.checked import Checked
+from medseg.ingest.cohort_sizes import size_faults
 from medseg.ingest.faults import exclude_these, fault
 from medseg.ingest.layouts.found import Candidate
 from medseg.ingest.origin.faults import origin_faults
 from medseg.ingest.splits import Fold
+from medseg.text import is_printable
 
 # Channels count as swapped only in sets of at least so many cases, …
 ENOUGH_CASES = 5
@@ -25,9 +27,21 @@ CLOSE = 1 / 3
 
 
 def name_channels(checked: Sequence[Checked], named: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The names given, or else numbered ones for as many channels as most cases have."""
+    """The names given; or those that the files give their channels, if most give the same; or else numbered ones.
+
+    There are as many as most cases have.
+    """
     count = _majority([one.channels for one in checked if one.channels is not None])
-    return named or tuple(f"channel{k}" for k in range(count))
+    return named or names_of_files(checked) or tuple(f"channel{k}" for k in range(count))
+
+
+def names_of_files(checked: Sequence[Checked]) -> tuple[str, ...]:
+    """What most files call their channels, if all files give these names, in whatever order; else none."""
+    given = Counter(one.channel_names for one in checked if one.channels is not None)
+    if not given or len({tuple(sorted(names)) for names in given}) > 1:
+        return ()
+    names = min(given, key=lambda names: (-given[names], names))
+    return names if all(is_printable(name) for name in names) else ()
 
 
 def cohort_faults(checked: Sequence[Checked], names: tuple[str, ...], joined: bool = False) -> list[Fault]:
@@ -38,6 +52,7 @@ def cohort_faults(checked: Sequence[Checked], names: tuple[str, ...], joined: bo
     return [
         *_channel_faults(checked, names),
         *_dims_faults(checked),
+        *size_faults(checked),
         *_copies(checked),
         *([] if joined else origin_faults(checked)),
         *_channel_order(checked, names),
@@ -71,14 +86,31 @@ def _majority(numbers: list[int]) -> int:
 
 
 def _channel_faults(checked: Sequence[Checked], names: tuple[str, ...]) -> list[Fault]:
+    """Cases with more or fewer channels than there are names."""
+    counts = {one.channels for one in checked if one.channels is not None}
     faults = []
     for one in checked:
         if one.channels is None or one.geometry is None or one.channels == len(names):
             continue
         axes = " x ".join(str(n) for n in one.geometry.shape)
-        cause = f"{one.channels} channels of {axes} voxels, expected {len(names)} ({', '.join(names)})"
-        faults.append(fault("channels", one.candidate.id, one.candidate.images[0], cause))
+        own = f" ({', '.join(one.channel_names)})" if one.channel_names else ""
+        cause = f"{one.channels} channels{own} of {axes} voxels, expected {len(names)} ({', '.join(names)})"
+        fix = _choice(one.channels, one.channel_names, names)
+        if counts == {1, 3}:
+            fix = "bring grey pictures and pictures in colour together: `channels: grey` or `channels: rgb`"
+        faults.append(fault("channels", one.candidate.id, one.candidate.images[0], cause, fix))
     return faults
+
+
+def _choice(count: int, own: Sequence[str], names: Sequence[str]) -> str:
+    """How channels are chosen from files that have more than there are names; empty: files have too few."""
+    if count < len(names):
+        return ""
+    known = [name if name in own else str(k) for k, name in enumerate(names)]
+    chosen = ", ".join(f"{name}: {channel}" for name, channel in zip(names, known, strict=True))
+    return (
+        f"choose channels by the file's number, from 0, or name: `channels: {{{chosen}}}`; or give every case the same"
+    )
 
 
 def _dims_faults(checked: Sequence[Checked]) -> list[Fault]:
@@ -126,6 +158,8 @@ def _copies(checked: Sequence[Checked]) -> list[Fault]:
 
 def _channel_order(checked: Sequence[Checked], names: tuple[str, ...]) -> list[Fault]:
     """Cases whose channels fit the others' better in another order, by orders of magnitude of their spread."""
+    if named := _otherwise_named(checked):
+        return named
     known = [one for one in checked if len(one.spreads) == len(names) > 1 and min(one.spreads) > 0]
     if len(known) < ENOUGH_CASES:
         return []
@@ -136,6 +170,25 @@ def _channel_order(checked: Sequence[Checked], names: tuple[str, ...]) -> list[F
             f"{names[a]} and {names[b]} look swapped: their ranges of intensities are those of one another elsewhere"
         )
         faults.append(fault("channel-order", c.id, c.images[0], cause))
+    return faults
+
+
+def _otherwise_named(checked: Sequence[Checked]) -> list[Fault]:
+    """Cases whose files name their channels otherwise than most: in another order, or others of the file's channels."""
+    given = Counter(one.channel_names for one in checked if one.channels is not None)
+    usual, cases = given.most_common(1)[0] if given else ((), 0)
+    if not usual or cases < 2 or 2 * cases < sum(given.values()):
+        return []
+    faults = []
+    for one in checked:
+        own = one.channel_names
+        if len(own) == len(usual) and [name.casefold() for name in own] != [name.casefold() for name in usual]:
+            cause = f"the file calls its channels {', '.join(own)}; most have {', '.join(usual)}"
+            same = sorted(own) == sorted(usual)
+            names = ", ".join(usual if same else (f"{name}: {name}" for name in usual))
+            how = f"`channels: [{names}]`" if same else f"`channels: {{{names}}}`"
+            fix = f"have all read by name: {how}"
+            faults.append(fault("channel-order", one.candidate.id, one.candidate.images[0], cause, fix))
     return faults
 
 

@@ -93,6 +93,12 @@ FAULTS: dict[str, Kind] = {
         "give every object one of the classes in `labels`, in its class map or in the table (case,object,class)",
         ("LB-16",),
     ),
+    "not-objects": Kind(
+        "number the objects one by one, or take the map as one of classes: `instances: false` and "
+        "`labels: {NAME: VALUE}`",
+        ("LB-17",),
+        "kept: each number is one object",
+    ),
     "empty-label": Kind("correct the label or allow it by name", ("LB-08",), "kept"),
     # Contradictions between the files of a case, or the cases of a data set
     "shape-mismatch": Kind("export image and label on one grid", ("LB-06",)),

@@ -17,6 +17,7 @@ from medseg.ingest.cohort import fold_faults
 from medseg.ingest.faults import check_allowed
 from medseg.ingest.folds import FoldCase, check_run, make_folds
 from medseg.ingest.manifest import Case, Manifest, write_manifest, write_test
+from medseg.ingest.objects import object_lines
 from medseg.ingest.origin.proposal import proposed_subjects
 from medseg.ingest.own_folds import own_folds
 from medseg.ingest.sources import Inventory, find_cases
@@ -146,7 +147,7 @@ def _ingest(config: Config, dataset: str, workers: int, label_check: LabelCheck 
     )
     test = tuple(one.case() for one in checked if one.candidate.test)
     allowed_of_test = tuple(str(f) for f in reported if f.case in kept_apart)
-    for line in summary(manifest, folds, test, allowed_of_test):
+    for line in summary(manifest, folds, test, allowed_of_test, object_lines(inside)):
         say(f"ingest {dataset}: {line}")
     own = _splits_file(config, dataset, inventory) is not None
     return _Ingested(manifest, folds, "file" if own else config.folds.scheme, test, allowed_of_test)

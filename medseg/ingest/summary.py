@@ -15,9 +15,16 @@ EXCLUDED_SHOWN = 12
 
 
 def summary(
-    manifest: Manifest, folds: Sequence[Fold], test: Sequence[Case] = (), allowed_in_test: Sequence[str] = ()
+    manifest: Manifest,
+    folds: Sequence[Fold],
+    test: Sequence[Case] = (),
+    allowed_in_test: Sequence[str] = (),
+    objects: Sequence[str] = (),
 ) -> list[str]:
-    """Cases, unit of independence, sizes, classes, folds, test set, what was left out or allowed: one line each."""
+    """Cases, unit of independence, sizes, classes, folds, test set, what was left out or allowed: one line each.
+
+    ``objects``: lines about objects (``medseg.ingest.objects``), which come behind the classes.
+    """
     cases = manifest.cases
     subjects = len({c.subject for c in cases})
     channels = ", ".join(manifest.channels)
@@ -28,6 +35,7 @@ def summary(
         f"unit of independence: {manifest.independence}",
         f"voxels {sizes}, spacing {spacings} {cases[0].geometry.unit}",
         *_classes(manifest),
+        *objects,
         f"{len(folds)} folds of training + validation cases: {parts}",
     ]
     if test:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ from medseg.errors import DataError
 from medseg.image.geometry import canonical_axes
 from medseg.image.resample import resampled_shape
 from medseg.ingest.manifest import Case
+from medseg.ingest.sizes import SizeRange
 from medseg.machine import host_memory
 from medseg.plan.plan import Grid
 from medseg.preprocess.prepare import own_spacing
 
 # What the process holds before the first case: interpreter, libraries, compression buffers.
 PROCESS_BYTES = 300_000_000
+# Prepared voxels per voxel of an image above which its size is why it does not fit.
+GROWN = 25
 
 
 def host_budget(host_gb: float | None) -> int:
@@ -90,19 +93,54 @@ def _file_bytes(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def require_fit(needs: Mapping[str, int], budget: int) -> None:
-    """Raise ``DataError`` naming every case (id -> bytes) that alone exceeds the budget."""
+def growth(case: Case, grid: Grid) -> float:
+    """How many prepared voxels a voxel of a case becomes."""
+    axes, flips = canonical_axes(case.geometry)
+    turned = case.geometry.reoriented(axes, flips)
+    wanted = own_spacing(grid.spacing, turned.spacing)
+    return math.prod(resampled_shape(turned.shape, turned.spacing, wanted)) / math.prod(turned.shape)
+
+
+def require_fit(needs: Mapping[str, int], budget: int, cases: Sequence[Case] = (), grid: Grid | None = None) -> None:
+    """Raise ``DataError`` naming every case that alone exceeds the budget, and why it is so large.
+
+    Args:
+        needs: case id -> bytes.
+        budget: bytes for all work together.
+        cases: those of ``needs``, and their neighbours in the data set.
+        grid: that they are brought to.
+    """
     free = budget - PROCESS_BYTES
     large = sorted((case for case, need in needs.items() if need > free), key=lambda case: -needs[case])
     if large:
         named = ", ".join(f"'{case}' {needs[case] / 1e9:.2f} GB" for case in large[:5])
         rest = f" and {len(large) - 5} more" if len(large) > 5 else ""
         wanted = math.ceil((needs[large[0]] + PROCESS_BYTES) / 1e8) / 10
+        if grid is not None and (cause := _size_cause({case.id: case for case in cases}, large[0], grid)):
+            raise DataError(f"{cause}; preparing {named}{rest} would take it")
         raise DataError(
             f"preparing {named}{rest} takes more than the {max(free, 0) / 1e9:.2f} GB that the host budget of "
             f"{budget / 1e9:.2f} GB leaves; set budget.host_gb to at least {wanted:.1f} on a machine that has them, "
             "choose a coarser plan.spacing, or crop the images"
         )
+
+
+def _size_cause(cases: Mapping[str, Case], large: str, grid: Grid) -> str:
+    """Why a case is too large, if that is its voxel size: what it is, and what to do; empty: the size is not why."""
+    case = cases[large]
+    times = growth(case, grid)
+    if times < GROWN:
+        return ""
+    sizes = " x ".join(f"{s:.4g}" for s in case.geometry.spacing)
+    target = " x ".join(f"{s:.4g}" for s in grid.spacing)
+    middle = SizeRange.median([one.geometry for one in cases.values()])
+    doubt = middle.doubt(case.geometry, "the median of the data set")
+    because = f"; {doubt}" if doubt else ""
+    return (
+        f"case '{large}': voxels of {sizes} {case.geometry.unit} are resampled to {target} {grid.unit}, which makes "
+        f"{times:.4g} of each{because}; correct its voxel size (see `voxel-size` in docs/faults.md) or leave it out, "
+        f"`exclude: [{large}]`; if the size is right, choose a coarser plan.spacing"
+    )
 
 
 class MemoryGate:

@@ -105,7 +105,7 @@ def _prepare(cases: Sequence[Case], preparation: Preparation, out: Path, workers
         bar = Progress(label, len(cases), start=found)
         objects = preparation.manifest.labels.instances
         needs = {case.id: case_bytes(case, preparation.grid, preparation.folder, objects=objects) for case in todo}
-        require_fit(needs, budget)
+        require_fit(needs, budget, preparation.manifest.cases, preparation.grid)
         gate = MemoryGate(budget)
 
         def prepare_within_budget(case: Case) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medseg.formats.errors import FormatError
 from medseg.formats.world import NOTHING, About
-from medseg.image.geometry import Geometry
+from medseg.image.geometry import MICROMETRES, Geometry
 
 _OME_TYPES = {"i1": "int8", "i2": "int16", "i4": "int32", "u1": "uint8", "u2": "uint16", "u4": "uint32"}
 
@@ -75,6 +75,7 @@ def _shape_json(path: Path, labels: NDArray[Any], geometry: Geometry) -> str:
 
 def _sizes(path: Path, geometry: Geometry) -> dict[str, float]:
     """Micrometres by axis, empty for a grid in pixels; TIFF cannot hold any other grid."""
+    geometry = geometry.in_unit("um") if geometry.unit in MICROMETRES else geometry
     scales = np.diag(geometry.affine)
     upright = np.array_equal(geometry.affine, np.diag(scales)) and (scales > 0).all()
     if geometry.dims not in (2, 3) or geometry.unit not in ("px", "um") or not upright:
