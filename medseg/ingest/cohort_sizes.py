@@ -16,8 +16,13 @@ ENOUGH_CASES = 3
 
 
 def size_faults(checked: Sequence[Checked]) -> list[Fault]:
-    """Cases with and without a size, volumes with and without a world, and sizes far from those of the others."""
-    known = [(one, one.geometry) for one in checked if one.geometry is not None]
+    """Cases with and without a size, volumes with and without a world, and sizes far from those of the others.
+
+    Pictures among volumes, or the reverse, are a fault of their own: they are not compared.
+    """
+    every = [(one, one.geometry) for one in checked if one.geometry is not None]
+    dims = Counter(grid.dims for _, grid in every)
+    known = [(one, grid) for one, grid in every if dims[grid.dims] == max(dims.values())]
     with_size = [(one, grid) for one, grid in known if grid.unit in MICROMETRES]
     without = [one for one, grid in known if grid.unit not in MICROMETRES]
     if with_size and without:
@@ -78,13 +83,11 @@ def _world_faults(known: Sequence[tuple[Checked, Geometry]]) -> list[Fault]:
 
 def _far_faults(known: Sequence[tuple[Checked, Geometry]]) -> list[Fault]:
     """Cases whose voxel size is far from the median."""
-    dims = Counter(grid.dims for _, grid in known)
-    alike = [(one, grid) for one, grid in known if dims[grid.dims] == max(dims.values())]
-    if len(alike) < ENOUGH_CASES or len({grid.dims for _, grid in alike}) > 1:
+    if len(known) < ENOUGH_CASES or len({grid.dims for _, grid in known}) > 1:
         return []
-    middle = SizeRange.median([grid for _, grid in alike])
+    middle = SizeRange.median([grid for _, grid in known])
     faults = []
-    for one, grid in alike:
+    for one, grid in known:
         if doubt := middle.doubt(grid, "the median of the data set"):
             c = one.candidate
             declare = "" if one.world else "say the size of all images: `sizes: spacing` with `spacing: [...]`, "

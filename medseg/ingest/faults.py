@@ -96,7 +96,7 @@ FAULTS: dict[str, Kind] = {
     "not-objects": Kind(
         "number the objects one by one, or take the map as one of classes: `instances: false` and "
         "`labels: {NAME: VALUE}`",
-        ("LB-17",),
+        ("LB-19",),
         "kept: each number is one object",
     ),
     "empty-label": Kind("correct the label or allow it by name", ("LB-08",), "kept"),

@@ -456,6 +456,27 @@ FILES: dict[str, Plant] = {
 # What cases say about one another
 
 
+def size_of_one(root: Path) -> None:
+    """One TIFF states a size, the others are in pixels."""
+    for file in (TIFF, TIFF_MASK):
+        pixels = read_image(root / file)[0][0]
+        tifffile.imwrite(root / file, pixels, imagej=True, resolution=(3.0, 3.0), metadata={"unit": "micron"})
+
+
+def far_size(root: Path) -> None:
+    """Image and label of one case in metres that are taken for millimetres."""
+    for file in (IMAGE, LABEL):
+        image, grid = read_image(root / file)
+        store_nifti(root / file, image[0], grid.affine @ np.diag([1e-3, 1e-3, 1e-3, 1.0]))
+
+
+def spots(mask: np.ndarray) -> np.ndarray:
+    """A binary mask of many spots."""
+    out = np.zeros_like(mask)
+    out[4::12, 4::12] = out[5::12, 4::12] = 255
+    return out
+
+
 def swap_channels(root: Path) -> None:
     (root / MR).rename(root / "swap")
     (root / PET).rename(root / MR)
@@ -552,6 +573,9 @@ COHORT: dict[str, Plant] = {
         lambda r: shutil.copy(r / PET, r / f"imagesTr/{X1}_0002.nii.gz"),
         ("_0002",),
     ),
+    "size among pixels": Plant("IN-25", "unit", "tiff", "-", size_of_one, ("5 of 6 cases state no voxel size",)),
+    "metres": organ("IN-26", "voxel-size", far_size, "times smaller than the median of the data set"),
+    "binary mask": cell("LB-19", "not-objects", stored(MASK, spots), "one object, number 255, in", "a binary mask"),
     "channels swapped": Plant("LB-13", "channel-order", "channels", X1, swap_channels, ("MR and PET look swapped",)),
     "channel of another part": Plant("LB-13", "channel-grid", "channels", X1, other_field_of_view, ("covers",)),
     "folds overlap": Plant(

@@ -92,7 +92,7 @@ def _check_lengths(path: Path, page: Any, data: Data, code: int) -> None:
                 _check_ccitt(path, page, piece, index)
                 continue
             if int(page.fillorder) == 2:
-                piece = imagecodecs.bitorder_decode(piece)
+                piece = bytes(imagecodecs.bitorder_decode(piece))
             found = len(tifffile.TIFF.DECOMPRESSORS[code](piece, out=expected + 1))
         if found != expected:
             raise FormatError(path, f"damaged: {found} bytes of pixels in piece {index}, expected {expected}")
