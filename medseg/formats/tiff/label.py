@@ -75,7 +75,8 @@ def _shape_json(path: Path, labels: NDArray[Any], geometry: Geometry) -> str:
 
 def _sizes(path: Path, geometry: Geometry) -> dict[str, float]:
     """Micrometres by axis, empty for a grid in pixels; TIFF cannot hold any other grid."""
-    geometry = geometry.in_unit("um") if geometry.unit in MICROMETRES else geometry
+    # A volume in mm has directions in the world, and axes in another order than pages.
+    geometry = geometry.in_unit("um") if geometry.unit in MICROMETRES and geometry.dims == 2 else geometry
     scales = np.diag(geometry.affine)
     upright = np.array_equal(geometry.affine, np.diag(scales)) and (scales > 0).all()
     if geometry.dims not in (2, 3) or geometry.unit not in ("px", "um") or not upright:
