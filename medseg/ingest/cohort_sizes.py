@@ -9,7 +9,7 @@ from medseg.errors import Fault
 from medseg.image.geometry import MICROMETRES, Geometry
 from medseg.ingest.checked import Checked
 from medseg.ingest.faults import IDS_IN_ADVICE, exclude_these, fault
-from medseg.ingest.sizes import FAR, SizeRange
+from medseg.ingest.voxel_sizes import FAR, VoxelSizes
 
 # From so many cases on, one of them can be told from the others.
 ENOUGH_CASES = 3
@@ -85,7 +85,7 @@ def _far_faults(known: Sequence[tuple[Checked, Geometry]]) -> list[Fault]:
     """Cases whose voxel size is far from the median."""
     if len(known) < ENOUGH_CASES or len({grid.dims for _, grid in known}) > 1:
         return []
-    middle = SizeRange.median([grid for _, grid in known])
+    middle = VoxelSizes.of(grid for _, grid in known).middle
     faults = []
     for one, grid in known:
         if doubt := middle.doubt(grid, "the median of the data set"):

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from medseg.formats.source import Source
 from medseg.image.geometry import Geometry
 from medseg.ingest.counting import field_of_view, right_angles
+from medseg.ingest.voxel_sizes import FAR, VoxelSizes
 
 # Kinds of doubt about one image that can be allowed by name.
-OF_IMAGES = ("no-orientation", "gantry-tilt", "shear", "tiff-pages", "nonfinite", "constant-image")
+OF_IMAGES = ("no-orientation", "gantry-tilt", "shear", "tiff-pages", "voxel-size", "nonfinite", "constant-image")
 # Cosine of the angle between two axes of a grid above which it counts as sheared.
 SHEAR = 1e-3
 # A channel that covers less of the first one's voxels than this shows another part of the body.
@@ -53,6 +54,18 @@ def grid_doubts(source: Source, grid: Geometry) -> Iterator[Doubt]:
     tilted = any(code == "gantry-tilt" for code, _ in source.notes)
     if (cosine := right_angles(grid)) > SHEAR and not tilted:
         yield Doubt("shear", f"two axes meet at {np.degrees(np.arccos(cosine)):.2f} degrees, expected 90")
+
+
+def size_doubts(grid: Geometry, sizes: VoxelSizes | None, whose: str) -> Iterator[Doubt]:
+    """Whether the voxel size of an image is one that these images can have.
+
+    Args:
+        grid: of the image.
+        sizes: of images like it; None: nothing is known.
+        whose: whose sizes these are, for the sentence.
+    """
+    if sizes is not None and (cause := sizes.doubt(grid, whose)):
+        yield Doubt("voxel-size", f"{cause} (allowed: {FAR:g} times)")
 
 
 def channel_doubts(found: Geometry, first: Geometry, other: str) -> Iterator[Doubt]:

@@ -210,7 +210,7 @@ def _check_one(batch: Batch, one: Input, memory: Memory) -> None:
     """Raise ``DataError`` if an image cannot be read, does not fit the model, is doubtful, or is too large."""
     parts = open_parts(one, batch.terms)
     channels = sum(part.shape[0] for part in parts)
-    require_fit(parts[0].geometry, channels, one.shown, batch.checkpoint, one.files)
+    require_fit(parts[0].geometry, channels, one.shown, batch.checkpoint, one.files, world=parts[0].affine is not None)
     if not (parts[0].states_grid or batch.how.spacing or one.spacing) and batch.terms.reading.spacing is not None:
         batch.unsized.append(one)
     found = doubts_of_headers(parts, batch.terms)

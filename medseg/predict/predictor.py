@@ -63,7 +63,7 @@ class Predictor:
             PredictionError: if the network's output is not finite.
         """
         geometry, unit = source.geometry, self.plan.grid.unit
-        require_fit(geometry, source.shape[0], name, self.checkpoint)
+        require_fit(geometry, source.shape[0], name, self.checkpoint, world=source.affine is not None)
         if geometry.unit != unit:
             source = replace(source, affine=geometry.in_unit(unit).affine, unit=unit)
         found = self.checkpoint
@@ -78,7 +78,13 @@ class Predictor:
 
 
 def require_fit(
-    geometry: Geometry, channels: int, name: str, checkpoint: Checkpoint, files: Sequence[Path] = ()
+    geometry: Geometry,
+    channels: int,
+    name: str,
+    checkpoint: Checkpoint,
+    files: Sequence[Path] = (),
+    *,
+    world: bool = True,
 ) -> None:
     """Raise ``DataError`` unless an image has the dimensions, channels and unit of the training's images.
 
@@ -87,6 +93,7 @@ def require_fit(
         name: what it is called in error messages.
         checkpoint: of the model.
         files: that it was read from; of a file that holds one of several channels, those beside it are named.
+        world: whether it says where it lies in a world.
     """
     grid, expected = checkpoint.plan.grid, checkpoint.plan.network.in_channels
     if geometry.dims != grid.dims or channels != expected:
@@ -94,11 +101,23 @@ def require_fit(
             f"{name}: {geometry.dims}-D with {channels} channels; the model expects {grid.dims}-D with "
             f"{expected} ({', '.join(checkpoint.channels)}){_beside(files, channels, expected)}"
         )
+    if grid.oriented and geometry.unit != grid.unit and not world:
+        raise DataError(
+            f"{name}: a volume with no directions in the world (axes Z, Y, X), the model was trained on volumes that "
+            "have them; export the image as NIfTI, NRRD or DICOM, with its orientation"
+        )
     if not measured_alike(geometry, Geometry.from_spacing(geometry.shape, geometry.spacing, grid.unit)):
         raise DataError(
             f"{name}: its voxel size is in {geometry.unit}, the model was trained on sizes in {grid.unit}; "
-            "give the size of its pixels in micrometres (--spacing), or leave it out for a model trained without"
+            f"{_unit_fix(geometry.unit)}"
         )
+
+
+def _unit_fix(found: str) -> str:
+    """What to do about an image in a unit that is not the model's."""
+    if found == "px":
+        return "give the size of its pixels in micrometres (--spacing)"
+    return "leave --spacing out, or store the image without a size (in ImageJ: Set Scale, Click to Remove Scale)"
 
 
 def _beside(files: Sequence[Path], channels: int, expected: int) -> str:

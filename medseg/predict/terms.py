@@ -22,8 +22,9 @@ from medseg.formats.source import Source
 from medseg.image.geometry import Geometry
 from medseg.image.resample import resample_to
 from medseg.ingest.cases import grid_of, same_grid
-from medseg.ingest.doubts import OF_IMAGES, Doubt, channel_doubts, grid_doubts, header_doubts, voxel_doubts
+from medseg.ingest.doubts import OF_IMAGES, Doubt, channel_doubts, grid_doubts, header_doubts, size_doubts, voxel_doubts
 from medseg.ingest.faults import FAULTS
+from medseg.ingest.voxel_sizes import VoxelSizes
 from medseg.predict.inputs import Input
 from medseg.reading import Reading, are_axes
 from medseg.train.checkpoint import Checkpoint
@@ -35,6 +36,7 @@ FIXES = {
     "tiff-pages": "say what the pages are: --axes CYX (channels) or --axes ZYX (slices)",
     "series": "name one by --series: its UID or number",
     "too-large": "split the image, or allow one file more memory: --max-gb NUMBER",
+    "voxel-size": "correct the size in the file, or say it, if the file states none: --spacing",
     "constant-image": "export the image again, or leave it out",
 }
 
@@ -46,10 +48,12 @@ class Terms:
     Attributes:
         reading: what is declared of the files.
         allow: codes of ``OF_IMAGES``.
+        sizes: voxel sizes of the images that the model was trained on; None: there is no record.
     """
 
     reading: Reading
     allow: frozenset[str]
+    sizes: VoxelSizes | None = None
 
     @classmethod
     def of(
@@ -97,7 +101,7 @@ class Terms:
         both = frozenset(allow) | {code for code in checkpoint.accepts if code in OF_IMAGES}
         if ("nonfinite" in both) != (reading.fill is not None):
             raise ConfigError("--allow nonfinite and --fill NUMBER go together; give both or none")
-        return cls(reading, both)
+        return cls(reading, both, checkpoint.voxel_sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,10 @@ def doubts_of_headers(parts: Sequence[Source], terms: Terms) -> list[Found]:
     found: list[Found] = []
     for part, grid in zip(parts, grids, strict=True):
         doubts = [*header_doubts(part, terms.reading.orientation)]
-        doubts += grid_doubts(part, grid) if part is parts[0] else channel_doubts(grid, grids[0], parts[0].path.name)
+        if part is parts[0]:
+            doubts += [*grid_doubts(part, grid), *size_doubts(grid, terms.sizes, "those of the model's training")]
+        else:
+            doubts += channel_doubts(grid, grids[0], parts[0].path.name)
         found += judged(part.path, doubts, terms)
     return found
 

@@ -16,7 +16,7 @@ from medseg.errors import DataError
 from medseg.image.geometry import canonical_axes
 from medseg.image.resample import resampled_shape
 from medseg.ingest.manifest import Case
-from medseg.ingest.sizes import SizeRange
+from medseg.ingest.voxel_sizes import VoxelSizes
 from medseg.machine import host_memory
 from medseg.plan.plan import Grid
 from medseg.preprocess.prepare import own_spacing
@@ -133,7 +133,7 @@ def _size_cause(cases: Mapping[str, Case], large: str, grid: Grid) -> str:
         return ""
     sizes = " x ".join(f"{s:.4g}" for s in case.geometry.spacing)
     target = " x ".join(f"{s:.4g}" for s in grid.spacing)
-    middle = SizeRange.median([one.geometry for one in cases.values()])
+    middle = VoxelSizes.of(one.geometry for one in cases.values()).middle
     doubt = middle.doubt(case.geometry, "the median of the data set")
     because = f"; {doubt}" if doubt else ""
     return (

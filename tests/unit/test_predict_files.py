@@ -396,6 +396,56 @@ def test_terms_come_back_from_the_model_folder(study: Any, tmp_path: Path) -> No
     assert sizes.median == (0.7, 1.0, 2.0)
 
 
+def sized(study: Any, folder: Path, size: float, unit: str = "um") -> Path:
+    """A picture of the study as ImageJ writes it, with pixels of this size."""
+    values = open_image(study.folder("flat") / "images" / "f0.png").image()[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "f.tif"
+    tifffile.imwrite(path, values, imagej=True, resolution=(1 / size, 1 / size), metadata={"unit": unit})
+    return path
+
+
+def of_micrometres(study: Any, folder: Path) -> Path:
+    """The flat model as if it had been trained on pixels of 0.5 um."""
+    checkpoint, network = read_checkpoint(study.model("flat"))
+    plan = checkpoint.plan.changed(unit="um", spacing=(0.5, 0.5))
+    sizes = VoxelSizes("um", (0.5, 0.5), (0.5, 0.5), (0.6, 0.6))
+    write_checkpoint(folder, replace(checkpoint, plan=plan, voxel_sizes=sizes), network)
+    return folder
+
+
+def test_a_size_unlike_those_of_the_training_is_a_doubt_with_its_cause(study: Any, tmp_path: Path) -> None:
+    model = of_micrometres(study, tmp_path / "model")
+    with pytest.raises(DataError) as caught:
+        predict_files([sized(study, tmp_path / "a", 1 / 300, "inch")], model, tmp_path / "out")
+    words = str(caught.value)
+    assert "a voxel of 84.67 x 84.67 um is 141 times larger than those of the model's training (0.5-0.6" in words
+    assert "300 dots per inch" in words
+    assert "--allow voxel-size" in words
+    small = sized(study, tmp_path / "b", 0.09)
+    with pytest.raises(DataError, match=r"5\.56 times smaller"):
+        predict_files([small], model, tmp_path / "out")
+    (target,) = predict_files([small], model, tmp_path / "out", How(allow=("voxel-size",)))
+    assert target.is_file()
+
+
+def test_a_size_in_another_unit_of_length_is_converted(study: Any, tmp_path: Path) -> None:
+    model = of_micrometres(study, tmp_path / "model")
+    in_um, in_mm = (sized(study, tmp_path / unit, size, unit) for unit, size in (("um", 0.5), ("mm", 0.0005)))
+    first, second = (predict_files([path], model, tmp_path / f"o{path.parent.name}")[0] for path in (in_um, in_mm))
+    np.testing.assert_array_equal(read_labels(first)[0], read_labels(second)[0])
+    assert read_labels(second)[1].spacing == pytest.approx((0.5, 0.5))
+
+
+def test_a_volume_without_directions_is_none_of_a_model_that_has_them(study: Any, tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).integers(0, 250, (12, 16, 18)).astype(np.uint8)
+    path = tmp_path / "v.tif"
+    metadata = {"axes": "ZYX", "spacing": 1000.0, "unit": "um"}
+    tifffile.imwrite(path, volume, imagej=True, resolution=(0.001, 0.001), metadata=metadata)
+    with pytest.raises(DataError, match=r"no directions in the world \(axes Z, Y, X\)"):
+        predict_files([path], study.model("solid"), tmp_path / "out")
+
+
 def test_declared_axes_and_channels_count_in_prediction(study: Any, tmp_path: Path) -> None:
     """A model of one channel takes the one of a file that its training took, or the user names."""
     picture = study.folder("flat") / "images" / "f0.png"

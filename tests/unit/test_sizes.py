@@ -18,7 +18,7 @@ from medseg.image.geometry import Geometry
 from medseg.ingest.cases import open_case_image, read_case_image
 from medseg.ingest.manifest import Manifest
 from medseg.ingest.run import check, run
-from medseg.ingest.sizes import SizeRange
+from medseg.ingest.voxel_sizes import VoxelSizes
 from medseg.plan.plan import Grid
 from medseg.preprocess.memory import require_fit
 
@@ -206,10 +206,8 @@ def test_a_grid_in_millimetres_is_written_to_tiff_in_micrometres(tmp_path: Path)
 
 
 def test_a_range_says_what_is_beyond_it() -> None:
-    grids = [Geometry.from_spacing((9, 9, 9), (s, s, 5 * s), "mm") for s in (0.5, 1.0)]
-    sizes = SizeRange.of(grids)
+    sizes = VoxelSizes.of(Geometry.from_spacing((9, 9, 9), (s, s, 5 * s), "mm") for s in (0.5, 1.0))
     assert str(sizes) == "0.5-1 x 0.5-1 x 2.5-5 mm"
-    assert SizeRange.from_json(sizes.to_json()) == sizes
     for spacing, unit, found in (
         ((4.9, 4.9, 9.0), "mm", ""),
         ((0.11, 0.11, 0.3), "mm", ""),
@@ -220,11 +218,15 @@ def test_a_range_says_what_is_beyond_it() -> None:
         ((5.0, 5.0, 25.0), "um", "100 times smaller"),
         ((1.0, 1.0, 1.0), "px", ""),
     ):
-        doubt = sizes.doubt(Geometry.from_spacing((9, 9, 9), spacing, unit), "what the model knows")
-        assert found in doubt and bool(doubt) == bool(found), (spacing, unit, doubt)
-    for wrong in ({"unit": "cm", "low": [1.0], "high": [1.0]}, {"unit": "mm", "low": [1.0, 0.0], "high": [1.0, 1.0]}):
-        with pytest.raises(ValueError, match="sizes"):
-            SizeRange.from_json(wrong)
+        doubt = sizes.doubt(Geometry.from_spacing((9, 9, 9), spacing, unit), "those of the model's training")
+        assert found in doubt, (spacing, unit)
+        assert bool(doubt) == bool(found), (spacing, unit, doubt)
+
+
+def test_the_middle_of_two_halves_is_between_them() -> None:
+    sizes = VoxelSizes.of(Geometry.from_spacing((9, 9), (s, s), "um") for s in (0.3, 0.3, 30.0, 30.0))
+    assert sizes.middle.low == pytest.approx((3.0, 3.0))
+    assert VoxelSizes.of(Geometry.from_spacing((9, 9), (s, s), "um") for s in (0.1, 0.3, 0.3, 9.0)).median == (0.3, 0.3)
 
 
 def test_a_case_that_does_not_fit_names_its_voxel_size(tmp_path: Path) -> None:
