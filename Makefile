@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # A test that kills its process ends the run: pytest-xdist would give it to one new process after another.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
-.PHONY: help install demo test test-all lint format torture fuzz schema clean
+.PHONY: help install demo test test-all lint format torture fuzz schema wheel clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -52,6 +52,9 @@ fuzz: install  ## damage N files of every format and read them: no crash, no han
 
 schema: install  ## write the configuration's JSON schema
 	$(BIN)/medseg schema > workflow/schemas/config.schema.json
+
+wheel: install  ## build the wheel and try it in a fresh environment and an empty folder
+	.ci/wheel
 
 clean:  ## remove results, generated data and tracking of this folder
 	rm -rf results data/phantoms mlflow.db* mlartifacts .snakemake

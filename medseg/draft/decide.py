@@ -38,13 +38,13 @@ def decide(draft: Draft, seen: Look, candidates: Sequence[Candidate], found: Sur
     for place, (key, value) in enumerate(seen.keys.items()):
         draft.put(Line(key, value, why if place == 0 else ""))
     draft.open += [f"not used: {remark}" for remark in seen.remarks]
-    if seen.instances:
+    if seen.classes:
+        named = ", ".join(f"{name} {value}" for name, value in seen.classes.items())
+        draft.put(Line("labels", dict(seen.classes), f"the data set names its classes ({named})", off=True))
+    elif seen.instances:
         draft.put(
             Line("labels", {"object": 1}, "one mask file per object; all are of one class, whose name you choose")
         )
-    elif seen.classes:
-        named = ", ".join(f"{name} {value}" for name, value in seen.classes.items())
-        draft.put(Line("labels", dict(seen.classes), f"the data set names its classes ({named})", off=True))
     else:
         put_labels(draft, found)
     _put_channels(draft, seen, found.images)

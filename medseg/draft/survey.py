@@ -21,6 +21,8 @@ from medseg.reading import Reading
 
 # Images that are read: what they have in common is seen in few.
 IMAGES = 24
+# Voxels along each axis of the part of an image that is read for its intensities.
+SIDE = 512
 # Label maps whose values are looked at one by one, and the most values and voxels of one.
 CLOSE_LOOKS, LOOKED_AT, CLOSE_VOXELS = 12, 60, 1 << 26
 
@@ -38,7 +40,7 @@ class ImageFacts:
         unit: ``mm``, ``um``, or ``px`` where the file states no size.
         channels: number of them.
         channel_names: the file's own; empty: none.
-        low: smallest finite intensity.
+        low: smallest finite intensity, in the middle of a large image.
     """
 
     shape: tuple[int, ...]
@@ -161,10 +163,21 @@ def _images(root: Path, case: Candidate) -> list[ImageFacts]:
         grid = source.geometry
         facts.append(
             ImageFacts(
-                grid.shape, grid.spacing, grid.unit, source.shape[0], tuple(source.channel_names), _low(source.image())
+                grid.shape,
+                grid.spacing,
+                grid.unit,
+                source.shape[0],
+                tuple(source.channel_names),
+                _low(source.read(_middle(grid.shape))),
             )
         )
     return facts
+
+
+def _middle(shape: Sequence[int]) -> list[slice]:
+    """The middle of a grid (S), at most ``SIDE`` voxels along each axis: large images stay on disk."""
+    starts = [max(0, (n - SIDE) // 2) for n in shape]
+    return [slice(start, min(start + SIDE, n)) for start, n in zip(starts, shape, strict=True)]
 
 
 def _low(image: NDArray[Any]) -> float:

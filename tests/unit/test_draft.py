@@ -21,6 +21,8 @@ from medseg.draft.run import run
 from medseg.draft.survey import LabelFacts, Survey, spread_out
 from medseg.draft.text import draft_text, scalar
 from medseg.errors import ConfigError, DataError, DatasetFaults
+from medseg.formats.png import png_bytes
+from medseg.image.geometry import Geometry
 from medseg.ingest.run import check
 
 SIZE: dict[str, Any] = {"imagej": True, "resolution": (2.0, 2.0), "metadata": {"unit": "um"}}
@@ -29,6 +31,10 @@ SIZE: dict[str, Any] = {"imagej": True, "resolution": (2.0, 2.0), "metadata": {"
 def picture(draw: np.random.Generator, colours: int = 1) -> np.ndarray:
     shape = (48, 64) if colours == 1 else (48, 64, colours)
     return draw.integers(0, 255, shape, dtype=np.uint8)
+
+
+def png(values: np.ndarray) -> bytes:
+    return png_bytes(Path("a.png"), values, Geometry.from_spacing(values.shape, (1.0, 1.0), "px"))
 
 
 def objects(draw: np.random.Generator, count: int) -> np.ndarray:
@@ -182,6 +188,37 @@ def test_subjects_in_ids_and_sides_of_one_body_are_joined(draw: np.random.Genera
     section, said = drafted(pictures(Path("c"), [halves(draw) for _ in names], names), Path("c.yaml"))
     assert section["subject"] == "c-subjects.csv"
     assert Path("c-subjects.csv").is_file()
+
+
+def test_a_mask_file_per_object_needs_no_numbers(draw: np.random.Generator, out: Path) -> None:
+    for k in range(5):
+        folder = Path("stage1_train", f"img{k}x")
+        for name in ("images", "masks"):
+            (folder / name).mkdir(parents=True)
+        (folder / "images" / f"img{k}x.png").write_bytes(png(picture(draw)))
+        values = objects(draw, 4)
+        for number in range(1, 5):
+            (folder / "masks" / f"{number}.png").write_bytes(png(((values == number) * 255).astype(np.uint8)))
+    section, said = drafted(Path("stage1_train"), out)
+    assert section["layout"] == "dsb2018"
+    assert said[0].endswith("passes all checks")
+    assert "# labels: {nucleus: 1}" in out.read_text()
+
+
+def test_a_mask_file_per_class_names_the_classes(draw: np.random.Generator, out: Path) -> None:
+    for k in range(5):
+        (folder := Path("set", f"s{k}x", "segmentations")).mkdir(parents=True)
+        save = lambda name, array, at=folder: nib.save(nib.Nifti1Image(array, np.eye(4)), at / f"{name}.nii.gz")  # noqa: E731
+        save("../ct", draw.integers(-1000, 500, (16, 16, 12)).astype(np.int16))
+        for number, organ in enumerate(("liver", "spleen")):
+            mask = np.zeros((16, 16, 12), np.uint8)
+            mask[2 + 6 * number : 6 + 6 * number, 3:9, 3:9] = 1
+            save(organ, mask)
+    section, said = drafted(Path("set"), out)
+    assert section["masks"].endswith("{class}.nii.gz")
+    assert section["channels"] == ["CT"]
+    assert said[0].endswith("passes all checks")
+    assert "# labels: {liver: 1, spleen: 2}" in out.read_text()
 
 
 def test_hounsfield_units_are_normalised_as_such(draw: np.random.Generator, out: Path) -> None:
