@@ -25,6 +25,12 @@ _FREESURFER = "convert it with FreeSurfer: `mri_convert FILE FILE.nii.gz`"
 _UNPACK = "unpack it"
 _ANALYZE = "convert it: `python -c \"import nibabel; nibabel.save(nibabel.load('FILE.hdr'), 'FILE.nii.gz')\"`"
 _SLICER = "open it in 3D Slicer and save it as .nii.gz or .nrrd"
+# For links that lead nowhere.
+FIX_LINKS = (
+    "fetch what they lead to (git-annex, DataLad: `datalad get FOLDER`), or copy the folder from where they lead "
+    "somewhere: `cp -rL FOLDER COPY`"
+)
+_LINK_AS_TEXT = "copy it again from where it is a link, with what that leads to: `cp -rL FOLDER COPY`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +152,8 @@ FOREIGN: tuple[Foreign, ...] = (
         rb"\s*<(!doctype )?(html|HTML)|\s*<!DOCTYPE html",
     ),
     _row("a Git LFS pointer, not the file itself", "fetch it with `git lfs pull`", "", rb"version https://git-lfs"),
+    _row("a git-annex pointer, not the file itself", "fetch it with `datalad get FILE`", "", rb"/annex/objects/"),
+    _row("a link that was copied as text", _LINK_AS_TEXT, "", rb"(\.\./|\./|/)[^\0-\x1f]{1,400}\n?$"),
     _row("regions of ImageJ", "make a label image of them in Fiji and save it as TIFF", ".roi", rb"Iout"),
     _row("a gzip file", _UNPACK, ".gz .tgz", _GZIP),
     _row("a ZIP archive", f"{_UNPACK}, or rename it to .zip if it holds a DICOM series", "", _ZIP),
@@ -156,7 +164,8 @@ FOREIGN: tuple[Foreign, ...] = (
 DICOM_OBJECTS: Mapping[str, tuple[str, str]] = {
     "RTSTRUCT": (
         "contours (RTSTRUCT), not voxels",
-        "load it with its series in 3D Slicer (extension SlicerRT), export the segmentation as DICOM-SEG or .seg.nrrd",
+        "convert it with its series: `pip install dcmrtstruct2nii`, `dcmrtstruct2nii convert -r FILE -d SERIES -o "
+        "CASE` writes image.nii.gz and a mask per structure (docs/dicom.md); or export it from 3D Slicer (SlicerRT)",
     ),
     "RTPLAN": ("a treatment plan (RTPLAN)", _MOVE),
     "SR": ("a report (SR)", _MOVE),

@@ -7,6 +7,7 @@ is found. Every failure is a ``FormatError`` (a ``DataError``) that names the fi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from medseg.errors import DataError
 from medseg.formats.channels import choose_channels
 from medseg.formats.content import START, Content, Data, FileBytes, kind_of
 from medseg.formats.errors import FormatError
-from medseg.formats.foreign import foreign
+from medseg.formats.foreign import FIX_LINKS, foreign
 from medseg.formats.limits import MAX_FILES, check_memory
 from medseg.formats.source import Source
 from medseg.formats.table import Format, format_of, suffix_of_kind
@@ -161,11 +162,36 @@ def _open_content(path: Path, row: Format, series: str) -> Content:
 
 def _folder(path: Path, series: str) -> Content:
     """All files of a folder, in memory."""
-    names = [str(p.relative_to(path)) for p in sorted(path.rglob("*")) if p.is_file() and not p.is_symlink()]
+    names = _names_in(path)
     if not 0 < len(names) <= MAX_FILES:
         cause = f"a folder of {len(names)} files, expected 1 to {MAX_FILES} slices of a DICOM series"
         raise FormatError(path, cause, "name the folder of one series")
     return Content(_held(path, names, path), series)
+
+
+def _names_in(folder: Path) -> list[str]:
+    """All files below a folder, links followed but for those that lead in circles, in the order of their paths.
+
+    Raises:
+        FormatError: if links lead nowhere: a part of the series would be missing without a word.
+    """
+    found, broken = list[Path](), list[str]()
+    seen = {folder.resolve(), *folder.resolve().parents}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        here = Path(place)
+        for name in [name for name in folders if (here / name).is_symlink()]:
+            real = (here / name).resolve()
+            if real in seen:
+                folders.remove(name)
+            seen.add(real)
+        found += [here / name for name in files if (here / name).is_file()]
+        broken += [name for name in files if (here / name).is_symlink() and not (here / name).exists()]
+    if broken:
+        cause = (
+            f"{len(broken)} of {len(found) + len(broken)} files are links that lead nowhere, such as {min(broken)!r}"
+        )
+        raise FormatError(folder, cause, FIX_LINKS)
+    return [str(path.relative_to(folder)) for path in sorted(found)]
 
 
 def _companions(path: Path, row: Format, data: Data) -> list[str]:

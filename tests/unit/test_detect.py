@@ -240,6 +240,22 @@ PUBLISHED = {
         ("s0000/ct.nii.gz", "s0000/segmentations/aorta.nii.gz"),
         ("s0000", "s0003"),
     ),
+    "contours, converted by dcmrtstruct2nii": Published(
+        (*each("P<0>/<1>.nii.gz", range(4), ("image", "mask_liver", "mask_kidney-left")),),
+        "{case}/image.nii.gz",
+        "{case}/mask_{class}.nii.gz",
+        4,
+        ("P0/image.nii.gz", "P0/mask_kidney-left.nii.gz"),
+    ),
+    "two observers": Published(
+        (*each("P<0>/<1>.nii.gz", range(4), ("ct", "observer1_seg", "observer2_seg")),),
+        "{case}/ct.nii.gz",
+        "{case}/observer1_seg.nii.gz",
+        4,
+        ("P0/ct.nii.gz", "P0/observer1_seg.nii.gz"),
+        (),
+        "{case}/observer2_seg.nii.gz is not used",
+    ),
     "KiTS": Published(
         (*each("case_<0>/<1>.nii.gz", four(range(4)), ("imaging", "segmentation")),),
         "{case}/imaging.nii.gz",

@@ -352,6 +352,15 @@ FAULTY: list[tuple[str, str, Damage, str, str, str]] = [
     ),
     ("nnunet", "a list", lambda r: (r / "dataset.json").write_text("[]"), "dataset-json", "-", "no mapping"),
     ("nnunet", "numTraining", json_change(lambda i: i.update(numTraining=7)), "dataset-json", "-", "is 7, 4 cases"),
+    ("nnunet", "numTraining as text", json_change(lambda i: i.update(numTraining="7")), "dataset-json", "-", "is 7, 4"),
+    (
+        "nnunet",
+        "odd numTraining",
+        json_change(lambda i: i.update(numTraining=[4])),
+        "dataset-json",
+        "-",
+        "is [4] (list)",
+    ),
     ("nnunet", "no ending", json_change(lambda i: i.pop("file_ending")), "dataset-json", "-", "file_ending None"),
     ("nnunet", "no channels", json_change(lambda i: i.pop("channel_names")), "dataset-json", "-", "channel_names"),
     ("nnunet", "no labels", json_change(lambda i: i.pop("labels")), "dataset-json", "-", "no mapping 'labels'"),
@@ -578,6 +587,13 @@ def test_nnunet_ignore_alone_and_classes_of_the_configuration(tmp_path: Path) ->
     assert (dict(table.names), table.ignore, table.regions) == ({"ball": 1, "rod": 2}, 3, ())
     own = check(config(tmp_path, "nnunet", labels={"one": 1, "two": 2}), "data").labels
     assert (dict(own.names), own.ignore) == ({"one": 1, "two": 2}, None)
+
+
+@pytest.mark.parametrize("count", ["4", " 4 ", 4])
+def test_nnunet_takes_a_count_that_is_text(count: Any, tmp_path: Path) -> None:
+    write_nnunet(tmp_path / "data")
+    json_change(lambda i: i.update(numTraining=count))(tmp_path / "data")
+    assert len(check(config(tmp_path, "nnunet"), "data").cases) == 4
 
 
 def test_nnunet_lists_files_of_its_own(tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.formats.content import Content
+from medseg.formats.content import START, Content
 from medseg.formats.dicom.frames import DicomFrame, frames_of
 from medseg.formats.dicom.header import DIRECTORY_CLASS, DicomFile, NoDicomError, pixel_format_of, prefix, read_header
 from medseg.formats.dicom.pixels import SYNTAXES, PixelFormat, check_pixels, compressed_frames, native_frames
 from medseg.formats.dicom.seg import SEGMENTATION_CLASSES, read_segmentation
 from medseg.formats.dicom.stack import TOLERANCE, stack_planes
 from medseg.formats.errors import FormatError
-from medseg.formats.foreign import DICOM_OBJECTS
+from medseg.formats.foreign import DICOM_OBJECTS, foreign
 from medseg.formats.limits import MAX_FILES, check_size, held
 from medseg.formats.source import Source
 from medseg.formats.zipped import members
@@ -90,6 +90,9 @@ def _headers(path: Path, files: Mapping[str, bytes]) -> list[DicomFile]:
             headers.append(header)
     if others:
         names = ", ".join(others[:SHOWN]) + (f" and {len(others) - SHOWN} more" if len(others) > SHOWN else "")
+        rows = {foreign(Path(name), bytes(files[name][:START])) for name in others}
+        if len(rows) == 1 and (row := next(iter(rows))) is not None:
+            raise FormatError(path, f"no DICOM files, each is {row.name}: {names}", row.way)
         cause = "the content is no DICOM file" if others == [path.name] else f"no DICOM files: {names}"
         raise FormatError(path, cause, "move other files out of the series' folder; convert those without preamble")
     return headers

@@ -165,11 +165,33 @@ def _name(template: Template) -> str:
 
 
 def _joins(one: Template, best: Template) -> bool:
-    """Whether two templates differ only in a word of their last name that is none for masks: channels or classes."""
+    """Whether two templates differ only in words of their last names that are none for masks: channels or classes."""
     folders = one.text.rpartition("/")[0], best.text.rpartition("/")[0]
     words = _name(one), _name(best)
     alike = [text.replace(word, "\0") for text, word in zip((one.text, best.text), words, strict=True) if word]
-    return folders[0] == folders[1] and all(words) and not any(map(rank, words)) and len(set(alike)) == 1
+    if folders[0] != folders[1] or not all(words) or len(set(alike)) != 1:
+        return False
+    _, middles, _ = _parted(words)
+    said = all(middle and not rank(middle) and not annotator(middle) for middle in middles)
+    # Numbers number objects.
+    return said and (one.rank == 0 or any(c.isalpha() for middle in middles for c in middle))
+
+
+def _parted(names: Sequence[str]) -> tuple[str, list[str], str]:
+    """What names begin with alike, up to a separator, what is between, and what they end with alike."""
+    start = _alike(names)
+    rests = [name[len(start) :] for name in names]
+    end = _alike([rest[::-1] for rest in rests])[::-1]
+    return start, [rest[: len(rest) - len(end)] for rest in rests], end
+
+
+def _alike(names: Sequence[str]) -> str:
+    """The beginning that all names share and that ends with a separator."""
+    first, last = min(names), max(names)
+    common = first[: next((k for k, c in enumerate(first) if last[k : k + 1] != c), len(first))]
+    while common and common[-1].isalnum():
+        common = common[:-1]
+    return common
 
 
 def _suffixed(templates: Sequence[Template], keys: Iterable[tuple[str, ...]], name: str = "") -> str:
@@ -180,15 +202,11 @@ def _suffixed(templates: Sequence[Template], keys: Iterable[tuple[str, ...]], na
         suffixes = {".*"} if len({suffix.lower() for suffix in suffixes}) != 1 else {min(suffixes).lower()}
     text = templates[0].text
     if len(templates) > 1:
-        words = sorted(_name(template) for template in templates)
-        start = _common_start(words)
-        choices = "|".join(word[len(start) :] for word in words)
-        place = (
-            f"{start}{{{name}:{choices}}}"
-            if "{case}" in text.rpartition("/")[2] or name == "channel"
-            else f"{{{name}}}"
-        )
-        text = f"{text.rpartition('/')[0]}/{text.rpartition('/')[2].replace(_name(templates[0]), place)}"
+        start, words, end = _parted(sorted(_name(template) for template in templates))
+        folder, _, last = text.rpartition("/")
+        # Any class will do where its name is all that the file's name says.
+        choices = f":{'|'.join(words)}" if "{case}" in last or name == "channel" else ""
+        text = f"{folder}/{last.replace(_name(templates[0]), f'{start}{{{name}{choices}}}{end}')}"
     parts = {unit.folders[k] for t in templates for u in t.units.values() for unit in u for k in _split_places(t.text)}
     if parts:
         text = text.replace("{split}", f"{{split:{'|'.join(sorted(parts))}}}")
@@ -198,12 +216,6 @@ def _suffixed(templates: Sequence[Template], keys: Iterable[tuple[str, ...]], na
 def _split_places(text: str) -> list[int]:
     """Which folders of a pattern are the parts of a data set."""
     return [k for k, name in enumerate(text.split("/")) if name == "{split}"]
-
-
-def _common_start(words: Sequence[str]) -> str:
-    """The separator that all begin with, so that it does not get into names of channels and classes."""
-    first = words[0][:1]
-    return first if not first.isalnum() and all(word[:1] == first and len(word) > 1 for word in words) else ""
 
 
 def _what_is_there(units: Sequence[Unit]) -> str:

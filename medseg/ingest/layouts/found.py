@@ -151,13 +151,27 @@ def by_stem(root: Path, files: Iterable[str]) -> dict[str, list[str]]:
 
 
 def outside(root: Path, files: Iterable[str]) -> list[Fault]:
-    """The fault ``unsafe-path`` for files that are, links followed, outside the data set's folder."""
+    """The fault ``unsafe-path`` for files that are, links followed, outside the data set's folder.
+
+    Of a folder (a DICOM series), the links in it count as well.
+    """
     base = os.path.realpath(root)
-    return [
-        fault("unsafe-path", stem_of(Path(file)), file, "leads out of the data set's folder")
-        for file in files
-        if not Path(os.path.realpath(root / file)).is_relative_to(base)
-    ]
+    faults = []
+    for file in files:
+        if not Path(os.path.realpath(root / file)).is_relative_to(base):
+            faults.append(fault("unsafe-path", stem(root, file), file, "leads out of the data set's folder"))
+        elif (root / file).is_dir() and (links := _links_out(root / file, base)):
+            cause = f"{len(links)} links in it lead out of the data set's folder, such as {links[0]}"
+            fix = "keep all files inside the data set's folder, or set `path` to a folder above that holds both"
+            faults.append(fault("unsafe-path", stem(root, file), file, cause, fix))
+    return faults
+
+
+def _links_out(folder: Path, base: str) -> list[str]:
+    """Names of the links below a folder that lead out of ``base``."""
+    links = [Path(place, name) for place, folders, names in os.walk(folder) for name in (*folders, *names)]
+    links = [link for link in links if link.is_symlink()]
+    return sorted(link.name for link in links if not Path(os.path.realpath(link)).is_relative_to(base))
 
 
 def usable(name: object) -> bool:

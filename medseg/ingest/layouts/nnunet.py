@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from medseg.bounds import shortened
 from medseg.config import DatasetConfig
 from medseg.errors import DataError, Fault
 from medseg.files import read_json
@@ -143,7 +144,13 @@ def _listed(mapping: Any, channels: int, faults: list[Fault]) -> list[Candidate]
 
 def _check_count(index: Mapping[str, Any], count: int, where: str, faults: list[Fault]) -> None:
     promised = index.get("numTraining", count)
-    if promised != count:
+    if isinstance(promised, str) and promised.strip().isdecimal():
+        # Some programs write numbers as text.
+        promised = int(promised[:18])
+    if not isinstance(promised, int) or isinstance(promised, bool):
+        cause = f"numTraining is {shortened(promised)} ({type(promised).__name__}), expected a whole number"
+        faults.append(fault("dataset-json", "-", INDEX, cause, f"write {count}, the cases that are {where}"))
+    elif promised != count:
         cause = f"numTraining is {promised}, {count} cases are {where}"
         faults.append(fault("dataset-json", "-", INDEX, cause, "correct numTraining, or add what is missing"))
 
