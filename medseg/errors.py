@@ -92,10 +92,19 @@ class Fault:
 
 
 class DatasetFaults(DataError):
-    """Every fault found in a data set, in one pass."""
+    """Every fault found in a data set, in one pass.
+
+    Attributes:
+        dataset, root, faults: what they are of.
+        everything: whether a terminal gets every one of many equal faults.
+        file: where all of them were written; None: nowhere.
+    """
 
     def __init__(self, dataset: str, root: Path, faults: Sequence[Fault]) -> None:
+        self.dataset, self.root = dataset, root
         self.faults = tuple(sorted(faults))
+        self.everything = False
+        self.file: Path | None = None
         lines = "\n".join(str(fault) for fault in self.faults)
         noun = "fault" if len(self.faults) == 1 else "faults"
         super().__init__(f"{len(self.faults)} {noun} in data set '{dataset}' ({root})\n{lines}")

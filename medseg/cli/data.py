@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,10 +50,11 @@ def ingest(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="folder for manifest and folds", callback=as_folder)
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="only check, write nothing")] = False,
+    check: Annotated[bool, typer.Option("--check", help="only check, write no results")] = False,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="cases read side by side; none: one per processor")
     ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="list every fault, also hundreds of one kind")] = False,
     propose_subjects: Annotated[
         Path | None,
         typer.Option(
@@ -76,11 +79,30 @@ def ingest(
         raise typer.BadParameter("needed unless --check is given", param_hint="--out")
     study = read_study([config])
     fits = functools.partial(_check_labels, study, dataset)
-    if check or out is None:
-        manifest = stage.check(study, dataset, workers, fits)
-    else:
-        manifest = stage.run(study, dataset, out, workers, fits)
+    with _listing(study, dataset, everything):
+        if check or out is None:
+            manifest = stage.check(study, dataset, workers, fits)
+        else:
+            manifest = stage.run(study, dataset, out, workers, fits)
     _warn_of_tolerances(study, manifest)
+
+
+@contextmanager
+def _listing(study: Config, dataset: str, everything: bool) -> Iterator[None]:
+    """Where the faults of a data set are many, write all of them beside the logs; a list of an earlier try goes."""
+    from medseg.errors import DatasetFaults
+    from medseg.results.paths import Results
+
+    file = Results.of(study).faults(dataset)
+    try:
+        yield
+    except DatasetFaults as error:
+        from medseg.ingest.fault_list import write_list
+
+        write_list(error, file)
+        error.everything = everything
+        raise
+    file.unlink(missing_ok=True)
 
 
 def _check_labels(config: Config, dataset: str, labels: LabelTable) -> None:

@@ -161,6 +161,10 @@ class Results:
         """Log of a rule's jobs, a pattern; of one data set where the rule is about one."""
         return self.logs / f"{JOBS[job].replace(DATASET, dataset)}.log"
 
+    def faults(self, dataset: str) -> Path:
+        """Every fault of a data set, where a terminal gets a part of them; no job makes or reads it."""
+        return self.logs / "faults" / f"{dataset}.txt"
+
     def benchmark(self, job: str, dataset: str = DATASET) -> Path:
         """Benchmark of a rule's jobs, a pattern; of one data set where the rule is about one."""
         return self.benchmarks / f"{JOBS[job].replace(DATASET, dataset)}.tsv"

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from medseg.cli import main
 from medseg.cli.data import ingest
 from medseg.config import Config
 from medseg.errors import ConfigError, DataError, DatasetFaults
@@ -375,6 +377,61 @@ def test_faults_in_a_terminal_are_told_by_kind(organs: Path) -> None:
     assert "allow" not in blocks[1]
     assert blocks[0].splitlines()[1].startswith("  organs_001 · imagesTr/organs_001.nii.gz · ")
     assert sum(len(block.splitlines()) - 1 for block in blocks) == len(caught.value.faults)
+
+
+def many(root: Path) -> Config:
+    """A data set with 12 images without a label, and one file that is empty."""
+    generate("cells", 4, 0, root / "data")
+    source = (root / "data/images/cells_000.png").read_bytes()
+    for number in range(12):
+        (root / f"data/images/more_{number:02d}.png").write_bytes(source)
+    (root / "data/images/cells_001.png").write_bytes(b"")
+    return config(root, layout="pairs", labels={"nucleus": 1}, instances=True)
+
+
+def test_long_lists_are_cut_and_a_file_has_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    value = many(tmp_path)
+    (tmp_path / "my.yaml").write_text(json.dumps(value.model_dump(exclude_none=True)))
+    monkeypatch.chdir(tmp_path)
+
+    def lines(*options: str) -> list[str]:
+        arguments = ["medseg", "ingest", "--config", "my.yaml", "--dataset", "data", "--check", *options]
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as end:
+            main()
+        text = "".join(capfd.readouterr())
+        return [str(end.value.code), *text[text.index("13 faults") :].splitlines()]
+
+    cut = lines()
+    assert cut[0] == "2"
+    assert any(line.startswith("image-without-label (12): add its label") for line in cut)
+    shown = [line for line in cut if line.startswith("  ")]
+    assert [line.split(" · ")[0].strip() for line in shown] == [
+        "more_00",
+        "more_01",
+        "more_02",
+        "… and 9 more",
+        "cells_001",
+    ]
+    file = f"results/{value.experiment}/logs/faults/data.txt"
+    assert cut[-1] == f"9 of 13 are not shown: `medseg ingest --all` shows them; all are in {file}"
+    # What was advised, and the file.
+    whole = lines("--all")
+    assert sum(line.startswith("  more_") for line in whole) == 12
+    assert whole[-1].startswith("  cells_001")
+    assert Path(file).read_text().splitlines() == whole[1:]
+    # Of a data set that was put right, no list stays.
+    for path in (tmp_path / "data/images").glob("more_*"):
+        path.unlink()
+    (tmp_path / "data/images/cells_001.png").unlink()
+    (tmp_path / "data/masks/cells_001.png").unlink()
+    monkeypatch.setattr(sys, "argv", ["medseg", "ingest", "--config", "my.yaml", "--dataset", "data", "--check"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code, capfd.readouterr()
+    assert not Path(file).exists()
 
 
 # Folds on disk
