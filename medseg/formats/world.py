@@ -8,7 +8,7 @@ them. Nothing else of an input's header goes into an output.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -18,12 +18,18 @@ class World:
 
     Attributes:
         kind: of the header: ``NIfTI``, ``NRRD``, ``MetaImage``, ``TIFF`` or ``DICOM``.
-        fields: numbers, codes and UIDs by name; never free text.
+        fields: numbers and codes by name; never free text.
+        identity: of DICOM, the UIDs by which a label map refers to its series: they say of whom it is.
     """
 
     kind: str
-    # Not shown: the UIDs of a DICOM series are an identity.
-    fields: Mapping[str, Any] = field(repr=False)
+    fields: Mapping[str, Any]
+    identity: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def anonymous(self) -> World:
+        """The same without an identity."""
+        return replace(self, identity={})
 
 
 @dataclass(frozen=True, slots=True)

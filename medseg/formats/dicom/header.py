@@ -1,7 +1,8 @@
 """The header of one DICOM file (DICOM PS3.5 and PS3.10), as far as geometry and pixels need it.
 
 Only the elements in ``WANTED`` are taken from a file. Names, numbers, dates and descriptions of patients, and private
-elements, are skipped by the parser and enter no object, message or output.
+elements, are skipped by the parser and enter no object, message or output. UIDs of study, frame of reference and
+instances go into the segmentations of a series (``medseg.formats.dicom.references``), and nowhere else.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from medseg.formats.errors import FormatError
 # What is taken from a file, by DICOM keyword; sequences are taken whole; of their items only known keywords are read.
 WANTED = (
     "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "FrameOfReferenceUID",
+    "ReferencedSeriesSequence",
     "Modality",
     "SeriesInstanceUID",
     "SeriesNumber",

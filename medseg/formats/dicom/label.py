@@ -1,9 +1,11 @@
-"""Label maps as DICOM segmentations (PS3.3 A.51, C.8.20), written from labels and grid alone.
+"""Label maps as DICOM segmentations (PS3.3 A.51, C.8.20), written from labels, grid and class names.
 
 Up to ``MOST_SEGMENTS`` the file is of type BINARY, which every viewer knows: one segment per class value, one frame per
 segment and slice; above (object numbers) it is a label map, one frame per slice with the values as pixels. The first
-segment, or the label map, has a frame for every slice, so that the whole grid can be read back. The source's data sets
-are not available here, so no identity can be copied; UIDs follow from the content, and equal labels give equal bytes.
+segment, or the label map, has a frame for every slice, so that the whole grid can be read back. Of the source's data
+sets the places of slices are known here, and the UIDs that a segmentation refers to
+(``medseg.formats.dicom.references``), which are left out on request; its own UIDs follow from the content, and equal
+labels give equal bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,9 @@ from numpy.typing import NDArray
 
 from medseg.errors import GeometryError
 from medseg.formats.dicom.header import silence_pydicom
+from medseg.formats.dicom.references import Instance, derivation, refer
 from medseg.formats.dicom.seg import LABEL_MAP_STORAGE, SEGMENTATION_STORAGE
-from medseg.formats.dicom.stack import LPS_TO_RAS, Plane, stack_planes
+from medseg.formats.dicom.stack import LPS_TO_RAS, Plane, normal_of, stack_planes
 from medseg.formats.errors import FormatError
 from medseg.formats.world import NOTHING, About
 from medseg.image.geometry import Geometry
@@ -32,11 +36,18 @@ MOST_SEGMENTS = 255
 ROUND_TRIP = 1e-3
 # Digits behind the point of every number written: few enough that what was read back is written as the same bytes.
 DIGITS = 9
+# Characters that a SegmentLabel holds (PS3.5, LO).
+LONGEST_LABEL = 64
 FIX_FORMAT = "write .nii.gz"
 
 
 def segmentation_bytes(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> bytes:
     """A DICOM segmentation with the values of ``labels`` (X, Y, Z) as segment numbers.
+
+    Args:
+        path: for messages.
+        labels, geometry: the values and their grid.
+        about: names of segments, and the series that the file refers to; without, it refers to none.
 
     Raises:
         FormatError: for values outside 0 to 65535, and for grids that DICOM cannot express: not in mm, rows and columns
@@ -52,16 +63,20 @@ def segmentation_bytes(path: Path, labels: NDArray[Any], geometry: Geometry, abo
     if low < 0 or high > 65535:
         raise FormatError(path, f"labels {low} to {high}, a segmentation holds 0 to 65535", FIX_FORMAT)
     silence_pydicom()
-    planes = _planes(path, geometry)
+    planes = _own_planes(path, geometry, about) or _planes(path, geometry)
     slices = np.ascontiguousarray(labels.transpose(2, 1, 0)).astype(np.uint8 if high <= 255 else np.uint16)
     binary = high <= MOST_SEGMENTS
     frames = list(_binary_frames(slices, max(high, 1))) if binary else [(k, 0) for k in range(len(slices))]
-    image = Dataset()
-    _describe(image, slices, planes, binary)
-    numbers = range(1, max(high, 1) + 1) if binary else (n for n in np.unique(slices).tolist() if n)
-    image.SegmentSequence = [_segment(number) for number in numbers]
+    image, references = Dataset(), {} if about.world is None else about.world.identity
+    instances = references.get("instances", ())
+    _describe(image, slices, planes, binary, repr((sorted(about.names.items()), sorted(references.items()))))
+    if references:
+        refer(image, references)
+    image.SegmentSequence = [_segment(number, about.names) for number in _numbers(slices, binary, about.names)]
     image.SharedFunctionalGroupsSequence = [_shared(planes[0])]
-    image.PerFrameFunctionalGroupsSequence = [_own(planes[k], k, number) for k, number in frames]
+    image.PerFrameFunctionalGroupsSequence = [
+        _own(planes[k], k, number, instances[k] if instances else None) for k, number in frames
+    ]
     image.NumberOfFrames = len(frames)
     if binary:
         bits = np.stack([slices[k] == number for k, number in frames])
@@ -86,16 +101,29 @@ def segmentation_zip(path: Path, labels: NDArray[Any], geometry: Geometry, about
     return out.getvalue()
 
 
+def _own_planes(path: Path, geometry: Geometry, about: About) -> list[Plane]:
+    """The planes of the series whose labels these are, as its files have them; none if it is unknown."""
+    planes = about.fields("DICOM").get("planes", ())
+    if planes and len(planes) != geometry.shape[2]:
+        raise FormatError(path, f"{geometry.shape[2]} slices of labels for a series of {len(planes)}", FIX_FORMAT)
+    if not planes:
+        return []
+    _, _, normal = normal_of(path, planes[0])
+    apart = abs(float((LPS_TO_RAS @ geometry.affine)[:3, 2] @ normal))
+    # Not the thickness of the series: where it differs from the distance of slices, programs read it in several ways.
+    return [replace(plane, thickness=round(apart, DIGITS)) for plane in planes]
+
+
 def _planes(path: Path, geometry: Geometry) -> list[Plane]:
     """The planes of a grid's slices, or ``FormatError`` if they would not be read back as that grid."""
     lps = np.linalg.inv(LPS_TO_RAS) @ geometry.affine
-    columns, rows = (float(v) for v in np.linalg.norm(lps[:3, :2], axis=0))
-    across, down = _settled(lps[:3, 0] / columns), _settled(lps[:3, 1] / rows)
+    columns, rows = (round(float(v), DIGITS) for v in np.linalg.norm(lps[:3, :2], axis=0))
+    across, down = (_settled(lps[:3, axis] / np.linalg.norm(lps[:3, axis])) for axis in (0, 1))
     start, step = np.round(lps[:3, 3], DIGITS), np.round(lps[:3, 2], DIGITS)
     normal = np.cross(across, down)
-    apart = abs(float(step @ normal) / float(np.linalg.norm(normal)))
+    apart = round(abs(float(step @ normal) / float(np.linalg.norm(normal))), DIGITS)
     orientation = tuple(float(v) for v in (*across, *down))
-    places = [tuple(float(v) for v in start + k * step) for k in range(geometry.shape[2])]
+    places = [tuple(float(v) for v in np.round(start + k * step, DIGITS)) for k in range(geometry.shape[2])]
     planes = [Plane(f"slice {k}", place, orientation, (rows, columns), apart) for k, place in enumerate(places)]
     try:
         back = Geometry.create(geometry.shape, stack_planes(path, planes, geometry.shape[1], geometry.shape[0]).affine)
@@ -128,11 +156,24 @@ def _binary_frames(slices: NDArray[Any], most: int) -> Iterator[tuple[int, int]]
         yield from ((k, number) for k in range(len(slices)) if number == 1 or number in present[k])
 
 
-def _describe(image: Any, slices: NDArray[Any], planes: Sequence[Plane], binary: bool) -> None:
-    """The elements that hold for the whole file; whatever could name a person or a date is there and empty."""
+def _numbers(slices: NDArray[Any], binary: bool, names: Mapping[int, str]) -> list[int]:
+    """Numbers of the segments: of a binary file without gaps, and those of classes that nothing shows as well."""
+    named = [number for number in names if 0 < number <= (MOST_SEGMENTS if binary else 65535)]
+    if binary:
+        return list(range(1, max([int(slices.max(initial=0)), *named, 1]) + 1))
+    return sorted({*(n for n in np.unique(slices).tolist() if n), *named})
+
+
+def _describe(image: Any, slices: NDArray[Any], planes: Sequence[Plane], binary: bool, more: str) -> None:
+    """The elements that hold for the whole file; whatever could name a person or a date is there and empty.
+
+    UIDs follow from all that the file says: labels, places and ``more``.
+    """
     numbers = [*planes[0].orientation, *planes[0].spacing, *planes[0].position, *planes[-1].position]
     place = repr((slices.shape, [_decimal(v) for v in numbers])).encode()
-    content = hashlib.sha256(slices.tobytes()).digest()
+    content = hashlib.sha256(slices.tobytes() + more.encode()).digest()
+    # Names of classes are written as Unicode.
+    image.SpecificCharacterSet = "ISO_IR 192"
     image.SOPClassUID = SEGMENTATION_STORAGE if binary else LABEL_MAP_STORAGE
     image.SOPInstanceUID = _uid(b"instance", place, content)
     image.StudyInstanceUID = _uid(b"study", place, content)
@@ -154,6 +195,7 @@ def _describe(image: Any, slices: NDArray[Any], planes: Sequence[Plane], binary:
     image.BitsAllocated, image.BitsStored, image.HighBit = bits, bits, bits - 1
     image.LossyImageCompression, image.BurnedInAnnotation = "00", "NO"
     image.SegmentationType = "BINARY" if binary else "LABELMAP"
+    image.SegmentsOverlap = "NO"
     organization = image.DimensionOrganizationSequence[0].DimensionOrganizationUID
     pointers = [(0x0020_0032, 0x0020_9113)] if not binary else [(0x0062_000B, 0x0062_000A), (0x0020_0032, 0x0020_9113)]
     image.DimensionIndexSequence = [
@@ -162,16 +204,21 @@ def _describe(image: Any, slices: NDArray[Any], planes: Sequence[Plane], binary:
     ]
 
 
-def _segment(number: int) -> Any:
+def _segment(number: int, names: Mapping[int, str]) -> Any:
     tissue = {"CodeValue": "85756007", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Tissue"}
-    return _item(
-        SegmentNumber=int(number),
-        SegmentLabel=str(int(number)),
+    # A backslash separates values there.
+    name = names.get(number, str(number)).replace("\\", "/")
+    item = _item(
+        SegmentNumber=number,
+        SegmentLabel=name[:LONGEST_LABEL],
         SegmentAlgorithmType="AUTOMATIC",
         SegmentAlgorithmName="medseg",
         SegmentedPropertyCategoryCodeSequence=[_item(**tissue)],
         SegmentedPropertyTypeCodeSequence=[_item(**tissue)],
     )
+    if len(name) > LONGEST_LABEL:
+        item.SegmentDescription = name
+    return item
 
 
 def _shared(plane: Plane) -> Any:
@@ -186,8 +233,8 @@ def _shared(plane: Plane) -> Any:
     )
 
 
-def _own(plane: Plane, index: int, segment: int) -> Any:
-    """Functional groups of one frame: its place, and its segment unless it is a label map (0)."""
+def _own(plane: Plane, index: int, segment: int, source: Instance | None) -> Any:
+    """Functional groups of one frame: its place, its segment unless it is a label map (0), the image of its slice."""
     indices = [segment, index + 1] if segment else [index + 1]
     item = _item(
         FrameContentSequence=[_item(DimensionIndexValues=indices)],
@@ -195,6 +242,8 @@ def _own(plane: Plane, index: int, segment: int) -> Any:
     )
     if segment:
         item.SegmentIdentificationSequence = [_item(ReferencedSegmentNumber=segment)]
+    if source is not None:
+        item.DerivationImageSequence = [derivation(source)]
     return item
 
 
@@ -212,7 +261,7 @@ def _decimal(value: float) -> str:
     """A number as a decimal string of at most 16 characters."""
     from pydicom.valuerep import format_number_as_ds
 
-    return str(format_number_as_ds(round(value, DIGITS) + 0.0))
+    return str(format_number_as_ds(value + 0.0))
 
 
 def _uid(*parts: bytes) -> str:

@@ -20,12 +20,14 @@ from medseg.formats.content import START, Content
 from medseg.formats.dicom.frames import DicomFrame, frames_of
 from medseg.formats.dicom.header import DIRECTORY_CLASS, DicomFile, NoDicomError, pixel_format_of, prefix, read_header
 from medseg.formats.dicom.pixels import SYNTAXES, PixelFormat, check_pixels, compressed_frames, native_frames
+from medseg.formats.dicom.references import of_series
 from medseg.formats.dicom.seg import SEGMENTATION_CLASSES, read_segmentation
 from medseg.formats.dicom.stack import TOLERANCE, stack_planes
 from medseg.formats.errors import FormatError
 from medseg.formats.foreign import DICOM_OBJECTS, foreign
 from medseg.formats.limits import MAX_FILES, check_size, held
 from medseg.formats.source import Source
+from medseg.formats.world import World
 from medseg.formats.zipped import members
 
 # Files of a folder that are no slices and no reason to complain.
@@ -167,6 +169,12 @@ def _read_images(path: Path, headers: Sequence[DicomFile], layouts: Sequence[Pix
         for frame, values in zip(group, pixels(path, header, layout), strict=True):
             volume[place[number]] = values if one else _scaled(path, values, frame)
             number += 1
+    sources = [
+        (header, number if layout.frames > 1 else 0)
+        for header, layout in zip(headers, layouts, strict=True)
+        for number in range(1, layout.frames + 1)
+    ]
+    references = of_series(path, headers[0], [sources[index] for index in stack.order])
     slope, intercept = scaling.pop() if one else (1.0, 0.0)
     lossy = any(layout.lossy for layout in layouts)
     tilted = f"slices shift by {stack.tilt:.2f} voxels in their plane from first to last: tilted gantry"
@@ -179,6 +187,7 @@ def _read_images(path: Path, headers: Sequence[DicomFile], layouts: Sequence[Pix
         intercept,
         lossy=lossy,
         notes=(("gantry-tilt", tilted),) if stack.tilt > TOLERANCE else (),
+        world=World("DICOM", {"planes": tuple(flat[index].plane for index in stack.order)}, references),
     )
 
 

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from medseg.formats.dicom.frames import frames_of
 from medseg.formats.dicom.header import DicomFile, foreign_errors
 from medseg.formats.dicom.pixels import PixelFormat
+from medseg.formats.dicom.references import of_segmentation
 from medseg.formats.dicom.stack import SAME_PLACE_MM, Plane, normal_of, stack_planes
 from medseg.formats.errors import FormatError
 from medseg.formats.limits import check_size
 from medseg.formats.source import Source
+from medseg.formats.world import World
 
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
@@ -73,6 +75,7 @@ def read_segmentation(path: Path, header: DicomFile, layout: PixelFormat, frames
         lossy=layout.lossy,
         segments=_names(path, header),
         sparse=True,
+        world=World("DICOM", {"planes": tuple(planes)}, of_segmentation(path, header, slots, len(planes))),
     )
 
 
