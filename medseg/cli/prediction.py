@@ -60,6 +60,13 @@ def predict(
     mirror: Annotated[
         bool | None, typer.Option("--mirror/--no-mirror", help="average over mirror images; none: as trained")
     ] = None,
+    references: Annotated[
+        bool | None,
+        typer.Option(
+            "--references/--no-references",
+            help="DICOM segmentations name the UIDs of their series, which viewers need; none: they do",
+        ),
+    ] = None,
     tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store of a run id")] = None,
     tables: Tables = False,
     rois: Rois = False,
@@ -92,7 +99,12 @@ def predict(
     of_files |= {"--mirror": mirror, "--tracking-uri": tracking_uri, "--tables": tables or None, "--layout": layout}
     of_files |= {"--orientation": orientation, "--fill": fill, "--allow": allow or None, "--max-gb": max_gb}
     of_files |= {"--axes": axes, "--channel": channel or None}
-    of_files |= {"--rois": rois or None, "--geojson": geojson or None, "--overlays": overlays or None}
+    of_files |= {
+        "--references": references,
+        "--rois": rois or None,
+        "--geojson": geojson or None,
+        "--overlays": overlays or None,
+    }
     of_fold = {"--config": config, "--manifest": manifest, "--splits": splits, "--fold": fold, "--code": code}
     of_fold |= {"--shard": shard, "--join": join}
     of_training: dict[str, Any] = {"--plan": plan, "--index": index, "--seed": seed}
@@ -108,6 +120,7 @@ def predict(
             "threads": threads,
             "mirror": mirror,
         }
+        how |= {"references": references}
         how |= {"layout": layout, "orientation": orientation, "fill": fill, "allow": allow, "max_gb": max_gb}
         how |= {"axes": axes, "channels": [int(c) if c.isdecimal() else c for c in channel or ()]}
         _predict_images(images, model, tracking_uri, out, kinds_of(tables, rois, geojson, overlays), how)

@@ -108,6 +108,10 @@ class PredictConfig(Section):
         default=None,
         description="average over all mirror images, 4 in 2-D and 8 in 3-D; none: where the training mirrored",
     )
+    references: bool = Field(
+        default=True,
+        description="DICOM segmentations refer to their series by its UIDs, an identity, which viewers need",
+    )
 
 
 class CompareConfig(Section):

@@ -39,6 +39,7 @@ class Task:
         mirror: whether outputs are averaged over mirror images.
         probabilities: whether probabilities are written beside the label maps.
         code: digest of the code that predicts.
+        references: whether DICOM segmentations refer to their series.
     """
 
     key: RunKey
@@ -51,6 +52,7 @@ class Task:
     mirror: bool
     probabilities: bool
     code: str
+    references: bool = True
 
     @property
     def label(self) -> str:
@@ -64,9 +66,8 @@ class Task:
         # the model says which values are written. Equal weights may come with others of both.
         plan, labels = flat_values(self.checkpoint.plan.to_json()), self.checkpoint.labels.to_json()
         facts, decoding = reading_facts(case, self.manifest.labels), self.checkpoint.decoding
-        return digest_of(
-            [facts, self.weights_sha256, plan, labels, self.mirror, self.code, decoding and decoding.to_json()]
-        )
+        key = [facts, self.weights_sha256, plan, labels, self.mirror, self.code, decoding and decoding.to_json()]
+        return digest_of(key if self.references else [*key, "anonymous"])
 
     @property
     def digest(self) -> str:
@@ -111,6 +112,7 @@ class Outputs:
         key: digest of everything that they depend on.
         labels, probabilities, classes, stamp: where they lie.
         files: those that are wanted, without the stamp.
+        references: as in ``Task``.
     """
 
     case: Case
@@ -120,6 +122,7 @@ class Outputs:
     classes: Path
     stamp: Path
     files: tuple[Path, ...]
+    references: bool = True
 
     @classmethod
     def of(cls, task: Task, case: Case, out: Path) -> Outputs:
@@ -128,7 +131,8 @@ class Outputs:
         probabilities, classes = out / f"{case.id}{PROBABILITIES}", class_map(labels)
         wanted = {probabilities: task.probabilities, classes: task.checkpoint.labels.objects_have_classes}
         files = (labels, *(path for path, want in wanted.items() if want))
-        return cls(case, task.case_key(case), labels, probabilities, classes, out / f".{case.id}.json", files)
+        stamp = out / f".{case.id}.json"
+        return cls(case, task.case_key(case), labels, probabilities, classes, stamp, files, task.references)
 
     def unwanted(self, task: Task) -> list[Path]:
         """Files that an earlier configuration may have written, and this one does not want."""
@@ -139,7 +143,8 @@ class Outputs:
 
     def predict(self, predictor: Predictor, data: Path) -> dict[str, str]:
         """Make the wanted files; their digests by name."""
-        sinks: list[Sink] = [LabelFile(self.labels, self.classes if self.classes in self.files else None)]
+        classes = self.classes if self.classes in self.files else None
+        sinks: list[Sink] = [LabelFile(self.labels, classes, self.references)]
         if self.probabilities in self.files:
             sinks.append(ProbabilityFile(self.probabilities))
         predictor.predict(open_case_image(self.case, data), self.case.id, sinks)

@@ -49,6 +49,7 @@ class How:
         max_gb: memory that predicting, and one decoded file, may take; None: what is available, and half of the
             machine's.
         code: digest of the code that predicts: what another version predicted is not kept.
+        references: whether DICOM segmentations refer to their series.
     """
 
     layout: str | None = None
@@ -64,6 +65,7 @@ class How:
     mirror: bool | None = None
     max_gb: float | None = None
     code: str = ""
+    references: bool = True
 
 
 @dataclass(slots=True)
@@ -123,7 +125,8 @@ class Batch:
         model = [self.weights_sha256, flat_values(made.plan.to_json()), made.labels.to_json()]
         decoding = made.decoding and made.decoding.to_json()
         mirror = is_mirrored(made.plan, how.mirror)
-        return digest_of([images, reading, model, decoding, mirror, how.device, how.threads, how.code])
+        facts = [images, reading, model, decoding, mirror, how.device, how.threads, how.code]
+        return digest_of(facts if how.references else [*facts, "anonymous"])
 
 
 def predict_files(
@@ -263,7 +266,8 @@ def _predict_one(batch: Batch, one: Input, predictor: Predictor, key: str) -> No
     for doubt in found:
         say(f"predict: allowed {doubt.doubt.code}: {doubt.file}: {doubt.doubt.cause}; {doubt.allowed}")
     labels, *classes = batch.outputs(one)
-    predictor.predict(source, one.shown, [LabelFile(labels, classes[0] if classes else None)])
+    sink = LabelFile(labels, classes[0] if classes else None, batch.how.references)
+    predictor.predict(source, one.shown, [sink])
     write_stamp(batch.stamp(one), key, [labels, *classes], label_map_digest)
     _follow(batch, one, source)
 

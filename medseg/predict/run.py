@@ -170,6 +170,7 @@ def _task(
         is_mirrored(checkpoint.plan, config.predict.mirror),
         probabilities,
         code,
+        config.predict.references,
     )
 
 

@@ -108,10 +108,12 @@ class LabelFile:
     Attributes:
         path: of the file.
         classes: file for the class of each voxel, where objects have several classes; None: not written.
+        references: whether a DICOM segmentation refers to its series.
     """
 
     path: Path
     classes: Path | None = None
+    references: bool = True
 
     @contextlib.contextmanager
     def open(self, frame: Frame) -> Iterator[Take]:
@@ -119,8 +121,11 @@ class LabelFile:
         label_map = LabelMap()
         with label_map.open(frame) as take:
             yield take
-        grid, about = frame.record.native, About.of_classes(frame.world, frame.table.names)
-        write_labels(self.path, label_map.values, grid, About(frame.world) if frame.table.instances else about)
+        grid, world = frame.record.native, frame.world
+        if world is not None and not self.references:
+            world = world.anonymous
+        about = About.of_classes(world, frame.table.names)
+        write_labels(self.path, label_map.values, grid, About(world) if frame.table.instances else about)
         if self.classes is not None and label_map.classes is not None:
             values = frame.table.to_values(label_map.classes[label_map.values])
             write_labels(self.classes, values, grid, about)

@@ -29,7 +29,7 @@ CODE = Path(__file__).with_name("pyfunc_model.py")
 # Options of ``medseg predict`` that a stored model takes.
 OPTIONS = (
     *("layout", "series", "spacing", "orientation", "fill", "allow", "axes", "channels"),
-    *("device", "threads", "mirror", "max_gb"),
+    *("device", "threads", "mirror", "max_gb", "references"),
 )
 # Tag of a stored model: digest of all that it was made from.
 KEY_TAG = "medseg.model_digest"

@@ -27,14 +27,12 @@ from medseg.image.labels import LabelTable
 from medseg.ingest import run as ingest
 from medseg.ingest.cases import open_case_image
 from medseg.ingest.manifest import read_manifest
-from medseg.models.spec import NetworkSpec
 from medseg.predict.record import PredictedCase
-from medseg.predict.sinks import Frame, LabelFile, Slab
-from medseg.preprocess.inverse import InverseRecord
+from medseg.predict.sinks import LabelFile
 from tests.contracts.awkward import AFFINE, AWKWARD, CANARY, MOVED, PICTURES, SHAPE, nifti
+from tests.stand_in import sink_labels
 
 TABLE = LabelTable.create({"liver": 1, "kidney": 2})
-NETWORK = NetworkSpec(3, 1, 3, (8,), ((1, 1, 1),), ((3, 3, 3),))
 # What is in files of other programs than these.
 ELSEWHERE = {".dcm", ".zip", FOLDER}
 # Millimetres: positions are printed from numbers that are bit for bit the same.
@@ -52,12 +50,8 @@ def predict(image: Path, out: Path) -> np.ndarray:
 
 def predicted(source: Source, out: Path) -> np.ndarray:
     """As ``predict``, of an opened image."""
-    grid = source.geometry
-    axes, nothing = tuple(range(grid.dims)), (0,) * grid.dims
-    record = InverseRecord(grid, axes, (False,) * grid.dims, nothing, grid.shape, grid.shape)
-    values = labels_of(grid.shape)
-    with LabelFile(out).open(Frame(record, 0, TABLE, NETWORK, source.world)) as take:
-        take(Slab(slice(0, grid.shape[0]), None, values))
+    values = labels_of(source.geometry.shape)
+    sink_labels(source, values, TABLE, [LabelFile(out)])
     return values
 
 

@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.main import get_command
 
+from medseg.cli.commands import app
 from medseg.config import Config
 from medseg.errors import DataError, DatasetFaults
-from medseg.formats.read import read_image, read_labels
+from medseg.formats.read import open_image, read_image, read_labels
 from medseg.formats.source import Source
 from medseg.formats.table import label_suffix
+from medseg.formats.world import About
 from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest import run as ingest
-from medseg.ingest.cases import read_case_image, read_case_labels
+from medseg.ingest.cases import open_case_image, read_case_image, read_case_labels
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.phantoms import DRAW
 from medseg.predict import files as predict
@@ -26,6 +29,7 @@ from medseg.predict.sinks import LabelFile
 from medseg.train.checkpoint import Checkpoint
 from tests import dicom_phantom as phantom
 from tests.plans import tiny_plan
+from tests.stand_in import sink_labels
 
 CASES = 4
 CLASSES = {"liver": 1, "kidney": 2}
@@ -101,6 +105,9 @@ def test_faults_of_several_series_come_in_one_list(study: Path) -> None:
     assert [(f.code, f.case) for f in caught.value.faults] == [("slice-gap", "case.1"), ("unreadable", "case.2")]
 
 
+BRIGHT = LabelTable.create({"bright": 1, "brighter": 2})
+
+
 class Threshold:
     """Stands in for a predictor: what is bright is class 1, what is brighter class 2."""
 
@@ -108,8 +115,7 @@ class Threshold:
         pass
 
     def predict(self, source: Source, name: str, sinks: Sequence[LabelFile]) -> None:
-        for sink in sinks:
-            write_labels(sink.path, bright(source.image()), source.geometry)
+        sink_labels(source, bright(source.image()), BRIGHT, sinks)
 
 
 def bright(image: np.ndarray) -> np.ndarray:
@@ -120,8 +126,7 @@ def test_predictions_of_folders_are_segmentations_on_their_grid(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predict, "Predictor", Threshold)
-    labels = LabelTable.create({"bright": 1, "brighter": 2})
-    described = Checkpoint("d", ("CT",), labels, tiny_plan("unet", 3, unit="mm"), 0, 0, "f", {})
+    described = Checkpoint("d", ("CT",), BRIGHT, tiny_plan("unet", 3, unit="mm"), 0, 0, "f", {})
     monkeypatch.setattr(predict, "read_description", lambda folder: (described, ""))
     images = [study / "images/case.0.zip", study / "images/case.1", study / "images/case.2"]
     written = predict.predict_files(images, tmp_path, tmp_path / "out")
@@ -135,10 +140,38 @@ def test_predictions_of_folders_are_segmentations_on_their_grid(
         assert b"canary" not in target.read_bytes().lower()
 
 
+def test_references_are_an_option(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "Predictor", Threshold)
+    described = Checkpoint("d", ("CT",), BRIGHT, tiny_plan("unet", 3, unit="mm"), 0, 0, "f", {})
+    monkeypatch.setattr(predict, "read_description", lambda folder: (described, ""))
+    image, uid = study / "images/case.1", phantom.IDENTITY["StudyInstanceUID"].encode()
+    (target,) = predict.predict_files([image], tmp_path, tmp_path / "out")
+    assert uid in target.read_bytes() and phantom.SERIES.encode() in target.read_bytes()
+    # It is made again, not kept.
+    predict.predict_files([image], tmp_path, tmp_path / "out", predict.How(references=False))
+    assert uid not in target.read_bytes() and phantom.SERIES.encode() not in target.read_bytes()
+    (command,) = [c for c in get_command(app).commands.values() if c.name == "predict"]  # type: ignore[attr-defined]
+    assert "--no-references" in [word for option in command.params for word in option.secondary_opts]
+
+
+def test_a_study_says_whether_its_segmentations_refer(study: Path, tmp_path: Path) -> None:
+    """Prediction and post-processing of a case of the manifest."""
+    ingest.run(config(study), "organs", tmp_path / "out", workers=1)
+    case = read_manifest(tmp_path / "out/manifest.tsv").case("case.1")
+    uid = phantom.IDENTITY["StudyInstanceUID"].encode()
+    for references in (True, False):
+        source, path = open_case_image(case, study), tmp_path / f"{references}.dcm"
+        sink_labels(source, bright(source.image()), BRIGHT, [LabelFile(path, None, references)])
+        made = tmp_path / f"post/{references}.dcm"
+        write_labels(made, bright(source.image()), case.geometry, About(open_image(path).world))
+        assert [uid in file.read_bytes() for file in (path, made)] == [references] * 2
+    whole = config(study).model_dump() | {"predict": {"references": False}}
+    assert not Config.model_validate(whole).predict.references
+
+
 def test_the_series_to_predict_is_named(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict, "Predictor", Threshold)
-    labels = LabelTable.create({"bright": 1, "brighter": 2})
-    described = Checkpoint("d", ("CT",), labels, tiny_plan("unet", 3, unit="mm"), 0, 0, "f", {})
+    described = Checkpoint("d", ("CT",), BRIGHT, tiny_plan("unet", 3, unit="mm"), 0, 0, "f", {})
     monkeypatch.setattr(predict, "read_description", lambda folder: (described, ""))
     folder = study / "images/case.1"
     phantom.write_folder(folder, {f"other{n}": d for n, d in phantom.series(SeriesInstanceUID="2.25.8").items()})
