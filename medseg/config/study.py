@@ -14,6 +14,7 @@ from medseg.bounds import shortened
 from medseg.config.dataset import DatasetConfig
 from medseg.config.explain import explain_error, listed
 from medseg.config.model import ModelConfig, is_elsewhere
+from medseg.config.predict import PredictConfig
 from medseg.config.section import Epochs, Gigabytes, Minutes, Name, Positive, Section, Seed, Shards, Steps, Wait
 from medseg.errors import ConfigError
 from medseg.records import DIGEST, is_signed
@@ -99,19 +100,6 @@ class LoaderConfig(Section):
         description="processes that read ahead; none: 2 beside a GPU, else 0 (training reads)",
     )
     timeout_s: Wait = Field(default=300.0, description="a batch that takes longer is an error that names its cases")
-
-
-class PredictConfig(Section):
-    """How validation cases are predicted; a change repeats no training."""
-
-    mirror: bool | None = Field(
-        default=None,
-        description="average over all mirror images, 4 in 2-D and 8 in 3-D; none: where the training mirrored",
-    )
-    references: bool = Field(
-        default=True,
-        description="DICOM segmentations refer to their series by its UIDs, an identity, which viewers need",
-    )
 
 
 class CompareConfig(Section):

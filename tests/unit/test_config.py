@@ -132,7 +132,7 @@ FULL: dict[str, Any] = {
     "folds": {"scheme": "balanced", "count": 3, "run": [0, 2], "group": "subject", "seed": 4, "file": "f.json"},
     "seeds": [0, 1],
     "budget": {"steps": 10, "patience": 0.2, "memory_gb": 2.0, "host_gb": 4.0},
-    "predict": {"mirror": False},
+    "predict": {"mirror": False, "references": False},
     "compare": {"margin": 0.01},
     "tracking": {"uri": "http://mlflow"},
     "threads": 1,
