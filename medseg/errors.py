@@ -27,18 +27,24 @@ class ImagesFailed(DataError):
     """Some images of a command could not be predicted; the others are done.
 
     Attributes:
-        failed: a text per image.
         written: label maps that are there.
     """
 
-    def __init__(self, failed: Sequence[str], written: Sequence[Path]) -> None:
-        self.failed, self.written = tuple(failed), tuple(written)
-        count, all_of_them = len(failed), len(failed) + len(written)
-        if count == all_of_them == 1:
-            super().__init__(failed[0])
-            return
-        done = f"; the other {len(written)} are done" if written else ""
-        super().__init__(f"{count} of {all_of_them} images were not predicted{done}\n" + "\n".join(failed))
+    def __init__(self, count: int, lines: Sequence[str], written: Sequence[Path]) -> None:
+        """Say which images failed.
+
+        Args:
+            count: of images that failed.
+            lines: what is said of them.
+            written: label maps that are there.
+        """
+        self.written = tuple(written)
+        verbs = ["was" if n == 1 else "were" for n in (count, len(written))]
+        done = f", {len(written)} {verbs[1]}" if written else ""
+        head = (
+            [] if count == 1 and not written else [f"{count} of {count + len(written)} {verbs[0]} not predicted{done}"]
+        )
+        super().__init__("\n".join([*head, *lines]))
 
 
 class GeometryError(MedsegError, ValueError):

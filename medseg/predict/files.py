@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import DataError, GeometryError, ImagesFailed, MedsegError
-from medseg.explained import explain
-from medseg.files import digest_of
+from medseg.errors import DataError, GeometryError, ImagesFailed
+from medseg.files import digest_of, write_text
 from medseg.formats.limits import file_limit
 from medseg.formats.read import open_content
 from medseg.formats.source import Source
@@ -19,6 +18,7 @@ from medseg.formats.table import suffix_of
 from medseg.kept import kept, write_stamp
 from medseg.machine import available_memory
 from medseg.plan.plan import flat_values
+from medseg.predict.failures import SHOWN, Failure, failures_of, is_of_memory, listed
 from medseg.predict.inputs import Input, find_inputs
 from medseg.predict.memory import Memory
 from medseg.predict.predictor import Predictor, is_mirrored, require_fit
@@ -26,10 +26,13 @@ from medseg.predict.record import label_map_digest
 from medseg.predict.sinks import LabelFile
 from medseg.predict.terms import Found, Terms, doubts_of_headers, open_parts, read_whole, refuse
 from medseg.progress import Progress, say
+from medseg.records import read_record
 from medseg.train.checkpoint import Checkpoint, read_description
 
 # Called with each image (its first file), opened, and its label map, when that is there.
 Then = Callable[[Path, Source, Path], None]
+# In the folder of predictions, all images that failed, where their list is too long for a terminal.
+LIST = "not-predicted.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ class Batch:
     weights_sha256: str
     terms: Terms
     then: Then | None = None
-    failed: dict[Input, str] = field(default_factory=dict)
+    failed: dict[Input, list[Failure]] = field(default_factory=dict)
     kept: set[Input] = field(default_factory=set)
     allowed: list[Found] = field(default_factory=list)
     unsized: list[Input] = field(default_factory=list)
@@ -189,8 +192,12 @@ def predict_batch(batch: Batch) -> None:
 def raise_failed(batch: Batch) -> None:
     """Raise ``ImagesFailed`` if images of a batch failed, with all of them and why."""
     if batch.failed:
-        lines = [text if one.shown in text else f"{one.shown}: {text}" for one, text in batch.failed.items()]
-        raise ImagesFailed(lines, batch.written)
+        failures = [failure for found in batch.failed.values() for failure in found]
+        lines, cut = listed(failures)
+        if cut:
+            write_text(batch.out / LIST, "".join(f"{failure.text}\n" for failure in failures))
+            lines.append(f"all are listed in {batch.out / LIST}")
+        raise ImagesFailed(len(batch.failed), lines, batch.written)
 
 
 def _check(batch: Batch, memory: Memory) -> dict[Input, str]:
@@ -201,12 +208,18 @@ def _check(batch: Batch, memory: Memory) -> dict[Input, str]:
         with _noting_failure(batch, one):
             keys[one] = batch.key(one)
             names = [path.name for path in batch.outputs(one)]
-            if kept(batch.stamp(one), keys[one], names, label_map_digest) is not None:
+            found = kept(batch.stamp(one), keys[one], names, label_map_digest)
+            if found is not None and _allowed_in(batch.stamp(one)) <= batch.terms.allow:
                 batch.kept.add(one)
             else:
                 _check_one(batch, one, memory)
         bar.update(done)
     return keys
+
+
+def _allowed_in(stamp: Path) -> set[str]:
+    """Codes of doubts about an image that were allowed when it was predicted."""
+    return set(read_record(stamp, "medseg predict").get("allowed", ()))
 
 
 def _check_one(batch: Batch, one: Input, memory: Memory) -> None:
@@ -268,7 +281,9 @@ def _predict_one(batch: Batch, one: Input, predictor: Predictor, key: str) -> No
     labels, *classes = batch.outputs(one)
     sink = LabelFile(labels, classes[0] if classes else None, batch.how.references)
     predictor.predict(source, one.shown, [sink])
-    write_stamp(batch.stamp(one), key, [labels, *classes], label_map_digest)
+    about = [doubt for doubt in batch.allowed if doubt.file in one.files]
+    allowed = sorted({doubt.doubt.code for doubt in (*about, *found)} & batch.terms.allow)
+    write_stamp(batch.stamp(one), key, [labels, *classes], label_map_digest, {"allowed": allowed})
     _follow(batch, one, source)
 
 
@@ -286,24 +301,14 @@ def _noting_failure(batch: Batch, one: Input) -> Iterator[None]:
     """Note and say what is wrong with one image; whatever else happens ends the command, a full disk, say."""
     try:
         yield
-    except (DataError, GeometryError) as error:
-        batch.failed[one] = str(error)
-    except (MemoryError, RuntimeError) as error:
-        # Torch has no memory left, of whichever kind; anything else is a mistake of ours.
-        said = None if isinstance(error, MedsegError) else _of_memory(error)
-        if said is None:
+    except (DataError, GeometryError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, DataError | GeometryError) and not is_of_memory(error):
             raise
-        batch.failed[one] = f"{one.shown}: {said}"
-    if one in batch.failed:
-        say(f"predict: failed: {batch.failed[one]}")
-
-
-def _of_memory(error: BaseException) -> str | None:
-    """What is said of memory that ran out; None for other errors."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error):
-        told = explain(error) or "memory ran out"
-        return f"{told.partition(';')[0]}; crop or split the image, use --device cpu, or a machine with more memory"
-    return None
+        batch.failed[one] = failures_of(error, one.shown)
+    for failure in batch.failed.get(one, ()):
+        same = sum(other.kind == failure.kind for found in batch.failed.values() for other in found)
+        if same <= SHOWN:
+            say(f"predict: failed: {failure.text}")
 
 
 def _refuse_overwriting(inputs: Iterable[Input], targets: Sequence[Path]) -> None:

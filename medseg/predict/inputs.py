@@ -177,8 +177,15 @@ def _below(folder: Path, path: Path) -> Input:
 
 def _images_below(folder: Path, out: Path, others: list[Path]) -> Iterator[Path]:
     """Files and folders below ``folder`` that are images, sorted; visible files that are none go into ``others``."""
-    for place, folders, names in os.walk(folder, followlinks=False):
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
         here = Path(place)
+        # Links may lead around in a circle.
+        real = os.path.realpath(here)
+        if real in seen:
+            folders[:] = []
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if _counts(name) and not _within(here / name, out))
         for name in [name for name in folders if suffix_of(Path(name)) in FORMATS]:
             folders.remove(name)

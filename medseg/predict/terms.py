@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, DataError
-from medseg.formats.errors import FormatError
 from medseg.formats.read import open_image
 from medseg.formats.source import Source
 from medseg.image.geometry import Geometry
@@ -27,6 +26,7 @@ from medseg.ingest.faults import FAULTS
 from medseg.ingest.voxel_sizes import VoxelSizes
 from medseg.predict.inputs import Input
 from medseg.reading import Reading, are_axes
+from medseg.text import escaped
 from medseg.train.checkpoint import Checkpoint
 
 # Kind of fault -> what can be done about it here, where the table of faults speaks of a configuration.
@@ -34,6 +34,7 @@ FIXES = {
     "orientation": "correct the header, or name the form that counts: --orientation sform (or qform)",
     "nonfinite": "replace NaN and Inf by real numbers, or say what stands for them: --allow nonfinite --fill NUMBER",
     "tiff-pages": "say what the pages are: --axes CYX (channels) or --axes ZYX (slices)",
+    "channels": "name the channels that are taken, once each: --channel NUMBER (from 0), or the file's name of it",
     "series": "name one by --series: its UID or number",
     "too-large": "split the image, or allow one file more memory: --max-gb NUMBER",
     "voxel-size": "correct the size in the file, or say it, if the file states none: --spacing",
@@ -119,14 +120,27 @@ class Found:
     allowed: str = ""
 
     def __str__(self) -> str:
-        row = FAULTS[self.doubt.code]
-        fix = FIXES.get(self.doubt.code) or row.fix
-        choice = f", or allow it: --allow {self.doubt.code} ({row.allowed})" if self._is_choice else ""
-        return f"{self.file}: {self.doubt.cause} ({self.doubt.code}); {fix}{choice}"
+        return f"{escaped(str(self.file))}: {self.doubt.cause} ({self.doubt.code}); {self.fix}"
 
     @property
-    def _is_choice(self) -> bool:
-        return self.doubt.code in OF_IMAGES and self.doubt.code != "nonfinite"
+    def fix(self) -> str:
+        """What can be done about it here: in the file, or by an option."""
+        code, row = self.doubt.code, FAULTS[self.doubt.code]
+        # NaN and Inf need a number that stands for them, too.
+        choice = f", or allow it: --allow {code} ({row.allowed})" if code in OF_IMAGES and code != "nonfinite" else ""
+        return f"{FIXES.get(code) or row.fix}{choice}"
+
+
+class DoubtfulError(DataError):
+    """An image about which something is doubtful that nobody allowed.
+
+    Attributes:
+        found: the doubts.
+    """
+
+    def __init__(self, found: Sequence[Found]) -> None:
+        super().__init__("\n".join(map(str, found)))
+        self.found = tuple(found)
 
 
 def judged(file: Path, doubts: Iterable[Doubt], terms: Terms) -> Iterator[Found]:
@@ -142,7 +156,7 @@ def open_parts(one: Input, terms: Terms) -> list[Source]:
     """The files of an image, opened; NaN and Inf stay, to be counted.
 
     Raises:
-        FormatError: if one cannot be read; what it says to do is for a command, not for a configuration.
+        FormatError: if one cannot be read.
     """
     reading = replace(terms.reading.sized(one.spacing), fill=None)
     files = one.files
@@ -151,11 +165,7 @@ def open_parts(one: Input, terms: Terms) -> list[Source]:
         numbers = [c for c in reading.channels if isinstance(c, int) and c < len(files)]
         files = tuple(files[c] for c in numbers) if numbers and len(numbers) == len(reading.channels) else files
         reading = replace(reading, channels=(), names=())
-    try:
-        return [open_image(file, series=one.series, reading=reading) for file in files]
-    except FormatError as error:
-        fix = FIXES.get(error.code, error.fix)
-        raise FormatError(error.path, error.cause, fix, error.code) from None
+    return [open_image(file, series=one.series, reading=reading) for file in files]
 
 
 def grids_of(parts: Sequence[Source]) -> list[Geometry]:
@@ -182,7 +192,7 @@ def read_whole(parts: Sequence[Source], terms: Terms) -> tuple[Source, list[Foun
     """The image in memory, all channels on the grid of the first, and what is doubtful about its voxels.
 
     Raises:
-        DataError: if a doubt is not allowed.
+        DoubtfulError: if a doubt is not allowed.
     """
     grids = grids_of(parts)
     channels: list[NDArray[Any]] = []
@@ -204,7 +214,7 @@ def _with_voxels(first: Source, channels: Sequence[NDArray[Any]]) -> Source:
 
 
 def refuse(found: Iterable[Found]) -> None:
-    """Raise ``DataError`` with all doubts that are not allowed, one per line."""
-    open_ones = [str(one) for one in found if not one.allowed]
+    """Raise ``DoubtfulError`` with all doubts that are not allowed."""
+    open_ones = [one for one in found if not one.allowed]
     if open_ones:
-        raise DataError("\n".join(open_ones))
+        raise DoubtfulError(open_ones)

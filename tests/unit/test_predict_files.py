@@ -98,6 +98,14 @@ def test_folders_of_dicom_slices_are_images(tmp_path: Path) -> None:
     assert found([tmp_path / "study"], series="2.25.8") == {"study": ["study"]}
 
 
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    put(tmp_path / "elsewhere/a.png", tmp_path / "new/b.png")
+    (tmp_path / "new/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "new/round").symlink_to(tmp_path / "new")
+    (tmp_path / "new/c.png").symlink_to(tmp_path / "elsewhere/a.png")
+    assert found([tmp_path / "new"]) == {"b": ["b.png"], "c": ["c.png"], "more/a": ["a.png"]}
+
+
 def test_one_series_in_several_folders_is_one_image(tmp_path: Path) -> None:
     slices = sorted(phantom.series().items())
     phantom.write_folder(tmp_path / "scan/1", dict(slices[::2]))
@@ -201,9 +209,7 @@ def pictures(study: Any, tmp_path: Path) -> Path:
 def test_a_failed_image_is_named_and_the_rest_goes_on(
     pictures: Path, study: Any, tmp_path: Path, predicted: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(
-        ImagesFailed, match=r"1 of 4 images were not predicted; the other 3 are done\n.*f1_cut\.png: "
-    ) as e:
+    with pytest.raises(ImagesFailed, match=r"1 of 4 was not predicted, 3 were\n.*f1_cut\.png: ") as e:
         predict_files([pictures], study.model("flat"), tmp_path / "out")
     assert [path.name for path in e.value.written] == ["f0.png", "f1.png", "f2.png"]
     assert predicted == ["f0.png", "f1.png", "f2.png"]
@@ -280,7 +286,7 @@ def test_the_command_line_ends_with_3_and_a_summary(pictures: Path, study: Any, 
     assert done.returncode == 3, done.stderr
     names = [Path(line).name for line in done.stdout.splitlines()]
     assert names == [*(f"f{k}.png" for k in range(3)), *(f"f{k}.overlay.png" for k in range(3))]
-    assert "1 of 4 images were not predicted; the other 3 are done" in done.stderr
+    assert "1 of 4 was not predicted, 3 were" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -338,7 +344,7 @@ def test_doubts_are_those_of_the_check_and_are_allowed_by_the_same_names(
         assert f"--allow {code} (" in advice
         assert len(predict_files([path], model, tmp_path / code, How(allow=(code,)))) == 1
         assert f"predict: allowed {code}: " in capsys.readouterr().err
-    with pytest.raises(ImagesFailed, match="4 of 4 images were not predicted") as caught:
+    with pytest.raises(ImagesFailed, match="4 of 4 were not predicted") as caught:
         predict_files([volumes["shear"].parent], model, tmp_path / "all")
     assert all(f"({code})" in str(caught.value) for code in volumes)
 
@@ -370,6 +376,38 @@ def test_what_training_allowed_is_allowed_and_said(
     assert "allowed shear" in capsys.readouterr().err
     with pytest.raises(ImagesFailed, match="no-orientation"):
         predict_files([volumes["no-orientation"]], model, tmp_path / "o")
+
+
+def test_what_was_predicted_because_it_was_allowed_is_kept_where_it_still_is(
+    volumes: dict[str, Path], study: Any, tmp_path: Path, predicted: list[str]
+) -> None:
+    model = with_terms(study.model("solid"), tmp_path / "m", accepts=())
+    values = np.asanyarray(nibabel.load(volumes["shear"]).dataobj)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([1.0, 1.0, 1.5, 1.0])), tmp_path / "sound.nii.gz")
+    words = [volumes["shear"], tmp_path / "sound.nii.gz"]
+    with pytest.raises(ImagesFailed, match=r"1 of 2 was not predicted, 1 was\n.*\(shear\)"):
+        predict_files(words, model, tmp_path / "o")
+    predict_files(words, model, tmp_path / "o", How(allow=("shear",)))
+    predict_files(words, model, tmp_path / "o", How(allow=("shear", "constant-image")))
+    assert predicted == ["sound.nii.gz", "shear.nii.gz"]
+    with pytest.raises(ImagesFailed, match=r"1 of 2 was not predicted, 1 was\n.*\(shear\)"):
+        predict_files(words, model, tmp_path / "o")
+
+
+def test_long_lists_are_cut_and_written(
+    volumes: dict[str, Path], study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "many").mkdir()
+    for k in range(12):
+        shutil.copy(volumes["no-orientation"], tmp_path / "many" / f"{k:02d}.nii.gz")
+    shutil.copy(study.folder("solid") / "imagesTr" / "s0.nii.gz", tmp_path / "many" / "s.nii.gz")
+    with pytest.raises(ImagesFailed) as caught:
+        predict_files([tmp_path / "many"], study.model("solid"), tmp_path / "o")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "12 of 13 were not predicted, 1 was" and len(lines) == 6
+    assert lines[4].startswith("… and 9 more: no-orientation: set sform or qform, or allow it: --allow no-orientation")
+    assert len((tmp_path / "o" / "not-predicted.txt").read_text().splitlines()) == 12
+    assert capsys.readouterr().err.count("predict: failed") == 3
 
 
 @pytest.mark.parametrize(("code", "hint"), [("sheer", "did you mean 'shear'"), ("class-absent", "can be: ")])
