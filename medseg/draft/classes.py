@@ -187,14 +187,20 @@ def _put_classes(draft: Draft, values: Values, labels: Sequence[LabelFacts]) -> 
 
 
 def _segments(labels: Sequence[LabelFacts]) -> dict[str, int]:
-    """Name -> value, where all files list their segments and agree; else nothing."""
-    found: dict[str, set[int]] = defaultdict(set)
+    """Name -> value, where all files list their segments; these are read by name, whatever their numbers.
+
+    Nothing, if a file lists none. A name has the value that it has most often, unless another one has that, too.
+    """
+    values: dict[str, Counter[int]] = defaultdict(Counter)
     for facts in labels:
         for value, name in facts.names.items():
-            found[name].add(value)
-    values = [value for one in found.values() for value in one]
-    agree = all(facts.names for facts in labels) and len(values) == len(set(values)) == len(found)
-    return {name: one.pop() for name, one in found.items()} if agree else {}
+            values[name][value] += 1
+    if not values or not all(facts.names for facts in labels):
+        return {}
+    usual = {name: counted.most_common(1)[0][0] for name, counted in values.items()}
+    if len(set(usual.values())) < len(usual):
+        return {name: number for number, name in enumerate(sorted(usual), start=1)}
+    return dict(sorted(usual.items(), key=lambda one: one[1]))
 
 
 def _listed(values: Sequence[int]) -> str:

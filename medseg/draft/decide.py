@@ -10,6 +10,7 @@ from pathlib import Path
 from medseg.draft.classes import put_labels
 from medseg.draft.lines import Draft, Line
 from medseg.draft.survey import ImageFacts, Survey
+from medseg.formats.table import suffix_of
 from medseg.ingest.layouts.found import Candidate
 from medseg.ingest.look import Look
 from medseg.ingest.subjects import CASE, FOLDER, shared_folders, subject_rule, suspect
@@ -18,6 +19,7 @@ from medseg.machine import processors
 # Below that, in 3-D with a size in mm, intensities are taken for Hounsfield units: air in CT.
 AIR = -500
 FOLDS = 5
+TIFF = (".tif", ".tiff")
 # Minutes of a training, without and with a GPU.
 CPU_MINUTES, GPU_MINUTES = 30, 60
 
@@ -47,14 +49,25 @@ def decide(draft: Draft, seen: Look, candidates: Sequence[Candidate], found: Sur
         )
     else:
         put_labels(draft, found)
-    _put_channels(draft, seen, found.images)
-    _put_sizes(draft, found.images)
+    if _pages_are_channels(seen, found):
+        why = "the pages of an image are channels, since label maps have one page; ZYX if they are slices"
+        draft.put(Line("axes", "CYX", why))
+    else:
+        _put_channels(draft, seen, found.images)
+        _put_sizes(draft, found.images)
     subjects = _put_subjects(draft, seen, candidates)
     _put_test(draft, seen)
     _put_study(draft, subjects, gpu)
     if found.unread:
         file, cause = found.unread[0]
         draft.open.append(f"{len(found.unread)} files could not be read, the first is {file}: {cause}")
+
+
+def _pages_are_channels(seen: Look, found: Survey) -> bool:
+    """Whether TIFF images of several pages, of which nothing says what they are, have label maps of one page."""
+    stacks = found.images and all(len(image.shape) == 3 for image in found.images)
+    flat = found.labels and all(facts.dims == 2 for facts in found.labels)
+    return bool(stacks and flat and seen.example[0] and suffix_of(Path(seen.example[0][0])) in TIFF)
 
 
 def _pictures(images: Sequence[ImageFacts]) -> str:

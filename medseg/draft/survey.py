@@ -63,6 +63,7 @@ class LabelFacts:
         names: value -> name, of a file that lists its segments.
         zeros: voxels of value 0, or black.
         colours: whether it is a picture in colour.
+        dims: axes of the map; 0 if nobody looked.
     """
 
     case: str
@@ -72,6 +73,7 @@ class LabelFacts:
     names: dict[int, str] = field(default_factory=dict)
     zeros: int = 0
     colours: bool = False
+    dims: int = 0
 
 
 @dataclass(slots=True)
@@ -195,8 +197,8 @@ def _labels(root: Path, case: Candidate, closely: bool) -> LabelFacts:
     counts = count_values(values)
     zeros = counts.pop(0, 0)
     if not closely or colours or values.size > CLOSE_VOXELS:
-        return LabelFacts(case.id, counts, names=names, zeros=zeros, colours=colours)
-    return LabelFacts(case.id, counts, *_parts(values, sorted(counts)), names, zeros, colours)
+        return LabelFacts(case.id, counts, names=names, zeros=zeros, colours=colours, dims=values.ndim)
+    return LabelFacts(case.id, counts, *_parts(values, sorted(counts)), names, zeros, colours, values.ndim)
 
 
 def _parts(values: NDArray[Any], present: Sequence[int]) -> tuple[dict[int, int], dict[int, tuple[float, ...]]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,22 @@ def test_every_voxel_lies_where_its_slice_says(folder: Path) -> None:
     for voxel in itertools.product((0, COLUMNS - 1, 4), (0, ROWS - 1, 3), (0, SLICES - 1, 2)):
         np.testing.assert_allclose((geometry.affine @ [*voxel, 1])[:3], phantom.ras_of(*voxel), atol=1e-9)
     np.testing.assert_allclose(geometry.spacing, (1.1, 0.7, 2.5), atol=1e-9)
+
+
+def test_the_first_readers_may_be_several_threads(tmp_path: Path) -> None:
+    for name in "abcd":
+        phantom.write_folder(tmp_path / name, phantom.series())
+    code = """
+import sys, pathlib, concurrent.futures
+from medseg.formats.read import open_image
+sys.setswitchinterval(1e-5)
+with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    print(len(list(pool.map(open_image, sorted(pathlib.Path(sys.argv[1]).iterdir())))))
+"""
+    # Which thread comes when is chance.
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code, tmp_path], text=True, capture_output=True)
+        assert done.stdout == "4\n", done.stderr[-800:]
 
 
 def test_file_names_and_numbers_do_not_order_slices() -> None:

@@ -168,8 +168,15 @@ def test_segments_have_their_own_names() -> None:
     maps = [LabelFacts(k, {1: 50, 2: 40}, names={1: "kidney", 2: "liver"}) for k in "ab"]
     put_labels(draft, Survey(2, labels=maps))
     assert draft.settings()["datasets"]["d"]["labels"] == {"kidney": 1, "liver": 2}
+    # They are read by name, whatever their numbers in other files.
     maps.append(LabelFacts("c", {1: 50, 2: 40}, names={2: "kidney", 1: "liver"}))
     put_labels(draft, Survey(3, labels=maps))
+    assert draft.settings()["datasets"]["d"]["labels"] == {"kidney": 1, "liver": 2}
+    maps.append(LabelFacts("d", {1: 50}, names={1: "spleen"}))
+    put_labels(draft, Survey(4, labels=maps))
+    assert draft.settings()["datasets"]["d"]["labels"] == {"kidney": 1, "liver": 2, "spleen": 3}
+    maps.append(LabelFacts("plain", {1: 50}))
+    put_labels(draft, Survey(5, labels=maps))
     assert draft.settings()["datasets"]["d"]["labels"] == {"class_1": 1, "class_2": 2}
 
 
@@ -233,6 +240,15 @@ def test_hounsfield_units_are_normalised_as_such(draw: np.random.Generator, out:
     section, _ = drafted(Path("ct"), out)
     assert section["channels"] == ["CT"]
     assert "20 x 24 x 10 voxels, of 1 x 1 x 2 mm, 1 channel" in comments(out)
+
+
+def test_pages_beside_label_maps_of_one_page_are_channels(draw: np.random.Generator, out: Path) -> None:
+    root = pictures(Path("pages"), [halves(draw) for _ in range(5)])
+    for image in (root / "images").iterdir():
+        tifffile.imwrite(image, np.stack([picture(draw), picture(draw)]), photometric="minisblack", metadata=None)
+    section, said = drafted(root, out)
+    assert section["axes"] == "CYX"
+    assert said[0].endswith("passes all checks")
 
 
 def test_grey_beside_colour_is_brought_together(draw: np.random.Generator, out: Path) -> None:

@@ -122,6 +122,9 @@ def silence_pydicom() -> None:
     A filter for its modules alone: ``warnings.catch_warnings`` must not be used while other threads read.
     """
     with _FILTER_LOCK:
+        # Its modules import one another in a circle: of two threads that begin, one would see half of a module.
+        import pydicom  # noqa: F401
+
         if not any(f[0] == "ignore" and getattr(f[3], "pattern", "") == "pydicom" for f in warnings.filters[:8]):
             warnings.filterwarnings("ignore", module="pydicom")
             logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -134,12 +137,12 @@ def read_header(path: Path, name: str, data: bytes) -> DicomFile:
         NoDicomError: if it does not begin as a DICOM file.
         FormatError: if it is damaged, or in a transfer syntax that is not in ``SYNTAXES``.
     """
-    from pydicom.datadict import tag_for_keyword
-    from pydicom.filereader import read_dataset
-
     if data[128:132] != b"DICM":
         raise NoDicomError(name)
     silence_pydicom()
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.filereader import read_dataset
+
     with foreign_errors(path, name):
         file = io.BytesIO(data)
         file.seek(132)
