@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -74,15 +74,25 @@ class TestConfig(Section):
     )
     column: str | None = Field(default=None, description="table layout: the column that marks test cases")
     value: str = Field(default="test", description="what that column holds for them")
+    split: str | None = Field(default=None, description="patterns: what {split} is for them, e.g. test")
     folder: Literal["imagesTs"] | None = Field(
         default=None, description="decathlon, nnunet: imagesTs, with the references in labelsTs"
     )
 
+    @property
+    def declaration(self) -> dict[str, Any]:
+        """What a test set is declared to be, as it is written down with it."""
+        facts = self.model_dump()
+        # Test sets that were written down before there was this key are the same.
+        return facts if self.split is not None else {name: value for name, value in facts.items() if name != "split"}
+
     @model_validator(mode="after")
     def _one_source(self) -> TestConfig:
-        given = [name for name in ("cases", "file", "column", "folder") if getattr(self, name) is not None]
+        given = [name for name in ("cases", "file", "column", "split", "folder") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of cases, file, column, folder; there are {', '.join(given) or 'none'}")
+            raise ValueError(
+                f"give exactly one of cases, file, column, split, folder; there are {', '.join(given) or 'none'}"
+            )
         if self.column is None and "value" in self.model_fields_set and self.value != "test":
             raise ValueError("value belongs to column, which is not given")
         return self

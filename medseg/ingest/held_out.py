@@ -27,6 +27,9 @@ def check_test(dataset: str, layout: str, section: DatasetConfig) -> None:
     if test.folder is not None and layout not in WITH_TEST_FOLDER:
         known = " and ".join(WITH_TEST_FOLDER)
         raise ConfigError(f"datasets.{dataset}.test: {test.folder} is a folder of {known}, this is {layout}; {instead}")
+    if test.split is not None and "{split" not in (section.images or ""):
+        where = 'write it into both patterns, `images: "{split}/images/{case}.png"`'
+        raise ConfigError(f"datasets.{dataset}.test: a split needs {{split}} in `images`; {where}, or {instead}")
     if test.column is not None and layout != "table":
         raise ConfigError(f"datasets.{dataset}.test: a column needs the table layout, this is {layout}; {instead}")
 

@@ -69,7 +69,7 @@ def run(config: Config, dataset: str, out: Path, workers: int = 1, label_check: 
     with writing(IngestFolder(out).splits, out):
         ingested = _ingest(config, dataset, workers, label_check)
         test = config.dataset(dataset).test
-        write_test(ingested.test, ingested.allowed, test.model_dump() if test else None, out)
+        write_test(ingested.test, ingested.allowed, test.declaration if test else None, out)
         write_manifest(ingested.manifest, out)
         write_splits(IngestFolder(out).splits, ingested.folds, config.folds.seed, ingested.scheme)
     return ingested.manifest

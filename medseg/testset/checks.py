@@ -91,7 +91,7 @@ def _test_set(results: Path, config: Config, dataset: str) -> TestSet:
             "those cases"
         )
     files = Results(results).ingest(dataset)
-    if read_test(files.test_manifest)["declared"] != section.test.model_dump():
+    if read_test(files.test_manifest)["declared"] != section.test.declaration:
         raise DataError(
             f"{files.test_declaration}: `test` of datasets.{dataset} was different when the data set was checked; run "
             "the workflow with this configuration first, which trains without the cases of the test set"

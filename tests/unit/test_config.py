@@ -198,7 +198,7 @@ def test_table_of_keys_is_complete() -> None:
         return names | {n for d in schema["$defs"].values() for n in d.get("properties", {})}
 
     schema = config_schema()
-    assert {key for _, key in KEYS} | {"epochs", "minutes", "name", "folder"} == fields(schema, schema)
+    assert {key for _, key in KEYS} | {"epochs", "minutes", "name", "folder", "split"} == fields(schema, schema)
     assert load_config([], FULL).model_dump(exclude_none=True) == FULL
 
 

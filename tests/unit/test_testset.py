@@ -278,7 +278,7 @@ def _labels_of(path: Path) -> np.ndarray:
     ("value", "told"),
     [
         ("heldout", "expected a list of case ids, imagesTs, FILE.csv, or {column: NAME, value: test}"),
-        ({"column": "a", "cases": ["b"]}, "give exactly one of cases, file, column, folder; there are cases, column"),
+        ({"column": "a", "cases": ["b"]}, "give exactly one of cases, file, column, split, folder; there are"),
         ({}, "there are none"),
         ({"cases": ["a"], "value": "b"}, "value belongs to column"),
         ({"colum": "a"}, "unknown key 'datasets.d.test.colum'; did you mean 'column'"),

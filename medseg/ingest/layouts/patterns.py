@@ -59,6 +59,10 @@ def patterns_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
         if not there:
             fix = f"correct the pattern; there are, e.g., {', '.join(_some(paths)) or 'no files'}"
             found.faults.append(fault("missing", "-", "-", f"`{key}: {pattern.text}` matches no file", fix))
+    if config.test and config.test.split and all(v.get("split") != config.test.split for v in images_of.values()):
+        splits = ", ".join(sorted({v["split"] for v in images_of.values() if "split" in v}))
+        cause = f"`test` names the split {config.test.split}, {{split}} is {splits or 'nothing'}"
+        found.faults.append(fault("missing", "-", "-", cause, "correct `test`"))
     if found.faults:
         return found
     found.channels = _channels(images, cases, config)
@@ -189,8 +193,9 @@ def _add(
             path for paths in labels.values() for path in (paths if "object" in masks.names else paths[:1])
         )
         subject, group = files.values.get("subject", ""), files.values.get("group", "")
+        kept_apart = config.test is not None and files.values.get("split") == (config.test.split or "")
         found.candidates.append(
-            Candidate(case, subject, tuple(pictures), masks_of, group=group, file_values=values or ())
+            Candidate(case, subject, tuple(pictures), masks_of, group=group, file_values=values or (), test=kept_apart)
         )
 
 
