@@ -17,6 +17,7 @@ from medseg.formats.palette import Table, is_grey, shown
 from medseg.formats.planes import label_plane
 from medseg.formats.world import World
 from medseg.image.geometry import Geometry
+from medseg.image.values import are_numbers
 
 # Labels stored as floating point are accepted if they are this close to an integer.
 INTEGER_TOLERANCE = 1e-3
@@ -85,7 +86,7 @@ class Source:
         spacing: micrometres per axis, for files that state nothing; None: pixels.
         channel_names: the file's own names of its channels, one each; empty: it names none.
         chosen: numbers of the file's channels that these are; empty: all, in its order.
-        fill: what stands for NaN and Inf voxels; None: they stay.
+        fill: what stands for NaN, Inf and numbers beyond 32-bit floats; None: they stay.
         segments: of a file that lists its segments, the name of each value that ``labels`` can have.
         world: the fields of the header that say where voxels are, for label maps of this image; None: it has none.
         sparse: whether what the file does not show is background, as in segmentations that leave out empty parts: then
@@ -260,7 +261,7 @@ class Source:
         real = self._unscaled(stored)
         if self.fill is None or real.dtype.kind != "f":
             return real
-        filled: NDArray[Any] = np.where(np.isfinite(real), real, real.dtype.type(self.fill))
+        filled: NDArray[Any] = np.where(are_numbers(real), real, real.dtype.type(self.fill))
         return filled
 
     def _unscaled(self, stored: NDArray[Any]) -> NDArray[Any]:

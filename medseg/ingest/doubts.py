@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from medseg.formats.source import Source
 from medseg.image.geometry import Geometry
+from medseg.image.values import LARGEST, are_numbers, constant_but_for
 from medseg.ingest.counting import field_of_view, right_angles
 from medseg.ingest.voxel_sizes import FAR, VoxelSizes
 
@@ -84,19 +85,38 @@ def channel_doubts(found: Geometry, first: Geometry, other: str) -> Iterator[Dou
 
 
 def voxel_doubts(image: NDArray[Any], fill: float | None) -> Iterator[Doubt]:
-    """NaN and Inf, or a constant image (one of several channels may be empty); at most one of both.
+    """What is no number that 32-bit floats hold, and a constant image (one of several channels may be empty).
 
     Args:
         image: (C, S).
-        fill: number that replaces NaN and Inf, where the user gave one.
+        fill: number that replaces what is none, where the user gave one.
     """
     ranges = [(channel.min(), channel.max()) for channel in image]  # NaN and Inf show in these, too
-    if image.dtype.kind == "f" and not np.isfinite(ranges).all():
-        finite = np.isfinite(image)
-        first = tuple(int(i) for i in np.argwhere(~finite)[0])
-        nans = int(np.isnan(image).sum())
-        where = f"{first[1:]}" + (f" of channel {first[0]}" if len(image) > 1 else "")
-        cause = f"{nans} NaN and {int((~finite).sum()) - nans} Inf voxels, first {image[first]:g} at {where}"
-        yield Doubt("nonfinite", cause, "" if fill is None else f"filled with {fill:g}, as configured")
-    elif all(low == high for low, high in ranges):
-        yield Doubt("constant-image", f"every voxel is {', '.join(f'{low:g}' for low, _ in ranges)}")
+    parts = list(image)
+    if image.dtype.kind == "f" and not are_numbers(np.array(ranges)).all():
+        real = are_numbers(image)
+        yield Doubt(
+            "nonfinite", _no_numbers(image, real), "" if fill is None else f"filled with {fill:g}, as configured"
+        )
+        parts = [channel[kept] for channel, kept in zip(image, real, strict=True) if kept.any()]
+        ranges = [(part.min(), part.max()) for part in parts]
+        if not parts:
+            return
+    if all(low == high for low, high in ranges):
+        rest = " that is a number" if sum(part.size for part in parts) < image.size else ""
+        yield Doubt("constant-image", f"every voxel{rest} is {', '.join(f'{low:g}' for low, _ in ranges)}")
+    elif all(two := [constant_but_for(part) for part in parts]):
+        shown = "; ".join(f"every voxel is {one[0]:g} but for {one[2]} of {one[1]:g}" for one in two if one)
+        yield Doubt("constant-image", shown)
+
+
+def _no_numbers(image: NDArray[Any], real: NDArray[np.bool_]) -> str:
+    """How many voxels are NaN, Inf or too large, and the first of them."""
+    first = tuple(int(i) for i in np.argwhere(~real)[0])
+    nans, infs = int(np.isnan(image).sum()), int(np.isinf(image).sum())
+    large = int((~real).sum()) - nans - infs
+    where = f"{first[1:]}" + (f" of channel {first[0]}" if len(image) > 1 else "")
+    beyond = f" and {large} beyond {LARGEST:.3g}, the largest of 32-bit floats," if large else ""
+    counts = f"{nans} NaN and {infs} Inf" if nans or infs or not large else ""
+    counted = f"{counts}{beyond}" if counts else beyond.removeprefix(" and ")
+    return f"{counted} voxels, first {image[first]:g} at {where}"

@@ -77,7 +77,11 @@ FAULTS: dict[str, Kind] = {
         "kept: pages are taken as slices",
     ),
     "shear": Kind("resample to a grid with right angles", ("IN-23",), "kept: the sheared grid is used as it is"),
-    "nonfinite": Kind("replace NaN and Inf by real numbers", ("IN-15",), "kept: filled with the number in `fill`"),
+    "nonfinite": Kind(
+        "replace NaN, Inf and what 32-bit floats do not hold by real numbers",
+        ("IN-15",),
+        "kept: filled with the number in `fill`",
+    ),
     "constant-image": Kind("export the image again, or leave the case out: `exclude: [ID]`", ("IN-16",), "kept"),
     "label-not-integer": Kind("store labels as integers; never resample them linearly", ("LB-02", "LB-03", "LB-04")),
     "label-values": Kind("correct the label file or the table of labels", ("LB-01",)),

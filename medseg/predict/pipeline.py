@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -23,6 +22,7 @@ from medseg.formats.source import Source
 from medseg.heads import HEADS
 from medseg.image.labels import LabelTable
 from medseg.image.resample import coarse_axis
+from medseg.image.values import are_numbers
 from medseg.late import resolve
 from medseg.objects.decoding import Decoding
 from medseg.patches.tiling import predict_slabs, slab_axis
@@ -115,6 +115,6 @@ class Pipeline:
 def _read_finite(source: Source, name: str) -> NDArray[Any]:
     """The whole image (C, S), since its box of non-zero voxels and its statistics are those of all of it."""
     image = source.image()
-    if not np.isfinite(image).all():
-        raise DataError(f"{name}: {int((~np.isfinite(image)).sum())} voxels are NaN or Inf; repair the file")
+    if not (real := are_numbers(image)).all():
+        raise DataError(f"{name}: {int((~real).sum())} voxels are NaN, Inf or beyond 32-bit floats; repair the file")
     return image

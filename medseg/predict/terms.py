@@ -20,6 +20,7 @@ from medseg.formats.read import open_image
 from medseg.formats.source import Source
 from medseg.image.geometry import Geometry
 from medseg.image.resample import resample_to
+from medseg.image.values import are_numbers
 from medseg.ingest.cases import grid_of, same_grid
 from medseg.ingest.doubts import OF_IMAGES, Doubt, channel_doubts, grid_doubts, header_doubts, size_doubts, voxel_doubts
 from medseg.ingest.faults import FAULTS
@@ -201,7 +202,7 @@ def read_whole(parts: Sequence[Source], terms: Terms) -> tuple[Source, list[Foun
         image = part.image()
         found += judged(part.path, voxel_doubts(image, terms.reading.fill), terms)
         if terms.reading.fill is not None and image.dtype.kind == "f":
-            image = np.where(np.isfinite(image), image, image.dtype.type(terms.reading.fill))
+            image = np.where(are_numbers(image), image, image.dtype.type(terms.reading.fill))
         channels.append(image if same_grid(grid, grids[0]) else resample_to(image, grid, grids[0], order=1))
     refuse(found)
     return _with_voxels(parts[0], channels), found
