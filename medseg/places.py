@@ -26,13 +26,24 @@ STORE = "mlflow.db"
 SHOWN = 20
 
 
-def read_study(files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> Config:
+# What stands for the budget where nothing is trained.
+NO_TRAINING: Mapping[str, Any] = {"budget": {"steps": 1}}
+
+
+def read_study(
+    files: Sequence[Path], overrides: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] | None = None
+) -> Config:
     """The configuration of a study, whose names and folders have places of their own.
+
+    Args:
+        files: read and merged, later ones win.
+        overrides: comes before all of them.
+        defaults: sections that are needed, where no file has them.
 
     Raises:
         ConfigError: with one line per problem.
     """
-    config = load_config(files, overrides)
+    config = load_config(files, overrides, defaults)
     check_places(config)
     return config
 

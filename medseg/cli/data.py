@@ -66,18 +66,19 @@ def ingest(
 ) -> None:
     """Check every file of a data set, in one pass; write its manifest and folds."""
     from medseg.ingest import run as stage
-    from medseg.places import read_study
+    from medseg.places import NO_TRAINING, read_study
 
     workers = workers or processors()
     if propose_subjects is not None:
         if check or out is not None:
             raise typer.BadParameter("stands alone: give neither --check nor --out", param_hint="--propose-subjects")
-        for line in stage.propose_subjects(read_study([config]), dataset, propose_subjects, workers):
+        study = read_study([config], defaults=NO_TRAINING)
+        for line in stage.propose_subjects(study, dataset, propose_subjects, workers):
             print(line)
         return
     if not check and out is None:
         raise typer.BadParameter("needed unless --check is given", param_hint="--out")
-    study = read_study([config])
+    study = read_study([config], defaults=NO_TRAINING if check else None)
     fits = functools.partial(_check_labels, study, dataset)
     with _listing(study, dataset, everything):
         if check or out is None:

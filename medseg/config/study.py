@@ -33,7 +33,10 @@ class FoldsConfig(Section):
         "cases; site: one fold per site, validated on it",
     )
     count: int = Field(
-        default=5, ge=2, le=limits.MAX_FOLDS, description="number of folds; the scheme site and files have their own"
+        default=5,
+        ge=1,
+        le=limits.MAX_FOLDS,
+        description="number of folds, 2 or more; the scheme site and files, which may have one, have their own",
     )
     run: list[Annotated[int, Field(ge=0, lt=limits.MAX_FOLDS)]] = Field(
         default_factory=lambda: [0], description="folds to train"
@@ -161,6 +164,18 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _one_fold_is_given(self) -> Config:
+        given = self.folds.scheme == "site" or self.folds.file is not None
+        if self.folds.count == 1 and not given:
+            made = [name for name, one in self.datasets.items() if one.splits is None and one.table is None]
+            if made:
+                raise ValueError(
+                    f"folds.count: 1 fold of {made[0]} would leave no case to validate on; give 2 or more, or a fold "
+                    "of your own (docs/data.md): `splits: FILE` of the data set, or `folds.file`"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _trainings_can_be_planned(self) -> Config:
         pairs = sum(len(self.datasets if m.datasets is None else set(m.datasets)) for m in self.models.values())
         count = pairs * len(self.folds.run) * len(self.seeds) * self.shards
@@ -251,8 +266,12 @@ def _named(table: Mapping[str, T], name: str, what: str) -> T:
     return table[name]
 
 
-def load_config(paths: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    paths: Sequence[Path], overrides: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] | None = None
+) -> Config:
     """Read, merge (later files win, ``overrides`` last) and check a configuration.
+
+    Sections of ``defaults`` stand in for those that are nowhere given.
 
     A JSON file may have a digest of itself, as the ``config.json`` has that the workflow writes for the stages.
 
@@ -262,7 +281,7 @@ def load_config(paths: Sequence[Path], overrides: Mapping[str, Any] | None = Non
     value: dict[str, Any] = {}
     for path in paths:
         value = merge(value, _unsigned(path, read_settings(path)))
-    value = merge(value, overrides or {})
+    value = {**(defaults or {}), **merge(value, overrides or {})}
     try:
         config = Config.model_validate(value)
     except ValidationError as error:

@@ -31,10 +31,11 @@ def size_faults(checked: Sequence[Checked]) -> list[Fault]:
 
 
 def bring_to_one_unit(checked: Sequence[Checked]) -> None:
-    """Convert all grids to the unit of length that most cases have (of equals, mm); pixels stay pixels."""
+    """Convert all grids to the unit of length that most cases have (volumes, and of equals: mm); pixels stay pixels."""
     units = Counter(one.geometry.unit for one in checked if one.geometry is not None and one.geometry.unit != "px")
     if len(units) > 1:
-        common = min(units, key=lambda unit: (-units[unit], unit))
+        volumes = any(one.geometry is not None and one.geometry.dims == 3 for one in checked)
+        common = "mm" if volumes else min(units, key=lambda unit: (-units[unit], unit))
         for one in checked:
             if one.geometry is not None and one.geometry.unit in MICROMETRES:
                 one.geometry = one.geometry.in_unit(common)

@@ -116,7 +116,6 @@ def _no_numbers(image: NDArray[Any], real: NDArray[np.bool_]) -> str:
     nans, infs = int(np.isnan(image).sum()), int(np.isinf(image).sum())
     large = int((~real).sum()) - nans - infs
     where = f"{first[1:]}" + (f" of channel {first[0]}" if len(image) > 1 else "")
-    beyond = f" and {large} beyond {LARGEST:.3g}, the largest of 32-bit floats," if large else ""
-    counts = f"{nans} NaN and {infs} Inf" if nans or infs or not large else ""
-    counted = f"{counts}{beyond}" if counts else beyond.removeprefix(" and ")
-    return f"{counted} voxels, first {image[first]:g} at {where}"
+    counts = [f"{nans} NaN and {infs} Inf voxels"] if nans or infs else []
+    counts += [f"{large} voxels beyond what 32-bit floats hold ({LARGEST:.3g})"] if large else []
+    return f"{', '.join(counts)}, first {image[first]:g} at {where}"

@@ -388,7 +388,7 @@ FILES: dict[str, Plant] = {
         "IN-15",
         "nonfinite",
         lambda root: change_voxel(root / IMAGE, 1e39, "float64"),
-        "1 beyond 3.4e+38",
+        "1 voxels beyond what 32-bit floats hold (3.4e+38)",
         "first 1e+39 at (2, 3, 4)",
     ),
     "constant in a circle": organ(

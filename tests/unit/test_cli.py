@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from medseg.cli import main
+from medseg.ingest.phantoms import generate
 
 COMMANDS = (
     "models",
@@ -126,3 +127,17 @@ def test_networks_and_their_options_can_be_looked_up() -> None:
     unknown = medseg("models", "nonet")
     assert unknown.returncode == 2
     assert "no network 'nonet'; there are: unet, " in unknown.stdout
+
+
+def test_a_check_needs_no_budget(tmp_path: Path) -> None:
+    """Nothing is trained, so nobody is asked how long; a stage that writes for later ones asks."""
+    generate("cells", 4, 0, tmp_path / "cells")
+    config = tmp_path / "c.yaml"
+    labels = "{path: cells, labels: {cell: 1}, instances: true, subject: case}"
+    config.write_text(f"data_root: {tmp_path}\ndatasets:\n  cells: {labels}\nfolds: {{count: 2}}\n")
+    done = medseg("ingest", "--config", str(config), "--dataset", "cells", "--check")
+    assert done.returncode == 0, done.stdout
+    assert "4 cases of 4 subjects" in done.stdout
+    done = medseg("ingest", "--config", str(config), "--dataset", "cells", "--out", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert "budget" in done.stdout

@@ -388,7 +388,7 @@ WRONG = [
     ((), "budget", {}),
     ((), "budget", {"steps": 5, "minutes": 1.0}),
     ((), "budget", {"epochs": 5, "minutes": 1.0}),
-    ((), "folds", {"count": 1}),
+    ((), "folds", {"count": 0}),
     ((), "folds", {"count": 2, "run": [0, 2]}),
     ((), "folds", {"count": 2, "run": [1, 1]}),
     ((), "folds", {"count": 2, "run": [-1]}),

@@ -196,3 +196,16 @@ def test_faults_of_files_and_of_folds_are_told_together(tmp_path: Path) -> None:
     # A case that is left out because its fault is allowed is no case any more.
     with pytest.raises(DatasetFaults, match="cells_001, ghost not in the data set"):
         check(config(tmp_path, {"file": "own.json"}, allow=["image-without-label"]), "data")
+
+
+def test_one_fold_of_the_user_s_own(tmp_path: Path) -> None:
+    """`count: 1` says that the file has one; without a file there would be nothing to validate on."""
+    generate("cells", 4, 0, tmp_path / "data")
+    ids = [f"cells_{k:03d}" for k in range(4)]
+    (tmp_path / "data" / "mine.json").write_text(json.dumps([{"train": ids[:3], "val": ids[3:]}]))
+    one = {"count": 1, "run": [0]}
+    with pytest.raises(ValueError, match=r"folds.count: 1 fold of data would leave no case to validate on"):
+        config(tmp_path, one)
+    run(config(tmp_path, one, splits="mine.json"), "data", tmp_path / "out")
+    assert read_split(tmp_path / "out" / "splits.json", 0) == (ids[:3], ids[3:])
+    run(config(tmp_path, {**one, "file": "mine.json"}), "data", tmp_path / "out")

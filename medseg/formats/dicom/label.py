@@ -57,7 +57,6 @@ def segmentation_bytes(path: Path, labels: NDArray[Any], geometry: Geometry, abo
     from pydicom.filewriter import dcmwrite
 
     low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
-    geometry = geometry.in_unit("mm") if geometry.unit == "um" else geometry
     if geometry.dims != 3 or geometry.unit != "mm":
         raise FormatError(path, f"a grid of {geometry.dims} axes in {geometry.unit}, expected 3 in mm", FIX_FORMAT)
     if low < 0 or high > 65535:

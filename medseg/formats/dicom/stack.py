@@ -148,13 +148,15 @@ def _require_even(path: Path, planes: Sequence[Plane], along: NDArray[np.float64
     off = float(np.abs(along - even).max()) / (even[1] - even[0])
     if off <= TOLERANCE:
         return
-    usual, wide = float(np.median(gaps)), int(np.argmax(gaps))
-    where = (
-        f"between {planes[wide].name} at {along[wide]:.2f} mm and {planes[wide + 1].name} at {along[wide + 1]:.2f} mm"
-    )
-    missing = round(gaps[wide] / float(gaps.min())) - 1
-    hint = f", {missing} missing" if missing and usual < 0.75 * gaps[wide] else ""
-    cause = f"gap of {gaps[wide]:.2f} mm {where}; usual distance {usual:.2f} mm{hint}"
+    usual = float(np.median(gaps))
+    # The gap furthest from the usual one, which may be the narrowest: a slice that is too many or moved; of equals the
+    # widest, where one is missing.
+    unlike = np.abs(gaps - usual)
+    odd = int(np.argmax(np.where(unlike > unlike.max() - SAME_PLACE_MM, gaps, -np.inf)))
+    where = f"between {planes[odd].name} at {along[odd]:.2f} mm and {planes[odd + 1].name} at {along[odd + 1]:.2f} mm"
+    missing = round(gaps[odd] / float(gaps.min())) - 1
+    hint = f", {missing} missing" if missing and usual < 0.75 * gaps[odd] else ""
+    cause = f"gap of {gaps[odd]:.2f} mm {where}; usual distance {usual:.2f} mm{hint}"
     raise FormatError(path, cause, FIX_WHOLE, "slice-gap")
 
 
