@@ -67,6 +67,41 @@ class FileBytes:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
+class ListedBytes(FileBytes):
+    """The bytes of one of many files, which is opened anew for each slice: more of them than can be kept open.
+
+    A file that is another one, of another size or time than when it was listed, is an error.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Note what the file is like.
+
+        Raises:
+            OSError: if it is not there.
+        """
+        self.path, self._state = path, _state(os.stat(path))
+        self._start, self._end, self._whole = 0, self._state[0], None
+
+    def after(self, start: int) -> FileBytes:
+        """Not needed for files that are read in slices."""
+        raise NotImplementedError
+
+    def _read(self, at: int, size: int) -> bytes:
+        try:
+            with open(self.path, "rb") as file:
+                if _state(os.fstat(file.fileno())) != self._state:
+                    raise FormatError(self.path, "changed while it was read", "run it again")
+                file.seek(at)
+                return file.read(size)
+        except OSError as error:
+            raise FormatError(self.path, f"cannot be read ({error.strerror})", "check path and permissions") from None
+
+
+def _state(found: os.stat_result) -> tuple[int, int, int]:
+    """What tells a file from one that was put in its place."""
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
 # All bytes of a file, in memory or on disk; ``data[a:b]`` gives bytes.
 Data = bytes | FileBytes
 # A part of these, likewise.

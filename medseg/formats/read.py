@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError
 from medseg.formats.channels import choose_channels
-from medseg.formats.content import START, Content, Data, FileBytes, kind_of
+from medseg.formats.content import START, Content, Data, FileBytes, ListedBytes, kind_of
 from medseg.formats.errors import FormatError
 from medseg.formats.foreign import FIX_LINKS, foreign
 from medseg.formats.limits import MAX_FILES, check_memory
@@ -127,7 +127,7 @@ def read_content(path: Path, series: str = "") -> Content:
     """
     row = format_of(path)
     if path.is_dir():
-        return _folder(path, series)
+        return _members(path, row, in_memory=True) if row.members else _folder(path, series)
     files = _held(path, [path.name], path.parent)
     return Content(files | _held(path, _companions(path, row, files[path.name]), path.parent), series)
 
@@ -148,16 +148,27 @@ def read_recorded(path: Path, sha256: str, maker: str) -> Content:
 def open_content(path: Path, series: str = "") -> Content:
     """The content of an image as ``read_content`` gives it, but files stay on disk until they are read.
 
-    The files of a folder are held in memory: there can be more of them than a process may keep open.
+    The slices of a folder are held in memory: there can be more of them than a process may keep open.
     """
     return _open_content(path, format_of(path), series)
 
 
 def _open_content(path: Path, row: Format, series: str) -> Content:
     if path.is_dir():
-        return _folder(path, series)
+        return _members(path, row) if row.members else _folder(path, series)
     files = _opened(path, [path.name])
     return Content(files | _opened(path, _companions(path, row, files[path.name])), series)
+
+
+def _members(path: Path, row: Format, *, in_memory: bool = False) -> Content:
+    """The files that a folder's format says belong to the image."""
+    try:
+        names = row.member_names(path)
+        if not in_memory:
+            return Content({name: ListedBytes(path / name) for name in names})
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    return Content(_held(path, names, path))
 
 
 def _folder(path: Path, series: str) -> Content:

@@ -20,6 +20,7 @@ from medseg.late import resolve
 Opener = Callable[[Path, Content], Source]
 Writer = Callable[[Path, NDArray[Any], Geometry, About], bytes | Content]
 Companions = Callable[[Path, Data], Sequence[str]]
+Members = Callable[[Path], Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Format:
         labels: suffix of the label maps that are written for such images; empty: the image's own.
         companions: ``module:function``, (path, bytes of the named file) -> names of further files beside it that
             belong to the image; empty: there are none.
+        members: of images that are a folder, ``module:function``, (path) -> names of the files in it that belong to the
+            image, relative to it; they stay on disk. Empty: all files, held in memory.
         kind: what the named file must be by its first bytes, a key of ``medseg.formats.content.KINDS``; empty: the
             reader itself looks.
     """
@@ -43,6 +46,7 @@ class Format:
     write: str = ""
     labels: str = ""
     companions: str = ""
+    members: str = ""
     kind: str = ""
 
     @property
@@ -58,6 +62,10 @@ class Format:
     def companion_names(self, path: Path, data: Data) -> list[str]:
         """Names of the further files of an image whose named file holds ``data``."""
         return list(cast(Companions, resolve(self.companions))(path, data)) if self.companions else []
+
+    def member_names(self, path: Path) -> list[str]:
+        """Names of the files of an image that is a folder."""
+        return list(cast(Members, resolve(self.members))(path))
 
 
 # Key of the row for images that are a folder of files.
@@ -181,6 +189,18 @@ FORMATS: dict[str, Format] = {
         write="medseg.formats.dicom.label:segmentation_zip",
         kind="ZIP",
     ),
+    ".ome.zarr": Format(
+        (2, 3),
+        open="medseg.formats.zarr.read:open_zarr",
+        members="medseg.formats.zarr.read:zarr_members",
+        labels=".ome.tif",
+    ),
+    ".zarr": Format(
+        (2, 3),
+        open="medseg.formats.zarr.read:open_zarr",
+        members="medseg.formats.zarr.read:zarr_members",
+        labels=".ome.tif",
+    ),
     "folder": Format(
         (3,),
         open="medseg.formats.dicom.read:open_dicom",
@@ -189,6 +209,8 @@ FORMATS: dict[str, Format] = {
     ),
 }
 
+# Files that make a folder an image of a format, whatever it is called.
+MARKS = {"zarr.json": ".zarr", ".zattrs": ".zarr", ".zgroup": ".zarr", ".zarray": ".zarr"}
 # Suffixes of two parts.
 _LONG_SUFFIXES = tuple(suffix for suffix in FORMATS if suffix.count(".") > 1)
 
@@ -216,10 +238,18 @@ def class_map(labels: Path) -> Path:
 
 def format_of(path: Path) -> Format:
     """The table's row for a file or folder; ``FormatError`` says what a file without one is, and who converts it."""
-    suffix = FOLDER if path.is_dir() else suffix_of(path)
+    suffix = _folder_kind(path) if path.is_dir() else suffix_of(path)
     if suffix not in FORMATS:
         raise _unknown(path, suffix)
     return FORMATS[suffix]
+
+
+def _folder_kind(path: Path) -> str:
+    """The key of the row of a folder: that of its suffix, or of the files in it; else that of slices."""
+    suffix = suffix_of(path)
+    if suffix in FORMATS and FORMATS[suffix].members:
+        return suffix
+    return next((kind for mark, kind in MARKS.items() if (path / mark).is_file()), FOLDER)
 
 
 def suffix_of_kind(kind: str) -> str:
