@@ -119,6 +119,23 @@ def gif(rows: int, columns: int, body: bytes = bytes(5000)) -> Files:
     return {"case.gif": head + blocks + b"\0\x3b"}
 
 
+def zarr(shape: list[int], chunks: list[int], version: int = 3, body: bytes = bytes(99), **array: Any) -> Files:
+    """An image of impossible size with one chunk."""
+    from tests.zarr_samples import zarr_files
+
+    small = zarr_files(np.ones((2, 2, 2), np.uint8), "zyx", version=version)
+    metadata = json.loads(small["0/.zarray" if version == 2 else "0/zarr.json"])
+    metadata["shape"] = shape
+    if version == 2:
+        metadata["chunks"] = chunks
+    else:
+        metadata["chunk_grid"]["configuration"]["chunk_shape"] = chunks
+    metadata |= array
+    chunk = "0/0/0/0" if version == 2 else "0/c/0/0/0"
+    files = {**small, ("0/.zarray" if version == 2 else "0/zarr.json"): json.dumps(metadata).encode(), chunk: body}
+    return {f"case{'.zarr' if version == 2 else '.ome.zarr'}/{name}": data for name, data in files.items()}
+
+
 HUGE = (100_000, 100_000, 100_000)
 WIDE = "100000 100000 100000"
 # 2 GiB of zeros, 16-bit, 1024 voxels a side: honest, and above the limit.
@@ -157,6 +174,13 @@ BOMBS: dict[str, Callable[[], Files]] = {
     ".nii.gz holds 300 MiB in members": lambda: {
         "case.nii.gz": gzip.compress(nifti_header((8, 8, 8))) + gzip.compress(bytes(1 << 20)) * 300
     },
+    ".zarr claims 100000^3": lambda: zarr([100_000] * 3, [64] * 3, 2),
+    ".zarr claims 100000^3 in one chunk": lambda: zarr([100_000] * 3, [100_000] * 3, 2),
+    ".ome.zarr claims 100000^3 in small chunks": lambda: zarr([100_000] * 3, [1, 1, 1]),
+    ".ome.zarr holds 300 MiB in a small chunk": lambda: zarr([8] * 3, [8] * 3, body=gzip_zeros(b"", 300 << 20)),
+    ".ome.zarr claims a chunk of 900 MiB": lambda: zarr(
+        [900, 1024, 1024], [900, 1024, 1024], codecs=[{"name": "bytes"}, {"name": "zstd"}]
+    ),
     **{
         f".tif claims {s}^2, compression {c}": (lambda s=s, c=c: tiff(s, c))
         for s in (60_000, 500_000)
@@ -177,7 +201,7 @@ def told(path: Path) -> dict[str, Any]:
     from medseg.formats.read import read_image
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    size = sum(file.stat().st_size for file in path.parent.iterdir())
+    size = sum(file.stat().st_size for file in path.parent.rglob("*"))
     try:
         read_image(path)
         error = "accepted"

@@ -14,6 +14,7 @@ import os
 import random
 import resource
 import select
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,7 +53,10 @@ def case(seed: int, suffix: str, number: int) -> dict[str, bytes]:
 def outcome(suffix: str, files: dict[str, bytes], folder: Path) -> str:
     """``refused``, ``accepted``, or what is wrong with the way it was refused, in memory or on disk."""
     path = folder / f"case{suffix}"
+    if path.is_dir():
+        shutil.rmtree(path)  # of another one, there may be other files in it
     for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     outcomes = [opened(path, in_memory) for in_memory in (True, False)]
     return next((word for word in outcomes if word not in ("refused", "accepted")), outcomes[0])

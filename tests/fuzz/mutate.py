@@ -179,5 +179,13 @@ def mutated(rng: Rng, suffix: str, files: dict[str, bytes]) -> dict[str, bytes]:
         return files | {name: inside_zip(rng, data)}
     if data[:2] in (b"II", b"MM") and rng.random() < 0.5:
         return files | {name: inside_tiff(rng, data)}
-    textual = suffix in (".nrrd", ".seg.nrrd", ".nhdr", ".mha", ".mhd", ".ome.tif", ".tif")
+    textual = name.endswith((".json", ".zattrs", ".zarray")) or suffix in (
+        ".nrrd",
+        ".seg.nrrd",
+        ".nhdr",
+        ".mha",
+        ".mhd",
+        ".ome.tif",
+        ".tif",
+    )
     return files | {name: damaged(rng, data, TEXT_DAMAGE if textual else DAMAGE)}

@@ -19,6 +19,7 @@ import tifffile
 from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from tests.pictures import bits, indexed, picture
+from tests.zarr_samples import zarr_files
 
 AFFINE = np.array([[1.5, 0.0, 0.0, 33.0], [0.0, 1.2, -0.9, -40.5], [0.0, 0.9, 1.2, 7.25], [0.0, 0.0, 0.0, 1.0]])
 Files = dict[str, bytes]
@@ -179,6 +180,26 @@ def _ome() -> list[Files]:
     return [*made, {"case.ome.tif": out.getvalue()}]
 
 
+def _zarr() -> list[Files]:
+    rng = np.random.default_rng(12)
+    deep = rng.integers(0, 99, (2, 6, 7)).astype(np.uint16)
+    made = [
+        zarr_files(deep, "zyx", version=2, scale=(2, 0.5, 0.5)),
+        zarr_files(deep, "cyx", packed=False),
+        zarr_files(deep.astype(np.float32), "zyx", chunks=(1, 2, 2), shards=(2, 4, 4), packed=False),
+        *(zarr_files(deep, "zyx", version=2, array={"compressor": {"id": name}}) for name in ("blosc", "zstd", "lz4")),
+    ]
+    packers = (
+        imagecodecs.blosc_encode,
+        imagecodecs.zstd_encode,
+        lambda data: imagecodecs.lz4_encode(data, header=True),
+    )
+    for files, pack in zip(made[3:], packers, strict=True):
+        for name in [name for name in files if "/." not in name and not name.startswith(".")]:
+            files[name] = bytes(pack(gzip.decompress(files[name])))
+    return [{f"case.ome.zarr/{name}": data for name, data in files.items()} for files in made]
+
+
 # Suffix -> makes valid files (once); the first name of each is the one that is read.
 SPECIMENS: dict[str, Callable[[], list[Files]]] = {
     ".nii": functools.cache(lambda: _nifti(".nii")),
@@ -195,6 +216,7 @@ SPECIMENS: dict[str, Callable[[], list[Files]]] = {
     ".gif": functools.cache(lambda: _pictures(".gif")),
     ".tif": functools.cache(_tif),
     ".ome.tif": functools.cache(_ome),
+    ".ome.zarr": functools.cache(_zarr),
     ".dcm": functools.cache(lambda: [_own(".dcm", (7, 6, 5), "mm", "uint8"), _slice()]),
     ".zip": functools.cache(lambda: [_own(".zip", (7, 6, 5), "mm", "uint8"), _zipped(_slice())]),
 }

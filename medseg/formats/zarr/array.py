@@ -70,7 +70,9 @@ def array_of(path: Path, version: int, record: Mapping[str, Any]) -> Array:
     """
     try:
         found = _version_2(path, record) if version == 2 else _version_3(path, record)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except FormatError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         cause = f"damaged metadata of the array ({type(error).__name__}: {str(error)[:80]})"
         raise FormatError(path, cause, FIX_WRITE) from None
     lengths = (*found.shape, *found.chunks, *(found.inner or ()))
@@ -240,6 +242,7 @@ class ArrayVoxels:
         index = data[:size] if self._array.index_first else data[len(data) - size :]
         if crc32c(index[:-4]) != struct.unpack("<I", index[-4:])[0]:
             raise FormatError(self._path, "damaged: the index of a shard has a wrong checksum")
+        end = len(data) - (0 if self._array.index_first else size)
         entries = np.frombuffer(index[:-4], "<u8").reshape(*grid, 2)
         near = [range(b.start - at, b.stop - at) for b, at in zip(bounds, origin, strict=True)]
         inside = [range(max(0, b.start), min(n, b.stop)) for b, n in zip(near, self._array.chunks, strict=True)]
@@ -247,8 +250,8 @@ class ArrayVoxels:
             start, length = (int(value) for value in entries[place])
             if (start, length) == (_EMPTY, _EMPTY):
                 continue
-            if start + length > len(data):
-                raise FormatError(self._path, f"truncated: a chunk ends at byte {start + length} of {len(data)}")
+            if start + length > end:
+                raise FormatError(self._path, f"truncated: a chunk of a shard ends at byte {start + length} of {end}")
             begin = [at + k * n for at, k, n in zip(origin, place, inner, strict=True)]
             self._put(out, bounds, begin, data[start : start + length], inner)
 

@@ -98,6 +98,8 @@ def multiscale_of(path: Path, attributes: Mapping[str, Any]) -> Multiscale:
     """
     try:
         return _multiscale(path, attributes)
+    except FormatError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         cause = f"damaged metadata of OME-Zarr ({type(error).__name__}: {str(error)[:80]})"
         raise FormatError(path, cause, FIX_METADATA) from None
