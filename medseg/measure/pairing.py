@@ -46,12 +46,17 @@ def find_pairs(images: Path, masks: Path) -> list[Pair]:
     for path in (images, masks):
         if not path.exists():
             raise DataError(f"{path}: no such file or folder; give the images first, then their masks")
-    if not masks.is_dir():
-        return [Pair(images.name if images.is_dir() else stem_of(images), images, masks)]
+    if not _holds_images(masks):
+        return [Pair(images.name if _holds_images(images) else stem_of(images), images, masks)]
     if images.is_dir() and images.samefile(masks):
         return _in_one_folder(images)
-    found = _entries(images) if images.is_dir() else {stem_of(images): images}
-    return _pairs(found, _entries(masks), masks, alone=not images.is_dir())
+    found = _entries(images) if _holds_images(images) else {stem_of(images): images}
+    return _pairs(found, _entries(masks), masks, alone=not _holds_images(images))
+
+
+def _holds_images(path: Path) -> bool:
+    """Whether a path is a folder of images, not one that is an image by its name (OME-Zarr)."""
+    return path.is_dir() and suffix_of(path) not in FORMATS
 
 
 def _entries(folder: Path) -> dict[str, Path]:
@@ -68,7 +73,7 @@ def _entries(folder: Path) -> dict[str, Path]:
 
 
 def _in_one_folder(folder: Path) -> list[Pair]:
-    entries = {name: path for name, path in _entries(folder).items() if not path.is_dir()}
+    entries = {name: path for name, path in _entries(folder).items() if not _holds_images(path)}
     masks = {name: path for name, path in entries.items() if _base(name, entries) is not None}
     images = {base: entries[base] for base in dict.fromkeys(_base(name, entries) for name in masks) if base}
     if not masks:

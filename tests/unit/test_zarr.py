@@ -1,4 +1,4 @@
-"""OME-Zarr in detail: versions, axes, codecs, shards, metadata that make no sense; what zarr and ome-zarr wrote is read."""
+"""OME-Zarr in detail: versions, axes, codecs, shards, bad metadata; what zarr and ome-zarr wrote is read."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from medseg.cli.commands import app
 from medseg.formats.content import ListedBytes
 from medseg.formats.errors import FormatError
 from medseg.formats.read import open_content, open_image, read_content, read_image, read_labels
 from medseg.formats.source import Source
 from medseg.formats.table import format_of, label_suffix
+from medseg.ingest.layouts.found import walk
+from medseg.measure.pairing import find_pairs
 from tests.zarr_samples import by_library, write_files, zarr_files
 
 RNG = np.random.default_rng(0)
@@ -284,6 +288,37 @@ def test_a_folder_of_slices_is_no_zarr(tmp_path: Path) -> None:
     (tmp_path / "series").mkdir()
     assert format_of(tmp_path / "series").open.endswith("open_dicom")
     assert format_of(write_files(tmp_path / "plain", zarr_files(DEEP, "zyx"))).open.endswith("open_zarr")
+
+
+# In a data set
+
+
+def test_a_data_set_of_zarr_is_checked_and_measured(tmp_path: Path) -> None:
+    """Folders are images for the layouts, the check and the pairing of files, and label maps, too."""
+    labels = np.zeros((40, 48), np.uint16)
+    labels[5:15, 5:15], labels[20:30, 22:40] = 1, 2
+    for number in range(4):
+        image = RNG.integers(0, 200, labels.shape).astype(np.uint16) + 400 * (labels > 0).astype(np.uint16)
+        for place, voxels in (("images", image), ("masks", np.roll(labels, number, axis=1))):
+            files = zarr_files(voxels, "yx", version=2 + number % 2, scale=(0.5, 0.5), chunks=(16, 16))
+            write_files(tmp_path / "cells" / place / f"c{number}.ome.zarr", files)
+    config = tmp_path / "my.yaml"
+    config.write_text(
+        f"experiment: trial\ndata_root: {tmp_path}\n"
+        "datasets:\n  cells: {path: cells, labels: {cell: 1}, instances: true}\n"
+        "folds: {count: 2, run: [0]}\nbudget: {steps: 4}\nmodels: {unet: {network: unet}}\n"
+    )
+    done = CliRunner().invoke(app, ["ingest", "--check", "--config", str(config), "--dataset", "cells"])
+    assert done.exit_code == 0, done.output
+    assert "4 cases of 4 subjects, 2-D" in done.output
+    assert "0.5 x 0.5 um" in done.output
+    assert walk(tmp_path / "cells", "images") == [f"images/c{k}.ome.zarr" for k in range(4)]
+    pairs = find_pairs(tmp_path / "cells/images", tmp_path / "cells/masks")
+    assert [pair.name for pair in pairs] == [f"c{k}" for k in range(4)]
+    (one,) = find_pairs(tmp_path / "cells/images/c1.ome.zarr", tmp_path / "cells/masks/c1.ome.zarr")
+    assert one.name == "c1"
+    (one,) = find_pairs(tmp_path / "cells/images/c1.ome.zarr", tmp_path / "cells/masks")
+    assert one.mask.name == "c1.ome.zarr"
 
 
 # Metadata that make no sense

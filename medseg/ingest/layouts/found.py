@@ -107,12 +107,16 @@ def visible(root: Path, folder: str) -> list[str]:
 
 
 def walk(root: Path, folder: str) -> list[str]:
-    """All visible files below a folder, sorted; links to folders are not followed, so that no loop is walked."""
+    """All visible files below a folder, sorted; folders that are called like an image (OME-Zarr) are files here.
+
+    Links to folders are not followed, so that no loop is walked.
+    """
     files = []
     for place, folders, names in os.walk(root / folder, followlinks=False):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in LITTER]
+        images = [name for name in folders if suffix_of(Path(name)) in FORMATS]
+        folders[:] = [n for n in folders if not n.startswith(".") and n not in LITTER and n not in images]
         here = Path(place).relative_to(root).as_posix()
-        files += [f"{here}/{name}" for name in names if not name.startswith(".") and name not in LITTER]
+        files += [f"{here}/{name}" for name in (*names, *images) if not name.startswith(".") and name not in LITTER]
     return sorted(files)
 
 
