@@ -52,6 +52,8 @@ def choose_files(inventory: Inventory, section: DatasetConfig) -> Inventory:
             cause = f"no channel {absent[0]!r}: there are {count} files{named}"
             fix = "correct `channels`: {NAME: NUMBER or the data set's own name}, numbers begin with 0"
             faults.append(fault("channels", case.id, case.images[0], cause, fix))
+            # As many as are wanted, so that their number is no second fault.
+            case = dataclasses.replace(case, images=case.images[: len(wanted)], chosen=True)
         elif count > 1:
             images = tuple(case.images[p] for p in places if isinstance(p, int))
             case = dataclasses.replace(case, images=images, chosen=True)

@@ -205,7 +205,7 @@ def _read_label(
     """The digest and the values of a file of labels, and what these mean by the table; see ``_check_label``."""
     digest, source, grid = _open(root, file, out, section, label=True)
     part = None if source is None or grid is None or out.geometry is None else part_of(source, grid, out.geometry)
-    if part is None:
+    if part is None and not _pages_are_channels(out, grid, section):
         _check_grids(out, file, out.candidate.images[0], grid, out.geometry)
     if source is None:
         return digest, None, AS_STORED
@@ -274,6 +274,20 @@ def _check_legal(out: Checked, file: str, labels: NDArray[Any], counts: Mapping[
         ignored = "" if table.ignore is None else f", {table.ignore} not annotated"
         out.add("label-values", file, f"{'; '.join(shown)}{more} (expected {expected}{ignored})")
     return not wrong
+
+
+def _pages_are_channels(out: Checked, label: Geometry | None, section: DatasetConfig) -> bool:
+    """Whether undeclared pages of the image may be channels, since its label map is a single plane.
+
+    That they were taken for slices is then the fault; that the label has another shape only follows from it.
+    """
+    if label is None or out.geometry is None or out.geometry.shape[1:] != label.shape or "tiff-pages" in section.allow:
+        return False
+    doubts = [f for f in out.faults if f.code == "tiff-pages"]
+    for doubt in doubts:
+        cause = f"{doubt.cause}; the label map is one plane, so they may be channels: `axes: CYX`"
+        out.faults[out.faults.index(doubt)] = replace(doubt, cause=cause)
+    return bool(doubts)
 
 
 def _check_grids(out: Checked, file: str, other: str, found: Geometry | None, expected: Geometry | None) -> None:
