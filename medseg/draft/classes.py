@@ -181,9 +181,9 @@ def _put_classes(draft: Draft, values: Values, labels: Sequence[LabelFacts]) -> 
     if len(known) > 1 and values.whole and values.gapless and (values.sets > 1 or values.most >= MANY):
         draft.put(Line("instances", True, "if the values number objects, with one class in `labels`", off=True))
         draft.open.append("whether the values are classes, as written, or number objects (`instances: true`)")
-    elif len(known) == 1 and values.parts > 1:
-        why = f"a label map shows up to {values.parts} separate parts of value {known[0]}"
-        draft.open.append(f"{why}: to tell them apart as objects, number them in the files and write `instances: true`")
+    elif len(known) == 1 and values.parts > 2:
+        why = f"whether the up to {values.parts} separate parts of value {known[0]} in a label map are single objects"
+        draft.open.append(f"{why}: to tell those apart, number them in the files and write `instances: true`")
 
 
 def _segments(labels: Sequence[LabelFacts]) -> dict[str, int]:

@@ -126,7 +126,7 @@ def _test(draft: Draft, out: Path, workers: int) -> None:
             if not _join_subjects(draft, error, config, out, workers):
                 raise
         except ConfigError as error:
-            if not _fewer_folds(draft, error):
+            if not _fewer_folds(draft, error, out):
                 raise
     ingest.check(_config(draft), draft.name, workers)
 
@@ -149,11 +149,16 @@ def _join_subjects(draft: Draft, error: DatasetFaults, config: Config, out: Path
     return True
 
 
-def _fewer_folds(draft: Draft, error: ConfigError) -> bool:
-    """Take as many folds as there are subjects; False if that is not what is wrong."""
+def _fewer_folds(draft: Draft, error: ConfigError, out: Path) -> bool:
+    """Take as many folds as there are subjects; False if that is not what is wrong; ``ConfigError`` if there is one."""
     there = re.search(r"folds need \d+ subjects, there are (\d+)", str(error))
-    if there is None or int(there[1]) < 2:
+    if there is None:
         return False
+    if int(there[1]) < 2:
+        raise ConfigError(
+            f"{draft.name}: all cases are of one subject, and validation needs another one; add cases, or correct "
+            f"`subject` in {out}"
+        )
     why = f"training and validation: the first of {there[1]} folds, as many as there are subjects"
     draft.put_study(Line("folds", {"count": int(there[1]), "run": [0]}, why))
     return True

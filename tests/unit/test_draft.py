@@ -119,7 +119,7 @@ def test_binary_masks_are_one_class_and_the_way_to_objects_is_named(draw: np.ran
     maps = [(objects(draw, 12) > 0).astype(np.uint8) * 255 for _ in range(5)]
     section, said = drafted(pictures(Path("cells"), maps), out)
     assert section["labels"] == {"foreground": 255}
-    assert any("12 separate parts of value 255" in line for line in said)
+    assert any("up to 12 separate parts of value 255" in line for line in said)
 
 
 def test_masks_in_colour_are_classes_by_their_colours(draw: np.random.Generator, out: Path) -> None:
@@ -284,6 +284,12 @@ def test_what_the_configuration_cannot_settle_is_written_and_raised(draw: np.ran
     offered = text.replace("# exclude: [ID]", "exclude: [px]").replace("# allow: [", "allow: [")
     out.write_text(offered)
     check(load_config([out]), "d", 2)
+
+
+def test_one_subject_is_too_few(draw: np.random.Generator, out: Path) -> None:
+    with pytest.raises(ConfigError, match="validation needs another one"):
+        run(pictures(Path("d"), [halves(draw)]), out, 1, 60.0, False)
+    assert "one subject" in comments(out)
 
 
 def test_a_folder_that_shows_no_layout_gives_no_file_but_the_way(out: Path) -> None:

@@ -106,6 +106,7 @@ def test_as_a_module_a_users_error_of_a_job_is_exit_code_2(finished: Path, elsew
     assert "fix it and run the same command again" in done.stdout
 
 
+@pytest.mark.exhaustive
 def test_rules_that_another_snakefile_renames_ask_for_the_same_resources(finished: Path, elsewhere: Path) -> None:
     def resources(names: str) -> list[str]:
         deploy(finished, elsewhere, names)
