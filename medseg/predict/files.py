@@ -19,7 +19,8 @@ from medseg.kept import kept, write_stamp
 from medseg.machine import available_memory
 from medseg.plan.plan import flat_values
 from medseg.predict.failures import SHOWN, Failure, failures_of, is_of_memory, listed
-from medseg.predict.inputs import Input, find_inputs
+from medseg.predict.input import Input
+from medseg.predict.inputs import find_inputs
 from medseg.predict.memory import Memory
 from medseg.predict.predictor import Predictor, is_mirrored, require_fit
 from medseg.predict.record import label_map_digest
@@ -317,7 +318,7 @@ def _refuse_overwriting(inputs: Iterable[Input], targets: Sequence[Path]) -> Non
     if twice:
         raise DataError(
             f"several images would be written to {', '.join(twice)}; predict them into separate folders, or name the "
-            "folder that holds theirs: its sub-folders are kept"
+            "folder that holds theirs, or a pattern in quotes: sub-folders are kept"
         )
     there = {_identity(target) for target in targets if target.exists()}
     same = [str(file) for one in inputs for file in one.files if _identity(file) in there]

@@ -18,7 +18,7 @@ from medseg.heads import HEADS
 from medseg.image.geometry import Geometry, measured_alike
 from medseg.machine import pick_device
 from medseg.plan.plan import Plan
-from medseg.predict.inputs import NUMBERED
+from medseg.predict.input import NUMBERED
 from medseg.predict.members import Member
 from medseg.predict.pipeline import Pipeline
 from medseg.predict.sinks import LabelMap, Sink

@@ -25,7 +25,7 @@ from medseg.ingest.cases import grid_of, same_grid
 from medseg.ingest.doubts import OF_IMAGES, Doubt, channel_doubts, grid_doubts, header_doubts, size_doubts, voxel_doubts
 from medseg.ingest.faults import FAULTS
 from medseg.ingest.voxel_sizes import VoxelSizes
-from medseg.predict.inputs import Input
+from medseg.predict.input import Input
 from medseg.reading import Reading, are_axes
 from medseg.text import escaped
 from medseg.train.checkpoint import Checkpoint

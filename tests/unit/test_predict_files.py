@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
+import torch
 from numpy.typing import NDArray
 
 from medseg.cli import PARTLY_DONE, USERS_ERROR, _said
@@ -21,14 +22,18 @@ from medseg.errors import ConfigError, DataError, ImagesFailed
 from medseg.files import sha256_file
 from medseg.formats.read import open_image, read_labels
 from medseg.image.geometry import Geometry
+from medseg.image.labels import LabelTable
 from medseg.ingest.voxel_sizes import VoxelSizes
+from medseg.models.zoo import build_model
 from medseg.predict import files
 from medseg.predict.files import How, predict_files
-from medseg.predict.inputs import Input, find_inputs
+from medseg.predict.input import Input
+from medseg.predict.inputs import find_inputs
 from medseg.predict.memory import image_bytes, network_bytes
 from medseg.predict.predictor import Predictor
-from medseg.reading import Reading
-from medseg.train.checkpoint import read_checkpoint, write_checkpoint
+from medseg.reading import AS_STORED, Reading
+from medseg.records import read_record, write_record
+from medseg.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from tests import dicom_phantom as phantom
 from tests.plans import tiny_plan
 
@@ -64,6 +69,15 @@ def test_folders_are_searched_and_their_sub_folders_kept(tmp_path: Path, capsys:
     for pattern in ("P*/ct.nii.gz", "**/ct*"):
         assert found([tmp_path / pattern]) == {"P1/ct": ["ct.nii.gz"], "P2/ct": ["ct.nii.gz"]}
     assert found([tmp_path / "P1/ct.nii.gz", tmp_path / "top.png"]) == {"ct": ["ct.nii.gz"], "top": ["top.png"]}
+
+
+def test_several_folders_keep_their_names(tmp_path: Path) -> None:
+    put(tmp_path / "A/ct.nii", tmp_path / "B/ct.nii", tmp_path / "B/deep/mr.nii", tmp_path / "x.nii")
+    words = [tmp_path / "A", tmp_path / "B", tmp_path / "x.nii"]
+    assert list(found(words)) == ["A/ct", "B/ct", "B/deep/mr", "x"]
+    phantom.write_folder(tmp_path / "P1", phantom.series())
+    phantom.write_folder(tmp_path / "P2", phantom.series())
+    assert list(found([tmp_path / "P1", tmp_path / "P2"])) == ["P1", "P2"]
 
 
 def test_predictions_of_an_earlier_call_are_no_images(tmp_path: Path) -> None:
@@ -131,6 +145,8 @@ def test_layouts(tmp_path: Path) -> None:
     put(*(nnunet / f"imagesTs/a_000{c}.nii.gz" for c in (0, 1)), nnunet / "imagesTr/b_0000.nii.gz")
     assert found([nnunet], TWO, layout="nnunet") == {"a": ["a_0000.nii.gz", "a_0001.nii.gz"]}
     assert found([nnunet / "imagesTr"], ONE, layout="nnunet") == {"b": ["b_0000.nii.gz"]}
+    listed = sorted((nnunet / "imagesTs").iterdir())
+    assert found(listed, TWO, layout="nnunet") == {"a": ["a_0000.nii.gz", "a_0001.nii.gz"]}
     put(tmp_path / "task/imagesTs/c.nii.gz", tmp_path / "task/labelsTr/d.nii.gz")
     assert found([tmp_path / "task"], layout="decathlon") == {"c": ["c.nii.gz"]}
     put(tmp_path / "pairs/images/e.png", tmp_path / "pairs/masks/e.png")
@@ -425,6 +441,17 @@ def test_training_hands_on_how_files_were_read(study: Any) -> None:
     assert checkpoint.voxel_sizes.unit == checkpoint.plan.grid.unit
 
 
+def test_models_of_earlier_versions_have_no_terms(study: Any, tmp_path: Path) -> None:
+    model = with_terms(study.model("flat"), tmp_path / "m")
+    facts = read_record(model / "model.json", "")
+    for name in ("reading", "accepts", "voxel_sizes"):
+        del facts[name]
+    write_record(model / "model.json", facts)
+    found = read_checkpoint(model)[0]
+    assert (found.reading, found.accepts, found.voxel_sizes) == (AS_STORED, (), None)
+    assert len(predict_files([study.folder("flat") / "images" / "f0.png"], model, tmp_path / "o")) == 1
+
+
 def test_terms_come_back_from_the_model_folder(study: Any, tmp_path: Path) -> None:
     reading = Reading("ZYX", (1, "DAPI"), ("a", "b"), "", (0.5, 0.25, 0.25), "mm", "files", "sform", -1024.0)
     sizes = VoxelSizes.of([Geometry.from_spacing((4, 4, 4), (s, 1.0, 2.0), "mm") for s in (0.5, 0.7, 3.0)])
@@ -498,6 +525,37 @@ def test_declared_axes_and_channels_count_in_prediction(study: Any, tmp_path: Pa
     ):
         (target,) = predict_files([tmp_path / "two.tif"], model, tmp_path / name, how)
         np.testing.assert_array_equal(read_labels(target)[0], read_labels(reference)[0])
+
+
+def test_channels_in_files_are_those_of_one_file(study: Any, tmp_path: Path) -> None:
+    """Also on a grid of their own, if they show the same part of the world."""
+    plan = tiny_plan("unet", 3, in_channels=2, normalization=("zscore",) * 2, statistics=({},) * 2, unit="mm")
+    labels = LabelTable.create({"ball": 1, "rod": 3})
+    model = tmp_path / "model"
+    torch.manual_seed(0)
+    checkpoint = Checkpoint("d", TWO, labels, plan, 0, 0, "f", {})
+    write_checkpoint(model, checkpoint, build_model(plan.network.name, plan.network))
+    volume = np.random.default_rng(0).normal(size=(20, 18, 16, 2)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "both.nii.gz")
+    for channel in (0, 1):
+        nibabel.save(nibabel.Nifti1Image(volume[..., channel], np.eye(4)), tmp_path / f"p_000{channel}.nii.gz")
+    split = sorted(tmp_path.glob("p_*.nii.gz"))
+    (joined,) = predict_files([tmp_path / "both.nii.gz"], model, tmp_path / "o")
+    (parts,) = predict_files(split, model, tmp_path / "o")
+    assert parts.name == "p.nii.gz"
+    np.testing.assert_array_equal(read_labels(parts)[0], read_labels(joined)[0])
+    with pytest.raises(
+        ImagesFailed, match=r"3-D with 1 channels; .*2 \(T1, T2\); name the files of all channels, as in p_0001"
+    ):
+        predict_files(split[:1], model, tmp_path / "o")
+    coarse = nibabel.Nifti1Image(volume[::2, ::2, ::2, 1], np.diag([2.0, 2.0, 2.0, 1.0]))
+    nibabel.save(coarse, split[1])
+    (parts,) = predict_files(split, model, tmp_path / "o")
+    assert read_labels(parts)[0].shape == (20, 18, 16)
+    coarse.affine[0, 3] = 15.0
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(coarse.dataobj), coarse.affine), split[1])
+    with pytest.raises(ImagesFailed, match=r"p_0001\.nii\.gz: covers .* of p_0000\.nii\.gz, .*\(channel-grid\)"):
+        predict_files(split, model, tmp_path / "o")
 
 
 def test_the_size_that_training_took_is_said(study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
