@@ -12,7 +12,7 @@ from medseg.formats.content import Content
 from medseg.formats.headers import first_axis_fastest, require_axes
 from medseg.formats.streams import pack_gzip
 from medseg.formats.world import NOTHING, About, World
-from medseg.image.geometry import Geometry
+from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
 
 # By these programs place voxels; the axes of ``pixdim`` beyond the third are time and channels, kept for completeness.
 _FIELDS = (
@@ -20,8 +20,9 @@ _FIELDS = (
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z"),
 )
-# A qform may be this far from the sform, in voxels at a corner.
-QFORM_ERROR = 1e-3
+# A qform may be this far from the sform, in voxels at a corner: no reader finds a contradiction, and those that take no
+# sform with axes nearly at right angles (the Insight Toolkit's) still read the file.
+QFORM_ERROR = AFFINE_TOLERANCE_VOXELS / 2
 
 
 def nifti_world(header: Any) -> World:

@@ -22,8 +22,16 @@ AFFINE[:3, :3], AFFINE[:3, 3] = TURN @ np.diag([0.7, 1.3, 4.1]), (33.123456789, 
 MIRRORED = AFFINE @ np.diag([-1.0, 1.0, 1.0, 1.0])
 MOVED = AFFINE.copy()
 MOVED[:3, 3] += (40.0, 3.0, -11.0)
-ROUGH = AFFINE.copy()
-ROUGH[:3, :3] *= 1 + np.random.default_rng(0).normal(0, 2e-5, (3, 3))
+
+
+def rough(noise: float) -> np.ndarray:
+    """Axes that are nearly at right angles."""
+    affine = AFFINE.copy()
+    affine[:3, :3] *= 1 + np.random.default_rng(0).normal(0, noise, (3, 3))
+    return affine
+
+
+ROUGH = rough(2e-5)
 SHEARED = AFFINE.copy()
 SHEARED[:3, :3] = SHEARED[:3, :3] @ np.array([[1.0, 0.03, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 

@@ -23,13 +23,16 @@ from medseg.files import sha256_file
 from medseg.formats.read import open_image
 from medseg.formats.source import Source
 from medseg.formats.table import FOLDER, FORMATS, label_suffix
+from medseg.formats.world import About, World
+from medseg.formats.write import write_labels
+from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest import run as ingest
 from medseg.ingest.cases import open_case_image
 from medseg.ingest.manifest import read_manifest
 from medseg.predict.record import PredictedCase
 from medseg.predict.sinks import LabelFile
-from tests.contracts.awkward import AFFINE, AWKWARD, CANARY, MOVED, PICTURES, SHAPE, nifti
+from tests.contracts.awkward import AFFINE, AWKWARD, CANARY, MIRRORED, MOVED, PICTURES, ROUGH, SHAPE, nifti, rough
 from tests.stand_in import sink_labels
 
 TABLE = LabelTable.create({"liver": 1, "kidney": 2})
@@ -143,6 +146,31 @@ def test_a_prediction_is_where_its_image_is(suffix: str, name: str, tmp_path: Pa
         read += 1
         np.testing.assert_allclose(reader(out, values.ndim), expected, rtol=0, atol=SAME)
     assert read or suffix == ".gif"
+
+
+GRIDS = {
+    "oblique": Geometry.create(SHAPE, AFFINE),
+    "mirrored": Geometry.create(SHAPE, MIRRORED),
+    "far away": Geometry.create(SHAPE, AFFINE + np.pad([[1234.5], [-987.25], [3333.125]], ((0, 1), (3, 0)))),
+    "nearly orthonormal": Geometry.create((300, 300, 90), ROUGH),
+    "more roughly so": Geometry.create((30, 30, 9), rough(3e-3)),
+}
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".hdr", ".nrrd", ".seg.nrrd", ".nhdr", ".mha", ".mhd"])
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_prediction_in_another_format_is_in_one_place_for_all(suffix: str, name: str, tmp_path: Path) -> None:
+    """Its header is our own: every field of it says the same, whichever a program takes."""
+    grid, path = GRIDS[name], tmp_path / f"out{suffix}"
+    write_labels(path, np.zeros(grid.shape, np.uint8), grid, About(World("another", {}), {1: "liver"}))
+    places = np.array([[*c, 1] for c in corners(grid.shape)]) @ grid.affine.T
+    # Single precision is all that NIfTI-1 has; its qform has no axes that are not at right angles.
+    nifti_1 = suffix in READERS["nibabel"][1]
+    limit = 2e-4 if nifti_1 else SAME
+    limit = 0.05 * max(grid.spacing) if nifti_1 and name == "more roughly so" else limit
+    np.testing.assert_allclose(by_itk(path, 3) * [-1, -1, 1], places[:, :3], rtol=0, atol=limit)
+    if nifti_1:
+        np.testing.assert_allclose(by_nibabel(path, 3), places, rtol=0, atol=2e-4)
 
 
 def test_a_contradiction_that_was_settled_is_read_in_the_same_way(tmp_path: Path) -> None:
