@@ -34,10 +34,11 @@ from medseg.predict.record import PredictedCase
 from medseg.predict.sinks import LabelFile
 from tests.contracts.awkward import AFFINE, AWKWARD, CANARY, MIRRORED, MOVED, PICTURES, ROUGH, SHAPE, nifti, rough
 from tests.stand_in import sink_labels
+from tests.zarr_samples import write_zarr
 
 TABLE = LabelTable.create({"liver": 1, "kidney": 2})
 # What is in files of other programs than these.
-ELSEWHERE = {".dcm", ".zip", FOLDER}
+ELSEWHERE = {".dcm", ".zip", FOLDER, ".zarr", ".ome.zarr"}
 # Millimetres: positions are printed from numbers that are bit for bit the same.
 SAME = 1e-9
 
@@ -146,6 +147,16 @@ def test_a_prediction_is_where_its_image_is(suffix: str, name: str, tmp_path: Pa
         read += 1
         np.testing.assert_allclose(reader(out, values.ndim), expected, rtol=0, atol=SAME)
     assert read or suffix == ".gif"
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".ome.zarr"])
+def test_labels_of_an_ome_zarr_have_its_voxel_size(suffix: str, tmp_path: Path) -> None:
+    grid = Geometry.from_spacing((5, 7, 6), (2.0, 0.3, 0.25), "um")
+    image = tmp_path / f"image{suffix}"
+    write_zarr(image, labels_of(grid.shape), grid)
+    out = tmp_path / f"out{label_suffix(image)}"
+    predict(image, out)
+    np.testing.assert_array_equal(by_tifffile(out, 3)[:3], grid.spacing)
 
 
 GRIDS = {
