@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from medseg import limits
 from medseg.bounds import shortened
+from medseg.config.section import Label
 
 # A value of a label file, its colour, or several of either.
-Value = int | str
+Value = Label | str
 Values = Value | list[Value]
 
 _COLOUR = re.compile(r"#[0-9A-Fa-f]{6}")

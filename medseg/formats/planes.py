@@ -26,7 +26,8 @@ def label_plane(path: Path, planes: NDArray[Any], *, colours: bool) -> NDArray[A
     Raises:
         FormatError: for planes that differ; where colours are asked for, for other than 8 bits or RGB.
     """
-    equal = len(planes) == 1 or all(np.array_equal(planes[0], plane) for plane in planes[1:])
+    # Pictures in grey are often stored as RGB; two equal channels of a volume are no such thing.
+    equal = len(planes) == 1 or (len(planes) == 3 and all(np.array_equal(planes[0], plane) for plane in planes[1:]))
     if not colours:
         if not equal:
             raise FormatError(path, _several(planes), _fix(planes))

@@ -143,12 +143,17 @@ def _with_ids(found: Found) -> list[str]:
     """Give the cases ids that are made from their names, and say so where these are no ids."""
     renamed = {case.id: case_id(case.id) for case in found.candidates if case_id(case.id) != case.id}
     found.candidates = [dataclasses.replace(case, id=case_id(case.id)) for case in found.candidates]
-    found.faults = [f if f.case == "-" else dataclasses.replace(f, case=case_id(f.case)) for f in found.faults]
+    found.faults = [dataclasses.replace(f, case=_shown_id(f.case)) for f in found.faults]
     if not renamed:
         return []
     shown = "; ".join(f"'{name}' is {case}" for name, case in list(renamed.items())[:NAMES_SHOWN])
     more = f"; {len(renamed) - NAMES_SHOWN} more" if len(renamed) > NAMES_SHOWN else ""
     return [f"{len(renamed)} ids are made from names that cannot be ids: {shown}{more} (manifest.tsv has id and file)"]
+
+
+def _shown_id(case: str) -> str:
+    """What a fault calls a case: its id; a dash, or a name that was escaped because it cannot be printed, stays."""
+    return case if case == "-" or (case[:1] in "'\"" and "\\" in case) else case_id(case)
 
 
 def _unprintable(candidates: Sequence[Candidate], channels: Sequence[str]) -> list[Fault]:

@@ -195,6 +195,13 @@ def plant_case_twins(root: Path) -> None:
     )
 
 
+def as_jpeg(root: Path) -> None:
+    """Store a mask as JPEG, in which no number is what it was."""
+    values = (picture(root / MASK) * 40 % 256).astype(np.uint8)
+    (root / MASK).unlink()
+    (root / f"masks/{C1}.jpg").write_bytes(imagecodecs.jpeg_encode(values, level=90))
+
+
 def plant_link(root: Path) -> None:
     target = root.parent / "elsewhere.png"
     (root / PICTURE).rename(target)
@@ -211,9 +218,7 @@ PAIRING: dict[str, Plant] = {
     "new image in imagesTr": Plant(
         "", "image-without-label", "organs", "new", lambda r: shutil.copy(r / IMAGE, r / "imagesTr/new.nii.gz")
     ),
-    "objects: no masks": Plant(
-        "", "image-without-label", "objects", J1, lambda r: [f.unlink() for f in (r / J1 / "masks").iterdir()]
-    ),
+    "objects: no masks": Plant("", "image-without-label", "objects", J1, lambda r: shutil.rmtree(r / J1 / "masks")),
     "pairs: label without image": cell("", "label-without-image", lambda r: (r / PICTURE).unlink()),
     "listed: label without image": organ("", "label-without-image", lambda r: (r / IMAGE).unlink()),
     "new label in labelsTr": Plant(
@@ -372,7 +377,12 @@ FILES: dict[str, Plant] = {
     "colour volume": organ("IN-12", "unreadable", in_colour),
     "five axes": organ("IN-12 IN-13", "unreadable", five_axes, "8, 8, 8, 2, 2"),
     "fourth axis": organ("IN-13", "channels", stored(IMAGE, lambda v: np.stack([v] * 2, -1)), "2 channels of"),
-    "flat file": organ("IN-14", "unreadable", stored(IMAGE, lambda v: v[:, :, 0])),
+    "flat file": organ(
+        "IN-14",
+        "dims-mismatch",
+        both(stored(IMAGE, lambda v: v[:, :, 9]), stored(LABEL, lambda v: v[:, :, 9])),
+        "2 spatial",
+    ),
     "one slice": Plant(
         "IN-14",
         "dims-mismatch",
@@ -444,7 +454,7 @@ FILES: dict[str, Plant] = {
     "label NaN": organ("LB-02", "label-not-integer", lambda r: change_voxel(r / LABEL, np.nan, "float32"), "first nan"),
     "scaled label": organ("LB-03", "label-not-integer", patched(LABEL, 112, "<f", 1 / 3), "0.333"),
     "label resampled linearly": organ("LB-04", "label-not-integer", linear_label),
-    "JPEG": cell("LB-05", "unreadable", lambda r: (r / MASK).rename(r / f"masks/{C1}.jpg"), ".jpg"),
+    "JPEG": cell("LB-05", "unreadable", as_jpeg, "lossy"),
     "JPEG inside a TIFF": Plant(
         "LB-05",
         "unreadable",
@@ -455,7 +465,12 @@ FILES: dict[str, Plant] = {
         ),
         ("lossy",),
     ),
-    "mask in colour": cell("LB-05", "unreadable", stored(MASK, lambda v: np.stack([v] * 3, -1)), "3 channels"),
+    "mask in colour": cell(
+        "LB-05", "unreadable", stored(MASK, lambda v: np.stack([v, v, v * 0], -1).astype(np.uint8)), "file in colour"
+    ),
+    "objects: none": Plant(
+        "LB-08", "empty-label", "objects", J1, lambda r: [f.unlink() for f in (r / J1 / "masks").iterdir()]
+    ),
     "label one slice short": organ("LB-06", "shape-mismatch", stored(LABEL, lambda v: v[:, :, :-1])),
     "mask one row short": cell("LB-06", "shape-mismatch", stored(MASK, lambda v: v[:-1])),
     "label moved": organ("LB-07", "affine-mismatch", regridded(LABEL, lambda a: moved(a, 0.6)), "0.6 voxels"),

@@ -578,8 +578,11 @@ def test_transparency_adds_no_channel() -> None:
 
 
 def test_colour_masks_are_refused() -> None:
-    with pytest.raises(FormatError, match="3 channels, expected one"):
-        read_labels(Path("case.png"), imagecodecs.png_encode(np.zeros((5, 5, 3), np.uint8)))
+    colours = np.zeros((5, 5, 3), np.uint8)
+    assert read_labels(Path("case.png"), imagecodecs.png_encode(colours))[0].shape == (5, 5)
+    colours[2, 3] = (255, 0, 16)
+    with pytest.raises(FormatError, match=r"a label file in colour: #000000 \(24 pixels\), #ff0010 \(1 pixels\)"):
+        read_labels(Path("case.png"), imagecodecs.png_encode(colours))
 
 
 @pytest.mark.parametrize("size", [(60000, 60000), (0, 5), (2**31 - 1, 2**31 - 1)])
