@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.formats.table import FORMATS, class_map, label_suffix, stem_of, suffix_of
+from medseg.formats.table import FOLDER, FORMATS, class_map, format_of, label_suffix, stem_of, suffix_of
 
 # Names that one message lists.
 SHOWN = 5
@@ -51,7 +51,12 @@ class Input:
 
 def of_file(path: Path) -> Input:
     """A file or folder as an image of that name."""
-    return Input((path,), path.name if path.is_dir() and suffix_of(path) not in FORMATS else stem_of(path))
+    return Input((path,), path.name if path.is_dir() and not is_of_a_format(path) else stem_of(path))
+
+
+def is_of_a_format(folder: Path) -> bool:
+    """Whether a folder is one image of a format of its own, whatever it holds: not a folder of slices."""
+    return format_of(folder) is not FORMATS[FOLDER]
 
 
 def in_short(names: Sequence[str], separator: str = ", ") -> str:

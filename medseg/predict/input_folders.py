@@ -11,10 +11,11 @@ from typing import Any
 
 from medseg.errors import DataError
 from medseg.formats.content import kind_of
+from medseg.formats.foreign import foreign_by_name
 from medseg.formats.table import FORMATS, stem_of, suffix_of
 from medseg.ingest.layouts.found import HEADERS, LITTER
 from medseg.ingest.layouts.words import is_derived, rank
-from medseg.predict.input import Input, in_short, of_file
+from medseg.predict.input import Input, in_short, is_of_a_format, of_file
 from medseg.progress import say
 
 # What slices of a DICOM series are called, besides names without any suffix and numbers.
@@ -27,7 +28,7 @@ def of_folder(folder: Path, out: Path, series: str) -> list[Input]:
     Raises:
         DataError: if there is none.
     """
-    if suffix_of(folder) in FORMATS:
+    if is_of_a_format(folder):
         return [of_file(folder)]
     others: list[Path] = []
     paths = list(_images_below(folder, out, others))
@@ -38,14 +39,20 @@ def of_folder(folder: Path, out: Path, series: str) -> list[Input]:
     if masks and len(masks) < len(paths):
         _say_left_out(folder, masks, "called like label maps, and others are not (name them to take them)")
         paths = [path for path in paths if path not in masks]
-    if all(path.is_dir() and suffix_of(path) not in FORMATS for path in paths) and _one_series(paths, series):
+    if all(path.is_dir() and not is_of_a_format(path) for path in paths) and _one_series(paths, series):
         return [of_file(folder)]
     return [_below(folder, path) for path in paths]
 
 
 def _say_left_out(folder: Path, paths: Sequence[Path], why: str) -> None:
     if paths:
-        say(f"predict: left out of {folder}: {in_short([str(path.relative_to(folder)) for path in paths])}: {why}")
+        say(f"predict: left out of {folder}: {in_short([_called(folder, path) for path in paths])}: {why}")
+
+
+def _called(folder: Path, path: Path) -> str:
+    """A file in a folder, and what it is by its name if it is an image that is not read."""
+    row = foreign_by_name(path)
+    return f"{path.relative_to(folder)}{f' ({row.name})' if row else ''}"
 
 
 def _masks(folder: Path, paths: Sequence[Path]) -> list[Path]:
@@ -80,7 +87,7 @@ def _images_below(folder: Path, out: Path, others: list[Path]) -> Iterator[Path]
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if _counts(name) and not within(here / name, out))
-        for name in [name for name in folders if suffix_of(Path(name)) in FORMATS]:
+        for name in [name for name in folders if is_of_a_format(here / name)]:
             folders.remove(name)
             yield here / name
         files = sorted(here / name for name in names if _counts(name))
@@ -155,6 +162,10 @@ def _one_series(folders: Sequence[Path], series: str) -> bool:
 
 
 def _nothing_in(folder: Path, others: Sequence[Path]) -> str:
+    foreign = [(path, row) for path in others if (row := foreign_by_name(path)) is not None]
+    if foreign:
+        path, row = foreign[0]
+        return f"{folder}: no image that is read, but {len(others)} other files; {path.name} is {row.name}: {row.way}"
     kinds = sorted({path.suffix or path.name for path in others})
     what = f"{len(others)} other files ({in_short(kinds)})" if others else "no files"
     return f"{folder}: no image in it or below it, but {what}; name a folder of images or of DICOM slices"

@@ -65,10 +65,21 @@ def test_folders_are_searched_and_their_sub_folders_kept(tmp_path: Path, capsys:
         "P2/deep/mr": ["mr.mhd"],
     }
     assert found([tmp_path]) == expected
-    assert "notes.txt: no format of images is called so" in capsys.readouterr().err
+    assert "notes.txt (a table or text): no format of images is called so" in capsys.readouterr().err
     for pattern in ("P*/ct.nii.gz", "**/ct*"):
         assert found([tmp_path / pattern]) == {"P1/ct": ["ct.nii.gz"], "P2/ct": ["ct.nii.gz"]}
     assert found([tmp_path / "P1/ct.nii.gz", tmp_path / "top.png"]) == {"ct": ["ct.nii.gz"], "top": ["top.png"]}
+
+
+def test_folders_of_a_format_are_one_image(tmp_path: Path) -> None:
+    put(
+        tmp_path / "new/a.zarr/0/0",
+        tmp_path / "new/a.zarr/.zattrs",
+        tmp_path / "new/plate/zarr.json",
+        tmp_path / "new/b.png",
+    )
+    assert found([tmp_path / "new"]) == {"a": ["a.zarr"], "b": ["b.png"], "plate": ["plate"]}
+    assert found([tmp_path / "new/plate"]) == {"plate": ["plate"]}
 
 
 def test_several_folders_keep_their_names(tmp_path: Path) -> None:
@@ -172,7 +183,8 @@ def test_a_table_lists_images(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "pattern": (lambda t: found([t / "*.tif"]), r"\*\.tif matches nothing"),
     "empty": (lambda t: found([t / "empty"]), "empty: no image in it or below it, but no files"),
-    "other": (lambda t: found([t / "other"]), r"no image in it or below it, but 1 other files \(\.txt\)"),
+    "other": (lambda t: found([t / "other"]), r"no image in it or below it, but 1 other files \(\.abc\)"),
+    "foreign": (lambda t: found([t / "slides"]), r"1 other files; x\.czi is a Zeiss CZI file: "),
     "layout": (lambda t: found([t], layout="nnU-Net"), "--layout nnU-Net: there is no such layout; there are nnunet"),
     "channel": (
         lambda t: found([t / "part"], TWO, layout="nnunet"),
@@ -189,7 +201,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_meant_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    put(tmp_path / "other/x.txt", tmp_path / "plain/a.nii")
+    put(tmp_path / "other/x.abc", tmp_path / "plain/a.nii", tmp_path / "slides/x.czi")
     put(*(tmp_path / f"part/{stem}.nii" for stem in ("a_0000", "b_0000", "b_0001", "c_0000", "c_0001", "c_0002")))
     (tmp_path / "bad.csv").write_text("case,picture\na,b\n")
     (tmp_path / "twice.csv").write_text("case,image\na,bad.csv\na,bad.csv\n")
