@@ -122,6 +122,13 @@ def _is_slice(path: Path) -> bool:
     return suffix == ".dcm" or _kind(path) == "DICOM"
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file or a folder is one image: of a format, or a folder that holds slices itself."""
+    if not path.is_dir():
+        return suffix_of(path) in FORMATS
+    return is_of_a_format(path) or any(_is_slice(file) for file in path.iterdir() if file.is_file())
+
+
 def _kind(path: Path) -> str:
     try:
         with open(path, "rb") as file:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from medseg.errors import DataError
-from medseg.formats.table import FORMATS, stem_of, suffix_of
+from medseg.formats.table import stem_of
 from medseg.ingest.layouts.bids import images_of
 from medseg.ingest.layouts.dsb2018 import image_folders
 from medseg.ingest.layouts.found import visible
 from medseg.ingest.layouts.table import image_columns, row_faults, spacing_of
 from medseg.ingest.tables import read_table
 from medseg.predict.input import NUMBERED, Input, in_short, of_file
+from medseg.predict.input_folders import is_image
 
 
 def of_table(path: Path, channels: Sequence[str]) -> list[Input]:
@@ -128,7 +129,7 @@ def _files(words: Sequence[Path], part: str) -> list[Path]:
     for word in words:
         folder = word / part if (word / part).is_dir() else word
         paths = [folder / name for name in visible(folder, ".")] if folder.is_dir() else [word]
-        found += [path for path in paths if path == word or path.is_dir() or suffix_of(path) in FORMATS]
+        found += [path for path in paths if path == word or is_image(path)]
     return found
 
 

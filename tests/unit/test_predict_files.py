@@ -159,6 +159,10 @@ def test_layouts(tmp_path: Path) -> None:
     listed = sorted((nnunet / "imagesTs").iterdir())
     assert found(listed, TWO, layout="nnunet") == {"a": ["a_0000.nii.gz", "a_0001.nii.gz"]}
     put(tmp_path / "task/imagesTs/c.nii.gz", tmp_path / "task/labelsTr/d.nii.gz")
+    with pytest.raises(DataError, match=r"no image in imagesTs/ there; correct the folder or --layout"):
+        found([tmp_path], layout="decathlon")
+    phantom.write_folder(tmp_path / "scans/CT", phantom.series())
+    assert found([tmp_path / "scans"], layout="pairs") == {"CT": ["CT"]}
     assert found([tmp_path / "task"], layout="decathlon") == {"c": ["c.nii.gz"]}
     put(tmp_path / "pairs/images/e.png", tmp_path / "pairs/masks/e.png")
     assert found([tmp_path / "pairs"], layout="pairs") == {"e": ["e.png"]}
