@@ -17,7 +17,7 @@ from medseg.formats.errors import FormatError
 from medseg.formats.limits import file_limit
 from medseg.formats.read import open_image, read_content
 from medseg.formats.source import Source
-from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry, Placement
+from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry, Placement, placement_in
 from medseg.image.labels import LabelTable
 from medseg.image.recode import AS_STORED, Recoding, merge_classes
 from medseg.image.resample import placed
@@ -295,7 +295,11 @@ def _check_grids(out: Checked, file: str, other: str, found: Geometry | None, ex
     if found is None or expected is None:
         return
     if found.shape != expected.shape:
-        out.add("shape-mismatch", file, f"shape {found.shape}, {other} has {expected.shape}")
+        cause, fix = f"shape {found.shape}, {other} has {expected.shape}", ""
+        if placement_in(found, expected) is not None:
+            cause += ": it begins where the image does and ends before, as a file that was cut short"
+            fix = "export it again, or, if only background is left out, fill it up to the image's shape"
+        out.add("shape-mismatch", file, cause, fix)
         return
     gap = expected.corner_distance_voxels(found)
     if gap > AFFINE_TOLERANCE_VOXELS:

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.errors import DataError
-from medseg.formats.read import open_image, read_labels
+from medseg.formats.read import open_image
 from medseg.formats.table import stem_of, suffix_of
 from medseg.image.geometry import Geometry, require_same_grid
+from medseg.image.resample import placed
+from medseg.ingest.cases import part_of
 from medseg.ingest.tables import read_table
 from medseg.measure.files import Measured
 from medseg.measure.pairing import Pair
@@ -103,7 +105,7 @@ class Reading:
             GeometryError: if their grids differ.
         """
         source = open_image(pair.image, spacing=self.spacing)
-        numbers, geometry = read_labels(pair.mask, spacing=self.spacing)
+        numbers, geometry = self._mask(pair.mask, source.geometry)
         if numbers.shape != source.shape[1:]:
             raise DataError(
                 f"{pair.mask}: shape {numbers.shape}, its image {pair.image.name} has {source.shape[1:]}; expected one "
@@ -121,6 +123,13 @@ class Reading:
                 )
             scene = replace(scene, class_names=self.classes.names, classes=classes)
         return Measured(pair.image.name, scene, source.image(), self.channels)
+
+    def _mask(self, path: Path, image: Geometry) -> tuple[NDArray[Any], Geometry]:
+        """The values of a mask and their grid; of one that covers a part of the image's grid, on the whole of it."""
+        mask = open_image(path, spacing=self.spacing)
+        values, grid = np.ascontiguousarray(mask.labels()), mask.geometry
+        part = part_of(mask, grid, image)
+        return (values, grid) if part is None else (placed(values, part, image.shape), image)
 
 
 def scene_of(numbers: NDArray[Any], geometry: Geometry, image: Path) -> Scene:

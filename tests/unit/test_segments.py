@@ -23,6 +23,8 @@ from medseg.image.resample import placed
 from medseg.ingest import run as ingest
 from medseg.ingest.cases import read_case_labels
 from medseg.ingest.manifest import read_manifest
+from medseg.measure.pairing import Pair
+from medseg.measure.scenes import Reading
 
 AFFINE = np.array([[-0.7, 0.1, 0.0, 30.0], [0.1, 0.7, 0.0, -12.0], [0.0, 0.0, 2.5, 40.0], [0.0, 0.0, 0.0, 1.0]])
 GRID = Geometry.create((12, 11, 9), AFFINE @ np.diag([1.0, -1.0, 1.0, 1.0]))
@@ -256,4 +258,17 @@ def beside() -> bytes:
 def test_what_may_be_torn_off_or_lies_beside_is_a_fault(name: str, label, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(DatasetFaults) as caught:
         ingest.check(study(tmp_path, label(), name), "data")
-    assert [fault.code for fault in caught.value.faults] == ["shape-mismatch"]
+    (fault,) = caught.value.faults
+    assert fault.code == "shape-mismatch"
+    assert ("begins where the image does" in fault.cause) == (label is torn)
+
+
+def test_objects_on_a_part_of_the_image_are_measured(tmp_path: Path) -> None:
+    write_labels(tmp_path / "a.nii.gz", image(), GRID)
+    places = {}
+    for name, data in (("whole.seg.nrrd", seg_nrrd(organs(), GRID)), ("part.seg.nrrd", slicer_part())):
+        (tmp_path / name).write_bytes(data)
+        scene = Reading().read(Pair("a", tmp_path / "a.nii.gz", tmp_path / name)).scene
+        places[name] = scene.boxes
+    assert places["whole.seg.nrrd"] == places["part.seg.nrrd"]
+    assert len(places["part.seg.nrrd"]) == 2
