@@ -202,6 +202,17 @@ def test_what_is_made_of_a_segmentation_refers_as_it_does(kind: str, tmp_path: P
     assert (tmp_path / "again.dcm").read_bytes() == (tmp_path / "scan.dcm").read_bytes()
 
 
+def test_references_to_several_frames_are_no_reason_to_refuse_labels(tmp_path: Path) -> None:
+    predict(open_image(folder(tmp_path, FILES["frames"]())), tmp_path / "scan.dcm")
+    seg = pydicom.dcmread(tmp_path / "scan.dcm")
+    for item in seg.PerFrameFunctionalGroupsSequence:
+        item.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber = [2, 5]
+    seg.save_as(tmp_path / "other.dcm")
+    np.testing.assert_array_equal(
+        open_image(tmp_path / "other.dcm").labels(), open_image(tmp_path / "scan.dcm").labels()
+    )
+
+
 def test_object_numbers_refer_as_well(tmp_path: Path) -> None:
     source = open_image(folder(tmp_path, series()))
     numbers = np.arange(COLUMNS * ROWS * SLICES, dtype=np.uint16).reshape(COLUMNS, ROWS, SLICES)

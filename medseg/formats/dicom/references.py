@@ -67,9 +67,16 @@ def of_segmentation(path: Path, header: DicomFile, slots: Sequence[int], slices:
                 s for d in groups.get("DerivationImageSequence") or [] for s in d.get("SourceImageSequence") or []
             ]
             for source in sources[:1]:
-                names = (source.get("ReferencedSOPClassUID", ""), source.get("ReferencedSOPInstanceUID", ""))
-                found[slot] = Instance(str(names[0]), str(names[1]), int(source.get("ReferencedFrameNumber") or 0))
+                found[slot] = _instance(source)
     return _valid(fields, [found[slot] for slot in range(slices)]) if len(found) == slices else {}
+
+
+def _instance(reference: Any) -> Instance:
+    """The image that an item of a sequence refers to; of several frames the first."""
+    frames = reference.get("ReferencedFrameNumber") or 0
+    first = frames if isinstance(frames, int | str) else next(iter(frames))
+    names = (reference.get("ReferencedSOPClassUID", ""), reference.get("ReferencedSOPInstanceUID", ""))
+    return Instance(str(names[0]), str(names[1]), int(first))
 
 
 def _valid(fields: Mapping[str, str], instances: Sequence[Instance]) -> Mapping[str, Any]:
