@@ -213,7 +213,7 @@ def test_chunks_that_are_not_stored_have_the_fill_value(tmp_path: Path) -> None:
     expected = DEEP.copy()
     expected[:, 4:8, 4:] = 7
     np.testing.assert_array_equal(found.image()[0], expected)
-    assert found.remarks == ("1 chunks are not stored: filled with 7, as the array says",)
+    assert found.remarks == ("chunks that are not stored are filled with 7, as the array says",)
     empty = {name: data for name, data in files.items() if "zar" in name or "zat" in name}
     assert (opened(tmp_path, empty, "empty.zarr").labels() == 7).all()
 

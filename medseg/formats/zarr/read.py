@@ -121,7 +121,7 @@ def _source(path: Path, array: ArrayVoxels, image: Multiscale) -> Source:
     sizes, more = _sizes(image, space)
     names = image.channels if len(image.channels) == lengths.get("c", 1) else ()
     if array.absent:
-        more.append(f"{array.absent} chunks are not stored: filled with {array.fill:g}, as the array says")
+        more.append(f"chunks that are not stored are filled with {array.fill:g}, as the array says")
     return Source(
         path,
         ZarrVoxels(array, image.axes, space),
