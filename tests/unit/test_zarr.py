@@ -94,6 +94,7 @@ def test_axes(version: int, axes: str, shape: tuple[int, ...], expected: tuple[i
         ("angstrom", 1e-4),
         ("meter", 1e6),
         ("Micrometer", 1.0),
+        ("µm", 1.0),
     ],
 )
 def test_units(unit: str, factor: float, tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_units(unit: str, factor: float, tmp_path: Path) -> None:
     assert found.unit == "um"
 
 
-@pytest.mark.parametrize("unit", ["", "second", "parsnip"])
+@pytest.mark.parametrize("unit", ["", "second", "pixel", "parsnip"])
 def test_a_scale_without_a_unit_of_length_is_not_used(unit: str, tmp_path: Path) -> None:
     found = opened(tmp_path, zarr_files(DEEP, "zyx", scale=(2, 3, 4), unit=unit))
     assert found.geometry.unit == "px"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.formats.errors import FormatError
+from medseg.image.units import micrometres
 
 FIX_METADATA = "write it with ome-zarr-py, Fiji or bioformats2raw, whose metadata say what the axes are"
 FIX_ONE = "name the folder of one image inside it: {example}"
@@ -18,11 +19,6 @@ ATTRIBUTES = {2: ".zattrs", 3: "zarr.json"}
 ARRAYS = {2: ".zarray", 3: "zarr.json"}
 # Longest metadata file.
 MAX_METADATA = 1 << 20
-# Micrometres per unit of length, by the names that the specification allows.
-_PREFIXES = {"atto": -18, "femto": -15, "pico": -12, "nano": -9, "micro": -6, "milli": -3, "centi": -2, "deci": -1}
-_PREFIXES |= {"": 0, "deca": 1, "hecto": 2, "kilo": 3, "mega": 6, "giga": 9}
-_MICROMETRES = {f"{prefix}meter": 10.0 ** (power + 6) for prefix, power in _PREFIXES.items()}
-_MICROMETRES |= {"angstrom": 1e-4, "inch": 25_400.0, "foot": 304_800.0, "yard": 914_400.0, "mile": 1.609344e9}
 # Axes of the first versions, which name none.
 _FIRST_AXES = "tczyx"
 
@@ -128,7 +124,7 @@ def _multiscale(path: Path, attributes: Mapping[str, Any]) -> Multiscale:
         translation = [t * f + s for t, f, s in zip(translation, factors, shifts, strict=True)]
     if not all(math.isfinite(s) and s > 0 for s in scale) or not all(math.isfinite(t) for t in translation):
         raise FormatError(path, f"impossible scale {scale} or translation {translation}", FIX_METADATA)
-    units = tuple(_MICROMETRES.get(str(axis.get("unit", "")).lower()) for axis in axes)
+    units = tuple(micrometres(str(axis.get("unit", ""))[:40]) for axis in axes)
     return Multiscale(inside, letters, units, tuple(scale), tuple(translation), _channel_names(attributes))
 
 
