@@ -241,7 +241,25 @@ def tiff(shape: tuple[int, ...] = (6, 7), **options: Any) -> Callable[[Path], No
     return lambda p: tifffile.imwrite(p, voxels(shape, "uint8"), **{"software": CANARY, **options})
 
 
+def unitless(path: Path, unit: int | None) -> None:
+    """A TIFF with a resolution and no unit, or one that does not exist."""
+    tiff(resolution=(300, 150), resolutionunit=2)(path)
+    data = bytearray(path.read_bytes())
+    directory = int.from_bytes(data[4:8], "little")
+    count = int.from_bytes(data[directory : directory + 2], "little")
+    entries = range(directory + 2, directory + 2 + 12 * count, 12)
+    entry = next(at for at in entries if int.from_bytes(data[at : at + 2], "little") == 296)
+    if unit is None:
+        data[entry : entry + 2] = (297).to_bytes(2, "little")  # the number of a page
+        data[entry + 4 : entry + 8] = (1).to_bytes(4, "little")
+    else:
+        data[entry + 8 : entry + 10] = unit.to_bytes(2, "little")
+    path.write_bytes(data)
+
+
 TIFF: Mapping[str, Callable[[Path], None]] = {
+    "resolution, no tag of a unit": lambda p: unitless(p, None),
+    "resolution of unit 0": lambda p: unitless(p, 0),
     "300 dpi": tiff(resolution=(300, 150), resolutionunit=2),
     "per centimetre": tiff(resolution=(28346, 14000), resolutionunit=3),
     "resolution without unit": tiff(resolution=(3, 7), resolutionunit=1),

@@ -94,7 +94,9 @@ def by_tifffile(path: Path, dims: int) -> np.ndarray:
         elif file.is_imagej and (file.imagej_metadata or {}).get("unit"):
             sizes = [(file.imagej_metadata or {}).get("spacing", np.nan), *(b / a for a, b in reversed(tags))]
         ratios = [pair[0] / pair[1] if pair else 0.0 for pair in tags]
-    return np.array([*sizes[3 - dims :], *ratios, int(page.tags.valueof(296, 2)) if tags[0] else 0])
+    unit = page.tags.valueof(296, 1)
+    # A unit that does not exist is none.
+    return np.array([*sizes[3 - dims :], *ratios, max(1, int(unit)) if tags[0] else 0])
 
 
 READERS: dict[str, tuple[Callable[[Path, int], np.ndarray], tuple[str, ...]]] = {

@@ -29,6 +29,10 @@ from medseg.formats.world import World
 _INVERTED = "one bit per pixel, white is zero: bits inverted, so that 0 is black and 1 is white, as programs show it"
 
 
+# ResolutionUnit: none, inch, centimetre, and those that some programs add, millimetre and micrometre.
+UNITS = (1, 2, 3, 4, 5)
+
+
 class _Stream(io.RawIOBase):
     """The bytes of a file as a stream, for a library that reads one."""
 
@@ -134,7 +138,9 @@ def _world(page: Any) -> World:
     pairs = {name: page.tags.valueof(tag) for name, tag in (("XResolution", 282), ("YResolution", 283))}
     if _resolution(page) is None:
         return World("TIFF", {})
-    return World("TIFF", {**pairs, "ResolutionUnit": int(page.tags.valueof(296, 2))})
+    unit = page.tags.valueof(296)
+    # Without a unit, or with one that does not exist, nothing is taken from the tags.
+    return World("TIFF", {**pairs, "ResolutionUnit": unit if unit in UNITS else 1})
 
 
 def _resolution(page: Any) -> tuple[float, float] | None:
