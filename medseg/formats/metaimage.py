@@ -35,6 +35,7 @@ from medseg.formats.source import Source
 from medseg.formats.streams import unpack
 from medseg.formats.world import NOTHING, About, World
 from medseg.image.geometry import Geometry
+from medseg.image.units import world_unit
 
 TYPES = {
     "MET_CHAR": "i1",
@@ -75,7 +76,6 @@ _WORLD = {
     "ElementSize": _NUMBERS,
     "DistanceUnits": re.compile(r"mm|um|\?"),
 }
-_UNITS = {"mm": "mm", "um": "um", "?": "mm"}
 
 
 def _parse(path: Path, data: Data) -> TextHeader:
@@ -168,9 +168,10 @@ def _world(header: TextHeader, rank: int) -> tuple[NDArray[np.float64] | None, s
     spacing = _reals(header, size, rank)
     if (spacing <= 0).any():
         raise FormatError(header.path, f"{size} {spacing.tolist()}, expected sizes above 0", "correct the header")
-    unit = header.fields.get("DistanceUnits", "mm")
-    if unit not in _UNITS:
-        raise FormatError(header.path, f"DistanceUnits {unit[:20]!r}, expected mm or um", "correct the header")
+    unit = world_unit([header.fields.get("DistanceUnits", "mm")])
+    if unit is None:
+        found = header.fields["DistanceUnits"][:20]
+        raise FormatError(header.path, f"DistanceUnits {found!r}, expected a length", "correct the header")
     directions, origin = np.eye(rank), np.zeros(rank)
     notes: tuple[tuple[str, str], ...] = ()
     if "TransformMatrix" in header.fields:
@@ -183,7 +184,9 @@ def _world(header: TextHeader, rank: int) -> tuple[NDArray[np.float64] | None, s
     signs = (-1, -1, 1) if rank == 3 else (1, 1)
     with np.errstate(over="ignore"):  # no grid has such axes: the geometry refuses them
         axes = directions * spacing
-    return grid_affine(axes, origin, signs), _UNITS[unit], notes
+    affine = grid_affine(axes, origin, signs)
+    affine[:-1] *= unit[1]
+    return affine, unit[0], notes
 
 
 def _own_world(header: TextHeader) -> World:

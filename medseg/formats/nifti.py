@@ -233,8 +233,10 @@ def _opened(path: Path, header: Any, data: Data, *, packed: bool) -> Source:
     affine, notes, orientations = _nifti_affine(path, header, shape)
     slope, intercept, scaling = _nifti_scaling(path, header)
     unit_code = int(header["xyzt_units"]) & 7
-    if unit_code == 1:
-        raise FormatError(path, "world coordinates in metres, expected millimetres", "correct the header")
+    if unit_code == 1:  # metres
+        millimetres = np.diag([*[1000.0] * (len(affine) - 1), 1.0])
+        affine = millimetres @ affine
+        orientations = {name: millimetres @ form for name, form in orientations.items()}
     return Source(
         path,
         raw_voxels(plain, dtype, (*shape, channels), len(shape)),

@@ -33,6 +33,7 @@ from medseg.formats.raw import raw_voxels
 from medseg.formats.segments import is_segment_key, with_segments
 from medseg.formats.source import Source
 from medseg.formats.streams import Packing, unpack
+from medseg.image.units import world_unit
 
 _PACKING: dict[str, Packing] = {"gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
 # Every field of the definition; those with two spellings are listed under the first.
@@ -69,8 +70,6 @@ _CHANNEL_KINDS = {
     *("list", "vector", "stub", "scalar", "2-vector", "3-vector", "4-vector"),
     *("3-color", "4-color", "rgb-color", "rgba-color", "xyz-color", "hsv-color"),
 }
-_UNITS = {**dict.fromkeys(("", "mm", "millimeter", "millimeters", "???"), "mm")}
-_UNITS |= dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers"), "um")
 
 
 def _parse(path: Path, data: Data) -> TextHeader:
@@ -204,18 +203,27 @@ def _world(
     header: TextHeader, spatial: list[int]
 ) -> tuple[NDArray[np.float64] | None, str, tuple[tuple[str, str], ...]]:
     """Affine in RAS+ (or None), unit, and notes about what is doubtful."""
+    unit, factor = _unit(header, spatial, len(header.integers("sizes")))
+    affine, notes = _placed(header, spatial)
+    if affine is None:
+        return None, "px", notes
+    affine[:-1] *= factor
+    return affine, unit, notes
+
+
+def _placed(header: TextHeader, spatial: list[int]) -> tuple[NDArray[np.float64] | None, tuple[tuple[str, str], ...]]:
+    """Affine in RAS+ in the header's own unit, or None, and notes about what is doubtful."""
     path, rank, count = header.path, len(header.integers("sizes")), len(spatial)
-    unit = _unit(header, spatial, rank)
     vectors = _vectors(header, rank)
     if vectors is None:
         if "spacings" not in header.fields:
-            return None, "px", ()
+            return None, ()
         spacings = reals(path, "spacings", header.fields["spacings"])
         if len(spacings) != rank:
             raise FormatError(path, f"{len(spacings)} spacings for {rank} axes", "correct the header")
         sizes = finite(path, "spacings", [spacings[axis] for axis in spatial], count)
         unknown = (("no-orientation", "no space directions: orientation unknown, axes taken as RAS"),)
-        return np.diag([*sizes, 1.0]), unit, unknown if count == 3 else ()
+        return np.diag([*sizes, 1.0]), unknown if count == 3 else ()
     axes = np.stack([finite(path, "space directions", vectors[axis] or [], count) for axis in spatial], axis=1)
     text = header.fields.get("space origin")
     origin = np.zeros(count)
@@ -225,23 +233,22 @@ def _world(
         origin = finite(path, "space origin", reals(path, "space origin", text[1:-1], ","), count)
     world = header.fields.get("space", "").lower()
     if count == 2 or world in _WORLDS:
-        return grid_affine(axes, origin, _WORLDS.get(world, (1, 1, 1))[:count]), unit, ()
+        return grid_affine(axes, origin, _WORLDS.get(world, (1, 1, 1))[:count]), ()
     if world and world not in _UNKNOWN_WORLDS:
         raise FormatError(path, f"space {world[:40]!r} is none of the definition's", "correct the header")
     note = f"space {world or 'is not named'}: orientation unknown, axes taken as RAS"
-    return grid_affine(axes, origin, (1, 1, 1)), unit, (("no-orientation", note),)
+    return grid_affine(axes, origin, (1, 1, 1)), (("no-orientation", note),)
 
 
-def _unit(header: TextHeader, spatial: list[int], rank: int) -> str:
-    """Unit of the world: what the header names, else millimetres."""
+def _unit(header: TextHeader, spatial: list[int], rank: int) -> tuple[str, float]:
+    """Unit of the world, and how many of it the header's are: what it names, else millimetres."""
     if "space units" in header.fields:
         found = re.findall(r'"([^"]*)"', header.fields["space units"])
     else:
         every = re.findall(r'"([^"]*)"', header.fields.get("units", ""))
         found = [every[axis] for axis in spatial] if len(every) == rank else every
-    units = {_UNITS.get(name.strip().lower()) for name in found} or {"mm"}
-    if len(units) > 1 or None in units:
-        raise FormatError(
-            header.path, f"units {', '.join(found)[:80]}, expected all mm or all um", "correct the header"
-        )
-    return str(units.pop())
+    unit = world_unit(found)
+    if unit is None:
+        cause = f"units {', '.join(found)[:80]}, expected one unit of length for all axes"
+        raise FormatError(header.path, cause, "correct the header")
+    return unit

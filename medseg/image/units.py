@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 # Micrometres per prefix of the metre, by symbol and by name.
 _PREFIXES = {
@@ -65,6 +66,19 @@ def micrometres(name: str, *, strict_case: bool = False) -> float | None:
 def is_no_unit(name: str) -> bool:
     """Whether a name says that there is no unit, as programs write it for images that nobody calibrated."""
     return _plain(name).casefold() in _NONE
+
+
+def world_unit(names: Iterable[str]) -> tuple[str, float] | None:
+    """The unit (mm or um) to measure a world in, and how many of it one of the file's is; None: no common length.
+
+    Args:
+        names: of the unit of each axis; ``""``, ``?`` and ``???`` are millimetres.
+    """
+    factors = {1e3 if not name.strip(" ?") else micrometres(name) for name in names} or {1e3}
+    factor = factors.pop()
+    if factors or factor is None:
+        return None
+    return ("um", 1.0) if factor == 1.0 else ("mm", factor / 1e3)
 
 
 def _plain(name: str) -> str:

@@ -264,7 +264,6 @@ HEADER_DAMAGE: list[tuple[str, int, str, tuple[float, ...]]] = [
     ("affine NaN", 280, "<f", (float("nan"),)),
     ("two-file magic", 344, "<4s", (b"ni1\0",)),  # type: ignore[list-item]
     ("no magic", 344, "<4s", (b"\0\0\0\0",)),  # type: ignore[list-item]
-    ("metres", 123, "<b", (1,)),
 ]
 
 
@@ -414,6 +413,15 @@ def test_qform_serves_without_sform_and_pixdim_without_both() -> None:
     assert "orientation unknown" in note
     with pytest.raises(FormatError, match="impossible voxel size"):
         affine_of(0, 0, pixdim=0.0)
+
+
+def test_metres_become_millimetres() -> None:
+    here = read_image(Path("case.nii"), bytes(plain()))[1]
+    data = plain()
+    data[123] = 1
+    there = read_image(Path("case.nii"), bytes(data))[1]
+    assert there.unit == "mm"
+    assert there.spacing == pytest.approx([1000 * size for size in here.spacing])
 
 
 def test_micrometres_are_kept(tmp_path: Path) -> None:

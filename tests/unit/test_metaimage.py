@@ -92,6 +92,8 @@ def test_sizes_and_orientation_that_are_not_there() -> None:
     assert read(mha(ElementSpacing=None)).spaced((2.0, 0.5, 0.25)).geometry.spacing == (2.0, 0.5, 0.25)
     assert read(mha(ElementSpacing=None, ElementSize="2 1.5 3")).geometry.spacing == (2.0, 1.5, 3.0)
     assert read(mha(DistanceUnits="um")).unit == "um"
+    for unit, spacing in (("cm", (20.0, 15.0, 30.0)), ("Micron", (2.0, 1.5, 3.0)), ("?", (2.0, 1.5, 3.0))):
+        assert read(mha(DistanceUnits=unit)).geometry.spacing == pytest.approx(spacing)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_sizes_and_orientation_that_are_not_there() -> None:
         (mha(TransformMatrix="1 0 0 0 1 0 0 0"), "expected 9 finite"),
         (mha(TransformMatrix="1 0 0 1 0 0 0 0 1"), "singular"),
         (mha(Offset="a b c"), "expected real numbers"),
-        (mha(DistanceUnits="cm"), "DistanceUnits 'cm'"),
+        (mha(DistanceUnits="s"), "DistanceUnits 's', expected a length"),
         (mha(ElementToIntensityFunctionSlope="2"), "ElementToIntensityFunctionSlope"),
         (mha(ElementDataFile="other.raw"), "rename it to .mhd"),
         (mha(b"", ElementDataFile=None), "without 'ElementDataFile'"),

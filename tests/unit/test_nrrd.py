@@ -83,10 +83,17 @@ def test_spacings_alone_and_nothing_at_all() -> None:
     assert found.geometry.unit == "px"
 
 
+@pytest.mark.parametrize(("unit", "factor"), [("cm", 10.0), ("m", 1000.0), ("Millimetre", 1.0), ("nm", 1e-6)])
+def test_other_units_of_length_are_converted(unit: str, factor: float) -> None:
+    here, there = read(nrrd()).geometry, read(nrrd(space_units=" ".join([f'"{unit}"'] * 3))).geometry
+    assert there.unit == "mm"
+    assert there.spacing == pytest.approx([size * factor for size in here.spacing])
+
+
 @pytest.mark.parametrize(("field", "unit"), [("space_units", "um"), ("units", "um"), ("units", "mm"), ("units", "")])
 def test_units(field: str, unit: str) -> None:
     assert read(nrrd(**{field: " ".join([f'"{unit}"'] * 3)})).unit == (unit or "mm")
-    with pytest.raises(FormatError, match="expected all mm or all um"):
+    with pytest.raises(FormatError, match="expected one unit of length for all axes"):
         read(nrrd(**{field: '"mm" "mm" "furlong"'}))
 
 
