@@ -17,7 +17,9 @@ from medseg.formats.read import open_image
 from medseg.formats.source import Source
 from medseg.formats.world import About
 from medseg.formats.write import write_labels
+from medseg.image.geometry import placement_in
 from medseg.image.labels import LabelTable
+from medseg.image.resample import placed
 from medseg.predict.sinks import LabelFile
 from tests import dicom_phantom as phantom
 from tests.dicom_phantom import COLUMNS, ROWS, SLICES
@@ -263,3 +265,36 @@ def test_highdicom_sees_the_segments_on_their_slices(kind: str, tmp_path: Path) 
         index = np.array([[SLICES - 1 - c[2], c[1], c[0], 1] for c in corners])
         place = volume.affine @ index.T
         np.testing.assert_allclose(place, lps @ corners.T, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+@pytest.mark.parametrize("slices", [[2], [4, 5], [0, 4]], ids=["one", "at the end", "far apart"])
+def test_what_highdicom_writes_without_empty_frames_lies_in_its_image(
+    slices: list[int], kind: str, tmp_path: Path
+) -> None:
+    highdicom = pytest.importorskip("highdicom")
+    scan = folder(tmp_path, series(PatientSex="F"))
+    images = [pydicom.dcmread(file) for file in sorted(scan.iterdir())]
+    labels = np.zeros((SLICES, ROWS, COLUMNS), np.uint8)
+    labels[slices, 2:5, 3:6], labels[slices[0], 6:8, 0:2] = 1, 2
+    places = [float(np.dot(image.ImagePositionPatient, phantom.NORMAL)) for image in images]
+    made = highdicom.seg.Segmentation(
+        images,
+        labels[np.argsort(np.argsort(places))],
+        highdicom.seg.SegmentationTypeValues[kind],
+        [_described(highdicom, number, name) for number, name in ((1, "liver"), (2, "kidney"))],
+        *(highdicom.UID(), 9, highdicom.UID(), 1, "m", "m", "1", "1"),
+    )
+    made.save_as(tmp_path / "labels.dcm")
+    image, found = open_image(scan), open_image(tmp_path / "labels.dcm")
+    part = placement_in(found.geometry, image.geometry)
+    assert part is not None and found.sparse and found.segments == {1: "liver", 2: "kidney"}
+    whole = placed(found.labels(), part, image.geometry.shape)
+    np.testing.assert_array_equal(whole.transpose(2, 1, 0), labels)
+
+
+def _described(highdicom: Any, number: int, name: str) -> Any:
+    from pydicom.sr.codedict import codes
+
+    kind = highdicom.seg.SegmentAlgorithmTypeValues.MANUAL
+    return highdicom.seg.SegmentDescription(number, name, codes.SCT.Organ, codes.SCT.Liver, kind)
