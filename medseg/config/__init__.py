@@ -5,6 +5,7 @@ parsing, the configuration is passed on as these types, never as dictionaries.
 """
 
 from medseg.config.dataset import DatasetConfig
+from medseg.config.folds import FoldsConfig
 from medseg.config.metrics import MetricsConfig
 from medseg.config.model import AUGMENTATION, Loss, ModelConfig, Network, PlanOverrides, is_elsewhere
 from medseg.config.object_classes import is_table, wrong_classes
@@ -13,7 +14,6 @@ from medseg.config.postprocess import CrfConfig, PostprocessConfig
 from medseg.config.study import (
     BudgetConfig,
     Config,
-    FoldsConfig,
     LoaderConfig,
     TrackingConfig,
     config_schema,
