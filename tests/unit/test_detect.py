@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -400,6 +401,16 @@ def test_what_cannot_be_decided_is_said_with_the_way_out(tmp_path: Path) -> None
     section = DatasetConfig(path=".", labels={"cell": 1}, images="first/{case}.tif", masks="second/{case}.tif")
     assert len(find_cases("data", tmp_path / "none", section).candidates) == 4
     assert look(both).layout == "pairs"
+
+
+def test_the_pairs_layout_says_what_the_folders_look_like(tmp_path: Path) -> None:
+    root = lay_out(tmp_path, PUBLISHED["a suffix"].files)
+    (fault,) = find_cases("data", root, DatasetConfig(path=".", layout="pairs", labels={"cell": 1})).faults
+    assert fault.cause == "no name is in both folders: images/f0.tif, masks/f0_mask.tif, …"
+    advice = dict(re.findall(r'`(images|masks): "(.*?)"`', fault.fix.partition("it looks like")[2]))
+    assert advice == {"images": "images/{case}.tif", "masks": "masks/{case}_mask.tif"}
+    assert "without `layout: pairs`" in fault.fix
+    assert len(find_cases("data", root, DatasetConfig(path=".", labels={"cell": 1}, **advice)).candidates) == 5
 
 
 def test_looking_raises_nothing(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def pairs_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
     if images and masks and not images.keys() & masks.keys():
         one, other = (next(iter(files.values()))[0] for files in (images, masks))
         cause = f"no name is in both folders: {one}, {other}, …"
-        fix = f"say which belong together by two patterns, such as {PATTERNS}{_instead(root)}"
+        fix = f"say which belong together by two patterns, without `layout: pairs`, such as {PATTERNS}{_instead(root)}"
         found.faults.append(fault("missing", "-", "-", cause, fix))
         return found
     for case in sorted(images.keys() | masks.keys()):
