@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from medseg.cli import predicting as o
 from medseg.cli.measuring import Geojson, Overlays, Rois, Tables, kinds_of
 from medseg.cli.options import Code, ConfigFile, Join, ManifestFile, OfModel, OutFolder, Predictions, ShardOf, part_of
 
@@ -18,119 +19,56 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: Annotated[str, typer.Option("--model", help="model folder, or an MLflow run id, runs:/… or models:/…")],
+    model: o.Model,
     out: OutFolder,
-    images: Annotated[
-        list[Path] | None,
-        typer.Argument(help="image files, patterns, folders of images or of DICOM slices, tables (.csv, .tsv)"),
-    ] = None,
-    layout: Annotated[
-        str | None,
-        typer.Option("--layout", help="how IMAGES are laid out: nnunet, decathlon, pairs, bids, dsb2018, table"),
-    ] = None,
-    spacing: Annotated[
-        list[float] | None,
-        typer.Option("--spacing", help="pixel size in micrometres, once per axis; none: as in training"),
-    ] = None,
-    series: Annotated[str, typer.Option("--series", help="DICOM series, if several: its UID or number")] = "",
-    orientation: Annotated[
-        str | None,
-        typer.Option("--orientation", help="which form of contradicting NIfTI headers counts: sform or qform"),
-    ] = None,
-    fill: Annotated[
-        float | None, typer.Option("--fill", help="stands for NaN and Inf voxels, with --allow nonfinite")
-    ] = None,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option("--allow", help="a doubt about images that is accepted, by name; besides those of the training"),
-    ] = None,
-    axes: Annotated[
-        str | None,
-        typer.Option("--axes", help="planes of TIFF files, the slowest first: CYX, ZYX; none: as in training"),
-    ] = None,
-    channel: Annotated[
-        list[str] | None,
-        typer.Option("--channel", help="number from 0, or name, of a channel to take, once per channel of the model"),
-    ] = None,
-    max_gb: Annotated[
-        float | None, typer.Option("--max-gb", min=0.001, help="memory that predicting may take; none: what is there")
-    ] = None,
-    device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda; none: as planned")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; none: as planned")] = None,
-    mirror: Annotated[
-        bool | None, typer.Option("--mirror/--no-mirror", help="average over mirror images; none: as trained")
-    ] = None,
-    references: Annotated[
-        bool | None,
-        typer.Option(
-            "--references/--no-references",
-            help="DICOM segmentations name the UIDs of their series, which viewers need; none: they do",
-        ),
-    ] = None,
-    tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store of a run id")] = None,
+    images: o.Images = None,
+    layout: o.Layout = None,
+    spacing: o.PixelSize = None,
+    series: o.Series = "",
+    orientation: o.Orientation = None,
+    fill: o.Fill = None,
+    allow: o.Allow = None,
+    axes: o.Axes = None,
+    channel: o.Channel = None,
+    max_gb: o.MaxGb = None,
+    device: o.Device = None,
+    threads: o.Threads = None,
+    mirror: o.Mirror = None,
+    references: o.References = None,
+    tracking_uri: o.TrackingUri = None,
     tables: Tables = False,
     rois: Rois = False,
     geojson: Geojson = False,
     overlays: Overlays = False,
-    config: Annotated[Path | None, typer.Option("--config", help="predict a fold: the configuration")] = None,
-    manifest: Annotated[Path | None, typer.Option("--manifest", help="predict a fold: its manifest")] = None,
-    splits: Annotated[Path | None, typer.Option("--splits", help="predict a fold: its splits")] = None,
-    fold: Annotated[int | None, typer.Option("--fold", min=0, help="predict a fold: which")] = None,
-    plan: Annotated[
-        Path | None,
-        typer.Option("--plan", help="predict a fold: the model must be trained by this plan, and --index …"),
-    ] = None,
-    index: Annotated[Path | None, typer.Option("--index", help="… index.json of its prepared cases")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="… its seed")] = None,
-    train_code: Annotated[str | None, typer.Option("--train-code", help="… --code of its training")] = None,
-    start: Annotated[str | None, typer.Option("--start", help="… --start of its training")] = None,
-    weights: Annotated[Path | None, typer.Option("--weights", help="… --weights of its training")] = None,
+    config: o.FoldConfig = None,
+    manifest: o.FoldManifest = None,
+    splits: o.FoldSplits = None,
+    fold: o.Fold = None,
+    plan: o.OfPlan = None,
+    index: o.Index = None,
+    seed: o.OfSeed = None,
+    train_code: o.TrainCode = None,
+    start: o.Start = None,
+    weights: o.Weights = None,
     code: Code = None,
     shard: ShardOf = None,
     join: Join = None,
 ) -> None:
     """Predict IMAGES with a trained model, or (as the workflow does) the validation cases of a fold."""
-    of_files: dict[str, Any] = {
-        "--spacing": spacing or None,
-        "--series": series or None,
-        "--device": device,
-        "--threads": threads,
-    }
-    of_files |= {"--mirror": mirror, "--tracking-uri": tracking_uri, "--tables": tables or None, "--layout": layout}
-    of_files |= {"--orientation": orientation, "--fill": fill, "--allow": allow or None, "--max-gb": max_gb}
-    of_files |= {"--axes": axes, "--channel": channel or None}
-    of_files |= {
-        "--references": references,
-        "--rois": rois or None,
-        "--geojson": geojson or None,
-        "--overlays": overlays or None,
-    }
-    of_fold = {"--config": config, "--manifest": manifest, "--splits": splits, "--fold": fold, "--code": code}
-    of_fold |= {"--shard": shard, "--join": join}
-    of_training: dict[str, Any] = {"--plan": plan, "--index": index, "--seed": seed}
-    of_training |= {"--train-code": train_code, "--start": start, "--weights": weights}
+    given = locals()
     if images:
-        _refuse(of_fold | of_training, "for the validation cases of a fold, and images are given")
-        if orientation not in (None, "sform", "qform"):
-            raise typer.BadParameter(f"{orientation}: expected sform or qform", param_hint="--orientation")
-        how: dict[str, Any] = {
-            "spacing": spacing or None,
-            "series": series,
-            "device": device,
-            "threads": threads,
-            "mirror": mirror,
-        }
-        how |= {"references": references}
-        how |= {"layout": layout, "orientation": orientation, "fill": fill, "allow": allow, "max_gb": max_gb}
-        how |= {"axes": axes, "channels": [int(c) if c.isdecimal() else c for c in channel or ()]}
+        _refuse(given, o.OF_FOLD + o.OF_TRAINING, "for the validation cases of a fold, and images are given")
+        how = {name: given[name] or None for name in ("layout", "series", "spacing", "allow", "axes")}
+        how |= {name: given[name] for name in ("orientation", "fill", "max_gb", "device", "threads", "mirror")}
+        how |= {"references": references, "channels": [int(c) if c.isdecimal() else c for c in channel or ()]}
         _predict_images(images, model, tracking_uri, out, kinds_of(tables, rois, geojson, overlays), how)
     elif config is not None and manifest is not None and splits is not None and fold is not None:
-        _refuse(of_files, "for image files; the validation cases of a fold are predicted as the configuration says")
+        _refuse(given, o.OF_FILES, "for image files; a fold's cases are predicted as the configuration says")
         training = None
         if plan is not None and index is not None and seed is not None:
             training = _wanted(manifest, plan, index, splits, fold, seed, train_code, start, weights)
         else:
-            _refuse(of_training, "what the model must be trained from; give at least --plan, --index and --seed")
+            _refuse(given, o.OF_TRAINING, "what the model must be trained from; give --plan, --index and --seed")
         _predict_fold(config, manifest, splits, fold, Path(model), out, code, part_of(shard, join), join, training)
     else:
         raise typer.BadParameter("give image files, or --config, --manifest, --splits and --fold")
@@ -224,11 +162,13 @@ def _reserve_gpu() -> None:
     reserve_gpu()
 
 
-def _refuse(options: Mapping[str, Any], why: str) -> None:
-    """Raise ``BadParameter`` if one of the options is given, since it would change nothing."""
-    given = [name for name, value in options.items() if value is not None]
-    if given:
-        raise typer.BadParameter(f"{', '.join(given)}: {why}; leave them out")
+def _refuse(given: Mapping[str, Any], names: Sequence[str], why: str) -> None:
+    """Raise ``BadParameter`` if one of the options ``names`` is given, since it would change nothing."""
+    empty: tuple[Any, ...] = (None, "", [])
+    found = [name for name in names if given[name] not in empty and not (name in o.OBJECTS and not given[name])]
+    if found:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in found)
+        raise typer.BadParameter(f"{options}: {why}; leave them out")
 
 
 def _keeps_probabilities(config: Config, manifest: Path) -> bool:

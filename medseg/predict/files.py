@@ -3,134 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from medseg.errors import DataError, GeometryError, ImagesFailed
-from medseg.files import digest_of, write_text
+from medseg.files import write_text
 from medseg.formats.limits import file_limit
-from medseg.formats.read import open_content
 from medseg.formats.source import Source
-from medseg.formats.table import suffix_of
 from medseg.kept import kept, write_stamp
 from medseg.machine import available_memory
-from medseg.plan.plan import flat_values
-from medseg.predict.failures import SHOWN, Failure, failures_of, is_of_memory, listed
+from medseg.predict.batch import Batch, How, Then, options_of
+from medseg.predict.failures import SHOWN, failures_of, is_of_memory, listed
 from medseg.predict.input import Input
 from medseg.predict.inputs import find_inputs
 from medseg.predict.memory import Memory
-from medseg.predict.predictor import Predictor, is_mirrored, require_fit
+from medseg.predict.predictor import Predictor, require_fit
 from medseg.predict.record import label_map_digest
 from medseg.predict.sinks import LabelFile
-from medseg.predict.terms import Found, Terms, doubts_of_headers, open_parts, read_whole, refuse
+from medseg.predict.terms import Terms, doubts_of_headers, open_parts, read_whole, refuse
 from medseg.progress import Progress, say
 from medseg.records import read_record
-from medseg.train.checkpoint import Checkpoint, read_description
+from medseg.train.checkpoint import read_description
 
-# Called with each image (its first file), opened, and its label map, when that is there.
-Then = Callable[[Path, Source, Path], None]
 # In the folder of predictions, all images that failed, where their list is too long for a terminal.
 LIST = "not-predicted.txt"
 
-
-@dataclass(frozen=True, slots=True)
-class How:
-    """How image files are predicted; what is not given is as in the training.
-
-    Attributes:
-        layout: a row of ``INPUT_LAYOUTS``, by which images are found; None: files are images.
-        series: which series of DICOM folders is wanted, if they hold several.
-        spacing: micrometres per axis of files that state no size.
-        orientation: which form counts where a NIfTI header contradicts itself.
-        fill: stands for NaN and Inf voxels, with ``nonfinite`` in ``allow``.
-        allow: doubts about images that are allowed by name.
-        axes: what the planes of TIFF files are, the slowest first: ``CYX``, ``ZYX``.
-        channels: numbers from 0, or the files' own names, of the channels that are taken, in this order.
-        device, threads, mirror: see ``Predictor``.
-        max_gb: memory that predicting, and one decoded file, may take; None: what is available, and half of the
-            machine's.
-        code: digest of the code that predicts: what another version predicted is not kept.
-        references: whether DICOM segmentations refer to their series.
-    """
-
-    layout: str | None = None
-    series: str = ""
-    spacing: Sequence[float] | None = None
-    orientation: str | None = None
-    fill: float | None = None
-    allow: tuple[str, ...] = ()
-    axes: str | None = None
-    channels: tuple[int | str, ...] = ()
-    device: str | None = None
-    threads: int | None = None
-    mirror: bool | None = None
-    max_gb: float | None = None
-    code: str = ""
-    references: bool = True
-
-
-@dataclass(slots=True)
-class Batch:
-    """Images that one model is to predict into one folder.
-
-    Attributes:
-        inputs: the images.
-        model: model folder.
-        out: folder of the label maps.
-        how: as asked for.
-        checkpoint, weights_sha256: what ``model.json`` says, and the digest of the weights.
-        terms: on which images are taken.
-        then: called for every label map that is there.
-        failed: image -> why it has none.
-        kept: images whose label maps were there.
-        allowed: doubts that were allowed.
-        unsized: images whose files state no voxel size, and are taken to have that of the training's.
-    """
-
-    inputs: Sequence[Input]
-    model: Path
-    out: Path
-    how: How
-    checkpoint: Checkpoint
-    weights_sha256: str
-    terms: Terms
-    then: Then | None = None
-    failed: dict[Input, list[Failure]] = field(default_factory=dict)
-    kept: set[Input] = field(default_factory=set)
-    allowed: list[Found] = field(default_factory=list)
-    unsized: list[Input] = field(default_factory=list)
-
-    @property
-    def written(self) -> list[Path]:
-        """The label maps, in the order of the images."""
-        return [one.labels(self.out) for one in self.inputs if one not in self.failed]
-
-    def outputs(self, one: Input) -> list[Path]:
-        """The files that an image gets: its label map, and the classes of its objects if there are several."""
-        return [one.labels(self.out), *([one.classes(self.out)] if self.checkpoint.labels.objects_have_classes else [])]
-
-    def stamp(self, one: Input) -> Path:
-        """Where it stands what the files of an image were made from."""
-        labels = one.labels(self.out)
-        return labels.with_name(f".{labels.name}.json")
-
-    def key(self, one: Input) -> str:
-        """Digest of all that the files of an image depend on.
-
-        Raises:
-            FormatError: if a file of the image cannot be read.
-        """
-        made, how = self.checkpoint, self.how
-        images = [open_content(file, one.series).sha256 for file in one.files]
-        reading = [self.terms.reading.sized(one.spacing).to_json(), one.series, [suffix_of(file) for file in one.files]]
-        model = [self.weights_sha256, flat_values(made.plan.to_json()), made.labels.to_json()]
-        decoding = made.decoding and made.decoding.to_json()
-        mirror = is_mirrored(made.plan, how.mirror)
-        facts = [images, reading, model, decoding, mirror, how.device, how.threads, how.code]
-        return digest_of(facts if how.references else [*facts, "anonymous"])
+__all__ = ["How", "open_batch", "options_of", "predict_batch", "predict_files", "raise_failed"]
 
 
 def predict_files(
@@ -330,12 +229,3 @@ def _identity(path: Path) -> tuple[int, int]:
     """What two names of one file have in common."""
     found = path.stat()
     return found.st_dev, found.st_ino
-
-
-def options_of(given: Mapping[str, Any]) -> How:
-    """Options by name, as the command line and MLflow have them; none stands for what the training says."""
-    values = {name: value for name, value in given.items() if value is not None}
-    for name in ("allow", "channels"):
-        if name in values:
-            values[name] = tuple(values[name])
-    return How(**values)

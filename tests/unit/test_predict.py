@@ -147,8 +147,16 @@ GOOD = np.ones((1, 20, 20), np.float32)
         (np.ones((3, 20, 20)), Geometry.from_spacing((20, 20), (1, 1)), r"2-D with 3 channels.*2-D with 1 \(MRI\)"),
         (np.ones((1, 9, 9, 9)), Geometry.from_spacing((9, 9, 9), (1, 1, 1), "mm"), "3-D with 1 channels.*2-D"),
         (GOOD, Geometry.from_spacing((20, 20), (1, 1), "um"), "voxel size is in um.*trained on sizes in px.*--spacing"),
-        (np.where(GOOD, np.nan, 0), Geometry.from_spacing((20, 20), (1, 1)), "400 voxels are NaN, Inf or beyond 32-bit floats"),
-        (np.where(GOOD, np.inf, 0), Geometry.from_spacing((20, 20), (1, 1)), "400 voxels are NaN, Inf or beyond 32-bit floats"),
+        (
+            np.where(GOOD, np.nan, 0),
+            Geometry.from_spacing((20, 20), (1, 1)),
+            "400 voxels are NaN, Inf or beyond",
+        ),
+        (
+            np.where(GOOD, np.inf, 0),
+            Geometry.from_spacing((20, 20), (1, 1)),
+            "400 voxels are NaN, Inf or beyond",
+        ),
     ],
 )
 def test_images_that_do_not_fit_the_model_are_refused(

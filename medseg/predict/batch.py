@@ -1,0 +1,128 @@
+"""Image files that one model is to predict: how, what is known of each, and which label maps can be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medseg.files import digest_of
+from medseg.formats.read import open_content
+from medseg.formats.source import Source
+from medseg.formats.table import suffix_of
+from medseg.plan.plan import flat_values
+from medseg.predict.failures import Failure
+from medseg.predict.input import Input
+from medseg.predict.predictor import is_mirrored
+from medseg.predict.terms import Found, Terms
+from medseg.train.checkpoint import Checkpoint
+
+# Called with each image (its first file), opened, and its label map, when that is there.
+Then = Callable[[Path, Source, Path], None]
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How image files are predicted; what is not given is as in the training.
+
+    Attributes:
+        layout: a row of ``INPUT_LAYOUTS``, by which images are found; None: files are images.
+        series: which series of DICOM folders is wanted, if they hold several.
+        spacing: micrometres per axis of files that state no size.
+        orientation: which form counts where a NIfTI header contradicts itself.
+        fill: stands for NaN and Inf voxels, with ``nonfinite`` in ``allow``.
+        allow: doubts about images that are allowed by name.
+        axes: what the planes of TIFF files are, the slowest first: ``CYX``, ``ZYX``.
+        channels: numbers from 0, or the files' own names, of the channels that are taken, in this order.
+        device, threads, mirror: see ``Predictor``.
+        max_gb: memory that predicting, and one decoded file, may take; None: what is available, and half of the
+            machine's.
+        code: digest of the code that predicts: what another version predicted is not kept.
+        references: whether DICOM segmentations refer to their series.
+    """
+
+    layout: str | None = None
+    series: str = ""
+    spacing: Sequence[float] | None = None
+    orientation: str | None = None
+    fill: float | None = None
+    allow: tuple[str, ...] = ()
+    axes: str | None = None
+    channels: tuple[int | str, ...] = ()
+    device: str | None = None
+    threads: int | None = None
+    mirror: bool | None = None
+    max_gb: float | None = None
+    code: str = ""
+    references: bool = True
+
+
+@dataclass(slots=True)
+class Batch:
+    """Images that one model is to predict into one folder.
+
+    Attributes:
+        inputs: the images.
+        model: model folder.
+        out: folder of the label maps.
+        how: as asked for.
+        checkpoint, weights_sha256: what ``model.json`` says, and the digest of the weights.
+        terms: on which images are taken.
+        then: called for every label map that is there.
+        failed: image -> why it has none.
+        kept: images whose label maps were there.
+        allowed: doubts that were allowed.
+        unsized: images whose files state no voxel size, and are taken to have that of the training's.
+    """
+
+    inputs: Sequence[Input]
+    model: Path
+    out: Path
+    how: How
+    checkpoint: Checkpoint
+    weights_sha256: str
+    terms: Terms
+    then: Then | None = None
+    failed: dict[Input, list[Failure]] = field(default_factory=dict)
+    kept: set[Input] = field(default_factory=set)
+    allowed: list[Found] = field(default_factory=list)
+    unsized: list[Input] = field(default_factory=list)
+
+    @property
+    def written(self) -> list[Path]:
+        """The label maps, in the order of the images."""
+        return [one.labels(self.out) for one in self.inputs if one not in self.failed]
+
+    def outputs(self, one: Input) -> list[Path]:
+        """The files that an image gets: its label map, and the classes of its objects if there are several."""
+        return [one.labels(self.out), *([one.classes(self.out)] if self.checkpoint.labels.objects_have_classes else [])]
+
+    def stamp(self, one: Input) -> Path:
+        """Where it stands what the files of an image were made from."""
+        labels = one.labels(self.out)
+        return labels.with_name(f".{labels.name}.json")
+
+    def key(self, one: Input) -> str:
+        """Digest of all that the files of an image depend on.
+
+        Raises:
+            FormatError: if a file of the image cannot be read.
+        """
+        made, how = self.checkpoint, self.how
+        images = [open_content(file, one.series).sha256 for file in one.files]
+        reading = [self.terms.reading.sized(one.spacing).to_json(), one.series, [suffix_of(file) for file in one.files]]
+        model = [self.weights_sha256, flat_values(made.plan.to_json()), made.labels.to_json()]
+        decoding = made.decoding and made.decoding.to_json()
+        mirror = is_mirrored(made.plan, how.mirror)
+        facts = [images, reading, model, decoding, mirror, how.device, how.threads, how.code]
+        return digest_of(facts if how.references else [*facts, "anonymous"])
+
+
+def options_of(given: Mapping[str, Any]) -> How:
+    """Options by name, as the command line and MLflow have them; none stands for what the training says."""
+    values = {name: value for name, value in given.items() if value is not None}
+    for name in ("allow", "channels"):
+        if name in values:
+            values[name] = tuple(values[name])
+    return How(**values)
