@@ -17,6 +17,8 @@ from medseg.ingest.faults import fault
 
 # A part of an object counts if it has this share of the largest part's voxels: annotations have specks.
 PART = 0.05
+# Parts of one object that are looked at, the largest first.
+MOST_PARTS = 200
 # An object that covers more of its image than this is reported.
 LARGE = 0.25
 # Numbers in so many parts each are no objects, whatever the other cases show …
@@ -50,10 +52,26 @@ def object_facts(labels: NDArray[Any], sizes: Mapping[int, int]) -> ObjectFacts:
         of_number[owner[part]].append(part)
     counted, far = [], []
     for number, (largest, *others) in of_number.items():
-        counted.append(1 + sum(bool(voxels[part] >= PART * voxels[largest]) for part in others))
+        large = [largest, *(part for part in others if voxels[part] >= PART * voxels[largest])]
+        several = [boxes[part] for part in large[:MOST_PARTS]]
+        counted.append(_side_by_side(several) if len(numbers) > 1 else len(large))
         if any(_far_from(boxes[largest], boxes[part]) for part in others):
             far.append(number)
     return ObjectFacts(tuple(numbers), tuple(sizes[n] for n in numbers), tuple(counted), tuple(far))
+
+
+def _side_by_side(boxes: Sequence[tuple[slice, ...]]) -> int:
+    """How many parts of an object there are; of a volume, how many in one slice.
+
+    Slices that were numbered one by one give an object a part in each of them, and are no masks of something else.
+    """
+    if len(boxes) == 1 or len(boxes[0]) < 3:
+        return len(boxes)
+    counts = []
+    for axis in range(len(boxes[0])):
+        starts, stops = (np.array([getattr(box[axis], end) for box in boxes]) for end in ("start", "stop"))
+        counts.append(max(int(((starts <= at) & (stops > at)).sum()) for at in starts))
+    return min(counts)
 
 
 def _number_of(kept: NDArray[Any], part: NDArray[np.bool_]) -> int:
@@ -112,7 +130,7 @@ def _rings(facts: ObjectFacts) -> bool:
     """Whether numbers are those of a mask of two values around which a lossy compression rings."""
     values, voxels = np.array(facts.numbers), np.array(facts.voxels)
     top = int(values.max())
-    if len(values) < RINGING_NUMBERS or top > 255:
+    if len(values) < RINGING_NUMBERS or not 4 * RINGING_REACH < top <= 255:
         return False
     low, high = values <= RINGING_REACH, values >= top - RINGING_REACH
     return bool(low.any() and high.any() and voxels[low | high].sum() >= RINGING_SHARE * voxels.sum())

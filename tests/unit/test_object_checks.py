@@ -118,6 +118,20 @@ def test_objects_are_no_fault(change: Callable[[np.ndarray], np.ndarray], tmp_pa
     assert len(check(config(tmp_path), "d").cases) == 4
 
 
+def test_slices_that_were_numbered_one_by_one_are_no_fault(tmp_path: Path) -> None:
+    """Each number has a part in every slice; binary volumes have many parts in one."""
+    grid = Geometry.from_spacing((5, 96, 112), (1.0, 1.0, 1.0), "um")
+    for k in range(3):
+        numbers = np.stack([np.roll(cells(), 30 * z, axis=1) for z in range(5)])
+        for part, values in (("images", RNG.integers(1, 250, grid.shape)), ("masks", numbers)):
+            (tmp_path / "data" / part).mkdir(parents=True, exist_ok=True)
+            write_labels(tmp_path / "data" / part / f"f{k}.tif", values.astype(np.uint8), grid)
+    assert len(check(config(tmp_path), "d").cases) == 3
+    write_labels(tmp_path / "data" / "masks" / "f0.tif", (numbers > 0).astype(np.uint8), grid)
+    (fault,) = faults(tmp_path)
+    assert (fault.code, fault.case) == ("not-objects", "f0")
+
+
 def test_the_summary_counts_objects_and_what_is_strange(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def strange(numbers: np.ndarray) -> np.ndarray:
         numbers[numbers == 9] = 1
