@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,13 +23,14 @@ from medseg.image.resample import placed
 from medseg.ingest.cases import grid_of, merge_objects, part_of
 from medseg.ingest.channels import choose_files, configured_names, reading_of
 from medseg.ingest.checked import Checked
-from medseg.ingest.coding import VALUES_SHOWN, recoded, recoding_of
+from medseg.ingest.coding import recoded, recoding_of
 from medseg.ingest.cohort import cohort_faults, name_channels
 from medseg.ingest.cohort_sizes import bring_to_one_unit
-from medseg.ingest.counting import count_values, digest_voxels, first_voxel, spread
+from medseg.ingest.counting import count_values, digest_voxels, spread
 from medseg.ingest.doubts import channel_doubts, grid_doubts, header_doubts, voxel_doubts
 from medseg.ingest.faults import fault
 from medseg.ingest.held_out import one_side
+from medseg.ingest.legal import check_legal
 from medseg.ingest.object_classes import settle, voxels_by_class
 from medseg.ingest.objects import object_facts, object_faults
 from medseg.ingest.origin.proposal import join_noticed
@@ -233,7 +233,7 @@ def _check_class_map(root: Path, out: Checked, section: DatasetConfig, table: La
     if not file:
         return None
     _, values, _ = _read_label(root, file, out, section)
-    if values is None or not _check_legal(out, file, values, count_values(values), replace(table, instances=False)):
+    if values is None or not check_legal(out, file, values, count_values(values), replace(table, instances=False)):
         return None
     return values
 
@@ -248,7 +248,7 @@ def _check_values(
     """Compare a label map's values with the table, and count them; ``classes`` is its class map, if there is one."""
     file = (*out.candidate.labels, *out.candidate.images)[0]
     counts = count_values(labels)
-    _check_legal(out, file, labels, counts, table)
+    check_legal(out, file, labels, counts, table)
     foreground = {v: n for v, n in counts.items() if v not in (0, table.ignore)}
     if not foreground:
         out.add("empty-label", file, f"none of {labels.size} voxels belongs to a class")
@@ -260,20 +260,6 @@ def _check_values(
         rest = {v: n for v, n in counts.items() if v in (0, table.ignore)}
         counts = rest | voxels_by_class(objects, out.object_classes, table)
     out.label_counts = counts
-
-
-def _check_legal(out: Checked, file: str, labels: NDArray[Any], counts: Mapping[int, int], table: LabelTable) -> bool:
-    """Whether all values of a label file mean something; ``counts`` has the voxels of each."""
-    legal = (0, *table.values)
-    wrong = [v for v in counts if v != table.ignore and (v < 0 if table.instances else v not in legal)]
-    if wrong:
-        shown = [f"value {v}: {counts[v]} voxels, first at {first_voxel(labels, v)}" for v in wrong[:VALUES_SHOWN]]
-        more = f", and {len(wrong) - VALUES_SHOWN} values more" if len(wrong) > VALUES_SHOWN else ""
-        names = ", ".join(f"{value} {name}" for name, value in table.names)
-        expected = "0 and object numbers above 0" if table.instances else f"0 background, {names}"
-        ignored = "" if table.ignore is None else f", {table.ignore} not annotated"
-        out.add("label-values", file, f"{'; '.join(shown)}{more} (expected {expected}{ignored})")
-    return not wrong
 
 
 def _pages_are_channels(out: Checked, label: Geometry | None, section: DatasetConfig) -> bool:
