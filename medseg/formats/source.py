@@ -230,7 +230,7 @@ class Source:
             FormatError: for several channels that differ, a lossy compression, or numbers that are no integers.
         """
         if self.lossy:
-            raise FormatError(self.path, "labels in a lossy compression", "store them without loss")
+            raise FormatError(self.path, "labels in a lossy compression", "store them without loss, as PNG or TIFF")
         voxels = label_plane(self.path, _all(self.shown) if colours else self.voxels, colours=colours)
         if voxels.dtype.kind in "iu" and not self._scaled:
             return voxels

@@ -106,8 +106,8 @@ ROWS = {
     ".ome.tif": Row(MICROSCOPE, packed=True, keeps=False),
     ".ome.tiff": Row(MICROSCOPE, packed=True, keeps=False),
     ".dcm": Row(SERIES, packed=False, keeps=False, sparse=True),
-    ".zarr": Row(MICROSCOPE, packed=False, sparse=True, make=write_zarr),
-    ".ome.zarr": Row(MICROSCOPE, packed=False, sparse=True, make=write_zarr),
+    ".zarr": Row(MICROSCOPE[1:] + MICROSCOPE[:1], packed=False, sparse=True, make=write_zarr),
+    ".ome.zarr": Row(MICROSCOPE[1:] + MICROSCOPE[:1], packed=False, sparse=True, make=write_zarr),
     ".zip": Row(SERIES, packed=True, keeps=False),
 }
 Files = dict[str, bytes]
