@@ -86,7 +86,7 @@ class Case:
     @property
     def has_reference(self) -> bool:
         """Whether it has a reference: label files, or a folder of objects that was there and empty."""
-        return bool(self.labels or self.label_counts)
+        return bool(self.labels) or set(self.label_counts) == {0}
 
     @property
     def pixel_size(self) -> tuple[float, ...] | None:
