@@ -27,7 +27,8 @@ settings.load_profile("all")
 # (pytest-xdist would begin with the files that have most tests, and is told not to.)
 # The first one makes the finished study, which the other files of its folder want.
 LONG = (
-    *("tests/workflow/test_kill.py", "tests/contracts/test_models.py", "tests/workflow/", "tests/unit/test_group.py"),
+    *("tests/workflow/test_kill.py", "tests/contracts/test_models.py", "tests/unit/test_tracking_law.py"),
+    *("tests/workflow/", "tests/unit/test_group.py"),
     *("tests/golden/", "tests/contracts/", "tests/unit/test_memory.py", "tests/unit/test_report.py"),
     *("tests/faults/test_tracking_faults.py", "tests/faults/test_failing_disk.py", "tests/faults/test_flips.py"),
 )
