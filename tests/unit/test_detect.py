@@ -13,11 +13,12 @@ import pytest
 import tifffile
 from PIL import Image
 
-from medseg.config import Config, DatasetConfig
+from medseg.config import DatasetConfig
 from medseg.errors import ConfigError, DatasetFaults
 from medseg.ingest.look import look
 from medseg.ingest.run import check
 from medseg.ingest.sources import find_cases
+from tests.configurations import config
 
 
 @dataclass(frozen=True)
@@ -451,19 +452,6 @@ def write_pictures(root: Path, published: Published) -> None:
             values = np.zeros((24, 20))
             values[2:8, 2:9], values[12:20, 4:11] = 1, 2
         picture(root / file, values)
-
-
-def config(root: Path, **section: Any) -> Config:
-    return Config.model_validate(
-        {
-            "experiment": "test",
-            "data_root": str(root),
-            "datasets": {"data": {"path": "data", **section}},
-            "models": {"unet": {"network": "unet"}},
-            "folds": {"count": 2},
-            "budget": {"steps": 1},
-        }
-    )
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from medseg.ingest.manifest import read_manifest
 from medseg.ingest.run import check, run
 from medseg.ingest.splits import read_split
 from medseg.text import is_printable
+from tests.configurations import config as configured
 
 MADE = {
     "plain": "plain",
@@ -73,17 +74,7 @@ def write(root: Path, names: list[str]) -> None:
 
 
 def config(root: Path, **section: Any) -> Config:
-    folds = section.pop("folds", {"count": 2})
-    return Config.model_validate(
-        {
-            "experiment": "test",
-            "data_root": str(root),
-            "datasets": {"data": {"path": "data", "labels": {"cell": 1}, "subject": "case", **section}},
-            "models": {"unet": {"network": "unet"}},
-            "folds": folds,
-            "budget": {"steps": 1},
-        }
-    )
+    return configured(root, **{"labels": {"cell": 1}, "subject": "case", **section})
 
 
 def test_files_stay_and_the_manifest_says_which_is_which(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

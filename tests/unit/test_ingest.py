@@ -31,20 +31,7 @@ from medseg.ingest.run import check, run
 from medseg.ingest.splits import read_folds, read_split, write_splits
 from medseg.provenance import import_closure
 from medseg.records import read_record, write_record
-
-
-def config(root: Path, folds: int = 2, **section: Any) -> Config:
-    return Config.model_validate(
-        {
-            "experiment": "test",
-            "data_root": str(root),
-            "datasets": {"data": {"path": "data", **section}},
-            "models": {"unet": {"network": "unet"}},
-            "folds": {"count": folds},
-            "budget": {"steps": 1},
-        }
-    )
-
+from tests.configurations import config
 
 CELLS: dict[str, Any] = {"layout": "pairs", "labels": {"nucleus": 1}, "instances": True}
 ORGAN: dict[str, Any] = {"layout": "decathlon"}

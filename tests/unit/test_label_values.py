@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from medseg.config import Config, DatasetConfig
+from medseg.config import DatasetConfig
 from medseg.errors import DatasetFaults
 from medseg.formats.read import open_image
 from medseg.formats.write import write_labels
@@ -23,6 +23,7 @@ from medseg.image.recode import Recoding, colours_of
 from medseg.ingest.cases import read_case_labels, reading_facts
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.run import check, run
+from tests.configurations import config
 
 SHAPE = (20, 24)
 NAMES = ("a", "b", "c", "d")
@@ -48,19 +49,6 @@ def write(root: Path, masks: dict[str, np.ndarray], suffix: str = ".png") -> Non
 
 def alike(mask: np.ndarray) -> dict[str, np.ndarray]:
     return dict.fromkeys(NAMES, mask)
-
-
-def config(root: Path, **section: Any) -> Config:
-    return Config.model_validate(
-        {
-            "experiment": "test",
-            "data_root": str(root),
-            "datasets": {"data": {"path": "data", **section}},
-            "models": {"unet": {"network": "unet"}},
-            "folds": {"count": 2},
-            "budget": {"steps": 1},
-        }
-    )
 
 
 def ingested(root: Path, **section: Any) -> tuple[Manifest, np.ndarray]:

@@ -30,6 +30,7 @@ from medseg.ingest.origin.sketch import take_sketch
 from medseg.ingest.origin.thumbnails import area_weights
 from medseg.ingest.run import check, propose_subjects, run
 from tests.choices import few
+from tests.configurations import config as configured
 from tests.origin_sets import PICTURES, SOLID, VOLUMES, bytes_of, cells, independent, links, scan, sketch, smooth
 
 Pairs = set[tuple[str, str]]
@@ -375,16 +376,7 @@ def write_set(folder: Path, images: dict[str, np.ndarray]) -> None:
 
 
 def configuration(root: Path, **section: Any) -> Config:
-    return Config.model_validate(
-        {
-            "experiment": "test",
-            "data_root": str(root),
-            "datasets": {"data": {"layout": "pairs", "path": "data", "labels": {"spot": 1}, **section}},
-            "models": {"unet": {"network": "unet"}},
-            "folds": {"count": 2},
-            "budget": {"steps": 1},
-        }
-    )
+    return configured(root, **{"layout": "pairs", "labels": {"spot": 1}, **section})
 
 
 @pytest.fixture

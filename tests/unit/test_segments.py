@@ -25,6 +25,7 @@ from medseg.ingest.cases import read_case_labels
 from medseg.ingest.manifest import read_manifest
 from medseg.measure.pairing import Pair
 from medseg.measure.scenes import Reading
+from tests.configurations import config as configured
 
 AFFINE = np.array([[-0.7, 0.1, 0.0, 30.0], [0.1, 0.7, 0.0, -12.0], [0.0, 0.0, 2.5, 40.0], [0.0, 0.0, 0.0, 1.0]])
 GRID = Geometry.create((12, 11, 9), AFFINE @ np.diag([1.0, -1.0, 1.0, 1.0]))
@@ -190,16 +191,7 @@ def study(root: Path, label: bytes, name: str) -> Config:
         write_labels(root / f"data/images/{case}.nii.gz", noise, GRID)
     write_labels(root / "data/masks/b.nii.gz", organs(), GRID)
     (root / "data/masks" / name).write_bytes(label)
-    return Config.model_validate(
-        {
-            "experiment": "test",
-            "data_root": str(root),
-            "datasets": {"data": {"path": "data", "layout": "pairs", "labels": NAMES}},
-            "models": {"unet": {"network": "unet"}},
-            "folds": {"count": 2},
-            "budget": {"steps": 1},
-        }
-    )
+    return configured(root, layout="pairs", labels=NAMES)
 
 
 def dicom_part() -> bytes:

@@ -25,6 +25,7 @@ from medseg.ingest.manifest import read_manifest
 from medseg.ingest.run import check, run
 from medseg.ingest.sources import LAYOUTS, find_cases
 from medseg.ingest.splits import read_split
+from tests.configurations import config as configured
 
 CLASSES = {"ball": 1, "rod": 2}
 SHAPE = (12, 10, 8)
@@ -168,17 +169,7 @@ EXAMPLES = {
 
 
 def config(root: Path, layout: str, **section: Any) -> Config:
-    folds = section.pop("folds", {"count": 2})
-    return Config.model_validate(
-        {
-            "experiment": "test",
-            "data_root": str(root),
-            "datasets": {"data": {"layout": layout, "path": "data", **section}},
-            "models": {"unet": {"network": "unet"}},
-            "folds": folds,
-            "budget": {"steps": 1},
-        }
-    )
+    return configured(root, layout=layout, **section)
 
 
 def faults_of(root: Path, layout: str, **section: Any) -> list[tuple[str, str]]:
