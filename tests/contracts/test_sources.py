@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,6 +164,21 @@ def test_an_open_image_survives_the_removal_of_its_file(path: Path) -> None:
     for file in [path] if path.is_file() else []:
         file.unlink()
     np.testing.assert_array_equal(source.image(), image)
+
+
+def test_an_image_that_nobody_holds_keeps_no_file_open(path: Path) -> None:
+    """Without waiting for the collector of cycles, which may come after a thousand files."""
+    open_image(path).image()  # libraries open what they keep
+    gc.collect()
+    gc.disable()
+    try:
+        before = os.listdir("/proc/self/fd")
+        open_image(path)
+        open_image(path).image()
+        read_image(path)
+        assert os.listdir("/proc/self/fd") == before
+    finally:
+        gc.enable()
 
 
 LARGE = (96, 80, 64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import select
+import selectors
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +40,9 @@ def test_two_devices_serve_two_jobs_and_the_third_waits_for_a_death(tmp_path: Pa
         assert taken == {"0 0", "1 1"}
         jobs.append(start(tmp_path))
         assert line(jobs[2].stderr) == "waiting for one of 2 GPUs"
-        assert select.select([jobs[2].stdout], [], [], 0.2)[0] == []
+        ready = selectors.DefaultSelector()
+        ready.register(jobs[2].stdout, selectors.EVENT_READ)
+        assert ready.select(0.2) == []
         jobs[0].kill()
         freed = {"0 0", "1 1"} - {f"{n} {n}" for n in _held_by(tmp_path, jobs[1])}
         jobs[0].wait()

@@ -39,6 +39,9 @@ class PageVoxels:
     def __init__(self, path: Path, data: Data, pages: Sequence[Any], layout: PageLayout) -> None:
         self._path, self._data, self._pages, self._layout = path, data, pages, layout
         self._budget = memory_budget()
+        for page in pages:
+            # The library makes a page's decoder when it is first asked for, and reads the file for JPEG's.
+            _ = page.decode
         first = pages[0]
         self._samples = int(first.samplesperpixel)
         self._inverted = white_is_zero(first)

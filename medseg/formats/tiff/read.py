@@ -37,7 +37,8 @@ class _Stream(io.RawIOBase):
     """The bytes of a file as a stream, for a library that reads one."""
 
     def __init__(self, data: FileBytes) -> None:
-        self._data, self._at = data, 0
+        self._data: Data = data
+        self._at = 0
 
     def readable(self) -> bool:
         return True
@@ -54,6 +55,11 @@ class _Stream(io.RawIOBase):
         buffer[: len(piece)] = piece
         self._at += len(piece)
         return len(piece)
+
+    def close(self) -> None:
+        """Forget the bytes: the library's pages refer to each other and to this stream, and would keep a file open."""
+        self._data = b""
+        super().close()
 
 
 def open_tiff(path: Path, content: Content) -> Source:
@@ -73,7 +79,7 @@ def _open(path: Path, data: Data, axes: str, *, must_be_ome: bool) -> Source:
     # What the library would log is either in our error or of no interest to the user.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     stream = io.BufferedReader(_Stream(data)) if isinstance(data, FileBytes) else io.BytesIO(data)
-    with decoding(path), tifffile.TiffFile(stream, _multifile=False) as file:
+    with decoding(path), stream, tifffile.TiffFile(stream, _multifile=False) as file:
         if must_be_ome and not is_ome(str(file.pages[0].description)):
             raise FormatError(path, "a TIFF without OME-XML", "rename it to .tif")
         return _source(path, data, list(file.pages), count, axes)
