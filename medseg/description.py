@@ -9,6 +9,7 @@ from typing import Any
 from medseg.bounds import LARGEST, Bound, OutOfBounds, number, positive, several, shortened, table, text, whole, word
 from medseg.files import SAFE_NAME
 from medseg.limits import MAX_CHANNELS, MAX_FOLDS, MAX_PARAMETERS, MAX_SEED
+from medseg.results.key import ALL
 
 _SHA256 = text(64, re.compile(r"[0-9a-f]{64}"))
 _DATASET: Mapping[str, Bound] = {
@@ -17,7 +18,7 @@ _DATASET: Mapping[str, Bound] = {
     "channels": several(text(10_000), 1, MAX_CHANNELS),
 }
 _FIELDS: Mapping[str, Bound] = {
-    "fold": whole(0, MAX_FOLDS - 1),
+    "fold": Bound(f"a number below {MAX_FOLDS:,}, or {ALL}", lambda v: v == ALL or whole(0, MAX_FOLDS - 1).fits(v)),
     "seed": whole(0, MAX_SEED),
     "parameters": whole(1, MAX_PARAMETERS),
     "fingerprint": text(128, re.compile(r"[0-9A-Za-z-]+")),

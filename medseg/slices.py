@@ -13,13 +13,15 @@ from medseg.config import Config, is_table
 from medseg.files import canonical_json, digest_of, nearest, sha256_file
 from medseg.places import source_of
 from medseg.postprocess import operations
+from medseg.results.key import ALL
 from medseg.results.paths import Results
 
 
 def dataset_slice(config: Config, dataset: str) -> str:
     """The parts of the configuration and the files that ingest depends on, as a workflow parameter."""
     section = config.datasets[dataset].model_dump(exclude={"postprocess", "metrics", "choices"})
-    folds = config.folds.model_dump(exclude={"run"})
+    # Where nothing is validated on, cases are not split, and no key of the section counts but `run`.
+    folds = config.folds.model_dump(exclude={"run"}) if config.folds.validated else ALL
     stamps = {
         "files": files_stamp(config, dataset),
         "splits": splits_stamp(config, dataset),
@@ -78,7 +80,7 @@ def plan_slice(config: Config, model: str) -> str:
     """The parts of the configuration that planning a model depends on."""
     keys = ("budget", "threads", "device", "folds", "processes")
     general = config.model_dump(include=set(keys))
-    general["folds"] = general["folds"]["count"]
+    general["folds"] = config.folds.parts
     # Memory of the host is none that networks train in.
     general["budget"].pop("host_gb")
     # Nor are the data sets that a model is trained on, and what may be wrong with the weights that it starts from.

@@ -59,6 +59,11 @@ def keys(config: Config) -> list[RunKey]:
     return [RunKey(*run) for run in config.runs()]
 
 
+def scored_keys(config: Config) -> list[RunKey]:
+    """The trainings that have cases to be scored on; none if all are trained on all cases."""
+    return [key for key in keys(config) if key.validates]
+
+
 def shards(config: Config) -> list[str]:
     """Parts that the cases of a stage are divided into: ``0-of-4``, …; none if one job works on all."""
     return [f"{index}-of-{config.shards}" for index in range(config.shards)] if config.shards > 1 else []
@@ -72,10 +77,10 @@ def phantoms_marker(config: Config, dataset: str) -> Path:
 def made_by(config: Config) -> list[Path]:
     """The file that comes last of each job of a configuration, in the order of the stages."""
     results = Results.of(config)
-    runs, parts = keys(config), shards(config)
+    runs, scored, parts = keys(config), scored_keys(config), shards(config)
     stores = {results.store(key.dataset, grid_name(config, key.model)) for key in runs}
-    predictions = [results.predict(key) for key in runs]
-    refined = [results.postprocess(key) for key in runs if config.datasets[key.dataset].postprocess.applies]
+    predictions = [results.predict(key) for key in scored]
+    refined = [results.postprocess(key) for key in scored if config.datasets[key.dataset].postprocess.applies]
     weighted = [name for name, model in config.models.items() if model.options.get("weights")]
     return [
         *(phantoms_marker(config, name) for name, data in config.datasets.items() if data.generate),
@@ -88,8 +93,7 @@ def made_by(config: Config) -> list[Path]:
         *(results.model(key).description for key in runs),
         *(folder.record for folder in predictions),
         *(folder.record for folder in refined),
-        *(results.scores_shard(key, shard) for key in runs for shard in parts),
-        *(results.scores(key) for key in runs),
-        results.compare.summary,
-        results.report.page,
+        *(results.scores_shard(key, shard) for key in scored for shard in parts),
+        *(results.scores(key) for key in scored),
+        *([results.compare.summary, results.report.page] if scored else []),
     ]

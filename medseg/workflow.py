@@ -30,7 +30,7 @@ from medseg.places import read_study
 from medseg.postprocess.operations import wanted
 from medseg.progress import say
 from medseg.records import holds, write_record
-from medseg.results.key import RunKey
+from medseg.results.key import RunKey, read_fold
 from medseg.results.paths import Results
 from medseg.stages import rows_of_model, stage_digest
 from medseg.starts import require_starts
@@ -217,7 +217,7 @@ def write_config(config: Config, path: Path) -> None:
 
 def key_of(wildcards: Any) -> RunKey:
     """The training that a job is about."""
-    return RunKey(wildcards.dataset, wildcards.model, int(wildcards.fold), int(wildcards.seed))
+    return RunKey(wildcards.dataset, wildcards.model, read_fold(wildcards.fold), int(wildcards.seed))
 
 
 def weights_of(config: Config, model: str) -> Path | None:

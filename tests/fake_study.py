@@ -19,7 +19,7 @@ from medseg.config import load_config
 from medseg.files import digest_of, write_json
 from medseg.plan.plan import Plan, write_plan
 from medseg.records import write_record
-from medseg.results.key import RunKey
+from medseg.results.key import ALL, Fold, RunKey
 from medseg.results.paths import Results
 from medseg.train.history import write_history
 from medseg.train.journal import line_of
@@ -68,7 +68,7 @@ class FakeStudy:
 
     results: Path
     models: dict[str, int] = field(default_factory=lambda: {"unet": 6})
-    folds: Sequence[int] = (0, 1)
+    folds: Sequence[Fold] = (0, 1)
     seeds: Sequence[int] = (0,)
     dataset: str = "organs"
     plans: Callable[[str, int], Plan] = lambda model, steps: tiny_plan(model=model, steps=steps)
@@ -117,14 +117,20 @@ class FakeStudy:
         files.folder.mkdir(parents=True, exist_ok=True)
         files.weights.write_bytes(weights)
         records = self.records(self.models[key.model])
-        write_history(files, journal_of(records), fingerprint, {"seconds": 100.0 + key.fold, "steps": 30})
+        write_history(
+            files,
+            journal_of(records),
+            fingerprint,
+            {"seconds": 100.0 + (9 if key.fold == ALL else key.fold), "steps": 30},
+        )
         plan = self.plans(key.model, self.models[key.model])
         about = {"name": key.dataset, "dims": plan.grid.dims, "channels": ["CT"], "labels": {"names": {}}}
         run = {"fold": key.fold, "seed": key.seed, "fingerprint": fingerprint, "inputs": {}, "parameters": 1234}
         made = {"medseg": "0.1.0", "git": "0123abc", "torch": "2.6.0", "build": "/srv/secret/place"}
         digest = {"weights_sha256": hashlib.sha256(weights).hexdigest(), "allowed": [], "provenance": made}
         write_record(files.description, {"format": FORMAT, "dataset": about, "plan": plan.to_json(), **run, **digest})
-        self.evaluate(key, fingerprint)
+        if key.validates:
+            self.evaluate(key, fingerprint)
         return files.folder
 
     def evaluate(self, key: RunKey, fingerprint: str | None = None) -> None:
@@ -137,7 +143,8 @@ class FakeStudy:
         return path.is_file() and self.fingerprint(key) in path.read_text()
 
     def compare(self) -> None:
-        compare([self.files.scores(key) for key in self.trainings()], self.files.compare.folder)
+        if scored := [self.files.scores(key) for key in self.trainings() if key.validates]:
+            compare(scored, self.files.compare.folder)
 
     def report(self) -> None:
         self.files.report.folder.mkdir(parents=True, exist_ok=True)

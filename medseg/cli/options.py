@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from medseg.results.key import Fold, read_fold
 from medseg.shards import Shard
 
 
@@ -60,3 +61,11 @@ def part_of(shard: str | None, join: int | None) -> Shard | None:
     if shard is not None and join is not None:
         raise typer.BadParameter("give either --shard or --join", param_hint="--join")
     return Shard.parse(shard) if shard is not None else None
+
+
+def fold_of(text: str) -> Fold:
+    """The fold that ``--fold`` names: a number, or ``all``."""
+    try:
+        return read_fold(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--fold") from None

@@ -60,7 +60,7 @@ TrackingUri = Annotated[Text, typer.Option("--tracking-uri", help="MLflow store 
 FoldConfig = Annotated[File, typer.Option("--config", help="predict a fold: the configuration")]
 FoldManifest = Annotated[File, typer.Option("--manifest", help="predict a fold: its manifest")]
 FoldSplits = Annotated[File, typer.Option("--splits", help="predict a fold: its splits")]
-Fold = Annotated[Whole, typer.Option("--fold", min=0, help="predict a fold: which")]
+Fold = Annotated[Text, typer.Option("--fold", help="predict a fold: its number")]
 OfPlan = Annotated[
     File, typer.Option("--plan", help="predict a fold: the model must be trained by this plan, and --index …")
 ]

@@ -10,10 +10,22 @@ import typer
 
 from medseg.cli import predicting as o
 from medseg.cli.measuring import Geojson, Overlays, Rois, Tables, kinds_of
-from medseg.cli.options import Code, ConfigFile, Join, ManifestFile, OfModel, OutFolder, Predictions, ShardOf, part_of
+from medseg.cli.options import (
+    Code,
+    ConfigFile,
+    Join,
+    ManifestFile,
+    OfModel,
+    OutFolder,
+    Predictions,
+    ShardOf,
+    fold_of,
+    part_of,
+)
 
 if TYPE_CHECKING:
     from medseg.config import Config
+    from medseg.results.key import Fold
     from medseg.shards import Shard
     from medseg.train.identity import Wanted
 
@@ -64,12 +76,12 @@ def predict(
         _predict_images(images, model, tracking_uri, out, kinds_of(tables, rois, geojson, overlays), how)
     elif config is not None and manifest is not None and splits is not None and fold is not None:
         _refuse(given, o.OF_FILES, "for image files; a fold's cases are predicted as the configuration says")
-        training = None
+        training, which = None, fold_of(fold)
         if plan is not None and index is not None and seed is not None:
-            training = _wanted(manifest, plan, index, splits, fold, seed, train_code, start, weights)
+            training = _wanted(manifest, plan, index, splits, which, seed, train_code, start, weights)
         else:
             _refuse(given, o.OF_TRAINING, "what the model must be trained from; give --plan, --index and --seed")
-        _predict_fold(config, manifest, splits, fold, Path(model), out, code, part_of(shard, join), join, training)
+        _predict_fold(config, manifest, splits, which, Path(model), out, code, part_of(shard, join), join, training)
     else:
         raise typer.BadParameter("give image files, or --config, --manifest, --splits and --fold")
 
@@ -109,7 +121,7 @@ def _predict_fold(
     config_file: Path,
     manifest: Path,
     splits: Path,
-    fold: int,
+    fold: Fold,
     model: Path,
     out: Path,
     code: str | None,
@@ -140,7 +152,7 @@ def _wanted(
     plan: Path,
     index: Path,
     splits: Path,
-    fold: int,
+    fold: Fold,
     seed: int,
     code: str | None,
     start: str | None,

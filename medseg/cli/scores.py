@@ -70,8 +70,9 @@ def report(
 def leaderboard(compare: Annotated[Path, typer.Argument(help="results/<experiment>/compare")]) -> None:
     """Print the leaderboard of an experiment, and the statements that its reader needs to judge it."""
     from medseg.compare.terminal import terminal_leaderboard
-    from medseg.report.statements import terminal_statements
+    from medseg.report.statements import require_scores, terminal_statements
 
+    require_scores(compare)
     print(terminal_leaderboard(compare))
     statements = terminal_statements(compare.parent)
     if statements:

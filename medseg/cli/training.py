@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.options import Code, ManifestFile, OutFolder, SplitsFile, as_folder
+from medseg.cli.options import Code, ManifestFile, OutFolder, SplitsFile, as_folder, fold_of
 
 
 def train(
@@ -15,7 +15,7 @@ def train(
     plan: Annotated[Path, typer.Option("--plan", help="plan of the model")],
     index: Annotated[Path, typer.Option("--index", help="index.json of the preprocess stage")],
     splits: SplitsFile,
-    fold: Annotated[int, typer.Option("--fold", min=0)],
+    fold: Annotated[str, typer.Option("--fold", help="number, or all: on all cases, with none to validate on")],
     seed: Annotated[int, typer.Option("--seed", min=0)],
     state: Annotated[
         Path, typer.Option("--state", help="folder for the state of unfinished trainings", callback=as_folder)
@@ -40,6 +40,7 @@ def train(
     """Train one model on one fold with one seed; run again after a kill, it resumes and ends with the same bits."""
     import contextlib
 
+    which = fold_of(fold)
     from medseg.train.launch import launch, leads
 
     launch(plan)
@@ -59,12 +60,12 @@ def train(
         from medseg.tracking import read_store, resolve_model
 
         model = resolve_model(start, read_store(track).uri if track else None)
-    inputs = stage.Inputs(manifest, plan, index, splits, fold, seed, model, tuple(allow or ()), weights)
+    inputs = stage.Inputs(manifest, plan, index, splits, which, seed, model, tuple(allow or ()), weights)
     with contextlib.ExitStack() as stack:
         if track is not None and leads():
             from medseg.tracking import LiveTracking, training_spec
 
             key = stage.fingerprint_of(inputs, code)
-            spec = training_spec(manifest, plan, fold, seed, key)
+            spec = training_spec(manifest, plan, which, seed, key)
             stack.enter_context(LiveTracking(track, spec, stage.journal_path(state, key)))
         stage.run(inputs, state, out, code, options)

@@ -17,6 +17,7 @@ from medseg.errors import DataError
 from medseg.evaluate.score import FAILED, NOT_ANNOTATED
 from medseg.metrics.quantities import QUANTITIES
 from medseg.metrics.table import METRICS
+from medseg.results.key import Fold, fold_order, read_fold
 
 FLAGS = ("missed", "failed", "shown", "annotated")
 
@@ -71,13 +72,13 @@ class Block:
     left_empty: Values
     missed: Mask
     failed: Mask
-    trainings: Mapping[tuple[int, int], Mapping[str, Values]]
+    trainings: Mapping[tuple[Fold, int], Mapping[str, Values]]
     volume_unit: str
 
     @property
-    def folds(self) -> tuple[int, ...]:
+    def folds(self) -> tuple[Fold, ...]:
         """Folds that the scores come from."""
-        return tuple(sorted({fold for fold, _ in self.trainings}))
+        return tuple(sorted({fold for fold, _ in self.trainings}, key=fold_order))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -191,7 +192,7 @@ def _block(key: tuple[str, str, str], wide: pd.DataFrame, rows: pd.DataFrame) ->
     counted = lacking & shown.any(axis=0)
     place = {case: k for k, case in enumerate(cases)}
     trainings = {
-        (int(str(fold)), int(str(seed))): _training(table, place, metrics, ranked, shown, counted)
+        (read_fold(str(fold)), int(str(seed))): _training(table, place, metrics, ranked, shown, counted)
         for (fold, seed), table in wide.groupby(["fold", "seed"], sort=True)
     }
     values = {m: tables[m].astype(np.float64) for m in means}

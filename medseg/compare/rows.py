@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ from medseg.evaluate.table import read_table
 from medseg.metrics.quantities import QUANTITIES
 from medseg.metrics.row import Count, Metric, met
 from medseg.metrics.table import METRICS
-from medseg.results.key import RunKey
+from medseg.results.key import ALL, RunKey, read_fold
 from medseg.trained import read_trained, short
 
 RUN = ["dataset", "split", "model", "fold", "seed"]
 KEY = [*RUN, "case", "subject", "label"]
 # What a row says of the reference, so that it must be the same whichever model was scored.
 REFERENCE = ["subject", "n_ref", "spacing", "diagonal"]
+# What columns are that are no text.
+_NAMED: Mapping[str, Callable[[str], Any]] = {"fold": read_fold, "seed": int}
 NO_ROW = "no score row of this case, which other trainings have"
 
 
@@ -48,10 +50,7 @@ def trainings_of(scores: pd.DataFrame) -> list[dict[str, Any]]:
     """Which trainings rows are of: data set, model, fold, seed, split and fingerprint, sorted."""
     found = scores[[*RUN, "fingerprint"]].drop_duplicates().sort_values(RUN)
     columns = ("dataset", "model", "fold", "seed", "split", "fingerprint")
-    return [
-        {name: int(row[name]) if name in ("fold", "seed") else str(row[name]) for name in columns}
-        for row in found.to_dict("records")
-    ]
+    return [{name: _NAMED.get(name, str)(str(row[name])) for name in columns} for row in found.to_dict("records")]
 
 
 def require_trainings(found: Sequence[Mapping[str, Any]], models: Sequence[Path]) -> None:
@@ -98,7 +97,9 @@ def _read(path: Path) -> pd.DataFrame:
 
 def _typed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """The score columns in their types, whatever the writer's text and category types were."""
-    numbers = {"fold": "int64", "seed": "int64", "n_ref": "int64", "n_pred": "int64"}
+    # Of a test set, networks that were trained on all cases are scored, too.
+    folds = "object" if (table["fold"] == ALL).all() else "int64"
+    numbers = {"fold": folds, "seed": "int64", "n_ref": "int64", "n_pred": "int64"}
     numbers |= {"value": "float64", "diagonal": "float64"}
     try:
         typed: dict[str, Any] = {c: table[c].astype(numbers.get(c, "object")) for c in COLUMNS}  # type: ignore[call-overload]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from medseg.compare.block import Block, Values
 from medseg.compare.interval import subject_means
 from medseg.compare.quantity import SCORE
+from medseg.results.key import ALL
 
 
 def by_seed(block: Block, name: str) -> Values:
@@ -35,5 +36,5 @@ def folds_of(block: Block) -> NDArray[np.int64]:
     fold_of: dict[str, int] = {}
     for (fold, _), tables in block.trainings.items():
         for case in np.flatnonzero(np.isfinite(tables[SCORE]).any(axis=1)):
-            fold_of.setdefault(block.subjects[case], 0 if block.split == "test" else fold)
+            fold_of.setdefault(block.subjects[case], 0 if block.split == "test" or fold == ALL else fold)
     return np.array([fold_of.get(subject, 0) for subject in sorted(set(block.subjects))], dtype=np.int64)

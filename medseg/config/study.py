@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from medseg import limits
 from medseg.bounds import shortened
@@ -19,6 +19,7 @@ from medseg.config.predict import PredictConfig
 from medseg.config.section import Epochs, Gigabytes, Minutes, Name, Positive, Section, Seed, Shards, Steps, Wait
 from medseg.errors import ConfigError
 from medseg.records import DIGEST, is_signed
+from medseg.results.key import ALL, Fold
 from medseg.settings import merge, read_settings
 
 # Problems of a configuration that are printed.
@@ -93,7 +94,9 @@ class Config(Section):
     models: dict[Name, ModelConfig] = Field(
         default_factory=lambda: {"unet": ModelConfig(network="unet")}, min_length=1, description="none: a U-Net"
     )
-    folds: FoldsConfig = Field(default_factory=FoldsConfig)
+    folds: FoldsConfig = Field(
+        default_factory=FoldsConfig, description="how cases are split; all: every training is on all cases"
+    )
     seeds: list[Seed] = Field(default_factory=lambda: [0], min_length=1)
     budget: BudgetConfig
     predict: PredictConfig = Field(default_factory=PredictConfig)
@@ -118,6 +121,11 @@ class Config(Section):
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="where networks run")
 
+    @field_validator("folds", mode="before", json_schema_input_type=FoldsConfig | Literal["all"])
+    @classmethod
+    def _folds_in_short(cls, value: Any) -> Any:
+        return {"run": [ALL]} if value == ALL else value
+
     @model_validator(mode="after")
     def _seeds_differ(self) -> Config:
         if len(set(self.seeds)) != len(self.seeds):
@@ -127,12 +135,13 @@ class Config(Section):
     @model_validator(mode="after")
     def _one_fold_is_given(self) -> Config:
         given = self.folds.scheme == "site" or self.folds.file is not None
-        if self.folds.count == 1 and not given:
+        if self.folds.count == 1 and self.folds.validated and not given:
             made = [name for name, one in self.datasets.items() if one.splits is None and one.table is None]
             if made:
                 raise ValueError(
                     f"folds.count: 1 fold of {made[0]} would leave no case to validate on; give 2 or more, or a fold "
-                    "of your own (docs/data.md): `splits: FILE` of the data set, or `folds.file`"
+                    "of your own (docs/data.md): `splits: FILE` of the data set, or `folds.file`; without validation, "
+                    "`folds: all`"
                 )
         return self
 
@@ -180,8 +189,8 @@ class Config(Section):
                 raise ValueError(f"models.{name}.start: '{model.start}' is not trained on {', '.join(apart)}")
         return self
 
-    def runs(self) -> list[tuple[str, str, int, int]]:
-        """All trainings of the experiment: data set, model, fold, seed."""
+    def runs(self) -> list[tuple[str, str, Fold, int]]:
+        """All trainings of the experiment: data set, model, fold (or ``all``), seed."""
         return [
             (dataset, name, fold, seed)
             for dataset, names in self.models_of_datasets().items()

@@ -60,7 +60,10 @@ def cohort_faults(checked: Sequence[Checked], names: tuple[str, ...], joined: bo
 
 
 def fold_faults(checked: Sequence[Checked], labels: LabelTable, folds: Sequence[Fold]) -> list[Fault]:
-    """Classes that no training or no validation case of a fold shows; a label that could not be read shows all."""
+    """Classes that no training or no validation case of a fold shows (without folds: no case at all).
+
+    A label that could not be read shows all classes.
+    """
     counts = {one.candidate.id: one.label_counts for one in checked}
     faults = []
     for name, value in labels.names:
@@ -70,6 +73,8 @@ def fold_faults(checked: Sequence[Checked], labels: LabelTable, folds: Sequence[
             for part, side in (("train", "training"), ("val", "validation"))
             if (missing := [k for k, fold in enumerate(folds) if not cases & set(fold[part])])
         ]
+        if not folds and not cases:
+            lacking = ["on which alone networks are trained"]
         if lacking:
             shows = f"{len(cases)} of {len(counts)} cases show class {name} ({value})"
             faults.append(fault("class-absent", "-", "-", f"{shows}, {' and '.join(lacking)}"))

@@ -56,7 +56,7 @@ def make_folds(members: Sequence[FoldCase], folds: FoldsConfig) -> list[Fold]:
 
 def check_run(folds: FoldsConfig, count: int) -> None:
     """Raise ``ConfigError`` if ``run`` names a fold beyond those that came out."""
-    beyond = [k for k in folds.run if k >= count]
+    beyond = [k for k in folds.validated if k >= count]
     if beyond:
         raise ConfigError(f"folds.run: fold {beyond[0]} of {count}; they count from 0 to {count - 1}")
 

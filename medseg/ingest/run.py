@@ -157,6 +157,8 @@ def _folds(
     config: Config, dataset: str, inventory: Inventory, checked: list[Checked]
 ) -> tuple[list[Fold] | ConfigError, list[Fault]]:
     """The folds, or why there can be none (faults of files come first), and what is wrong or missing in them."""
+    if not config.folds.validated:
+        return [], fold_faults(checked, inventory.labels, []) if inventory.labels is not None and checked else []
     try:
         own = _splits_file(config, dataset, inventory)
         if own is not None:

@@ -36,7 +36,7 @@ def summary(
         f"voxels {sizes}, spacing {spacings} {cases[0].geometry.unit}",
         *_classes(manifest),
         *objects,
-        f"{len(folds)} folds of training + validation cases: {parts}",
+        f"{len(folds)} folds of training + validation cases: {parts}" if folds else "no folds: trained on all cases",
     ]
     if test:
         of = len({c.subject for c in test})
@@ -48,7 +48,8 @@ def summary(
     empty = {c.id for c in cases if c.has_reference and not _foreground(manifest, c.label_counts)}
     if empty:
         counts = ", ".join(str(len(empty & set(fold["val"]))) for fold in folds)
-        lines.append(f"{len(empty)} cases show no class; per validation fold: {counts}")
+        each = f"; per validation fold: {counts}" if folds else ""
+        lines.append(f"{len(empty)} cases show no class{each}")
     remarks = Counter(remark for c in cases for remark in c.remarks)
     lines += [f"{n} cases: {remark}" for remark, n in sorted(remarks.items())[:REMARKS_SHOWN]]
     allowed = (*manifest.allowed, *allowed_in_test)

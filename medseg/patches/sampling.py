@@ -20,7 +20,7 @@ def generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(list(key))))
 
 
-def fold_seed(seed: int, fold: int) -> int:
+def fold_seed(seed: int, fold: int | str) -> int:
     """The seed of every draw of a training on a fold: first weights, batches, augmentation and dropout.
 
     In fold 0 it is the study's own seed. In any other it is the SHA-256 of both numbers, eight words long: numpy fills

@@ -34,7 +34,7 @@ class PlanRequest:
         model: its section.
         fingerprint: the data.
         budget: length of a training.
-        folds: number of folds that the cases are split into.
+        folds: number of folds that the cases are split into; 1: they are not.
         resources: where training runs.
         limits: bounds on the network.
     """
@@ -56,7 +56,7 @@ class PlanRequest:
         """
         model = config.model(name)
         limits = limits_of(resources.device, model.dims or fingerprint.dims)
-        return cls(name, model, fingerprint, config.budget, config.folds.count, resources, limits)
+        return cls(name, model, fingerprint, config.budget, config.folds.parts, resources, limits)
 
     @property
     def precision(self) -> str:
@@ -198,7 +198,7 @@ def _steps(request: PlanRequest, batch: int) -> tuple[int, str]:
         return budget.steps, "budget.steps"
     if budget.epochs is not None:
         steps = rules.epochs_to_steps(budget.epochs, request.fingerprint.cases, request.folds, batch)
-        return steps, f"{budget.epochs} epochs of a fold"
+        return steps, f"{budget.epochs} epochs of {'a fold' if request.folds > 1 else 'all cases'}"
     return 1, "not measured yet"
 
 

@@ -118,5 +118,6 @@ def batch_size(
 
 
 def epochs_to_steps(epochs: int, cases: int, folds: int, batch: int) -> int:
-    """Steps for ``epochs`` passes over the training cases of a fold."""
-    return math.ceil(epochs * cases * (folds - 1) / folds / batch)
+    """Steps for ``epochs`` passes over the training cases of a fold; of one fold alone, over all cases."""
+    share = epochs * cases * (folds - 1) / folds if folds > 1 else epochs * cases
+    return math.ceil(share / batch)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.config import Config
-from medseg.errors import CheckpointError, DataError
+from medseg.errors import CheckpointError, ConfigError, DataError
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_split
 from medseg.outputs import writing
@@ -14,7 +14,7 @@ from medseg.predict.cases import Task, predict_task_cases
 from medseg.predict.predictor import is_mirrored
 from medseg.predict.record import PredictedCase, write_predictions
 from medseg.results.folders import PredictionFolder
-from medseg.results.key import VALIDATION, RunKey
+from medseg.results.key import ALL, VALIDATION, Fold, RunKey
 from medseg.shards import Shard, read_shards
 from medseg.train.checkpoint import Checkpoint, read_description
 from medseg.train.identity import Wanted, require_wanted
@@ -25,7 +25,7 @@ def run(
     config: Config,
     manifest_path: Path,
     splits: Path,
-    fold: int,
+    fold: Fold,
     model: Path,
     out: Path,
     code: str = "",
@@ -61,7 +61,7 @@ def join(
     config: Config,
     manifest_path: Path,
     splits: Path,
-    fold: int,
+    fold: Fold,
     model: Path,
     out: Path,
     count: int,
@@ -98,7 +98,7 @@ def predict_cases(
     code: str = "",
     *,
     split: str,
-    fold: int,
+    fold: Fold,
     probabilities: bool = False,
 ) -> None:
     """Predict cases of a manifest with the model folder ``model`` into ``out``.
@@ -125,13 +125,18 @@ def _validation(
     config: Config,
     manifest_path: Path,
     splits: Path,
-    fold: int,
+    fold: Fold,
     model: Path,
     code: str,
     probabilities: bool,
     wanted: Wanted | None = None,
 ) -> Task:
     """The task of predicting the validation cases of a fold, none of whose subjects the model has seen."""
+    if fold == ALL:
+        raise ConfigError(
+            f"--fold {ALL}: its training is on all cases and leaves none to validate on; predict a numbered fold, or "
+            "new images: medseg predict IMAGES --model FOLDER -o OUT"
+        )
     _, case_ids = read_split(splits, fold)
     task = _task(config, manifest_path, case_ids, model, code, VALIDATION, fold, probabilities)
     if wanted is not None:
@@ -153,7 +158,7 @@ def _task(
     model: Path,
     code: str,
     split: str,
-    fold: int,
+    fold: Fold,
     probabilities: bool,
 ) -> Task:
     """Read what is needed to know which cases are predicted how; arguments as for ``predict_cases``."""
@@ -174,7 +179,7 @@ def _task(
     )
 
 
-def _refuse_seen(checkpoint: Checkpoint, manifest: Manifest, case_ids: Sequence[str], fold: int, model: Path) -> None:
+def _refuse_seen(checkpoint: Checkpoint, manifest: Manifest, case_ids: Sequence[str], fold: Fold, model: Path) -> None:
     """Raise ``DataError`` if a model has seen a subject of these validation cases, unless its start was allowed to."""
     if checkpoint.trained_on is None or any(line.startswith(OVERLAP) for line in checkpoint.allowed):
         return

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from medseg.report.sources import Experiment, Run
+from medseg.results.key import fold_order
 
 # Cases that are drawn of every model, whatever its scores; of each fold at least one.
 FIXED = 4
@@ -42,7 +43,7 @@ def worst(scores: pd.Series) -> list[str]:
 
 def fixed(experiment: Experiment, dataset: str) -> list[str]:
     """Validation cases that follow from the folds alone, so that pictures of different models and runs are alike."""
-    folds = experiment.config.folds.run
+    folds = experiment.config.folds.validated
     each = max(1, FIXED // len(folds))
     chosen = []
     for fold in folds:
@@ -65,7 +66,7 @@ def choose(scores: pd.Series) -> list[ChosenCase]:
 def run_of_case(experiment: Experiment, dataset: str, model: str, case: str) -> Run | None:
     """The run whose prediction of a case is shown: the first seed that has one."""
     runs = [run for run in experiment.runs_of(dataset, model) if case in run.cases]
-    return min(runs, key=lambda run: (run.seed, run.fold), default=None)
+    return min(runs, key=lambda run: (run.seed, fold_order(run.fold)), default=None)
 
 
 def run_values(experiment: Experiment, run: Run, case: str) -> Mapping[tuple[str, str], float]:

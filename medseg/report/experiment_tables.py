@@ -146,7 +146,7 @@ def data(experiment: Experiment, dataset: str) -> dict[str, Any]:
     manifest, splits = experiment.manifests[dataset], experiment.splits[dataset]
     units = {c.geometry.unit for c in manifest.cases}
     spacing = [c.geometry.spacing for c in manifest.cases]
-    used = sorted({run.fold for run in experiment.runs if run.dataset == dataset})
+    used = {run.fold for run in experiment.runs if run.dataset == dataset}
     folds = [
         {
             "fold": k,

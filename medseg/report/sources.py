@@ -24,7 +24,7 @@ from medseg.ingest.splits import read_folds
 from medseg.plan.plan import read_plan
 from medseg.predict.record import PredictedCase, find_scored, require_made_as
 from medseg.report.statements import dataset_statements
-from medseg.results.key import RunKey
+from medseg.results.key import Fold, RunKey
 from medseg.results.paths import Results
 from medseg.train.history import read_history, read_timing
 from medseg.train.journal import Record
@@ -49,7 +49,7 @@ class Run:
 
     dataset: str
     model: str
-    fold: int
+    fold: Fold
     seed: int
     facts: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
@@ -132,6 +132,7 @@ def read_experiment(results: Path, config_json: Path) -> Experiment:
             one that is there now.
     """
     config = load_config([config_json])
+    config.folds.require_validation("report")
     layout = Results(results)
     compare = layout.compare
     summary, leaderboard = read_summary(compare.folder), read_leaderboard(compare.folder)
@@ -140,7 +141,8 @@ def read_experiment(results: Path, config_json: Path) -> Experiment:
     order = {name: place for place, name in enumerate([*config.datasets, *config.models])}
     keys.sort(key=lambda k: (order.get(k[0], len(order)), order.get(k[1], len(order)), k))
     names = list(dict.fromkeys(k[0] for k in keys))
-    wanted = config.runs()
+    # Trainings on all cases have none to be evaluated on; the statements name them.
+    wanted = [run for run in config.runs() if RunKey(*run).validates]
     manifests = {d: read_manifest(layout.ingest(d).manifest) for d in names}
     for name, manifest in manifests.items():
         require_chosen(config, name, manifest.labels.target_names, scores[scores["dataset"] == name])

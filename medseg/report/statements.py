@@ -10,7 +10,8 @@ from typing import Any
 from medseg.config import Config, DatasetConfig, PostprocessConfig, load_config
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.recorded import read_test
-from medseg.results.folders import IngestFolder
+from medseg.results.folders import CompareFolder, IngestFolder
+from medseg.results.key import ALL
 from medseg.results.paths import Results
 from medseg.testset.openings import read_openings, times_opened
 from medseg.trained import read_facts
@@ -41,6 +42,7 @@ def statements(
         ("Left out or allowed", _left_out(manifest, starts)),
         ("Chosen by these scores", _choices(section)),
         ("Test set", _test(test_cases, opened)),
+        *([("Trained on all cases", _on_all_cases(config))] if ALL in config.folds.run else []),
     ]
 
 
@@ -66,6 +68,13 @@ def dataset_statements(
     path = Results(results).ingest(manifest.dataset).manifest
     allowed = [*allowed_starts(models), *allowed_in_test(path)]
     return statements(config, manifest, test_cases(path), opened(results, manifest.dataset), allowed)
+
+
+def require_scores(compare: Path) -> None:
+    """Raise ``ConfigError`` if there is no comparison, since no training of the study beside it has scores."""
+    config = Results(compare.parent).config
+    if not CompareFolder(compare).summary.is_file() and config.is_file():
+        load_config([config]).folds.require_validation("compare")
 
 
 def terminal_statements(results: Path) -> str:
@@ -156,3 +165,13 @@ def _choices(section: DatasetConfig) -> str:
 
 def _test(cases: int, opened: str) -> str:
     return f"{cases} cases, {opened}." if cases else "None was declared; all numbers are of validation folds."
+
+
+def _on_all_cases(config: Config) -> str:
+    """What can be said of networks that were trained on all cases."""
+    if not config.folds.validated:
+        return "All networks: no case is left to validate on, so nothing was evaluated, compared or reported."
+    return (
+        f"One more network of each model and seed (fold {ALL}): no case is left to validate on, so no number here is "
+        "of it; those of the folds are of networks that saw fewer cases."
+    )

@@ -6,13 +6,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from medseg.results.key import TEST
+from medseg.results.key import ALL, TEST
 from medseg.results.paths import ANY, CASE, DATASET, GRID, JOBS, MODEL, SHARD, Results
 
 # What may stand for a wildcard.
 VALUES = {
     **dict.fromkeys(("dataset", "model", "case"), r"[^/]+"),
-    **dict.fromkeys(("fold", "seed"), r"\d+"),
+    "fold": rf"(\d+|{ALL})",
+    "seed": r"\d+",
     "grid": r"(default|grid-[0-9a-f]{8})",
     "shard": r"\d+-of-\d+",
 }

@@ -13,7 +13,7 @@ from medseg.files import sha256_file
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.recorded import read_test
 from medseg.results.folders import ModelFolder
-from medseg.results.key import RunKey
+from medseg.results.key import ALL, Fold, RunKey
 from medseg.results.paths import Results
 from medseg.train.checkpoint import Checkpoint, read_description
 from medseg.train.identity import Inputs, Wanted, require_wanted
@@ -50,7 +50,7 @@ class FinishedTraining:
 
     dataset: str
     model: str
-    fold: int
+    fold: Fold
     seed: int
     folder: Path
     checkpoint: Checkpoint
@@ -107,6 +107,9 @@ def finished(
 ) -> tuple[list[FinishedTraining], list[str]]:
     """All finished trainings of the configuration on these data sets, and the names of those that are not.
 
+    Networks that were trained on all cases are among them only where all are: else they are another method than those
+    of the folds, which are repetitions of one.
+
     Args:
         results: ``results/<experiment>``.
         config: the experiment.
@@ -124,6 +127,8 @@ def finished(
     done, lacking = [], []
     for dataset, model, fold, seed in config.runs():
         if dataset not in datasets or (models and model not in models):
+            continue
+        if fold == ALL and config.folds.validated:
             continue
         key = RunKey(dataset, model, fold, seed)
         files = Results(results).model(key)

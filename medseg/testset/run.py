@@ -18,7 +18,7 @@ from medseg.postprocess import run as postprocess
 from medseg.postprocess.operations import wanted, wants_probabilities
 from medseg.predict import run as predict
 from medseg.progress import say
-from medseg.results.key import TEST
+from medseg.results.key import ALL, TEST
 from medseg.results.paths import Results
 from medseg.stages import rows_of_plan, stage_digest
 from medseg.testset.checks import FinishedTraining, TestSet, chosen_sets, finished, refuse_seen
@@ -63,6 +63,11 @@ def run(
         opening = _opening(config, sets, trainings, unfinished, unrecorded)
         append_opening(results, opening)
         _announce(opening, before)
+        if ALL in config.folds.run and config.folds.validated:
+            say(
+                "test: networks trained on all cases are left out, since those of the folds are repetitions of another "
+                "method; a study of its own with `folds: all` scores them"
+            )
         task = partial(_score, config=config, results=results)
         scores = _each(task, [(training, sets[training.dataset]) for training in trainings], workers)
         compare.run(scores, place.compare.folder, config.compare.margin, [training.folder for training in trainings])

@@ -20,7 +20,7 @@ from medseg.plan.plan import read_plan
 from medseg.progress import say
 from medseg.records import as_written
 from medseg.results.folders import CompareFolder
-from medseg.results.key import TEST, VALIDATION, RunKey
+from medseg.results.key import ALL, TEST, VALIDATION, Fold, RunKey, fold_order
 from medseg.results.paths import Results
 from medseg.tracking.finished import Trained, read_training
 from medseg.tracking.spec import RunSpec, plan_params
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # (data set, model) -> (fold, seed) -> fingerprint
-Compared = Mapping[tuple[str, str], Mapping[tuple[int, int], str]]
+Compared = Mapping[tuple[str, str], Mapping[tuple[Fold, int], str]]
 # These, and rows of the summary.
 Comparison = tuple[Compared, Sequence[Mapping[str, Any]]]
 
@@ -43,7 +43,7 @@ class StudyModel:
         wanted: the trainings that the configuration runs, as the present plan has them, without fingerprints; none
             where there is no plan yet.
         trained: those that are finished.
-        rows: what the comparison says of just these; empty if it is of others.
+        rows: what the comparison says of just these, less those on all cases; empty if it is of others.
         reason: why there are no rows.
         test_rows: what the comparison on the test set says of just these; empty if it was not opened with them.
     """
@@ -64,7 +64,13 @@ class StudyModel:
     @property
     def fingerprint(self) -> str:
         """Digest of which trainings these are."""
-        return digest_of(sorted([t.spec.fold, t.spec.seed, t.spec.fingerprint] for t in self.trained))
+        found = [(t.spec.fold, t.spec.seed, t.spec.fingerprint) for t in self.trained]
+        return digest_of([list(one) for one in sorted(found, key=lambda one: (fold_order(one[0]), *one[1:]))])
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether a comparison is of just these trainings."""
+        return bool(self.rows or self.test_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +134,7 @@ def _comparison(files: CompareFolder, split: str) -> Comparison:
     if not files.summary.is_file():
         return {}, ()
     summary = read_summary(files.folder)
-    compared: dict[tuple[str, str], dict[tuple[int, int], str]] = {}
+    compared: dict[tuple[str, str], dict[tuple[Fold, int], str]] = {}
     with as_written(files.summary, COMPARE):
         for one in summary["trainings"]:
             if one["split"] == split:
@@ -160,12 +166,20 @@ def _model(files: Results, keys: Sequence[RunKey], validated: Comparison, tested
     stale = [key.run for key, training in found.items() if training is None]
     present = {(t.spec.fold, t.spec.seed): t.spec.fingerprint for t in trained}
     which = (dataset, model)
-    reason = _difference(present, validated[0].get(which, {}))
+    scored: Mapping[tuple[Fold, int], str] = {
+        (fold, seed): value for (fold, seed), value in present.items() if fold != ALL
+    }
+    validates = any(key.validates for key in keys)
+    if validates:
+        reason = _difference(scored, validated[0].get(which, {}))
+    else:
+        # What a test set says is of these.
+        reason, scored = "all its trainings are on all cases, which leaves none to validate on", present
     if stale:
         reason = f"{', '.join(stale)} was trained with an earlier plan"
     mine = [] if reason else _rows_of(validated, which)
     # A test set that was opened with other trainings says nothing of these.
-    same = not reason and tested[0].get(which, {}) == present
+    same = (not reason or not validates) and not stale and tested[0].get(which, {}) == scored
     return StudyModel(dataset, model, wanted, trained, mine, reason, _rows_of(tested, which) if same else [])
 
 
@@ -173,11 +187,11 @@ def _rows_of(comparison: Comparison, which: tuple[str, str]) -> list[Mapping[str
     return [row for row in comparison[1] if (row["dataset"], row["model"]) == which]
 
 
-def _difference(present: Mapping[tuple[int, int], str], compared: Mapping[tuple[int, int], str]) -> str:
+def _difference(present: Mapping[tuple[Fold, int], str], compared: Mapping[tuple[Fold, int], str]) -> str:
     """How the trainings that were compared differ from those that are there; empty if they do not."""
     if not compared:
         return "it was not compared yet"
-    for fold, seed in sorted({*present, *compared}):
+    for fold, seed in sorted({*present, *compared}, key=lambda one: (fold_order(one[0]), one[1])):
         which = f"fold {fold} seed {seed}"
         if (fold, seed) not in compared:
             return f"the comparison lacks {which}"

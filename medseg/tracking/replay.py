@@ -15,6 +15,7 @@ from typing import Any
 from medseg.files import digest_of, sha256_bytes, sha256_file
 from medseg.owner import is_here, owner_tags
 from medseg.progress import say
+from medseg.results.key import fold_order
 from medseg.results.paths import Results
 from medseg.tracking import runs
 from medseg.tracking.current import Study, StudyModel
@@ -82,7 +83,7 @@ class Replay:
         """The parent that a model of the study has, or may take; None if it needs a new one."""
         spec = model.trained[0].spec
         mine = [run for run in known if run.data.tags[runs.KEY] == spec.parent_key]
-        if model.rows:
+        if model.has_scores:
             closed = runs.first([run for run in mine if run.data.tags.get(runs.CLOSED) == model.fingerprint])
             if closed is not None:
                 return closed
@@ -104,7 +105,7 @@ class Replay:
         for model, parent in zip(models, parents, strict=True):
             if parent is not None:
                 # One that gets scores, or others, is out of sight until it has them all.
-                good = parent.data.tags.get(runs.SCORES) == _state(model) if model.rows else True
+                good = parent.data.tags.get(runs.SCORES) == _state(model) if model.has_scores else True
                 stay = stay | {parent.info.run_id} if good else stay - {parent.info.run_id}
         outdated = [run for run in known if run.info.run_id not in finished | begun | stay]
         # A parent before its trainings, without which its scores would not be theirs.
@@ -137,10 +138,10 @@ class Replay:
         if parent is None:
             with store_lock(self._store.lock):
                 parent = runs.create_parent(
-                    self._client, self._experiment, first.spec, start_ms=min(starts), shown=not model.rows
+                    self._client, self._experiment, first.spec, start_ms=min(starts), shown=not model.has_scores
                 )
         run_id = parent.info.run_id
-        if model.rows:
+        if model.has_scores:
             # From here on, until it is shown, nothing else may take this parent for one without scores.
             runs.log_new(self._client, parent, params={}, tags={runs.CLOSED: model.fingerprint})
         ordered = zip(model.trained, starts, strict=True)
@@ -185,27 +186,29 @@ class Replay:
             **first.spec.tags,
             "medseg.plan": _plan_digest(first),
             "medseg.dataset_digest": self._digest(first),
-            "medseg.folds": " ".join(str(f) for f in sorted({t.spec.fold for t in members})),
+            "medseg.folds": " ".join(str(f) for f in sorted({t.spec.fold for t in members}, key=fold_order)),
             "medseg.seeds": " ".join(str(s) for s in sorted({t.spec.seed for t in members})),
             "mlflow.note.content": note_card(first.spec, model.rows, members),
             **length_unit(row["unit"] for row in model.rows),
             **summary_tolerances(model.rows),
         }
         del tags["medseg.weights_sha256"]  # one per child
-        if model.rows:
+        if model.has_scores:
             self._link_models(run, children)
             values = {**summary_metrics(model.rows), **summary_metrics(model.test_rows, TEST_PREFIX)}
             values |= {"time/train_s": sum(t.seconds for t in members) / len(members)}
             tags |= display_tags(values)
             self._values += log_values(self._client, run, values, withdraw=True)
-            cases = [case for t in members for case in self._study.scores[t.spec.key]["case"]]
+            # Those on all cases have none.
+            scored = [self._study.scores[t.spec.key] for t in members if t.spec.key in self._study.scores]
+            cases = [case for scores in scored for case in scores["case"]]
             images = fixed_images(self._results, first.spec, cases, run.info.start_time)
             self._put(run, {**self._pages(first, cases), **images})
             tags |= LOGGED_IMAGES if images else {}
         else:
             say(f"tracking: {first.spec.parent_key}: no scores of the model, since {model.reason}")
         self._log_dataset(run, first)
-        shown = {runs.SUPERSEDED: "false", **({runs.SCORES: _state(model)} if model.rows else {})}
+        shown = {runs.SUPERSEDED: "false", **({runs.SCORES: _state(model)} if model.has_scores else {})}
         runs.log_new(self._client, run, params=_late_params(first), tags={**tags, **shown})
         query = f"attributes.status = 'RUNNING' and tags.`{runs.PARENT}` = '{run_id}'"
         if run.info.status != "FINISHED" and not runs.search(self._client, self._experiment, query):

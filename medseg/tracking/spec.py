@@ -10,6 +10,7 @@ from typing import Any
 from medseg.files import canonical_json
 from medseg.ingest.recorded import read_dataset
 from medseg.plan.plan import flat_values, read_plan
+from medseg.results.key import Fold
 
 Value = str | int | float
 
@@ -33,7 +34,7 @@ class RunSpec:
 
     dataset: str
     model: str
-    fold: int
+    fold: Fold
     seed: int
     fingerprint: str
     params: Mapping[str, Value]
@@ -65,7 +66,7 @@ class RunSpec:
         return {**self.parent_params, "fold": self.fold, "seed": self.seed}
 
 
-def training_spec(manifest: Path, plan: Path, fold: int, seed: int, fingerprint: str) -> RunSpec:
+def training_spec(manifest: Path, plan: Path, fold: Fold, seed: int, fingerprint: str) -> RunSpec:
     """The spec of a training from the files that it reads.
 
     Args:

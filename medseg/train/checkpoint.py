@@ -23,6 +23,7 @@ from medseg.plan.plan import Plan
 from medseg.reading import AS_STORED, Reading
 from medseg.records import write_record
 from medseg.results.folders import ModelFolder
+from medseg.results.key import Fold
 from medseg.train.header import read_header
 from medseg.train.lineage import TrainedOn
 from medseg.trained import FORMAT, read_facts
@@ -55,7 +56,7 @@ class Checkpoint:
     channels: tuple[str, ...]
     labels: LabelTable
     plan: Plan
-    fold: int
+    fold: Fold
     seed: int
     fingerprint: str
     provenance: Mapping[str, Any]

@@ -13,6 +13,7 @@ from medseg.ingest.manifest import read_manifest
 from medseg.ingest.splits import read_split
 from medseg.plan.plan import Plan, flat_values, read_plan
 from medseg.preprocess.store import open_store
+from medseg.results.key import ALL, Fold
 from medseg.train.checkpoint import Checkpoint
 from medseg.train.start import Start
 
@@ -35,7 +36,7 @@ class Inputs:
 
     Attributes:
         manifest, plan, index, splits: results of the stages before.
-        fold, seed: which training.
+        fold, seed: which training; of the fold ``all``, ``splits`` is not read.
         start: folder of the trained model that it starts from.
         allow: what is allowed to be wrong with that model (``models.<name>.allow``).
         weights: record of the encoder's trained weights, from the weights stage; needed where the plan names weights.
@@ -45,11 +46,18 @@ class Inputs:
     plan: Path
     index: Path
     splits: Path
-    fold: int
+    fold: Fold
     seed: int
     start: Path | None = None
     allow: tuple[str, ...] = ()
     weights: Path | None = None
+
+
+def cases_of(inputs: Inputs) -> tuple[list[str], list[str]]:
+    """Ids of the training and of the validation cases of a training; of the fold ``all``, all cases and none."""
+    if inputs.fold == ALL:
+        return sorted(case.id for case in read_manifest(inputs.manifest).cases), []
+    return read_split(inputs.splits, inputs.fold)
 
 
 def facts_of(plan: Plan, inputs: Inputs, start: Start, code: str) -> dict[str, Any]:
@@ -59,7 +67,7 @@ def facts_of(plan: Plan, inputs: Inputs, start: Start, code: str) -> dict[str, A
     continued, would give weights that no undisturbed run gives.
     """
     decisions = {k: v for k, v in plan.to_json().items() if k not in ("model", "reasons")}
-    train, val = read_split(inputs.splits, inputs.fold)
+    train, val = cases_of(inputs)
     facts = {"plan": decisions, "data": open_store(inputs.index)[2], "train": train, "val": val, "code": code}
     return {**facts, "fold": inputs.fold, "seed": inputs.seed, "start": start.digests()}
 

@@ -14,7 +14,6 @@ from medseg.engine.placement import flushed_subnormals
 from medseg.errors import DataError, PlanError
 from medseg.files import digest_of, writer_lock
 from medseg.ingest.manifest import Manifest, read_manifest
-from medseg.ingest.splits import read_split
 from medseg.ingest.voxel_sizes import VoxelSizes
 from medseg.machine import fast_precision
 from medseg.outputs import writing
@@ -27,7 +26,7 @@ from medseg.records import read_record, write_record
 from medseg.results.folders import IngestFolder, ModelFolder
 from medseg.train.checkpoint import Checkpoint, read_description, write_checkpoint
 from medseg.train.history import write_history
-from medseg.train.identity import Inputs, digests_of, facts_of, fingerprint_of, start_of
+from medseg.train.identity import Inputs, cases_of, digests_of, facts_of, fingerprint_of, start_of
 from medseg.train.journal import read_records
 from medseg.train.lineage import StartModel, TrainedOn, clear_start
 from medseg.train.loop import train
@@ -84,7 +83,7 @@ def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions)
         raise PlanError(
             f"{inputs.index}: prepared on another grid than {inputs.plan} asks for; run `medseg preprocess` again"
         )
-    train_ids, val_ids = read_split(inputs.splits, inputs.fold)
+    train_ids, val_ids = cases_of(inputs)
     absent = sorted({*train_ids, *val_ids} - cases.keys())
     if absent:
         raise DataError(

@@ -23,6 +23,7 @@ from medseg.models.head import init_foreground_prior
 from medseg.patches.sampling import fold_seed, generator
 from medseg.plan.plan import Plan
 from medseg.preprocess.store import PreparedCase
+from medseg.results.key import Fold
 from medseg.train.average import Average
 from medseg.train.resume import LossHistory, load_state
 from medseg.train.schedule import Tail, tail_of
@@ -38,15 +39,15 @@ class FoldCases:
 
     Attributes:
         train: cases to learn from.
-        watch: cases of the validation fold that are predicted for the curves.
+        watch: cases of the validation fold that are predicted for the curves; none of the fold ``all``.
         labels: what their label maps mean.
-        number: which fold of the study; every draw depends on it.
+        number: which fold of the study, or ``all``; every draw depends on it.
     """
 
     train: Sequence[PreparedCase]
     watch: Sequence[PreparedCase]
     labels: LabelTable
-    number: int = 0
+    number: Fold = 0
 
 
 @dataclass(frozen=True, slots=True)

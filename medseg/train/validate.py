@@ -49,7 +49,9 @@ def validate(
 
 
 def is_due(state: TrainState) -> bool:
-    """Whether the curves get a point after the step that was just made."""
+    """Whether the curves get a point after the step that was just made; never without cases to predict."""
+    if not state.cases.watch:
+        return False
     return state.finished or state.done % state.plan.training.validate_every == 0
 
 

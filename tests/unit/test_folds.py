@@ -135,10 +135,10 @@ def test_a_scheme_that_does_not_fit(members: list[FoldCase], folds: dict[str, An
 
 
 def test_run_is_checked_where_the_number_of_folds_is_known() -> None:
-    with pytest.raises(ValueError, match="distinct numbers from 0 to 4"):
+    with pytest.raises(ValueError, match="distinct: numbers from 0 to 4, or all"):
         FoldsConfig.model_validate({"run": [5]})
     for wrong in ([], [0, 0]):
-        with pytest.raises(ValueError, match="distinct numbers"):
+        with pytest.raises(ValueError, match="distinct: numbers"):
             FoldsConfig.model_validate({"run": wrong, "scheme": "site"})
     assert FoldsConfig.model_validate({"run": [7], "scheme": "site"}).run == [7]
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from medseg.cli.commands import app
+from medseg.compare.run import read_leaderboard, read_summary
 from medseg.config import Config, load_config
 from medseg.errors import CheckpointError, ConfigError, DataError, DatasetFaults, Fault
 from medseg.files import read_json, sha256_file
@@ -26,10 +27,12 @@ from medseg.ingest import run as ingest
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.run import check
 from medseg.records import read_record, write_record
+from medseg.results.key import ALL, RunKey
 from medseg.results.paths import Results
 from medseg.stages import rows_of_plan, stage_digest
 from medseg.testset import run as stage
 from medseg.testset.openings import Opening, append_opening, read_openings, times_opened
+from medseg.train import run as train
 from tests.conftest import CLASSES, OBLIQUE, Study, scene
 from tests.faults.sets import CASES, KINDS
 from tests.faults.sets import config as set_config
@@ -477,6 +480,29 @@ def test_what_is_kept_was_made_by_the_code_of_its_own_stage(
         "predict": stage_digest("predict_case", rows_of_plan(plan)),
         "postprocess": stage_digest("postprocess", {"OPERATIONS": ["min_size"]}),
     }
+
+
+def test_networks_of_all_cases_are_scored_where_all_are_and_left_out_beside_folds(
+    ready: Callable[..., tuple[Path, Config]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of folds are repetitions of one method; one on more cases is another."""
+    results, config = ready()
+    value = json.loads(config.model_dump_json())
+    value["folds"]["run"] = [0, "all"]
+    key = RunKey("flat", "unet", ALL, 0)
+    of_flat = Results(results).ingest("flat")
+    store, plan = results / "flat/preprocess/default/index.json", results / "flat/plan/unet.json"
+    inputs = train.Inputs(of_flat.manifest, plan, store, of_flat.splits, ALL, 0)
+    train.run(inputs, results / ".state", Results(results).model(key).folder, "code")
+    stage.run(results, load_config([], value), ["flat"])
+    assert list(read_openings(results)[-1].weights) == ["flat/unet/fold0-seed0"]
+    assert "networks trained on all cases are left out" in capsys.readouterr().err
+    value["folds"]["run"] = ["all"]
+    compared = stage.run(results, load_config([], value), ["flat"])
+    assert list(read_openings(results)[-1].weights) == ["flat/unet/foldall-seed0"]
+    (row,) = read_leaderboard(compared)
+    assert (row["folds"], row["n_cases"]) == ("all", "2")
+    assert {(t["fold"], t["split"]) for t in read_summary(compared)["trainings"]} == {("all", "test")}
 
 
 def test_an_opening_that_was_killed_is_on_record(

@@ -85,7 +85,7 @@ wildcard_constraints:
     dataset="|".join(map(re.escape, CONFIG.datasets)),
     model="|".join(map(re.escape, CONFIG.models)),
     grid=r"default|grid-[0-9a-f]{8}",
-    fold=r"\d+",
+    fold=r"\d+|all",
     seed=r"\d+",
     shard=r"\d+-of-\d+",
 
@@ -110,6 +110,16 @@ def minutes(wildcards, threads, attempt, rulename):
 def of_runs(path):
     """A path of each training of the experiment."""
     return [path(key) for key in whole.keys(CONFIG)]
+
+
+def of_scored_runs(path):
+    """A path of each training that has cases to be scored on; none if all are trained on all cases."""
+    return [path(key) for key in whole.scored_keys(CONFIG)]
+
+
+def if_scored(*paths):
+    """Paths of what is made of scores, if there are any."""
+    return list(paths) if whole.scored_keys(CONFIG) else []
 
 
 def model_folder(key):

@@ -1,8 +1,8 @@
 # score rows of all models -> statistics, ranking
 rule compare:
     input:
-        scores=of_runs(RESULTS.scores),
-        models=of_runs(lambda key: RESULTS.model(key).description),
+        scores=of_scored_runs(RESULTS.scores),
+        models=of_scored_runs(lambda key: RESULTS.model(key).description),
     output:
         scores=RESULTS.compare.scores,
         leaderboard=RESULTS.compare.leaderboard,
@@ -18,7 +18,7 @@ rule compare:
         runtime=minutes,
     params:
         code=code("compare"),
-        models=[f"--model={folder}" for folder in of_runs(model_folder)],
+        models=[f"--model={folder}" for folder in of_scored_runs(model_folder)],
         out=RESULTS.compare.folder,
         margin=[f"--margin={CONFIG.compare.margin}"] if CONFIG.compare.margin else [],
     shell:

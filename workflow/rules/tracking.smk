@@ -23,9 +23,8 @@ rule track:
     input:
         store=rules.tracking_init.output,
         models=of_runs(lambda key: RESULTS.model(key).description),
-        scores=of_runs(RESULTS.scores),
-        summary=RESULTS.compare.summary,
-        report=RESULTS.report.page,
+        scores=of_scored_runs(RESULTS.scores),
+        made_of_scores=if_scored(RESULTS.compare.summary, RESULTS.report.page),
     output:
         RESULTS.tracking.synced,
     log:
