@@ -12,13 +12,14 @@ from medseg.limits import MAX_CHANNELS, MAX_FOLDS, MAX_PARAMETERS, MAX_SEED
 from medseg.results.key import ALL
 
 _SHA256 = text(64, re.compile(r"[0-9a-f]{64}"))
+_NUMBER = whole(0, MAX_FOLDS - 1)
 _DATASET: Mapping[str, Bound] = {
     "name": text(64, SAFE_NAME),
     "dims": whole(2, 3),
     "channels": several(text(10_000), 1, MAX_CHANNELS),
 }
 _FIELDS: Mapping[str, Bound] = {
-    "fold": Bound(f"a number below {MAX_FOLDS:,}, or {ALL}", lambda v: v == ALL or whole(0, MAX_FOLDS - 1).fits(v)),
+    "fold": Bound(f"{_NUMBER.expected}, or {ALL}", lambda v: v == ALL or _NUMBER.fits(v)),
     "seed": whole(0, MAX_SEED),
     "parameters": whole(1, MAX_PARAMETERS),
     "fingerprint": text(128, re.compile(r"[0-9A-Za-z-]+")),

@@ -13,7 +13,7 @@ import pytest
 
 from medseg.formats.read import read_image, read_labels
 from tests.choices import few
-from tests.workflow.study import digests, jobs, make_study, medseg, run, start
+from tests.workflow.study import TINY, digests, jobs, make_study, medseg, run, start
 
 pytestmark = pytest.mark.workflow
 R = "results/tiny"
@@ -188,3 +188,20 @@ def test_pickle_is_refused_by_predict(finished: Path, tmp_path: Path) -> None:
     assert "pickle" in done.stdout
     assert "expected" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+@pytest.mark.exhaustive
+def test_training_on_all_cases_alone_ends_with_models_and_no_report(tmp_path: Path) -> None:
+    alone = TINY.replace("folds: {count: 2, run: [0]}", "folds: all").replace("steps: 300", "steps: 8")
+    folder = make_study(tmp_path / "study", alone)
+    done = run(folder)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "none to validate on, so no scores and no report" in done.stdout
+    made = {path.name for path in (folder / R).iterdir()}
+    assert (folder / R / "cells/train/unet/foldall-seed0/model.json").is_file()
+    assert not made & {"compare", "report"}
+    assert "Nothing to be done" in run(folder).stdout
+    # A fold beside it: the scores are of that one alone.
+    edit(folder / "config/config.yaml", "folds: all", "folds: {count: 2, run: [0, all]}")
+    planned = jobs(run(folder, "-n").stdout)
+    assert {"train", "predict", "evaluate", "compare", "report", "track"} <= planned
