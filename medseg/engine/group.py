@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from medseg.engine.parent import end_with_parent
 from medseg.errors import PlanError
+from medseg.progress import say
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ def joined(device: str, processes: int) -> Iterator[Group]:
 
     Raises:
         PlanError: if there is another number, since batches would not be shared as planned.
+        SystemExit: with status 1, where another process has ended within: that one has said why, or who started both
+            (``medseg.train.torchrun``) says it.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size != processes:
@@ -111,8 +115,18 @@ def joined(device: str, processes: int) -> Iterator[Group]:
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield Group(dist.get_rank(), size)
+    except RuntimeError as error:
+        if not _is_loss(error):
+            raise
+        say(f"another process of this training has ended ({' '.join(str(error).split())[:200]})")
+        sys.exit(1)
     finally:
         dist.destroy_process_group()
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    """Whether an error is the end of a connection to another process: gloo has no class of its own for that."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def _device() -> str:

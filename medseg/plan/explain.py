@@ -39,6 +39,7 @@ class Decisions:
         target: what the network was planned for.
         topology: planned stages and patch.
         voxel_budget: feature-map voxels of a batch that the memory holds.
+        batch_growth: how many times as large the batch is as that of one process.
     """
 
     fingerprint: Fingerprint
@@ -49,6 +50,7 @@ class Decisions:
     target: PlanningInput
     topology: Topology
     voxel_budget: float
+    batch_growth: float
 
 
 def explain(made: Decisions) -> dict[str, str]:
@@ -67,7 +69,7 @@ def explain(made: Decisions) -> dict[str, str]:
         "kernels": _kernels(made.target),
         "widths": OVERRIDE if fixed.widths else _widths(made.limits, made.resources),
         "batch": OVERRIDE if fixed.batch else _batch(made),
-        "lr": OVERRIDE if made.model.lr else f"default of {made.model.training.optimizer}",
+        "lr": OVERRIDE if made.model.lr else _lr(made),
     }
     return {name: why for name, why in reasons.items() if why}
 
@@ -232,7 +234,15 @@ def _batch(made: Decisions) -> str:
     share = round(made.target.data_voxels * rules.DATA_SHARE / patch)
     cap = made.limits.max_batch
     bound = f"; at most {cap} on this {made.resources.device}" if cap else ""
+    shared = f"; the next multiple of {made.resources.processes} processes" if made.batch_growth > 1 else ""
     return (
         f"memory is estimated to hold {round(made.voxel_budget / made.topology.voxels)} patches, "
-        f"{rules.DATA_SHARE:.0%} of all voxels are {share}{bound}; at least {rules.MIN_BATCH}"
+        f"{rules.DATA_SHARE:.0%} of all voxels are {share}{bound}; at least {rules.MIN_BATCH}{shared}"
     )
+
+
+def _lr(made: Decisions) -> str:
+    optimizer = made.model.training.optimizer
+    if made.batch_growth == 1:
+        return f"default of {optimizer}"
+    return f"default of {optimizer} x {rules.lr_factor(optimizer, made.batch_growth):.4g}, for the larger batch"

@@ -78,16 +78,18 @@ def make_plan(request: PlanRequest) -> Plan:
     grid = plan_grid(data, request.model.dims, request.model.plan)
     target = _planning_input(data, grid, _head(request))
     voxel_budget = feature_voxel_budget(request.resources.memory_bytes, target.dims, request.precision)
-    topology, batch = _topology(request, target, voxel_budget)
+    topology, batch, alone = _topology(request, target, voxel_budget)
     steps, steps_reason = _steps(request, batch)
     recipe_reason = explain_recipe(request.model, steps)
     request = replace(request, model=request.model.settled(steps))
-    decisions = Decisions(data, request.model, request.resources, request.limits, grid, target, topology, voxel_budget)
+    decisions = Decisions(
+        data, request.model, request.resources, request.limits, grid, target, topology, voxel_budget, batch / alone
+    )
     return Plan(
         model=request.name,
         grid=grid,
         network=_network(request, target, topology),
-        training=_training(request, batch, steps),
+        training=_training(request, batch, steps, batch / alone),
         machine=_machine(request),
         reasons={**explain(decisions), **_head_reason(request), "steps": steps_reason, "recipe": recipe_reason},
     )
@@ -167,8 +169,12 @@ def _planning_input(data: Fingerprint, grid: Grid, head: str) -> PlanningInput:
     )
 
 
-def _topology(request: PlanRequest, target: PlanningInput, voxel_budget: float) -> tuple[Topology, int]:
-    """Network, patch and batch, as the data, the memory and the overrides want them."""
+def _topology(request: PlanRequest, target: PlanningInput, voxel_budget: float) -> tuple[Topology, int, int]:
+    """Network, patch and batch, as the data, the memory and the overrides want them; and the batch of one process.
+
+    Several processes share the batch that one would have, so that the results are those of one; where their number does
+    not divide it, they share the next larger one that it does.
+    """
     fixed = request.model.plan
     if fixed.patch and len(fixed.patch) != target.dims:
         raise PlanError(f"plan.patch {fixed.patch}: expected {target.dims} numbers, one per axis")
@@ -180,13 +186,15 @@ def _topology(request: PlanRequest, target: PlanningInput, voxel_budget: float) 
         strides=tuple(tuple(s) for s in fixed.strides) if fixed.strides else None,
         widths=tuple(fixed.widths) if fixed.widths else None,
     )
-    batch, processes = fixed.batch or batch, request.resources.processes
-    if batch % processes:
+    processes = request.resources.processes
+    if fixed.batch is None:
+        return topology, rules.shared_batch(batch, processes), batch
+    if fixed.batch % processes:
         raise PlanError(
-            f"batch: {batch} samples cannot be shared equally by {processes} processes; set "
+            f"batch: {fixed.batch} samples cannot be shared equally by {processes} processes; set "
             f"models.{request.name}.plan.batch to a multiple of it, or processes"
         )
-    return topology, batch
+    return topology, fixed.batch, fixed.batch
 
 
 def _steps(request: PlanRequest, batch: int) -> tuple[int, str]:
@@ -235,12 +243,12 @@ def _network(request: PlanRequest, target: PlanningInput, topology: Topology) ->
     )
 
 
-def _training(request: PlanRequest, batch: int, steps: int) -> Training:
+def _training(request: PlanRequest, batch: int, steps: int, growth: float) -> Training:
     model, recipe = request.model, request.model.training
     return Training(
         loss=model.loss,
         optimizer=recipe.optimizer,
-        lr=model.peak_lr,
+        lr=model.lr or model.peak_lr * rules.lr_factor(recipe.optimizer, growth),
         weight_decay=recipe.weight_decay,
         augment=recipe.augment,
         foreground=model.foreground,

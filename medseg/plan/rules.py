@@ -117,6 +117,20 @@ def batch_size(
     return max(MIN_BATCH, min(fits, share, cap or fits))
 
 
+def shared_batch(batch: int, processes: int) -> int:
+    """The batch as processes share it: the next multiple of their number."""
+    return math.ceil(batch / processes) * processes
+
+
+def lr_factor(optimizer: str, growth: float) -> float:
+    """What the learning rate is multiplied by where a batch has ``growth`` times the samples it was chosen for.
+
+    Linear for SGD (Goyal et al. 2017, arXiv:1706.02677), the square root for Adam's family, whose steps are divided by
+    the gradient's own size (Malladi et al. 2022, arXiv:2205.10287).
+    """
+    return growth if optimizer == "sgd" else math.sqrt(growth)
+
+
 def epochs_to_steps(epochs: int, cases: int, folds: int, batch: int) -> int:
     """Steps for ``epochs`` passes over the training cases of a fold; of one fold alone, over all cases."""
     share = epochs * cases * (folds - 1) / folds if folds > 1 else epochs * cases

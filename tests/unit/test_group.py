@@ -133,6 +133,44 @@ def test_two_processes_stopped_and_continued_end_with_the_same_bits(
     assert len(digests) == 1
 
 
+@pytest.mark.exhaustive
+def test_four_processes_have_the_losses_of_two(
+    undisturbed: Callable[[str], Path], study: Any, steps: int, tmp_path: Path
+) -> None:
+    finish(start(study, tmp_path, processes=4, loss="dice_ce", steps=steps))
+    assert read_json(tmp_path / "out" / "timing.json")["processes"] == 4
+    assert np.allclose(losses(tmp_path)[:COMPARED], losses(undisturbed("dice_ce"))[:COMPARED], rtol=1e-5)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_costs_no_bit(
+    rank: int, undisturbed: Callable[[str], Path], study: Any, steps: int, tmp_path: Path
+) -> None:
+    process = start(study, tmp_path, processes=2, loss="dice_ce", steps=steps)
+    while (
+        not (journals := list(tmp_path.glob("state/*/journal.jsonl"))) or len(journals[0].read_text().splitlines()) < 5
+    ):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(ranks_in(tmp_path)[rank], signal.SIGKILL)
+    said = finish(process)
+    assert f"process {rank} was killed by SIGKILL; all start again" in said
+    assert "Traceback" not in said
+    digests = {sha256_file(folder / "out" / "model.safetensors") for folder in (undisturbed("dice_ce"), tmp_path)}
+    assert len(digests) == 1
+
+
+def ranks_in(folder: Path) -> dict[int, int]:
+    """Processes of a group whose command names the folder, by their rank."""
+    found = {}
+    for pid in started_in(folder):
+        environment = dict(v.split("=", 1) for v in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in v)
+        if "RANK" in environment:
+            found[int(environment["RANK"])] = pid
+    return found
+
+
 def test_processes_end_with_the_one_that_started_them(study: Any, tmp_path: Path) -> None:
     """torchrun puts them into sessions of their own: a kill of the job's group spares them."""
     steps = 100_000
@@ -184,6 +222,28 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(study: Any, tmp_path: 
     )
     with pytest.raises(PlanError, match=r"5 samples cannot be shared equally by 2 processes.*plan\.batch"):
         make_plan(PlanRequest.of(config, "m", fingerprint, Resources("cpu", "fp32", 4e9, 1, 2)))
+
+
+@pytest.mark.parametrize(("optimizer", "power"), [("sgd", 1.0), ("adamw", 0.5)])
+def test_processes_share_the_batch_of_one_or_the_next_larger_one(study: Any, optimizer: str, power: float) -> None:
+    """And the learning rate grows with the batch, unless the configuration fixes it."""
+    from medseg.plan.planner import PlanRequest, make_plan
+
+    fingerprint = read_fingerprint(study.fingerprint("flat"))
+
+    def planned(processes: int, **own: Any) -> tuple[int, float, str]:
+        models = {"m": {"network": "unet", "optimizer": optimizer, **own}}
+        config = load_config([], {"datasets": {"flat": {"path": "flat"}}, "models": models, "budget": {"steps": 3}})
+        plan = make_plan(PlanRequest.of(config, "m", fingerprint, Resources("cpu", "fp32", 4e9, 1, processes)))
+        return plan.training.batch, plan.training.lr, plan.reasons["batch"]
+
+    batch, lr, _ = planned(1)
+    assert planned(batch)[:2] == (batch, lr)
+    more, larger_lr, reason = planned(batch + 1)
+    assert more == batch + 1
+    assert reason.endswith(f"; the next multiple of {batch + 1} processes")
+    assert larger_lr == pytest.approx(lr * ((batch + 1) / batch) ** power)
+    assert planned(batch + 1, lr=0.5)[1] == 0.5
 
 
 def test_a_training_asks_for_a_gpu_per_process(tmp_path: Path) -> None:
