@@ -162,12 +162,6 @@ FOREIGN: tuple[Foreign, ...] = (
 
 # Objects of DICOM that hold no pixels, by modality.
 DICOM_OBJECTS: Mapping[str, tuple[str, str]] = {
-    "RTSTRUCT": (
-        "contours (RTSTRUCT), not voxels",
-        "convert it with its series, in an environment of its own: `pip install dcmrtstruct2nii 'pydicom<3'`, "
-        "`dcmrtstruct2nii convert -r FILE -d SERIES -o CASE` writes image.nii.gz and a mask per structure "
-        "(docs/dicom.md); or export it from 3D Slicer (SlicerRT)",
-    ),
     "RTPLAN": ("a treatment plan (RTPLAN)", _MOVE),
     "SR": ("a report (SR)", _MOVE),
     "KO": ("a selection of images (KO)", _MOVE),

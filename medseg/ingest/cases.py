@@ -124,6 +124,7 @@ def read_case_labels(case: Case, folder: Path) -> NDArray[Any]:
 
 def _labels_on_grid(source: Source, case: Case, recoding: Recoding) -> NDArray[Any]:
     """The values (*S) of a label file on the grid of the case."""
+    source = source.drawn(case.geometry, recoding.values)
     part = part_of(source, grid_of(source, case.geometry), case.geometry)
     values = recoding.apply(source.labels(colours=recoding.colours))
     if part is None:

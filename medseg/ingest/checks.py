@@ -15,7 +15,7 @@ from medseg.errors import Fault
 from medseg.formats.errors import FormatError
 from medseg.formats.limits import file_limit
 from medseg.formats.read import open_image, read_content
-from medseg.formats.source import Source
+from medseg.formats.source import Drawable, Source
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry, Placement, placement_in
 from medseg.image.labels import LabelTable
 from medseg.image.recode import AS_STORED, Recoding, merge_classes
@@ -204,6 +204,8 @@ def _read_label(
 ) -> tuple[str, NDArray[Any] | None, Recoding]:
     """The digest and the values of a file of labels, and what these mean by the table; see ``_check_label``."""
     digest, source, grid = _open(root, file, out, section, label=True)
+    if source is not None and isinstance(source.stored, Drawable):
+        return digest, *_drawn(file, out, section, table, source)
     part = None if source is None or grid is None or out.geometry is None else part_of(source, grid, out.geometry)
     if part is None and not _pages_are_channels(out, grid, section):
         _check_grids(out, file, out.candidate.images[0], grid, out.geometry)
@@ -216,6 +218,23 @@ def _read_label(
         out.add(error.code, file, error.cause, error.fix)
         return digest, None, recoding
     return digest, None if values is None else _on_grid(out, values, part), recoding
+
+
+def _drawn(
+    file: str, out: Checked, section: DatasetConfig, table: LabelTable | None, source: Source
+) -> tuple[NDArray[Any] | None, Recoding]:
+    """As ``_read_label``, of structures that have no voxels before they are drawn on the image's grid."""
+    recoding = recoding_of(out, file, source, table, section)
+    if out.geometry is None:
+        return None, recoding
+    try:
+        drawn = source.drawn(out.geometry, recoding.values)
+        _note_doubts(out, file, drawn, section.orientation)
+        out.remarks += [remark for remark in drawn.remarks if remark not in out.remarks]
+        return recoded(out, file, drawn, recoding, table), recoding
+    except FormatError as error:
+        out.add(error.code, file, error.cause, error.fix)
+        return None, recoding
 
 
 def _on_grid(out: Checked, values: NDArray[Any], part: Placement | None) -> NDArray[Any]:

@@ -91,7 +91,9 @@ FAULTS: dict[str, Kind] = {
         "kept: the segments' numbers count, whatever they are called",
     ),
     "label-overlap": Kind(
-        "let no voxel be in the files of two classes", ("LB-18",), "kept: the class of the lower value has these voxels"
+        "let no voxel be in the files, or contours, of two classes",
+        ("LB-18",),
+        "kept: the class of the lower value has these voxels",
     ),
     "object-class": Kind(
         "give every object one of the classes in `labels`, in its class map or in the table (case,object,class)",

@@ -51,6 +51,8 @@ WANTED = (
     "LossyImageCompression",
     "SegmentationType",
     "SegmentSequence",
+    "StructureSetROISequence",
+    "ROIContourSequence",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.formats.content import START, Content
+from medseg.formats.dicom.contours import STRUCTURE_SET_STORAGE, read_contours
 from medseg.formats.dicom.frames import DicomFrame, frames_of
 from medseg.formats.dicom.header import DIRECTORY_CLASS, DicomFile, NoDicomError, pixel_format_of, prefix, read_header
 from medseg.formats.dicom.pixels import SYNTAXES, PixelFormat, check_pixels, compressed_frames, native_frames
@@ -53,7 +54,8 @@ def open_dicom(path: Path, content: Content) -> Source:
 
     Returns:
         Voxels (1, columns, rows, slices) in the stored type (float32 where slices scale differently, as in PET), slices
-        in ascending order along the normal of the image plane; affine to RAS+ mm. A segmentation gives a label map.
+        in ascending order along the normal of the image plane; affine to RAS+ mm. A segmentation gives a label map, and
+        a structure set one that is drawn later (``Source.drawn``).
 
     Raises:
         FormatError: with one of the codes ``series``, ``slice-gap``, ``slice-twice``, ``slice-mixed``,
@@ -61,9 +63,10 @@ def open_dicom(path: Path, content: Content) -> Source:
     """
     if len(content.files) > MAX_FILES:
         raise FormatError(path, f"{len(content.files)} files, allowed {MAX_FILES}", "keep one series per folder")
-    chosen = choose_series(
-        path, _headers(path, {name: held(path, data) for name, data in content.files.items()}), content.series
-    )
+    headers = _headers(path, {name: held(path, data) for name, data in content.files.items()})
+    if contours := _structure_set(path, headers):
+        return read_contours(path, contours)
+    chosen = choose_series(path, headers, content.series)
     layouts = [pixel_format_of(path, header) for header in chosen]
     for header, layout in zip(chosen, layouts, strict=True):
         there = len(header.data) - header.pixels_at
@@ -126,6 +129,18 @@ def choose_series(path: Path, headers: Sequence[DicomFile], wanted: str) -> list
     shown = "; ".join(listed[:SHOWN]) + (f"; and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
     what = f"{len(named)} of {len(groups)} series are '{wanted}'" if wanted else f"{len(groups)} series"
     raise FormatError(path, f"{what}: {shown}", "name one by `series`: its UID or number", "series")
+
+
+def _structure_set(path: Path, headers: Sequence[DicomFile]) -> DicomFile | None:
+    """The file of contours, if there are contours and nothing with pixels; beside a series they are passed over."""
+    found = [header for header in headers if header.sop_class == STRUCTURE_SET_STORAGE]
+    if not found or any(header.has_pixels for header in headers):
+        return None
+    if len(found) > 1:
+        raise FormatError(
+            path, f"{len(found)} files of contours (RTSTRUCT), expected one", "name the file, not its folder"
+        )
+    return found[0]
 
 
 def _without_pixels(path: Path, headers: Sequence[DicomFile]) -> FormatError:
