@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# How messages name the one command that makes whatever is missing of a study.
+RUN_STUDY = "run the study again (`medseg run CONFIG`, or `snakemake` in a clone)"
+
 
 class MedsegError(Exception):
     """Base of every error a user can cause; the command line prints it without a traceback and exits with 2."""

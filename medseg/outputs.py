@@ -179,7 +179,7 @@ def read_list(path: Path) -> dict[str, FileFacts]:
         DataError: if there is none, or it is damaged.
     """
     try:
-        return {name: FileFacts(**facts) for name, facts in read_record(path, "snakemake")["files"].items()}
+        return {name: FileFacts(**facts) for name, facts in read_record(path, "medseg run CONFIG")["files"].items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a list of files that a job made ({error!r}); delete it") from error
 

@@ -89,10 +89,11 @@ class DatasetConfig(Section):
         description="whose pixel sizes count: files (`spacing` for those that state none); pixels: none, in the whole "
         "data set; spacing: `spacing`, whatever TIFF files state",
     )
-    subject: str | None = Field(
+    subject: str | dict[str, str] | None = Field(
         default=None,
         description="whose case it is: a regular expression with one group, the subject within a case id; or a CSV or "
-        "TSV file with columns case and subject, in the data set's folder or the working folder; or the word case: "
+        "TSV file with columns case and subject, in the data set's folder or the working folder; or case id -> subject "
+        "here, all others being subjects of their own; or the word case: "
         "each is a subject of its own; or folder: what `images` calls {group}; or same-origin: what ingest notices to "
         "belong together is one subject; none: what the layout says, else each its own unless ids look as if subjects "
         "repeat",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 from medseg.files import SAFE_NAME
 
@@ -10,9 +11,9 @@ from medseg.files import SAFE_NAME
 FOLDERS = ("images", "masks")
 
 
-def is_table(name: str | None) -> bool:
-    """Whether a value names a table; other values are an expression (``subject``) or a folder (``classes``)."""
-    return name is not None and name.endswith((".csv", ".tsv"))
+def is_table(name: object) -> TypeGuard[str]:
+    """Whether a value names a table; others are an expression or a list (``subject``) or a folder (``classes``)."""
+    return isinstance(name, str) and name.endswith((".csv", ".tsv"))
 
 
 def wrong_classes(names: Sequence[str], classes: str | None) -> str:
@@ -20,8 +21,9 @@ def wrong_classes(names: Sequence[str], classes: str | None) -> str:
     if len(names) > 1 and classes is None:
         return (
             f"classes: missing; with `instances: true` and {len(names)} labels ({', '.join(names)}) it must be known "
-            "which class each object has: `classes: FILE.csv` (columns case,object,class), or, in the pairs layout, "
-            "`classes: FOLDER` with class maps, beside images and masks; or leave one name in `labels`"
+            "which class each object has: `classes: FILE.csv` (columns case,object,class), or, in the layouts "
+            "pairs and patterns, `classes: FOLDER` with class maps, beside images and masks; or leave one name in "
+            "`labels`"
         )
     if len(names) == 1 and classes is not None:
         return f"classes: all objects are of the one class {names[0]}; take `classes` out, or name more in `labels`"

@@ -17,7 +17,7 @@ from medseg.config.folds import FoldsConfig
 from medseg.config.model import ModelConfig, is_elsewhere
 from medseg.config.predict import PredictConfig
 from medseg.config.section import Epochs, Gigabytes, Minutes, Name, Positive, Section, Seed, Shards, Steps, Wait
-from medseg.errors import ConfigError
+from medseg.errors import RUN_STUDY, ConfigError
 from medseg.records import DIGEST, is_signed
 from medseg.results.key import ALL, Fold
 from medseg.settings import merge, read_settings
@@ -269,7 +269,7 @@ def _unsigned(path: Path, value: dict[str, Any]) -> dict[str, Any]:
         return value
     if not is_signed(value):
         raise ConfigError(
-            f"{path}: damaged or edited since the workflow wrote it (its digest differs); run `snakemake` again, which "
+            f"{path}: damaged or edited since the workflow wrote it (its digest differs); {RUN_STUDY}, which "
             f"writes it from your configuration; for a configuration of your own, copy it without the key '{DIGEST}'"
         )
     return {key: inner for key, inner in value.items() if key != DIGEST}

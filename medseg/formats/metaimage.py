@@ -185,7 +185,7 @@ def _world(header: TextHeader, rank: int) -> tuple[NDArray[np.float64] | None, s
     with np.errstate(over="ignore"):  # no grid has such axes: the geometry refuses them
         axes = directions * spacing
     affine = grid_affine(axes, origin, signs)
-    affine[:-1] *= unit[1]
+    affine[:-1] *= unit[1][0]
     return affine, unit[0], notes
 
 

@@ -207,7 +207,8 @@ def _world(
     affine, notes = _placed(header, spatial)
     if affine is None:
         return None, "px", notes
-    affine[:-1] *= factor
+    # Axes of the space are rows; without directions, they are those of the file.
+    affine[:-1] *= np.array(factor)[:, np.newaxis]
     return affine, unit, notes
 
 
@@ -240,8 +241,8 @@ def _placed(header: TextHeader, spatial: list[int]) -> tuple[NDArray[np.float64]
     return grid_affine(axes, origin, (1, 1, 1)), (("no-orientation", note),)
 
 
-def _unit(header: TextHeader, spatial: list[int], rank: int) -> tuple[str, float]:
-    """Unit of the world, and how many of it the header's are: what it names, else millimetres."""
+def _unit(header: TextHeader, spatial: list[int], rank: int) -> tuple[str, tuple[float, ...]]:
+    """Unit of the world, and how many of it the header's are, for each of its axes or for all: else millimetres."""
     if "space units" in header.fields:
         found = re.findall(r'"([^"]*)"', header.fields["space units"])
     else:
@@ -249,6 +250,13 @@ def _unit(header: TextHeader, spatial: list[int], rank: int) -> tuple[str, float
         found = [every[axis] for axis in spatial] if len(every) == rank else every
     unit = world_unit(found)
     if unit is None:
+        cause = f"units {', '.join(found)[:80]}, expected units of length"
+        raise FormatError(header.path, cause, "correct the header")
+    if len(set(unit[1])) == 1:
+        return unit[0], unit[1][:1]
+    # Those of axes are not those of the space where these differ.
+    turned = "space units" not in header.fields and "space directions" in header.fields
+    if len(found) != len(spatial) or turned:
         cause = f"units {', '.join(found)[:80]}, expected one unit of length for all axes"
         raise FormatError(header.path, cause, "correct the header")
     return unit

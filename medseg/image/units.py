@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 # Micrometres per prefix of the metre, by symbol and by name.
 _PREFIXES = {
@@ -68,17 +68,20 @@ def is_no_unit(name: str) -> bool:
     return _plain(name).casefold() in _NONE
 
 
-def world_unit(names: Iterable[str]) -> tuple[str, float] | None:
-    """The unit (mm or um) to measure a world in, and how many of it one of the file's is; None: no common length.
+def world_unit(names: Sequence[str]) -> tuple[str, tuple[float, ...]] | None:
+    """The unit (mm or um) to measure a world in, and how many of it one of the file's is along each axis.
 
     Args:
-        names: of the unit of each axis; ``""``, ``?`` and ``???`` are millimetres.
+        names: of the unit of each axis, or of all axes; ``""``, ``?`` and ``???`` are millimetres.
+
+    Returns:
+        The unit, and a number per name (one for none); None if one of them is no unit of length.
     """
-    factors = {1e3 if not name.strip(" ?") else micrometres(name) for name in names} or {1e3}
-    factor = factors.pop()
-    if factors or factor is None:
+    factors = [1e3 if not name.strip(" ?") else micrometres(name) for name in names] or [1e3]
+    known = [factor for factor in factors if factor is not None]
+    if len(known) < len(factors):
         return None
-    return ("um", 1.0) if factor == 1.0 else ("mm", factor / 1e3)
+    return ("um", (1.0,) * len(known)) if set(known) == {1.0} else ("mm", tuple(factor / 1e3 for factor in known))
 
 
 def _plain(name: str) -> str:

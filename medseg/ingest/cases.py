@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import DataError
+from medseg.errors import RUN_STUDY, DataError
 from medseg.formats.limits import file_limit
 from medseg.formats.read import open_content, open_image, read_content
 from medseg.formats.source import Source
@@ -191,7 +191,7 @@ def _checked(path: Path, sha256: str, case: Case, *, labels: bool = False, on_di
     if not path.exists():
         raise DataError(
             f"{path}: missing since `medseg ingest`; put the file back, or, if `download` filled the folder, delete "
-            "what is left of that folder and run `snakemake`, which fetches it again"
+            f"what is left of that folder and {RUN_STUDY}, which fetches it again"
         )
     series = "" if labels else case.series
     reading = case.image_reading.of_labels if labels else case.image_reading

@@ -303,7 +303,7 @@ def _check_grids(out: Checked, file: str, other: str, found: Geometry | None, ex
         cause, fix = f"shape {found.shape}, {other} has {expected.shape}", ""
         if placement_in(found, expected) is not None:
             cause += ": it begins where the image does and ends before, as a file that was cut short"
-            fix = "export it again, or, if only background is left out, fill it up to the image's shape"
+            fix = "export it again, or, if only background is left out, fill it up (how: docs/formats.md, Segments)"
         out.add("shape-mismatch", file, cause, fix)
         return
     gap = expected.corner_distance_voxels(found)

@@ -30,6 +30,8 @@ SHOWN = 5
 MIXED = "objects with voxels of several classes in the class map: the class of most of them counts"
 # Ends of names that predictions use for a file beside a label map.
 CLASS_MAP = ".classes"
+# Layouts that may have a folder of class maps.
+WITH_FOLDER = ("pairs", "patterns")
 
 
 def check_setting(dataset: str, layout: str, labels: LabelTable | None, section: DatasetConfig) -> None:
@@ -51,10 +53,11 @@ def check_setting(dataset: str, layout: str, labels: LabelTable | None, section:
         )
     if cause := wrong_classes(labels.class_names, section.classes):
         raise ConfigError(f"datasets.{dataset}.{cause}")
-    if section.classes is not None and layout != "pairs" and not is_table(section.classes):
+    if section.classes is not None and layout not in WITH_FOLDER and not is_table(section.classes):
         raise ConfigError(
             f"datasets.{dataset}.classes: '{section.classes}' would be a folder beside images and masks, which only "
-            f"the pairs layout has, this is {layout}; give a table, `classes: FILE.csv` (columns case,object,class)"
+            f"the layouts {' and '.join(WITH_FOLDER)} have, this is {layout}; give a table, `classes: FILE.csv` "
+            "(columns case,object,class)"
         )
 
 

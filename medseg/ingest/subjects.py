@@ -24,16 +24,19 @@ CASE, NOTICED, FOLDER = "case", "same-origin", "folder"
 SEPARATORS = "_.-"
 
 
-def check_subject(dataset: str, subject: str | None) -> None:
-    """Raise ``ConfigError`` if ``subject`` is neither a file, one of the words, nor a usable expression."""
-    if not is_table(subject) and subject not in (NOTICED, FOLDER):
+def check_subject(dataset: str, subject: str | Mapping[str, str] | None) -> None:
+    """Raise ``ConfigError`` if ``subject`` is neither a list, a file, one of the words, nor a usable expression."""
+    if isinstance(subject, Mapping):
+        if empty := [case for case, name in subject.items() if not name.strip()]:
+            raise ConfigError(f"datasets.{dataset}.subject: {empty[0]!r} has no subject; write whose case it is")
+    elif not is_table(subject) and subject not in (NOTICED, FOLDER):
         subject_rule(dataset, subject)
 
 
 def declared_subjects(
     dataset: str,
     root: Path,
-    subject: str | None,
+    subject: str | Mapping[str, str] | None,
     cases: Mapping[str, Candidate],
     evidence: str,
     absent: Set[str] = frozenset(),
@@ -55,6 +58,9 @@ def declared_subjects(
     Raises:
         ConfigError: as ``subject_rule``.
     """
+    if isinstance(subject, Mapping):
+        named, faults = _from_list(subject, cases, absent)
+        return {case: named.get(case, case) for case in cases}, Grouping("file", "the configuration"), faults
     if is_table(subject):
         named, faults = _from_file(root, str(subject), cases, absent)
         return {case: named.get(case) or case for case in cases}, Grouping("file", str(subject)), faults
@@ -150,6 +156,23 @@ def _from_file(
             faults.append(fault("subject", case, name, f"not listed there{meant}", fix))
         elif not named[case]:
             faults.append(fault("subject", case, name, "no subject in its line", "write whose case it is"))
+    return named, faults
+
+
+def _from_list(
+    listed: Mapping[str, str], cases: Mapping[str, Candidate], absent: Set[str]
+) -> tuple[dict[str, str], list[Fault]]:
+    """Case -> subject as the configuration says it, and names there that are no case's.
+
+    Who belongs together is all that is written there; so a misspelt name would be a case by itself.
+    """
+    named = {case_id(case): name for case, name in listed.items()}
+    faults = []
+    for case in sorted(named.keys() - cases.keys() - absent):
+        near = difflib.get_close_matches(case, cases, n=1, cutoff=0.6)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        fix = "correct the id in `subject`, or take it out"
+        faults.append(fault("subject", "-", "-", f"`subject` names '{case}', which is no case{hint}", fix))
     return named, faults
 
 

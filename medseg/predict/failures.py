@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from medseg.predict.terms import FIXES, DoubtfulError
 
 # From how many failures of one kind on a list is cut, and how many of them are shown then.
 CUT_FROM, SHOWN = 10, 3
+# Keys of a data set that options of `medseg predict` are called after: `axes`, or `axes: CYX`.
+_KEY = re.compile(r"`(axes|channels|fill|orientation|series|spacing)(?:: ([^`]*))?`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,20 @@ def failures_of(error: BaseException, shown: str) -> list[Failure]:
         return [Failure(str(found), f"{found.doubt.code}: {found.fix}") for found in error.found]
     if isinstance(error, FormatError):
         # Here a command is corrected, not a configuration.
-        fix = FIXES.get(error.code, error.fix)
-        return [Failure(str(FormatError(error.path, error.cause, fix, error.code)), f"{error.code}: {fix}")]
+        cause, fix = as_options(error.cause), FIXES.get(error.code) or as_options(error.fix)
+        return [Failure(str(FormatError(error.path, cause, fix, error.code)), f"{error.code}: {fix}")]
     text = _of_memory(error) or str(error)
     return [Failure(text if shown in text else f"{shown}: {text}", text.replace(shown, "").removeprefix(": "))]
+
+
+def as_options(text: str) -> str:
+    """What a reader says of keys of a configuration, as of the options that are called like them."""
+    return _KEY.sub(_option, text).replace("leave the case out: `exclude: [ID]`", "leave the image out")
+
+
+def _option(found: re.Match[str]) -> str:
+    value = "" if found[2] is None else f" {found[2]}"
+    return f"`--{'channel' if found[1] == 'channels' else found[1]}{value}`"
 
 
 def is_of_memory(error: BaseException) -> bool:

@@ -26,6 +26,7 @@ from medseg.ingest.doubts import OF_IMAGES, Doubt, channel_doubts, grid_doubts, 
 from medseg.ingest.faults import FAULTS
 from medseg.ingest.voxel_sizes import VoxelSizes
 from medseg.predict.input import Input
+from medseg.progress import say
 from medseg.reading import Reading, are_axes
 from medseg.text import escaped
 from medseg.train.checkpoint import Checkpoint
@@ -85,7 +86,10 @@ class Terms:
         """
         allow = tuple(allow)
         for code in allow:
-            if code not in OF_IMAGES:
+            if code in FAULTS and FAULTS[code].allowed and code not in OF_IMAGES:
+                # What was allowed of the data set may be given as it stands there.
+                say(f"predict: --allow {code}: is about a data set, nothing of it is asked of an image")
+            elif code not in OF_IMAGES:
                 near = difflib.get_close_matches(code, OF_IMAGES, n=1, cutoff=0.5)
                 hint = f"did you mean '{near[0]}'?" if near else f"can be: {', '.join(OF_IMAGES)}"
                 raise ConfigError(f"--allow {code}: nothing that can be allowed of an image; {hint}")
@@ -100,7 +104,7 @@ class Terms:
             reading = replace(reading, orientation=orientation)
         if fill is not None:
             reading = replace(reading, fill=fill)
-        both = frozenset(allow) | {code for code in checkpoint.accepts if code in OF_IMAGES}
+        both = frozenset(code for code in (*allow, *checkpoint.accepts) if code in OF_IMAGES)
         if ("nonfinite" in both) != (reading.fill is not None):
             raise ConfigError("--allow nonfinite and --fill NUMBER go together; give both or none")
         return cls(reading, both, checkpoint.voxel_sizes)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from medseg.compare.run import MAKER as COMPARE
 from medseg.compare.run import read_compared_scores, read_summary
 from medseg.config import load_config
-from medseg.errors import DataError
+from medseg.errors import RUN_STUDY, DataError
 from medseg.files import digest_of
 from medseg.plan.plan import read_plan
 from medseg.progress import say
@@ -103,7 +103,7 @@ def read_study(results: Path, config: Path, experiment: str) -> Study:
         DataError: if a result is damaged or contradicts another one, or the configuration is of another experiment.
     """
     if not config.is_file():
-        raise DataError(f"{config}: no such file; `snakemake` writes it, or give a configuration with --config")
+        raise DataError(f"{config}: no such file; {RUN_STUDY}, which writes it, or give a configuration with --config")
     loaded = load_config([config])
     if loaded.experiment != experiment:
         raise DataError(

@@ -556,7 +556,7 @@ def test_a_changed_digit_in_what_the_stages_read_is_refused_and_a_copy_may_be_on
     path = tmp_path / "config.json"
     workflow.write_config(load_config([], changed(FULL, (), "threads", 5)), path)
     path.write_text(path.read_text().replace('"threads": 5', '"threads": 4'))
-    words = r"config\.json: damaged or edited.*run `snakemake` again.*without the key 'digest'"
+    words = r"config\.json: damaged or edited.*run the study again.*without the key 'digest'"
     with pytest.raises(ConfigError, match=words):
         load_config([path])
     facts = json.loads(path.read_text())

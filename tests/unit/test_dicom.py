@@ -295,6 +295,16 @@ def test_labels_are_written_on_the_grid_of_the_series(most: int, folder: Path, t
     assert kind == ("BINARY" if most <= MOST_SEGMENTS else "LABELMAP")
 
 
+def test_a_segmentation_has_the_date_that_it_must_have_and_none_of_anybody(folder: Path, tmp_path: Path) -> None:
+    """Elements of type 1; always the same, so that equal labels give equal bytes on any day."""
+    for name in ("one", "two"):
+        write_labels(tmp_path / f"{name}.dcm", some_labels(3), read_image(folder)[1])
+    assert (tmp_path / "one.dcm").read_bytes() == (tmp_path / "two.dcm").read_bytes()
+    image = pydicom.dcmread(tmp_path / "one.dcm")
+    assert (image.ContentDate, image.ContentTime) == ("19700101", "000000")
+    assert not any(image[name].value for name in ("StudyDate", "StudyTime", "PatientBirthDate"))
+
+
 def test_a_sheared_grid_of_a_tilted_gantry_is_written() -> None:
     change = {
         k: {"ImagePositionPatient": phantom.decimals(phantom.position(k) + 0.5 * k * phantom.DOWN)}

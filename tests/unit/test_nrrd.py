@@ -14,6 +14,7 @@ from medseg.formats.errors import FormatError
 from medseg.formats.nrrd import TYPES
 from medseg.formats.read import open_image
 from medseg.formats.source import Source
+from medseg.formats.world import About
 from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 
@@ -94,7 +95,32 @@ def test_other_units_of_length_are_converted(unit: str, factor: float) -> None:
 def test_units(field: str, unit: str) -> None:
     assert read(nrrd(**{field: " ".join([f'"{unit}"'] * 3)})).unit == (unit or "mm")
     with pytest.raises(FormatError, match="expected one unit of length for all axes"):
+        read(nrrd(**{field: '"mm" "um"'}))
+    with pytest.raises(FormatError, match="units mm, mm, furlong, expected units of length"):
         read(nrrd(**{field: '"mm" "mm" "furlong"'}))
+
+
+def test_axes_may_have_units_of_their_own() -> None:
+    """Micrometres in the plane, millimetres along the axis, as of stacks; what is no length is refused."""
+    um = np.diag([1e-3, 1e-3, 1.0, 1.0])
+    found = read(nrrd(space_units='"um" "um" "mm"'))
+    assert found.unit == "mm"
+    np.testing.assert_allclose(found.geometry.affine, um @ AFFINE, rtol=1e-12)
+    nowhere: dict[str, str | None] = {"space": None, "space_directions": None, "space_origin": None}
+    found = read(nrrd(**nowhere, spacings="1.5 2 3", units='"nm" "um" "cm"'))
+    assert found.geometry.spacing == pytest.approx((1.5e-6, 2e-3, 30.0))
+    # Beside directions, units of axes are those of no axis of the space.
+    for changes in ({"units": '"um" "um" "mm"'}, {"space_units": '"um" "mm"'}, {"space_units": '"um" "mm" "day"'}):
+        with pytest.raises(FormatError, match="units um, "):
+            read(nrrd(**changes))
+
+
+def test_labels_come_back_into_units_of_their_own(tmp_path: Path) -> None:
+    source = read(nrrd(space_units='"um" "um" "mm"'))
+    write_labels(tmp_path / "a.nrrd", VOXELS.astype(np.uint8), source.geometry, About(source.world))
+    back = open_image(tmp_path / "a.nrrd")
+    assert back.geometry == source.geometry
+    assert b'space units: "um" "um" "mm"' in (tmp_path / "a.nrrd").read_bytes()
 
 
 @pytest.mark.parametrize("name", TYPES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg.config import Config, load_config
-from medseg.errors import ConfigError, DataError
+from medseg.config import Config, FoldsConfig, load_config
+from medseg.errors import ConfigError, DataError, DatasetFaults
 from medseg.evaluate import run as evaluate
 from medseg.evaluate.predicted import read_prediction
 from medseg.files import read_json
@@ -217,7 +218,7 @@ def configured(**changes: Any) -> Config:
     ("wrong", "cause", "advised"),
     [
         ({"classes": None}, "classes: missing; with `instances: true` and 2 labels", {"classes": "FILE.csv"}),
-        ({"classes": None}, "or, in the pairs layout, `classes: FOLDER`", {"classes": "FOLDER"}),
+        ({"classes": None}, "or, in the layouts pairs and patterns, `classes: FOLDER`", {"classes": "FOLDER"}),
         ({"classes": None}, "or leave one name in `labels`", {"classes": None, "labels": {"tumour": 2}}),
         ({"labels": {"cell": 1}}, "take `classes` out", {"labels": {"cell": 1}, "classes": None}),
         ({"labels": {"cell": 1}}, "or name more in `labels`", {"labels": {"cell": 1, "other": 2}}),
@@ -234,6 +235,31 @@ def test_it_must_be_known_what_class_an_object_has(wrong: dict[str, Any], cause:
     configured(**advised)
 
 
+def test_class_maps_beside_masks_that_patterns_find(flat: River, tmp_path: Path) -> None:
+    """As in the pairs layout: a file per case that is called like its id; what lacks one, or is none's, is a fault."""
+    data = tmp_path / "c"
+    for old, new in (
+        ("images/c{}.png", "imgs/c{}.png"),
+        ("masks/c{}.png", "gt/c{}_gt.png"),
+        ("types/c{}.png", "kinds/c{}.png"),
+    ):
+        (data / new).parent.mkdir(parents=True)
+        for k in range(4):
+            shutil.copy(Path(flat.config.data_root) / old.format(k), data / new.format(k))
+    patterns = {"layout": None, "images": "imgs/{case}.png", "masks": "gt/{case}_gt.png", "classes": "kinds"}
+    here = {"data_root": str(tmp_path), "folds": FoldsConfig(count=2)}
+    config = configured(**patterns).model_copy(update=here)
+    manifest = ingest.check(config, "cells")
+    assert {case.id: case.object_classes for case in manifest.cases} == flat.truth
+    (data / "kinds/c1.png").rename(data / "kinds/other.png")
+    with pytest.raises(DatasetFaults) as caught:
+        ingest.check(config, "cells")
+    assert [(f.code, f.case) for f in caught.value.faults] == [("object-class", "c1"), ("object-class", "other")]
+    shutil.rmtree(data / "kinds")
+    with pytest.raises(DatasetFaults, match="no such folder, which `classes` names"):
+        ingest.check(config, "cells")
+
+
 def test_layouts_say_what_they_support(tmp_path: Path) -> None:
     index = {"channel_names": {"0": "MR"}, "labels": {"background": 0, **LABELS}, "file_ending": ".nii.gz"}
     (tmp_path / "c").mkdir()
@@ -241,7 +267,7 @@ def test_layouts_say_what_they_support(tmp_path: Path) -> None:
     for layout, changes, cause in (
         ("nnunet", {"labels": None}, r"classes' would be a folder .* this is nnunet; give a table"),
         ("nnunet", {"labels": None, "classes": None}, "datasets.cells.classes: missing"),
-        ("decathlon", {}, "which only the pairs layout has, this is decathlon"),
+        ("decathlon", {}, "which only the layouts pairs and patterns have, this is decathlon"),
         ("bids", {}, "this is bids"),
         ("dsb2018", {}, r"a mask per object \(dsb2018\) says nothing of classes"),
     ):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from medseg.cli import PARTLY_DONE, USERS_ERROR, _said
 from medseg.errors import ConfigError, DataError, ImagesFailed
 from medseg.files import sha256_file
+from medseg.formats.errors import FormatError
 from medseg.formats.read import open_image, read_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
@@ -442,11 +443,20 @@ def test_long_lists_are_cut_and_written(
     assert capsys.readouterr().err.count("predict: failed") == 3
 
 
-@pytest.mark.parametrize(("code", "hint"), [("sheer", "did you mean 'shear'"), ("class-absent", "can be: ")])
+@pytest.mark.parametrize(("code", "hint"), [("sheer", "did you mean 'shear'"), ("unreadable", "can be: ")])
 def test_only_doubts_about_images_are_allowed(code: str, hint: str, study: Any, tmp_path: Path) -> None:
     image = study.folder("flat") / "images" / "f0.png"
     with pytest.raises(ConfigError, match=rf"--allow {code}: nothing that can be allowed of an image; {hint}"):
         predict_files([image], study.model("flat"), tmp_path, How(allow=(code,)))
+
+
+def test_what_was_allowed_of_a_data_set_can_be_given_as_it_stands_there(
+    study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = study.folder("flat") / "images" / "f0.png"
+    allow = ("shear", "class-absent")
+    assert len(predict_files([image], study.model("flat"), tmp_path, How(allow=allow))) == 1
+    assert "--allow class-absent: is about a data set" in capsys.readouterr().err
 
 
 def test_training_hands_on_how_files_were_read(study: Any) -> None:
@@ -628,3 +638,17 @@ def test_the_memory_of_a_network_is_counted_without_running_it() -> None:
     assert 4 * small > large > 2 * small or large > small
     # Its shapes depend on content: the training step stands for it.
     assert network_bytes(tiny_plan("mask_rcnn", 2), 123) == 123
+
+
+@pytest.mark.parametrize("axes", ["T2C2YX", "TCYX"])
+def test_what_a_reader_says_of_a_key_is_said_of_the_option_here(axes: str, study: Any, tmp_path: Path) -> None:
+    """A configuration has `axes`, a command `--axes`: each user is told of what they have."""
+    planes = np.random.default_rng(0).integers(1, 200, (6, 40, 36)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric="minisblack", metadata=None)
+    with pytest.raises(ImagesFailed) as caught:
+        predict_files([tmp_path / "a.tif"], study.model("flat"), tmp_path / "out", How(axes=axes))
+    assert f"`--axes {axes}`" in str(caught.value)
+    assert "`axes" not in str(caught.value)
+    assert "exclude" not in str(caught.value)
+    with pytest.raises(FormatError, match=f"`axes: {axes}`"):
+        open_image(tmp_path / "a.tif", reading=Reading(axes=axes))

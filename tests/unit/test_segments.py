@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +254,27 @@ def test_what_may_be_torn_off_or_lies_beside_is_a_fault(name: str, label, tmp_pa
     (fault,) = caught.value.faults
     assert fault.code == "shape-mismatch"
     assert ("begins where the image does" in fault.cause) == (label is torn)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd"])
+def test_the_advice_for_a_file_that_ends_before_its_image_helps(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, grid = cropped(organs(), (0, 0, 0), (12, 11, 8))
+    config = study(tmp_path, b"", name)
+    write_labels(tmp_path / "data/masks" / name, labels, grid)
+    with pytest.raises(DatasetFaults) as caught:
+        ingest.check(config, "data")
+    (fault,) = caught.value.faults
+    assert "docs/formats.md, Segments" in fault.fix
+    page = (Path(__file__).parents[2] / "docs/formats.md").read_text()
+    (script,) = [one for one in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "np.pad" in one]
+    monkeypatch.chdir(tmp_path / "data")
+    images = next((tmp_path / "data/images").iterdir()).name
+    exec(script.replace("images/a.nii.gz", f"images/{images}").replace("masks/a.nii.gz", f"masks/{name}"), {})
+    ingest.run(config, "data", tmp_path / "out", workers=1)
+    case = read_manifest(tmp_path / "out/manifest.tsv").case("a")
+    np.testing.assert_array_equal(read_case_labels(case, tmp_path / "data"), organs())
 
 
 def test_objects_on_a_part_of_the_image_are_measured(tmp_path: Path) -> None:

@@ -86,6 +86,25 @@ def test_a_file_says_what_no_expression_can(
     }
 
 
+def test_the_configuration_itself_may_say_it(copy: Callable[[str], Path], tmp_path: Path) -> None:
+    """Two unlike names of one subject; all others are subjects of their own."""
+    copy("cells")
+    told = {"cells_000": "anna", "cells_003": "anna"}
+    manifest = run(config(tmp_path, "cells", subject=told, folds={"count": 3}), "cells", tmp_path / "out")
+    assert {c.id: c.subject for c in manifest.cases if c.subject != c.id} == told
+    read = read_manifest(tmp_path / "out/manifest.tsv")
+    assert read.independence == "subject, declared by the configuration: 5 subjects"
+    for fold in json.loads((tmp_path / "out/splits.json").read_text())["folds"]:
+        assert len({"cells_000", "cells_003"} & set(fold["val"])) in (0, 2)
+    (wrong,) = faults_of(tmp_path, "cells", subject={**told, "cell_001": "bob"})
+    assert (wrong.code, wrong.cause) == (
+        "subject",
+        "`subject` names 'cell_001', which is no case; did you mean 'cells_001'?",
+    )
+    with pytest.raises(ConfigError, match=r"datasets.cells.subject: 'cells_001' has no subject"):
+        check(config(tmp_path, "cells", subject={"cells_001": " "}), "cells")
+
+
 def test_a_file_wins_over_what_the_layout_says(copy: Callable[[str], Path], tmp_path: Path) -> None:
     table(copy("objects") / "s.csv", halves("objects"))
     manifest = check(config(tmp_path, "objects", subject="s.csv"), "objects")

@@ -38,6 +38,8 @@ ROUND_TRIP = 1e-3
 DIGITS = 9
 # Characters that a SegmentLabel holds (PS3.5, LO).
 LONGEST_LABEL = 64
+# A segmentation must have a date and a time (type 1), and equal labels give equal bytes.
+NO_DATE, NO_TIME = "19700101", "000000"
 FIX_FORMAT = "write .nii.gz"
 
 
@@ -164,7 +166,7 @@ def _numbers(slices: NDArray[Any], binary: bool, names: Mapping[int, str]) -> li
 
 
 def _describe(image: Any, slices: NDArray[Any], planes: Sequence[Plane], binary: bool, more: str) -> None:
-    """The elements that hold for the whole file; whatever could name a person or a date is there and empty.
+    """The elements that hold for the whole file; whatever could name a person or a day is there and empty, or fixed.
 
     UIDs follow from all that the file says: labels, places and ``more``.
     """
@@ -181,10 +183,11 @@ def _describe(image: Any, slices: NDArray[Any], planes: Sequence[Plane], binary:
     image.DimensionOrganizationSequence = [_item(DimensionOrganizationUID=_uid(b"dimensions"))]
     for keyword in (
         *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime"),
-        *("AccessionNumber", "ReferringPhysicianName", "ContentDate", "ContentTime", "ContentDescription"),
+        *("AccessionNumber", "ReferringPhysicianName", "ContentDescription"),
         *("ContentCreatorName", "PositionReferenceIndicator"),
     ):
         setattr(image, keyword, "")
+    image.ContentDate, image.ContentTime = NO_DATE, NO_TIME
     image.Modality, image.ImageType, image.ContentLabel = "SEG", ["DERIVED", "PRIMARY"], "LABELS"
     image.Manufacturer = image.ManufacturerModelName = image.SoftwareVersions = "medseg"
     image.DeviceSerialNumber, image.SeriesNumber, image.InstanceNumber = "0", 1, 1

@@ -50,7 +50,7 @@ def pairs_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
             pairs = [(picture, labels[0]) for picture in pictures if not bad & {picture, labels[0]}]
             found.candidates += [Candidate(case, "", (picture,), (label,)) for picture, label in pairs]
     if third:
-        _add_class_maps(found, root, third, images.keys() | masks.keys())
+        add_class_maps(found, root, third, images.keys() | masks.keys())
     return found
 
 
@@ -60,8 +60,8 @@ def _instead(root: Path) -> str:
     return f'; it looks like `images: "{seen.images}"` and `masks: "{seen.masks}"`' if seen.images else ""
 
 
-def _add_class_maps(found: Found, root: Path, folder: str, names: Set[str]) -> None:
-    """Give each case its file in the folder of class maps, in place; ``names`` are those of images and masks."""
+def add_class_maps(found: Found, root: Path, folder: str, names: Set[str]) -> None:
+    """Give each case its file in the folder of class maps, in place; ``names`` are those that cases can have."""
     maps = by_stem(root, visible(root, folder))
     for case in sorted(maps.keys() - names):
         cause = "a class map without an image and a mask of this name"

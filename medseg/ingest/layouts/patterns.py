@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medseg.config import DatasetConfig
+from medseg.config import DatasetConfig, is_table
 from medseg.errors import ConfigError
 from medseg.image.labels import LabelTable
 from medseg.ingest.faults import fault
 from medseg.ingest.layouts.found import Candidate, Found, entries, label_table_of, outside, required_table, stem
+from medseg.ingest.layouts.pairs import add_class_maps
 from medseg.ingest.layouts.pattern import SHARED, Pattern, filled
 from medseg.ingest.layouts.words import is_derived, rank, tokens
 
@@ -69,6 +70,12 @@ def patterns_layout(dataset: str, root: Path, config: DatasetConfig) -> Found:
     ids = _ids(cases)
     for case, files in cases.items():
         _add(root, ids[case], files, found, config, images, masks)
+    if config.classes is not None and not is_table(config.classes):
+        if (root / config.classes).is_dir():
+            add_class_maps(found, root, config.classes, set(ids.values()))
+        else:
+            fix = "name a folder in that of the data set, with a file per case that is called like the case"
+            found.faults.append(fault("missing", "-", config.classes, "no such folder, which `classes` names", fix))
     if found.candidates and all(candidate.subject for candidate in found.candidates):
         found.evidence = "{subject} in `images`"
     return found
