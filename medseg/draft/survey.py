@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.errors import MedsegError
+from medseg.formats.drawn import drawn, is_drawn
 from medseg.formats.read import open_image
-from medseg.formats.source import Drawable
 from medseg.ingest.counting import count_values
 from medseg.ingest.layouts.found import Candidate
 from medseg.reading import Reading
@@ -192,8 +192,8 @@ def _low(image: NDArray[Any]) -> float:
 def _labels(root: Path, case: Candidate, closely: bool) -> LabelFacts:
     """The values of a case's label map, and, if asked, of how many parts each is."""
     source = open_image(root / case.labels[0], reading=Reading().of_labels)
-    if isinstance(source.stored, Drawable):
-        source = source.drawn(open_image(root / case.images[0], series=case.series).geometry, {})
+    if is_drawn(source):
+        source = drawn(source, open_image(root / case.images[0], series=case.series).geometry, {})
     planes = source.voxels
     colours = len(planes) == 3 and not all(np.array_equal(planes[0], plane) for plane in planes[1:])
     values, names = source.labels(colours=colours), dict(source.segments)

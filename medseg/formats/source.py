@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,23 +36,6 @@ class Voxels(Protocol):
 
     def __getitem__(self, box: tuple[slice, ...], /) -> NDArray[Any]:
         """The voxels of a box (C,*S)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """What was drawn on a grid: the label map (*S), voxels that several structures have, and remarks."""
-
-    labels: NDArray[Any]
-    twice: int = 0
-    remarks: tuple[str, ...] = ()
-
-
-@runtime_checkable
-class Drawable(Protocol):
-    """What a label file shows that has no grid of its own: structures that can be drawn on that of an image."""
-
-    def draw(self, grid: Geometry, numbers: Sequence[int]) -> Drawing:
-        """The structures ``numbers`` (keys of ``Source.segments``) on a grid; where two overlap, the earlier stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,33 +143,6 @@ class Source:
             GeometryError: if it, or ``unit``, has no length.
         """
         return replace(self, affine=self.geometry.in_unit(unit).affine, unit=unit)
-
-    def drawn(self, grid: Geometry, meant: Mapping[int, int]) -> Source:
-        """A label file of structures without voxels (contours) as a label map on a grid; any other file as it is.
-
-        Args:
-            grid: of the image.
-            meant: value of a structure in the file -> what it means, 0 for nothing. Structures that mean something are
-                drawn, in the order of what they mean; if none does, all are.
-
-        Raises:
-            FormatError: if they cannot be drawn there.
-        """
-        if not isinstance(self.stored, Drawable):
-            return self
-        numbers = sorted((n for n in self.segments if meant.get(n)), key=lambda n: (meant[n], n)) or list(self.segments)
-        found = self.stored.draw(grid, numbers)
-        left = sorted({name for number, name in self.segments.items() if number not in numbers})
-        aside = (f"structures that are no class are left aside: {', '.join(left)}",) if left else ()
-        overlap = (("label-overlap", f"{found.twice} voxels are inside several structures"),) if found.twice else ()
-        return replace(
-            self,
-            stored=found.labels[np.newaxis],
-            affine=grid.affine,
-            unit=grid.unit,
-            notes=self.notes + overlap,
-            remarks=(*self.remarks, *found.remarks, *aside),
-        )
 
     @property
     def states_grid(self) -> bool:

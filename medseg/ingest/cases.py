@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import RUN_STUDY, DataError
+from medseg.formats.drawn import drawn
 from medseg.formats.limits import file_limit
 from medseg.formats.read import open_content, open_image, read_content
 from medseg.formats.source import Source
@@ -124,7 +125,7 @@ def read_case_labels(case: Case, folder: Path) -> NDArray[Any]:
 
 def _labels_on_grid(source: Source, case: Case, recoding: Recoding) -> NDArray[Any]:
     """The values (*S) of a label file on the grid of the case."""
-    source = source.drawn(case.geometry, recoding.values)
+    source = drawn(source, case.geometry, recoding.values)
     part = part_of(source, grid_of(source, case.geometry), case.geometry)
     values = recoding.apply(source.labels(colours=recoding.colours))
     if part is None:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from medseg.config import DatasetConfig
 from medseg.errors import Fault
+from medseg.formats.drawn import drawn, is_drawn
 from medseg.formats.errors import FormatError
 from medseg.formats.limits import file_limit
 from medseg.formats.read import open_image, read_content
-from medseg.formats.source import Drawable, Source
-from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry, Placement, placement_in
+from medseg.formats.source import Source
+from medseg.image.geometry import Geometry, Placement
 from medseg.image.labels import LabelTable
 from medseg.image.recode import AS_STORED, Recoding, merge_classes
 from medseg.image.resample import placed
@@ -30,6 +31,7 @@ from medseg.ingest.counting import count_values, digest_voxels, spread
 from medseg.ingest.doubts import channel_doubts, grid_doubts, header_doubts, voxel_doubts
 from medseg.ingest.faults import fault
 from medseg.ingest.held_out import one_side
+from medseg.ingest.label_grids import check_grids, pages_are_channels
 from medseg.ingest.legal import check_legal
 from medseg.ingest.object_classes import settle, voxels_by_class
 from medseg.ingest.objects import object_facts, object_faults
@@ -204,11 +206,11 @@ def _read_label(
 ) -> tuple[str, NDArray[Any] | None, Recoding]:
     """The digest and the values of a file of labels, and what these mean by the table; see ``_check_label``."""
     digest, source, grid = _open(root, file, out, section, label=True)
-    if source is not None and isinstance(source.stored, Drawable):
+    if source is not None and is_drawn(source):
         return digest, *_drawn(file, out, section, table, source)
     part = None if source is None or grid is None or out.geometry is None else part_of(source, grid, out.geometry)
-    if part is None and not _pages_are_channels(out, grid, section):
-        _check_grids(out, file, out.candidate.images[0], grid, out.geometry)
+    if part is None and not pages_are_channels(out, grid, section):
+        check_grids(out, file, out.candidate.images[0], grid, out.geometry)
     if source is None:
         return digest, None, AS_STORED
     recoding = recoding_of(out, file, source, table, section)
@@ -228,10 +230,10 @@ def _drawn(
     if out.geometry is None:
         return None, recoding
     try:
-        drawn = source.drawn(out.geometry, recoding.values)
-        _note_doubts(out, file, drawn, section.orientation)
-        out.remarks += [remark for remark in drawn.remarks if remark not in out.remarks]
-        return recoded(out, file, drawn, recoding, table), recoding
+        label = drawn(source, out.geometry, recoding.values)
+        _note_doubts(out, file, label, section.orientation)
+        out.remarks += [remark for remark in label.remarks if remark not in out.remarks]
+        return recoded(out, file, label, recoding, table), recoding
     except FormatError as error:
         out.add(error.code, file, error.cause, error.fix)
         return None, recoding
@@ -279,34 +281,3 @@ def _check_values(
         rest = {v: n for v, n in counts.items() if v in (0, table.ignore)}
         counts = rest | voxels_by_class(objects, out.object_classes, table)
     out.label_counts = counts
-
-
-def _pages_are_channels(out: Checked, label: Geometry | None, section: DatasetConfig) -> bool:
-    """Whether undeclared pages of the image may be channels, since its label map is a single plane.
-
-    That they were taken for slices is then the fault; that the label has another shape only follows from it.
-    """
-    if label is None or out.geometry is None or out.geometry.shape[1:] != label.shape or "tiff-pages" in section.allow:
-        return False
-    doubts = [f for f in out.faults if f.code == "tiff-pages"]
-    for doubt in doubts:
-        cause = f"{doubt.cause}; the label map is one plane, so they may be channels: `axes: CYX`"
-        out.faults[out.faults.index(doubt)] = replace(doubt, cause=cause)
-    return bool(doubts)
-
-
-def _check_grids(out: Checked, file: str, other: str, found: Geometry | None, expected: Geometry | None) -> None:
-    """Compare two grids of one case, if both could be read."""
-    if found is None or expected is None:
-        return
-    if found.shape != expected.shape:
-        cause, fix = f"shape {found.shape}, {other} has {expected.shape}", ""
-        if placement_in(found, expected) is not None:
-            cause += ": it begins where the image does and ends before, as a file that was cut short"
-            fix = "export it again, or, if only background is left out, fill it up (how: docs/formats.md, Segments)"
-        out.add("shape-mismatch", file, cause, fix)
-        return
-    gap = expected.corner_distance_voxels(found)
-    if gap > AFFINE_TOLERANCE_VOXELS:
-        allowed = f"allowed {AFFINE_TOLERANCE_VOXELS}"
-        out.add("affine-mismatch", file, f"{gap:.3g} voxels from {other} at a corner, {allowed}")

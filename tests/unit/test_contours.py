@@ -19,6 +19,7 @@ from medseg.cli.commands import app
 from medseg.config import load_config
 from medseg.errors import DatasetFaults
 from medseg.formats.dicom.contours import STRUCTURE_SET_STORAGE, filled
+from medseg.formats.drawn import drawn as drawn_on
 from medseg.formats.errors import FormatError
 from medseg.formats.read import open_image, read_content
 from medseg.formats.write import write_labels
@@ -81,7 +82,7 @@ def structure_set(
 
 def drawn(path: Path, data: bytes, meant: Mapping[int, int] | None = None, grid: Geometry = GRID) -> Any:
     path.write_bytes(data)
-    return open_image(path).drawn(grid, meant or {})
+    return drawn_on(open_image(path), grid, meant or {})
 
 
 def some_mask(seed: int, shape: tuple[int, ...] = GRID.shape, share: float = 0.4) -> np.ndarray:

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from medseg.errors import GeometryError
 from medseg.formats.dicom.header import DicomFile, foreign_errors
 from medseg.formats.dicom.stack import LARGEST_MM, LPS_TO_RAS, TOLERANCE
+from medseg.formats.drawn import Drawing
 from medseg.formats.errors import FormatError
-from medseg.formats.source import Drawing, Source
+from medseg.formats.source import Source
 from medseg.image.geometry import Geometry
 
 STRUCTURE_SET_STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -42,7 +43,7 @@ class Structure:
 
 @dataclass(frozen=True, slots=True)
 class Contours:
-    """The structures of a file by number: voxels that come to be when they are drawn (``medseg.formats.source``)."""
+    """The structures of a file by number: voxels that come to be when they are drawn (``medseg.formats.drawn``)."""
 
     path: Path
     structures: dict[int, Structure] = field(repr=False)

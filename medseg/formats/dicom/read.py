@@ -55,7 +55,7 @@ def open_dicom(path: Path, content: Content) -> Source:
     Returns:
         Voxels (1, columns, rows, slices) in the stored type (float32 where slices scale differently, as in PET), slices
         in ascending order along the normal of the image plane; affine to RAS+ mm. A segmentation gives a label map, and
-        a structure set one that is drawn later (``Source.drawn``).
+        a structure set one that is drawn later (``medseg.formats.drawn``).
 
     Raises:
         FormatError: with one of the codes ``series``, ``slice-gap``, ``slice-twice``, ``slice-mixed``,
