@@ -41,14 +41,31 @@ READING = 26
 LABELS = 32
 # Of object data beyond that, per voxel: numbering objects, and decoding them (measured: 59 bytes at the peak).
 OBJECTS = 64
-# Minutes that a job may take in any case, and those for each case beside.
-START_MINUTES = 30
-CASE_MINUTES = {"ingest": 1, "fingerprint": 1, "preprocess": 3, "predict": 5, "postprocess": 3, "evaluate": 2}
+# Minutes that a job may take in any case: imports from a busy file system take some of them.
+START_MINUTES = 20
+# Seconds for a case, and for a million of its voxels and channels; in one process. Several times what they take on one
+# core of a server.
+CASE_SECONDS = {
+    "ingest": (5, 2),
+    "fingerprint": (5, 2),
+    "preprocess": (5, 5),
+    "predict": (5, 10),
+    "postprocess": (5, 5),
+    "evaluate": (5, 10),
+}
+# Arithmetic operations of a network in a second that are counted on. One core with AVX-512 managed 80 to 165 thousand
+# million (docs/notebook.md); with 8 million million, nnU-Net's 250,000 steps (5.7 million million each) take two days
+# and a half, which is slow for any card of a cluster. And seconds of a step for all else.
+GPU_PACE, THREAD_PACE, STEP_SECONDS = 8e12, 16e9, 0.1
+# Validation and saving, as a share of the training's steps.
+BESIDE_STEPS = 0.25
 # Bytes of compare per score row, and rows that it surely manages in a minute. Measured: 1450 bytes, 1 million.
 COMPARED = 2500
 COMPARED_A_MINUTE = 50_000
-# Where the budget is a number of steps, nobody knows how long they take.
+# Before the plan says how much work its steps are.
 DAY_MINUTES = 1440
+# Stages that work on as many cases at once as they have threads.
+SIDE_BY_SIDE = ("ingest", "fingerprint", "preprocess")
 # Before ingest has counted them.
 UNKNOWN_CASES = 100
 # Small arrays that a process keeps decoded while it trains, at most (``preprocess.store.DECODED_BYTES``).
@@ -108,16 +125,45 @@ def _voxel_volume(voxel_to_world: list[list[float]]) -> float:
     return math.prod(math.hypot(*(voxel_to_world[row][axis] for row in range(axes))) for axis in range(axes))
 
 
-def step_gb(plan: Path) -> float | None:
-    """Memory of a training step as the plan counted it, in GB; None while there is no plan that says so."""
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a plan says of the work of a training.
+
+    Attributes:
+        step_gb: memory of a step, as the plan counted it, in GB; None: it does not say.
+        operations: arithmetic operations of a step; None: it does not say.
+        steps: of the training.
+        voxels: of a step: of all patches of the batch.
+    """
+
+    step_gb: float | None
+    operations: float | None
+    steps: int
+    voxels: int
+
+
+def planned(plan: Path) -> Planned | None:
+    """What there is to know of a training from its plan; None while there is no plan that can be read."""
     if not plan.is_file():
         return None
     try:
-        reason = str(read_record(plan, "medseg plan")["reasons"]["memory"])
+        return _planned(plan, plan.stat().st_mtime_ns)
     except UNREADABLE:
         return None
-    found = re.match(r"(\d+\.\d+) GB for a training step", reason)
-    return float(found[1]) if found else None
+
+
+@functools.lru_cache(maxsize=256)
+def _planned(plan: Path, changed_ns: int) -> Planned:
+    value = read_record(plan, "medseg plan")
+    reasons, training = value["reasons"], value["training"]
+    gigabytes = re.match(r"(\d+\.\d+) GB for a training step", str(reasons.get("memory")))
+    operations = re.match(r"(\d+\.\d+) GFLOP for a training step", str(reasons.get("work")))
+    return Planned(
+        float(gigabytes[1]) if gigabytes else None,
+        1e9 * float(operations[1]) if operations else None,
+        int(training["steps"]),
+        int(training["batch"]) * math.prod(value["network"]["patch"]),
+    )
 
 
 def reading_workers(config: Config, gpu: bool) -> int:
@@ -183,24 +229,74 @@ class Job:
         ingest = Results.of(self.config).ingest(self.dataset)
         return case_sizes(ingest.manifest, ingest.dataset)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the files are there from which memory and time follow; else both are plain defaults."""
+        if self.stage == "train":
+            return self.planned is not None
+        return self.dataset is None or bool(self.sizes)
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return " ".join([self.rule, "/".join(filter(None, (self.dataset, self.model)))]).strip()
+
     def memory_mb(self) -> int:
         """Host memory at the first attempt, in MB."""
         return _MEMORY.get(self.stage, _plain_mb)(self)
 
+    @property
+    def planned(self) -> Planned | None:
+        """What the plan says of the training that the job is about."""
+        if self.dataset is None or self.model is None:
+            return None
+        return planned(Results.of(self.config).plan(self.dataset).plan(self.model))
+
     def minutes(self) -> int:
         """Time limit at the first attempt, in minutes."""
-        if self.stage == "train":
-            fixed = self.model is not None and self.config.models[self.model].plan.steps is not None
-            budget = None if fixed else self.config.budget.minutes
-            return math.ceil((budget or DAY_MINUTES) * 1.5) + 10
         if self.stage == "compare":
             return START_MINUTES + math.ceil(score_rows(self.config) / COMPARED_A_MINUTE)
-        if self.stage not in CASE_MINUTES:
+        if self.stage in ("plan", "train"):
+            return START_MINUTES + self._training_minutes()
+        if self.stage not in CASE_SECONDS:
             return START_MINUTES
-        cases = len(self.sizes) or UNKNOWN_CASES
-        side_by_side = self.threads if self.stage in ("ingest", "fingerprint", "preprocess") else 1
+        each, million = CASE_SECONDS[self.stage]
+        sizes = self.sizes
+        voxels = sum(size.channels * size.voxels for size in sizes) / 1e6
+        seconds = each * (len(sizes) or UNKNOWN_CASES) + million * voxels
+        if self.stage in ("predict", "postprocess", "evaluate"):
+            # Those of one fold, which may have twice its share of the voxels.
+            share = min(1.0, 2 / self.config.folds.count)
+            seconds = share * (seconds + (self._applied_seconds() if self.stage == "predict" else 0))
+        side_by_side = min(self.threads, len(sizes) or UNKNOWN_CASES) if self.stage in SIDE_BY_SIDE else 1
         parts = self.config.shards if self.rule != self.stage else 1
-        return START_MINUTES + CASE_MINUTES[self.stage] * math.ceil(cases / side_by_side / parts)
+        return START_MINUTES + math.ceil(seconds / 60 / side_by_side / parts)
+
+    def _training_minutes(self) -> int:
+        """Of a training; planning measures a budget in minutes, which takes less than that."""
+        fixed = self.model is not None and self.config.models[self.model].plan.steps is not None
+        if self.config.budget.minutes is not None and not fixed:
+            return math.ceil(1.5 * self.config.budget.minutes)
+        if self.stage == "plan":
+            return 0
+        known = self.planned
+        if known is None or known.operations is None:
+            return DAY_MINUTES
+        step = STEP_SECONDS + known.operations / self._pace
+        return math.ceil(known.steps * step * (1 + BESIDE_STEPS) / 60)
+
+    @property
+    def _pace(self) -> float:
+        return GPU_PACE if self.gpu else THREAD_PACE * self.config.threads
+
+    def _applied_seconds(self) -> float:
+        """Of a network that goes over all cases, in windows that overlap by half and in all mirror images."""
+        known = self.planned
+        if known is None or known.operations is None:
+            return 0.0
+        # Forward is a third of a step; windows and mirror images are two each per axis.
+        a_voxel = known.operations / 3 / known.voxels * 4**3
+        return sum(size.prepared for size in self.sizes) * a_voxel / self._pace
 
 
 def _plain_mb(job: Job) -> int:
@@ -231,9 +327,8 @@ def _network_mb(job: Job) -> float:
     """What a network takes in one process beside torch: a training step, or a GPU's driver."""
     if job.gpu:
         return CUDA_MB
-    step = None
-    if job.dataset is not None and job.model is not None:
-        step = step_gb(Results.of(job.config).plan(job.dataset).plan(job.model))
+    known = job.planned
+    step = None if known is None else known.step_gb
     return 1000 * (job.config.budget.memory_gb or 4 if step is None else step)
 
 
@@ -245,11 +340,6 @@ def _training_mb(job: Job) -> int:
     decoded = min(DECODED_MB, prepared) if job.sizes else DECODED_MB
     each = _network_mb(job) + decoded + readers * (PROCESS_MB + decoded)
     return _rounded((0 if job.gpu else TORCH_MB) + job.config.processes * each, 2000)
-
-
-def _planning_mb(job: Job) -> int:
-    """A budget in minutes is measured by training steps; else nothing is computed."""
-    return _training_mb(job) if job.config.budget.minutes else TORCH_MB
 
 
 def _predict_mb(job: Job) -> int:
@@ -282,7 +372,8 @@ def _compare_mb(job: Job) -> int:
 
 _MEMORY: Mapping[str, Callable[[Job], int]] = {
     "fingerprint": _fingerprint_mb,
-    "plan": _planning_mb,
+    # It plans for what it finds, and a budget in minutes is measured by training steps.
+    "plan": _training_mb,
     "preprocess": _preprocess_mb,
     "train": _training_mb,
     "predict": _predict_mb,

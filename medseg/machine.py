@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +25,8 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 MEMORY = Path("/proc/meminfo")
 # Seconds between two looks for a free GPU.
 POLL_S = 1.0
+# Where batch systems (SLURM, PBS, LSF, Grid Engine) say which of their jobs a process is of.
+BATCH_JOBS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 # Tokens of GPUs that this process holds; the kernel frees them when it ends, however it ends.
 _held: list[IO[str]] = []
 
@@ -134,45 +136,52 @@ def _group_folders(controller: str) -> Iterator[tuple[Path, bool]]:
             yield folder, number == "0"
 
 
-def reserve_gpu(devices: int | None = None, folder: Path | None = None) -> int | None:
-    """Wait for a free GPU, reserve it for this process, set ``CUDA_VISIBLE_DEVICES`` and return its number.
+def gpus() -> list[str]:
+    """GPUs that this process may use, by what ``CUDA_VISIBLE_DEVICES`` calls them; torch, which knows better, is not
+    asked."""
+    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name.strip() for name in given.split(",") if name.strip()]
+    return [str(number) for number in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+
+
+def reserve_gpu(devices: Sequence[str] | None = None, folder: Path | None = None) -> str | None:
+    """Wait for a free GPU, reserve it for this process, set ``CUDA_VISIBLE_DEVICES`` to it and return it.
 
     Snakemake counts GPUs but hands out no device numbers: each GPU has a file whose lock is its token. Must run before
-    torch starts CUDA. Returns None, and changes nothing, on a machine without GPUs or where a batch system has set the
-    variable; of several GPUs that were set for the processes of one training (``LOCAL_RANK``), each takes its own.
+    torch starts CUDA. Returns None, and changes nothing, on a machine without GPUs or where the variable is set to one
+    GPU already, as batch systems do. Of several, each process takes one of its own.
 
     Args:
-        devices: number of GPUs; None: the NVIDIA device files of this machine.
+        devices: names of the GPUs; None: those that this process may use (``gpus``).
         folder: where tokens lie; None: the machine's temporary folder, shared by all jobs of this user.
     """
-    count = len(list(Path("/dev").glob("nvidia[0-9]*"))) if devices is None else devices
-    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        mine, rank = given.split(","), int(os.environ.get("LOCAL_RANK", "0"))
-        if "LOCAL_RANK" in os.environ and rank < len(mine):
-            os.environ["CUDA_VISIBLE_DEVICES"] = mine[rank]
+    names = gpus() if devices is None else list(devices)
+    if not names or (len(names) == 1 and "CUDA_VISIBLE_DEVICES" in os.environ):
         return None
-    if not count:
-        return None
-    folder = folder or Path(tempfile.gettempdir())
+    # Within a job of a batch system, GPUs may be numbered from 0 in each job.
+    job = next((f"job{os.environ[name]}-" for name in BATCH_JOBS if name in os.environ), "")
+    tokens = {
+        name: (folder or Path(tempfile.gettempdir())) / f"medseg-{os.getuid()}-{job}gpu{name}.lock" for name in names
+    }
     announced = False
-    while (number := _free_gpu(count, folder)) is None:
+    while (taken := _free_gpu(tokens)) is None:
         if not announced:
-            say(f"waiting for one of {count} GPUs")
+            say(f"waiting for one of {len(names)} GPUs")
             announced = True
         time.sleep(POLL_S)
-    os.environ["CUDA_VISIBLE_DEVICES"] = str(number)
-    return number
+    os.environ["CUDA_VISIBLE_DEVICES"] = taken
+    return taken
 
 
-def _free_gpu(count: int, folder: Path) -> int | None:
-    """The number of the first GPU whose token nobody holds, with its token held from now on; None: all are in use."""
-    for number in range(count):
-        token = open(folder / f"medseg-{os.getuid()}-gpu{number}.lock", "w")  # noqa: SIM115 (held until exit)
+def _free_gpu(tokens: Mapping[str, Path]) -> str | None:
+    """The first GPU whose token nobody holds, with its token held from now on; None: all are in use."""
+    for name, path in tokens.items():
+        token = open(path, "w")  # noqa: SIM115 (held until exit)
         try:
             fcntl.flock(token, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             token.close()
             continue
         _held.append(token)
-        return number
+        return name
     return None

@@ -12,13 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from medseg.errors import BusyError
+from medseg.cluster import wait_for
+from medseg.errors import BusyError, DataError
 from medseg.explained import named
 from medseg.fence import draw_token
 from medseg.files import sweep
 from medseg.outputs import owners
 from medseg.owner import is_here, is_orphan
 from medseg.progress import say
+from medseg.records import read_record, write_record
 from medseg.results.folders import RunFolder
 
 # A job that is asked to stop saves its state, which takes seconds; one that hangs is killed after this long.
@@ -109,6 +111,49 @@ def take_over(results: Path) -> None:
     run = RunFolder(results)
     for folder in (results, run.token.parent, *(one for one in run.made.rglob("*") if one.is_dir())):
         sweep(folder)
+
+
+def note_submitted(results: Path, name: str | None, study: str) -> None:
+    """Note which jobs a run leaves to a cluster, so that they are found again if the run is killed.
+
+    Args:
+        results: ``results/{experiment}``, held by this process.
+        name: that all its jobs have in SLURM; None: it leaves none to anybody.
+        study: digest of what the results depend on.
+    """
+    note = RunFolder(results).submitted
+    if name is None:
+        note.unlink(missing_ok=True)
+    else:
+        write_record(note, {"name": name, "study": study})
+
+
+def await_submitted(results: Path, study: str) -> float | None:
+    """Wait until the jobs of a run that was killed have ended, of another configuration, code or data: stop them.
+
+    A second job for the same result would only wait for the first, on a node of its own, or be refused.
+
+    Args:
+        results: ``results/{experiment}``, held by this process.
+        study: digest of what the results depend on now.
+
+    Returns:
+        When that run began, if it made results of something else, which Snakemake may not know; else None.
+
+    Raises:
+        MachineError: where SLURM does not answer.
+    """
+    note = RunFolder(results).submitted
+    if not note.is_file():
+        return None
+    try:
+        record = read_record(note, "snakemake")
+        name, same = str(record["name"]), record["study"] == study
+    except (DataError, KeyError):
+        say(f"{note}: damaged; jobs that a run before may have left to a cluster are not waited for, but write nothing")
+        return os.stat(note).st_mtime
+    wait_for(name, stop=not same)
+    return None if same else os.stat(note).st_mtime
 
 
 def _send(owner: Mapping[str, str], number: signal.Signals) -> None:

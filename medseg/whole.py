@@ -7,22 +7,28 @@ from pathlib import Path
 from medseg.config import Config
 from medseg.config.grids import grid_name
 from medseg.ingest.download import is_there
-from medseg.outputs import Damage, damaged
+from medseg.outputs import Damage, damaged, list_of
 from medseg.progress import say
 from medseg.results.key import RunKey
 from medseg.results.paths import Results
 from medseg.tracking import needs_sync
 
 
-def look(config: Config, *, verify: bool = False) -> dict[Path, Damage]:
+def look(config: Config, *, verify: bool = False, since: float | None = None) -> dict[Path, Damage]:
     """Results of a configuration that their jobs have to make again, and why.
 
     Args:
         config: the experiment.
         verify: read every file, and not only those whose size or time differ.
+        since: what was made after this moment (seconds, of the files' clock) is of something else; None: nothing is.
     """
     results = Results.of(config)
     found = damaged(results.root, made_by(config), verify=verify, say=say)
+    if since is not None:
+        for result in made_by(config):
+            made = list_of(results.root, result)
+            if made.is_file() and made.stat().st_mtime >= since:
+                found.setdefault(result, Damage("was made by a run of something else", unfinished=True))
     for name, dataset in config.datasets.items():
         folder, record = config.folder_of(name), results.download(name)
         if dataset.download is not None and record.is_file() and not is_there(folder):
@@ -32,7 +38,7 @@ def look(config: Config, *, verify: bool = False) -> dict[Path, Damage]:
     return found
 
 
-def clear(config: Config, *, verify: bool = False) -> list[Path]:
+def clear(config: Config, *, verify: bool = False, since: float | None = None) -> list[Path]:
     """Remove the results that have to be made again, as far as they are there; says which and why.
 
     Snakemake makes a file that is missing if it is asked for it: so the workflow asks for these. It looks by itself at
@@ -41,12 +47,12 @@ def clear(config: Config, *, verify: bool = False) -> list[Path]:
     job begins, so that a kill loses nothing.
 
     Args:
-        config, verify: as for ``look``.
+        config, verify, since: as for ``look``.
 
     Returns:
         Those results, to be asked for.
     """
-    found = look(config, verify=verify)
+    found = look(config, verify=verify, since=since)
     for result, damage in found.items():
         if not damage.unfinished:
             say(f"{damage.why}: it is made again")

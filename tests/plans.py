@@ -41,9 +41,9 @@ def tiny_plan(network: str = "unet", dims: int = 2, **changes: Any) -> Plan:
 
 def run_plan(config: Config, model: str, fingerprint: Path, out: Path | None, measure: Any = None) -> Plan:
     """The plan stage, with what this machine has."""
-    from medseg.engine.memory import estimate_memory
+    from medseg.engine.memory import estimate_memory, estimate_work
     from medseg.engine.resources import available_resources
     from medseg.plan import run as stage
 
     here = available_resources(config.device, config.budget.memory_gb, config.threads, config.processes)
-    return stage.run(config, model, fingerprint, out, here, estimate_memory, measure)
+    return stage.run(config, model, fingerprint, out, here, estimate_memory, measure, estimate_work)

@@ -20,7 +20,7 @@ def new(
 ) -> None:
     """Look at a folder of images and write a commented configuration that passes the checks, or say what is open."""
     from medseg.draft.run import run
-    from medseg.workflow import has_gpu
+    from medseg.machine import gpus
 
-    for line in run(folder, out, processors(), seconds, has_gpu()):
+    for line in run(folder, out, processors(), seconds, bool(gpus())):
         print(line)

@@ -50,13 +50,13 @@ def plan(
     elif config is None or model is None or fingerprint is None or (out is None and not explain):
         raise typer.BadParameter("give --config, --model, --fingerprint and --out (or --explain), or --explain --plan")
     else:
-        from medseg.engine.memory import estimate_memory
+        from medseg.engine.memory import estimate_memory, estimate_work
         from medseg.engine.resources import available_resources
         from medseg.train.pace import measure
 
         study = read_study([config])
         here = available_resources(study.device, study.budget.memory_gb, study.threads, study.processes)
-        made = stage.run(study, model, fingerprint, out, here, estimate_memory, measure)
+        made = stage.run(study, model, fingerprint, out, here, estimate_memory, measure, estimate_work)
         if explain:
             print(stage.explanation(made))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
 
 from medseg.engine.build import build_network, build_step
 from medseg.models.memory_layout import memory_format
@@ -125,18 +126,33 @@ def estimate_memory(plan: Plan) -> int:
     """
     workspace = onednn_workspace if plan.machine.device == "cpu" else no_workspace
     with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes(workspace) as count:
-        precision = "bf16" if plan.machine.precision in ("bf16", "fp16") else "fp32"
-        shapes = plan.changed(device="cpu", precision=precision, compile=False)
-        step = build_step(build_network(shapes), shapes, blank=True)
-        layout, samples = (
-            memory_format(plan.network.dims, plan.machine.channels_last),
-            plan.training.batch // plan.machine.processes,
-        )
-        for _ in range(STEPS):
-            images = torch.empty(samples, plan.network.in_channels, *plan.network.patch).contiguous(
-                memory_format=layout
-            )
-            labels = torch.zeros(samples, *plan.network.patch, dtype=torch.int64)
-            step(images, labels)
+        _go_through(plan, STEPS)
     peak: int = count.peak
     return peak
+
+
+def estimate_work(plan: Plan) -> float:
+    """Arithmetic operations of a training step, forward and backward: of matrix products and convolutions, which are
+    nearly all of them. Counted as ``estimate_memory`` counts bytes.
+
+    Args:
+        plan: complete.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes(no_workspace), FlopCounterMode(display=False) as count:
+        _go_through(plan, 1)
+    return float(count.get_total_flops())
+
+
+def _go_through(plan: Plan, steps: int) -> None:
+    """Run training steps on tensors without content."""
+    precision = "bf16" if plan.machine.precision in ("bf16", "fp16") else "fp32"
+    shapes = plan.changed(device="cpu", precision=precision, compile=False)
+    step = build_step(build_network(shapes), shapes, blank=True)
+    layout, samples = (
+        memory_format(plan.network.dims, plan.machine.channels_last),
+        plan.training.batch // plan.machine.processes,
+    )
+    for _ in range(steps):
+        images = torch.empty(samples, plan.network.in_channels, *plan.network.patch).contiguous(memory_format=layout)
+        labels = torch.zeros(samples, *plan.network.patch, dtype=torch.int64)
+        step(images, labels)

@@ -37,6 +37,7 @@ def run(
     resources: Resources,
     step_bytes: StepBytes,
     measure: Measure | None = None,
+    step_work: Callable[[Plan], float] | None = None,
 ) -> Plan:
     """Plan one model on one data set, write the plan if ``out`` says where, and return it.
 
@@ -50,6 +51,8 @@ def run(
         resources: what a training may use.
         step_bytes: memory that a training step of a plan needs.
         measure: pace of training; needed for a budget in minutes.
+        step_work: arithmetic operations of a training step of a plan, from which a cluster's time limits follow
+            (``medseg.jobs``); None: the plan does not say.
 
     Raises:
         ConfigError: if the configuration has no such model.
@@ -66,6 +69,9 @@ def run(
         shapes = fingerprint.shapes_at(plan.grid.spacing)
         say(f"plan {fingerprint.dataset}/{model}: measuring the pace of training on this machine")
         plan = _plan_for_minutes(request, plan, minutes, step_bytes, lambda plan, s: measure(plan, shapes, s))
+    if step_work is not None:
+        work = f"{step_work(plan) / 1e9:.6f} GFLOP for a training step, counted by going through one without computing"
+        plan = replace(plan, reasons={**plan.reasons, "work": work})
     if out is not None:
         with writing(out):
             write_plan(out, plan)

@@ -27,6 +27,11 @@ class RunFolder:
         return self.folder / ".run" / "workflow.lock"
 
     @property
+    def submitted(self) -> Path:
+        """What a run noted that has a cluster run its jobs, until it has ended (``medseg.takeover``)."""
+        return self.folder / ".run" / "submitted.json"
+
+    @property
     def made(self) -> Path:
         """Folder of lists of files that jobs made (``medseg.outputs``)."""
         return self.folder / ".run" / "made"

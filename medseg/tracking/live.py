@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
 from types import TracebackType
 
+from medseg import cluster
 from medseg.progress import say
 from medseg.results.folders import TrackingFolder
 from medseg.tracking.curves import CurvePoint, Curves, JournalReader
@@ -82,6 +84,8 @@ class LiveTracking:
         while True:
             stopping = self._stop.is_set()
             try:
+                if not self._can_follow():
+                    return
                 self._send()
                 if stopping:
                     self._close()
@@ -99,6 +103,10 @@ class LiveTracking:
                 self._outage, wait = type(error), min(2 * wait, LONGEST_WAIT_S)
             waiting = self._link is not None and not self._link.sender.ours
             self._stop.wait(max(wait, WATCH_S) if waiting else wait)
+
+    def _can_follow(self) -> bool:
+        """Whether the store can be written from here: a SQLite file is not shared by the nodes of a cluster."""
+        return not os.environ.get(cluster.VARIABLE) or read_store(self._store_file).database is None
 
     def _send(self) -> None:
         self._unsent += self._reader.read()

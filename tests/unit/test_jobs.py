@@ -12,7 +12,18 @@ import pytest
 from medseg.config import Config, load_config
 from medseg.files import write_text
 from medseg.ingest.recorded import write_table
-from medseg.jobs import CUDA_MB, DECODED_MB, PROCESS_MB, Job, case_sizes, step_gb
+from medseg.jobs import (
+    CUDA_MB,
+    DAY_MINUTES,
+    DECODED_MB,
+    GPU_PACE,
+    PROCESS_MB,
+    START_MINUTES,
+    THREAD_PACE,
+    Job,
+    case_sizes,
+    planned,
+)
 from medseg.preprocess.store import DECODED_BYTES
 from medseg.records import write_record
 from medseg.results.paths import Results
@@ -43,6 +54,15 @@ def manifest(*shapes: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0, 1
     write_table(files.manifest, table, files.dataset, {"channels": ["CT"] * channels})
 
 
+def write_plan(steps: int = 10, gflop: float | None = None, batch: int = 2, patch: tuple[int, ...] = (10, 10)) -> None:
+    """A plan with no more in it than the work of its training."""
+    reasons = {"memory": "7.25 GB for a training step, counted; at most 8.00 GB"}
+    if gflop is not None:
+        reasons["work"] = f"{gflop:.6f} GFLOP for a training step, counted"
+    value = {"reasons": reasons, "training": {"steps": steps, "batch": batch}, "network": {"patch": patch}}
+    write_record(Results(Path("results/e")).plan("d").plan("m"), value)
+
+
 def rounded(megabytes: float) -> int:
     return 100 * math.ceil(megabytes / 100)
 
@@ -58,7 +78,7 @@ def test_before_anything_ran_every_rule_has_plain_numbers(config: Config) -> Non
     for rule in ALL:
         one = Job(config, rule, 1, False, "d", "m")
         assert 1000 <= one.memory_mb() <= 8000
-        assert one.minutes() >= 30
+        assert one.minutes() >= 20
 
 
 def test_large_cases_and_more_of_them_at_once_need_more(config: Config) -> None:
@@ -84,11 +104,12 @@ def test_the_host_budget_of_the_configuration_counts(config: Config) -> None:
 
 def test_training_needs_what_the_plan_counted(config: Config) -> None:
     plan = Results(Path("results/e")).plan("d").plan("m")
-    assert step_gb(plan) is None
+    assert planned(plan) is None
     unplanned = memory(config, "train")
     manifest((100, 100, 100))
-    write_record(plan, {"reasons": {"memory": "7.25 GB for a training step, counted; at most 8.00 GB"}})
-    assert step_gb(plan) == 7.25
+    write_plan()
+    assert planned(plan).step_gb == 7.25
+    assert memory(config, "plan") == memory(config, "train")
     # The case is kept decoded: an image of 4 and labels of 1 byte a voxel.
     assert memory(config, "train") == rounded(1500 + 7250 + 5)
     assert memory(config, "train") > unplanned
@@ -125,10 +146,12 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_job_that_writes_it_again(
     assert {rule: memory(config, rule) for rule in ALL} == unknown
 
 
-def test_a_plan_says_how_much_memory_it_counted(study: Any) -> None:
-    found = step_gb(study.plan("flat"))
-    assert found is not None
-    assert 0 <= found < 1
+def test_a_plan_says_how_much_memory_and_work_it_counted(study: Any) -> None:
+    found = planned(study.plan("flat"))
+    assert found is not None and found.step_gb is not None and found.operations is not None
+    assert 0 <= found.step_gb < 1
+    assert 1e6 < found.operations < 1e12
+    assert found.steps == 4
 
 
 def test_sizes_are_those_of_the_manifest(study: Any) -> None:
@@ -145,15 +168,40 @@ def test_finely_resolved_cases_are_prepared_on_the_usual_grid(config: Config) ->
     ]
 
 
-def test_time_follows_budget_cases_and_shards(config: Config) -> None:
-    manifest(*[(8, 8, 8)] * 120)
-    assert Job(make(budget={"minutes": 20}), "train", 1, False, "d", "m").minutes() == 40
-    assert Job(config, "train", 1, False, "d", "m").minutes() > 1440
+def minutes(config: Config, rule: str, threads: int = 1, gpu: bool = False) -> int:
+    return Job(config, rule, threads, gpu, "d", "m").minutes() - START_MINUTES
+
+
+def test_time_of_a_training_follows_budget_or_the_work_that_the_plan_counted(config: Config) -> None:
+    assert minutes(make(budget={"minutes": 20}), "train") == minutes(make(budget={"minutes": 20}), "plan") == 30
+    assert minutes(config, "train") == DAY_MINUTES
+    assert minutes(config, "plan") == 0
+    # A tenth of a second for all else, and a quarter for validation beside the steps.
+    write_plan(steps=12_000, gflop=THREAD_PACE / 1e9)
+    assert minutes(make(threads=1), "train") == math.ceil(12_000 * 1.1 * 1.25 / 60)
+    assert minutes(make(threads=2), "train") == math.ceil(12_000 * 0.6 * 1.25 / 60)
+    write_plan(steps=12_000, gflop=GPU_PACE / 1e9)
+    assert minutes(make(threads=2), "train", gpu=True) == math.ceil(12_000 * 1.1 * 1.25 / 60)
     fixed = make(budget={"minutes": 20}, models={"m": {"network": "unet", "plan": {"steps": 9}}})
-    assert Job(fixed, "train", 1, False, "d", "m").minutes() > 1440
-    whole = Job(make(shards=4), "predict", 1, False, "d", "m").minutes()
-    part = Job(make(shards=4), "predict_shard", 1, False, "d", "m").minutes()
-    assert (whole, part) == (30 + 5 * 120, 30 + 5 * 30)
+    assert minutes(fixed, "train", gpu=True) == minutes(config, "train", gpu=True)
+    # Of an earlier version, which counted no work.
+    write_plan(steps=12_000)
+    assert minutes(config, "train") == DAY_MINUTES
+
+
+def test_time_of_other_stages_follows_cases_voxels_threads_and_shards(config: Config) -> None:
+    manifest(*[(100, 100, 100)] * 600)
+    assert minutes(config, "ingest") == 600 * (5 + 2) / 60
+    assert minutes(config, "preprocess", threads=4) == 600 * (5 + 5) / 60 / 4
+    # Two fifths of the cases, in five folds.
+    assert minutes(config, "evaluate") == 0.4 * 600 * (5 + 10) / 60
+    assert minutes(make(folds={"count": 2}), "evaluate") == 600 * (5 + 10) / 60
+    without = minutes(config, "predict")
+    assert without == 0.4 * 600 * (5 + 10) / 60
+    # A third of a step of 100 voxels, 64 times over: overlapping windows and mirror images.
+    write_plan(gflop=THREAD_PACE / 1e9 / 1e4, batch=1)
+    assert minutes(make(threads=1), "predict") == math.ceil(without + 0.4 * 600 * 1e6 / 3 / 100 * 64 / 1e4 / 60)
+    assert minutes(make(shards=4), "predict_shard") == math.ceil(minutes(make(shards=4), "predict") / 4)
 
 
 def test_a_job_is_made_of_its_wildcards(config: Config) -> None:

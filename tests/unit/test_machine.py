@@ -17,16 +17,17 @@ import os, sys
 from pathlib import Path
 from medseg import machine
 machine.POLL_S = 0.05
-number = machine.reserve_gpu(devices=2, folder=Path(sys.argv[1]))
+number = machine.reserve_gpu(devices=sys.argv[2:], folder=Path(sys.argv[1]))
 print(number, os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 sys.stdin.read()
 """
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+def start(folder: Path, **variables: str) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"} | variables
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], env=environment, text=True, **pipes)
+    names = variables["CUDA_VISIBLE_DEVICES"].split(",") if variables else ["0", "1"]
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), *names], env=environment, text=True, **pipes)
 
 
 def line(stream) -> str:
@@ -62,31 +63,36 @@ def _held_by(folder: Path, job: subprocess.Popen[str]) -> set[int]:
 
 def test_a_device_that_the_batch_system_chose_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
-    assert machine.reserve_gpu(devices=2, folder=tmp_path) is None
+    assert machine.reserve_gpu(folder=tmp_path) is None
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_machines_without_devices_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert machine.reserve_gpu(devices=0, folder=tmp_path) is None
+    assert machine.reserve_gpu(devices=[], folder=tmp_path) is None
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
     assert list(tmp_path.iterdir()) == []
 
 
-def test_processes_of_one_training_each_take_their_own_of_the_gpus_they_were_given(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert machine.reserve_gpu(devices=8, folder=tmp_path) is None
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert machine.reserve_gpu(devices=8, folder=tmp_path) is None
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
-    # One device for two processes: both have it.
-    assert machine.reserve_gpu(devices=8, folder=tmp_path) is None
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
-    assert not list(tmp_path.iterdir())
+def test_of_several_gpus_that_were_given_each_process_takes_its_own(tmp_path: Path) -> None:
+    # Processes of one training in a batch job, or trainings side by side in one allocation.
+    jobs = [start(tmp_path, CUDA_VISIBLE_DEVICES="3,5", SLURM_JOB_ID="7") for _ in range(2)]
+    # GPUs of another job may have the same numbers, and are others.
+    jobs.append(start(tmp_path, CUDA_VISIBLE_DEVICES="3,5", SLURM_JOB_ID="8"))
+    try:
+        assert {line(job.stdout) for job in jobs[:2]} == {"3 3", "5 5"}
+        assert line(jobs[2].stdout) == "3 3"
+    finally:
+        for job in jobs:
+            job.kill()
+            job.communicate()
+
+
+@pytest.mark.parametrize(("given", "names"), [("3,5", ["3", "5"]), ("", []), ("GPU-8a, GPU-9b", ["GPU-8a", "GPU-9b"])])
+def test_gpus_are_those_that_were_given(given: str, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert machine.gpus() == names
 
 
 # Control groups

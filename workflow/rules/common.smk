@@ -9,7 +9,7 @@ BESIDE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 if (BESIDE / "medseg" / "__init__.py").is_file():
     sys.path.insert(0, str(BESIDE))
 try:
-    from medseg import as_module, slices, whole
+    from medseg import as_module, cluster, slices, whole
     from medseg import workflow as study
     from medseg.config.grids import grid_name
     from medseg.fence import VARIABLE
@@ -48,9 +48,17 @@ LOG, BENCHMARK = RESULTS.log, RESULTS.benchmark
 UI_URI = f" --uri {CONFIG.tracking.uri}" if CONFIG.tracking.uri else ""
 # Relative to the files of the rules.
 ENVIRONMENT = "../../environment.yml"
-# Work on cases goes over all cores: its results do not depend on how many there are.
-CASE_WORKERS = workflow.cores or CONFIG.threads
+# With `--jobs` Snakemake has others run its jobs, on machines of which this one says nothing.
+if workflow.is_main_process:
+    study.settle_device(CONFIG, submits=workflow.nodes is not None)
+HERE = workflow.is_main_process and workflow.nodes is None
+# Work on cases goes over all cores of one machine: its results do not depend on how many there are. For a cluster, the
+# profile says it (`set-threads`).
+CASE_WORKERS = workflow.cores if HERE else CONFIG.threads
 GPU = study.wants_gpu(CONFIG)
+# What one machine has. Jobs of a cluster are bounded by what it gives, and by `jobs`.
+if HERE and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", study.gpus_here(CONFIG))
 # More than one job for the cases of a stage: each works on a part of them, and a last one joins the parts.
 SHARDS = whole.shards(CONFIG)
 JOIN = ["--join", str(CONFIG.shards)] if SHARDS else []
@@ -63,22 +71,19 @@ if workflow.is_main_process:
 else:
     study.join()
 
-# Jobs inherit which run of the workflow they are of; on a cluster, too. It is drawn when the first one begins.
+# Jobs inherit which run of the workflow they are of, and that a cluster runs them. The run is drawn when the first
+# one begins.
 os.environ.setdefault(VARIABLE, "")
+os.environ.setdefault(cluster.VARIABLE, "")
 
 
 envvars:
     VARIABLE,
+    cluster.VARIABLE,
 
 
 onstart:
-    study.start(
-        CONFIG,
-        [
-            (own_name(job.rule.name), job.wildcards)
-            for job in workflow.dag.needrun_jobs()
-        ],
-    )
+    study.start(CONFIG, workflow, own_name)
 
 
 wildcard_constraints:
@@ -95,16 +100,20 @@ def code(stage):
     return lambda wildcards: study.code_of(CONFIG, stage, wildcards)
 
 
+def asked(wildcards, threads, attempt, rulename):
+    """Memory and time of a job, from the manifest and the plan as soon as they are there."""
+    job = study.job(CONFIG, own_name(rulename), wildcards, threads)
+    return study.memory_and_time(workflow, rulename, job, attempt)
+
+
 def mem_mb(wildcards, threads, attempt, rulename):
-    """Memory of a job, from the manifest and the plan as soon as they are there."""
-    return (
-        study.job(CONFIG, own_name(rulename), wildcards, threads).memory_mb() * attempt
-    )
+    """Memory of a job."""
+    return asked(wildcards, threads, attempt, rulename)[0]
 
 
 def minutes(wildcards, threads, attempt, rulename):
     """Time limit of a job."""
-    return study.job(CONFIG, own_name(rulename), wildcards, threads).minutes() * attempt
+    return asked(wildcards, threads, attempt, rulename)[1]
 
 
 def of_runs(path):

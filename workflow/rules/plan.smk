@@ -34,10 +34,11 @@ rule plan:
         BENCHMARK("plan")
     conda:
         ENVIRONMENT
-    # A budget in minutes is measured: nothing else may run beside it.
-    threads: (workflow.cores or CONFIG.threads) if CONFIG.budget.minutes else 1
+    # A budget in minutes is measured: on one machine, nothing else may run beside it. On a cluster it asks for what
+    # training asks for, since what it finds is what it plans for.
+    threads: study.planning_threads(CONFIG, workflow.cores if HERE else None)
     resources:
-        gpu=GPU if CONFIG.budget.minutes else 0,
+        gpu=GPU if CONFIG.budget.minutes or not HERE else 0,
         mem_mb=mem_mb,
         runtime=minutes,
     params:

@@ -1,4 +1,10 @@
 # runs -> MLflow. The store is created once, before anything writes to it.
+# Where jobs are submitted from: nodes of a cluster often have no way out, and machines cannot share a SQLite file.
+localrules:
+    tracking_init,
+    track,
+
+
 rule tracking_init:
     output:
         RESULTS.tracking.store,
