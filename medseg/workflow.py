@@ -375,6 +375,22 @@ def job(config: Config, rule: str, wildcards: Any, threads: int) -> Job:
     return Job(config, rule, threads, bool(wants_gpu(config)), dataset, model)
 
 
+def require_container(config: Config, methods: Iterable[Any]) -> None:
+    """End with exit code 2 if jobs are to run in containers (``--sdm apptainer``), and in none that is named.
+
+    Args:
+        config: the experiment.
+        methods: Snakemake's, by which it deploys software.
+    """
+    if config.container is None and any(method.name == "APPTAINER" for method in methods):
+        raise stop(
+            ConfigError(
+                "--sdm apptainer: no image to run jobs in; give `container: FILE.sif` in the configuration "
+                "(docs/cluster.md says how it is built), or leave the option out"
+            )
+        )
+
+
 def settle_device(config: Config, submits: bool) -> None:
     """Settle where networks run, for this process and the jobs that inherit its environment.
 

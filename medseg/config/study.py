@@ -120,6 +120,11 @@ class Config(Section):
         description="jobs that share the cases of preprocess, predict and evaluate, for clusters; results are equal",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="where networks run")
+    container: str | None = Field(
+        default=None,
+        min_length=1,
+        description="image in which jobs run with `--sdm apptainer`: a .sif file, or docker://...; none: no container",
+    )
 
     @field_validator("folds", mode="before", json_schema_input_type=FoldsConfig | Literal["all"])
     @classmethod

@@ -31,7 +31,7 @@ QUICK = (
     "--slurm-keep-successful-logs",
 )
 # Long enough to be met while it trains.
-LONG = TINY.replace("steps: 300", "steps: 3000").replace("run: [0]", "run: [0, 1]")
+LONG = TINY.replace("steps: 300", "steps: 1500").replace("run: [0]", "run: [0, 1]")
 TRAIN = "cells/train/unet"
 ON_THE_WAY = 300.0
 

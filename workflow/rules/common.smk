@@ -42,6 +42,12 @@ else:
         workflow.config_settings.config,
     )
 own_name = as_module.own_names(workflow.modifier.modify_rulename)
+study.require_container(CONFIG, workflow.deployment_settings.deployment_method)
+if CONFIG.container:
+
+    container: CONFIG.container
+
+
 # Every path, of one job or as a pattern with wildcards.
 RESULTS = Results.of(CONFIG)
 LOG, BENCHMARK = RESULTS.log, RESULTS.benchmark
