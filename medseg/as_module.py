@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from medseg.config import Config
+from medseg.ending import stop
 from medseg.errors import ConfigError, MedsegError
 from medseg.settings import merge
-from medseg.workflow import VERIFY, checked_study, stop, typed_overrides
+from medseg.workflow import VERIFY, checked_study, typed_overrides
 
 
 def handed_config(given: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:

@@ -9,26 +9,13 @@ Free of torch, numpy and pandas, since every remote job parses the Snakefile aga
 
 from __future__ import annotations
 
-import collections
-import csv
-import functools
-import io
-import json
 import math
-import re
-import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from medseg.config import Config
-from medseg.errors import MedsegError
-from medseg.ingest.recorded import MAKER, read_table
-from medseg.metrics.quantities import QUANTITIES
-from medseg.metrics.row import met
-from medseg.metrics.table import METRICS
-from medseg.records import read_record
 from medseg.results.paths import Results
+from medseg.workload import CaseSize, Planned, case_sizes, planned, score_rows
 
 # Resident memory of a process that has imported what the stage needs, in MB, rounded up.
 PROCESS_MB = 600
@@ -71,99 +58,6 @@ UNKNOWN_CASES = 100
 # Small arrays that a process keeps decoded while it trains, at most (``preprocess.store.DECODED_BYTES``).
 DECODED_MB = 537
 MB = 1e6
-# What reading a file of an earlier version, a cut or an edited one raises.
-UNREADABLE = (LookupError, TypeError, ValueError, OSError, csv.Error, MedsegError)
-
-
-@dataclass(frozen=True, slots=True)
-class CaseSize:
-    """What the manifest says of a case's size.
-
-    Attributes:
-        voxels: of one channel, on the native grid.
-        prepared: of one channel, on a grid with the median spacing of the data set.
-        channels: of the image.
-    """
-
-    voxels: int
-    prepared: int
-    channels: int
-
-
-def case_sizes(manifest: Path, dataset: Path) -> tuple[CaseSize, ...]:
-    """Sizes of all cases of a ``manifest.tsv`` with its ``dataset.json``; none while ingest has not run.
-
-    None either for files of another version or damaged ones: a limit must not stop the job that writes them again.
-    """
-    if not (manifest.is_file() and dataset.is_file()):
-        return ()
-    try:
-        return _case_sizes(manifest, dataset, manifest.stat().st_mtime_ns, dataset.stat().st_mtime_ns)
-    except UNREADABLE:
-        return ()
-
-
-@functools.lru_cache(maxsize=64)
-def _case_sizes(manifest: Path, dataset: Path, *changed_ns: int) -> tuple[CaseSize, ...]:
-    channels = len(read_record(dataset, MAKER)["channels"])
-    rows = csv.DictReader(io.StringIO(read_table(manifest), newline=""), delimiter="\t")
-    # Remarks and file names of a case may be longer than csv's limit for a field, which holds for the whole process.
-    longest = csv.field_size_limit(2**30)
-    try:
-        grids = [json.loads(row["geometry"]) for row in rows]
-    finally:
-        csv.field_size_limit(longest)
-    volumes = [_voxel_volume(grid["voxel_to_world"]) for grid in grids]
-    usual = statistics.median(volumes) if volumes else 1.0
-    sizes = zip([math.prod(grid["shape"]) for grid in grids], volumes, strict=True)
-    return tuple(CaseSize(voxels, math.ceil(voxels * volume / usual), channels) for voxels, volume in sizes)
-
-
-def _voxel_volume(voxel_to_world: list[list[float]]) -> float:
-    """Volume of a voxel: the product of the lengths of its edges."""
-    axes = len(voxel_to_world) - 1
-    return math.prod(math.hypot(*(voxel_to_world[row][axis] for row in range(axes))) for axis in range(axes))
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """What a plan says of the work of a training.
-
-    Attributes:
-        step_gb: memory of a step, as the plan counted it, in GB; None: it does not say.
-        operations: arithmetic operations of a step; None: it does not say.
-        steps: of the training.
-        voxels: of a step: of all patches of the batch.
-    """
-
-    step_gb: float | None
-    operations: float | None
-    steps: int
-    voxels: int
-
-
-def planned(plan: Path) -> Planned | None:
-    """What there is to know of a training from its plan; None while there is no plan that can be read."""
-    if not plan.is_file():
-        return None
-    try:
-        return _planned(plan, plan.stat().st_mtime_ns)
-    except UNREADABLE:
-        return None
-
-
-@functools.lru_cache(maxsize=256)
-def _planned(plan: Path, changed_ns: int) -> Planned:
-    value = read_record(plan, "medseg plan")
-    reasons, training = value["reasons"], value["training"]
-    gigabytes = re.match(r"(\d+\.\d+) GB for a training step", str(reasons.get("memory")))
-    operations = re.match(r"(\d+\.\d+) GFLOP for a training step", str(reasons.get("work")))
-    return Planned(
-        float(gigabytes[1]) if gigabytes else None,
-        1e9 * float(operations[1]) if operations else None,
-        int(training["steps"]),
-        int(training["batch"]) * math.prod(value["network"]["patch"]),
-    )
 
 
 def reading_workers(config: Config, gpu: bool) -> int:
@@ -171,30 +65,6 @@ def reading_workers(config: Config, gpu: bool) -> int:
     if config.loader.workers is not None:
         return config.loader.workers
     return 2 if gpu else 0
-
-
-def score_rows(config: Config) -> int:
-    """Most score rows that compare reads, of all data sets whose cases ingest has counted."""
-    results, rows = Results.of(config), 0
-    trainings = collections.Counter(dataset for dataset, *_ in config.runs())
-    for name in config.datasets:
-        files = results.ingest(name)
-        cases = len(case_sizes(files.manifest, files.dataset))
-        # A training scores the cases of one fold.
-        scored = math.ceil(cases * trainings[name] / config.folds.count)
-        rows += scored * _rows_of_case(files.dataset) if scored else 0
-    return rows
-
-
-def _rows_of_case(dataset: Path) -> int:
-    """Most score rows of a case of a data set: of every region or class; 0 where its file cannot be read."""
-    try:
-        labels = read_record(dataset, MAKER)["labels"]
-        needs = [*(one.needs for one in METRICS.values()), *(one.needs for one in QUANTITIES.values())]
-        each = sum(met(one, objects=labels["instances"]) for one in needs)
-        return each * len(labels["regions"] or labels["names"])
-    except UNREADABLE:
-        return 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,29 +5,25 @@ Free of torch, monai and mlflow, since every remote job parses the Snakefile aga
 
 from __future__ import annotations
 
-import atexit
-import functools
 import json
-import math
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
-from medseg import cluster, jobs, machine
+from medseg import cluster
 from medseg.config import Config, is_elsewhere
-from medseg.errors import ConfigError, MachineError, MedsegError
+from medseg.ending import stop, watch
+from medseg.errors import ConfigError, MedsegError
 from medseg.evaluate.choice import check_choices
-from medseg.explained import check_writing, explain
+from medseg.explained import check_writing
 from medseg.fence import allowed
-from medseg.files import digest_of
-from medseg.jobs import Job
 from medseg.places import read_study
 from medseg.postprocess.operations import wanted
 from medseg.progress import say
@@ -35,20 +31,15 @@ from medseg.records import holds, write_record
 from medseg.results.folders import RunFolder
 from medseg.results.key import RunKey, read_fold
 from medseg.results.paths import Results
-from medseg.slices import dataset_slice
-from medseg.stages import STAGES, rows_of_model, stage_digest
+from medseg.stages import rows_of_model, stage_digest
 from medseg.starts import require_starts
+from medseg.submission import digest_of_study, keep_notes, require_possible, run_name, submits_to_slurm
 from medseg.takeover import await_submitted, hold_folder, note_submitted, take_over
-from medseg.text import BREAK, escaped
 from medseg.tracking.store import check_uri, database_of
 from medseg.whole import clear, look
 
-# What Snakemake logs of a job that ended with a user's error.
-FAILED_BY_USER = "non-zero exit status 2."
 # No option of a study, but of one run: `snakemake --config verify=true`.
 VERIFY = "verify"
-# Snakemake asks for the resources of a job several times.
-_say_once = functools.cache(say)
 # Options with which Snakemake runs no job.
 RUN_NOTHING = (
     *("--dry", "--lint", "--list", "--summary", "--detailed-summary", "--dag", "--rulegraph", "--filegraph", "--d3dag"),
@@ -92,63 +83,6 @@ def _scalar(value: Any) -> Any:
         raise ConfigError(f"--config: {value[:80]!r} is no YAML ({' '.join(str(error).split())[:200]})") from None
 
 
-def stop(error: MedsegError | OSError) -> SystemExit | OSError:
-    """Print a user's error without a traceback; the exception to raise for exit code 2 (Snakemake's own is 1).
-
-    An error of the operating system that no user can fix is returned as it is.
-    """
-    text = str(error) if isinstance(error, MedsegError) else explain(error)
-    if text is None:
-        return cast(OSError, error)
-    sys.stderr.write(f"{escaped(text, keep=BREAK)}\n")
-    sys.stderr.flush()
-    return SystemExit(2)
-
-
-def has_ended(config: Config | None = None) -> None:
-    """Note that the run has ended well, or has said how it ended.
-
-    Args:
-        config: the experiment, whose jobs have all ended; None: some may not have.
-    """
-    atexit.unregister(_last_word)
-    if config is not None:
-        RunFolder(Results.of(config).root).submitted.unlink(missing_ok=True)
-
-
-def _last_word(folder: Path) -> None:
-    """End with 2 and say why, if a run ended on a full disk and nobody was asked what to say.
-
-    Snakemake ends so, with 1, where it cannot write its own notes of a job; the status of a process that is ending can
-    be changed in no other way.
-    """
-    try:
-        check_writing(folder)
-    except OSError as error:
-        if isinstance(stop(error), SystemExit):
-            sys.stdout.flush()
-            os._exit(2)
-
-
-def exit_status(logs: Iterable[str], folder: Path) -> int:
-    """Status of a run in which a job failed: 2 for a user's error, as by hand; Snakemake's own is 1.
-
-    On a full disk, jobs may fail because their log cannot be written, and Snakemake's may end early: so what is wrong
-    with the folder is said once more, at the end.
-
-    Args:
-        logs: Snakemake's log of this run.
-        folder: where results go.
-    """
-    has_ended()
-    try:
-        check_writing(folder)
-    except OSError as error:
-        if isinstance(stop(error), SystemExit):
-            return 2
-    return 2 if any(FAILED_BY_USER in Path(log).read_text(errors="replace") for log in logs) else 1
-
-
 def prefer_this_environment() -> str:
     """Put this environment's ``medseg`` first on the PATH; return the command by which the user can call it."""
     folder = Path(sys.executable).parent
@@ -183,7 +117,7 @@ def begin(config: Config, overrides: Mapping[str, Any]) -> list[str]:
                 if not damage.unfinished:
                     say(f"{damage.why}: a run makes it again, and what follows from it")
             return [str(path) for path in found]
-        atexit.register(_last_word, Path.cwd())
+        watch(Path.cwd())
         since = await_submitted(results.root, digest_of_study(config))
         write_config(config, results.config)
         return [str(path) for path in clear(config, verify=verify, since=since)]
@@ -191,13 +125,6 @@ def begin(config: Config, overrides: Mapping[str, Any]) -> list[str]:
         raise stop(error) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-
-
-def digest_of_study(config: Config) -> str:
-    """Digest of all that results depend on: configuration, code, and files of the data sets."""
-    code = {stage: stage_digest(stage) for stage in STAGES}
-    data = {name: dataset_slice(config, name) for name in config.datasets}
-    return digest_of({"config": config.model_dump(mode="json"), "code": code, "data": data})
 
 
 def runs_jobs(arguments: Sequence[str]) -> bool:
@@ -229,12 +156,12 @@ def start(config: Config, workflow: Any, own_name: Callable[[str], str]) -> None
     root, jobs = Results.of(config).root, list(workflow.dag.needrun_jobs())
     try:
         require_starts(config, [(own_name(job.rule.name), job.wildcards) for job in jobs])
-        if slurm := _submits_to_slurm(workflow):
+        if slurm := submits_to_slurm(workflow):
             require_possible(jobs)
         if RunFolder(root).submitted.is_file():
-            _keep_notes(workflow)
+            keep_notes(workflow)
         take_over(root)
-        note_submitted(root, _run_name(workflow) if slurm else None, digest_of_study(config))
+        note_submitted(root, run_name(workflow) if slurm else None, digest_of_study(config))
     except (MedsegError, OSError) as error:
         raise stop(error) from None
     if os.environ.get(cluster.VARIABLE) and database_of(check_uri(config.tracking.uri)) is not None:
@@ -242,76 +169,6 @@ def start(config: Config, workflow: Any, own_name: Callable[[str], str]) -> None
             "tracking: several machines cannot share a SQLite file, so curves are sent when all else is done; to see "
             "them while trainings run, give `tracking: {uri: http://…}`, an MLflow server that the nodes reach"
         )
-
-
-def _submits_to_slurm(workflow: Any) -> bool:
-    plugin = workflow.executor_plugin
-    return bool(workflow.is_main_process and plugin is not None and plugin.name == "slurm")
-
-
-def _run_name(workflow: Any) -> str:
-    """The name that SLURM's jobs of this run have; Snakemake's executor draws it, and prints it as "SLURM run ID"."""
-    return str(workflow.scheduler._executor.run_uuid)
-
-
-def _keep_notes(workflow: Any) -> None:
-    """Have Snakemake note of jobs that ended after their workflow was killed what it notes of others.
-
-    It compares parameters with its notes: without them, a change of configuration or code would make nothing again.
-    """
-    notes = workflow.persistence
-    for job in workflow.dag.jobs:
-        if job.output and not workflow.dag.needrun(job) and not notes.has_metadata(job):
-            workflow.async_run(notes.finished(job))
-
-
-def require_possible(jobs: Iterable[Any]) -> None:
-    """Raise ``MachineError`` if a job asks for what its partition does not have; each reason is named once.
-
-    Args:
-        jobs: Snakemake's, before their first attempt.
-    """
-    problems: dict[str, None] = {}
-    for job in jobs:
-        if not job.is_local:
-            asked = job.resources
-            what = cluster.Wanted(job.threads, int(asked.get("mem_mb") or 0), int(asked.get("gpu") or 0))
-            problems |= dict.fromkeys(cluster.impossible(job.rule.name, asked.get("slurm_partition"), what))
-    if problems:
-        raise MachineError("\n".join(problems))
-
-
-def memory_and_time(workflow: Any, rule: str, job: Job, attempt: int) -> tuple[int, int]:
-    """Memory in MB and minutes that a job asks for: more with each attempt, as far as its partition has them.
-
-    What the first attempt cannot have is said. Its time is what the partition allows, since every stage keeps what it
-    has done and goes on with the next attempt; its memory is asked for as it is, and SLURM refuses it at once.
-
-    Args:
-        workflow: Snakemake's.
-        rule: its name there.
-        job: the job.
-        attempt: counted from 1.
-    """
-    memory, minutes = job.memory_mb(), job.minutes()
-    partition = _partition(workflow, rule) if _submits_to_slurm(workflow) else None
-    if partition is None:
-        return memory * attempt, minutes * attempt
-    times = 1 + workflow.execution_settings.retries
-    if job.is_known:
-        for line in cluster.remarks(job.label, partition, memory, minutes, times):
-            _say_once(line)
-    longest = minutes * attempt if math.isinf(partition.minutes) else min(minutes * attempt, int(partition.minutes))
-    return min(memory * attempt, max(memory, partition.memory_mb)), longest
-
-
-def _partition(workflow: Any, rule: str) -> cluster.Partition | None:
-    """The partition of a rule's jobs; None where that is not to be known before."""
-    resources = workflow.get_rule(rule).resources
-    if "slurm_partition" not in resources:
-        return cluster.partition_of(None)
-    name = cluster.named_in(resources["slurm_partition"].raw)
-    return cluster.partition_of(name) if name else None
 
 
 def write_config(config: Config, path: Path) -> None:
@@ -367,102 +224,3 @@ def code_of(config: Config, stage: str, wildcards: Any) -> str:
 def has_postprocess(config: Config, dataset: str) -> bool:
     """Whether the data set names any operation."""
     return config.datasets[dataset].postprocess.applies
-
-
-def job(config: Config, rule: str, wildcards: Any, threads: int) -> Job:
-    """A job of a rule, which knows how much memory and time it may take."""
-    dataset, model = (getattr(wildcards, name, None) for name in ("dataset", "model"))
-    return Job(config, rule, threads, bool(wants_gpu(config)), dataset, model)
-
-
-def require_container(config: Config, methods: Iterable[Any]) -> None:
-    """End with exit code 2 if jobs are to run in containers (``--sdm apptainer``), and in none that is named.
-
-    Args:
-        config: the experiment.
-        methods: Snakemake's, by which it deploys software.
-    """
-    if config.container is None and any(method.name == "APPTAINER" for method in methods):
-        raise stop(
-            ConfigError(
-                "--sdm apptainer: no image to run jobs in; give `container: FILE.sif` in the configuration "
-                "(docs/cluster.md says how it is built), or leave the option out"
-            )
-        )
-
-
-def settle_device(config: Config, submits: bool) -> None:
-    """Settle where networks run, for this process and the jobs that inherit its environment.
-
-    Args:
-        config: the experiment.
-        submits: whether jobs run elsewhere: then nothing of this machine counts.
-    """
-    os.environ.pop(cluster.VARIABLE, None)
-    if not submits:
-        return
-    try:
-        os.environ[cluster.VARIABLE] = _device_of_nodes(config)
-    except MedsegError as error:
-        raise stop(error) from None
-
-
-def _device_of_nodes(config: Config) -> str:
-    if config.device != "auto":
-        return config.device
-    if not cluster.is_slurm():
-        raise ConfigError(
-            "device: auto asks the machine, and networks will run on others; say `device: cuda` (each training, "
-            "prediction and plan then asks for a GPU) or `device: cpu`, also as `--config device=cpu`"
-        )
-    return "cuda" if cluster.has_gpus() else "cpu"
-
-
-def wants_gpu(config: Config) -> int:
-    """GPUs of a job that runs a network: 1 if configured, or if ``auto`` and there are any where jobs run; else 0."""
-    auto = os.environ.get(cluster.VARIABLE) or ("cuda" if machine.gpus() else "cpu")
-    return int((auto if config.device == "auto" else config.device) == "cuda")
-
-
-def gpus_here(config: Config) -> int:
-    """GPUs that jobs on this machine share.
-
-    Raises:
-        SystemExit: 2, if a training wants more than there are: its processes would wait for one another for ever.
-    """
-    found = len(machine.gpus())
-    if wants_gpu(config) and 0 < found < config.processes:
-        raise stop(
-            ConfigError(
-                f"processes: {config.processes} share a training, each on a GPU of its own, and this machine has "
-                f"{found}; give `processes: {found}` or less"
-            )
-        )
-    return max(1, found)
-
-
-def planning_threads(config: Config, cores: int | None) -> int:
-    """Processors of a job that plans: for a budget in minutes all of one machine; elsewhere those of a training.
-
-    Args:
-        config: the experiment.
-        cores: of the one machine that runs all jobs; None: they run elsewhere.
-    """
-    if cores is None:
-        return config.threads
-    return cores if config.budget.minutes else 1
-
-
-def training_gpus(config: Config) -> int:
-    """GPUs of one training."""
-    return wants_gpu(config) * config.processes
-
-
-def reading_seconds(config: Config) -> int:
-    """How long reading a batch may take, in whole seconds, as Snakemake's resources are."""
-    return math.ceil(config.loader.timeout_s)
-
-
-def reading_workers(config: Config) -> int:
-    """Processes that read a training's batches ahead."""
-    return jobs.reading_workers(config, bool(wants_gpu(config)))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from medseg import cluster, workflow
+from medseg import cluster, ending, submission, workflow
 from medseg.cluster import Partition, Wanted, impossible, minutes_of, named_in, remarks
 from medseg.config import Config, load_config
 from medseg.errors import MachineError
@@ -19,7 +19,7 @@ from medseg.fence import VARIABLE
 from medseg.jobs import Job
 from medseg.outputs import writing
 from medseg.results.folders import RunFolder
-from medseg.takeover import await_submitted, note_submitted
+from medseg.takeover import await_submitted, note_submitted, take_over
 from medseg.whole import look
 
 SINFO = """cpu*|1:00:00|16000|8|(null)
@@ -149,51 +149,51 @@ def test_memory_and_time_grow_with_attempts_as_far_as_the_partition_has_them(
     job = Job(config, "train", 2, False, "d", "unet")
     memory, minutes = job.memory_mb(), job.minutes()
     assert (4000 < memory < 9000 < 2 * memory) and (minutes, 2 * minutes > 90) == (50, True)
-    asked = [workflow.memory_and_time(fake(monkeypatch, "slurm"), "train", job, n) for n in (1, 2, 3)]
+    asked = [submission.memory_and_time(fake(monkeypatch, "slurm"), "train", job, n) for n in (1, 2, 3)]
     assert asked == [(memory, 50), (9000, 90), (9000, 90)]
     elsewhere = fake(monkeypatch, "slurm", slurm_partition="'gpu'")
-    assert workflow.memory_and_time(elsewhere, "train", job, 2) == (2 * memory, 100)
-    assert workflow.memory_and_time(fake(monkeypatch, "kubernetes"), "train", job, 3) == (3 * memory, 150)
+    assert submission.memory_and_time(elsewhere, "train", job, 2) == (2 * memory, 100)
+    assert submission.memory_and_time(fake(monkeypatch, "kubernetes"), "train", job, 3) == (3 * memory, 150)
 
 
 def test_where_networks_run_is_not_asked_of_the_machine_that_submits(
     config: Config, slurm: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(workflow.machine, "gpus", lambda: ["0"])
-    workflow.settle_device(config, submits=False)
-    assert workflow.wants_gpu(config) == 1
+    monkeypatch.setattr(submission.machine, "gpus", lambda: ["0"])
+    submission.settle_device(config, submits=False)
+    assert submission.wants_gpu(config) == 1
     slurm("sinfo", "cpu*|infinite|1|1|(null)\n")
-    workflow.settle_device(config, submits=True)
-    assert workflow.wants_gpu(config) == 0
+    submission.settle_device(config, submits=True)
+    assert submission.wants_gpu(config) == 0
     cluster.partitions.cache_clear()
     slurm("sinfo", SINFO)
-    monkeypatch.setattr(workflow.machine, "gpus", list)
-    workflow.settle_device(config, submits=True)
-    assert workflow.wants_gpu(config) == 1
+    monkeypatch.setattr(submission.machine, "gpus", list)
+    submission.settle_device(config, submits=True)
+    assert submission.wants_gpu(config) == 1
     # Jobs inherit it, and plan with as many processors as they train with.
     assert os.environ[cluster.VARIABLE] == "cuda"
-    assert (workflow.planning_threads(config, None), workflow.planning_threads(config, 64)) == (2, 64)
-    workflow.settle_device(make(device="cpu"), submits=True)
+    assert (submission.planning_threads(config, None), submission.planning_threads(config, 64)) == (2, 64)
+    submission.settle_device(make(device="cpu"), submits=True)
     assert os.environ[cluster.VARIABLE] == "cpu"
     monkeypatch.setattr(cluster, "is_slurm", lambda: False)
     with pytest.raises(SystemExit) as stopped:
-        workflow.settle_device(config, submits=True)
+        submission.settle_device(config, submits=True)
     assert stopped.value.code == 2
     assert "`device: cuda`" in capsys.readouterr().err
-    workflow.settle_device(make(device="cuda"), submits=True)
-    assert workflow.wants_gpu(make(device="cuda")) == 1
+    submission.settle_device(make(device="cuda"), submits=True)
+    assert submission.wants_gpu(make(device="cuda")) == 1
 
 
 def test_processes_of_a_training_need_a_gpu_each(
     config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(workflow.machine, "gpus", lambda: ["0", "1"])
-    assert workflow.gpus_here(config) == 2
+    monkeypatch.setattr(submission.machine, "gpus", lambda: ["0", "1"])
+    assert submission.gpus_here(config) == 2
     with pytest.raises(SystemExit):
-        workflow.gpus_here(make(processes=4))
+        submission.gpus_here(make(processes=4))
     assert "this machine has 2; give `processes: 2` or less" in capsys.readouterr().err
-    monkeypatch.setattr(workflow.machine, "gpus", list)
-    assert workflow.gpus_here(make(processes=4)) == 1
+    monkeypatch.setattr(submission.machine, "gpus", list)
+    assert submission.gpus_here(make(processes=4)) == 1
 
 
 # Jobs that a run which was killed has left
@@ -227,7 +227,7 @@ def test_jobs_of_a_run_of_something_else_are_cancelled_and_what_they_made_is_mad
 ) -> None:
     root = Path("results/e")
     monkeypatch.setenv(VARIABLE, "")
-    workflow.take_over(root)
+    take_over(root)
     before, after = root / "d/plan/fingerprint.json", root / "compare/summary.json"
     with writing(before):
         workflow.write_config(config, before)
@@ -255,7 +255,7 @@ def test_a_damaged_note_stops_nobody(config: Config, capsys: pytest.CaptureFixtu
 def test_a_run_that_has_ended_leaves_no_note(config: Config) -> None:
     root = Path("results/e")
     note_submitted(root, "name", "study")
-    workflow.has_ended(config)
+    ending.has_ended(config)
     assert not RunFolder(root).submitted.exists()
     note_submitted(root, "name", "study")
     note_submitted(root, None, "study")

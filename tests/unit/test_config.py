@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg import slices, workflow
+from medseg import slices, submission, workflow
 from medseg.config import Config, config_schema, load_config
 from medseg.config.grids import grid_model, grid_name
 from medseg.errors import ConfigError
@@ -140,6 +140,7 @@ FULL: dict[str, Any] = {
     "loader": {"workers": 1, "timeout_s": 60.0},
     "shards": 2,
     "device": "cpu",
+    "container": "medseg.sif",
 }
 NAMES = {
     ("datasets", "cells", "postprocess", "objects"),
@@ -750,6 +751,6 @@ def test_a_start_within_the_configuration_is_the_same_fold_and_seed() -> None:
 
 
 def test_readers_are_told_or_follow_the_device() -> None:
-    assert workflow.reading_workers(load_config([], {**minimal(), "device": "cpu"})) == 0
-    assert workflow.reading_workers(load_config([], {**minimal(), "device": "cuda"})) == 2
-    assert workflow.reading_workers(load_config([], {**minimal(), "device": "cuda", "loader": {"workers": 0}})) == 0
+    assert submission.reading_workers(load_config([], {**minimal(), "device": "cpu"})) == 0
+    assert submission.reading_workers(load_config([], {**minimal(), "device": "cuda"})) == 2
+    assert submission.reading_workers(load_config([], {**minimal(), "device": "cuda", "loader": {"workers": 0}})) == 0

@@ -164,7 +164,7 @@ LOCK = "from medseg.files import writer_lock\nlock = writer_lock(Path(sys.argv[1
 FOLDER = """
 from medseg.errors import MedsegError
 from medseg.takeover import hold_folder
-from medseg.workflow import stop
+from medseg.ending import stop
 try:
     hold_folder(Path(sys.argv[1]), Path(sys.argv[1], "results"))
 except MedsegError as error:

@@ -23,8 +23,8 @@ from medseg.files import read_json, sha256_file
 from medseg.plan.fingerprint import read_fingerprint
 from medseg.plan.plan import read_plan, write_plan
 from medseg.plan.resources import Resources
+from medseg.submission import training_gpus
 from medseg.train import run as train
-from medseg.workflow import training_gpus
 from tests.choices import few
 
 STEPS = 150

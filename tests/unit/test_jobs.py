@@ -21,13 +21,12 @@ from medseg.jobs import (
     START_MINUTES,
     THREAD_PACE,
     Job,
-    case_sizes,
-    planned,
 )
 from medseg.preprocess.store import DECODED_BYTES
 from medseg.records import write_record
 from medseg.results.paths import Results
-from medseg.workflow import job
+from medseg.submission import job
+from medseg.workload import case_sizes, planned
 
 
 @pytest.fixture

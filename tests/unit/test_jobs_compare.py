@@ -11,10 +11,11 @@ import pytest
 
 from medseg.config import Config, load_config
 from medseg.ingest.recorded import write_table
-from medseg.jobs import Job, score_rows
+from medseg.jobs import START_MINUTES, Job
 from medseg.metrics.quantities import QUANTITIES
 from medseg.metrics.table import METRICS
 from medseg.results.paths import Results
+from medseg.workload import score_rows
 
 # Rows of a class of a case, at most; of objects, too, where labels number them.
 OBJECTS = len(METRICS) + len(QUANTITIES)
@@ -45,7 +46,7 @@ def test_compare_asks_for_more_with_cases_classes_and_trainings(
     monkeypatch.chdir(tmp_path)
     folds = {"count": 5, "run": [0, 1, 2, 3, 4]}
     one, three = make(folds=folds), make("abc", folds=folds, seeds=[0, 1])
-    assert (Job(one, "compare", 1, False).memory_mb(), Job(one, "compare", 1, False).minutes()) == (2000, 30)
+    assert (Job(one, "compare", 1, False).memory_mb(), Job(one, "compare", 1, False).minutes()) == (2000, START_MINUTES)
     ingested("d", 250, 100)
     assert score_rows(one) == 250 * 100 * EACH
     assert score_rows(make(folds={"count": 5, "run": [3]})) == 50 * 100 * EACH
@@ -55,7 +56,7 @@ def test_compare_asks_for_more_with_cases_classes_and_trainings(
     assert score_rows(three) == rows
     asked = Job(three, "compare", 1, False)
     assert asked.memory_mb() == pytest.approx(600 + 2500 * rows / 1e6, abs=100)
-    assert asked.minutes() == 30 + math.ceil(rows / 50_000)
+    assert asked.minutes() == START_MINUTES + math.ceil(rows / 50_000)
 
 
 def test_objects_have_more_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

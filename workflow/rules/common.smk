@@ -9,7 +9,7 @@ BESIDE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 if (BESIDE / "medseg" / "__init__.py").is_file():
     sys.path.insert(0, str(BESIDE))
 try:
-    from medseg import as_module, cluster, slices, whole
+    from medseg import as_module, cluster, ending, slices, submission, whole
     from medseg import workflow as study
     from medseg.config.grids import grid_name
     from medseg.fence import VARIABLE
@@ -42,7 +42,7 @@ else:
         workflow.config_settings.config,
     )
 own_name = as_module.own_names(workflow.modifier.modify_rulename)
-study.require_container(CONFIG, workflow.deployment_settings.deployment_method)
+submission.require_container(CONFIG, workflow.deployment_settings.deployment_method)
 if CONFIG.container:
 
     container: CONFIG.container
@@ -56,15 +56,15 @@ UI_URI = f" --uri {CONFIG.tracking.uri}" if CONFIG.tracking.uri else ""
 ENVIRONMENT = "../../environment.yml"
 # With `--jobs` Snakemake has others run its jobs, on machines of which this one says nothing.
 if workflow.is_main_process:
-    study.settle_device(CONFIG, submits=workflow.nodes is not None)
+    submission.settle_device(CONFIG, submits=workflow.nodes is not None)
 HERE = workflow.is_main_process and workflow.nodes is None
 # Work on cases goes over all cores of one machine: its results do not depend on how many there are. For a cluster, the
 # profile says it (`set-threads`).
 CASE_WORKERS = workflow.cores if HERE else CONFIG.threads
-GPU = study.wants_gpu(CONFIG)
+GPU = submission.wants_gpu(CONFIG)
 # What one machine has. Jobs of a cluster are bounded by what it gives, and by `jobs`.
 if HERE and "gpu" not in workflow.global_resources:
-    workflow.register_resource("gpu", study.gpus_here(CONFIG))
+    workflow.register_resource("gpu", submission.gpus_here(CONFIG))
 # More than one job for the cases of a stage: each works on a part of them, and a last one joins the parts.
 SHARDS = whole.shards(CONFIG)
 JOIN = ["--join", str(CONFIG.shards)] if SHARDS else []
@@ -108,8 +108,8 @@ def code(stage):
 
 def asked(wildcards, threads, attempt, rulename):
     """Memory and time of a job, from the manifest and the plan as soon as they are there."""
-    job = study.job(CONFIG, own_name(rulename), wildcards, threads)
-    return study.memory_and_time(workflow, rulename, job, attempt)
+    job = submission.job(CONFIG, own_name(rulename), wildcards, threads)
+    return submission.memory_and_time(workflow, rulename, job, attempt)
 
 
 def mem_mb(wildcards, threads, attempt, rulename):

@@ -36,7 +36,7 @@ rule plan:
         ENVIRONMENT
     # A budget in minutes is measured: on one machine, nothing else may run beside it. On a cluster it asks for what
     # training asks for, since what it finds is what it plans for.
-    threads: study.planning_threads(CONFIG, workflow.cores if HERE else None)
+    threads: submission.planning_threads(CONFIG, workflow.cores if HERE else None)
     resources:
         gpu=GPU if CONFIG.budget.minutes or not HERE else 0,
         mem_mb=mem_mb,

@@ -44,10 +44,10 @@ rule train:
         ENVIRONMENT
     threads: CONFIG.threads
     resources:
-        gpu=study.training_gpus(CONFIG),
+        gpu=submission.training_gpus(CONFIG),
         # Resources, since no bit of a result depends on them: a change trains nothing again.
-        readers=study.reading_workers(CONFIG),
-        reading_s=study.reading_seconds(CONFIG),
+        readers=submission.reading_workers(CONFIG),
+        reading_s=submission.reading_seconds(CONFIG),
         mem_mb=mem_mb,
         runtime=minutes,
     params:
