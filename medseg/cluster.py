@@ -233,7 +233,7 @@ def wait_for(name: str, *, stop: bool, pause: Callable[[float], None] = time.sle
         pause: waits for so many seconds.
 
     Raises:
-        MachineError: where SLURM does not answer.
+        MachineError: where SLURM does not answer at first.
     """
     jobs = first = active(name)
     if jobs and stop:
@@ -250,5 +250,9 @@ def wait_for(name: str, *, stop: bool, pause: Callable[[float], None] = time.sle
             )
         shown = now
         pause(POLL_S)
-        jobs = active(name)
+        try:
+            jobs = active(name)
+        except MachineError as error:
+            # It has answered before, and restarts now and then.
+            say(f"{error}; asking again")
     return len(first)

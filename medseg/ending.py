@@ -12,8 +12,8 @@ from typing import cast
 from medseg.config import Config
 from medseg.errors import MedsegError
 from medseg.explained import check_writing, explain
-from medseg.results.folders import RunFolder
 from medseg.results.paths import Results
+from medseg.takeover import forget_submitted
 from medseg.text import BREAK, escaped
 
 # What Snakemake logs of a job that ended with a user's error.
@@ -41,7 +41,7 @@ def has_ended(config: Config | None = None) -> None:
     """
     atexit.unregister(last_word)
     if config is not None:
-        RunFolder(Results.of(config).root).submitted.unlink(missing_ok=True)
+        forget_submitted(Results.of(config).root)
 
 
 def watch(folder: Path) -> None:

@@ -38,6 +38,23 @@ def submits_to_slurm(workflow: Any) -> bool:
     return bool(workflow.is_main_process and plugin is not None and plugin.name == "slurm")
 
 
+def require_shared_files(workflow: Any) -> None:
+    """Raise ``ConfigError`` if an executor would run jobs where the study's folder is not.
+
+    Snakemake carries the files to and fro that rules declare, and a study has others: see ``docs/cluster.md``.
+
+    Args:
+        workflow: Snakemake's, about to run.
+    """
+    shared = {one.name for one in workflow.storage_settings.shared_fs_usage}
+    if not workflow.local_exec and "INPUT_OUTPUT" not in shared:
+        raise ConfigError(
+            f"executor {workflow.executor_plugin.name} shares no files with its jobs, and a study needs its folder: "
+            "states of trainings, locks and the run's token are files that no rule declares; run it on one machine, or "
+            "in one pod, that has the folder (`medseg run my.yaml` there), or on a cluster whose nodes share it"
+        )
+
+
 def run_name(workflow: Any) -> str:
     """The name that SLURM's jobs of this run have; Snakemake's executor draws it, and prints it as "SLURM run ID"."""
     return str(workflow.scheduler._executor.run_uuid)

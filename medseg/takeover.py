@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -113,29 +113,30 @@ def take_over(results: Path) -> None:
         sweep(folder)
 
 
-def note_submitted(results: Path, name: str | None, study: str) -> None:
+def note_submitted(results: Path, name: str, study: str) -> None:
     """Note which jobs a run leaves to a cluster, so that they are found again if the run is killed.
 
     Args:
         results: ``results/{experiment}``, held by this process.
-        name: that all its jobs have in SLURM; None: it leaves none to anybody.
+        name: that all its jobs have in SLURM.
         study: digest of what the results depend on.
     """
-    note = RunFolder(results).submitted
-    if name is None:
-        note.unlink(missing_ok=True)
-    else:
-        write_record(note, {"name": name, "study": study})
+    write_record(RunFolder(results).submitted, {"name": name, "study": study})
 
 
-def await_submitted(results: Path, study: str) -> float | None:
+def forget_submitted(results: Path) -> None:
+    """Note that no cluster has a job of these results any more."""
+    RunFolder(results).submitted.unlink(missing_ok=True)
+
+
+def await_submitted(results: Path, study: Callable[[], str]) -> float | None:
     """Wait until the jobs of a run that was killed have ended, of another configuration, code or data: stop them.
 
     A second job for the same result would only wait for the first, on a node of its own, or be refused.
 
     Args:
         results: ``results/{experiment}``, held by this process.
-        study: digest of what the results depend on now.
+        study: gives the digest of what the results depend on now.
 
     Returns:
         When that run began, if it made results of something else, which Snakemake may not know; else None.
@@ -148,7 +149,7 @@ def await_submitted(results: Path, study: str) -> float | None:
         return None
     try:
         record = read_record(note, "snakemake")
-        name, same = str(record["name"]), record["study"] == study
+        name, same = str(record["name"]), record["study"] == study()
     except (DataError, KeyError):
         say(f"{note}: damaged; jobs that a run before may have left to a cluster are not waited for, but write nothing")
         return os.stat(note).st_mtime

@@ -33,8 +33,15 @@ from medseg.results.key import RunKey, read_fold
 from medseg.results.paths import Results
 from medseg.stages import rows_of_model, stage_digest
 from medseg.starts import require_starts
-from medseg.submission import digest_of_study, keep_notes, require_possible, run_name, submits_to_slurm
-from medseg.takeover import await_submitted, hold_folder, note_submitted, take_over
+from medseg.submission import (
+    digest_of_study,
+    keep_notes,
+    require_possible,
+    require_shared_files,
+    run_name,
+    submits_to_slurm,
+)
+from medseg.takeover import await_submitted, forget_submitted, hold_folder, note_submitted, take_over
 from medseg.tracking.store import check_uri, database_of
 from medseg.whole import clear, look
 
@@ -118,7 +125,7 @@ def begin(config: Config, overrides: Mapping[str, Any]) -> list[str]:
                     say(f"{damage.why}: a run makes it again, and what follows from it")
             return [str(path) for path in found]
         watch(Path.cwd())
-        since = await_submitted(results.root, digest_of_study(config))
+        since = await_submitted(results.root, lambda: digest_of_study(config))
         write_config(config, results.config)
         return [str(path) for path in clear(config, verify=verify, since=since)]
     except (MedsegError, OSError) as error:
@@ -155,13 +162,16 @@ def start(config: Config, workflow: Any, own_name: Callable[[str], str]) -> None
     """
     root, jobs = Results.of(config).root, list(workflow.dag.needrun_jobs())
     try:
+        require_shared_files(workflow)
         require_starts(config, [(own_name(job.rule.name), job.wildcards) for job in jobs])
         if slurm := submits_to_slurm(workflow):
             require_possible(jobs)
         if RunFolder(root).submitted.is_file():
             keep_notes(workflow)
         take_over(root)
-        note_submitted(root, run_name(workflow) if slurm else None, digest_of_study(config))
+        forget_submitted(root)
+        if slurm:
+            note_submitted(root, run_name(workflow), digest_of_study(config))
     except (MedsegError, OSError) as error:
         raise stop(error) from None
     if os.environ.get(cluster.VARIABLE) and database_of(check_uri(config.tracking.uri)) is not None:

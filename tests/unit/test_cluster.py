@@ -14,7 +14,7 @@ import pytest
 from medseg import cluster, ending, submission, workflow
 from medseg.cluster import Partition, Wanted, impossible, minutes_of, named_in, remarks
 from medseg.config import Config, load_config
-from medseg.errors import MachineError
+from medseg.errors import ConfigError, MachineError
 from medseg.fence import VARIABLE
 from medseg.jobs import Job
 from medseg.outputs import writing
@@ -196,6 +196,15 @@ def test_processes_of_a_training_need_a_gpu_each(
     assert submission.gpus_here(make(processes=4)) == 1
 
 
+def test_an_executor_that_shares_no_files_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = fake(monkeypatch, "kubernetes")
+    one.local_exec, one.storage_settings = False, SimpleNamespace(shared_fs_usage=frozenset())
+    with pytest.raises(ConfigError, match="kubernetes shares no files"):
+        submission.require_shared_files(one)
+    one.storage_settings.shared_fs_usage = [SimpleNamespace(name="INPUT_OUTPUT")]
+    submission.require_shared_files(one)
+
+
 # Jobs that a run which was killed has left
 
 
@@ -203,7 +212,7 @@ def test_jobs_of_an_earlier_run_are_waited_for(
     config: Config, slurm: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     root = Path("results/e")
-    assert await_submitted(root, "study") is None
+    assert await_submitted(root, lambda: "study") is None
     note_submitted(root, "name", "study")
     called = slurm("squeue", "7|RUNNING|1:00 of 2:00|node1|rule_train_wildcards_d_m_0_0\n")
     cancelled = slurm("scancel")
@@ -211,15 +220,18 @@ def test_jobs_of_an_earlier_run_are_waited_for(
 
     def pause(seconds: float) -> None:
         looks.append(seconds)
-        if len(looks) == 3:
+        # SLURM's controller restarts meanwhile.
+        slurm("squeue", "7|RUNNING|1:00 of 2:00|node1|rule_train_wildcards_d_m_0_0\n", status=int(len(looks) == 2))
+        if len(looks) == 4:
             slurm("squeue")
 
     assert cluster.wait_for("name", stop=False, pause=pause) == 1
     told = capsys.readouterr().err
+    assert told.count("asking again") == 1
     assert told.count("SLURM job 7 of an earlier run, rule_train_wildcards_d_m_0_0: RUNNING, 1:00 of 2:00 node1") == 1
     assert "--name=name" in called.read_text()
     assert not cancelled.exists()
-    assert await_submitted(root, "study") is None
+    assert await_submitted(root, lambda: "study") is None
 
 
 def test_jobs_of_a_run_of_something_else_are_cancelled_and_what_they_made_is_made_again(
@@ -238,7 +250,7 @@ def test_jobs_of_a_run_of_something_else_are_cancelled_and_what_they_made_is_mad
     calls = iter([[cluster.BatchJob("8", "PENDING", "rule_train", "0:00 of 2:00", "(Priority)")], []])
     cancelled = slurm("scancel")
     monkeypatch.setattr(cluster, "active", lambda name: next(calls))
-    since = await_submitted(root, "another study")
+    since = await_submitted(root, lambda: "another study")
     assert "--name=name" in cancelled.read_text()
     assert since is not None
     assert list(look(config, since=since)) == [after]
@@ -248,7 +260,7 @@ def test_a_damaged_note_stops_nobody(config: Config, capsys: pytest.CaptureFixtu
     note = RunFolder(Path("results/e")).submitted
     note.parent.mkdir(parents=True)
     note.write_text("{")
-    assert await_submitted(Path("results/e"), "study") is not None
+    assert await_submitted(Path("results/e"), lambda: "study") is not None
     assert "damaged" in capsys.readouterr().err
 
 
@@ -256,7 +268,4 @@ def test_a_run_that_has_ended_leaves_no_note(config: Config) -> None:
     root = Path("results/e")
     note_submitted(root, "name", "study")
     ending.has_ended(config)
-    assert not RunFolder(root).submitted.exists()
-    note_submitted(root, "name", "study")
-    note_submitted(root, None, "study")
     assert not RunFolder(root).submitted.exists()

@@ -5,13 +5,14 @@ Skipped, with the reason, where no such cluster can be brought up (`loopback_slu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ QUICK = (
 LONG = TINY.replace("steps: 300", "steps: 1500").replace("run: [0]", "run: [0, 1]")
 TRAIN = "cells/train/unet"
 ON_THE_WAY = 300.0
+Start = Callable[..., subprocess.Popen[bytes]]
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +57,40 @@ def long_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def untrained(long_study: Path, tmp_path: Path) -> Path:
     """A copy of it in which nothing was trained yet."""
     folder = Path(shutil.copytree(long_study, tmp_path / "untrained", symlinks=True))
-    for results in (folder / "results/tiny").glob("cells/train"):
-        shutil.rmtree(results)
-    shutil.rmtree(folder / "results/tiny/.run/made/cells/train")
-    shutil.rmtree(folder / "results/tiny/.state", ignore_errors=True)
+    for made in ("cells/train", "logs/cells/train", ".run/made/cells/train", ".state"):
+        shutil.rmtree(folder / "results/tiny" / made)
     return folder
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
-    """Start the study on the cluster, without `--cores`; its output goes to `run.log`."""
-    with open(folder / "run.log", "ab") as log:
+@pytest.fixture
+def start(cluster: Cluster) -> Iterator[Start]:
+    """``start(folder, options)``: the study on the cluster, without `--cores`; its output goes to `run.log`.
+
+    What is left of it after a test is ended.
+    """
+    started = []
+
+    def begin(folder: Path, *options: str) -> subprocess.Popen[bytes]:
         command = [str(BIN / "snakemake"), "--profile", "profiles/slurm", *QUICK, *options]
-        return subprocess.Popen(
-            command, cwd=folder, env=environment(folder), stdout=log, stderr=log, start_new_session=True
-        )
+        with open(folder / "run.log", "ab") as log:
+            started.append(
+                subprocess.Popen(
+                    command, cwd=folder, env=environment(folder), stdout=log, stderr=log, start_new_session=True
+                )
+            )
+        return started[-1]
+
+    yield begin
+    for process in started:
+        kill(process)
+    cluster.clear()
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill the main process, and nothing that the cluster runs."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def log_of(folder: Path) -> str:
@@ -101,7 +123,7 @@ def models(folder: Path) -> dict[str, str]:
 
 
 def test_a_whole_study_on_a_cluster_has_the_bits_of_one_machine(
-    finished: Path, cluster: Cluster, tmp_path: Path
+    finished: Path, cluster: Cluster, start: Start, tmp_path: Path
 ) -> None:
     folder = make_study(tmp_path / "study")
     told = ends_well(start(folder), folder)
@@ -116,7 +138,7 @@ def test_a_whole_study_on_a_cluster_has_the_bits_of_one_machine(
 
 @pytest.mark.exhaustive
 def test_two_trainings_at_once_have_a_gpu_each_and_wait_while_the_node_is_drained(
-    long_study: Path, untrained: Path, cluster: Cluster
+    long_study: Path, untrained: Path, cluster: Cluster, start: Start
 ) -> None:
     cluster.set_node("drain")
     process = start(untrained, "--until", "train")
@@ -131,7 +153,7 @@ def test_two_trainings_at_once_have_a_gpu_each_and_wait_while_the_node_is_draine
 
 @pytest.mark.exhaustive
 def test_a_job_that_is_cancelled_or_runs_out_of_time_goes_on_where_it_was(
-    long_study: Path, untrained: Path, cluster: Cluster
+    long_study: Path, untrained: Path, cluster: Cluster, start: Start
 ) -> None:
     process = start(untrained, "--until", "train")
     until(lambda: is_training(untrained, 0) and is_training(untrained, 1), "both train", ON_THE_WAY)
@@ -147,11 +169,12 @@ def test_a_job_that_is_cancelled_or_runs_out_of_time_goes_on_where_it_was(
 
 
 @pytest.mark.exhaustive
-def test_jobs_of_a_run_that_was_killed_are_waited_for(long_study: Path, untrained: Path, cluster: Cluster) -> None:
+def test_jobs_of_a_run_that_was_killed_are_waited_for(
+    long_study: Path, untrained: Path, cluster: Cluster, start: Start
+) -> None:
     first = start(untrained, "--until", "train")
     until(lambda: is_training(untrained, 0), "it trains", ON_THE_WAY)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    kill(first)
     running = cluster.jobs("train")
     assert len(running) == 2
     # The same command, by the package's own program.
@@ -168,11 +191,10 @@ def test_jobs_of_a_run_that_was_killed_are_waited_for(long_study: Path, untraine
 
 
 @pytest.mark.exhaustive
-def test_jobs_of_a_run_of_another_configuration_are_cancelled(untrained: Path, cluster: Cluster) -> None:
+def test_jobs_of_a_run_of_another_configuration_are_cancelled(untrained: Path, cluster: Cluster, start: Start) -> None:
     first = start(untrained, "--until", "train")
     until(lambda: is_training(untrained, 0), "it trains", ON_THE_WAY)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    kill(first)
     before = cluster.jobs("train")
     told = ends_well(start(untrained, "--config", "budget={steps: 40}", "--until", "train"), untrained)
     assert "are of another configuration, code or data; cancelling them" in told
@@ -182,7 +204,9 @@ def test_jobs_of_a_run_of_another_configuration_are_cancelled(untrained: Path, c
 
 
 @pytest.mark.exhaustive
-def test_what_no_partition_has_is_said_before_anything_is_submitted(untrained: Path, cluster: Cluster) -> None:
+def test_what_no_partition_has_is_said_before_anything_is_submitted(
+    untrained: Path, cluster: Cluster, start: Start
+) -> None:
     process = start(untrained, "--set-resources", "train:mem_mb=99999999", "--set-threads", "train=999")
     assert process.wait() == 2
     told = log_of(untrained)
