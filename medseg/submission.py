@@ -164,7 +164,8 @@ def _device_of_nodes(config: Config) -> str:
     if not cluster.is_slurm():
         raise ConfigError(
             "device: auto asks the machine, and networks will run on others; say `device: cuda` (each training, "
-            "prediction and plan then asks for a GPU) or `device: cpu`, also as `--config device=cpu`"
+            "prediction and plan then asks for a GPU) or `device: cpu`, also as `--config device=cpu`; if they run "
+            "here, leave out `--jobs`"
         )
     return "cuda" if cluster.has_gpus() else "cpu"
 

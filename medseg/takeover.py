@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from medseg.cluster import wait_for
-from medseg.errors import BusyError, DataError
+from medseg.errors import BusyError, DataError, MachineError
 from medseg.explained import named
 from medseg.fence import draw_token
 from medseg.files import sweep
@@ -153,7 +153,12 @@ def await_submitted(results: Path, study: Callable[[], str]) -> float | None:
     except (DataError, KeyError):
         say(f"{note}: damaged; jobs that a run before may have left to a cluster are not waited for, but write nothing")
         return os.stat(note).st_mtime
-    wait_for(name, stop=not same)
+    try:
+        wait_for(name, stop=not same)
+    except MachineError as error:
+        raise MachineError(
+            f"{error}; jobs of an earlier run may still write these results: if there are none any more, delete {note}"
+        ) from None
     return None if same else os.stat(note).st_mtime
 
 

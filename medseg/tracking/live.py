@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from medseg import cluster
+from medseg.errors import TrackingError
 from medseg.progress import say
 from medseg.results.folders import TrackingFolder
 from medseg.tracking.curves import CurvePoint, Curves, JournalReader
@@ -52,6 +53,8 @@ class LiveTracking:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> LiveTracking:
+        if not self._can_follow():
+            return self
         # MLflow is imported here, not in the thread: two threads that import packages with cyclic imports at
         # once (training imports MONAI, and that MLflow) may see them half initialised.
         try:
@@ -84,8 +87,6 @@ class LiveTracking:
         while True:
             stopping = self._stop.is_set()
             try:
-                if not self._can_follow():
-                    return
                 self._send()
                 if stopping:
                     self._close()
@@ -106,7 +107,13 @@ class LiveTracking:
 
     def _can_follow(self) -> bool:
         """Whether the store can be written from here: a SQLite file is not shared by the nodes of a cluster."""
-        return not os.environ.get(cluster.VARIABLE) or read_store(self._store_file).database is None
+        if not os.environ.get(cluster.VARIABLE):
+            return True
+        try:
+            return read_store(self._store_file).database is None
+        except TrackingError as error:
+            say(f"tracking: {self._spec.key}: off ({error})")
+            return False
 
     def _send(self) -> None:
         self._unsent += self._reader.read()

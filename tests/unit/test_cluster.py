@@ -214,6 +214,9 @@ def test_jobs_of_an_earlier_run_are_waited_for(
     root = Path("results/e")
     assert await_submitted(root, lambda: "study") is None
     note_submitted(root, "name", "study")
+    slurm("squeue", status=1)
+    with pytest.raises(MachineError, match=r"delete results/e/\.run/submitted\.json"):
+        await_submitted(root, lambda: "study")
     called = slurm("squeue", "7|RUNNING|1:00 of 2:00|node1|rule_train_wildcards_d_m_0_0\n")
     cancelled = slurm("scancel")
     looks = []
@@ -269,3 +272,27 @@ def test_a_run_that_has_ended_leaves_no_note(config: Config) -> None:
     note_submitted(root, "name", "study")
     ending.has_ended(config)
     assert not RunFolder(root).submitted.exists()
+
+
+def test_a_node_sends_no_curves_to_a_sqlite_file(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from medseg.records import write_record
+    from medseg.tracking import LiveTracking, live
+    from medseg.tracking.spec import RunSpec
+
+    asked = []
+    monkeypatch.setattr(live, "load_mlflow", lambda *_: asked.append("mlflow"))
+    spec, store = RunSpec("d", "unet", 0, 0, "f", {}), Path("results/e/tracking/store.json")
+    monkeypatch.setenv(cluster.VARIABLE, "cpu")
+    for uri, follows in (("sqlite:///mlflow.db", False), ("http://127.0.0.1:9", True)):
+        write_record(store, {"uri": uri, "experiment": "e"})
+        assert LiveTracking(store, spec, Path("journal"))._can_follow() == follows
+    write_record(store, {"uri": "sqlite:///mlflow.db", "experiment": "e"})
+    with LiveTracking(store, spec, Path("journal")):
+        pass
+    store.unlink()
+    with LiveTracking(store, spec, Path("journal")):
+        pass
+    assert not asked
+    assert "off" in capsys.readouterr().err

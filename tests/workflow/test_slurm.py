@@ -137,34 +137,26 @@ def test_a_whole_study_on_a_cluster_has_the_bits_of_one_machine(
 
 
 @pytest.mark.exhaustive
-def test_two_trainings_at_once_have_a_gpu_each_and_wait_while_the_node_is_drained(
+def test_a_drained_node_a_cancelled_job_and_one_out_of_time_change_no_bit(
     long_study: Path, untrained: Path, cluster: Cluster, start: Start
 ) -> None:
     cluster.set_node("drain")
     process = start(untrained, "--until", "train")
-    until(lambda: len(cluster.jobs("train", "PENDING")) == 2, "both wait", ON_THE_WAY)
+    until(lambda: len(cluster.jobs("train", "PENDING")) == 2, "both wait for the node", ON_THE_WAY)
     cluster.set_node("resume")
-    until(lambda: len(cluster.jobs("train", "RUNNING")) == 2, "both run at once", ON_THE_WAY)
-    gpus = {cluster.ask("scontrol", "show", "job", "-d", one).split("gpu:fake:1(IDX:")[1][0] for one in cluster.jobs()}
-    assert gpus == {"0", "1"}
-    ends_well(process, untrained)
-    assert models(untrained) == models(long_study)
-
-
-@pytest.mark.exhaustive
-def test_a_job_that_is_cancelled_or_runs_out_of_time_goes_on_where_it_was(
-    long_study: Path, untrained: Path, cluster: Cluster, start: Start
-) -> None:
-    process = start(untrained, "--until", "train")
+    # Both at once, with a GPU each.
     until(lambda: is_training(untrained, 0) and is_training(untrained, 1), "both train", ON_THE_WAY)
-    cancelled, late = sorted(cluster.jobs("train"), key=int)
+    cancelled, late = sorted(cluster.jobs("train", "RUNNING"), key=int)
+    gpus = {cluster.ask("scontrol", "show", "job", "-d", one).split("(IDX:")[1][0] for one in (cancelled, late)}
+    assert gpus == {"0", "1"}
     cluster.ask("scancel", cancelled)
     # It has run longer than that already.
     cluster.ask("scontrol", "update", f"JobId={late}", "TimeLimit=0:01")
     told = ends_well(process, untrained)
     assert "CANCELLED" in told and "TIMEOUT" in told
+    # Each saved its state when it was asked to stop, and went on there.
     assert [attempts(untrained, fold) for fold in (0, 1)] == [2, 2]
-    assert all("resum" in training_log(untrained, fold).read_text() for fold in (0, 1))
+    assert all("resumed after step" in training_log(untrained, fold).read_text() for fold in (0, 1))
     assert models(untrained) == models(long_study)
 
 
