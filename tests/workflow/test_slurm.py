@@ -152,8 +152,10 @@ def test_a_drained_node_a_cancelled_job_and_one_out_of_time_change_no_bit(
     cluster.ask("scancel", cancelled)
     # It has run longer than that already.
     cluster.ask("scontrol", "update", f"JobId={late}", "TimeLimit=0:01")
+    until(lambda: "JobState=CANCELLED" in cluster.ask("scontrol", "show", "job", cancelled), "it is cancelled")
+    until(lambda: "JobState=TIMEOUT" in cluster.ask("scontrol", "show", "job", late), "its time is up", ON_THE_WAY)
     told = ends_well(process, untrained)
-    assert "CANCELLED" in told and "TIMEOUT" in told
+    assert told.count("Trying to restart job") == 2
     # Each saved its state when it was asked to stop, and went on there.
     assert [attempts(untrained, fold) for fold in (0, 1)] == [2, 2]
     assert all("resumed after step" in training_log(untrained, fold).read_text() for fold in (0, 1))
