@@ -14,6 +14,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+import medseg
+
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("ingest", "plan", "preprocess", "train", "predict", "postprocess", "evaluate", "compare", "report")
 CONDA_NAMES = {"pytorch": "torch", "python-blosc2": "blosc2", "python-isal": "isal"}
@@ -124,6 +126,13 @@ def modules() -> dict[str, Path]:
         parts = path.relative_to(ROOT).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
+
+
+def test_package_and_workflow_are_of_one_version() -> None:
+    """Where the workflow comes alone, from a tag, it asks for the package of its version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    (workflow,) = re.findall(r'^VERSION = "(.*)"$', (ROOT / "workflow/rules/common.smk").read_text(), re.MULTILINE)
+    assert medseg.__version__ == project == workflow
 
 
 def test_files_and_functions_are_short() -> None:

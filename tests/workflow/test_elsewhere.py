@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from medseg import __version__
 from tests.workflow.study import BIN, digests, environment, jobs
 
 pytestmark = pytest.mark.workflow
@@ -104,6 +105,19 @@ def test_as_a_module_a_users_error_of_a_job_is_exit_code_2(finished: Path, elsew
     assert done.returncode == 2, done.stdout[-3000:]
     assert "label-values" in done.stdout
     assert "fix it and run the same command again" in done.stdout
+
+
+def test_a_workflow_of_another_version_than_the_package_says_which_is_needed(finished: Path, elsewhere: Path) -> None:
+    """As where `snakedeploy` pins a tag, and another medseg is installed."""
+    shutil.copytree(finished / "workflow", elsewhere / "pinned/workflow")
+    rules = elsewhere / "pinned/workflow/rules/common.smk"
+    rules.write_text(rules.read_text().replace(f'VERSION = "{__version__}"', 'VERSION = "9.9.9"'))
+    shutil.copytree(finished / "profiles", elsewhere / "profiles")
+    done = call(finished, elsewhere, *SNAKEMAKE, "-n", "--snakefile", "pinned/workflow/Snakefile")
+    assert done.returncode == 2, done.stdout[-3000:]
+    assert f"medseg {__version__} is installed" in done.stdout
+    assert "install medseg 9.9.9 beside Snakemake" in done.stdout
+    assert "Traceback" not in done.stdout
 
 
 @pytest.mark.exhaustive

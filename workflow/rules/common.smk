@@ -8,7 +8,13 @@ from pathlib import Path
 BESIDE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
 if (BESIDE / "medseg" / "__init__.py").is_file():
     sys.path.insert(0, str(BESIDE))
+# Of the package whose commands the rules call.
+VERSION = "0.1.0"
 try:
+    from medseg import __version__
+
+    if __version__ != VERSION:
+        raise ImportError(f"medseg {__version__} is installed")
     from medseg import as_module, cluster, ending, slices, submission, whole
     from medseg import workflow as study
     from medseg.config.grids import grid_name
@@ -20,7 +26,8 @@ try:
 except ImportError as error:
     # Where the workflow came alone, from a repository.
     print(
-        f"{error}; this workflow runs the commands of the package medseg, of its own version: install that beside Snakemake",
+        f"{error}; this workflow runs the commands of the package medseg, of its own version: install medseg {VERSION}"
+        f" beside Snakemake ({sys.executable})",
         file=sys.stderr,
     )
     sys.exit(2)
