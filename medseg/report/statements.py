@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.config import Config, DatasetConfig, PostprocessConfig, load_config
+from medseg.heads import HEADS
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.recorded import read_test
 from medseg.results.folders import CompareFolder, IngestFolder
@@ -22,7 +23,12 @@ WIDTH = 100
 
 
 def statements(
-    config: Config, manifest: Manifest, test_cases: int, opened: str, allowed_starts: Iterable[str]
+    config: Config,
+    manifest: Manifest,
+    test_cases: int,
+    opened: str,
+    allowed_starts: Iterable[str],
+    models: Iterable[Mapping[str, Any]] = (),
 ) -> list[tuple[str, str]]:
     """Headings and sentences about one data set of a study.
 
@@ -32,11 +38,13 @@ def statements(
         test_cases: cases of its test set; 0: none was declared.
         opened: how often the test set was opened, in words.
         allowed_starts: what trainings recorded about weights that they started from and that were allowed by name.
+        models: the ``model.json`` files of trainings on it.
     """
     section = config.dataset(manifest.dataset)
     starts = list(allowed_starts)
     return [
         ("Unit of independence", _sentence(manifest.independence)),
+        *([("Objects", found)] if (found := _objects(config, models)) else []),
         ("Post-processing", _postprocessing(section.postprocess)),
         ("Planning", _planning(manifest, test_cases, starts)),
         ("Left out or allowed", _left_out(manifest, starts)),
@@ -56,8 +64,8 @@ def read_statements(results: Path) -> dict[str, list[tuple[str, str]]]:
     for name in config.datasets:
         path = layout.ingest(name).manifest
         if path.is_file():
-            starts = [read_facts(model.folder) for model in layout.models(name)]
-            found[name] = dataset_statements(results, config, read_manifest(path), starts)
+            models = [read_facts(model.folder) for model in layout.models(name)]
+            found[name] = dataset_statements(results, config, read_manifest(path), models)
     return found
 
 
@@ -65,9 +73,9 @@ def dataset_statements(
     results: Path, config: Config, manifest: Manifest, models: Iterable[Mapping[str, Any]]
 ) -> list[tuple[str, str]]:
     """Statements about one data set of ``results/<experiment>``; ``models`` are its ``model.json`` files, read."""
-    path = Results(results).ingest(manifest.dataset).manifest
+    path, models = Results(results).ingest(manifest.dataset).manifest, list(models)
     allowed = [*allowed_starts(models), *allowed_in_test(path)]
-    return statements(config, manifest, test_cases(path), opened(results, manifest.dataset), allowed)
+    return statements(config, manifest, test_cases(path), opened(results, manifest.dataset), allowed, models)
 
 
 def require_scores(compare: Path) -> None:
@@ -111,6 +119,28 @@ def allowed_starts(models: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _objects(config: Config, models: Iterable[Mapping[str, Any]]) -> str:
+    """How objects are read off what networks give, for each head; empty for networks of classes."""
+    of_head: dict[str, dict[str, None]] = {}
+    tuned: dict[str, None] = {}
+    for facts in models:
+        name, head = str(facts["plan"]["model"]), facts["plan"]["network"]["head"]
+        # Folders of models that the configuration no longer has may lie there, too.
+        if name in config.models and head in HEADS:
+            of_head.setdefault(head, {})[name] = None
+            tuned |= {name: None} if facts.get("decoding") else {}
+    parts = []
+    for head, names in of_head.items():
+        row = HEADS[head]
+        paper = f" ({row.paper})" if row.paper else ""
+        parts.append(f"{', '.join(names)}: by the head {head}, {row.about}{paper}")
+    how = (
+        f" Thresholds and smallest sizes of {', '.join(tuned)} were tuned after training, on some of each network's "
+        "own training cases, by mean AP of their objects; the cases that are scored had no part in it."
+    )
+    return f"{'. '.join(parts)}.{how if tuned else ''}" if parts else ""
 
 
 def _postprocessing(steps: PostprocessConfig) -> str:

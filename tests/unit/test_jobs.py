@@ -13,6 +13,7 @@ from medseg.config import Config, load_config
 from medseg.files import write_text
 from medseg.ingest.recorded import write_table
 from medseg.jobs import (
+    CLASS_MAP,
     CUDA_MB,
     DAY_MINUTES,
     DECODED_MB,
@@ -209,3 +210,12 @@ def test_a_job_is_made_of_its_wildcards(config: Config) -> None:
 
     made = job(config, "preprocess", Wildcards(), 3)
     assert (made.dataset, made.model, made.threads) == ("d", None, 3)
+
+
+def test_objects_of_several_classes_have_a_class_map_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    manifest((2000, 2000, 100))
+    cells = {"instances": True, "labels": {"a": 1}}
+    typed = {"instances": True, "labels": {"a": 1, "b": 2}, "classes": "t.csv"}
+    one, several = (Job(make(dataset=section), "predict", 1, False, "d", "m").memory_mb() for section in (cells, typed))
+    assert several - one == pytest.approx(CLASS_MAP * 4e8 / 1e6, abs=100)

@@ -476,6 +476,30 @@ def test_predictions_are_kept_unless_damaged_or_of_other_weights(
     assert other["weights_sha256"] != first["weights_sha256"]
 
 
+def test_a_class_map_that_nobody_wants_any_more_is_removed_and_the_label_map_of_another_case_is_not(
+    study: Any, tmp_path: Path
+) -> None:
+    """An earlier configuration, of objects of several classes, left it in the same folder."""
+    facts = run_stage(study, tmp_path / "out")
+    case = next(iter(facts["cases"]))
+    stale, other = tmp_path / f"out/{case}.classes.png", tmp_path / "out/x.classes.png"
+    for path in (stale, other):
+        path.write_bytes(b"of an earlier configuration")
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert run_stage(study, tmp_path / "out") == facts
+    assert not stale.exists()
+    assert {name for name in before if not (tmp_path / "out" / name).exists()} == {stale.name}
+    # A case that is called like a class map: its label map has that name.
+    manifest = read_manifest(study.manifest("flat"))
+    twin = replace(manifest, cases=(*manifest.cases, replace(manifest.case(case), id=f"{case}.classes")))
+    config, model = study.config, study.model("flat")
+    task = replace(stage._task(config, study.manifest("flat"), [case], model, "code", "val", 0, False), manifest=twin)
+    stale.write_bytes(b"the label map of that case")
+    assert Outputs.of(task, manifest.case(case), tmp_path / "out").unwanted(task) == []
+    alone = replace(task, manifest=manifest)
+    assert Outputs.of(alone, manifest.case(case), tmp_path / "out").unwanted(alone) == [stale]
+
+
 def test_other_ways_to_predict_predict_anew(study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predicted: list[str] = []
     plain = Predictor.predict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ from PIL import Image
 
 from medseg.compare.interval import mean_interval
 from medseg.compare.objects import agreement, pooled_interval
+from medseg.config import load_config
 from medseg.image.geometry import Geometry
+from medseg.image.labels import LabelTable
 from medseg.image.objects import of_numbers
+from medseg.ingest.manifest import Manifest
 from medseg.metrics.object_errors import object_rows
 from medseg.report.figures import in_themes
 from medseg.report.object_charts import Agreement, Curve, Sizes, agreement_chart, ap_chart, size_chart
@@ -33,8 +37,34 @@ from medseg.report.object_contours import (
 from medseg.report.overlays import draw
 from medseg.report.pictures import BINS_PER_DECADE, size_bins
 from medseg.report.planes import planes_2d
+from medseg.report.statements import statements
 
 SIDE = 40
+
+
+def test_the_statements_say_how_objects_are_read_off_and_what_was_tuned() -> None:
+    """Of each head once, with its models; a model of classes has nothing tuned, a data set without objects no line."""
+    models = {name: {"network": "unet"} for name in ("one", "two", "plain")}
+    data = {"cells": {"path": "c", "labels": {"cell": 1}, "instances": True}}
+    config = load_config([], {"datasets": data, "models": models, "budget": {"steps": 1}})
+    labels = LabelTable.create({"cell": 1}, instances=True)
+    manifest = Manifest("cells", 2, ("grey",), labels, (), (), ())
+
+    def facts(model: str, head: str, decoding: bool = True) -> dict[str, Any]:
+        return {
+            "plan": {"model": model, "network": {"head": head}},
+            **({"decoding": {"seed": 0.5}} if decoding else {}),
+        }
+
+    trained = [facts("one", "boundary"), facts("one", "boundary"), facts("two", "flows"), facts("gone", "distance")]
+    found = dict(statements(config, manifest, 0, "", (), [*trained, facts("plain", "classes", decoding=False)]))
+    text = found["Objects"]
+    assert text.startswith("one: by the head boundary, foreground and boundary; watershed from seeds")
+    assert "(Caicedo et al. 2019" in text and ". two: by the head flows, " in text
+    assert "plain: by the head classes, the foreground alone; what is connected is an object. Thresholds" in text
+    assert "Thresholds and smallest sizes of one, two were tuned after training, on some of each network's own" in text
+    assert "gone" not in text
+    assert "Objects" not in dict(statements(config, manifest, 0, "", (), [facts("one", "", decoding=False)]))
 
 
 def scene() -> tuple[np.ndarray, np.ndarray]:
