@@ -179,12 +179,24 @@ def _predict_one(batch: Batch, one: Input, predictor: Predictor, key: str) -> No
     for doubt in found:
         say(f"predict: allowed {doubt.doubt.code}: {doubt.file}: {doubt.doubt.cause}; {doubt.allowed}")
     labels, *classes = batch.outputs(one)
-    sink = LabelFile(labels, classes[0] if classes else None, batch.how.references)
-    predictor.predict(source, one.shown, [sink])
+    _into_file(predictor, source, one, LabelFile(labels, classes[0] if classes else None, batch.how.references))
     about = [doubt for doubt in batch.allowed if doubt.file in one.files]
     allowed = sorted({doubt.doubt.code for doubt in (*about, *found)} & batch.terms.allow)
     write_stamp(batch.stamp(one), key, [labels, *classes], label_map_digest, {"allowed": allowed})
     _follow(batch, one, source)
+
+
+def _into_file(predictor: Predictor, source: Source, one: Input, sink: LabelFile) -> None:
+    """Predict an image into files; if a GPU's memory runs out, a second time with one window at once."""
+    try:
+        predictor.predict(source, one.shown, [sink])
+        return
+    except RuntimeError as error:
+        if not is_of_memory(error) or not predictor.spare_memory():
+            raise
+    # Out of the handler, which holds what the first attempt had in memory.
+    say(f"predict: {one.shown}: out of memory on {predictor.device}; again, one window at a time from now on")
+    predictor.predict(source, one.shown, [sink])
 
 
 def _follow(batch: Batch, one: Input, source: Source | None) -> None:

@@ -43,6 +43,7 @@ class Pipeline:
         members: networks whose outputs are averaged, at least one; all of this plan's grid and window.
         device, precision: where and in which arithmetic networks run.
         decoding: how objects are read off maps; None: the head's default.
+        windows: at once in a network; None: as many as samples in a batch of the training.
     """
 
     plan: Plan
@@ -51,6 +52,7 @@ class Pipeline:
     device: str
     precision: str
     decoding: Decoding | None = None
+    windows: int | None = None
 
     def run(self, source: Source, name: str, sinks: Sequence[Sink]) -> None:
         """Predict one image into sinks, which are complete when this returns.
@@ -103,7 +105,7 @@ class Pipeline:
             image,
             self.plan.window,
             axis=axis,
-            batch=self.plan.training.batch,
+            batch=self.windows or self.plan.training.batch,
             slice_axis=self.plan.grid.slice_axis,
         )
         for slab in slabs:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 
 from medseg.augment.tables import mirrors
@@ -48,6 +49,7 @@ class Predictor:
         placed = place(network, self.device, self.plan.network.dims, machine.channels_last)
         head = self.plan.network.head
         vector = HEADS[head].vector if head else 0
+        self._windows: int | None = None
         self.members: Sequence[Member] = (Member(placed, is_mirrored(self.plan, mirror), vector),)
 
     def predict(self, source: Source, name: str, sinks: Sequence[Sink]) -> None:
@@ -67,8 +69,19 @@ class Predictor:
         if geometry.unit != unit:
             source = replace(source, affine=geometry.in_unit(unit).affine, unit=unit)
         found = self.checkpoint
-        pipeline = Pipeline(self.plan, found.labels, self.members, self.device, self.precision, found.decoding)
+        how = self.device, self.precision, found.decoding, self._windows
+        pipeline = Pipeline(self.plan, found.labels, self.members, *how)
         pipeline.run(source, name, sinks)
+
+    def spare_memory(self) -> bool:
+        """Take one window at a time from now on; False if that changes nothing, or the memory is not that of a GPU."""
+        if self.device == "cpu" or (self._windows or self.plan.training.batch) == 1:
+            return False
+        self._windows = 1
+        if self.device.startswith("cuda"):
+            # What is reserved and free now may lie in blocks of other sizes.
+            torch.cuda.empty_cache()
+        return True
 
     def label_map(self, source: Source, name: str) -> NDArray[Any]:
         """(S) values of the model's label table, on the image's grid; arguments and errors as for ``predict``."""

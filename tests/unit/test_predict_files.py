@@ -22,6 +22,7 @@ from medseg.errors import ConfigError, DataError, ImagesFailed
 from medseg.files import sha256_file
 from medseg.formats.errors import FormatError
 from medseg.formats.read import open_image, read_labels
+from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.voxel_sizes import VoxelSizes
@@ -631,6 +632,66 @@ def test_the_estimate_grows_with_image_and_classes(shape: tuple[int, ...], dims:
     assert image_bytes(1, grid, stored, plan, scaled=True) >= image_bytes(1, grid, stored, plan)
     twice = Geometry.from_spacing([2 * n for n in shape], plan.grid.spacing, plan.grid.unit)
     assert image_bytes(1, twice, stored, plan) > 2 * small
+
+
+class FullGpu(Predictor):
+    """A GPU whose memory ``most`` windows fill; it computes on the processor."""
+
+    most = 1
+    calls: list[int]
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.calls = FullGpu.calls = []
+        (member,) = self.members
+        network = member.network
+
+        def limited(x: torch.Tensor) -> torch.Tensor:
+            self.calls.append(len(x))
+            if len(x) > self.most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return network(x)  # type: ignore[no-any-return]
+
+        self.members = (replace(member, network=limited),)
+
+    def spare_memory(self) -> bool:
+        self.device = "another"
+        spared = super().spare_memory()
+        self.device = "cpu"
+        return spared
+
+
+def test_a_full_gpu_is_tried_once_more_with_one_window_at_a_time(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = []
+    for name in ("f0", "f1"):
+        picture = read_labels(study.folder("flat") / f"images/{name}.png")[0]
+        images.append(tmp_path / f"{name}.png")
+        write_labels(
+            images[-1], np.tile(picture, (3, 3)), Geometry.from_spacing((3 * picture.shape[0], 108), (1.0, 1.0))
+        )
+    expected = [read_labels(path)[0] for path in predict_files(images, study.model("flat"), tmp_path / "roomy")]
+    monkeypatch.setattr(files, "Predictor", FullGpu)
+    monkeypatch.setattr(FullGpu, "most", 1)
+    found = predict_files(images, study.model("flat"), tmp_path / "full")
+    for path, labels in zip(found, expected, strict=True):
+        assert (read_labels(path)[0] != labels).mean() < 1e-3
+    # What was learnt of the first image holds for the next ones.
+    assert FullGpu.calls[0] > 1 and set(FullGpu.calls[1:]) == {1}
+    assert capsys.readouterr().err.count("again, one window at a time from now on") == 1
+    # Not even one fits: the message has an option that helps.
+    monkeypatch.setattr(FullGpu, "most", 0)
+    with pytest.raises(ImagesFailed, match=r"f0\.png: the memory of the GPU ran out .*use --device cpu"):
+        predict_files(images, study.model("flat"), tmp_path / "tiny")
+    assert FullGpu.calls[0] > 1 and FullGpu.calls[1:] == [1, 1], (
+        "the other image has its own try, and nothing is tried a third time"
+    )
+
+
+def test_on_a_processor_nothing_is_tried_again(study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Predictor(study.model("flat"))
+    assert predictor.device == "cpu" and not predictor.spare_memory()
 
 
 def test_the_memory_of_a_network_is_counted_without_running_it() -> None:
