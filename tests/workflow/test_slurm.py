@@ -163,6 +163,19 @@ def test_a_drained_node_a_cancelled_job_and_one_out_of_time_change_no_bit(
 
 
 @pytest.mark.exhaustive
+def test_processes_of_one_training_share_a_job_with_a_gpu_each(tmp_path: Path, cluster: Cluster, start: Start) -> None:
+    config = TINY.replace("steps: 300", "steps: 60").replace("threads: 1", "threads: 2\nprocesses: 2")
+    folder, alone = make_study(tmp_path / "cluster", config), make_study(tmp_path / "alone", config)
+    process = start(folder, "--until", "train")
+    until(lambda: cluster.jobs("train", "RUNNING"), "it trains", ON_THE_WAY)
+    assert "gres/gpu=2" in cluster.ask("scontrol", "show", "job", *cluster.jobs("train"))
+    ends_well(process, folder)
+    done = run(alone, "--until", "train")
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert models(folder) == models(alone)
+
+
+@pytest.mark.exhaustive
 def test_jobs_of_a_run_that_was_killed_are_waited_for(
     long_study: Path, untrained: Path, cluster: Cluster, start: Start
 ) -> None:
@@ -179,7 +192,7 @@ def test_jobs_of_a_run_that_was_killed_are_waited_for(
     told = done.stdout + done.stderr
     assert done.returncode == 0, told[-6000:]
     assert all(f"SLURM job {one} of an earlier run" in told for one in running)
-    assert "Nothing to be done" in told
+    assert "has been submitted" not in told
     assert [attempts(untrained, fold) for fold in (0, 1)] == [1, 1]
     assert models(untrained) == models(long_study)
 
