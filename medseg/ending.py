@@ -13,7 +13,7 @@ from medseg.config import Config
 from medseg.errors import MedsegError
 from medseg.explained import check_writing, explain
 from medseg.results.paths import Results
-from medseg.takeover import forget_submitted
+from medseg.takeover import forget_ended, forget_submitted
 from medseg.text import BREAK, escaped
 
 # What Snakemake logs of a job that ended with a user's error.
@@ -63,7 +63,7 @@ def last_word(folder: Path) -> None:
             os._exit(2)
 
 
-def exit_status(logs: Iterable[str], folder: Path) -> int:
+def exit_status(logs: Iterable[str], folder: Path, config: Config) -> int:
     """Status of a run in which a job failed: 2 for a user's error, as by hand; Snakemake's own is 1.
 
     On a full disk, jobs may fail because their log cannot be written, and Snakemake's may end early: so what is wrong
@@ -72,8 +72,10 @@ def exit_status(logs: Iterable[str], folder: Path) -> int:
     Args:
         logs: Snakemake's log of this run.
         folder: where results go.
+        config: the experiment.
     """
     has_ended()
+    forget_ended(Results.of(config).root)
     try:
         check_writing(folder)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
-from medseg.cluster import wait_for
+from medseg.cluster import active, wait_for
 from medseg.errors import BusyError, DataError, MachineError
 from medseg.explained import named
 from medseg.fence import draw_token
@@ -127,6 +128,18 @@ def note_submitted(results: Path, name: str, study: str) -> None:
 def forget_submitted(results: Path) -> None:
     """Note that no cluster has a job of these results any more."""
     RunFolder(results).submitted.unlink(missing_ok=True)
+
+
+def forget_ended(results: Path) -> None:
+    """Forget the jobs that this run left to a cluster if all have ended; where nobody can say, they are kept in mind.
+
+    Args:
+        results: ``results/{experiment}``, held by this process, which has noted all that its jobs made.
+    """
+    note = RunFolder(results).submitted
+    with contextlib.suppress(DataError, MachineError, KeyError):
+        if note.is_file() and not active(str(read_record(note, "snakemake")["name"])):
+            forget_submitted(results)
 
 
 def await_submitted(results: Path, study: Callable[[], str]) -> float | None:

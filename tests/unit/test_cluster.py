@@ -274,6 +274,17 @@ def test_a_run_that_has_ended_leaves_no_note(config: Config) -> None:
     assert not RunFolder(root).submitted.exists()
 
 
+def test_a_run_that_fails_leaves_a_note_while_it_has_jobs(
+    config: Config, slurm: Callable[..., Path], tmp_path: Path
+) -> None:
+    note = RunFolder(Path("results/e")).submitted
+    note_submitted(Path("results/e"), "name", "study")
+    for text, status, kept in (("7|RUNNING|1:00|node1|rule_train\n", 0, True), ("", 1, True), ("", 0, False)):
+        slurm("squeue", text, status)
+        assert ending.exit_status([], tmp_path, config) == 1
+        assert note.exists() == kept
+
+
 def test_a_node_sends_no_curves_to_a_sqlite_file(
     config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
