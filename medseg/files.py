@@ -26,6 +26,8 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Names that files have while they are written; the process' number stands in them. Nobody else gives files such names.
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)-[0-9a-f]{6}\.medseg\.tmp")
 TEMPORARY_PATH = re.compile(r"\.(?P<pid>\d+)-[0-9a-f]{6}\.medseg\.tmp\.(?P<name>.+)")
+# Bytes of a file that are in memory while a part of it is hashed.
+HASHED_AT_ONCE = 1 << 20
 # Name of the file whose lock a writer of a folder holds.
 LOCK = ".writer.lock"
 # Told of every file that this process has put in place.
@@ -180,6 +182,17 @@ def sha256_file(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_part(path: Path, start: int, size: int) -> str:
+    """SHA-256 (hex) of ``size`` bytes of a file from ``start`` on, or of as many as there are."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        file.seek(start)
+        while size > 0 and (data := file.read(min(size, HASHED_AT_ONCE))):
+            digest.update(data)
+            size -= len(data)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ DAY_MINUTES = 1440
 SIDE_BY_SIDE = ("ingest", "fingerprint", "preprocess")
 # Before ingest has counted them.
 UNKNOWN_CASES = 100
-# Small arrays that a process keeps decoded while it trains, at most (``preprocess.store.DECODED_BYTES``).
+# Small arrays that a process keeps decoded while it trains, at most (``preprocess.arrays.DECODED_BYTES``).
 DECODED_MB = 537
 MB = 1e6
 

@@ -154,8 +154,10 @@ def tiny_cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[A
             record = InverseRecord(native, tuple(range(dims)), (False,) * dims, (0,) * dims, shape, shape)
             rows = [np.column_stack([np.full((labels == k).sum(), k), np.argwhere(labels == k)]) for k in (1, 2)]
             name = f"case{index}"
-            write_case(folder / name, "key", image[None], labels, np.concatenate(rows).astype(np.int32), record)
-            cases.append(PreparedCase(name, shape, record, folder / name))
+            write_case(
+                folder / f"{name}.case", "key", image[None], labels, np.concatenate(rows).astype(np.int32), record
+            )
+            cases.append(PreparedCase.open(folder / f"{name}.case"))
         return cases
 
     return build

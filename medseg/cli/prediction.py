@@ -185,10 +185,10 @@ def _refuse(given: Mapping[str, Any], names: Sequence[str], why: str) -> None:
 
 def _keeps_probabilities(config: Config, manifest: Path) -> bool:
     """Whether the data set's post-processing works on probabilities."""
-    from medseg.ingest.manifest import read_manifest
+    from medseg.ingest.recorded import read_dataset
     from medseg.postprocess.operations import wants_probabilities
 
-    return wants_probabilities(config.dataset(read_manifest(manifest).dataset).postprocess)
+    return wants_probabilities(config.dataset(read_dataset(manifest)["dataset"]).postprocess)
 
 
 def postprocess(
@@ -200,13 +200,13 @@ def postprocess(
     model: OfModel = None,
 ) -> None:
     """Apply the operations that the data set's configuration names to predictions."""
-    from medseg.ingest.manifest import read_manifest
+    from medseg.ingest.recorded import read_dataset
     from medseg.places import read_study
     from medseg.postprocess import run as stage
     from medseg.postprocess.operations import wanted
     from medseg.stages import stage_digest
 
     loaded = read_study([config])
-    steps = loaded.dataset(read_manifest(manifest).dataset).postprocess
+    steps = loaded.dataset(read_dataset(manifest)["dataset"]).postprocess
     code = code or stage_digest("postprocess", {"OPERATIONS": wanted(steps)})
     stage.run(loaded, manifest, predictions, out, code, model)

@@ -77,7 +77,7 @@ def preprocess(
 ) -> None:
     """Bring every case to the grid of a model: orient, crop, normalise, resample, store."""
     from medseg.config.grids import grid_model
-    from medseg.ingest.manifest import read_manifest
+    from medseg.ingest.recorded import read_dataset
     from medseg.places import read_study
     from medseg.preprocess import run as stage
     from medseg.stages import stage_digest
@@ -88,7 +88,7 @@ def preprocess(
     study = read_study([config])
     inputs = (
         study,
-        model if model is not None else grid_model(study, str(grid), read_manifest(manifest).dataset),
+        model if model is not None else grid_model(study, str(grid), read_dataset(manifest)["dataset"]),
         manifest,
         fingerprint,
         out,

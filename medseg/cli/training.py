@@ -61,11 +61,12 @@ def train(
 
         model = resolve_model(start, read_store(track).uri if track else None)
     inputs = stage.Inputs(manifest, plan, index, splits, which, seed, model, tuple(allow or ()), weights)
+    opened = stage.Opened.of(inputs)
     with contextlib.ExitStack() as stack:
         if track is not None and leads():
             from medseg.tracking import LiveTracking, training_spec
 
-            key = stage.fingerprint_of(inputs, code)
+            key = stage.fingerprint_of(opened, code)
             spec = training_spec(manifest, plan, which, seed, key)
             stack.enter_context(LiveTracking(track, spec, stage.journal_path(state, key)))
-        stage.run(inputs, state, out, code, options)
+        stage.run(opened, state, out, code, options)

@@ -156,6 +156,11 @@ class Manifest:
     grouping: Grouping = NOBODY
     reading: Reading = AS_STORED
     accepts: tuple[str, ...] = ()
+    _by_id: Mapping[str, Case] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # The first of several, which `medseg ingest` refuses.
+        object.__setattr__(self, "_by_id", {case.id: case for case in reversed(self.cases)})
 
     @property
     def independence(self) -> str:
@@ -164,10 +169,9 @@ class Manifest:
 
     def case(self, case_id: str) -> Case:
         """The case with this id, or ``DataError``."""
-        for case in self.cases:
-            if case.id == case_id:
-                return case
-        raise DataError(f"case '{case_id}' is not in the manifest of data set '{self.dataset}'")
+        if (found := self._by_id.get(case_id)) is None:
+            raise DataError(f"case '{case_id}' is not in the manifest of data set '{self.dataset}'")
+        return found
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:

@@ -29,7 +29,6 @@ from medseg.ingest.manifest import NOBODY, Grouping
 from medseg.ingest.object_classes import ambiguous_ids, check_setting, listed_classes
 from medseg.ingest.subjects import check_subject, declared_subjects
 from medseg.progress import say
-from medseg.results.folders import StoreFolder
 from medseg.text import escaped, is_printable
 
 __all__ = ["LAYOUTS", "Candidate", "Inventory", "find_cases"]
@@ -187,9 +186,6 @@ def _id_faults(candidates: list[Candidate]) -> list[Fault]:
         groups[same_name(case.id)].append(case)
         if not SAFE_NAME.fullmatch(case.id):
             cause = "an id that cannot be printed, or is a path"
-            faults.append(fault("unsafe-id", case.id, case.images[0], cause))
-        elif not StoreFolder.has_room(case.id):
-            cause = "an id that prepared cases use for a file of their own"
             faults.append(fault("unsafe-id", case.id, case.images[0], cause))
     for group in groups.values():
         for other in group[1:]:

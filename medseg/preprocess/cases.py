@@ -18,8 +18,9 @@ from medseg.patches.sampling import generator
 from medseg.plan.plan import Grid
 from medseg.preprocess.inverse import InverseRecord
 from medseg.preprocess.prepare import prepare_image, prepare_labels
-from medseg.preprocess.store import case_is_valid, write_case
+from medseg.preprocess.store import kept_case, write_case
 from medseg.progress import say
+from medseg.results.folders import StoreFolder
 
 # Foreground voxels remembered per class and case, to centre training patches on.
 LOCATIONS_PER_CLASS = 1000
@@ -48,14 +49,14 @@ def case_key(case: Case, manifest: Manifest, grid: Grid, code: str) -> str:
     return digest_of({"case": facts, "grid": grid.preparation, "code": code})
 
 
-def is_prepared(case: Case, preparation: Preparation, out: Path) -> bool:
-    """Whether ``out/{id}`` holds the complete case, prepared from the same inputs in the same way."""
+def kept(case: Case, preparation: Preparation, out: Path) -> dict[str, Any] | None:
+    """What the index says of a case that is in ``out``, whole and prepared from the same in the same way; or None."""
     key = case_key(case, preparation.manifest, preparation.grid, preparation.code)
-    return case_is_valid(out / case.id, key, objects=preparation.manifest.labels.instances)
+    return kept_case(StoreFolder(out).case(case.id), key, objects=preparation.manifest.labels.instances)
 
 
-def prepare_case(case: Case, preparation: Preparation, out: Path) -> None:
-    """Prepare one case into ``out/{id}``."""
+def prepare_case(case: Case, preparation: Preparation, out: Path) -> dict[str, Any]:
+    """Prepare one case into the store ``out``; what the index says of it."""
     key = case_key(case, preparation.manifest, preparation.grid, preparation.code)
     # The native image goes before the labels come.
     image, record = prepare_image(read_case_image(case, preparation.folder), case.geometry, preparation.grid)
@@ -69,7 +70,8 @@ def prepare_case(case: Case, preparation: Preparation, out: Path) -> None:
     elif table.instances:
         objects = of_numbers(labels)
     locations = sample_locations(labels, table.classes, case.id)
-    write_case(out / case.id, key, image, labels, locations, record, preparation.grid.slice_axis, objects)
+    path = StoreFolder(out).case(case.id)
+    return write_case(path, key, image, labels, locations, record, preparation.grid.slice_axis, objects)
 
 
 def _prepared_objects(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from medseg.errors import DatasetFaults, Fault
 from medseg.image.labels import LabelTable
@@ -16,31 +15,30 @@ from medseg.progress import say
 
 
 def report_lost_classes(
-    manifest: Manifest, cases: Sequence[Case], grid: Grid, folder: Path, out: Path, allow: Sequence[str]
+    manifest: Manifest, entries: Mapping[str, Mapping[str, Any]], grid: Grid, folder: Path, allow: Sequence[str]
 ) -> None:
     """Report prepared cases that lost a class: no network could learn or find there what the reference shows.
 
     Args:
         manifest: the data set.
-        cases: prepared cases under ``out``, kept ones included.
+        entries: what the index will say of the prepared cases, kept ones included.
         grid: the grid that they were brought to.
         folder: the data set's folder, for the message.
-        out: folder of the store.
         allow: codes of faults that are allowed by name.
 
     Raises:
         DatasetFaults: with every such case, unless ``lost-class`` is allowed.
     """
-    faults = [found for case in cases for found in _faults(case, manifest.labels, grid, out)]
+    cases = (manifest.case(case) for case in entries)
+    faults = [found for case in cases for found in _faults(case, manifest.labels, grid, entries[case.id]["classes"])]
     if faults and "lost-class" not in allow:
         raise DatasetFaults(manifest.dataset, folder, faults)
     for one in faults:
         say(f"preprocess {manifest.dataset}: allowed by name: {one}")
 
 
-def _faults(case: Case, table: LabelTable, grid: Grid, out: Path) -> list[Fault]:
-    rows = np.load(out / case.id / "locations.npy", allow_pickle=False)
-    left = {int(channel) for channel in np.unique(rows[:, 0])}
+def _faults(case: Case, table: LabelTable, grid: Grid, left: Collection[int]) -> list[Fault]:
+    """What one case has lost; ``left``: classes that are there on the grid."""
     faults = []
     for channel, (name, value) in enumerate(table.names, start=1):
         voxels = case.label_counts.get(value, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from threadpoolctl import threadpool_limits
 
@@ -13,7 +14,7 @@ from medseg.ingest.manifest import Case, read_manifest
 from medseg.outputs import writing
 from medseg.plan.fingerprint import read_fingerprint
 from medseg.plan.grid import plan_grid
-from medseg.preprocess.cases import Preparation, is_prepared, prepare_case
+from medseg.preprocess.cases import Preparation, kept, prepare_case
 from medseg.preprocess.lost import report_lost_classes
 from medseg.preprocess.memory import MemoryGate, case_bytes, host_budget, require_fit
 from medseg.preprocess.store import write_index
@@ -58,14 +59,13 @@ def run(
     index = StoreFolder(out).index
     with writing(index, out) if shard is None else shard.writing(shard.record(out), out):
         budget = host_budget(config.budget.host_gb)
-        _prepare(cases, preparation, out, workers, budget, f"preprocess {manifest.dataset}{part}")
+        entries = _prepare(cases, preparation, out, workers, budget, f"preprocess {manifest.dataset}{part}")
         allow = config.dataset(manifest.dataset).allow
-        report_lost_classes(manifest, cases, preparation.grid, preparation.folder, out, allow)
-        ids = [case.id for case in cases]
+        report_lost_classes(manifest, entries, preparation.grid, preparation.folder, allow)
         if shard is None:
-            write_index(out, manifest.dataset, preparation.grid, ids)
+            write_index(out, manifest.dataset, preparation.grid, entries)
         else:
-            shard.write(out, {"dataset": manifest.dataset, "cases": ids})
+            shard.write(out, {"dataset": manifest.dataset, "cases": [case.id for case in cases]})
 
 
 def join(
@@ -95,12 +95,21 @@ def read_preparation(config: Config, model: str, manifest_path: Path, fingerprin
     return Preparation(manifest, grid, config.folder_of(manifest.dataset), code)
 
 
-def _prepare(cases: Sequence[Case], preparation: Preparation, out: Path, workers: int, budget: int, label: str) -> None:
-    """Prepare the cases that are not in ``out`` yet, several at a time as far as ``budget`` (bytes) allows."""
+def _prepare(
+    cases: Sequence[Case], preparation: Preparation, out: Path, workers: int, budget: int, label: str
+) -> dict[str, dict[str, Any]]:
+    """Prepare the cases that are not in ``out`` yet, several at a time as far as ``budget`` (bytes) allows.
+
+    Returns:
+        What the index says of each of the cases, in their order.
+    """
     # The workers are the parallelism: threads of the linear algebra would only get into their way.
     with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
-        there = list(pool.map(lambda case: is_prepared(case, preparation, out), cases))
-        found, todo = sum(there), [case for case, done in zip(cases, there, strict=True) if not done]
+        entries = dict(
+            zip([c.id for c in cases], pool.map(lambda case: kept(case, preparation, out), cases), strict=True)
+        )
+        todo = [case for case in cases if entries[case.id] is None]
+        found = len(cases) - len(todo)
         note = f"({found} kept)" if found else ""
         bar = Progress(label, len(cases), start=found)
         objects = preparation.manifest.labels.instances
@@ -108,11 +117,13 @@ def _prepare(cases: Sequence[Case], preparation: Preparation, out: Path, workers
         require_fit(needs, budget, preparation.manifest.cases, preparation.grid)
         gate = MemoryGate(budget)
 
-        def prepare_within_budget(case: Case) -> None:
+        def prepare_within_budget(case: Case) -> dict[str, Any]:
             with gate.hold(needs[case.id]):
-                prepare_case(case, preparation, out)
+                return prepare_case(case, preparation, out)
 
-        for done, _ in enumerate(pool.map(prepare_within_budget, todo), start=found + 1):
+        for done, (case, entry) in enumerate(zip(todo, pool.map(prepare_within_budget, todo), strict=True), found + 1):
+            entries[case.id] = entry
             bar.update(done, note)
         if not todo:
             bar.update(found, note)
+    return {case: entry for case, entry in entries.items() if entry is not None}

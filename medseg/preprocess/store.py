@@ -1,42 +1,39 @@
-"""Prepared cases on disk: chunked blosc2 arrays (float16 image, integer labels) with digests.
+"""Prepared cases on disk: one file per case (``case_file.py``), with chunked blosc2 arrays, and an index of them all.
 
-Everything that is read is checked: ``index.json`` and ``case.json`` contain digests of themselves, and a file's SHA-256
-is computed when a process reads it for the first time (1.5 s per gigabyte), and again if the file was replaced.
+Everything that is read is checked: ``index.json`` contains a digest of itself and one of every array, and an array's
+bytes are hashed when a process reads it for the first time (1.5 s per gigabyte), and again if its file was replaced.
 """
 
 from __future__ import annotations
 
 import functools
-import math
+import io
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import DataError
 from medseg.explained import explain, named
-from medseg.files import sha256_file, write_with
+from medseg.files import sha256_part
 from medseg.image.objects import ObjectMap, encode, smallest_type
-from medseg.kept import kept, write_stamp
+from medseg.outputs import note
 from medseg.plan.plan import Grid
+from medseg.preprocess.arrays import frame, opened_frame, opened_locations, read_array, write_array
+from medseg.preprocess.case_file import Part, is_whole, read_facts, write_case_file
 from medseg.preprocess.inverse import InverseRecord
 from medseg.records import read_record, write_record
 from medseg.results.folders import StoreFolder
 
-CHUNK = 64
-SLICE_CHUNK = 256
-# Arrays up to this size stay decoded in a process that reads them, up to so much in all.
-DECODED_ARRAY_BYTES, DECODED_BYTES = 8 << 20, 512 << 20
-FILES = ("image.b2nd", "label.b2nd", "locations.npy")
-# Beside them where labels are object numbers.
-OBJECTS = "objects.b2nd"
-ENTRY = "case.json"
+# Arrays of a case; the last one only where labels are object numbers.
+IMAGE, LABELS, LOCATIONS, OBJECTS = "image", "labels", "locations", "objects"
 MAKER = "medseg preprocess"
+# In the folder of a case, as earlier versions of medseg had one.
+EARLIER = ("case.json", "image.b2nd", "label.b2nd", "locations.npy", "objects.b2nd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,50 +43,70 @@ class PreparedCase:
     Attributes:
         id: case id.
         shape: prepared voxels per axis.
-        record: how to undo the preparation.
-        folder: where its files lie.
-        digests: SHA-256 of its files by name, as in the index; none: those in its own ``case.json``.
+        path: its file.
+        parts: where its arrays lie in it, and their digests.
+        undo: how to undo the preparation, as plain values (``record``).
 
-    Reading raises ``DataError`` for a file that is not the one that was prepared.
+    Reading raises ``DataError`` for an array that is not the one that was prepared.
     """
 
     id: str
     shape: tuple[int, ...]
-    record: InverseRecord
-    folder: Path
-    digests: Mapping[str, str] | None = None
+    path: Path
+    parts: Mapping[str, Part]
+    undo: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, case_id: str, path: Path, facts: Mapping[str, Any]) -> PreparedCase:
+        """A case from what its file, or the index, says of it."""
+        undo = facts["record"]
+        return cls(case_id, tuple(int(n) for n in undo["prepared_shape"]), path, Part.all_of(facts), undo)
+
+    @classmethod
+    def open(cls, path: Path) -> PreparedCase:
+        """A case from its file alone, without an index."""
+        return cls.of(path.stem, path, read_facts(path))
+
+    @property
+    def record(self) -> InverseRecord:
+        """How to undo the preparation."""
+        return InverseRecord.from_json(self.undo)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of its arrays by name."""
+        return {name: part.sha256 for name, part in self.parts.items()}
 
     def read_image(self, box: tuple[slice, ...] | None = None) -> NDArray[np.float32]:
         """The image (C, S) or the box of it, as float32."""
-        values = _read_array(self._checked(FILES[0]), (slice(None), *box) if box else ...)
+        values = self._read(IMAGE, (slice(None), *box) if box else ...)
         return np.asarray(values, dtype=np.float32)
 
     def read_labels(self, box: tuple[slice, ...] | None = None) -> NDArray[np.uint8]:
         """The label channels (S) or the box of them."""
-        return np.asarray(_read_array(self._checked(FILES[1]), box or ...))
+        return np.asarray(self._read(LABELS, box or ...))
 
     def read_codes(self, box: tuple[slice, ...] | None = None) -> NDArray[np.int32]:
         """Codes (S) of the objects in the box, of number and class (``image/objects.py``); of object data only."""
-        numbers = np.asarray(_read_array(self._checked(OBJECTS), box or ...))
+        numbers = np.asarray(self._read(OBJECTS, box or ...))
         return encode(numbers, self.read_labels(box))
 
     def read_objects(self) -> NDArray[np.uint32]:
         """The object numbers (S); of object data only."""
-        return np.asarray(_read_array(self._checked(OBJECTS), ...), dtype=np.uint32)
+        return np.asarray(self._read(OBJECTS, ...), dtype=np.uint32)
 
     def read_locations(self) -> NDArray[np.int32]:
         """Sampled foreground voxels: rows (class, voxel index per axis)."""
-        rows: NDArray[np.int32] = np.load(self._checked(FILES[2]), allow_pickle=False)
-        return rows
+        return np.asarray(self._read(LOCATIONS, ...))
 
-    def _checked(self, name: str) -> Path:
-        """Path of one of the files, after its digest has been found right."""
-        path = self.folder / name
-        digests = self.digests or read_record(self.folder / ENTRY, MAKER)["sha256"]
+    def _read(self, name: str, box: Any) -> NDArray[Any]:
+        """A box of one of the arrays, after its digest has been found right; possibly read-only."""
+        part, facts = self.parts[name], None
         try:
-            with named(path):
-                facts = os.stat(path)
-                whole = _sha256_once(path, facts.st_size, facts.st_mtime_ns, facts.st_ino) == digests[name]
+            with named(self.path):
+                facts = os.stat(self.path)
+                key = (self.path, part.start, part.size, facts.st_size, facts.st_mtime_ns, facts.st_ino)
+                whole = _sha256_once(*key) == part.sha256
         except OSError as error:
             # A disk that fails damages no case.
             if explain(error) is not None:
@@ -97,15 +114,14 @@ class PreparedCase:
             whole = False
         if not whole:
             raise DataError(
-                f"{path}: missing or damaged since it was prepared (SHA-256 differs); delete "
-                f"{StoreFolder(self.folder.parent).index} and run the same command again: "
-                "only what is damaged is rebuilt"
+                f"{self.path}: missing, or its {name} damaged since it was prepared (SHA-256 differs); delete "
+                f"{StoreFolder(self.path.parent).index} and run the same command again: only what is damaged is rebuilt"
             )
-        return path
+        return read_array(key, box, opened_locations if name == LOCATIONS else opened_frame)
 
 
 def write_case(
-    folder: Path,
+    path: Path,
     key: str,
     image: NDArray[np.float32],
     labels: NDArray[np.uint8],
@@ -113,11 +129,11 @@ def write_case(
     record: InverseRecord,
     slice_axis: int | None = None,
     objects: ObjectMap | None = None,
-) -> None:
-    """Write one case; ``case.json`` with the digests comes last and makes it valid.
+) -> dict[str, Any]:
+    """Write one case; return what the index says of it.
 
     Args:
-        folder: the case's own folder.
+        path: the case's file.
         key: fingerprint of inputs, grid and code; a case is only reused for the same key.
         image: (C, S); labels: (S); locations: (n, 1 + d).
         record: how to undo the preparation.
@@ -130,121 +146,87 @@ def write_case(
     peak = float(max(image.max(initial=0.0), -image.min(initial=0.0)))
     if not peak <= float(np.finfo(np.float16).max):
         raise DataError(
-            f"case '{folder.name}': prepared intensities reach {peak:g}, beyond half precision (65504); choose another "
+            f"case '{path.stem}': prepared intensities reach {peak:g}, beyond half precision (65504); choose another "
             "plan.normalization than 'none' (zscore, percentile or ct)"
         )
-    write_with(folder / FILES[0], lambda path: _write_array(path, image.astype(np.float16), 1, slice_axis))
-    write_with(folder / FILES[1], lambda path: _write_array(path, labels, 0, slice_axis))
-    write_with(folder / FILES[2], lambda path: np.save(path, locations, allow_pickle=False))
-    files = case_files(objects is not None)
+    text = io.BytesIO()
+    np.save(text, locations, allow_pickle=False)
+    rest = {LABELS: frame(labels, slice_axis), LOCATIONS: text.getvalue()}
     if objects is not None:
-        numbers = objects.numbers.astype(smallest_type(objects.count))
-        write_with(folder / OBJECTS, lambda path: _write_array(path, numbers, 0, slice_axis))
-    write_stamp(folder / ENTRY, key, [folder / name for name in files], facts={"record": record.to_json()})
+        rest[OBJECTS] = frame(objects.numbers.astype(smallest_type(objects.count)), slice_axis)
+    facts = {"key": key, "classes": np.unique(locations[:, 0]).tolist(), "record": record.to_json()}
+    half = image.astype(np.float16)
+    whole = write_case_file(path, (IMAGE, lambda to: write_array(to, half, 1, slice_axis)), rest, facts)
+    return _entry(whole)
 
 
-def case_files(objects: bool) -> tuple[str, ...]:
-    """Names of the files of a case; of object data, those of the object numbers too."""
-    return (*FILES, OBJECTS) if objects else FILES
+def kept_case(path: Path, key: str, *, objects: bool = False) -> dict[str, Any] | None:
+    """What the index says of a complete, undamaged case for ``key``; None if there is none.
+
+    Args:
+        path: the case's file.
+        key: what it must have been prepared from.
+        objects: whether it must have object numbers.
+    """
+    try:
+        facts = read_facts(path)
+        wanted = facts["key"] == key and (OBJECTS in facts["parts"]) == objects
+        if not wanted or not is_whole(path, facts):
+            return None
+    except (DataError, OSError, LookupError, TypeError):
+        # Absent, cut, or of another version: the case is prepared again.
+        return None
+    note(path)
+    return _entry(facts)
 
 
-def case_is_valid(folder: Path, key: str, *, objects: bool = False) -> bool:
-    """Whether the folder holds a complete, undamaged case for ``key``."""
-    return kept(folder / ENTRY, key, case_files(objects)) is not None
+def _entry(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: facts[name] for name in ("classes", "record", "parts")}
 
 
-def write_index(folder: Path, dataset: str, grid: Grid, cases: Sequence[str]) -> None:
-    """Write ``index.json``: the grid and, per case, the digests of its files."""
-    entries = {case: read_record(folder / case / ENTRY, MAKER) for case in cases}
-    write_record(StoreFolder(folder).index, {"dataset": dataset, "grid": grid.to_json(), "cases": entries})
+def write_index(folder: Path, dataset: str, grid: Grid, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write ``index.json``: the grid and, per case, what ``write_case`` or ``kept_case`` returned.
+
+    Cases that are not in it, of an earlier configuration or version of medseg, are removed.
+    """
+    store = StoreFolder(folder)
+    write_record(store.index, {"dataset": dataset, "grid": grid.to_json(), "cases": entries})
+    _remove_others(store, entries)
+
+
+def _remove_others(store: StoreFolder, wanted: Iterable[str]) -> None:
+    """Remove cases of a store that are not wanted; whatever else lies there is somebody's own and stays."""
+    ours = {store.case(case) for case in wanted}
+    for path in store.cases():
+        if path not in ours:
+            path.unlink(missing_ok=True)
+    for path in (one for one in store.folder.iterdir() if (one / EARLIER[0]).is_file()):
+        for name in EARLIER:
+            (path / name).unlink(missing_ok=True)
+        if not any(path.iterdir()):
+            path.rmdir()
 
 
 def open_store(index: Path) -> tuple[Grid, dict[str, PreparedCase], Mapping[str, Any]]:
     """Open a store by its ``index.json``.
 
     Returns:
-        The grid, the cases by id, and per case the digests of its files.
+        The grid, the cases by id, and per case the digests of its arrays.
 
     Raises:
         DataError: if the index is missing or damaged.
     """
-    facts = read_record(index, MAKER)
+    facts, store = read_record(index, MAKER), StoreFolder(index.parent)
     try:
-        cases = {}
-        for case, entry in facts["cases"].items():
-            record = InverseRecord.from_json(entry["record"])
-            cases[case] = PreparedCase(case, record.prepared_shape, record, index.parent / case, entry["sha256"])
-        digests = {case: entry["sha256"] for case, entry in facts["cases"].items()}
-        return Grid.from_json(facts["grid"]), cases, digests
+        cases = {case: PreparedCase.of(case, store.case(case), entry) for case, entry in facts["cases"].items()}
+        return Grid.from_json(facts["grid"]), cases, {case: one.digests for case, one in cases.items()}
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{index}: not an index written by `medseg preprocess` ({error!r}); run it again") from error
+        raise DataError(
+            f"{index}: not an index that this version of medseg writes ({error!r}); run `{MAKER}` again"
+        ) from error
 
 
 @functools.lru_cache(maxsize=1 << 17)
-def _sha256_once(path: Path, size: int, mtime_ns: int, inode: int) -> str:
-    """The digest of a file; taken again only if the file is another than last time."""
-    return sha256_file(path)
-
-
-@dataclass
-class _Decoded:
-    """Cache of small decoded arrays, since training reads the same ones again and again.
-
-    Attributes:
-        arrays: by path and the file's size, time and number; read-only.
-        size: their bytes.
-    """
-
-    arrays: dict[tuple[Any, ...], NDArray[Any]] = field(default_factory=dict)
-    size: int = 0
-
-    def has_room(self, size: int) -> bool:
-        """Whether an array of ``size`` bytes is small enough to keep; arrays that were kept first stay."""
-        return size <= DECODED_ARRAY_BYTES and self.size + size <= DECODED_BYTES
-
-    def keep(self, key: tuple[Any, ...], array: NDArray[Any]) -> None:
-        """Keep an array for which ``has_room`` was true."""
-        array.flags.writeable = False
-        self.arrays[key] = array
-        self.size += array.nbytes
-
-
-_decoded = _Decoded()
-
-
-def _read_array(path: Path, box: Any) -> NDArray[Any]:
-    """A box of an array, possibly read-only."""
-    array: NDArray[Any]
-    try:
-        facts = os.stat(path)
-        key = (path, facts.st_size, facts.st_mtime_ns, facts.st_ino)
-        if key in _decoded.arrays:
-            array = _decoded.arrays[key][box]
-            return array
-        stored = blosc2.open(str(path), mode="r")
-        if not _decoded.has_room(math.prod(stored.shape) * stored.dtype.itemsize):
-            array = stored[box]
-            return array
-        whole: NDArray[Any] = stored[...]
-    except (RuntimeError, OSError, ValueError, TypeError) as error:
-        if explain(error) is not None:
-            raise
-        raise DataError(f"{path}: damaged or missing ({error}); run `medseg preprocess` again") from error
-    _decoded.keep(key, whole)
-    array = whole[box]
-    return array
-
-
-def _write_array(path: Path, array: NDArray[Any], lead: int, slice_axis: int | None) -> None:
-    """Write an array whose first ``lead`` axes are channels, in chunks like the patches that training reads."""
-    flat = array.ndim - lead == 2 or slice_axis is not None
-    chunks = [min(n, SLICE_CHUNK if flat else CHUNK) for n in array.shape]
-    for axis in (*range(lead), *(() if slice_axis is None else (slice_axis + lead,))):
-        chunks[axis] = 1
-    blosc2.asarray(
-        np.ascontiguousarray(array),
-        urlpath=str(path),
-        mode="w",
-        chunks=tuple(chunks),
-        cparams={"codec": blosc2.Codec.ZSTD, "clevel": 3, "nthreads": 1},
-    )
+def _sha256_once(path: Path, start: int, size: int, file_size: int, mtime_ns: int, inode: int) -> str:
+    """The digest of a part of a file; taken again only if the file is another than last time."""
+    return sha256_part(path, start, size)

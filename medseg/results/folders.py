@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
+
+# Suffix of a prepared case.
+PREPARED = ".case"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +116,12 @@ class StoreFolder(ShardedFolder):
         return self.folder / "index.json"
 
     def case(self, case_id: str) -> Path:
-        """Folder of one prepared case."""
-        return self.folder / case_id
+        """File of one prepared case; its suffix keeps it apart from the files beside it, whatever a case is called."""
+        return self.folder / f"{case_id}{PREPARED}"
 
-    @staticmethod
-    def has_room(case_id: str) -> bool:
-        """Whether a case can have this id: it is not the name of a file beside the folders of the cases."""
-        return re.fullmatch(r"index\.json|shard-\d+-of-\d+\.json", case_id, re.IGNORECASE) is None
+    def cases(self) -> list[Path]:
+        """The files of all prepared cases that are there."""
+        return sorted(self.folder.glob(f"[!.]*{PREPARED}"))
 
 
 @dataclass(frozen=True, slots=True)

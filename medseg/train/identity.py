@@ -9,10 +9,11 @@ from typing import Any
 
 from medseg.errors import CheckpointError
 from medseg.files import digest_of
-from medseg.ingest.manifest import read_manifest
+from medseg.ingest.manifest import Manifest, read_manifest
+from medseg.ingest.recorded import read_dataset
 from medseg.ingest.splits import read_split
-from medseg.plan.plan import Plan, flat_values, read_plan
-from medseg.preprocess.store import open_store
+from medseg.plan.plan import Grid, Plan, flat_values, read_plan
+from medseg.preprocess.store import PreparedCase, open_store
 from medseg.results.key import ALL, Fold
 from medseg.train.checkpoint import Checkpoint
 from medseg.train.start import Start
@@ -53,28 +54,63 @@ class Inputs:
     weights: Path | None = None
 
 
-def cases_of(inputs: Inputs) -> tuple[list[str], list[str]]:
-    """Ids of the training and of the validation cases of a training; of the fold ``all``, all cases and none."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What the files of a training say, read once: of ten thousand cases, that takes a second.
+
+    Attributes:
+        inputs: the files.
+        plan, manifest: what those of these names say.
+        grid: that the cases were prepared on.
+        cases: prepared ones by id.
+        data: digests of the arrays of each of them.
+    """
+
+    inputs: Inputs
+    plan: Plan
+    manifest: Manifest
+    grid: Grid
+    cases: Mapping[str, PreparedCase]
+    data: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> Opened:
+        """Read the files.
+
+        Raises:
+            DataError, PlanError: for one that is missing, or not as it was written.
+        """
+        plan = read_plan(inputs.plan)
+        return cls(inputs, plan, read_manifest(inputs.manifest), *open_store(inputs.index))
+
+
+def cases_of(inputs: Inputs, data: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Ids of the training and of the validation cases of a training; of the fold ``all``, all cases and none.
+
+    Args:
+        inputs: the files of the training.
+        data: all prepared cases by id.
+    """
     if inputs.fold == ALL:
-        return sorted(case.id for case in read_manifest(inputs.manifest).cases), []
+        return sorted(data), []
     return read_split(inputs.splits, inputs.fold)
 
 
-def facts_of(plan: Plan, inputs: Inputs, start: Start, code: str) -> dict[str, Any]:
+def facts_of(plan: Plan, inputs: Inputs, data: Mapping[str, Any], start: Start, code: str) -> dict[str, Any]:
     """Everything the weights depend on: plan, prepared data, fold, seed, first weights and code.
 
     The number of steps is part of it, since the learning rate at every step depends on it: state of a shorter run,
     continued, would give weights that no undisturbed run gives.
     """
     decisions = {k: v for k, v in plan.to_json().items() if k not in ("model", "reasons")}
-    train, val = cases_of(inputs)
-    facts = {"plan": decisions, "data": open_store(inputs.index)[2], "train": train, "val": val, "code": code}
+    train, val = cases_of(inputs, data)
+    facts = {"plan": decisions, "data": data, "train": train, "val": val, "code": code}
     return {**facts, "fold": inputs.fold, "seed": inputs.seed, "start": start.digests()}
 
 
-def fingerprint(plan: Plan, inputs: Inputs, start: Start, code: str) -> str:
+def fingerprint(opened: Opened, start: Start, code: str) -> str:
     """Digest of everything the weights depend on (``facts_of``)."""
-    return digest_of(facts_of(plan, inputs, start, code))
+    return digest_of(facts_of(opened.plan, opened.inputs, opened.data, start, code))
 
 
 def digests_of(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -92,10 +128,9 @@ def start_of(plan: Plan, inputs: Inputs) -> Start:
     return Start.of(plan.network.options, inputs.start, inputs.weights)
 
 
-def fingerprint_of(inputs: Inputs, code: str) -> str:
-    """``fingerprint`` of the files on disk."""
-    plan = read_plan(inputs.plan)
-    return fingerprint(plan, inputs, start_of(plan, inputs), code)
+def fingerprint_of(opened: Opened, code: str) -> str:
+    """``fingerprint`` of a training that starts from what its inputs name."""
+    return fingerprint(opened, start_of(opened.plan, opened.inputs), code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +157,7 @@ def require_wanted(folder: Path, found: Checkpoint, wanted: Wanted) -> None:
         wanted: the training.
     """
     inputs, plan = wanted.inputs, read_plan(wanted.inputs.plan)
-    dataset = read_manifest(inputs.manifest).dataset
+    dataset = read_dataset(inputs.manifest)["dataset"]
     names = {
         "data set": (found.dataset, dataset),
         "model": (found.plan.model, plan.model),
@@ -130,7 +165,8 @@ def require_wanted(folder: Path, found: Checkpoint, wanted: Wanted) -> None:
         "seed": (found.seed, inputs.seed),
     }
     different = [f"{name} {a!r} instead of {b!r}" for name, (a, b) in names.items() if a != b]
-    expected = digests_of(facts_of(plan, inputs, start_of(plan, inputs), wanted.code or ""))
+    _, _, data = open_store(inputs.index)
+    expected = digests_of(facts_of(plan, inputs, data, start_of(plan, inputs), wanted.code or ""))
     unasked = {name for name, ask in (("code", wanted.code is not None), ("model", not wanted.any_start)) if not ask}
     for name in NAMES.keys() - unasked if not different else ():
         if found.inputs.get(name) != expected.get(name):

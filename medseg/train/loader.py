@@ -169,7 +169,7 @@ def _message(worker: _Worker, what: str, step: int, cases: Sequence[PreparedCase
     noun = "case" if len({case.id for case in cases}) == 1 else "one of the cases"
     return (
         f"step {step}: worker process {worker.process.pid} {what} instead of giving the batch; it was to read {noun} "
-        f"{names} in {cases[0].folder.parent}. Look at these files, and whether memory ran out; set loader.workers: 0 "
+        f"{names} in {cases[0].path.parent}. Look at these files, and whether memory ran out; set loader.workers: 0 "
         f"to read without workers, or loader.timeout_s (now {timeout_s:g}) higher if reading is that slow"
     )
 

@@ -26,6 +26,7 @@ from medseg.plan.budget import Pace
 from medseg.plan.plan import Plan
 from medseg.preprocess.inverse import InverseRecord
 from medseg.preprocess.store import PreparedCase, write_case
+from medseg.results.folders import StoreFolder
 from medseg.train.data import finishing_batches, make_batch
 from medseg.train.resume import LossHistory, save_state
 from medseg.train.saving import SAVE_INTERVAL_S, SAVE_PATIENCE
@@ -63,7 +64,8 @@ def measure(plan: Plan, shapes: Sequence[tuple[int, ...]], seconds: float) -> Pa
     median = np.median(shapes, axis=0)
     size = tuple(max(1, min(round(n), LARGEST_IN_WINDOWS * w)) for n, w in zip(median, plan.window, strict=True))
     with tempfile.TemporaryDirectory() as folder:
-        cases = [_made_up_case(plan, size, Path(folder) / f"case{k}", k) for k in range(2)]
+        store = StoreFolder(Path(folder))
+        cases = [_made_up_case(plan, size, store.case(f"case{k}"), k) for k in range(2)]
         times = _step_times(step, cases, plan, seconds)
         begun = _now(plan.machine.device)
         save_state(Path(folder) / "state", 0, step, LossHistory())
@@ -107,7 +109,7 @@ def _middle_mean(times: Sequence[float]) -> float:
     return statistics.mean(sorted(times)[cut : len(times) - cut])
 
 
-def _made_up_case(plan: Plan, size: tuple[int, ...], folder: Path, seed: int) -> PreparedCase:
+def _made_up_case(plan: Plan, size: tuple[int, ...], path: Path, seed: int) -> PreparedCase:
     """A prepared case of noise, with labels of every class and as many locations as a real one has at most."""
     rng = np.random.Generator(np.random.PCG64(seed))
     image = rng.standard_normal((plan.network.in_channels, *size), dtype=np.float32)
@@ -118,8 +120,8 @@ def _made_up_case(plan: Plan, size: tuple[int, ...], folder: Path, seed: int) ->
     grid = Geometry.from_spacing(size, [s or 1.0 for s in plan.grid.spacing], plan.grid.unit)
     record = InverseRecord(grid, axes, (False,) * len(size), (0,) * len(size), size, size)
     objects = of_numbers(_tiles(size), np.maximum(labels, 1)) if plan.network.learns_objects else None
-    write_case(folder, "", image, labels, np.hstack([classes, voxels]).astype(np.int32), record, objects=objects)
-    return PreparedCase(folder.name, size, record, folder)
+    write_case(path, "", image, labels, np.hstack([classes, voxels]).astype(np.int32), record, objects=objects)
+    return PreparedCase.open(path)
 
 
 def _tiles(size: tuple[int, ...]) -> NDArray[np.int64]:

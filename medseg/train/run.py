@@ -18,15 +18,14 @@ from medseg.ingest.voxel_sizes import VoxelSizes
 from medseg.machine import fast_precision
 from medseg.outputs import writing
 from medseg.patches.sampling import fold_seed
-from medseg.plan.plan import VALIDATION_CASES, Plan, read_plan
-from medseg.preprocess.store import open_store
+from medseg.plan.plan import VALIDATION_CASES, Plan
 from medseg.progress import say
 from medseg.provenance import environment
 from medseg.records import read_record, write_record
 from medseg.results.folders import IngestFolder, ModelFolder
 from medseg.train.checkpoint import Checkpoint, read_description, write_checkpoint
 from medseg.train.history import write_history
-from medseg.train.identity import Inputs, cases_of, digests_of, facts_of, fingerprint_of, start_of
+from medseg.train.identity import Inputs, Opened, cases_of, digests_of, facts_of, fingerprint_of, start_of
 from medseg.train.journal import read_records
 from medseg.train.lineage import StartModel, TrainedOn, clear_start
 from medseg.train.loop import train
@@ -34,7 +33,7 @@ from medseg.train.resume import saved_step
 from medseg.train.state import FoldCases, RunOptions
 from medseg.train.tuned import tuned_decoding
 
-__all__ = ["Inputs", "fingerprint_of", "journal_path", "run"]
+__all__ = ["Inputs", "Opened", "fingerprint_of", "journal_path", "run"]
 
 
 def journal_path(state: Path, key: str) -> Path:
@@ -42,11 +41,11 @@ def journal_path(state: Path, key: str) -> Path:
     return state / key[:16] / "journal.jsonl"
 
 
-def run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions | None = None) -> None:
+def run(inputs: Inputs | Opened, state: Path, out: Path, code: str, options: RunOptions | None = None) -> None:
     """Train and write the model folder ``out``; several processes under ``torchrun`` share the work.
 
     Args:
-        inputs: what is read.
+        inputs: what is read, or was read already.
         state: folder for the state of unfinished trainings, kept apart from ``out``.
         out: the model folder.
         code: digest of the training code.
@@ -58,11 +57,12 @@ def run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions |
         CheckpointError: if the weights to start from are damaged, or are not what the plan names.
         TrainingError: if training does not come to an end.
     """
-    plan = read_plan(inputs.plan)
-    _require_possible_precision(plan, inputs.plan)
+    opened = inputs if isinstance(inputs, Opened) else Opened.of(inputs)
+    plan = opened.plan
+    _require_possible_precision(plan, opened.inputs.plan)
     # Before anything starts a thread.
     with flushed_subnormals(), joined(plan.machine.device, plan.machine.processes) as group:
-        _run(inputs, state, out, code, replace(options or RunOptions(), group=group))
+        _run(opened, state, out, code, replace(options or RunOptions(), group=group))
 
 
 def _require_possible_precision(plan: Plan, path: Path) -> None:
@@ -74,24 +74,22 @@ def _require_possible_precision(plan: Plan, path: Path) -> None:
         )
 
 
-def _run(inputs: Inputs, state: Path, out: Path, code: str, options: RunOptions) -> None:
+def _run(opened: Opened, state: Path, out: Path, code: str, options: RunOptions) -> None:
     begun = time.monotonic()
-    manifest = read_manifest(inputs.manifest)
-    plan = read_plan(inputs.plan)
-    grid, cases, _ = open_store(inputs.index)
-    if grid != plan.grid:
+    inputs, plan, manifest, cases = opened.inputs, opened.plan, opened.manifest, opened.cases
+    if opened.grid != plan.grid:
         raise PlanError(
             f"{inputs.index}: prepared on another grid than {inputs.plan} asks for; run `medseg preprocess` again"
         )
-    train_ids, val_ids = cases_of(inputs)
-    absent = sorted({*train_ids, *val_ids} - cases.keys())
+    train_ids, val_ids = cases_of(inputs, opened.data)
+    absent = sorted({*train_ids, *val_ids, *(case.id for case in manifest.cases)} - cases.keys())
     if absent:
         raise DataError(
             f"{inputs.splits}: cases {absent[:3]} are not prepared in {inputs.index}; run `medseg ingest` again"
         )
     trained_on, allowed = _lineage(inputs, manifest, plan.model, train_ids, val_ids)
     start = start_of(plan, inputs)
-    facts = facts_of(plan, inputs, start, code)
+    facts = facts_of(plan, inputs, opened.data, start, code)
     # As by ``identity.fingerprint``.
     key = digest_of(facts)
     chosen = FoldCases(

@@ -261,9 +261,6 @@ PAIRING: dict[str, Plant] = {
         ("the same id as images/a b.png",),
     ),
     "id with a line break": Plant("CF-06 CF-08", "unsafe-id", "cells", r"'a\nb'", lambda r: rename(r, C1, "a\nb")),
-    "id of a file of the store": Plant(
-        "CF-06", "unsafe-id", "cells", "index.json", lambda r: rename(r, C1, "index.json")
-    ),
     "parent folder": Plant("CF-05", "unsafe-path", "organs", "x", entry("../x.nii.gz")),
     "parent folder inside": Plant("CF-05", "unsafe-path", "organs", "x", entry("imagesTr/../../x.nii.gz")),
     "parent folder with dots": Plant("CF-05", "unsafe-path", "organs", "x", entry("./././.././x.nii.gz")),

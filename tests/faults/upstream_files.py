@@ -23,7 +23,7 @@ from medseg.kept import kept, write_stamp
 from medseg.plan.fingerprint import Fingerprint, read_fingerprint, write_fingerprint
 from medseg.plan.plan import read_plan, write_plan
 from medseg.preprocess.inverse import InverseRecord
-from medseg.preprocess.store import PreparedCase, case_is_valid, open_store, write_case, write_index
+from medseg.preprocess.store import PreparedCase, kept_case, open_store, write_case, write_index
 from medseg.records import read_record, write_record
 from medseg.shards import Shard, read_shards
 from medseg.tracking.store import read_store
@@ -93,8 +93,9 @@ def _store(name: str) -> Callable[[Path], Path]:
         native = Geometry.from_spacing((16, 12), (1.0, 1.5))
         record = InverseRecord(native, (0, 1), (False, True), (1, 2), (14, 9), (14, 9))
         image, labels = rng.random((1, 14, 9)).astype(np.float32), rng.integers(0, 3, (14, 9)).astype(np.uint8)
-        write_case(folder / "a", "key", image, labels, np.argwhere(labels == 1).astype(np.int32), record)
-        write_index(folder, "d", tiny_plan().grid, ["a"])
+        rows = np.argwhere(labels == 1).astype(np.int32)
+        entry = write_case(folder / "a.case", "key", image, labels, rows, record)
+        write_index(folder, "d", tiny_plan().grid, {"a": entry})
         return folder / name
 
     return make
@@ -102,7 +103,7 @@ def _store(name: str) -> Callable[[Path], Path]:
 
 def _indexed(path: Path) -> Any:
     """The index, and from there every array."""
-    grid, cases, digests = open_store(path if path.name == "index.json" else path.parents[1] / "index.json")
+    grid, cases, digests = open_store(path.with_name("index.json"))
     return grid, digests, [(c.record, *_arrays(c)) for c in cases.values()]
 
 
@@ -111,11 +112,10 @@ def _arrays(case: PreparedCase) -> list[Any]:
 
 
 def _kept_case(path: Path) -> Any:
-    if not case_is_valid(path.parent, "key"):
+    if (entry := kept_case(path, "key")) is None:
         raise DataError("prepared again")
-    facts = read_record(path, "medseg preprocess")
-    record = InverseRecord.from_json(facts["record"])
-    return facts, _arrays(PreparedCase("a", record.prepared_shape, record, path.parent))
+    case = PreparedCase.open(path)
+    return entry, case, case.record, _arrays(case)
 
 
 def _stamp(folder: Path) -> Path:
@@ -194,10 +194,8 @@ UPSTREAM: dict[str, FileKind] = {
     "plan": FileKind(_plan, read_plan),
     "memory of a step": FileKind(_plan, lambda path: _made(step_gb(path))),
     "index.json": FileKind(_store("index.json"), _indexed),
-    "case.json": FileKind(_store("a/case.json"), _kept_case),
-    "prepared image": FileKind(_store("a/image.b2nd"), _indexed),
-    "prepared labels": FileKind(_store("a/label.b2nd"), _indexed),
-    "prepared locations": FileKind(_store("a/locations.npy"), _indexed),
+    "prepared case": FileKind(_store("a.case"), _kept_case),
+    "prepared case, by the index": FileKind(_store("a.case"), _indexed),
     "stamp of kept work": FileKind(_stamp, lambda path: _made(kept(path, "key"))),
     "stamp's other facts": FileKind(_stamp, lambda path: read_record(path, "medseg preprocess")),
     "record of a shard": FileKind(_shards, lambda path: read_shards(path.parent, 2, "preprocess")),

@@ -63,7 +63,7 @@ def other_plan(study: Study, folder: Path) -> Wanted:
 
 def other_data(study: Study, folder: Path) -> Wanted:
     def change(facts: dict[str, Any]) -> None:
-        next(iter(facts["cases"].values()))["sha256"]["image.b2nd"] = "0" * 64
+        next(iter(facts["cases"].values()))["parts"]["image"][2] = "0" * 64
 
     return Wanted(
         replace(inputs_of(study), index=rewritten(study.index("flat"), folder / "index.json", change)), "code"

@@ -24,9 +24,10 @@ from medseg.errors import DataError
 from medseg.explained import check_writing, explain, make_folder
 from medseg.files import atomic_writer, read_json, write_bytes, write_text, write_with, writer_lock
 from medseg.image.geometry import Geometry
+from medseg.preprocess.arrays import write_array
+from medseg.preprocess.case_file import write_case_file
 from medseg.preprocess.inverse import InverseRecord
-from medseg.preprocess.store import PreparedCase, _write_array, write_case
-from medseg.records import read_record
+from medseg.preprocess.store import PreparedCase, write_case
 from medseg.takeover import hold_folder
 from medseg.tracking.store import store_lock
 from tests.disks import ERRORS, FailingDisk, failing, mounted, read_only, small_disk
@@ -74,7 +75,8 @@ class Caught:
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "bytes": lambda path: write_bytes(path, BIG.tobytes()),
     "tofile": lambda path: write_with(path, lambda p: BIG.tofile(p)),
-    "blosc2": lambda path: write_with(path, lambda p: _write_array(p, BIG, 1, None)),
+    "blosc2": lambda path: write_with(path, lambda p: write_array(p, BIG, 1, None)),
+    "case": lambda path: write_case_file(path, ("a", lambda p: p.write_bytes(b"a")), {"b": BIG.tobytes()}, {}),
     "parquet": lambda path: write_with(path, lambda p: pd.DataFrame({"x": BIG.ravel()}).to_parquet(p)),
 }
 
@@ -300,14 +302,15 @@ def test_a_prepared_case_that_cannot_be_read_is_not_called_damaged(
 
     record = InverseRecord(Geometry.from_spacing((4, 4), (1.0, 1.0)), (0, 1), (False,) * 2, (0, 0), (4, 4), (4, 4))
     values = np.zeros((4, 4), np.uint8)
-    write_case(tmp_path / "c", "key", values[None].astype(np.float32), values, np.zeros((0, 3), np.int32), record)
-    case = PreparedCase("c", (4, 4), record, tmp_path / "c", read_record(tmp_path / "c" / "case.json", "x")["sha256"])
+    path = tmp_path / "c.case"
+    write_case(path, "key", values[None].astype(np.float32), values, np.zeros((0, 3), np.int32), record)
+    case = PreparedCase.open(path)
     with monkeypatch.context() as patched:
         patched.setattr(os if call == "stat" else builtins, call, broken)
-        assert "image.b2nd: the disk or the network share reports an input/output error" in said(case.read_image)
+        assert "c.case: the disk or the network share reports an input/output error" in said(case.read_image)
     assert case.read_image().shape == (1, 4, 4)
-    (tmp_path / "c" / "image.b2nd").unlink()
-    with pytest.raises(DataError, match="missing or damaged since it was prepared"):
+    path.unlink()
+    with pytest.raises(DataError, match="missing, or its image damaged since it was prepared"):
         case.read_image()
 
 

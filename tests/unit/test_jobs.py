@@ -23,7 +23,7 @@ from medseg.jobs import (
     THREAD_PACE,
     Job,
 )
-from medseg.preprocess.store import DECODED_BYTES
+from medseg.preprocess.arrays import DECODED_BYTES
 from medseg.records import write_record
 from medseg.results.paths import Results
 from medseg.submission import job

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.errors import BusyError, ConfigError, DataError
-from medseg.files import sha256_file, writer_lock
+from medseg.files import sha256_file, sha256_part, writer_lock
 from medseg.formats.read import read_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
@@ -24,9 +24,11 @@ from medseg.ingest.manifest import read_manifest
 from medseg.plan.plan import Grid
 from medseg.preprocess import cases as preparing
 from medseg.preprocess import run as stage
+from medseg.preprocess.arrays import CHUNK
 from medseg.preprocess.inverse import InverseRecord
 from medseg.preprocess.prepare import prepare_image, prepare_labels, restore_labels
-from medseg.preprocess.store import CHUNK, FILES, case_is_valid, open_store, write_case
+from medseg.preprocess.store import PreparedCase, kept_case, open_store, write_case
+from medseg.records import write_record
 from medseg.shards import Shard
 
 SHAPE = (30, 26, 18)
@@ -204,7 +206,7 @@ def test_record_json_round_trip() -> None:
 # The store
 
 
-def some_case(folder: Path, dims: int = 3, channels: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def some_case(path: Path, dims: int = 3, channels: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     shape = (CHUNK + 6, 9, 11)[:dims] if dims == 3 else (70, 33)
     rng = np.random.default_rng(3)
     image = rng.normal(0, 2, (channels, *shape)).astype(np.float32)
@@ -212,18 +214,16 @@ def some_case(folder: Path, dims: int = 3, channels: int = 2) -> tuple[np.ndarra
     rows = np.column_stack([labels[labels > 0], np.argwhere(labels > 0)]).astype(np.int32)
     record = InverseRecord(Geometry.from_spacing(shape, (1.0,) * dims), tuple(range(dims)), (False,) * dims,
                            (0,) * dims, shape, shape)  # fmt: skip
-    write_case(folder, "key", image, labels, rows, record)
+    write_case(path, "key", image, labels, rows, record)
     return image, labels, rows
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_prepared_cases_read_back(tmp_path: Path, dims: int, channels: int) -> None:
-    from medseg.preprocess.store import PreparedCase
-
-    image, labels, rows = some_case(tmp_path / "c", dims, channels)
-    record = InverseRecord.from_json(json.loads((tmp_path / "c" / "case.json").read_text())["record"])
-    case = PreparedCase("c", labels.shape, record, tmp_path / "c")
+    image, labels, rows = some_case(tmp_path / "c.case", dims, channels)
+    case = PreparedCase.open(tmp_path / "c.case")
+    assert (case.id, case.shape) == ("c", labels.shape)
     box = (slice(3, 68), slice(2, 3), slice(0, 11))[:dims]
     assert case.read_image().dtype == np.float32
     np.testing.assert_allclose(case.read_image(), image, atol=4e-3)
@@ -236,9 +236,8 @@ def test_prepared_cases_read_back(tmp_path: Path, dims: int, channels: int) -> N
 
 def test_equal_cases_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        some_case(tmp_path / name)
-    for file in (*FILES, "case.json"):
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+        some_case(tmp_path / f"{name}.case")
+    assert (tmp_path / "a.case").read_bytes() == (tmp_path / "b.case").read_bytes()
 
 
 @pytest.mark.parametrize("value", [70_000.0, 4e5, -1e6])
@@ -246,44 +245,45 @@ def test_intensities_beyond_half_precision_do_not_become_infinite(tmp_path: Path
     """16-bit pictures with normalization `none` go to 65535: in float16 that is infinity, and then NaN losses."""
     image = np.full((1, 8, 8), value, dtype=np.float32)
     record = InverseRecord(Geometry.from_spacing((8, 8), (1, 1)), (0, 1), (False, False), (0, 0), (8, 8), (8, 8))
-    from medseg.preprocess.store import PreparedCase
-
     try:
-        write_case(tmp_path / "c", "key", image, np.zeros((8, 8), np.uint8), np.zeros((0, 3), np.int32), record)
+        write_case(tmp_path / "c.case", "key", image, np.zeros((8, 8), np.uint8), np.zeros((0, 3), np.int32), record)
     except DataError as error:
         assert "normalization" in str(error)
         return
-    stored = PreparedCase("c", (8, 8), record, tmp_path / "c").read_image()
+    stored = PreparedCase.open(tmp_path / "c.case").read_image()
     np.testing.assert_allclose(stored, image, rtol=1e-3)
 
 
-@pytest.mark.parametrize("damage", [*FILES, "case.json", "digit", "cut", "key", "gone", "{}", "[]", '{"key'])
+PARTS = ("image", "labels", "locations")
+
+
+def spoil(path: Path, name: str) -> None:
+    """Flip a bit in the middle of one of the arrays of a case, or of its ``facts``."""
+    data, parts = bytearray(path.read_bytes()), PreparedCase.open(path).parts
+    end = max(part.start + part.size for part in parts.values())
+    start, size = (parts[name].start, parts[name].size) if name in parts else (end, len(data) - end)
+    data[start + size // 2] ^= 1
+    path.unlink()
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", [*PARTS, "facts", "digit", "cut", "longer", "key", "gone", "empty", "{}", "objects"])
 def test_only_whole_cases_of_the_right_key_are_reused(tmp_path: Path, damage: str) -> None:
-    folder = tmp_path / "c"
-    some_case(folder)
-    assert case_is_valid(folder, "key")
-    key = "key"
-    if damage == "key":
-        key = "other"
-    elif damage == "cut":
-        path = folder / "image.b2nd"
-        path.write_bytes(path.read_bytes()[:-5])
-    elif damage == "gone":
-        (folder / "label.b2nd").unlink()
-    elif damage == "digit":
+    path = tmp_path / "c.case"
+    some_case(path)
+    assert kept_case(path, "key") is not None
+    data = path.read_bytes()
+    if damage == "digit":
         # Still JSON, but another crop box.
-        text = (folder / "case.json").read_text()
-        (folder / "case.json").write_text(text.replace('"start": [\n      0', '"start": [\n      1'))
-        assert text != (folder / "case.json").read_text()
-    elif damage[0] in "{[":
-        (folder / "case.json").write_text(damage)
-    elif damage == "case.json":
-        (folder / damage).unlink()
+        path.write_bytes(data.replace(b'"start":[0', b'"start":[1'))
+        assert path.read_bytes() != data
+    elif damage in (*PARTS, "facts"):
+        spoil(path, damage)
+    elif damage == "gone":
+        path.unlink()
     else:
-        data = bytearray((folder / damage).read_bytes())
-        data[len(data) // 2] ^= 1
-        (folder / damage).write_bytes(bytes(data))
-    assert not case_is_valid(folder, key)
+        path.write_bytes({"cut": data[:-5], "longer": data + b"0", "empty": b"", "{}": b"{}"}.get(damage, data))
+    assert kept_case(path, "other" if damage == "key" else "key", objects=damage == "objects") is None
 
 
 def test_a_damaged_index_is_told(tmp_path: Path) -> None:
@@ -293,22 +293,22 @@ def test_a_damaged_index_is_told(tmp_path: Path) -> None:
             open_store(tmp_path / "index.json")
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("damage", ["byte", "gone", "cut"])
-def test_damaged_files_are_never_read(study: Any, tmp_path: Path, name: str, damage: str) -> None:
+@pytest.mark.parametrize("damage", [*PARTS, "gone", "cut"])
+def test_damaged_files_are_never_read(study: Any, tmp_path: Path, damage: str) -> None:
     shutil.copytree(study.index("flat").parent, tmp_path / "s")
     _, cases, _ = open_store(tmp_path / "s" / "index.json")
-    path = tmp_path / "s" / "f1" / name
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    if damage == "gone":
-        path.unlink()
+    path = tmp_path / "s" / "f1.case"
+    data = path.read_bytes()
+    if damage in PARTS:
+        spoil(path, damage)
     else:
-        path.write_bytes(bytes(data[:-3] if damage == "cut" else data))
+        path.unlink()
+    if damage == "cut":
+        path.write_bytes(data[: cases["f1"].parts["image"].size // 2])
     for case_id, case in cases.items():
-        for file, read in zip(FILES, (case.read_image, case.read_labels, case.read_locations), strict=True):
-            if (case_id, file) == ("f1", name):
-                with pytest.raises(DataError, match=rf"f1/{name}: missing or damaged.*index\.json"):
+        for name, read in zip(PARTS, (case.read_image, case.read_labels, case.read_locations), strict=True):
+            if case_id == "f1" and damage in (name, "gone", "cut"):
+                with pytest.raises(DataError, match=rf"f1\.case: missing, or its {name} damaged.*index\.json"):
                     read()
             else:
                 read()
@@ -318,9 +318,8 @@ def test_a_file_replaced_after_its_first_reading_is_checked_again(study: Any, tm
     shutil.copytree(study.index("flat").parent, tmp_path / "s")
     _, cases, _ = open_store(tmp_path / "s" / "index.json")
     cases["f0"].read_labels()
-    path = tmp_path / "s" / "f0" / "label.b2nd"
-    path.unlink()
-    shutil.copy(tmp_path / "s" / "f1" / "label.b2nd", path)
+    (tmp_path / "s" / "f0.case").unlink()
+    shutil.copy(tmp_path / "s" / "f1.case", tmp_path / "s" / "f0.case")
     with pytest.raises(DataError, match="damaged"):
         cases["f0"].read_labels()
 
@@ -329,12 +328,39 @@ def test_a_digest_is_taken_once(study: Any, monkeypatch: pytest.MonkeyPatch, tmp
     from medseg.preprocess import store
 
     shutil.copytree(study.index("flat").parent, tmp_path / "s")
-    taken: list[Path] = []
-    monkeypatch.setattr(store, "sha256_file", lambda path: (taken.append(path), sha256_file(path))[1])
+    taken: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(store, "sha256_part", lambda *part: (taken.append(part), sha256_part(*part))[1])
     _, cases, _ = open_store(tmp_path / "s" / "index.json")
     for _ in range(3):
         cases["f0"].read_image((slice(0, 2), slice(0, 2)))
-    assert taken == [tmp_path / "s" / "f0" / "image.b2nd"]
+    part = cases["f0"].parts["image"]
+    assert taken == [(tmp_path / "s" / "f0.case", part.start, part.size)]
+
+
+def test_a_store_has_one_file_per_case(study: Any) -> None:
+    made = [path.name for path in study.index("flat").parent.iterdir() if not path.name.startswith(".")]
+    assert sorted(made) == ["f0.case", "f1.case", "f2.case", "f3.case", "index.json"]
+
+
+def test_what_another_version_or_configuration_left_is_removed_and_nothing_else(study: Any, tmp_path: Path) -> None:
+    """A store of folders, one of them with somebody's own file, and a case that is no longer in the data set."""
+    out = tmp_path / "s"
+    for case in ("f0", "f1", "gone"):
+        (out / case).mkdir(parents=True)
+        for name in ("case.json", "image.b2nd", "label.b2nd", "locations.npy"):
+            (out / case / name).write_text("earlier")
+    (out / "f1" / "notes.txt").write_text("own")
+    (out / "own").mkdir()
+    (out / "gone.case").write_text("a case that was left out since")
+    write_record(out / "index.json", {"dataset": "flat", "grid": {}, "cases": {"f0": {"record": {}, "sha256": {}}}})
+    with pytest.raises(DataError, match="not an index that this version of medseg writes"):
+        open_store(out / "index.json")
+    run_stage(study, "flat", out)
+    assert {name: d for name, d in digests(out).items() if name != "f1/notes.txt"} == digests(
+        study.index("flat").parent
+    )
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["f1", "own"]
+    assert sorted(path.name for path in (out / "f1").iterdir()) == ["notes.txt"]
 
 
 # The stage
@@ -356,23 +382,21 @@ def test_store_does_not_depend_on_workers_or_time(study: Any, tmp_path: Path, na
     assert digests(tmp_path / "one") == digests(tmp_path / "three") == digests(study.index(name).parent)
 
 
-def inodes(out: Path) -> dict[str, int]:
-    """Changes for a file that was written anew."""
-    return {c: (out / c / "case.json").stat().st_ino for c in ("f0", "f1", "f2", "f3")}
+def inodes(out: Path) -> dict[str, tuple[int, int]]:
+    """Changes for a file that was written anew; the number of a file that was removed may be given to the next."""
+    found = {c: (out / f"{c}.case").stat() for c in ("f0", "f1", "f2", "f3")}
+    return {c: (one.st_ino, one.st_mtime_ns) for c, one in found.items()}
 
 
-@pytest.mark.parametrize("name", [*FILES, "case.json"])
-@pytest.mark.parametrize("damage", ["byte", "gone"])
-def test_what_is_damaged_is_rebuilt_and_nothing_else(study: Any, tmp_path: Path, name: str, damage: str) -> None:
+@pytest.mark.parametrize("damage", [*PARTS, "facts", "gone"])
+def test_what_is_damaged_is_rebuilt_and_nothing_else(study: Any, tmp_path: Path, damage: str) -> None:
     out = tmp_path / "s"
     shutil.copytree(study.index("flat").parent, out)
     before, written = digests(out), inodes(out)
-    path = out / "f1" / name
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.unlink()
-    if damage == "byte":
-        path.write_bytes(bytes(data))
+    if damage == "gone":
+        (out / "f1.case").unlink()
+    else:
+        spoil(out / "f1.case", damage)
     run_stage(study, "flat", out)
     assert digests(out) == before
     assert {c for c, inode in inodes(out).items() if inode != written[c]} == {"f1"}

@@ -117,21 +117,22 @@ def test_workers_share_the_budget(study: Any, tmp_path: Path, monkeypatch: pytes
     inside, most, lock = 0, 0, threading.Lock()
     prepare = stage.prepare_case
 
-    def counted(*args: Any) -> None:
+    def counted(*args: Any) -> Any:
         nonlocal inside, most
         with lock:
             inside += 1
             most = max(most, inside)
         time.sleep(0.02)
-        prepare(*args)
+        entry = prepare(*args)
         with lock:
             inside -= 1
+        return entry
 
     monkeypatch.setattr(stage, "prepare_case", counted)
     stage.run(study.config, "unet", study.manifest("flat"), study.fingerprint("flat"), tmp_path, "code", len(cases))
     assert most == 2
     for case in cases:
-        made, expected = (folder / case.id / "image.b2nd" for folder in (tmp_path, study.index("flat").parent))
+        made, expected = (folder / f"{case.id}.case" for folder in (tmp_path, study.index("flat").parent))
         assert made.read_bytes() == expected.read_bytes()
 
 

@@ -48,7 +48,7 @@ def test_shards_change_nothing(finished: Path, tmp_path: Path) -> None:
     done = run(parts)
     assert done.returncode == 0, done.stdout[-3000:]
     check_jobs(done.stdout)
-    assert len([name for name in store(parts) if name.endswith("case.json")]) == 4
+    assert len([name for name in store(parts) if name.endswith(".case")]) == 4
     assert store(parts) == store(finished)
     assert joined(parts) == digests(finished)
     assert "Nothing to be done" in run(parts).stdout

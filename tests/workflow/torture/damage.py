@@ -11,7 +11,7 @@ from tests.workflow.torture.scene import Scene
 
 # Kinds of outputs, each as likely as the others, whatever its number of files.
 KINDS = (
-    "*/ingest/*", "*/plan/*", "*/preprocess/*/index.json", "*/preprocess/*/*/*", "*/train/*/*/model.safetensors",
+    "*/ingest/*", "*/plan/*", "*/preprocess/*/index.json", "*/preprocess/*/*.case", "*/train/*/*/model.safetensors",
     "*/train/*/*/model.json", "*/train/*/*/history.jsonl", "*/train/*/*/timing.json", "*/predict/*/*/[!.]*",
     "*/predict/*/*/.*.json", "*/postprocess/*/*/[!.]*", "*/postprocess/*/*/.*.json", "*/evaluate/*/*", "compare/*",
     "report/index.html", "report/figures/*", "tracking/*.*", "config.json", ".state/*/*/*/*/*", ".state/*/*/*/*/*/*",
