@@ -92,6 +92,22 @@ def test_cheap_stages_do_without_torch(stage: str) -> None:
     assert python(code).strip() == "set()"
 
 
+@pytest.mark.parametrize("stage", ["train", "predict"])
+def test_networks_of_our_own_and_losses_do_without_monai(stage: str) -> None:
+    """It takes longer to import than all else that a short job does; where its networks are built, it is imported."""
+    code = f"""
+import importlib, pkgutil, sys
+import medseg.{stage}.run, medseg.losses, medseg.models
+for package in (medseg.losses, medseg.models):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+from medseg.engine.placement import set_exact
+set_exact(1, "fp32")
+print({{"monai", "mlflow", "matplotlib", "skimage", "sklearn", "sympy", "torch._dynamo"}} & set(sys.modules))
+"""
+    assert python(code).strip() == "set()"
+
+
 def test_imports_point_upstream_only() -> None:
     done = subprocess.run(
         [Path(sys.executable).parent / "lint-imports"], text=True, capture_output=True, cwd=ROOT, check=False

@@ -32,7 +32,9 @@ def set_exact(threads: int, precision: str) -> None:
     torch.set_num_threads(threads)
     # On GPUs that have it; 19 of 32 bits would be a silent change of precision unless the plan has it.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # As ``use_deterministic_algorithms(True, warn_only=True)``, which imports torch's compiler besides: seconds that a
+    # short job has no use for. Where a network is compiled, that is called, too (``engine/step.py``).
+    torch.set_deterministic_debug_mode("warn")
     # Along with it, torch writes NaN into all memory before it is used: a quarter of a step of a 2-D network. Tests do
     # that for every network (tests/contracts/test_models.py): none may read uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -78,6 +78,10 @@ class Step:
             )
         self.fault: str | None = None
         self.scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
+        if compiled:
+            # As ``set_exact`` has it, and for the compiler, too.
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         shared = group.share(network, device)
         self._forward: Callable[[Tensor], Any] = torch.compile(shared) if compiled else shared
 

@@ -9,11 +9,13 @@ Sums run over the whole batch, so that a patch without foreground does not drag 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from medseg.image.labels import IGNORE
-from medseg.losses.targets import Loss, RegionLoss, Term, annotated, one_hot, spatial
+from medseg.losses.targets import Loss, Term, annotated, one_hot, spatial
 
 # Weight of false positives and of false negatives (Salehi et al. 2017, the best of their table).
 TVERSKY_ALPHA, TVERSKY_BETA = 0.3, 0.7
@@ -21,42 +23,42 @@ TVERSKY_ALPHA, TVERSKY_BETA = 0.3, 0.7
 SMOOTH = 1e-5
 
 
-def _dice(ignore: bool) -> Loss:
-    from monai.losses import DiceLoss
+def _term(measure: Callable[[Tensor, Tensor], Tensor]) -> Term:
+    """A term that is the mean of a measure over foreground classes or regions.
 
-    index = IGNORE if ignore else None
-    soft = DiceLoss(softmax=True, to_onehot_y=True, include_background=False, batch=True, ignore_index=index)
-    return lambda logits, labels: soft(logits, labels[:, None])
+    Args:
+        measure: of probabilities and targets (N, R, S), both 0 where nothing is annotated, to losses (R).
+    """
 
+    def classes(ignore: bool) -> Loss:
+        def loss(logits: Tensor, labels: Tensor) -> Tensor:
+            known = torch.where(labels == IGNORE, 0, labels) if ignore else labels
+            targets = torch.zeros(logits.shape, device=logits.device).scatter_(1, known[:, None], 1)[:, 1:]
+            probabilities = logits.softmax(1)[:, 1:]
+            if ignore:
+                mask = annotated(labels)
+                probabilities, targets = probabilities * mask, targets * mask
+            return measure(probabilities, targets).mean()
 
-def _region_dice() -> RegionLoss:
-    from monai.losses import DiceLoss
+        return loss
 
-    # Its own ``ignore_index`` takes voxels outside every region for ignored ones, so the mask is applied here.
-    soft = DiceLoss(include_background=True, batch=True)
-    return lambda logits, targets, mask: soft(logits.sigmoid() * mask, targets)
-
-
-def _tversky(ignore: bool) -> Loss:
-    from monai.losses import TverskyLoss
-
-    soft = TverskyLoss(
-        softmax=True,
-        to_onehot_y=True,
-        include_background=False,
-        batch=True,
-        alpha=TVERSKY_ALPHA,
-        beta=TVERSKY_BETA,
-        ignore_index=IGNORE if ignore else None,
-    )
-    return lambda logits, labels: soft(logits, labels[:, None])
+    return Term(classes, lambda: lambda logits, targets, mask: measure(logits.sigmoid() * mask, targets).mean())
 
 
-def _region_tversky() -> RegionLoss:
-    from monai.losses import TverskyLoss
+def _dice(probabilities: Tensor, targets: Tensor) -> Tensor:
+    axes = spatial(probabilities)
+    right = (probabilities * targets).sum(axes)
+    invented, missed = probabilities.sum(axes) - right, targets.sum(axes) - right
+    invented, missed = invented * 0.5, missed * 0.5
+    return 1 - (2 * right + SMOOTH) / (2 * (right + invented + missed) + SMOOTH)
 
-    soft = TverskyLoss(include_background=True, batch=True, alpha=TVERSKY_ALPHA, beta=TVERSKY_BETA)
-    return lambda logits, targets, mask: soft(logits.sigmoid() * mask, targets)
+
+def _tversky(probabilities: Tensor, targets: Tensor) -> Tensor:
+    axes = spatial(probabilities)
+    right = (probabilities * targets).sum(axes)
+    invented = (probabilities * (1 - targets)).sum(axes) * TVERSKY_ALPHA
+    missed = ((1 - probabilities) * targets).sum(axes) * TVERSKY_BETA
+    return 1 - (right + SMOOTH) / (right + invented + missed + SMOOTH)
 
 
 def _weighted(overlap: Tensor, both: Tensor, volume: Tensor) -> Tensor:
@@ -88,10 +90,10 @@ def _region_generalised_dice(logits: Tensor, targets: Tensor, mask: Tensor) -> T
     return _weighted(overlap, both, volume).mean()
 
 
-# Milletari et al. 2016: 1 - 2 TP / (2 TP + FP + FN), mean over foreground classes or regions. MONAI's.
-DICE = Term(_dice, _region_dice)
-# Salehi et al. 2017: 1 - TP / (TP + alpha FP + beta FN), mean over foreground classes or regions. MONAI's.
-TVERSKY = Term(_tversky, _region_tversky)
+# Milletari et al. 2016: 1 - 2 TP / (2 TP + FP + FN), mean over foreground classes or regions; MONAI's, bit for bit.
+DICE = _term(_dice)
+# Salehi et al. 2017: 1 - TP / (TP + alpha FP + beta FN), mean over foreground classes or regions; likewise.
+TVERSKY = _term(_tversky)
 # Sudre et al. 2017: 1 - 2 sum_l w_l TP_l / sum_l w_l (2 TP_l + FP_l + FN_l) over all labels l, background among them,
 # w_l = 1 / (voxels of l)²; for regions the mean over them, each with its complement as the second label.
 GENERALISED_DICE = Term(lambda _: _generalised_dice, lambda: _region_generalised_dice)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
+
+from medseg.models.layers import TRANSPOSED
 
 
 class Deconvolution(nn.Module):
@@ -25,7 +26,7 @@ class Deconvolution(nn.Module):
         begin = round(factor + (kernel - 1) / 2 - offset)
         self.crop = min(begin, factor + kernel - begin)
         self.begin = begin - self.crop
-        self.conv = Conv[Conv.CONVTRANS, dims](channels, channels, kernel, factor, self.crop, bias=False)
+        self.conv = TRANSPOSED[dims](channels, channels, kernel, factor, self.crop, bias=False)
         with torch.no_grad():
             self.conv.weight.zero_()
             self.conv.weight[range(channels), range(channels)] = triangle(dims, kernel, factor)

@@ -8,10 +8,9 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from monai.networks.blocks import Convolution
-from monai.networks.layers import get_act_layer, get_norm_layer
 from torch import Tensor, nn
 
+from medseg.models.layers import BATCH_NORM, CONV, INSTANCE_NORM
 from medseg.networks import Norm
 
 Act = Literal["relu", "leakyrelu"]
@@ -74,19 +73,17 @@ def make_norm(norm: Norm, dims: int, channels: int, eps: float = 1e-5) -> nn.Mod
         return nn.Identity()
     if norm == "frozen_batch":
         return FrozenBatchNorm(channels, eps=eps)
-    options: dict[str, object] = {"affine": True, "eps": eps}
     if norm == "group":
         groups = math.gcd(channels, GROUPS)
-        options["num_groups"] = max(1, groups // 2 if groups == channels else groups)
-    layer: nn.Module = get_norm_layer((norm, options), dims, channels)
+        return nn.GroupNorm(max(1, groups // 2 if groups == channels else groups), channels, eps=eps, affine=True)
+    kinds = INSTANCE_NORM if norm == "instance" else BATCH_NORM
+    layer: nn.Module = kinds[dims](channels, eps=eps, affine=True)
     return layer
 
 
 def make_act(act: Act) -> nn.Module:
     """ReLU, or leaky ReLU of slope 0.01; in place."""
-    slope = {"negative_slope": 0.01} if act == "leakyrelu" else {}
-    layer: nn.Module = get_act_layer((act, {"inplace": True, **slope}))
-    return layer
+    return nn.LeakyReLU(negative_slope=0.01, inplace=True) if act == "leakyrelu" else nn.ReLU(inplace=True)
 
 
 def conv(
@@ -128,10 +125,8 @@ def conv(
             inputs, outputs, (height, width), (down, right), padding, dilation, groups=groups, bias=biased
         )
     else:
-        layer = Convolution(
-            dims, inputs, outputs, strides=strides, kernel_size=kernels, dilation=dilation, groups=groups,
-            bias=biased, conv_only=True,
-        ).conv  # fmt: skip
+        around = tuple(dilation * (size // 2) for size in kernels)
+        layer = CONV[dims](inputs, outputs, kernels, strides, around, dilation, groups=groups, bias=biased)
     block.add_module("conv", layer)
     if norm != "none":
         block.add_module("norm", make_norm(norm, dims, outputs))

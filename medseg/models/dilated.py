@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from monai.networks.layers import Conv
 from torch import Tensor, nn
 
 from medseg.models.atrous import dilate, dilated_encoder, fit_rates, map_sizes
 from medseg.models.blocks import conv, he_normal
 from medseg.models.encoders.encoder import MaxPool
+from medseg.models.layers import CONV
 from medseg.models.logits import enlarge, score_layer
 from medseg.models.sizes import AnySize
 from medseg.models.spec import NetworkSpec
@@ -52,11 +52,11 @@ class ContextModule(nn.Module):
         super().__init__()
         widths = [classes, *[c * classes for c in channels]]
         layers = [
-            nn.Sequential(dilate(Conv["conv", dims](i, o, 3), rate), nn.ReLU())
+            nn.Sequential(dilate(CONV[dims](i, o, 3), rate), nn.ReLU())
             for (i, o), rate in zip(pairwise(widths), rates, strict=True)
         ]
         self.layers = nn.Sequential(*layers)
-        self.last: nn.Module = Conv["conv", dims](widths[-1], classes, 1)
+        self.last: nn.Module = CONV[dims](widths[-1], classes, 1)
         for convolution in (*[layer[0] for layer in layers], self.last):
             draw_identity(convolution, classes)
 

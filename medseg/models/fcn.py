@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from monai.networks.layers.factories import Conv, Pool
 from torch import Tensor, nn
 
 from medseg.models.bilinear import Deconvolution
 from medseg.models.blocks import he_normal
 from medseg.models.encoders.build import build_encoder
 from medseg.models.encoders.encoder import MaxPool
+from medseg.models.layers import CONV, MAX_POOL
 from medseg.models.sizes import AnySize
 from medseg.models.spec import NetworkSpec
 from medseg.networks import EncoderOptions
@@ -79,7 +79,7 @@ class FCN(nn.Module):
         dims, classes, width = spec.dims, spec.out_channels, spec.width(options.width)
         head = HEADS[options.encoder]
         self.encoder = build_encoder(options.encoder, dims, spec.in_channels, width=width, norm=options.norm)
-        convolution = Conv[Conv.CONV, dims]
+        convolution = CONV[dims]
         channels, place = self.encoder.channels[-1], self.encoder.centre(STRIDE)
         self.window = head.window
         if head.window:
@@ -94,7 +94,7 @@ class FCN(nn.Module):
         he_normal(nn.ModuleList([m for n, m in self.named_children() if n != "encoder"]))
         self.pool: nn.Module = nn.Identity()
         if head.pooled:
-            self.pool = Pool[Pool.MAX, dims](2, 2) if self.encoder.middle else MaxPool(dims, 3, 2)
+            self.pool = MAX_POOL[dims](2, 2) if self.encoder.middle else MaxPool(dims, 3, 2)
         self.skips, stride = SKIPS[finest], STRIDE
         self.taps: list[int] = []
         for skip in self.skips:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from monai.networks.layers import Conv
 from torch import Tensor, nn
+
+from medseg.models.layers import CONV
 
 # Of the spread that a hidden layer starts with. Scores start close to zero, as with the Gaussians of deviation 0.01 of
 # the FCN and DeepLab papers, so that what is known about the classes (their priors, in the biases) comes first.
@@ -16,7 +17,7 @@ SPREAD = 0.1
 
 def score_layer(dims: int, inputs: int, classes: int, kernel: int = 1) -> nn.Module:
     """A convolution (N, C, S) to scores (N, K, S), drawn small, biases zero."""
-    layer: nn.Module = Conv["conv", dims](inputs, classes, kernel, padding=kernel // 2)
+    layer: nn.Module = CONV[dims](inputs, classes, kernel, padding=kernel // 2)
     draw_small(layer)
     return layer
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from monai.networks.layers import Pool
 from torch import Tensor, nn
 
 from medseg.models.blocks import conv, make_act
+from medseg.models.layers import AVG_POOL
 from medseg.models.sizes import any_size
 from medseg.models.spec import NetworkSpec
 from medseg.models.unet import UNet, convolutions, joins, start
@@ -36,7 +36,7 @@ class ResidualBlock(nn.Module):
         )
         self.shortcut = nn.Sequential()
         if max(stride) > 1:
-            self.shortcut.add_module("pool", Pool[Pool.AVG, dims](tuple(stride), tuple(stride)))
+            self.shortcut.add_module("pool", AVG_POOL[dims](tuple(stride), tuple(stride)))
         if inputs != outputs:
             self.shortcut.add_module("project", conv(dims, inputs, outputs, 1, act=None))
         self.act = make_act("leakyrelu")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from monai.networks.blocks import ResidualUnit
 from torch import nn
 
 from medseg.models.sizes import any_size
@@ -20,6 +19,8 @@ from medseg.networks import UNetOptions
 
 def unit(dims: int, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int] | int = 1) -> nn.Module:
     """A residual unit of two convolutions: (N, C, S) to (N, C', S / stride)."""
+    from monai.networks.blocks import ResidualUnit
+
     # Instance norm would take biases away again.
     made: nn.Module = ResidualUnit(
         dims, inputs, outputs, stride, kernel, subunits=2, norm=("INSTANCE", {"affine": True}), bias=False

@@ -11,13 +11,13 @@ import copy
 from collections.abc import Callable
 
 import torch
-from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from medseg.models.blocks import he_normal
 from medseg.models.encoders.alexnet import AlexNet
 from medseg.models.encoders.encoder import PAPER_WIDTH, Encoder, EncoderSpec
 from medseg.models.encoders.vgg import VGG16
+from medseg.models.layers import CONV
 from medseg.networks import Norm
 
 
@@ -132,7 +132,7 @@ def to_convolution(layer: nn.Linear, dims: int, cells: int) -> nn.Module:
     if rest or not channels:
         raise ValueError(f"{layer.in_features} inputs are not whole channels over {cells} cells on {dims} axes")
     biased = layer.bias is not None
-    made: nn.Module = Conv[Conv.CONV, dims](channels, layer.out_features, cells, bias=biased)
+    made: nn.Module = CONV[dims](channels, layer.out_features, cells, bias=biased)
     with torch.no_grad():
         weight = made.get_parameter("weight")
         weight.copy_(layer.weight.view(weight.shape))

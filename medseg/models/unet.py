@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from monai.networks.layers import Conv
 from torch import Tensor, nn
 
 from medseg.models.blocks import conv, he_normal
+from medseg.models.layers import CONV
 from medseg.models.sizes import any_size
 from medseg.models.spec import NetworkSpec
 from medseg.models.upsampling import UPSAMPLING, Shuffle
@@ -45,7 +45,7 @@ class UNet(nn.Module):
         self.join = nn.ModuleList(join)
         self.supervised = options.deep_supervision
         heads = max(1, len(join) - 1) if self.supervised else 1
-        self.heads = nn.ModuleList(Conv[Conv.CONV, spec.dims](w, spec.out_channels, 1) for w in widths[:heads])
+        self.heads = nn.ModuleList(CONV[spec.dims](w, spec.out_channels, 1) for w in widths[:heads])
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(N, C, S) to logits (N, K, S); in training with deep supervision a list of them, finest first."""

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from monai.networks.layers import Conv, Pool
 from torch import Tensor, nn
 
 from medseg.models.blocks import he_normal, make_act, make_norm
+from medseg.models.layers import CONV, MAX_POOL
 from medseg.models.sizes import AnySize
 from medseg.models.spec import NetworkSpec
 from medseg.models.upsampling import transposed
@@ -53,7 +53,7 @@ def pair(dims: int, channels: tuple[int, int, int], norm: Norm, padding: int) ->
     """Two convolutions with ReLU from channels[0] over channels[1] to channels[2]."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(channels):
-        layers.append(Conv[Conv.CONV, dims](inputs, outputs, 3, padding=padding, bias=norm == "none"))
+        layers.append(CONV[dims](inputs, outputs, 3, padding=padding, bias=norm == "none"))
         layers += [make_norm(norm, dims, outputs), make_act("relu")]
     return nn.Sequential(*layers)
 
@@ -77,8 +77,8 @@ class UNet2015(nn.Module):
             raised = deeper if form.early else width
             self.up.append(transposed(dims, deeper, raised, (2,) * dims, bias=not form.early))
             self.join.append(pair(dims, (width + raised, width, width), norm, padding))
-        self.pool = Pool[Pool.MAX, dims](2)
-        self.head = Conv[Conv.CONV, dims](widths[0], spec.out_channels, 1)
+        self.pool = MAX_POOL[dims](2)
+        self.head = CONV[dims](widths[0], spec.out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, S) to logits (N, K, S), or of a smaller S with valid convolutions."""

@@ -15,15 +15,15 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from monai.networks.layers import Conv
 from torch import Tensor, nn
 
+from medseg.models.layers import CONV, TRANSPOSED
 from medseg.networks import Upsampling
 
 
 def transposed(dims: int, inputs: int, outputs: int, stride: Sequence[int], bias: bool = True) -> nn.Module:
     """Transposed convolution with kernel = stride: (N, C, S) to (N, C', S * stride)."""
-    layer: nn.Module = Conv[Conv.CONVTRANS, dims](inputs, outputs, tuple(stride), tuple(stride), bias=bias)
+    layer: nn.Module = TRANSPOSED[dims](inputs, outputs, tuple(stride), tuple(stride), bias=bias)
     return layer
 
 
@@ -38,7 +38,7 @@ class Linear(nn.Module):
         super().__init__()
         self.stride = tuple(stride)
         self.mode = "bilinear" if dims == 2 else "trilinear"
-        self.mix = Conv[Conv.CONV, dims](inputs, outputs, 1)
+        self.mix = CONV[dims](inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, S) to (N, C', S * stride)."""
@@ -56,7 +56,7 @@ class Shuffle(nn.Module):
         super().__init__()
         self.stride = tuple(stride)
         self.places = math.prod(stride)
-        self.mix = Conv[Conv.CONV, dims](inputs, outputs * self.places, 1)
+        self.mix = CONV[dims](inputs, outputs * self.places, 1)
         self.equalise()
 
     def equalise(self) -> None:

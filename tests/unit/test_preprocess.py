@@ -20,7 +20,7 @@ from medseg.files import sha256_file, sha256_part, writer_lock
 from medseg.formats.read import read_labels
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
-from medseg.ingest.manifest import read_manifest
+from medseg.ingest.manifest import read_manifest, write_manifest
 from medseg.plan.plan import Grid
 from medseg.preprocess import cases as preparing
 from medseg.preprocess import run as stage
@@ -29,6 +29,7 @@ from medseg.preprocess.inverse import InverseRecord
 from medseg.preprocess.prepare import prepare_image, prepare_labels, restore_labels
 from medseg.preprocess.store import PreparedCase, kept_case, open_store, write_case
 from medseg.records import write_record
+from medseg.results.folders import IngestFolder
 from medseg.shards import Shard
 
 SHAPE = (30, 26, 18)
@@ -380,6 +381,21 @@ def test_store_does_not_depend_on_workers_or_time(study: Any, tmp_path: Path, na
     run_stage(study, name, tmp_path / "one")
     run_stage(study, name, tmp_path / "three", workers=3)
     assert digests(tmp_path / "one") == digests(tmp_path / "three") == digests(study.index(name).parent)
+
+
+def test_cases_that_are_added_are_all_that_is_prepared(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = read_manifest(study.manifest("flat"))
+    write_manifest(replace(whole, cases=whole.cases[:3]), tmp_path / "ingest")
+    out, made = tmp_path / "s", []
+    few = IngestFolder(tmp_path / "ingest").manifest
+    stage.run(study.config, "unet", few, study.fingerprint("flat"), out, "code", 1)
+    prepare = stage.prepare_case
+    monkeypatch.setattr(stage, "prepare_case", lambda case, *more: (made.append(case.id), prepare(case, *more))[1])
+    run_stage(study, "flat", out)
+    assert made == [case.id for case in whole.cases[3:]]
+    assert digests(out) == digests(study.index("flat").parent)
 
 
 def inodes(out: Path) -> dict[str, tuple[int, int]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from monai.networks.layers.factories import Conv, Pool
 from torch import Tensor, nn
 
 from medseg.models.blocks import he_normal, make_act, make_norm
 from medseg.models.encoders.encoder import Encoder, EncoderSpec, MaxPool, Strides, check_spec, same_conv, tapped
+from medseg.models.layers import CONV, MAX_POOL
 
 # (channels, kernel, whether a 3-wide pool of stride 2 follows) of conv1 to conv5; conv1 has stride 4.
 CONVOLUTIONS = ((64, 11, True), (192, 5, True), (384, 3, False), (256, 3, False), (256, 3, True))
@@ -34,7 +34,7 @@ class AlexNet(Encoder):
             outputs = spec.scaled(count)
             stride, dilation = grid.down(4) if index == 0 else (1, grid.dilation)
             if index == 0 and not padded:
-                layers.append(Conv[Conv.CONV, dims](inputs, outputs, kernel, stride, 2, bias=bias))
+                layers.append(CONV[dims](inputs, outputs, kernel, stride, 2, bias=bias))
             else:
                 layers.append(same_conv(dims, inputs, outputs, kernel, stride, dilation, bias=bias))
             act = make_act("relu")
@@ -45,7 +45,7 @@ class AlexNet(Encoder):
             grid.mark()
             if pooled:
                 stride, dilation = grid.down()
-                layers.append(MaxPool(dims, 3, stride, dilation) if padded else Pool[Pool.MAX, dims](3, stride))
+                layers.append(MaxPool(dims, 3, stride, dilation) if padded else MAX_POOL[dims](3, stride))
             inputs = outputs
         grid.mark()
         self.features = nn.Sequential(*layers)

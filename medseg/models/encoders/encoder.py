@@ -6,10 +6,10 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 
 import torch.nn.functional as F
-from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from medseg.errors import PlanError
+from medseg.models.layers import CONV
 from medseg.networks import Norm
 
 # Channels of the papers' first stage, in whose place a width is given.
@@ -116,7 +116,7 @@ def same_conv(
     if kernel == 1 < stride:
         raise ValueError("subsample before a 1x1 convolution instead of striding it")
     pad = dilation * (kernel // 2)
-    layer: nn.Module = Conv[Conv.CONV, dims](inputs, outputs, kernel, stride, pad, dilation, bias=bias)
+    layer: nn.Module = CONV[dims](inputs, outputs, kernel, stride, pad, dilation, bias=bias)
     return layer
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from monai.networks.layers.factories import Pool
 from torch import Tensor, nn
 
 from medseg.models.blocks import he_normal, make_act, make_norm
 from medseg.models.encoders.encoder import Encoder, EncoderSpec, MaxPool, Strides, check_spec, same_conv, tapped
+from medseg.models.layers import MAX_POOL
 
 # (convolutions, channels) of the five blocks.
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -43,7 +43,7 @@ class VGG16(Encoder):
             grid.mark()
             stride, dilation = grid.down()
             strided = stride > 1
-            layers.append(Pool[Pool.MAX, dims](2, 2, ceil_mode=True) if strided else MaxPool(dims, 3, 1, dilation))
+            layers.append(MAX_POOL[dims](2, 2, ceil_mode=True) if strided else MaxPool(dims, 3, 1, dilation))
         grid.mark()
         self.features = nn.Sequential(*layers)
         self.taps = (*taps, len(layers) - 1)

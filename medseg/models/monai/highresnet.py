@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from monai.networks.layers.factories import Conv
 from torch import nn
 
+from medseg.models.layers import CONV
 from medseg.models.monai.adapter import channels, half_width, halving
 from medseg.models.spec import NetworkSpec
 from medseg.networks import Options
@@ -23,5 +23,5 @@ def build(spec: NetworkSpec, options: Options) -> nn.Module:
     layers = [{"n_features": first, "kernel_size": 3}, *blocks, *ends]
     norm = ("INSTANCE", {"affine": True})
     network = HighResNet(**channels(spec), norm_type=norm, dropout_prob=None, layer_params=layers)
-    network.blocks[-1] = Conv[Conv.CONV, spec.dims](first * 5, spec.out_channels, 1)
+    network.blocks[-1] = CONV[spec.dims](first * 5, spec.out_channels, 1)
     return halving(network, spec.dims, 0)

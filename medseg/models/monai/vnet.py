@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from medseg.models.blocks import conv
+from medseg.models.layers import CONV
 from medseg.models.monai.adapter import half_width, halving, independent
 from medseg.models.spec import NetworkSpec
 from medseg.networks import Options
@@ -45,7 +45,7 @@ class VNet(nn.Module):
         self.up = nn.ModuleList(
             UpTransition(dims, i * width, o * width, depth, "prelu", dropout_prob=(None, 0.0)) for i, o, depth in ups
         )
-        self.head = Conv[Conv.CONV, dims](2 * width, outputs, 1)
+        self.head = CONV[dims](2 * width, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, S) to logits (N, K, S); S in multiples of 16."""
