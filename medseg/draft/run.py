@@ -157,7 +157,7 @@ def _fewer_folds(draft: Draft, error: ConfigError, out: Path) -> bool:
     if int(there[1]) < 2:
         raise ConfigError(
             f"{draft.name}: all cases are of one subject, and validation needs another one; add cases, or correct "
-            f"`subject` in {out}"
+            f"`subject` in {out}, or write `folds: all` there, which trains without validation"
         )
     why = f"training and validation: the first of {there[1]} folds, as many as there are subjects"
     draft.put_study(Line("folds", {"count": int(there[1]), "run": [0]}, why))

@@ -71,8 +71,9 @@ def balanced(members: Sequence[FoldCase], folds: FoldsConfig) -> list[list[str]]
     """
     groups = _subjects(members)
     if len(groups) < folds.count:
+        fix = "lower the count" if len(groups) > 1 else "train on all cases without validation, `folds: all`"
         raise ConfigError(
-            f"folds.count: {folds.count} folds need {folds.count} subjects, there are {len(groups)}; lower the count"
+            f"folds.count: {folds.count} folds need {folds.count} subjects, there are {len(groups)}; {fix}"
         )
     names = sorted(groups)
     order = np.random.Generator(np.random.PCG64(folds.seed)).permutation(len(names))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -287,9 +288,14 @@ def test_what_the_configuration_cannot_settle_is_written_and_raised(draw: np.ran
 
 
 def test_one_subject_is_too_few(draw: np.random.Generator, out: Path) -> None:
-    with pytest.raises(ConfigError, match="validation needs another one"):
+    with pytest.raises(ConfigError, match=r"validation needs another one; .* or write `folds: all` there"):
         run(pictures(Path("d"), [halves(draw)]), out, 1, 60.0, False)
     assert "one subject" in comments(out)
+    # The way that the message names.
+    text = re.sub(r"^folds:.*$", "folds: all", out.read_text(), flags=re.MULTILINE)
+    assert text != out.read_text()
+    out.write_text(text)
+    check(load_config([out]), "d", 2)
 
 
 def test_a_folder_that_shows_no_layout_gives_no_file_but_the_way(out: Path) -> None:

@@ -101,7 +101,7 @@ def test_an_epoch_is_the_cases_that_are_trained_on() -> None:
 def test_one_subject_can_be_trained_on_but_not_split(tmp_path: Path) -> None:
     generate("cells", 2, 0, tmp_path / "data")
     one = {"subject": r"(cells)_\d+"}
-    with pytest.raises(ConfigError, match="folds need 5 subjects, there are 1"):
+    with pytest.raises(ConfigError, match=r"folds need 5 subjects, there are 1; train on all cases .*`folds: all`"):
         ingest.check(config(tmp_path, {"run": [0, "all"]}, **one), "data")
     ingest.run(config(tmp_path, "all", **one), "data", tmp_path / "out")
     assert read_json(tmp_path / "out/splits.json")["folds"] == []
