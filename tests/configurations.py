@@ -9,12 +9,12 @@ from typing import Any
 from medseg.config import Config
 
 
-def config(root: Path, folds: int | Mapping[str, Any] = 2, **section: Any) -> Config:
+def config(root: Path, folds: int | str | Mapping[str, Any] = 2, **section: Any) -> Config:
     """A study of the data set ``data`` in ``root/data``.
 
     Args:
         root: folder that holds it.
-        folds: how many, or the whole section.
+        folds: how many, or the whole section, or `all`.
         section: what the configuration says of the data set.
     """
     return Config.model_validate(

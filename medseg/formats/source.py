@@ -83,6 +83,7 @@ class Source:
         remarks: what the reader decided with certainty, for the record: a dropped axis or alpha, no scaling.
         orientations: the affines that a header offers where it contradicts itself, by name (``sform``, ``qform``).
         stated: micrometres per axis that a file of a format without a world states (TIFF); None: it states none.
+        origin: micrometres of its first voxel along each axis, where it states that (OME-Zarr); no part of its grid.
         spacing: micrometres per axis, for files that state nothing; None: pixels.
         channel_names: the file's own names of its channels, one each; empty: it names none.
         chosen: numbers of the file's channels that these are; empty: all, in its order.
@@ -106,6 +107,7 @@ class Source:
     remarks: tuple[str, ...] = ()
     orientations: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     stated: Sequence[float] | None = None
+    origin: Sequence[float] | None = None
     spacing: Sequence[float] | None = None
     channel_names: tuple[str, ...] = ()
     chosen: tuple[int, ...] = ()

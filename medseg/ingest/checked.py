@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from medseg.errors import Fault
@@ -52,6 +52,7 @@ class Checked:
         fill, orientation, remarks, reading: as in ``medseg.ingest.manifest.Case``.
         objects: of a label map that numbers objects; None: it could not be read, or shows classes.
         world: whether the first image has a place in a world (an affine), not only a size.
+        origin: of the first image, as in ``medseg.formats.source.Source``.
         channel_names: the file's own, of an image of one file; empty: it names none.
         recodings: what the values of each label file mean, as in ``medseg.ingest.manifest.Case``.
         sketch: of the first image, to find cases of one origin; None if it is constant or could not be read.
@@ -76,6 +77,7 @@ class Checked:
     channel_names: tuple[str, ...] = ()
     recodings: list[Recoding] = field(default_factory=list)
     world: bool = False
+    origin: Sequence[float] | None = None
     objects: ObjectFacts | None = None
     sketch: Sketch | None = None
 

@@ -31,7 +31,7 @@ from medseg.ingest.counting import count_values, digest_voxels, spread
 from medseg.ingest.doubts import channel_doubts, grid_doubts, header_doubts, voxel_doubts
 from medseg.ingest.faults import fault
 from medseg.ingest.held_out import one_side
-from medseg.ingest.label_grids import check_grids, pages_are_channels
+from medseg.ingest.label_grids import check_grids, check_origins, pages_are_channels
 from medseg.ingest.legal import check_legal
 from medseg.ingest.object_classes import settle, voxels_by_class
 from medseg.ingest.objects import object_facts, object_faults
@@ -170,7 +170,7 @@ def _check_image(root: Path, file: str, out: Checked, section: DatasetConfig) ->
     if _check_intensities(out, file, image, section):
         out.voxels_sha256[-1] = digest_voxels(source.voxels)
     if file == out.candidate.images[0]:
-        out.geometry, out.world = grid, source.affine is not None
+        out.geometry, out.world, out.origin = grid, source.affine is not None, source.origin
         out.sketch = take_sketch(image, grid) if out.voxels_sha256[-1] else None
         for doubt in grid_doubts(source, grid):
             out.add(doubt.code, file, doubt.cause, doubt.fix)
@@ -211,6 +211,7 @@ def _read_label(
     part = None if source is None or grid is None or out.geometry is None else part_of(source, grid, out.geometry)
     if part is None and not pages_are_channels(out, grid, section):
         check_grids(out, file, out.candidate.images[0], grid, out.geometry)
+        check_origins(out, file, source)
     if source is None:
         return digest, None, AS_STORED
     recoding = recoding_of(out, file, source, table, section)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from medseg.config import DatasetConfig
+from medseg.formats.source import Source
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry, placement_in
 from medseg.ingest.checked import Checked
 
@@ -38,3 +41,18 @@ def check_grids(out: Checked, file: str, other: str, found: Geometry | None, exp
     if gap > AFFINE_TOLERANCE_VOXELS:
         allowed = f"allowed {AFFINE_TOLERANCE_VOXELS}"
         out.add("affine-mismatch", file, f"{gap:.3g} voxels from {other} at a corner, {allowed}")
+
+
+def check_origins(out: Checked, file: str, label: Source | None) -> None:
+    """Compare where the first voxels lie, of files that say it although they have no directions (OME-Zarr).
+
+    A label file that begins at 0 has no place of its own, as many programs write it.
+    """
+    if label is None or label.origin is None or out.origin is None or out.geometry is None or not any(label.origin):
+        return
+    if label.shape[1:] != out.geometry.shape:
+        return
+    apart = np.abs(np.subtract(label.origin, out.origin) / (label.stated or label.geometry.spacing))
+    if apart.max() > AFFINE_TOLERANCE_VOXELS:
+        cause = f"its translation is {apart.max():.3g} voxels from that of {out.candidate.images[0]}"
+        out.add("affine-mismatch", file, f"{cause}, allowed {AFFINE_TOLERANCE_VOXELS}")

@@ -16,13 +16,16 @@ import pytest
 from typer.testing import CliRunner
 
 from medseg.cli.commands import app
+from medseg.errors import DatasetFaults
 from medseg.formats.content import ListedBytes
 from medseg.formats.errors import FormatError
 from medseg.formats.read import open_content, open_image, read_content, read_image, read_labels
 from medseg.formats.source import Source
 from medseg.formats.table import format_of, label_suffix
+from medseg.ingest import run as ingest
 from medseg.ingest.layouts.found import walk
 from medseg.measure.pairing import find_pairs
+from tests.configurations import config as configured
 from tests.zarr_samples import by_library, write_files, zarr_files
 
 RNG = np.random.default_rng(0)
@@ -407,3 +410,40 @@ def test_a_file_called_zarr_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "case.zarr").write_bytes(b"PK\x03\x04" + bytes(99))
     with pytest.raises(FormatError, match="no OME-Zarr"):
         open_image(tmp_path / "case.zarr")
+
+
+def moved(files: dict[str, bytes], translation: list[float]) -> dict[str, bytes]:
+    """An image that begins elsewhere."""
+    record = json.loads(files["zarr.json"])
+    image = record["attributes"]["ome"]["multiscales"][0]
+    image["datasets"][0]["coordinateTransformations"].append({"type": "translation", "translation": translation})
+    return {**files, "zarr.json": json.dumps(record).encode()}
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "apart"),
+    [
+        ([4, 6], [4, 6], None),
+        ([4, 6], [0, 0], None),
+        ([4, 6], [4.01, 6], None),
+        ([4, 6], [4, 7], 2),
+        ([0, 0], [3, 0], 6),
+    ],
+)
+def test_a_label_that_says_it_lies_elsewhere_is_a_fault(
+    image: list[float], label: list[float], apart: int | None, tmp_path: Path
+) -> None:
+    voxels = RNG.integers(1, 99, (12, 10)).astype(np.uint8)
+    for case, seed in (("a", 0), ("b", 1)):
+        picture = np.random.default_rng(seed).integers(1, 99, voxels.shape).astype(np.uint8)
+        write_files(tmp_path / f"data/images/{case}.zarr", moved(zarr_files(picture, "yx", scale=(0.5, 0.5)), image))
+        mask = (picture > 50).astype(np.uint8)
+        write_files(tmp_path / f"data/masks/{case}.zarr", moved(zarr_files(mask, "yx", scale=(0.5, 0.5)), label))
+    config = configured(tmp_path, "all", labels={"cell": 1}, allow=["same-origin"])
+    if apart is None:
+        assert len(ingest.check(config, "data").cases) == 2
+        return
+    with pytest.raises(DatasetFaults) as caught:
+        ingest.check(config, "data")
+    assert {f.code for f in caught.value.faults} == {"affine-mismatch"}
+    assert f"its translation is {apart} voxels from that of images/a.zarr" in caught.value.faults[0].cause

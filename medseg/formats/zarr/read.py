@@ -118,7 +118,7 @@ def _source(path: Path, array: ArrayVoxels, image: Multiscale) -> Source:
         raise FormatError(path, f"{lengths['t']} time points", "keep one time point per image")
     space = "zyx" if lengths.get("z", 1) > 1 else "yx"
     remarks = [f"axis {axis} of length 1 dropped" for axis in image.axes if axis not in f"c{space}"]
-    sizes, more = _sizes(image, space)
+    sizes, origin, more = _sizes(image, space)
     names = image.channels if len(image.channels) == lengths.get("c", 1) else ()
     if array.absent:
         more.append(f"chunks that are not stored are filled with {array.fill:g}, as the array says")
@@ -126,21 +126,24 @@ def _source(path: Path, array: ArrayVoxels, image: Multiscale) -> Source:
         path,
         ZarrVoxels(array, image.axes, space),
         stated=sizes,
+        origin=origin,
         channel_names=names,
         remarks=(*remarks, *more),
     )
 
 
-def _sizes(image: Multiscale, space: str) -> tuple[tuple[float, ...] | None, list[str]]:
-    """Micrometres per axis of space where all are known, and remarks on what is left aside."""
+def _sizes(image: Multiscale, space: str) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, list[str]]:
+    """Micrometres per axis of space where all are known, of a voxel and to the first one, and what is left aside."""
     at = [image.axes.index(axis) for axis in space]
-    known = [(image.scale[k], unit) for k in at if (unit := image.units[k]) is not None]
+    known = [(image.scale[k], image.translation[k], unit) for k in at if (unit := image.units[k]) is not None]
     remarks = []
     if len(known) != len(at) and any(image.scale[k] != 1 for k in at):
         remarks.append(f"scale {[image.scale[k] for k in at]} without a unit of length on every axis: not used")
     if any(image.translation[k] for k in at):
         remarks.append(f"translation {[image.translation[k] for k in at]} left aside: voxels count from the first one")
-    return (tuple(scale * unit for scale, unit in known) if len(known) == len(at) else None), remarks
+    if len(known) != len(at):
+        return None, None, remarks
+    return tuple(scale * unit for scale, _, unit in known), tuple(shift * unit for _, shift, unit in known), remarks
 
 
 class ZarrVoxels:
