@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medseg.files import digest_of
 from medseg.tracking.names import metric_name
 from medseg.train.journal import Record, parse_record
 
 BATCH = 1000  # MLflow's own limit for one request
+# Tag of a run whose curves are all there: digest of their steps.
+COMPLETE = "medseg.curves"
 # A block in which no other process of this machine writes to a run: gives the run as it is now, None if it is not ours.
 Turn = Callable[[], AbstractContextManager[Any]]
 
@@ -85,6 +88,31 @@ def renamed_in(record: Record) -> set[str]:
     return {name for name in record.metrics if metric_name(name) != name}
 
 
+def steps_digest(steps: Mapping[str, Iterable[int]]) -> str:
+    """Digest of which steps the curves have, by name."""
+    return digest_of([[key, sorted(set(mine))] for key, mine in sorted(steps.items())])[:32]
+
+
+def points_digest(points: Iterable[CurvePoint]) -> str:
+    """``steps_digest`` of the curves that points make."""
+    steps: dict[str, set[int]] = {}
+    for point in points:
+        steps.setdefault(point.key, set()).add(point.step)
+    return steps_digest(steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What one request takes beside the points of curves: MLflow's parameters, tags, and metrics of other names."""
+
+    params: Sequence[Any] = ()
+    tags: Sequence[Any] = ()
+    metrics: Sequence[Any] = ()
+
+    def __len__(self) -> int:
+        return len(self.params) + len(self.tags) + len(self.metrics)
+
+
 class Curves:
     """The curves of one run in MLflow: knows which steps are there and sends the others.
 
@@ -115,11 +143,16 @@ class Curves:
                 history = self._client.get_metric_history(self._run_id, key)
                 self._steps[key] = {metric.step for metric in history}
 
+    def complete(self) -> dict[str, str]:
+        """The tag of a run that has these curves, and no others."""
+        return {COMPLETE: steps_digest(self._steps)}
+
     def send(
         self,
         points: Sequence[CurvePoint],
         turn: Turn,
         sent: Callable[[], None] = lambda: None,
+        beside: Beside = Beside(),
     ) -> int:
         """Send points that are missing, in batches; returns how many.
 
@@ -129,10 +162,12 @@ class Curves:
             points: in the order of their steps.
             turn: see ``Turn``.
             sent: called after each batch.
+            beside: sent with the last batch if it has room, or else after it.
         """
         from mlflow.entities import Metric
 
         total = 0
+        last = (len(points) - 1) // BATCH * BATCH
         for start in range(0, len(points), BATCH):
             batch = points[start : start + BATCH]
             with turn() as run:
@@ -141,10 +176,19 @@ class Curves:
                 self._look(run, {p.key for p in batch})
                 todo = self.missing(batch)
                 metrics = [Metric(p.key, p.value, p.time_ms, p.step) for p in todo]
-                if metrics:
-                    self._client.log_batch(self._run_id, metrics=metrics, synchronous=True)
+                if start == last and len(metrics) + len(beside) <= BATCH:
+                    metrics += beside.metrics
+                    self._log(metrics, beside.params, beside.tags)
+                    beside = Beside()
+                else:
+                    self._log(metrics)
             for point in todo:
                 self._steps.setdefault(point.key, set()).add(point.step)
             total += len(todo)
             sent()
+        self._log(beside.metrics, beside.params, beside.tags)
         return total
+
+    def _log(self, metrics: Sequence[Any], params: Sequence[Any] = (), tags: Sequence[Any] = ()) -> None:
+        if metrics or params or tags:
+            self._client.log_batch(self._run_id, metrics=metrics, params=params, tags=tags, synchronous=True)

@@ -139,7 +139,9 @@ class LiveTracking:
 
     def _close(self) -> None:
         if self._link is not None and self._status is not None:
-            self._link.sender.close(self._status)
+            # So that a replay need not read what is there.
+            whole = self._link.curves.complete() if self._status == "FINISHED" else {}
+            self._link.sender.close(self._status, whole)
 
     def _say_who(self, holder: str) -> None:
         if holder and not self._said_who:

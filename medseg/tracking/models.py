@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import atexit
+import datetime
+import functools
 import re
 import shutil
 import tempfile
+import threading
+import uuid
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from medseg import __version__
 from medseg.errors import CheckpointError, DataError, TrackingError
-from medseg.files import digest_of, read_json, sha256_file, write_text
+from medseg.files import digest_of, read_json, sha256_file
 from medseg.results.folders import ModelFolder
 from medseg.tracking.failures import StoreError
 from medseg.tracking.finished import Trained
@@ -21,6 +25,7 @@ from medseg.tracking.library import load_mlflow, store_errors, why
 from medseg.tracking.names import PREFIX, safe_text
 from medseg.tracking.runs import KEY, SUPERSEDED, models_of, require_run
 from medseg.tracking.store import Store, check_uri, connect, require_answer
+from medseg.tracking.uploads import upload
 
 FORMAT = "medseg-model-1"
 FILES = (ModelFolder(Path()).description.name, ModelFolder(Path()).weights.name)
@@ -31,23 +36,32 @@ OPTIONS = (
     *("layout", "series", "spacing", "orientation", "fill", "allow", "axes", "channels"),
     *("device", "threads", "mirror", "max_gb", "references"),
 )
+ARTIFACTS = "artifacts"  # MLflow's name of the folder of FILES
 # Tag of a stored model: digest of all that it was made from.
 KEY_TAG = "medseg.model_digest"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
+_forming = threading.Lock()
+
 
 def log_model(
-    client: Any, experiment: str, run: Any, trained: Trained, scores: Collection[str] | None
+    client: Any,
+    store: Store,
+    run: Any,
+    trained: Trained,
+    scores: Collection[str] | None,
+    stored: Iterable[Any],
 ) -> tuple[Any, bool]:
     """Store a training's model with its run, unless the same one is there: description, weights and code.
 
     Args:
         client: of the store.
-        experiment: id.
+        store: it.
         run: of the training.
         trained: the training.
         scores: MLflow's names of all scores that it has; a stored model that shows others is stored anew, since MLflow
             cannot take a score from it. None: what is shown stays.
+        stored: the models that are there with this run.
 
     Returns:
         What MLflow knows of the model, and whether it is new.
@@ -56,7 +70,7 @@ def log_model(
 
     weights, key = str(trained.facts["weights_sha256"]), model_key(trained)
     run_id = run.info.run_id
-    for known in models_of(client, experiment, run_id):
+    for known in stored:
         shown = {metric.key for metric in known.metrics or [] if metric.key.startswith(f"{PREFIX}/")}
         right = scores is None or shown <= set(scores)
         if str(known.status) == "READY" and known.tags.get(KEY_TAG) == key and right:
@@ -66,7 +80,7 @@ def log_model(
         client.delete_logged_model(known.model_id)  # left incomplete by a killed process, or outdated
     params = {k: safe_text(v) for k, v in trained.spec.child_params.items()}
     made = client.create_logged_model(
-        experiment,
+        run.info.experiment_id,
         name=re.sub(r"[^A-Za-z0-9_-]", "_", trained.spec.key.replace("/", "-").replace(" ", "-")),
         source_run_id=run_id,
         tags={"medseg.weights_sha256": weights, KEY_TAG: key, KEY: trained.spec.key, SUPERSEDED: "false"},
@@ -76,7 +90,7 @@ def log_model(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         write_model(trained.folder, folder)
-        client.log_model_artifacts(made.model_id, str(folder))
+        upload(store, made.artifact_location, folder)
     client.log_outputs(run_id, [LoggedModelOutput(made.model_id, 0)])
     client.finalize_logged_model(made.model_id, "READY")
     return made, True
@@ -90,28 +104,52 @@ def model_key(trained: Trained) -> str:
 
 def write_model(trained: Path, folder: Path) -> None:
     """Write the MLflow form of a model folder; torch is not imported and no requirement is guessed."""
+    import yaml
+
+    files, described = _form(CODE)
+    (folder / ARTIFACTS).mkdir(parents=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    for name in FILES:
+        shutil.copyfile(trained / name, folder / ARTIFACTS / name)
+    size = sum((folder / name).stat().st_size for name in (CODE.name, *(f"{ARTIFACTS}/{name}" for name in FILES)))
+    now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+    own = {"model_uuid": uuid.uuid4().hex, "model_size_bytes": size, "utc_time_created": str(now)}
+    (folder / "MLmodel").write_text(yaml.safe_dump({**described, **own}, sort_keys=False))
+
+
+@functools.cache
+def _form(code: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """What MLflow writes of every model alike: files beside the model's own, and the description of all of them.
+
+    MLflow takes some 12 ms of a processor to write it, and changes the process's warnings meanwhile.
+    """
     import mlflow
     import yaml
 
-    with warnings.catch_warnings():
+    with _forming, tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # asks for an input example, which would mean running the network
         import mlflow.pyfunc
 
+        folder = Path(temporary) / "model"
+        for name in FILES:
+            (Path(temporary) / name).touch()
         mlflow.pyfunc.save_model(
             folder,
-            python_model=str(CODE),
-            artifacts={name: str(trained / name) for name in FILES},
+            python_model=str(code),
+            artifacts={name: str(Path(temporary) / name) for name in FILES},
             # MLflow takes no key that is not stored with the model; null: as trained.
             model_config={"out": "predictions", **dict.fromkeys(OPTIONS)},
             pip_requirements=[f"medseg=={__version__}", f"mlflow=={mlflow.__version__}"],
         )
+        facts = yaml.safe_load((folder / "MLmodel").read_text())
+        files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "MLmodel"}
     # MLflow writes down where the files came from on this machine; nothing reads it.
-    facts = yaml.safe_load((folder / "MLmodel").read_text())
     flavor = facts["flavors"]["python_function"]
     flavor["model_code_path"] = Path(flavor["model_code_path"]).name
     for name in FILES:
         flavor["artifacts"][name]["uri"] = name
-    write_text(folder / "MLmodel", yaml.safe_dump(facts, sort_keys=False))
+    return files, facts
 
 
 def resolve_model(reference: str, store_uri: str | None) -> Path:
@@ -180,7 +218,7 @@ def _fetch(store_uri: str, model_uri: str) -> Path:
     if not store_uri.startswith("sqlite:"):
         target = tempfile.mkdtemp(prefix="medseg-model-")
         atexit.register(shutil.rmtree, target, ignore_errors=True)
-    return Path(download_artifacts(artifact_uri=model_uri, dst_path=target)) / "artifacts"
+    return Path(download_artifacts(artifact_uri=model_uri, dst_path=target)) / ARTIFACTS
 
 
 def check_model_folder(folder: Path, reference: str) -> Path:

@@ -6,9 +6,12 @@ changes, all runs that do not stay as they are are marked as outdated; a parent 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from medseg.results.key import fold_order
 from medseg.results.paths import Results
 from medseg.tracking import runs
 from medseg.tracking.current import Study, StudyModel
-from medseg.tracking.curves import Curves
+from medseg.tracking.curves import COMPLETE, Beside, Curves, Turn, points_digest
 from medseg.tracking.finished import Trained
 from medseg.tracking.images import LOGGED_IMAGES, fixed_images
 from medseg.tracking.logged import (
@@ -34,25 +37,44 @@ from medseg.tracking.logged import (
 )
 from medseg.tracking.models import log_model
 from medseg.tracking.names import TEST_PREFIX, display_tags
+from medseg.tracking.runs import Known
 from medseg.tracking.sender import replay_turn
 from medseg.tracking.spec import Value
 from medseg.tracking.store import Store, open_store, store_lock
 from medseg.tracking.synced import STATE_TAG
-from medseg.tracking.values import log_values, named_values
+from medseg.tracking.uploads import upload
+from medseg.tracking.values import Wanted, check_model, check_run, log_values, named_values, wanted_values
 from medseg.tracking.views import MODELS
+from medseg.tracking.workers import Map, workers
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What was sent of a training.
+
+    Attributes:
+        run: its id.
+        model: id of its stored model.
+        wanted: the results that its run and its model are to show.
+        new: how much of each kind was sent.
+    """
+
+    run: str
+    model: str
+    wanted: Wanted
+    new: Counter[str]
 
 
 class Replay:
     """Sends a study to its store.
 
     Attributes:
-        trainings: how many have been sent.
+        sent: keys of the trainings that have been sent, and of which the store shows what was sent.
     """
 
     def __init__(self, store: Store, results: Path, study: Study) -> None:
-        self.trainings = 0
+        self.sent: list[str] = []
         self._store, self._results, self._study = store, results, study
-        self._points = self._values = self._files = self._models = 0
         with store_lock(store.lock):
             self._client, self._experiment = open_store(store)
             runs.close_orphans(self._client, self._experiment)
@@ -61,69 +83,76 @@ class Replay:
         """Send all; the summary line."""
         if self._stored_state() != self._study.digest():
             self._client.set_experiment_tag(self._experiment, STATE_TAG, "")
-        known = runs.our_runs(self._client, self._experiment)
+        known = Known(runs.our_runs(self._client, self._experiment))
         models = [model for model in self._study.models if model.trained]
         parents = [self._known_parent(model, known) for model in models]
         runs.hide(self._client, self._outdated(models, parents, known))
-        for model, parent in zip(models, parents, strict=True):
-            self._model(model, parent, known)
+        # Models beside one another, and of each its trainings: those who wait for the others' end are other threads.
+        with workers(self._store) as each_model, workers(self._store) as each_training:
+
+            def send(job: tuple[StudyModel, Any | None]) -> Counter[str]:
+                model, parent = job
+                return self._model(model, parent, known, each_training)
+
+            new = each_model(send, zip(models, parents, strict=True))
         if self._stored_state() != self._study.digest():
             self._client.set_experiment_tag(self._experiment, STATE_TAG, self._study.digest())
+        total = sum(new, Counter[str]())
         return (
-            f"tracking: {self.trainings} trainings of {len(models)} models in experiment "
-            f"'{self._store.experiment}' ({self._store.uri}); new: {self._points} curve points, "
-            f"{self._values} results, {self._files} files, {self._models} models"
+            f"tracking: {len(self.sent)} trainings of {len(models)} models in experiment "
+            f"'{self._store.experiment}' ({self._store.uri}); new: {total['points']} curve points, "
+            f"{total['values']} results, {total['files']} files, {total['models']} models"
         )
 
     def _stored_state(self) -> str | None:
         found = self._client.get_experiment(self._experiment).tags.get(STATE_TAG)
         return None if found is None else str(found)
 
-    def _known_parent(self, model: StudyModel, known: Sequence[Any]) -> Any | None:
+    def _known_parent(self, model: StudyModel, known: Known) -> Any | None:
         """The parent that a model of the study has, or may take; None if it needs a new one."""
         spec = model.trained[0].spec
-        mine = [run for run in known if run.data.tags[runs.KEY] == spec.parent_key]
+        mine = known.of(spec.parent_key)
         if model.has_scores:
             closed = runs.first([run for run in mine if run.data.tags.get(runs.CLOSED) == model.fingerprint])
             if closed is not None:
                 return closed
-        own = {run.info.run_id for t in model.trained if (run := runs.find_child(known, t.spec)) is not None}
+        own = {run.info.run_id for t in model.trained if (run := known.child(t.spec)) is not None}
 
         def is_free(run: Any) -> bool:
-            others = (c for c in runs.children_of(known, run.info.run_id) if c.info.run_id not in own)
+            others = (c for c in known.below(run.info.run_id) if c.info.run_id not in own)
             return runs.is_open(run) and runs.agrees(run, spec.parent_params) and not any(map(runs.has_scores, others))
 
         return runs.first([run for run in mine if is_free(run)])
 
-    def _outdated(self, models: Sequence[StudyModel], parents: Sequence[Any | None], known: Sequence[Any]) -> list[Any]:
+    def _outdated(self, models: Sequence[StudyModel], parents: Sequence[Any | None], known: Known) -> list[Any]:
         """The runs that are not what the study is now, or will not be what they are."""
         finished, begun = set(), set()
         for model in self._study.models:
             finished |= self._finished(model, known)
             begun |= self._begun(model, known)
-        stay = {run.info.run_id for run in known if runs.is_open(run) and _has_child_in(run, known, begun)}
+        stay = {run.info.run_id for run in known.all if runs.is_open(run) and _has_child_in(run, known, begun)}
         for model, parent in zip(models, parents, strict=True):
             if parent is not None:
                 # One that gets scores, or others, is out of sight until it has them all.
                 good = parent.data.tags.get(runs.SCORES) == _state(model) if model.has_scores else True
                 stay = stay | {parent.info.run_id} if good else stay - {parent.info.run_id}
-        outdated = [run for run in known if run.info.run_id not in finished | begun | stay]
+        outdated = [run for run in known.all if run.info.run_id not in finished | begun | stay]
         # A parent before its trainings, without which its scores would not be theirs.
         return sorted(outdated, key=lambda run: run.data.tags.get(runs.KIND) != MODELS)
 
     @staticmethod
-    def _finished(model: StudyModel, known: Sequence[Any]) -> set[str]:
+    def _finished(model: StudyModel, known: Known) -> set[str]:
         """Runs of the finished trainings of a model."""
-        found = (runs.find_child(known, trained.spec) for trained in model.trained)
+        found = (known.child(trained.spec) for trained in model.trained)
         return {run.info.run_id for run in found if run is not None}
 
     @staticmethod
-    def _begun(model: StudyModel, known: Sequence[Any]) -> set[str]:
+    def _begun(model: StudyModel, known: Known) -> set[str]:
         """Runs of unfinished trainings with the present plan: what is at work, and the last that was."""
         finished = {t.spec.key for t in model.trained}
         found: set[str] = set()
         for spec in model.wanted:
-            mine = [run for run in known if run.data.tags[runs.KEY] == spec.key and run.info.status != "FINISHED"]
+            mine = [run for run in known.of(spec.key) if run.info.status != "FINISHED"]
             mine = [run for run in mine if runs.agrees(run, spec.child_params)]
             if spec.key in finished:
                 found |= {run.info.run_id for run in mine if _is_at_work_here(run)}
@@ -131,59 +160,116 @@ class Replay:
                 found |= {run.info.run_id for run in mine if run.info.status == "RUNNING" or run is mine[0]}
         return found
 
-    def _model(self, model: StudyModel, parent: Any | None, known: Sequence[Any]) -> None:
-        """Bring the runs of one model up to date."""
+    def _model(self, model: StudyModel, parent: Any | None, known: Known, each_training: Map) -> Counter[str]:
+        """Bring the runs of one model up to date; how much was sent."""
         first = model.trained[0]
-        starts = [min((p.time_ms for p in t.curve), default=runs.now_ms()) for t in model.trained]
+        starts = {t.spec.key: min((p.time_ms for p in t.curve), default=runs.now_ms()) for t in model.trained}
+        closed = model.fingerprint if model.has_scores else None
         if parent is None:
             with store_lock(self._store.lock):
-                parent = runs.create_parent(
-                    self._client, self._experiment, first.spec, start_ms=min(starts), shown=not model.has_scores
-                )
-        run_id = parent.info.run_id
-        if model.has_scores:
+                start = min(starts.values())
+                parent = runs.create_parent(self._client, self._experiment, first.spec, start_ms=start, closed=closed)
+        elif closed is not None:
             # From here on, until it is shown, nothing else may take this parent for one without scores.
-            runs.log_new(self._client, parent, params={}, tags={runs.CLOSED: model.fingerprint})
-        ordered = zip(model.trained, starts, strict=True)
-        children = [self._child(t, run_id, start, known, _is_pictured(t, model)) for t, start in ordered]
-        self._parent(model, self._client.get_run(run_id), children)
+            runs.log_new(self._client, parent, params={}, tags={runs.CLOSED: closed})
+        run_id = parent.info.run_id
+        there = [run.info.run_id for t in model.trained if (run := known.child(t.spec)) is not None]
+        stored = runs.models_of_all(self._client, self._experiment, there)
 
-    def _child(self, trained: Trained, parent: str, start_ms: int, known: Sequence[Any], pictured: bool) -> str:
-        found = runs.find_child(known, trained.spec)
-        with store_lock(self._store.lock):
-            run = runs.put_child(self._client, self._experiment, trained.spec, found, parent, start_ms=start_ms)
+        def send(trained: Trained) -> Sent:
+            run = known.child(trained.spec)
+            models = [] if run is None else stored[run.info.run_id]
+            return self._child(trained, run, run_id, starts[trained.spec.key], models, _is_pictured(trained, model))
+
+        sent = each_training(send, model.trained)
+        below = {run.info.run_id: run for run in runs.children_of(self._client, self._experiment, run_id)}
+        self._check(sent, below)
+        self.sent += [trained.spec.key for trained in model.trained]
+        new = self._parent(model, run_id, sent, below)
+        return sum((one.new for one in sent), new)
+
+    def _child(
+        self, trained: Trained, known: Any | None, parent: str, start_ms: int, stored: Iterable[Any], pictured: bool
+    ) -> Sent:
+        """Send what the store lacks of a training: its run and stored models, as they were listed."""
+        run, spec = known, trained.spec
+        if run is None:
+            with store_lock(self._store.lock):
+                run = runs.create_child(self._client, self._experiment, spec, parent, start_ms=start_ms)
         child = run.info.run_id
-        run = self._client.get_run(child)
-        turn = functools.partial(replay_turn, self._store, self._client, child)
-        self._points += Curves(self._client, child).send(trained.curve, turn)
         values = {"time/train_s": trained.seconds}
         tags = {"medseg.plan": _plan_digest(trained), "medseg.dataset_digest": self._digest(trained)}
-        scores = self._study.scores.get(trained.spec.key)
+        files: dict[str, bytes] = {}
+        scores = self._study.scores.get(spec.key)
         if scores is not None:
             values |= training_metrics(scores)
             tags |= {**length_unit(scores["unit"]), **training_tolerances(scores)}
-            images = fixed_images(self._results, trained.spec, scores["case"], run.info.start_time) if pictured else {}
-            self._put(run, {"evaluate/cases.csv": case_table(scores), **images})
+            images = fixed_images(self._results, spec, scores["case"], run.info.start_time) if pictured else {}
+            files = {"evaluate/cases.csv": case_table(scores), **images}
             tags |= LOGGED_IMAGES if images else {}
+        uploaded, put = self._put(run, files)
         names = None if scores is None else named_values(values)
-        model, made = log_model(self._client, self._experiment, run, trained, names)
-        self._models += made
-        shown = display_tags([*trained.renamed, *values])
-        late = {**_late_params(trained), **_tuned_params(trained)}
-        runs.log_new(self._client, run, params=late, tags={**tags, **shown})
-        self._values += log_values(self._client, run, values, withdraw=scores is not None, model=model)
+        model, made = log_model(self._client, self._store, run, trained, names, stored)
+        wanted = wanted_values(run, values, withdraw=scores is not None, model=model)
+        tags |= {**runs.child_tags(spec, parent), **display_tags([*trained.renamed, *values]), **put}
+        params = {**spec.child_params, **_late_params(trained), **_tuned_params(trained)}
+        points = self._send(run, trained, wanted.new, params, tags, is_new=known is None)
         self._log_dataset(run, trained)
         # A process that trains the same in another folder ends its run itself.
         if run.info.status != "FINISHED" and not _is_at_work_here(run):
             end = max((p.time_ms for p in trained.curve), default=runs.now_ms())
             self._client.set_terminated(child, "FINISHED", end)
-        self.trainings += 1
-        return str(child)
+        new = Counter(points=points, values=len(wanted.new), files=uploaded, models=int(made))
+        return Sent(child, model.model_id, wanted, new)
 
-    def _parent(self, model: StudyModel, run: Any, children: Sequence[str]) -> None:
-        members, first, run_id = list(model.trained), model.trained[0], run.info.run_id
+    def _send(
+        self,
+        run: Any,
+        trained: Trained,
+        metrics: Sequence[Any],
+        params: Mapping[str, Value],
+        tags: Mapping[str, str],
+        *,
+        is_new: bool,
+    ) -> int:
+        """Send the points that a run lacks, with its other metrics, parameters and tags; how many points."""
+        from mlflow.exceptions import MlflowException
+
+        run_id, client = run.info.run_id, self._client
+        whole = {COMPLETE: points_digest(trained.curve)}
+        points = () if run.data.tags.get(COMPLETE) == whole[COMPLETE] else trained.curve
+        if is_new and self._store.database is None:
+            turn: Turn = functools.partial(contextlib.nullcontext, run)
+        else:
+            turn = functools.partial(replay_turn, self._store, client, run_id)
+        curves = Curves(client, run_id)
+        while True:
+            new_params, new_tags = runs.new_facts(run, params, {**tags, **whole})
+            try:
+                return curves.send(points, turn, beside=Beside(new_params, new_tags, metrics))
+            except MlflowException:
+                # Of two processes that write a parameter at once, MLflow refuses one, though both write the same.
+                known, run = len(run.data.params), client.get_run(run_id)
+                if len(run.data.params) == known:
+                    raise
+
+    def _check(self, sent: Sequence[Sent], below: Mapping[str, Any]) -> None:
+        """Raise ``StoreError`` if the store shows other results of trainings than were sent."""
+        late = [one for one in sent if one.wanted.new]
+        stored = runs.models_of_all(self._client, self._experiment, [one.run for one in late])
+        for one in late:
+            check_run(below[one.run], one.wanted)
+            for model in stored[one.run]:
+                if model.model_id == one.model:
+                    check_model(model, one.wanted)
+
+    def _parent(self, model: StudyModel, run_id: str, sent: Sequence[Sent], below: Mapping[str, Any]) -> Counter[str]:
+        """Bring the parent of trainings up to date, and show it last; how much was sent."""
+        run, new = self._client.get_run(run_id), Counter[str]()
+        members, first = list(model.trained), model.trained[0]
         tags = {
             **first.spec.tags,
+            **runs.ANONYMOUS,
             "medseg.plan": _plan_digest(first),
             "medseg.dataset_digest": self._digest(first),
             "medseg.folds": " ".join(str(f) for f in sorted({t.spec.fold for t in members}, key=fold_order)),
@@ -194,26 +280,27 @@ class Replay:
         }
         del tags["medseg.weights_sha256"]  # one per child
         if model.has_scores:
-            self._link_models(run, children)
+            self._link_models(run, [one.model for one in sent])
             values = {**summary_metrics(model.rows), **summary_metrics(model.test_rows, TEST_PREFIX)}
             values |= {"time/train_s": sum(t.seconds for t in members) / len(members)}
             tags |= display_tags(values)
-            self._values += log_values(self._client, run, values, withdraw=True)
+            new["values"] = log_values(self._client, run, values, withdraw=True)
             # Those on all cases have none.
             scored = [self._study.scores[t.spec.key] for t in members if t.spec.key in self._study.scores]
             cases = [case for scores in scored for case in scores["case"]]
             images = fixed_images(self._results, first.spec, cases, run.info.start_time)
-            self._put(run, {**self._pages(first, cases), **images})
-            tags |= LOGGED_IMAGES if images else {}
+            new["files"], put = self._put(run, {**self._pages(first, cases), **images})
+            tags |= {**(LOGGED_IMAGES if images else {}), **put}
         else:
             say(f"tracking: {first.spec.parent_key}: no scores of the model, since {model.reason}")
         self._log_dataset(run, first)
+        params = {**first.spec.parent_params, **_late_params(first)}
         shown = {runs.SUPERSEDED: "false", **({runs.SCORES: _state(model)} if model.has_scores else {})}
-        runs.log_new(self._client, run, params=_late_params(first), tags={**tags, **shown})
-        query = f"attributes.status = 'RUNNING' and tags.`{runs.PARENT}` = '{run_id}'"
-        if run.info.status != "FINISHED" and not runs.search(self._client, self._experiment, query):
-            ends = [self._client.get_run(child).info.end_time for child in children]
+        runs.log_new(self._client, run, params=params, tags={**tags, **shown})
+        if run.info.status != "FINISHED" and not any(one.info.status == "RUNNING" for one in below.values()):
+            ends = [below[one.run].info.end_time for one in sent]
             self._client.set_terminated(run_id, "FINISHED", max(end for end in ends if end is not None))
+        return new
 
     def _pages(self, trained: Trained, cases: Iterable[str]) -> dict[str, bytes]:
         """The report, and its pictures of a model's predictions."""
@@ -222,29 +309,29 @@ class Replay:
         pictures = overlays_of(self._results, trained.spec, cases)
         return {**files, **{place: path.read_bytes() for place, path in pictures.items()}}
 
-    def _link_models(self, parent: Any, children: Iterable[str]) -> None:
+    def _link_models(self, parent: Any, models: Iterable[str]) -> None:
         """Link the models of all folds to the parent run, since the UI lists runs without a model elsewhere."""
         from mlflow.entities import LoggedModelOutput
 
         known = {output.model_id for output in parent.outputs.model_outputs}
-        found = [output.model_id for c in children for output in self._client.get_run(c).outputs.model_outputs]
-        new = [LoggedModelOutput(model, 0) for model in found if model not in known]
+        new = [LoggedModelOutput(model, 0) for model in models if model not in known]
         if new:
             self._client.log_outputs(parent.info.run_id, new)
 
-    def _put(self, run: Any, files: Mapping[str, bytes]) -> None:
-        """Upload files unless the run has them; a tag holds their digest and is set after the last upload."""
+    def _put(self, run: Any, files: Mapping[str, bytes]) -> tuple[int, dict[str, str]]:
+        """Upload files unless the run has them; how many, and a tag with their digest, to be set after it."""
         digest = digest_of({name: sha256_bytes(data) for name, data in files.items()})[:16]
-        if not files or run.data.tags.get("medseg.files") == digest:
-            return
-        for artifact, data in files.items():
-            folder, _, name = artifact.rpartition("/")
-            with tempfile.TemporaryDirectory() as temporary:
+        if not files:
+            return 0, {}
+        if run.data.tags.get("medseg.files") == digest:
+            return 0, {"medseg.files": digest}
+        with tempfile.TemporaryDirectory() as temporary:
+            for name, data in files.items():
                 path = Path(temporary) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
-                self._client.log_artifact(run.info.run_id, str(path), folder)
-        self._client.set_tag(run.info.run_id, "medseg.files", digest)
-        self._files += len(files)
+            upload(self._store, run.info.artifact_uri, Path(temporary))
+        return len(files), {"medseg.files": digest}
 
     def _digest(self, trained: Trained) -> str:
         """Digest of the manifest, which holds those of all files; MLflow takes at most 36 characters."""
@@ -253,12 +340,19 @@ class Replay:
 
     def _log_dataset(self, run: Any, trained: Trained) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
 
         name, digest = trained.spec.dataset, self._digest(trained)
-        if any((i.dataset.name, i.dataset.digest) == (name, digest) for i in run.inputs.dataset_inputs):
+        known = run.inputs.dataset_inputs if run.inputs else ()
+        if any((i.dataset.name, i.dataset.digest) == (name, digest) for i in known):
             return
         data = Dataset(name, digest, source_type="medseg", source=name)
-        self._client.log_inputs(run.info.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+        inputs = [DatasetInput(data, [InputTag("mlflow.data.context", "training")])]
+        try:
+            self._client.log_inputs(run.info.run_id, inputs)
+        except MlflowException:
+            # Of several that are the first to name a data set, a server refuses all but one; then it is there.
+            self._client.log_inputs(run.info.run_id, inputs)
 
 
 def _state(model: StudyModel) -> str:
@@ -273,8 +367,8 @@ def _is_at_work_here(run: Any) -> bool:
     return run.info.status == "RUNNING" and is_here(tags) and not ours
 
 
-def _has_child_in(parent: Any, known: Sequence[Any], wanted: Set[str]) -> bool:
-    return any(child.info.run_id in wanted for child in runs.children_of(known, parent.info.run_id))
+def _has_child_in(parent: Any, known: Known, wanted: Set[str]) -> bool:
+    return any(child.info.run_id in wanted for child in known.below(parent.info.run_id))
 
 
 def _plan_digest(trained: Trained) -> str:

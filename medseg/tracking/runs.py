@@ -8,7 +8,7 @@ stands for just these. Other trainings of the model, later, are another parent's
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from medseg.errors import TrackingError
@@ -29,6 +29,8 @@ CLOSED, SCORES = "medseg.trainings", "medseg.scores"
 NUMBER, DRAWING = "medseg.number", "drawing"
 # How long one that draws its number is waited for: it may have been killed.
 DRAW_S, LOOK_S = 10.0, 0.05
+# Ids that one query names.
+LONGEST_QUERY = 100
 # Status of trainings that did not come to their end.
 ENDED = ("KILLED", "FAILED")
 
@@ -50,14 +52,43 @@ def runs_of(client: Any, experiment: str, key: str) -> list[Any]:
     return search(client, experiment, f"tags.`{KEY}` = '{key}'")
 
 
+def children_of(client: Any, experiment: str, parent: str) -> list[Any]:
+    """All runs whose parent this is, as they are now."""
+    return search(client, experiment, f"tags.`{PARENT}` = '{parent}'")
+
+
 def our_runs(client: Any, experiment: str) -> list[Any]:
     """All runs that this package made."""
     return search(client, experiment, f"tags.`{KEY}` != ''")
 
 
-def children_of(runs: Iterable[Any], parent: str) -> Iterator[Any]:
-    """Those of the runs whose parent this is."""
-    return (run for run in runs if run.data.tags.get(PARENT) == parent)
+class Known:
+    """Runs as they were listed, found by their key and by their parent.
+
+    Attributes:
+        all: in the order of the list.
+    """
+
+    def __init__(self, listed: Iterable[Any]) -> None:
+        self.all = tuple(listed)
+        self._by_key: dict[str, list[Any]] = {}
+        self._below: dict[str, list[Any]] = {}
+        for run in self.all:
+            self._by_key.setdefault(run.data.tags[KEY], []).append(run)
+            if PARENT in run.data.tags:
+                self._below.setdefault(run.data.tags[PARENT], []).append(run)
+
+    def of(self, key: str) -> Sequence[Any]:
+        """Those with a key."""
+        return self._by_key.get(key, ())
+
+    def child(self, spec: RunSpec) -> Any | None:
+        """The run of a training, if there is one."""
+        return find_child(self.of(spec.key), spec)
+
+    def below(self, parent: str) -> Sequence[Any]:
+        """Those whose parent this is."""
+        return self._below.get(parent, ())
 
 
 def is_current(run: Any) -> bool:
@@ -124,18 +155,32 @@ def put_child(
     client: Any, experiment: str, spec: RunSpec, child: Any | None, parent: str, *, start_ms: int, alone: bool = True
 ) -> Any:
     """Make a child run current and put it below a parent; it is created if it is None. Arguments as ``open_runs``."""
-    tags = {**spec.tags, FINGERPRINT: spec.fingerprint, KIND: TRAININGS, PARENT: parent, SUPERSEDED: "false"}
     if child is None:
-        child = _create(client, experiment, spec.key, tags, spec.child_params, start_ms, alone)
-    log_new(client, child, params=spec.child_params, tags={**tags, **ANONYMOUS})
+        child = create_child(client, experiment, spec, parent, start_ms=start_ms, alone=alone)
+    log_new(client, child, params=spec.child_params, tags=child_tags(spec, parent))
     return child
 
 
+def create_child(client: Any, experiment: str, spec: RunSpec, parent: str, *, start_ms: int, alone: bool = True) -> Any:
+    """A new run of a training, without its parameters; arguments as ``open_runs``."""
+    return _create(client, experiment, spec.key, child_tags(spec, parent), spec.child_params, start_ms, alone)
+
+
+def child_tags(spec: RunSpec, parent: str) -> dict[str, str]:
+    """Tags of a current run below a parent."""
+    own = {FINGERPRINT: spec.fingerprint, KIND: TRAININGS, PARENT: parent, SUPERSEDED: "false"}
+    return {**spec.tags, **own, **ANONYMOUS}
+
+
 def create_parent(
-    client: Any, experiment: str, spec: RunSpec, *, start_ms: int, alone: bool = True, shown: bool = True
+    client: Any, experiment: str, spec: RunSpec, *, start_ms: int, alone: bool = True, closed: str | None = None
 ) -> Any:
-    """A new open parent for a training; arguments as ``open_runs``, and whether it is to be current at once."""
-    tags = {KIND: MODELS, SUPERSEDED: str(not shown).lower()}
+    """A new parent for a training, without its other tags; arguments as ``open_runs``.
+
+    It is open and current at once; or, if it gets scores, closed by the digest of their trainings, and out of sight
+    until it has them.
+    """
+    tags = {KIND: MODELS, SUPERSEDED: "false"} if closed is None else {KIND: MODELS, SUPERSEDED: "true", CLOSED: closed}
     run = _create(client, experiment, spec.parent_key, tags, spec.parent_params, start_ms, alone)
     log_new(client, run, params=spec.parent_params, tags={**tags, **ANONYMOUS})
     return run
@@ -214,14 +259,20 @@ def agrees(run: Any, params: Mapping[str, Value]) -> bool:
     return all(run.data.params.get(k, safe_text(v)) == safe_text(v) for k, v in params.items())
 
 
+def new_facts(run: Any, params: Mapping[str, Value], tags: Mapping[str, str]) -> tuple[list[Any], list[Any]]:
+    """MLflow's parameters that a run lacks, and tags that it lacks or has otherwise."""
+    from mlflow.entities import Param, RunTag
+
+    new_params = [Param(k, safe_text(v)) for k, v in params.items() if k not in run.data.params]
+    return new_params, [RunTag(k, safe_text(v)) for k, v in tags.items() if run.data.tags.get(k) != safe_text(v)]
+
+
 def log_new(client: Any, run: Any, *, params: Mapping[str, Value], tags: Mapping[str, str]) -> None:
     """Write the parameters that a run lacks and the tags that it lacks or has otherwise."""
-    from mlflow.entities import Param, RunTag
     from mlflow.exceptions import MlflowException
 
     while True:
-        new_params = [Param(k, safe_text(v)) for k, v in params.items() if k not in run.data.params]
-        new_tags = [RunTag(k, safe_text(v)) for k, v in tags.items() if run.data.tags.get(k) != safe_text(v)]
+        new_params, new_tags = new_facts(run, params, tags)
         if not (new_params or new_tags):
             return
         try:
@@ -236,7 +287,29 @@ def log_new(client: Any, run: Any, *, params: Mapping[str, Value], tags: Mapping
 
 def models_of(client: Any, experiment: str, run_id: str) -> list[Any]:
     """The models that are stored with a run."""
-    return list(client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'"))
+    return search_models(client, experiment, f"source_run_id = '{run_id}'")
+
+
+def models_of_all(client: Any, experiment: str, run_ids: Sequence[str]) -> dict[str, list[Any]]:
+    """The models that are stored with runs, by run."""
+    found: dict[str, list[Any]] = {run_id: [] for run_id in run_ids}
+    for start in range(0, len(run_ids), LONGEST_QUERY):
+        listed = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + LONGEST_QUERY])
+        for model in search_models(client, experiment, f"source_run_id IN ({listed})"):
+            found[model.source_run_id].append(model)
+    return found
+
+
+def search_models(client: Any, experiment: str, query: str) -> list[Any]:
+    """All stored models that a query finds; MLflow gives them in pages."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = client.search_logged_models([experiment], filter_string=query, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 def hide(client: Any, runs: Iterable[Any]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from medseg.owner import is_here, is_orphan, owner_tags
@@ -65,10 +65,12 @@ class Sender:
             with self.turn():
                 pass
 
-    def close(self, status: str) -> None:
-        """End the run, if it is ours."""
+    def close(self, status: str, tags: Mapping[str, str] | None = None) -> None:
+        """End the run, if it is ours; with tags that it gets."""
         with store_lock(self._store.lock, self._wait_s):
             if self._owns(self._client.get_run(self._child)):
+                for name, value in (tags or {}).items():
+                    self._client.set_tag(self._child, name, value)
                 close_run(self._client, self._experiment, self._parent, self._child, status)
 
     def _exclusive(self) -> contextlib.AbstractContextManager[None]:

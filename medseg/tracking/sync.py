@@ -46,7 +46,7 @@ def sync(results: Path, config: Path | None = None, out: Path | None = None) -> 
             try:
                 summary = replay.run()
             finally:
-                sent = replay.trainings
+                sent = len(replay.sent)
     except store_errors(StoreError) as error:
         told = as_store_error(error, store.uri)
         left = sum(len(model.trained) for model in study.models) - sent

@@ -7,7 +7,8 @@ largest time. So a value that replaces another one is stamped later than that, t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from medseg.tracking.failures import StoreError
@@ -15,23 +16,30 @@ from medseg.tracking.names import PREFIX, TEST_PREFIX, metric_name
 from medseg.tracking.runs import now_ms
 
 
-def log_values(client: Any, run: Any, values: Mapping[str, float], *, withdraw: bool, model: Any | None = None) -> int:
-    """Log results of a run, and of its stored model, that are not shown yet; then see that they are.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Results of a run, and of its stored model, by MLflow's names.
+
+    Attributes:
+        new: MLflow's metrics that are to be sent, so that all is shown.
+        of_run, of_model: what is to be shown afterwards.
+    """
+
+    new: Sequence[Any]
+    of_run: Mapping[str, float]
+    of_model: Mapping[str, float]
+
+
+def wanted_values(run: Any, values: Mapping[str, float], *, withdraw: bool, model: Any | None = None) -> Wanted:
+    """What a run lacks of its results; after it was sent, ``check_run`` and ``check_model`` see that it is shown.
 
     A stored model that shows scores which are not among the values is to be stored anew: see ``log_model``.
 
     Args:
-        client: of the store.
         run: as it is now.
         values: by their real names.
         withdraw: scores that are shown and are not among the values become NaN, since MLflow cannot delete.
         model: the stored model of a training, as it is now.
-
-    Returns:
-        How many were sent.
-
-    Raises:
-        StoreError: if the store shows something else afterwards.
     """
     from mlflow.entities import Metric
 
@@ -43,6 +51,7 @@ def log_values(client: Any, run: Any, values: Mapping[str, float], *, withdraw: 
         if not all(_is_shown(table, key, value) for table in tables):
             later = [table[key][0] + 1 for table in tables if key in table]
             new.append(Metric(key, value, max([now, *later]), 0, model_id=model_id))
+    of_model = wanted if model is not None else {}
     if withdraw:
         scores = (f"{PREFIX}/", f"{TEST_PREFIX}/")
         gone = {k: v for k, v in tables[0].items() if k.startswith(scores) and k not in wanted}
@@ -50,14 +59,38 @@ def log_values(client: Any, run: Any, values: Mapping[str, float], *, withdraw: 
         new += [
             Metric(k, math.nan, max(now, time + 1), 0) for k, (time, value) in gone.items() if not math.isnan(value)
         ]
-        wanted |= dict.fromkeys(gone, math.nan)
-    if new:
-        client.log_batch(run.info.run_id, metrics=new, synchronous=True)
-        _check(_newest(client.get_run(run.info.run_id).data.to_proto().metrics), wanted, run.info.run_name)
-        if model is not None:
-            of_model = {key: value for key, value in wanted.items() if not math.isnan(value)}
-            _check(_newest(client.get_logged_model(model_id).metrics or []), of_model, f"model {model.name}")
-    return len(new)
+        wanted = wanted | dict.fromkeys(gone, math.nan)
+    return Wanted(new, wanted, of_model)
+
+
+def log_values(client: Any, run: Any, values: Mapping[str, float], *, withdraw: bool) -> int:
+    """Log results of a run that are not shown yet; then see that they are.
+
+    Args:
+        client: of the store.
+        run, values, withdraw: as for ``wanted_values``.
+
+    Returns:
+        How many were sent.
+
+    Raises:
+        StoreError: if the store shows something else afterwards.
+    """
+    wanted = wanted_values(run, values, withdraw=withdraw)
+    if wanted.new:
+        client.log_batch(run.info.run_id, metrics=wanted.new, synchronous=True)
+        check_run(client.get_run(run.info.run_id), wanted)
+    return len(wanted.new)
+
+
+def check_run(run: Any, wanted: Wanted) -> None:
+    """Raise ``StoreError`` if a run shows something else than what was sent."""
+    _check(_newest(run.data.to_proto().metrics), wanted.of_run, run.info.run_name)
+
+
+def check_model(model: Any, wanted: Wanted) -> None:
+    """Raise ``StoreError`` if a stored model shows something else than what was sent."""
+    _check(_newest(model.metrics or []), wanted.of_model, f"model {model.name}")
 
 
 def named_values(values: Mapping[str, float]) -> dict[str, float]:

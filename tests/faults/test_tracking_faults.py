@@ -378,17 +378,20 @@ def test_an_interrupted_replay_is_completed_by_the_next(
     results: Path, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load_mlflow()
-    from mlflow import MlflowClient
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
     journal = results / "state" / "journal.jsonl"
     append(journal, range(5))
     finish_training(results, journal)
+    log_artifacts = LocalArtifactRepository.log_artifacts
 
-    def no_space(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def no_space(repository: Any, folder: str, *more: Any) -> None:
+        if "models" in repository.artifact_uri:
+            raise OSError(28, "No space left on device")
+        log_artifacts(repository, folder, *more)
 
     with monkeypatch.context() as broken:
-        broken.setattr(MlflowClient, "log_model_artifacts", no_space)
+        broken.setattr(LocalArtifactRepository, "log_artifacts", no_space)
         with pytest.raises(TrackingError, match=r"no space left on device.*track sync"):
             sync(results)
     assert "1 models" in sync(results)

@@ -21,7 +21,7 @@ import pytest
 
 from medseg.compare.run import read_leaderboard
 from medseg.results.key import ALL, RunKey, fold_order
-from medseg.tracking import init_store, models, needs_sync, runs, sync, training_spec, values
+from medseg.tracking import init_store, models, needs_sync, replay, runs, sync, training_spec, uploads, values
 from medseg.tracking.curves import CurvePoint
 from medseg.tracking.failures import StoreError
 from medseg.tracking.library import load_mlflow
@@ -33,8 +33,8 @@ from tests.fake_study import FakeStudy, made_up_rows
 MODELS = ("unet", "other", "third")
 STEPS = (6, 9, 12)
 DEAD = "4194304"  # no process has this number
-OF_RUNS = ("set_tag", "log_batch", "create_run", "set_terminated", "log_artifact", "set_experiment_tag", "log_outputs")
-OF_MODELS = ("create_logged_model", "log_model_artifacts", "finalize_logged_model", "set_logged_model_tags")
+OF_RUNS = ("set_tag", "log_batch", "create_run", "set_terminated", "set_experiment_tag", "log_inputs", "log_outputs")
+OF_MODELS = ("create_logged_model", "finalize_logged_model", "set_logged_model_tags")
 WRITES = (*OF_RUNS, *OF_MODELS, "delete_logged_model")
 SHORT, LONG = 1, 150
 HOUR_MS = 3_600_000
@@ -63,6 +63,8 @@ class Calls:
         self.done = False
         for name in WRITES:
             patch.setattr(MlflowClient, name, self._wrapped(getattr(MlflowClient, name)))
+        for module in (models, replay):
+            patch.setattr(module, "upload", self._wrapped(uploads.upload))
 
     def _wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
