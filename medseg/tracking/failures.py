@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from typing import Any
 
@@ -43,20 +44,53 @@ class StoreClient:
         return call
 
 
-def as_store_error(error: BaseException, uri: str) -> StoreError:
-    """An error of a store's call in one line: whether it may pass, or what there is to do."""
+def as_store_error(error: BaseException, uri: str, experiment: str = "") -> StoreError:
+    """An error of a store's call in one line: whether it may pass, or what there is to do.
+
+    Args:
+        error: of the call.
+        uri: of the store.
+        experiment: that the call was about, where it is known.
+    """
     if isinstance(error, StoreError):
         return error
     said = why(error)
     if not uri.startswith("sqlite:"):
         status = refusal(error)
-        return StoreError(f"{uri}: the server refuses ({status}): {said}") if status else AwayError(f"{uri}: {said}")
+        if status is None:
+            return AwayError(f"{uri}: {said}")
+        return StoreError(f"{uri}: the server refuses ({status}): {_denied(status, experiment) or said}")
     if is_passing(error):
         return AwayError(f"{uri}: {said}")
     if DAMAGED.search(str(error)):
         path = uri.removeprefix("sqlite:///")
         said += f"; move {path} away, with {path}-wal and {path}-shm where they are: the next run fills a new one"
     return StoreError(f"{uri}: cannot be used: {said}")
+
+
+def _denied(status: int, experiment: str) -> str:
+    """Who is refused what, and what there is to do; empty if it is not about who asks. No password is in it."""
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    user, password = read_mlflow_creds()
+    token = "MLFLOW_TRACKING_TOKEN" in os.environ and not (user and password)
+    names = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if status == 401:
+        if token:
+            return (
+                "it does not take the token of MLFLOW_TRACKING_TOKEN; it may have expired, or the server want " + names
+            )
+        if user and password:
+            return f"it does not know user {user!r} with this password; correct {names} (or ~/.mlflow/credentials)"
+        return f"it wants to know who asks; set {names} where the command runs, or write ~/.mlflow/credentials"
+    if status == 403:
+        who = "the owner of the token" if token else f"user {user!r}" if user else "a user without a name"
+        what = f"experiment {experiment!r}" if experiment else "what was asked for"
+        return (
+            f"{who} may not do this with {what}; an administrator, or who made it, gives the permission EDIT "
+            "(docs/team.md); another name of the experiment makes one of your own"
+        )
+    return ""
 
 
 def is_no_mlflow(error: BaseException) -> bool:

@@ -24,7 +24,8 @@ ANSWER_S = 5
 LOUD = ("mlflow", "alembic", "sqlalchemy", "urllib3")
 # Reasons that systems give within longer texts.
 REASON = re.compile(
-    r"connection (?:refused|reset|aborted)|name or service not known|temporary failure in name resolution|"
+    r"connection (?:refused|reset|aborted)|too many \d+ error responses|"
+    r"name or service not known|temporary failure in name resolution|"
     r"no route to host|network is unreachable|remote end closed connection|certificate verify failed|"
     r"database is locked|database or disk is full|attempt to write a readonly database|unable to open database file|"
     r"disk i/o error|no space left on device|disk quota exceeded|read-only file system|permission denied|"

@@ -13,6 +13,7 @@ from medseg.errors import TrackingError
 from medseg.progress import say
 from medseg.results.folders import TrackingFolder
 from medseg.tracking.curves import CurvePoint, Curves, JournalReader
+from medseg.tracking.failures import as_store_error, refusal
 from medseg.tracking.library import LIVE_TIMEOUT_S, load_mlflow, why
 from medseg.tracking.names import display_tags
 from medseg.tracking.runs import close_orphans, now_ms, open_runs
@@ -44,6 +45,7 @@ class LiveTracking:
         self._spec = spec
         self._reader = JournalReader(journal)
         self._unsent: list[CurvePoint] = []
+        self._store: Store | None = None
         self._link: _Link | None = None
         self._status: str | None = None
         self._stop = threading.Event()
@@ -96,11 +98,12 @@ class LiveTracking:
                 self._outage, wait = None, POLL_S
             except Exception as error:  # noqa: BLE001 (reported; whatever it is, it must not end the training)
                 if stopping:
-                    self._say_unsent(why(error))
+                    self._say_unsent(self._why(error))
                     return
                 # The texts of one outage differ in addresses and times, so a kind of error is reported once.
                 if type(error) is not self._outage:
-                    say(f"tracking: {self._spec.key}: the store fails ({why(error)}); training continues, trying again")
+                    said = self._why(error)
+                    say(f"tracking: {self._spec.key}: the store fails ({said}); training continues, trying again")
                 self._outage, wait = type(error), min(2 * wait, LONGEST_WAIT_S)
             waiting = self._link is not None and not self._link.sender.ours
             self._stop.wait(max(wait, WATCH_S) if waiting else wait)
@@ -118,7 +121,8 @@ class LiveTracking:
     def _send(self) -> None:
         self._unsent += self._reader.read()
         if self._link is None:
-            self._link = _Link(read_store(self._store_file), self._spec)
+            self._store = read_store(self._store_file)
+            self._link = _Link(self._store, self._spec)
             self._made_progress()
         link = self._link
         link.sender.keep()
@@ -133,6 +137,12 @@ class LiveTracking:
             link.curves.send(self._unsent, link.sender.turn, self._made_progress)
         if link.sender.ours:
             self._unsent.clear()
+
+    def _why(self, error: Exception) -> str:
+        """A few words; of a server that refuses who asks, also what there is to do."""
+        if self._store is None or not refusal(error):
+            return why(error)
+        return str(as_store_error(error, self._store.uri, self._store.experiment))
 
     def _made_progress(self) -> None:
         self._progress = time.monotonic()

@@ -164,7 +164,7 @@ def init_store(uri: str | None, experiment: str, out: Path) -> None:
     except BusyError as error:
         _say_away(str(error))
     except store_errors(StoreError) as error:
-        told = as_store_error(error, store.uri)
+        told = as_store_error(error, store.uri, store.experiment)
         if store.database is not None and not isinstance(told, AwayError):
             raise told from error
         _say_away(str(told))
@@ -186,7 +186,7 @@ def require_answer(store: Store) -> None:
         if is_no_mlflow(error):
             raise StoreError(f"{store.uri} is no MLflow server: found another answer there ({why(error)})") from error
         if refusal(error):
-            raise as_store_error(error, store.uri) from error
+            raise as_store_error(error, store.uri, store.experiment) from error
         raise AwayError(f"{store.uri} does not answer ({why(error)})") from error
 
 
@@ -266,12 +266,16 @@ def _experiment_id(client: Any, store: Store) -> str:
 
     found = client.get_experiment_by_name(store.experiment)
     if found is None:
-        # Perhaps created by another machine meanwhile: our lock reaches only this one.
-        with contextlib.suppress(MlflowException):
+        refused: MlflowException | None = None
+        try:
             client.create_experiment(store.experiment)
+        except MlflowException as error:
+            # Perhaps created by another machine meanwhile: our lock reaches only this one.
+            refused = error
         found = client.get_experiment_by_name(store.experiment)
         if found is None:
-            raise StoreError(f"{store.uri}: does not let experiment '{store.experiment}' be created")
+            told = "" if refused is None else f" ({as_store_error(refused, store.uri, store.experiment)})"
+            raise StoreError(f"{store.uri}: does not let experiment '{store.experiment}' be created{told}") from refused
     _make_relative(store, found)
     for name, value in experiment_tags(found.experiment_id).items():
         if found.tags.get(name) != value:

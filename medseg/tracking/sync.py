@@ -48,7 +48,7 @@ def sync(results: Path, config: Path | None = None, out: Path | None = None) -> 
             finally:
                 sent = len(replay.sent)
     except store_errors(StoreError) as error:
-        told = as_store_error(error, store.uri)
+        told = as_store_error(error, store.uri, store.experiment)
         left = sum(len(model.trained) for model in study.models) - sent
         rest = f"{left} training{'s' * (left != 1)}, and the scores of the models"
         raise type(told)(
