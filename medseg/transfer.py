@@ -20,13 +20,13 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from medseg import __version__
+from medseg.buckets import signed
 from medseg.errors import DataError, MedsegError
 from medseg.files import sha256_bytes, sha256_file
 from medseg.progress import Progress, say
 from medseg.records import read_record, write_record
 
-CHUNK = 1 << 20
-MIB = 1 << 20
+CHUNK = MIB = 1 << 20
 TIMEOUT_S = 60.0
 # Pauses between attempts that received nothing; an attempt that received data starts over with the first.
 PAUSES_S = (1.0, 4.0, 16.0, 60.0)
@@ -135,7 +135,7 @@ def transfer(url: str, part: Path, label: str, pause: Callable[[float], None] = 
     (``medseg.files.writer_lock``).
 
     Args:
-        url: http or https, without user and password.
+        url: http or https, without user and password; or ``s3://BUCKET/NAME``.
         part: the file to write; whole when this returns (as far as the server reports sizes truly: check its digest).
         label: for the progress bar.
         pause: how to wait between attempts.
@@ -195,7 +195,7 @@ def _attempt(url: str, part: Path, label: str) -> None:
         if known.validator:
             headers["If-Range"] = known.validator
     try:
-        with _open(url, headers) as response:
+        with _open(signed(url), headers) as response:
             start = have if have and response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
             state = _State(_digest(url), _length(response.headers, start, known), _validator(response.headers))
             if start and (state.length is None or state.length != (known.length if known else None)):
@@ -224,7 +224,7 @@ def _open(url: str, headers: dict[str, str]) -> Any:
     try:
         address = urlsplit(url)
         if address.scheme not in ("http", "https"):
-            raise DataError(f"{shown(url)}: expected an http(s) address")
+            raise DataError(f"{shown(url)}: expected an http(s) address, or s3://BUCKET/NAME")
         if "@" in address.netloc:
             fix = "give an address that needs none, or get the file by hand"
             raise DataError(f"{shown(url)}: the address names a user, and nothing here logs in; {fix}")

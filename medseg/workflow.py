@@ -101,6 +101,23 @@ def prefer_this_environment() -> str:
     return str((folder.relative_to(Path.cwd()) if inside else folder) / "medseg")
 
 
+def require_files(provider: str | None) -> None:
+    """End with exit code 2 if Snakemake is to keep results elsewhere than in files (``--default-storage-provider``).
+
+    Stages read and write files beside those that Snakemake knows of and would carry there and back: states of
+    trainings, lists of what was made, cases of a data set.
+    """
+    if provider is not None:
+        raise stop(
+            ConfigError(
+                f"--default-storage-provider {provider}: results have to lie on a file system, for stages read and "
+                "write files that Snakemake does not know of, as states of trainings; leave the option out. Data come "
+                "from a bucket by `download: {url: s3://BUCKET/NAME.zip}`, results go there as a whole: docs/team.md, "
+                "Buckets"
+            )
+        )
+
+
 def begin(config: Config, overrides: Mapping[str, Any]) -> list[str]:
     """Take the working folder and the results for this process, and leave the configuration where the stages read it.
 

@@ -18,7 +18,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ def lacking() -> str:
     """Why no team's server can be started here; empty if one can."""
     if shutil.which("pg_config") is None:
         return "no PostgreSQL (pg_config) here"
+    programs = subprocess.run(["pg_config", "--bindir"], capture_output=True, text=True).stdout.strip()
+    if not (Path(programs) / "initdb").is_file():
+        return f"no server of PostgreSQL (initdb) in {programs}"
     for module in ("psycopg2", "boto3", "moto"):
         try:
             __import__(module)
@@ -156,11 +159,13 @@ class Team:
             )
         assert done.returncode == 0, (self.folder / "commands.log").read_text()
 
-    def run(self, *names: str) -> str:
-        """Run blocks of the page, as ourselves."""
-        done = subprocess.run(
-            self.script(*names), env=self.environment, cwd=self.folder, capture_output=True, text=True
-        )
+    def run(self, *names: str, replaced: Mapping[str, str] | None = None) -> str:
+        """Run blocks of the page, as ourselves; texts that stand for the reader's own are replaced."""
+        script = self.script(*names)
+        for text, own in (replaced or {}).items():
+            assert text in script[-1], text
+            script[-1] = script[-1].replace(text, own)
+        done = subprocess.run(script, env=self.environment, cwd=self.folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

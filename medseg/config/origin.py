@@ -47,7 +47,7 @@ class DownloadConfig(Section):
     """An archive that holds the data set, fetched by `medseg download` where the folder is not there yet."""
 
     name: KnownArchive | None = Field(default=None, description="a row of ARCHIVES in medseg/ingest/download.py")
-    url: str | None = Field(default=None, pattern=r"^https?://\S+$", description="any other zip or tar archive")
+    url: str | None = Field(default=None, pattern=r"^(https?|s3)://\S+$", description="any other zip or tar archive")
     sha256: str | None = Field(
         default=None,
         pattern=r"^[0-9a-f]{64}$",

@@ -22,8 +22,9 @@ from medseg.results.folders import ModelFolder
 from medseg.tracking.failures import StoreError
 from medseg.tracking.finished import Trained
 from medseg.tracking.library import load_mlflow, store_errors, why
+from medseg.tracking.listed import KEY, models_of, require_run
 from medseg.tracking.names import PREFIX, safe_text
-from medseg.tracking.runs import KEY, SUPERSEDED, models_of, require_run
+from medseg.tracking.runs import SUPERSEDED
 from medseg.tracking.store import Store, check_uri, connect, require_answer
 from medseg.tracking.uploads import upload
 

@@ -11,16 +11,15 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from medseg.errors import TrackingError
 from medseg.owner import is_orphan
-from medseg.tracking.names import PREFIX, safe_text
+from medseg.tracking.listed import KEY, PARENT, models_of, runs_of, search
+from medseg.tracking.names import safe_text
 from medseg.tracking.spec import RunSpec, Value
 from medseg.tracking.views import MODELS, TRAININGS
 
 # MLflow writes the login name and the script's path here if nobody else does.
 ANONYMOUS = {"mlflow.user": "medseg", "mlflow.source.name": "medseg", "mlflow.source.type": "LOCAL"}
-KEY, FINGERPRINT, KIND = "medseg.key", "medseg.fingerprint", "medseg.kind"
-PARENT = "mlflow.parentRunId"
+FINGERPRINT, KIND = "medseg.fingerprint", "medseg.kind"
 # "true": no run of what the study is now. Both of MLflow's tables leave it out.
 SUPERSEDED = "medseg.superseded"
 # Of a parent that is closed: digest of its trainings; and of what its scores were made from.
@@ -29,37 +28,8 @@ CLOSED, SCORES = "medseg.trainings", "medseg.scores"
 NUMBER, DRAWING = "medseg.number", "drawing"
 # How long one that draws its number is waited for: it may have been killed.
 DRAW_S, LOOK_S = 10.0, 0.05
-# Ids that one query names.
-LONGEST_QUERY = 100
 # Status of trainings that did not come to their end.
 ENDED = ("KILLED", "FAILED")
-
-
-def search(client: Any, experiment: str, query: str) -> list[Any]:
-    """All runs that a query finds; MLflow gives them in pages."""
-    found: list[Any] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment], query, max_results=1000, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
-
-
-def runs_of(client: Any, experiment: str, key: str) -> list[Any]:
-    """All runs with a key, outdated ones too."""
-    return search(client, experiment, f"tags.`{KEY}` = '{key}'")
-
-
-def children_of(client: Any, experiment: str, parent: str) -> list[Any]:
-    """All runs whose parent this is, as they are now."""
-    return search(client, experiment, f"tags.`{PARENT}` = '{parent}'")
-
-
-def our_runs(client: Any, experiment: str) -> list[Any]:
-    """All runs that this package made."""
-    return search(client, experiment, f"tags.`{KEY}` != ''")
 
 
 class Known:
@@ -99,11 +69,6 @@ def is_current(run: Any) -> bool:
 def is_open(run: Any) -> bool:
     """Whether a parent never got scores."""
     return KIND in run.data.tags and run.data.tags[KIND] == MODELS and CLOSED not in run.data.tags
-
-
-def has_scores(run: Any) -> bool:
-    """Whether scores were logged for a run."""
-    return any(name.startswith(f"{PREFIX}/") for name in run.data.metrics)
 
 
 def open_runs(client: Any, experiment: str, spec: RunSpec, *, start_ms: int, alone: bool = True) -> tuple[str, str]:
@@ -285,33 +250,6 @@ def log_new(client: Any, run: Any, *, params: Mapping[str, Value], tags: Mapping
                 raise
 
 
-def models_of(client: Any, experiment: str, run_id: str) -> list[Any]:
-    """The models that are stored with a run."""
-    return search_models(client, experiment, f"source_run_id = '{run_id}'")
-
-
-def models_of_all(client: Any, experiment: str, run_ids: Sequence[str]) -> dict[str, list[Any]]:
-    """The models that are stored with runs, by run."""
-    found: dict[str, list[Any]] = {run_id: [] for run_id in run_ids}
-    for start in range(0, len(run_ids), LONGEST_QUERY):
-        listed = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + LONGEST_QUERY])
-        for model in search_models(client, experiment, f"source_run_id IN ({listed})"):
-            found[model.source_run_id].append(model)
-    return found
-
-
-def search_models(client: Any, experiment: str, query: str) -> list[Any]:
-    """All stored models that a query finds; MLflow gives them in pages."""
-    found: list[Any] = []
-    token = None
-    while True:
-        page = client.search_logged_models([experiment], filter_string=query, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
-
-
 def hide(client: Any, runs: Iterable[Any]) -> None:
     """Mark runs as outdated, those that are not yet; the models of each before it. One that is gone needs no mark."""
     from mlflow.exceptions import MlflowException
@@ -356,15 +294,3 @@ def close_run(client: Any, experiment: str, parent: str, child: str, status: str
 def now_ms() -> int:
     """Unix time in milliseconds."""
     return int(time.time() * 1000)
-
-
-def require_run(client: Any, run_id: str) -> Any:
-    """The run with an id; raises ``TrackingError`` if there is none."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise TrackingError(f"no run {run_id} in the tracking store") from error
-        raise

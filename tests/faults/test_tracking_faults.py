@@ -567,10 +567,10 @@ OTHER_ANSWERS = (b'{"experiments": 5}', b"[]", b"5", b"<html>a router</html>", b
             (400, b'{"error_code": "BAD_REQUEST", "message": "not so"}'),
             ": the server refuses (400): BAD_REQUEST: not so",
         ),
-        ((401, b"who"), ": the server refuses (401)"),
+        ((401, b"who"), ": the server refuses (401): it wants to know who asks; set MLFLOW_TRACKING_USERNAME"),
         (
             (403, b'{"error_code": "PERMISSION_DENIED", "message": "no"}'),
-            ": the server refuses (403): PERMISSION_DENIED",
+            ": the server refuses (403): a user without a name may not do this with experiment 'study'",
         ),
         ((413, b"<html>too large</html>"), ": the server refuses (413)"),
         ((200, OTHER_ANSWERS[0]), NO_SERVER),

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -134,6 +135,33 @@ def test_secrets_in_an_address_are_not_repeated(
     assert "neither a zip nor a tar archive" in told[0]
     assert "with another query; remove the folder" in told[1]
     assert "s3cret" not in "".join(told) + capfd.readouterr().err
+
+
+def test_a_file_in_a_bucket_is_asked_for_by_an_address_that_only_the_server_sees(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("boto3")
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    address = urlsplit(server.url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"{address.scheme}://{address.netloc}")
+    server.replies = [send(SOUND)]
+    wanted = config(tmp_path, "s3://our-data/organs.zip")
+    with pytest.raises(DataError, match=r"s3://our-data/organs.zip: .*credentials.*; set AWS_ACCESS_KEY_ID"):
+        run_download(wanted, "d", lambda _: None)
+    assert server.asked == []
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKEYID")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
+    record = run_download(wanted, "d", lambda _: None)
+    assert record["url"] == "s3://our-data/organs.zip"
+    (asked,) = server.asked
+    assert asked.startswith("/our-data/organs.zip?X-Amz-Algorithm=AWS4-HMAC-SHA256&")
+    assert "s3cret" not in asked
+    written = "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*.json"))
+    assert not any(secret in written + capfd.readouterr().err for secret in ("AKEYID", "X-Amz", "s3cret"))
 
 
 def test_a_part_of_an_older_file_is_not_trusted(server: Server, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from medseg.results.key import ALL, RunKey, fold_order, read_fold
 from medseg.results.paths import Results
 from medseg.tracking import init_store, sync
 from medseg.tracking.library import load_mlflow
-from medseg.tracking.runs import our_runs
+from medseg.tracking.listed import our_runs
 from medseg.train import run as train
 from tests.fake_study import FakeStudy
 

@@ -21,12 +21,13 @@ import pytest
 
 from medseg.compare.run import read_leaderboard
 from medseg.results.key import ALL, RunKey, fold_order
-from medseg.tracking import init_store, models, needs_sync, replay, runs, sync, training_spec, uploads, values
+from medseg.tracking import init_store, models, needs_sync, runs, sending, sync, training_spec, uploads, values
 from medseg.tracking.curves import CurvePoint
 from medseg.tracking.failures import StoreError
 from medseg.tracking.library import load_mlflow
+from medseg.tracking.listed import our_runs
 from medseg.tracking.live import _Link
-from medseg.tracking.runs import is_current, our_runs
+from medseg.tracking.runs import is_current
 from medseg.tracking.store import read_store
 from tests.fake_study import FakeStudy, made_up_rows
 
@@ -63,7 +64,7 @@ class Calls:
         self.done = False
         for name in WRITES:
             patch.setattr(MlflowClient, name, self._wrapped(getattr(MlflowClient, name)))
-        for module in (models, replay):
+        for module in (models, sending):
             patch.setattr(module, "upload", self._wrapped(uploads.upload))
 
     def _wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ from medseg.errors import TrackingError
 from medseg.results.key import RunKey
 from medseg.tracking import init_store, needs_sync, resolve_model, sync, sync_or_note, training_spec
 from medseg.tracking.library import load_mlflow
-from medseg.tracking.runs import KEY, PARENT
+from medseg.tracking.listed import KEY, PARENT
 from medseg.tracking.spec import RunSpec
 from medseg.train.history import read_history
 from tests.fake_study import START_MS, FakeStudy, Record
@@ -252,9 +252,7 @@ def test_who_may_not_write_is_told_who_where_and_what_to_do_and_no_password_is_a
             sync(study.results)
         # What the message and the page say.
         number = load_mlflow().MlflowClient(servers.uri).get_experiment_by_name("hers").experiment_id
-        script = servers.script("a permission")
-        script[-1] = script[-1].replace('"7"', f'"{number}"').replace('"bob"', '"ann"')
-        subprocess.run(script, env=servers.environment, check=True, capture_output=True)
+        servers.run("a permission", replaced={'"7"': f'"{number}"', '"bob"': '"ann"'})
         assert "2 trainings" in sync(study.results, out=study.files.tracking.synced)
         # Through a file that jobs on all nodes find.
         monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
@@ -295,9 +293,7 @@ def test_a_copy_of_the_database_comes_back_and_what_it_lacks_is_sent_again(serve
         client = load_mlflow().MlflowClient(server.uri)
         experiment = client.get_experiment_by_name("kept").experiment_id
         client.delete_run(client.search_runs([experiment])[0].info.run_id)
-        script = server.script("collect what was deleted")
-        script[-1] = script[-1].replace("30d", "0d")
-        subprocess.run(script, env=server.environment, check=True, capture_output=True)
+        server.run("collect what was deleted", replaced={"30d": "0d"})
         assert len(server.rows("SELECT 1 FROM runs WHERE lifecycle_stage = 'deleted'", "restored")) == 0
         assert set(server.bucket.names()) < names
     finally:

@@ -35,6 +35,9 @@ except ImportError as error:
 # A log that cannot be written says so and fails no job, whose own status is the one that counts.
 shell.prefix('set -euo pipefail; tee() {{ command tee "$@" || true; }}; ')
 
+study.require_files(
+    workflow.storage_settings and workflow.storage_settings.default_storage_provider
+)
 MEDSEG = study.prefer_this_environment()
 
 # Another Snakefile may have this workflow as a module; then it is the one that hands the configuration on.
