@@ -64,8 +64,10 @@ def outcome(suffix: str, files: dict[str, bytes], folder: Path) -> str:
 
 def opened(path: Path, in_memory: bool) -> str:
     """What became of one file, whose bytes were read beforehand, or stay on disk until they are used."""
+    from medseg.formats.drawn import drawn, is_drawn
     from medseg.formats.errors import FormatError
     from medseg.formats.read import open_content, open_image, read_content
+    from tests.dicom_contours import GRID
 
     try:
         source = open_image(path, read_content(path) if in_memory else open_content(path))
@@ -74,7 +76,11 @@ def opened(path: Path, in_memory: bool) -> str:
         return "refused" if str(error).startswith(f"{path}: ") else f"nameless: {error}"
     except BaseException as error:  # noqa: BLE001  # the very thing that is counted
         return f"foreign {type(error).__name__}: {error}"
-    for use in (source.image, source.labels):
+
+    def label() -> object:
+        return drawn(source, GRID, {}).labels()
+
+    for use in (source.image, label if is_drawn(source) else source.labels):
         try:
             use()
         except FormatError:

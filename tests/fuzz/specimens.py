@@ -165,6 +165,18 @@ def _slice() -> Files:
     return {"case.dcm": out.getvalue()}
 
 
+def _contours() -> Files:
+    """Two structures, one with a hole."""
+    from tests.dicom_contours import GRID, loops, structure_set
+
+    outer = np.zeros(GRID.shape, bool)
+    outer[1:7, 1:7, 1:4] = True
+    outer[3:5, 3:5, 2] = False
+    inner = np.zeros(GRID.shape, bool)
+    inner[3:5, 3:5, 2] = True
+    return {"case.dcm": structure_set({"outer": loops(outer), "inner": loops(inner)})}
+
+
 def _zipped(files: Files) -> Files:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
@@ -217,6 +229,6 @@ SPECIMENS: dict[str, Callable[[], list[Files]]] = {
     ".tif": functools.cache(_tif),
     ".ome.tif": functools.cache(_ome),
     ".ome.zarr": functools.cache(_zarr),
-    ".dcm": functools.cache(lambda: [_own(".dcm", (7, 6, 5), "mm", "uint8"), _slice()]),
+    ".dcm": functools.cache(lambda: [_own(".dcm", (7, 6, 5), "mm", "uint8"), _slice(), _contours()]),
     ".zip": functools.cache(lambda: [_own(".zip", (7, 6, 5), "mm", "uint8"), _zipped(_slice())]),
 }

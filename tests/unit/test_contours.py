@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from medseg.cli.commands import app
 from medseg.config import load_config
 from medseg.errors import DatasetFaults
-from medseg.formats.dicom.contours import STRUCTURE_SET_STORAGE, filled
+from medseg.formats.dicom.contours import filled
 from medseg.formats.drawn import drawn as drawn_on
 from medseg.formats.errors import FormatError
 from medseg.formats.read import open_image, read_content
@@ -29,55 +29,7 @@ from medseg.ingest.cases import read_case_labels
 from medseg.ingest.manifest import Manifest, read_manifest
 from tests import dicom_phantom as phantom
 from tests.configurations import config as configured
-
-EXPLICIT = "1.2.840.10008.1.2.1"
-# Oblique, slices along the normal as in a series; RAS+.
-GRID = Geometry.create((phantom.COLUMNS, phantom.ROWS, phantom.SLICES), phantom.expected_affine())
-Loops = Sequence[tuple[np.ndarray, str]]
-
-
-def loops(mask: np.ndarray, grid: Geometry = GRID) -> list[tuple[np.ndarray, str]]:
-    """The contours (N, 3), LPS mm, halfway between voxels of a mask (X, Y, Z) and others; holes have their own."""
-    found = []
-    for k in range(mask.shape[2]):
-        for points in find_contours(np.pad(mask[:, :, k], 1).astype(float), 0.5):
-            inside = np.column_stack([points - 1, np.full(len(points), float(k))])
-            found.append((in_space(inside, grid), "CLOSED_PLANAR"))
-    return found
-
-
-def in_space(voxels: np.ndarray, grid: Geometry = GRID) -> np.ndarray:
-    """Voxel coordinates (N, 3) as patient coordinates (LPS), mm."""
-    return (voxels @ grid.affine[:3, :3].T + grid.affine[:3, 3]) * [-1, -1, 1]
-
-
-def structure_set(
-    structures: Mapping[str, Loops],
-    numbers: Sequence[int] = (),
-    implicit: bool = False,
-    undefined: bool = False,
-    **elements: Any,
-) -> bytes:
-    """An RTSTRUCT file, full of identity; contours as decimal strings of at most 16 characters."""
-    image = phantom.one_slice(0)
-    for keyword in ("PixelData", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"):
-        delattr(image, keyword)
-    image.SOPClassUID, image.Modality, image.SeriesInstanceUID = STRUCTURE_SET_STORAGE, "RTSTRUCT", "2.25.77"
-    image.StructureSetROISequence, image.ROIContourSequence = [], []
-    for number, (name, contours) in zip(numbers or range(1, 100), structures.items(), strict=False):
-        roi, drawn = Dataset(), Dataset()
-        roi.ROINumber, roi.ROIName = number, name
-        drawn.ReferencedROINumber, drawn.ContourSequence = number, []
-        for points, kind in contours:
-            item = Dataset()
-            item.ContourGeometricType, item.NumberOfContourPoints = kind, len(points)
-            item.ContourData = phantom.decimals(points.ravel())
-            drawn.ContourSequence.append(item)
-        image.StructureSetROISequence.append(roi)
-        image.ROIContourSequence.append(drawn)
-    phantom.changed(image, **elements)
-    image["ROIContourSequence"].is_undefined_length = undefined
-    return phantom.file_bytes(image, phantom.IMPLICIT if implicit else phantom.EXPLICIT)
+from tests.dicom_contours import GRID, Loops, in_space, loops, structure_set
 
 
 def drawn(path: Path, data: bytes, meant: Mapping[int, int] | None = None, grid: Geometry = GRID) -> Any:
