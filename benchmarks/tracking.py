@@ -38,7 +38,8 @@ from tests.team import Team, lacking, team
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 100  # of a training in the replayed study: two curves
-EVERY_S = 0.2  # a step of a live training
+EVERY_S = 0.2  # a step of a live training, of which three curves have a value
+SETTLED_S = 60  # by then MLflow is imported, and the run made
 FOLDS, SEEDS = 5, 5
 CURVES = ("train/loss", "train/lr", "time/step_s", "val/dice/Anterior", "val/dice/Posterior")
 # Parts of addresses that differ from request to request.
@@ -151,23 +152,25 @@ def lived(results: Path, number: int, minutes: float) -> dict[str, float]:
     spec = training_spec(manifest, plan, key.fold, key.seed, study.fingerprint(key))
     journal = results / "state" / key.name / "journal.jsonl"
     journal.parent.mkdir(parents=True)
-    begun, own, first = time.monotonic(), time.thread_time(), 0.0
-    steps = int(60 * minutes / EVERY_S)
+    begun, before = time.monotonic(), time.process_time()
+    settled, ends = before, time.monotonic() + 60 * minutes
     with LiveTracking(study.files.tracking.store, spec, journal):
-        for step in range(steps):
+        step, loop = 0, time.thread_time()
+        while time.monotonic() < ends:
             values = {name: (step + 1) / 7 for n, name in enumerate(CURVES) if step % 50 == 49 or n < 3}
             record: Record = (step, START_MS + 200 * step, values)
             with open(journal, "ab") as file:
                 file.write(journal_of([record]))
-            if step == int(30 / EVERY_S):  # MLflow is imported, the run made
-                first = time.process_time()
+            if settled == before and time.monotonic() - begun > SETTLED_S:
+                settled, at, loop, points = time.process_time(), time.monotonic(), time.thread_time(), -step
             time.sleep(EVERY_S)
-        last, wall = time.process_time(), time.monotonic() - begun
-        loop = time.thread_time() - own
-        ended = time.monotonic()
+            step += 1
+        spent = time.process_time() - settled - (time.thread_time() - loop)
+        lasted, ended = time.monotonic() - at, time.monotonic()
     return {
-        "begin_cpu_s": first,
-        "cpu_s_per_minute": (last - first - loop * (1 - 30 / wall)) / (wall - 30) * 60,
+        "begin_cpu_s": settled - before,
+        "cpu_s_per_minute": 60 * spent / lasted,
+        "points_per_s": 3.04 * (points + step) / lasted,
         "end_wall_s": time.monotonic() - ended,
     }
 
@@ -193,7 +196,6 @@ def live(uri: str, served: Team | None, minutes: float, writers: int, folder: Pa
     return {
         "trainings": writers,
         "minutes": minutes,
-        "points_per_s_of_each": round((3 + 2 / 50) / EVERY_S, 1),
         **{name: round(value, 3) for name, value in mean.items()},
         "percent_of_one_core_in_an_hour": round(100 * an_hour / 3600, 2),
         "cpu_ms_per_second_and_training": {
@@ -207,13 +209,15 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=("replay", "live"), default=("replay", "live"))
     parser.add_argument("--stores", nargs="+", choices=("file", "server"), default=("file", "server"))
     parser.add_argument("--trainings", type=int, default=1000, help=f"replayed; a multiple of {FOLDS * SEEDS}")
-    parser.add_argument("--minutes", type=float, default=3.0, help="of the live trainings")
+    parser.add_argument("--minutes", type=float, default=3.0, help="of the live trainings, two or more")
     parser.add_argument("--writers", type=int, default=8, help="live trainings side by side")
     parser.add_argument("--keep", type=Path, help="folder of the replayed study, made there unless it is there")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "tracking.json")
     options = parser.parse_args()
     if "server" in options.stores and (reason := lacking()):
         parser.error(f"{reason}: --stores file measures the file alone")
+    if 60 * options.minutes < 2 * SETTLED_S:
+        parser.error(f"--minutes {options.minutes}: the first {SETTLED_S} s are the beginning; give 2 or more")
     found = json.loads(options.out.read_text()) if options.out.is_file() else {}
     load_mlflow()
     for store in options.stores:
@@ -231,7 +235,11 @@ def main() -> None:
                 found.setdefault("replay", {})[store] = replay(uri, served, study)
             if "live" in options.parts:
                 found.setdefault("live", {})[store] = live(uri, served, options.minutes, options.writers, folder)
-    found["hardware"] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    found["hardware"] = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[2], 1),
+    }
     found["versions"] = {name: version(name) for name in ("medseg", "mlflow", "snakemake")}
     options.out.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
