@@ -105,7 +105,11 @@ for package in (medseg.losses, medseg.models):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
 from medseg.engine.placement import set_exact
+from medseg.models.zoo import build_outline
+from tests.plans import tiny_plan
 set_exact(1, "fp32")
+for dims in (2, 3):
+    build_outline("unet", tiny_plan("unet", dims).network)
 print({{"monai", "mlflow", "matplotlib", "skimage", "sklearn", "sympy", "torch._dynamo"}} & set(sys.modules))
 """
     assert python(code).strip() == "set()"

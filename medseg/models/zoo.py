@@ -31,15 +31,20 @@ def build_model(network: str, spec: NetworkSpec) -> nn.Module:
     return with_instance_norm(resolve(row.builder)(spec, options_of(network, spec.options)))
 
 
-class _RealRates(TorchFunctionMode):
-    """Make rows of numbers for real: networks read the rates of their layers from them while they are built."""
+class _Outline(TorchFunctionMode):
+    """Draw no weights, and make rows of numbers for real: networks read the rates of their layers from them.
+
+    Where a tensor has no content, torch looks up what drawing it would be, and imports its compiler for that.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = {**(kwargs or {}), "device": "cpu"} if func is torch.linspace else kwargs or {}
+        if func is torch.Tensor.normal_ and args[0].is_meta:
+            return args[0]
         return func(*args, **given)
 
 
 def build_outline(network: str, spec: NetworkSpec) -> nn.Module:
     """The same network without content (torch's device ``meta``): names, types and shapes of its tensors, no memory."""
-    with torch.device("meta"), _RealRates():
+    with torch.device("meta"), _Outline():
         return build_model(network, spec)
