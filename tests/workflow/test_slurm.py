@@ -168,7 +168,7 @@ def test_processes_of_one_training_share_a_job_with_a_gpu_each(tmp_path: Path, c
     folder, alone = make_study(tmp_path / "cluster", config), make_study(tmp_path / "alone", config)
     process = start(folder, "--until", "train")
     until(lambda: cluster.jobs("train", "RUNNING"), "it trains", ON_THE_WAY)
-    assert "gres/gpu=2" in cluster.ask("scontrol", "show", "job", *cluster.jobs("train"))
+    assert "gpu:fake:2(IDX:0-1)" in cluster.ask("scontrol", "show", "job", "-d", *cluster.jobs("train"))
     ends_well(process, folder)
     done = run(alone, "--until", "train")
     assert done.returncode == 0, done.stdout[-4000:]
