@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from medseg.config import Config
 from medseg.results.paths import Results
-from medseg.workload import CaseSize, Planned, case_sizes, planned, score_rows
+from medseg.workload import CaseSize, Planned, case_sizes, compared, planned
 
 # Resident memory of a process that has imported what the stage needs, in MB, rounded up.
 PROCESS_MB = 600
@@ -48,9 +48,16 @@ CASE_SECONDS = {
 GPU_PACE, THREAD_PACE, STEP_SECONDS = 8e12, 16e9, 0.1
 # Validation and saving, as a share of the training's steps.
 BESIDE_STEPS = 0.25
-# Bytes of compare per score row, and rows that it surely manages in a minute. Measured: 1450 bytes, 1 million.
-COMPARED = 2500
-COMPARED_A_MINUTE = 50_000
+# Compare (benchmarks/compare.py): bytes that it holds of a score row, of a case in all resamples and of a row of its
+# paired comparisons; MB that it holds in any case; score rows, and products of two classes in a resample, that it
+# surely manages in a second. Measured: 25, 20,000 and 2,500 bytes, 300 MB, 1.3 million rows, 50,000 million products.
+COMPARED, RESAMPLED, PAIRED = 50, 25_000, 4000
+COMPARING_MB = 500
+COMPARED_A_SECOND, PRODUCTS_A_SECOND = 200_000, 10e9
+# Resamples of subjects (``compare.interval.RESAMPLES``).
+RESAMPLES = 10_000
+# Bytes of the report: of a model's label map of a case, by voxel; and of a model's score of a class of a case.
+MAPPED, REPORTED = 4, 400
 # Before the plan says how much work its steps are.
 DAY_MINUTES = 1440
 # Stages that work on as many cases at once as they have threads.
@@ -127,7 +134,7 @@ class Job:
     def minutes(self) -> int:
         """Time limit at the first attempt, in minutes."""
         if self.stage == "compare":
-            return START_MINUTES + math.ceil(score_rows(self.config) / COMPARED_A_MINUTE)
+            return START_MINUTES + _compare_minutes(self.config)
         if self.stage in ("plan", "train"):
             return START_MINUTES + self._training_minutes()
         if self.stage not in CASE_SECONDS:
@@ -240,7 +247,31 @@ def _evaluate_mb(job: Job) -> int:
 
 
 def _compare_mb(job: Job) -> int:
-    return _rounded(PROCESS_MB + COMPARED * score_rows(job.config) / MB, 2000)
+    found = compared(job.config)
+    cases = max((one.cases for one in found), default=0)
+    held = COMPARED * sum(one.rows for one in found) + RESAMPLED * cases + PAIRED * sum(one.paired for one in found)
+    return _rounded(PROCESS_MB + COMPARING_MB + held / MB, 2000)
+
+
+def _report_mb(job: Job) -> int:
+    """Charts, rows of the paired comparisons, and the largest case with the label maps of all models."""
+    found = compared(job.config)
+    results, models, largest = Results.of(job.config), len(job.config.models), 0
+    for name in job.config.datasets:
+        files = results.ingest(name)
+        sizes = case_sizes(files.manifest, files.dataset)
+        largest = max([largest, *(READING * one.channels * one.voxels + MAPPED * models * one.voxels for one in sizes)])
+    shown = REPORTED * models * sum(one.cases * one.classes for one in found)
+    held = largest + shown + PAIRED * sum(one.paired for one in found)
+    return _rounded(PROCESS_MB + COMPARING_MB + held / MB, 2000)
+
+
+def _compare_minutes(config: Config) -> int:
+    """Reading, and the resamples of every two models."""
+    seconds = 0.0
+    for one in compared(config):
+        seconds += one.rows / COMPARED_A_SECOND + one.products * one.cases * RESAMPLES / PRODUCTS_A_SECOND
+    return math.ceil(seconds / 60)
 
 
 _MEMORY: Mapping[str, Callable[[Job], int]] = {
@@ -253,6 +284,7 @@ _MEMORY: Mapping[str, Callable[[Job], int]] = {
     "postprocess": _postprocess_mb,
     "evaluate": _evaluate_mb,
     "compare": _compare_mb,
+    "report": _report_mb,
 }
 
 

@@ -120,25 +120,54 @@ def _planned(plan: Path, changed_ns: int) -> Planned:
     )
 
 
-def score_rows(config: Config) -> int:
-    """Most score rows that compare reads, of all data sets whose cases ingest has counted."""
-    results, rows = Results.of(config), 0
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What compare works on, of one data set.
+
+    Attributes:
+        cases, classes: of it.
+        rows: most score rows.
+        paired: most rows of its paired comparisons.
+        products: most products of two classes that all pairs of models need of a case in a resample.
+    """
+
+    cases: int
+    classes: int
+    rows: int
+    paired: int
+    products: int
+
+
+def compared(config: Config) -> list[Compared]:
+    """What compare works on, of each data set whose cases ingest has counted."""
+    results, found = Results.of(config), []
     trainings = collections.Counter(dataset for dataset, *_ in config.runs())
     for name in config.datasets:
         files = results.ingest(name)
         cases = len(case_sizes(files.manifest, files.dataset))
         # A training scores the cases of one fold.
         scored = math.ceil(cases * trainings[name] / config.folds.count)
-        rows += scored * _rows_of_case(files.dataset) if scored else 0
-    return rows
+        if not scored:
+            continue
+        classes, metrics, each = _scored(files.dataset)
+        pairs = math.comb(len(config.models), 2)
+        # The means over classes of every metric and of the score, and one metric class by class.
+        kinds, products = metrics + 1 + classes, (metrics + 1) * math.comb(classes + 1, 2) + classes
+        found.append(Compared(cases, classes, scored * each * classes, pairs * kinds, pairs * products))
+    return found
 
 
-def _rows_of_case(dataset: Path) -> int:
-    """Most score rows of a case of a data set: of every region or class; 0 where its file cannot be read."""
+def score_rows(config: Config) -> int:
+    """Most score rows that compare reads, of all data sets whose cases ingest has counted."""
+    return sum(one.rows for one in compared(config))
+
+
+def _scored(dataset: Path) -> tuple[int, int, int]:
+    """Regions or classes of a data set, and most metrics and score rows of each in a case; 0 for an unreadable file."""
     try:
         labels = read_record(dataset, MAKER)["labels"]
-        needs = [*(one.needs for one in METRICS.values()), *(one.needs for one in QUANTITIES.values())]
-        each = sum(met(one, objects=labels["instances"]) for one in needs)
-        return each * len(labels["regions"] or labels["names"])
+        metrics = sum(met(one.needs, objects=labels["instances"]) for one in METRICS.values())
+        counts = sum(met(one.needs, objects=labels["instances"]) for one in QUANTITIES.values())
+        return len(labels["regions"] or labels["names"]), metrics, metrics + counts
     except UNREADABLE:
-        return 0
+        return 0, 0, 0

@@ -16,7 +16,7 @@ import pandas as pd
 
 from medseg.compare.run import run as compare
 from medseg.config import load_config
-from medseg.files import digest_of, write_json
+from medseg.files import digest_of, sha256_file, write_json
 from medseg.plan.plan import Plan, write_plan
 from medseg.records import write_record
 from medseg.results.key import ALL, Fold, RunKey
@@ -148,7 +148,7 @@ class FakeStudy:
 
     def report(self) -> None:
         self.files.report.folder.mkdir(parents=True, exist_ok=True)
-        self.files.report.page.write_text("<html></html>")
+        self.files.report.page.write_text(f"<html>{sha256_file(self.files.compare.summary)}</html>")
 
     def finish(self) -> FakeStudy:
         """All that the workflow makes, of what is not there."""

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from medseg.compare.quantity import SCORE, ranking_metric
-from medseg.compare.rows import KEY, compared_rows
+from medseg.compare.scored import Scored
 from medseg.compare.tolerance import tolerance_of
 from medseg.errors import DataError
-from medseg.evaluate.score import FAILED, NOT_ANNOTATED
 from medseg.metrics.quantities import QUANTITIES
 from medseg.metrics.table import METRICS
-from medseg.results.key import Fold, fold_order, read_fold
-
-FLAGS = ("missed", "failed", "shown", "annotated")
+from medseg.results.key import Fold, fold_order
 
 Values = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -96,29 +92,19 @@ class Block:
         return (self.missed | self.failed) & self.shown
 
 
-def blocks(scores: pd.DataFrame) -> list[Block]:
+def blocks(found: Iterable[Scored]) -> list[Block]:
     """One block per data set, split and model, in the order of their names.
 
     Raises:
-        DataError: if a case lacks a class that other cases of its model have, or models of one data set were scored
-            on different folds or classes.
+        DataError: if models of one data set were scored on different folds or classes.
     """
-    needed = compared_rows(scores)
-    facts = [*KEY, "status", "n_ref"]
-    wide = needed.pivot(index=facts, columns="metric", values="value").reset_index()
-    failed = wide["status"].str.startswith(FAILED)
-    predicted = wide["tp"] + wide["fp"] > 0
-    wide["failed"], wide["shown"] = failed, wide["n_ref"] > 0
-    wide["annotated"] = wide["status"] != NOT_ANNOTATED
-    wide["left_empty"] = (~predicted & ~failed).astype(float)
-    wide["missed"] = wide["shown"] & ~predicted & ~failed
-    found = []
-    for (dataset, split, model), table in wide.groupby(["dataset", "split", "model"], sort=True):
-        rows = needed[(needed[["dataset", "split", "model"]] == [dataset, split, model]).all(axis=1)]
-        found.append(_block((str(dataset), str(split), str(model)), table, rows))
-    for one, other in itertools.pairwise(found):
+    groups: dict[tuple[str, str, str], list[Scored]] = {}
+    for training in sorted(found, key=lambda training: training.run.order):
+        groups.setdefault(training.run[:3], []).append(training)
+    made = [_block(key, trainings) for key, trainings in groups.items()]
+    for one, other in itertools.pairwise(made):
         _require_same_cases(one, other)
-    return found
+    return made
 
 
 def _require_same_cases(one: Block, other: Block) -> None:
@@ -136,102 +122,130 @@ def _require_same_cases(one: Block, other: Block) -> None:
             )
 
 
-def _units(rows: pd.DataFrame) -> dict[str, str]:
-    """Metric or quantity -> unit."""
-    return {str(name): str(unit) for name, unit in rows.groupby("metric")["unit"].first().items()}
+class _Training(Mapping[str, Values]):
+    """Scores of one training as (N, C) tables, NaN for the cases that it did not predict."""
+
+    def __init__(self, rows: NDArray[np.intp], values: Mapping[str, Values], cases: int) -> None:
+        self._rows, self._values, self._cases = rows, values, cases
+
+    def __getitem__(self, name: str) -> Values:
+        values = self._values[name]
+        out = np.full((self._cases, values.shape[1]), np.nan)
+        out[self._rows] = values
+        return out
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
-def _tolerances(rows: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """(metric, class) -> tolerance, from the definitions of the rows."""
-    found = rows[["metric", "label", "definition"]].drop_duplicates().itertuples(index=False)
-    return {(metric, label): size for metric, label, text in found if (size := tolerance_of(text))}
+def _predicted(one: Scored) -> Mask:
+    """(n, C) the prediction has some of the class."""
+    found: Mask = one.values["tp"] + one.values["fp"] > 0
+    return found
 
 
-def _covered(rows: pd.DataFrame, ranked: str, metrics: Sequence[str], labels: Sequence[str]) -> dict[str, Mask]:
-    """(C,) whether a class has rows of the score and of each metric."""
-    found = rows.groupby("metric")["label"].unique()
-    having = {SCORE: set(found[ranked]), **{name: set(found[name]) for name in metrics}}
-    return {name: np.array([label in mine for label in labels]) for name, mine in having.items()}
+def _left_empty(one: Scored) -> Values:
+    """(n, C) 1 where a training gave the class no voxel and did not fail, else 0."""
+    return (~_predicted(one) & ~one.failed).astype(np.float64)
 
 
-def _bounds(metric: str, rows: pd.DataFrame) -> tuple[float, float]:
+def _texts(
+    found: Sequence[Scored], metrics: Sequence[str], labels: Sequence[str]
+) -> tuple[dict[str, str], dict[str, Mask], dict[tuple[str, str], str]]:
+    """Units of metrics and quantities, the classes that have rows of each metric, tolerances by metric and class."""
+    units = {name: text for one in found for (name, _), (text, *_) in one.units.items()}
+    having = {name: {label for one in found for m, label in one.definitions if m == name} for name in metrics}
+    covered = {name: np.array([label in mine for label in labels]) for name, mine in having.items()}
+    tolerances = {
+        (name, label): size
+        for one in found
+        for (name, label), texts in one.definitions.items()
+        if (size := tolerance_of(texts[0]))
+    }
+    return units, covered, tolerances
+
+
+def _trainings(
+    found: Sequence[Scored], rows: Sequence[NDArray[np.intp]], metrics: Sequence[str], shown: Mask, counted: Mask
+) -> dict[tuple[Fold, int], _Training]:
+    """The scores of each training; ``rows`` are the places of its cases among all."""
+    trainings: dict[tuple[Fold, int], _Training] = {}
+    for one, mine in zip(found, rows, strict=True):
+        score = _score(one.values[ranking_metric(metrics)], _left_empty(one), shown[mine], counted[mine])
+        own = {SCORE: score, **{name: one.values[name] for name in metrics}}
+        trainings[one.run.fold, one.run.seed] = _Training(mine, own, len(shown))
+    return trainings
+
+
+def _bounds(metric: str, diagonal: float, voxels: int) -> tuple[float, float]:
     """Smallest and largest value of a metric; one without a bound is at most what the worst of the cases counts."""
     row = METRICS[metric]
     if not isinstance(row.worst, str):
         return row.low, row.high
-    return row.low, min(row.high, row.worst_of(float(rows["diagonal"].max()), int(rows["n_ref"].max())))
+    return row.low, min(row.high, row.worst_of(diagonal, voxels))
 
 
-def _block(key: tuple[str, str, str], wide: pd.DataFrame, rows: pd.DataFrame) -> Block:
-    """The block of one data set, split and model.
+def _block(key: tuple[str, str, str], found: Sequence[Scored]) -> Block:
+    """The block of one data set, split and model, from the scores of its trainings, which all have the same classes."""
+    subject_of = {case: subject for one in found for case, subject in zip(one.cases, one.subjects, strict=True)}
+    cases, labels = tuple(sorted(subject_of)), found[0].labels
+    place, shape = {case: k for k, case in enumerate(cases)}, (len(cases), len(labels))
+    rows = [np.array([place[case] for case in one.cases], dtype=np.intp) for one in found]
+    times = np.zeros(len(cases))
+    for mine in rows:
+        times[mine] += 1
 
-    Args:
-        key: data set, split and model.
-        wide: a row per training, case and class; metrics, quantities and flags are columns.
-        rows: its score rows.
-    """
-    units = _units(rows)
-    metrics, quantities = ([name for name in names if name in units] for names in (METRICS, QUANTITIES))
-    means, ranked = [*metrics, *quantities, "left_empty"], ranking_metric(metrics)
-    merged = (
-        wide.groupby(["case", "subject", "label"], sort=True)
-        .agg(**{m: (m, "mean") for m in means}, **{m: (m, "max") for m in FLAGS})
-        .reset_index()
-    )
-    pairs = merged[["case", "subject"]].drop_duplicates()
-    cases, labels = pairs["case"].tolist(), sorted(merged["label"].unique())
-    shape = (len(cases), len(labels))
-    if len(merged) != shape[0] * shape[1]:
-        counts = merged.groupby("case", sort=True).size()
-        case = counts.index[counts < shape[1]][0]
-        raise DataError(f"score rows: {key[0]}/{key[2]}/{case} lacks some of the classes {labels}; evaluate again")
-    tables = {c: merged[c].to_numpy().reshape(shape) for c in [*means, *FLAGS]}
-    shown = tables["shown"].astype(bool)
-    lacking = tables["annotated"].astype(bool) & ~shown
+    def mean(values: Iterable[Values]) -> Values:
+        """Over the trainings that have the case."""
+        total = np.zeros(shape)
+        for mine, one in zip(rows, values, strict=True):
+            total[mine] += one
+        return np.asarray(total / times[:, None])
+
+    def some(masks: Iterable[Mask]) -> Mask:
+        """Whether it is so under any training."""
+        out = np.zeros(shape, dtype=bool)
+        for mine, one in zip(rows, masks, strict=True):
+            out[mine] |= one
+        return out
+
+    names = {name for one in found for name in one.values}
+    metrics, quantities = ([name for name in table if name in names] for table in (METRICS, QUANTITIES))
+    ranked = ranking_metric(metrics)
+    nothing = np.full(shape, np.nan)
+    values = {name: mean(one.values.get(name, nothing[: len(one.cases)]) for one in found) for name in names}
+    left_empty = mean(map(_left_empty, found))
+    shown = some(one.n_ref > 0 for one in found)
+    lacking = some(one.annotated for one in found) & ~shown
     # A class that no reference shows has no place in a mean: one stray voxel would move it.
     counted = lacking & shown.any(axis=0)
-    place = {case: k for k, case in enumerate(cases)}
-    trainings = {
-        (read_fold(str(fold)), int(str(seed))): _training(table, place, metrics, ranked, shown, counted)
-        for (fold, seed), table in wide.groupby(["fold", "seed"], sort=True)
-    }
-    values = {m: tables[m].astype(np.float64) for m in means}
+    units, covered, tolerances = _texts(found, metrics, labels)
+    largest = max(float(one.diagonal.max()) for one in found), max(int(one.n_ref.max()) for one in found)
+    bounds = {name: _bounds(name, *largest) for name in metrics}
     return Block(
         *key,
-        tuple(cases),
-        tuple(pairs["subject"]),
-        tuple(labels),
+        cases,
+        tuple(subject_of[case] for case in cases),
+        labels,
         ranked,
-        {SCORE: _score(values[ranked], values["left_empty"], shown, counted), **{m: values[m] for m in metrics}},
-        {SCORE: units[ranked], **{m: units[m] for m in metrics}},
-        {SCORE: _bounds(ranked, rows), **{m: _bounds(m, rows) for m in metrics}},
-        _tolerances(rows),
-        _covered(rows, ranked, metrics, labels),
-        {m: values[m] for m in quantities},
+        {SCORE: _score(values[ranked], left_empty, shown, counted), **{name: values[name] for name in metrics}},
+        {SCORE: units[ranked], **{name: units[name] for name in metrics}},
+        {SCORE: bounds[ranked], **bounds},
+        tolerances,
+        {SCORE: covered[ranked], **covered},
+        {name: values[name] for name in quantities},
         values["volume_pred"],
         shown,
         lacking,
-        values["left_empty"],
-        tables["missed"].astype(bool),
-        tables["failed"].astype(bool),
-        trainings,
+        left_empty,
+        some((one.n_ref > 0) & ~_predicted(one) & ~one.failed for one in found),
+        some(one.failed for one in found),
+        _trainings(found, rows, metrics, shown, counted),
         units["volume_pred"],
     )
-
-
-def _training(
-    table: pd.DataFrame, place: Mapping[str, int], metrics: list[str], ranked: str, shown: Mask, counted: Mask
-) -> dict[str, Values]:
-    """Scores of one training as (N, C) tables."""
-    ordered = table.sort_values(["case", "label"], kind="stable")
-    classes = shown.shape[1]
-    rows = [place[case] for case in ordered["case"].iloc[::classes]]
-    out = {name: np.full(shown.shape, np.nan) for name in (SCORE, *metrics)}
-    for name in metrics:
-        out[name][rows] = ordered[name].to_numpy(np.float64).reshape(-1, classes)
-    empty = ordered["left_empty"].to_numpy(np.float64).reshape(-1, classes)
-    out[SCORE][rows] = _score(out[ranked][rows], empty, shown[rows], counted[rows])
-    return out
 
 
 def _score(ranked: Values, left_empty: Values, shown: Mask, counted: Mask) -> Values:

@@ -7,6 +7,7 @@ references alone, so it is the same for every model.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,17 +64,27 @@ def subject_means(values: ArrayLike, subjects: Sequence[str]) -> tuple[tuple[str
     """
     cases = np.asarray(values, dtype=np.float64)
     cases = cases.reshape(len(cases), -1)
-    names, member = np.unique(np.asarray(subjects, dtype=np.str_), return_inverse=True)
+    names, member = members(tuple(subjects))
     defined = np.isfinite(cases)
-    sums, counts = np.zeros((len(names), cases.shape[1])), np.zeros((len(names), cases.shape[1]))
-    np.add.at(sums, member, np.where(defined, cases, 0.0))
-    np.add.at(counts, member, defined.astype(np.float64))
-    return tuple(str(name) for name in names), _divide(sums, counts, np.nan)
+    known = np.where(defined, cases, 0.0)
+    shape = (len(names), cases.shape[1])
+    sums, counts = np.zeros(shape), np.zeros(shape)
+    for c in range(shape[1]):
+        sums[:, c] = np.bincount(member, weights=known[:, c], minlength=len(names))
+        counts[:, c] = np.bincount(member, weights=defined[:, c], minlength=len(names))
+    return names, _divide(sums, counts, np.nan)
+
+
+@functools.lru_cache(maxsize=8)
+def members(subjects: tuple[str, ...]) -> tuple[tuple[str, ...], NDArray[np.intp]]:
+    """The subjects of N cases in sorted order, and the place among them of each case's subject."""
+    names, member = np.unique(np.asarray(subjects, dtype=np.str_), return_inverse=True)
+    return tuple(str(name) for name in names), member
 
 
 def macro_mean(table: ArrayLike) -> float:
     """Mean over the classes that anybody has of the mean over the subjects that have the class; (S, C) -> number."""
-    values, _, weights = _weighted(table)
+    values, _, weights = weighted(table)
     return float(np.einsum("sc,sc->", values, weights) / len(values)) if len(values) else float("nan")
 
 
@@ -84,7 +95,7 @@ def contributions(table: ArrayLike) -> Array:
     subjects with any class. A subject without any class has NaN.
     """
     whole = np.asarray(table, dtype=np.float64)
-    values, present, weights = _weighted(whole)
+    values, present, weights = weighted(whole)
     out = np.full(len(whole), np.nan)
     out[np.isfinite(whole).any(axis=1)] = np.einsum("sc,sc->s", values, np.where(present, weights, 0.0))
     return out
@@ -96,8 +107,8 @@ def influences(table: ArrayLike) -> Array:
     Contributions about the class means, (1 / C') sum_c (S / S_c) (v_sc - mean_c); subjects without any class are
     left out, so (S, C) -> (subjects with any class,).
     """
-    values, present, weights = _weighted(table)
-    found: Array = np.einsum("sc,sc->s", _centred(values, present), weights)
+    values, present, weights = weighted(table)
+    found: Array = np.einsum("sc,sc->s", centred_by_class(values, present), weights)
     return found
 
 
@@ -131,36 +142,51 @@ def mean_interval(
         resamples: number of bootstrap resamples.
         seed: seed of the resampling; the same input and seed give the same bytes on any number of threads.
     """
-    values, present, _ = _weighted(table)
+    values, present, _ = weighted(table)
     n, mean = len(values), macro_mean(table)
-    if n < FEWEST_SUBJECTS:
-        reason = f"{n} subject{'' if n == 1 else 's'}; an interval needs {FEWEST_SUBJECTS}"
+    if reason := refusal(present):
         return Interval(mean, float("nan"), float("nan"), n, reason)
-    if (present.sum(axis=0) == 1).any():
-        reason = "a class is shown by one subject only, so its scatter is unknown"
-        return Interval(mean, float("nan"), float("nan"), n, reason)
-    centred = _centred(values, present)
+    centred = centred_by_class(values, present)
     if not np.abs(centred).max() > TIE:
         return Interval(mean, mean, mean, n, f"all {n} subjects have the same value")
-    ratios = np.sort(_studentised(centred, present, resamples, seed))
-    tail = (1.0 - level) / 2.0
-    first = ratios[max(0, int(np.floor((resamples + 1) * tail)) - 1)]
-    last = ratios[min(resamples - 1, int(np.ceil((resamples + 1) * (1.0 - tail))) - 1)]
+    drawn = [studentised(times, centred, present) for times in resample_counts(n, resamples, seed)]
+    first, last = np.sort(np.concatenate(drawn))[list(places_of(level, resamples))]
     error = standard_error(table)
     low, high = (float(np.clip(mean - ratio * error, *bounds)) for ratio in (last, first))
     return Interval(mean, min(low, mean), max(high, mean), n)
 
 
+def refusal(present: NDArray[np.bool_]) -> str:
+    """Why there is no interval of values that are defined there, (n, C) of n subjects with any class; else empty."""
+    n = len(present)
+    if n < FEWEST_SUBJECTS:
+        return f"{n} subject{'' if n == 1 else 's'}; an interval needs {FEWEST_SUBJECTS}"
+    if (present.sum(axis=0) == 1).any():
+        return "a class is shown by one subject only, so its scatter is unknown"
+    return ""
+
+
+def places_of(level: float, resamples: int) -> tuple[int, int]:
+    """Places of the two quantiles of an interval among so many sorted ratios."""
+    tail = (1.0 - level) / 2.0
+    first = max(0, int(np.floor((resamples + 1) * tail)) - 1)
+    return first, min(resamples - 1, int(np.ceil((resamples + 1) * (1.0 - tail))) - 1)
+
+
 def resample_counts(n: int, resamples: int, seed: int) -> Iterator[Array]:
     """How often each of n subjects is drawn in each bootstrap resample, as blocks of (resamples, n) counts."""
+    return (block.astype(np.float64) for block in drawn_counts(n, resamples, seed))
+
+
+def drawn_counts(n: int, resamples: int, seed: int) -> Blocks:
+    """The blocks of :func:`resample_counts` in small integers, drawn once for all that ask for the same."""
     key = n, resamples, seed
     if key not in _drawn:
         made = _draw(*key)
         while _drawn and sum(block.nbytes for one in [made, *_drawn.values()] for block in one) > _KEPT_BYTES:
             del _drawn[next(iter(_drawn))]
         _drawn[key] = made
-    for block in _drawn[key]:
-        yield block.astype(np.float64)
+    return _drawn[key]
 
 
 def _draw(n: int, resamples: int, seed: int) -> Blocks:
@@ -176,7 +202,7 @@ def _draw(n: int, resamples: int, seed: int) -> Blocks:
     return out
 
 
-def _weighted(table: ArrayLike) -> tuple[Array, NDArray[np.bool_], Array]:
+def weighted(table: ArrayLike) -> tuple[Array, NDArray[np.bool_], Array]:
     """Values (0 where undefined), where defined, weights (1 / C') (S / S_c); of subjects that have any class."""
     whole = np.asarray(table, dtype=np.float64)
     if whole.ndim != 2:
@@ -190,7 +216,7 @@ def _weighted(table: ArrayLike) -> tuple[Array, NDArray[np.bool_], Array]:
     return np.where(present, whole, 0.0), present, weights
 
 
-def _centred(values: Array, present: NDArray[np.bool_]) -> Array:
+def centred_by_class(values: Array, present: NDArray[np.bool_]) -> Array:
     """Values less the mean of their class, 0 where undefined."""
     means = _divide(np.einsum("sc->c", values), present.sum(axis=0).astype(np.float64), 0.0)
     return np.where(present, values - means, 0.0)
@@ -200,29 +226,28 @@ def _divide(sums: Array, counts: Array, empty: float) -> Array:
     return np.where(counts > 0, sums / np.where(counts > 0, counts, 1.0), empty)
 
 
-def _studentised(centred: Array, present: NDArray[np.bool_], resamples: int, seed: int) -> Array:
+def studentised(times: Array, centred: Array, present: NDArray[np.bool_]) -> Array:
     """Deviations of resampled macro means over their own standard errors; infinite where a resample has no spread.
 
-    The values are centred by class, so a class that is missing in a resample does not shift its macro mean.
+    Args:
+        times: (R, n) how often each subject is drawn in each resample.
+        centred: (n, C) values less the mean of their class, so a class that is missing in a resample does not shift
+            its macro mean.
+        present: (n, C) where they are defined.
     """
-    n = len(centred)
-    here = present.astype(np.float64)
-    out = []
-    for times in resample_counts(n, resamples, seed):
-        # einsum, not matmul: its order of summation does not depend on the number of threads.
-        carriers = np.einsum("rs,sc->rc", times, here)
-        means = _divide(np.einsum("rs,sc->rc", times, centred), carriers, 0.0)
-        classes = np.maximum((carriers > 0).sum(axis=1), 1)
-        deviations = np.einsum("rc->r", means) / classes
-        weights = _divide(np.full_like(carriers, n), classes[:, None] * carriers, 0.0)
-        influence = np.einsum("rc,sc->rs", weights, centred)
-        influence -= np.einsum("rc,sc->rs", weights * means, here)
-        variances = np.einsum("rs,rs,rs->r", times, influence, influence) / (n * (n - 1))
-        flat = variances <= TIE**2
-        ratios = deviations / np.sqrt(np.where(flat, 1.0, variances))
-        no_spread = np.where(np.abs(deviations) <= TIE, 0.0, np.copysign(np.inf, deviations))
-        out.append(np.where(flat, no_spread, ratios))
-    return np.concatenate(out)
+    n, here = len(centred), present.astype(np.float64)
+    # einsum, not matmul: its order of summation does not depend on the number of threads.
+    carriers = np.einsum("rs,sc->rc", times, here)
+    means = _divide(np.einsum("rs,sc->rc", times, centred), carriers, 0.0)
+    classes = np.maximum((carriers > 0).sum(axis=1), 1)
+    deviations = np.einsum("rc->r", means) / classes
+    weights = _divide(np.full_like(carriers, n), classes[:, None] * carriers, 0.0)
+    influence = np.einsum("rc,sc->rs", weights, centred)
+    influence -= np.einsum("rc,sc->rs", weights * means, here)
+    variances = np.einsum("rs,rs,rs->r", times, influence, influence) / (n * (n - 1))
+    flat = variances <= TIE**2
+    no_spread = np.where(np.abs(deviations) <= TIE, 0.0, np.copysign(np.inf, deviations))
+    return np.where(flat, no_spread, deviations / np.sqrt(np.where(flat, 1.0, variances)))
 
 
 def caution(table: ArrayLike) -> str:

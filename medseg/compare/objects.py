@@ -16,8 +16,11 @@ from medseg.compare.interval import (
     RESAMPLES,
     Array,
     Interval,
+    members,
+    places_of,
     resample_counts,
 )
+from medseg.compare.product import product
 from medseg.compare.summary import number
 from medseg.metrics.quantities import HUNDREDTHS
 
@@ -51,40 +54,61 @@ def pooled_interval(found: ArrayLike, total: ArrayLike, *, resamples: int = RESA
         found, total: (S,) of each subject, ``0 <= found <= total``.
         resamples, seed: as of ``mean_interval``.
     """
+    rows = (np.asarray(one, dtype=np.float64)[None] for one in (found, total))
+    return pooled_intervals(*rows, resamples=resamples, seed=seed)[0]
+
+
+def pooled_intervals(
+    found: ArrayLike, total: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
+) -> list[Interval]:
+    """:func:`pooled_interval` of each of K rows of (K, S) sums, all in the same resamples."""
     counted, of = np.asarray(found, dtype=np.float64), np.asarray(total, dtype=np.float64)
-    n, nan = len(of), math.nan
-    if not of.sum():
-        return Interval(nan, nan, nan, n, "there are no objects")
-    ratio = float(counted.sum() / of.sum())
-    if n < FEWEST_SUBJECTS:
-        return Interval(ratio, nan, nan, n, f"{n} subject{'' if n == 1 else 's'}; an interval needs {FEWEST_SUBJECTS}")
-    rest = counted - ratio * of
-    if not np.abs(rest).max() > _FLAT * of.max():
-        return Interval(ratio, ratio, ratio, n, f"all {n} subjects have the same value")
-    ratios = np.sort(_studentised(rest, of, resamples, seed))
-    tail = (1.0 - LEVEL) / 2.0
-    first = ratios[max(0, int(np.floor((resamples + 1) * tail)) - 1)]
-    last = ratios[min(resamples - 1, int(np.ceil((resamples + 1) * (1.0 - tail))) - 1)]
-    error = math.sqrt(n / (n - 1) * float(np.einsum("s,s->", rest, rest))) / float(of.sum())
-    low, high = (float(np.clip(ratio - end * error, 0.0, 1.0)) for end in (last, first))
-    return Interval(ratio, min(low, ratio), max(high, ratio), n)
+    n, sums = of.shape[1], of.sum(axis=1)
+    ratios = counted.sum(axis=1) / np.where(sums > 0, sums, 1.0)
+    rest = counted - ratios[:, None] * of
+    varies = np.abs(rest).max(axis=1, initial=0.0) > _FLAT * of.max(axis=1, initial=0.0)
+    drawn = np.flatnonzero(varies & (sums > 0)) if n >= FEWEST_SUBJECTS else np.zeros(0, dtype=np.intp)
+    ends = dict(zip(drawn.tolist(), _ends(rest[drawn], of[drawn], resamples, seed), strict=True))
+    intervals = []
+    for k, ratio in enumerate(ratios.tolist()):
+        if not sums[k]:
+            intervals.append(Interval(math.nan, math.nan, math.nan, n, "there are no objects"))
+        elif n < FEWEST_SUBJECTS:
+            reason = f"{n} subject{'' if n == 1 else 's'}; an interval needs {FEWEST_SUBJECTS}"
+            intervals.append(Interval(ratio, math.nan, math.nan, n, reason))
+        elif k not in ends:
+            intervals.append(Interval(ratio, ratio, ratio, n, f"all {n} subjects have the same value"))
+        else:
+            low, high = (float(np.clip(ratio - end, 0.0, 1.0)) for end in ends[k])
+            intervals.append(Interval(ratio, min(low, ratio), max(high, ratio), n))
+    return intervals
+
+
+def _ends(rest: Array, total: Array, resamples: int, seed: int) -> Array:
+    """(K, 2) distances of an interval's lower and upper end below each ratio."""
+    if not len(rest):
+        return np.zeros((0, 2))
+    first, last = places_of(LEVEL, resamples)
+    ratios = np.partition(_studentised(rest, total, resamples, seed), (first, last), axis=1)[:, [last, first]]
+    n = total.shape[1]
+    errors = np.sqrt(n / (n - 1) * np.einsum("ks,ks->k", rest, rest)) / total.sum(axis=1)
+    return np.asarray(ratios * errors[:, None])
 
 
 def _studentised(rest: Array, total: Array, resamples: int, seed: int) -> Array:
-    """Deviations of the ratio in resamples over their own standard errors; infinite where a resample has no spread."""
-    n, out = len(total), []
+    """(K, R) deviations of ratios in resamples over their own standard errors; infinite where there is no spread."""
+    (count, n), out = rest.shape, []
+    rows = np.concatenate([rest, total, rest**2, rest * total, total**2])
     for times in resample_counts(n, resamples, seed):
-        # einsum, not matmul: its order of summation does not depend on the number of threads.
-        sums = np.einsum("rs,s->r", times, total)
+        deviated, sums, squares, mixed, of_total = product(rows, times.T).reshape(5, count, -1)
         some = sums > 0
-        deviations = np.where(some, np.einsum("rs,s->r", times, rest) / np.where(some, sums, 1.0), 0.0)
-        squares, mixed, of_total = (np.einsum("rs,s->r", times, x) for x in (rest**2, rest * total, total**2))
+        deviations = np.where(some, deviated / np.where(some, sums, 1.0), 0.0)
         left = squares - 2 * deviations * mixed + deviations**2 * of_total
         flat = left <= _FLAT * squares
         error = np.sqrt(np.where(flat, 1.0, left) * n / (n - 1)) / np.where(some, sums, 1.0)
         no_spread = np.where(np.abs(deviations) <= _FLAT, 0.0, np.copysign(np.inf, deviations))
         out.append(np.where(flat, no_spread, deviations / error))
-    return np.concatenate(out)
+    return np.concatenate(out, axis=1)
 
 
 def agreement(reference: ArrayLike, predicted: ArrayLike) -> tuple[float, float, float]:
@@ -121,14 +145,12 @@ def _row(block: Block, place: int) -> dict[str, Any]:
 
 def _curve(counts: dict[str, Array], subjects: Sequence[str]) -> tuple[list[dict[str, float | None]], str]:
     """AP of summed matches at each IoU, with its interval; and why there is none."""
-    _, member = np.unique(np.asarray(subjects, dtype=np.str_), return_inverse=True)
-    points, notes = [], []
+    _, member = members(tuple(subjects))
     every = np.bincount(member, weights=counts["n_objects_ref"] + counts["n_objects_pred"])
-    for hundredths in HUNDREDTHS:
-        matched = np.bincount(member, weights=counts[f"matched_{hundredths}"])
-        found = pooled_interval(matched, every - matched)
-        points.append(
-            {"iou": hundredths / 100, "ap": number(found.mean), "low": number(found.low), "high": number(found.high)}
-        )
-        notes.append(found.reason)
-    return points, notes[0]
+    matched = np.stack([np.bincount(member, weights=counts[f"matched_{k}"]) for k in HUNDREDTHS])
+    found = pooled_intervals(matched, every - matched)
+    points = [
+        {"iou": hundredths / 100, "ap": number(one.mean), "low": number(one.low), "high": number(one.high)}
+        for hundredths, one in zip(HUNDREDTHS, found, strict=True)
+    ]
+    return points, found[0].reason

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +18,7 @@ Array = NDArray[np.float64]
 MOST_ENUMERATED = 13
 FLIPS = 10_000
 _BLOCK = 2_000_000
+NO_SUBJECT = "no common subject"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +69,75 @@ def max_t(differences: ArrayLike, *, flips: int = FLIPS, seed: int = 0) -> list[
     gaps = np.asarray(differences, dtype=np.float64)
     gaps = gaps.reshape(len(gaps), -1)
     common = np.isfinite(gaps)
-    gaps = np.where(common & (np.abs(gaps) > TIE), gaps, 0.0)
+    gaps = without_ties(np.where(common, gaps, 0.0))
     counts = common.sum(axis=0)
-    tested = np.flatnonzero(counts)
     subjects = np.flatnonzero((gaps != 0.0).any(axis=1))  # flipping a zero changes nothing
-    exact = len(subjects) <= MOST_ENUMERATED
-    scaled = _normalised(gaps[np.ix_(subjects, tested)])
-    observed = np.abs(np.einsum("sp->p", scaled))
-    order = np.argsort(-observed, kind="stable")
-    total, alone, joint = _exceedances(scaled[:, order], observed[order], flips, seed, exact)
-    floors = len(tested) * 0.5 ** (counts[tested][order] - 1.0)
-    adjusted = np.maximum.accumulate(np.minimum(np.maximum(joint / total, floors), 1.0))
-    tests = [Test(float("nan"), float("nan"), float("nan"), 0, exact, 0, "no common subject")] * gaps.shape[1]
-    for place, index in enumerate(order):
-        pair = int(tested[index])
-        n = int(counts[pair])
-        t = _student(gaps[common[:, pair], pair])
-        tests[pair] = Test(float(alone[place] / total), float(adjusted[place]), t, n, exact, total)
+    scaled = normalised(gaps[subjects])
+    p, adjusted, exact, total = family(_Columns(scaled), np.abs(np.einsum("sp->p", scaled)), counts, flips, seed)
+    tests = []
+    for k, n in enumerate(counts.tolist()):
+        t = float(student(gaps[common[:, k], k][None])[0]) if n else math.nan
+        found = (float(p[k]), float(adjusted[k]), t, n, exact, total)
+        tests.append(Test(*found) if n else Test(math.nan, math.nan, math.nan, 0, exact, 0, NO_SUBJECT))
     return tests
 
 
-def _normalised(gaps: Array) -> Array:
+class Columns(Protocol):
+    """Normalised differences (subjects, P) of a family, whose flipped sums are asked for in any order of columns."""
+
+    @property
+    def subjects(self) -> int:
+        """Those who differ in anything."""
+
+    def of(self, order: NDArray[np.intp]) -> Callable[[Array], Array]:
+        """A function from (F, subjects) signs to the (F, P) absolute sums, columns in this order."""
+
+
+class _Columns:
+    """Normalised differences (subjects, P), whose flipped sums are asked for in any order of columns."""
+
+    def __init__(self, scaled: Array) -> None:
+        self._scaled = scaled
+
+    @property
+    def subjects(self) -> int:
+        """Those who differ in anything."""
+        return len(self._scaled)
+
+    def of(self, order: NDArray[np.intp]) -> Callable[[Array], Array]:
+        """A function from (F, subjects) signs to the (F, P) sums, columns in this order."""
+        scaled = self._scaled[:, order]
+        # einsum, not matmul: its order of summation does not depend on the number of threads.
+        return lambda signs: np.abs(np.einsum("fs,sp->fp", signs, scaled))
+
+
+def family(
+    columns: Columns, observed: Array, counts: NDArray[np.integer], flips: int, seed: int
+) -> tuple[Array, Array, bool, int]:
+    """p-values alone and adjusted of all columns, NaN without a subject; whether all flips were enumerated; flips."""
+    tested = np.flatnonzero(counts)
+    exact = columns.subjects <= MOST_ENUMERATED
+    order = tested[np.argsort(-observed[tested], kind="stable")]
+    total, alone, joint = _exceedances(columns, order, observed[order], flips, seed, exact)
+    floors = len(tested) * 0.5 ** (counts[order] - 1.0)
+    p, adjusted = np.full(len(counts), np.nan), np.full(len(counts), np.nan)
+    p[order] = alone / total
+    adjusted[order] = np.maximum.accumulate(np.minimum(np.maximum(joint / total, floors), 1.0))
+    return p, adjusted, exact, total
+
+
+def without_ties(gaps: Array) -> Array:
+    """Differences that are rounding, as zeros."""
+    return np.where(np.abs(gaps) > TIE, gaps, 0.0)
+
+
+def pair_parts(count: int, numbers: int) -> Iterator[slice]:
+    """Parts of so many rows of so many numbers that fit into memory."""
+    size = max(1, _BLOCK // max(numbers, 1))
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def normalised(gaps: Array) -> Array:
     """Columns divided by the root of their sum of squares, which no flip changes; zero columns stay zero."""
     # Scaled first: squares of tiny differences must not vanish.
     largest = np.abs(gaps).max(axis=0, initial=0.0)
@@ -95,32 +146,38 @@ def _normalised(gaps: Array) -> Array:
     return np.asarray(scaled / np.where(lengths > 0, lengths, 1.0))
 
 
-def _student(gaps: Array) -> float:
-    """Student's t of one column; infinite if all differences are equal and not zero, NaN for one subject."""
-    n = len(gaps)
+def student(gaps: Array) -> Array:
+    """(K, n) -> (K,) Student's t; infinite if all differences are equal and not zero, NaN for one subject."""
+    n = gaps.shape[1]
     if n < 2:
-        return float("nan")
-    mean, spread = float(gaps.mean()), float(gaps.std(ddof=1))
-    if spread > TIE * max(1.0, abs(mean)):
-        return mean / spread * float(np.sqrt(n))
-    return 0.0 if abs(mean) <= TIE else float(np.copysign(np.inf, mean))
+        return np.full(len(gaps), np.nan)
+    mean, spread = gaps.mean(axis=1), gaps.std(axis=1, ddof=1)
+    varies = spread > TIE * np.maximum(1.0, np.abs(mean))
+    equal = np.where(np.abs(mean) <= TIE, 0.0, np.copysign(np.inf, mean))
+    return np.where(varies, mean / np.where(varies, spread, 1.0) * np.sqrt(n), equal)
 
 
 def _exceedances(
-    scaled: Array, observed: Array, flips: int, seed: int, exact: bool
+    columns: Columns,
+    order: NDArray[np.intp],
+    observed: Array,
+    flips: int,
+    seed: int,
+    exact: bool,
 ) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
     """Flips looked at; those as extreme as each comparison; those whose maximum over it and the later ones is."""
-    pairs = len(observed)
+    pairs, sums = len(order), columns.of(order)
     alone, joint, total = np.zeros(pairs, np.int64), np.zeros(pairs, np.int64), 0
     if not exact:  # the observed signs are one of the flips
         alone, joint, total = alone + 1, joint + 1, 1
-    for signs in _all_signs(len(scaled)) if exact else _random_signs(len(scaled), flips, seed, pairs):
-        # einsum, not matmul: its order of summation does not depend on the number of threads.
-        statistics = np.abs(np.einsum("fs,sp->fp", signs, scaled))
-        largest = np.maximum.accumulate(statistics[:, ::-1], axis=1)[:, ::-1]
-        alone += (statistics >= observed - TIE).sum(axis=0)
-        joint += (largest >= observed - TIE).sum(axis=0)
-        total += len(signs)
+    n = columns.subjects
+    for block in _all_signs(n) if exact else _random_signs(n, flips, seed, pairs):
+        for part in pair_parts(len(block), 10 * pairs):  # what is compared at once stays near the processor
+            statistics = sums(block[part])
+            alone += (statistics >= observed - TIE).sum(axis=0)
+            largest = np.maximum.accumulate(statistics[:, ::-1], axis=1)[:, ::-1]
+            joint += (largest >= observed - TIE).sum(axis=0)
+        total += len(block)
     return total, alone, joint
 
 
@@ -154,11 +211,15 @@ def test_caution(differences: ArrayLike) -> str:
     """
     gaps = np.asarray(differences, dtype=np.float64).ravel()
     gaps = gaps[np.isfinite(gaps)]
-    n = len(gaps)
-    if n == 0 or abs(float(gaps.mean())) <= TIE:
+    return rare_failures(float(gaps.mean()) if len(gaps) else 0.0, len(gaps))
+
+
+def rare_failures(mean: float, n: int) -> str:
+    """:func:`test_caution` of ``n`` subjects with this mean difference."""
+    if n == 0 or abs(mean) <= TIE:
         return ""
     share = unseen_share(n)
-    loss = abs(float(gaps.mean())) * (1.0 - share) / share
+    loss = abs(mean) * (1.0 - share) / share
     if loss > 1.0:
         return ""
     return (

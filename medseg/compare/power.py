@@ -9,14 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from medseg.compare.interval import RESAMPLES, TIE, Interval, mean_interval
-from medseg.compare.permutation import MOST_ENUMERATED, max_t
+from medseg.compare.interval import RESAMPLES, TIE, Array, Interval, mean_interval
+from medseg.compare.permutation import MOST_ENUMERATED, max_t, without_ties
 from medseg.compare.training_variance import MethodInterval, method_difference
 
 ALPHA = 0.05
 POWER = 0.8
 # Below this many subjects that differ, the smallest two-sided p-value of a signed-rank test is above 0.05.
 FEWEST_UNTIED = 6
+# Up to this many subjects without ties the signed-rank test is exact.
+MOST_EXACT = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,15 @@ def smallest_difference(
         alpha: family-wise error, two-sided.
         power: probability of showing a true difference of that size.
     """
-    gaps = _finite(differences)
-    if len(gaps) < 2:
-        return math.nan
-    return _smallest(float(gaps.std(ddof=1)) / math.sqrt(len(gaps)), len(gaps) - 1, comparisons, alpha, power)
+    return float(smallest_differences(_finite(differences)[None], comparisons, alpha=alpha, power=power)[0])
+
+
+def smallest_differences(gaps: Array, comparisons: int = 1, *, alpha: float = ALPHA, power: float = POWER) -> Array:
+    """:func:`smallest_difference` of each of K rows of differences; (K, n) -> (K,)."""
+    n = gaps.shape[1]
+    if n < 2:
+        return np.full(len(gaps), math.nan)
+    return _smallest(without_ties(gaps).std(axis=1, ddof=1) / math.sqrt(n), n - 1, comparisons, alpha, power)
 
 
 def smallest_method_difference(
@@ -65,15 +72,14 @@ def smallest_method_difference(
     if found.reason:
         return math.nan
     error = math.sqrt(found.subject_variance + found.training_variance)
-    return _smallest(error, found.freedom, comparisons, alpha, power)
+    return float(_smallest(np.array([error]), found.freedom, comparisons, alpha, power)[0])
 
 
-def _smallest(error: float, freedom: float, comparisons: int, alpha: float, power: float) -> float:
-    if error <= TIE:
-        return 0.0
-    from scipy import stats  # a second to import, and only this function needs it
+def _smallest(error: Array, freedom: float, comparisons: int, alpha: float, power: float) -> Array:
+    from scipy import special  # a while to import, and only such functions need it
 
-    return float(stats.t.ppf(1.0 - alpha / (2.0 * comparisons), freedom) + stats.t.ppf(power, freedom)) * error
+    reach = special.stdtrit(freedom, 1.0 - alpha / (2.0 * comparisons)) + special.stdtrit(freedom, power)
+    return np.where(error <= TIE, 0.0, reach * error)
 
 
 def can_be_shown(n_subjects: int, comparisons: int, alpha: float = ALPHA) -> bool:
@@ -115,7 +121,7 @@ def equivalence(
     """
     level = 1.0 - 2.0 * alpha / comparisons
     interval = mean_interval(differences, bounds=bounds, level=level, resamples=resamples, seed=seed)
-    return _equivalent(margin, interval)
+    return equivalent_within(margin, interval)
 
 
 def method_equivalence(
@@ -143,10 +149,11 @@ def method_equivalence(
         ValueError: if the margin is not a number above 0.
     """
     level = 1.0 - 2.0 * alpha / comparisons
-    return _equivalent(margin, method_difference(first, second, folds, bounds=bounds, level=level))
+    return equivalent_within(margin, method_difference(first, second, folds, bounds=bounds, level=level))
 
 
-def _equivalent(margin: float, interval: Interval | MethodInterval) -> Equivalence:
+def equivalent_within(margin: float, interval: Interval | MethodInterval) -> Equivalence:
+    """What an interval at level 1 - 2 alpha says of equivalence."""
     if not (math.isfinite(margin) and margin > 0):
         raise ValueError(f"margin of equivalence {margin}: expected a number above 0")
     if math.isnan(interval.low):
@@ -167,24 +174,62 @@ def signed_rank(differences: ArrayLike) -> tuple[float, float]:
         p-value and rank-biserial correlation (Kerby 2014), -1 (second always better) to 1; p = 1 and 0 where no
         subject differs, both NaN where fewer than six do.
     """
+    p, effect = signed_ranks(_finite(differences)[None])
+    return float(p[0]), float(effect[0])
+
+
+def signed_ranks(gaps: Array) -> tuple[Array, Array]:
+    """:func:`signed_rank` of each of K rows of differences; (K, n) -> (K,) p-values and (K,) correlations.
+
+    All sign flips are enumerated up to 13 subjects. Above, p is exact where no two ranks are tied and nobody has a zero
+    among at most 50, and else normal, with the variance of tied ranks (Cureton 1967).
+    """
+    from scipy import special, stats  # a second to import, and only this function needs it
+
     # Rounded, or differences that are equal but for rounding would get ranks of their own.
-    gaps = np.round(_finite(differences), 9)
-    untied = int(np.count_nonzero(gaps))
-    if len(gaps) and not untied:
-        return 1.0, 0.0
-    if untied < FEWEST_UNTIED:
-        return math.nan, math.nan
-    from scipy import stats  # a second to import, and only this function needs it
+    gaps = np.round(without_ties(gaps), 9)
+    n, untied = gaps.shape[1], np.count_nonzero(gaps, axis=1)
+    p, effect = np.full(len(gaps), math.nan), np.full(len(gaps), math.nan)
+    if n:
+        p[untied == 0], effect[untied == 0] = 1.0, 0.0
+    tested = np.flatnonzero(untied >= FEWEST_UNTIED)
+    if not len(tested):
+        return p, effect
+    signs, ranks, ties = _ranked(gaps[tested])
+    above, below = (ranks * (signs > 0)).sum(axis=1), (ranks * (signs < 0)).sum(axis=1)
+    effect[tested] = (above - below) / (above + below)
+    if n <= MOST_ENUMERATED:  # scipy enumerates them as well where there are ties, in a second a test
+        p[tested] = [max_t(row)[0].p for row in signs * ranks]
+        return p, effect
+    zeros = n - untied[tested]
+    mean = (n * (n + 1.0) - zeros * (zeros + 1.0)) / 4
+    squares = n * (n + 1.0) * (2.0 * n + 1.0) - zeros * (zeros + 1.0) * (2.0 * zeros + 1.0)
+    spread = np.sqrt((squares - ties / 2) / 24)
+    p[tested] = 2 * special.ndtr(-np.abs(above - mean) / spread)
+    exact = (ties == 0) & (zeros == 0) & (n <= MOST_EXACT)
+    p[tested[exact]] = [float(stats.wilcoxon(row).pvalue) for row in gaps[tested[exact]]]
+    return p, effect
 
-    ranks = stats.rankdata(np.abs(gaps))
-    above, below = float(ranks[gaps > 0].sum()), float(ranks[gaps < 0].sum())
-    effect = (above - below) / (above + below)
-    if len(gaps) <= MOST_ENUMERATED:  # scipy enumerates them as well where there are ties, in a second a test
-        return max_t(np.sign(gaps) * ranks)[0].p, effect
-    return float(stats.wilcoxon(gaps, zero_method="pratt").pvalue), effect
+
+def _ranked(gaps: Array) -> tuple[Array, Array, Array]:
+    """Of (K, n) differences in the order of their size: signs, ranks (means of tied ones), and (K,) sum of t^3 - t.
+
+    The sum goes over groups of t tied ranks, zeros left out.
+    """
+    rows, n = gaps.shape
+    order = np.argsort(np.abs(gaps), axis=1, kind="stable")
+    gaps = np.take_along_axis(gaps, order, axis=1)
+    sizes = np.abs(gaps)
+    begins = np.ones(gaps.shape, dtype=bool)
+    begins[:, 1:] = sizes[:, 1:] != sizes[:, :-1]
+    starts = np.flatnonzero(begins)  # of a group in the flattened rows
+    counts = np.diff(starts, append=rows * n)
+    ranks = np.repeat(starts % n + (counts + 1) / 2, counts).reshape(rows, n)
+    tied = np.where(sizes.ravel()[starts] > 0, counts.astype(np.float64) ** 3 - counts, 0.0)
+    sums: Array = np.bincount(starts // n, weights=tied, minlength=rows).astype(np.float64)
+    return np.sign(gaps), ranks, sums
 
 
-def _finite(differences: ArrayLike) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _finite(differences: ArrayLike) -> Array:
     gaps = np.asarray(differences, dtype=np.float64).ravel()
-    gaps = gaps[np.isfinite(gaps)]
-    return np.where(np.abs(gaps) > TIE, gaps, 0.0)
+    return gaps[np.isfinite(gaps)]

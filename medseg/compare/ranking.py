@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medseg.compare.interval import TIE, macro_mean, resample_counts
+from medseg.compare.product import product
 
 Array = NDArray[np.float64]
 
@@ -61,8 +62,8 @@ def rank_agreement(tables: ArrayLike, *, resamples: int = RESAMPLES, seed: int =
     first, second = np.triu_indices(len(models), 1)
     means = np.array([macro_mean(table) for table in models])
     order = _sign(means[first] - means[second])
-    found = [_sign(m[:, first] - m[:, second]) @ order / len(order) for m in _resampled_means(models, resamples, seed)]
-    return float(np.concatenate(found).mean())
+    found = [_agreement(means, order) for means in _resampled_means(models, resamples, seed)]
+    return float(np.concatenate(found).mean() / len(order))
 
 
 def schemes(tables: ArrayLike) -> Schemes:
@@ -111,11 +112,21 @@ def _resampled_means(models: Array, resamples: int, seed: int) -> Iterator[Array
     present = np.isfinite(models[0]).astype(np.float64)
     values = np.where(np.isfinite(models), models, 0.0)
     for times in resample_counts(models.shape[1], resamples, seed):
-        # einsum, not matmul: its order of summation does not depend on the number of threads.
-        carriers = np.einsum("rs,sc->rc", times, present)
+        carriers = product(times, present)
         weights = np.where(carriers > 0, 1.0 / np.maximum(carriers, 1.0), 0.0)
         weights /= np.maximum((carriers > 0).sum(axis=1, keepdims=True), 1)
-        yield np.stack([np.einsum("rc,rc->r", np.einsum("rs,sc->rc", times, v), weights) for v in values], axis=1)
+        sums = product(times, values.transpose(1, 0, 2).reshape(len(present), -1))
+        yield np.einsum("rmc,rc->rm", sums.reshape(len(times), len(models), -1), weights)
+
+
+def _agreement(means: Array, order: Array) -> Array:
+    """(R,) sum over pairs of the (R, M) means of whether a pair is ordered as in ``order``: 1, 0 for a tie, or -1."""
+    found, start = np.zeros(len(means)), 0
+    for k in range(means.shape[1] - 1):
+        later = means.shape[1] - 1 - k
+        found += _sign(means[:, k : k + 1] - means[:, k + 1 :]) @ order[start : start + later]
+        start += later
+    return found
 
 
 def _winners(means: list[float]) -> tuple[int, ...]:

@@ -1,36 +1,57 @@
-"""Score rows of many trainings: read from the files of evaluate, checked, and completed where a case is missing."""
+"""Score tables of many trainings: read one at a time, checked, and completed where a case is missing."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 
-from medseg.compare.quantity import MEAN
+from medseg.compare.score_rows import Rows, Run, joined
+from medseg.compare.scored import Scored, scored
 from medseg.errors import DataError
 from medseg.evaluate.score import COLUMNS, FAILED, NOT_ANNOTATED
-from medseg.evaluate.table import read_table
+from medseg.evaluate.table import Stored
 from medseg.metrics.quantities import QUANTITIES
 from medseg.metrics.row import Count, Metric, met
 from medseg.metrics.table import METRICS
-from medseg.results.key import ALL, RunKey, read_fold
+from medseg.results.key import RunKey
 from medseg.trained import read_trained, short
 
-RUN = ["dataset", "split", "model", "fold", "seed"]
-KEY = [*RUN, "case", "subject", "label"]
-# What a row says of the reference, so that it must be the same whichever model was scored.
-REFERENCE = ["subject", "n_ref", "spacing", "diagonal"]
-# What columns are that are no text.
-_NAMED: Mapping[str, Callable[[str], Any]] = {"fold": read_fold, "seed": int}
+MAKER = "medseg evaluate"
 NO_ROW = "no score row of this case, which other trainings have"
+# What a row says of the reference, so that it must be the same whichever model was scored.
+REFERENCE = ("n_ref", "spacing", "diagonal")
 
 
-def read_scores(files: Sequence[Path]) -> pd.DataFrame:
-    """Read, check and complete score files; rows sorted by data set, split, model, fold, seed, case, label, metric.
+@dataclass
+class Scores:
+    """The scores of all trainings, checked and completed.
+
+    Attributes:
+        trainings: sorted by data set, split, model, fold and seed.
+    """
+
+    trainings: list[Scored]
+    _files: _Files
+    _added: Mapping[Run, Rows] = field(default_factory=dict)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows of each training, by case, class and metric; read again, since all together are large."""
+        # Networks that were trained on all cases have no number of a fold.
+        numbered = all(isinstance(one.run.fold, int) for one in self.trainings)
+        for one in self.trainings:
+            rows = self._files.rows(one.run)
+            added = self._added.get(one.run)
+            yield (rows if added is None else joined([rows, added])).sorted_table(numbered)
+
+
+def read_scores(files: Sequence[Path]) -> Scores:
+    """Read, check and complete score files.
 
     A case of a fold that one training lacks and another has is added as failed, with the worst values.
 
@@ -41,16 +62,22 @@ def read_scores(files: Sequence[Path]) -> pd.DataFrame:
     """
     if not files:
         raise DataError("no score files to compare; run `medseg evaluate` first")
-    scores = pd.concat([_read(path) for path in files], ignore_index=True)
-    _check(scores)
-    return _completed(scores).sort_values([*KEY, "metric"], kind="stable", ignore_index=True)
+    source = _Files(files)
+    found = [scored(source.rows(run)) for run in source.runs]
+    check(found)
+    lacking = _lacking(found)
+    added = {run: _failed_rows(found, run, cases) for run, cases in lacking.items()}
+    complete = [scored(joined([source.rows(one.run), added[one.run]])) if one.run in added else one for one in found]
+    return Scores(complete, source, added)
 
 
-def trainings_of(scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """Which trainings rows are of: data set, model, fold, seed, split and fingerprint, sorted."""
-    found = scores[[*RUN, "fingerprint"]].drop_duplicates().sort_values(RUN)
-    columns = ("dataset", "model", "fold", "seed", "split", "fingerprint")
-    return [{name: _NAMED.get(name, str)(str(row[name])) for name in columns} for row in found.to_dict("records")]
+def trainings_of(found: Iterable[Scored]) -> list[dict[str, Any]]:
+    """Which trainings scores are of: data set, model, fold, seed, split and fingerprint, sorted."""
+    columns = ("dataset", "model", "fold", "seed", "split")
+    return [
+        {**{name: getattr(one.run, name) for name in columns}, "fingerprint": one.fingerprint}
+        for one in sorted(found, key=lambda one: one.run.order)
+    ]
 
 
 def require_trainings(found: Sequence[Mapping[str, Any]], models: Sequence[Path]) -> None:
@@ -61,120 +88,100 @@ def require_trainings(found: Sequence[Mapping[str, Any]], models: Sequence[Path]
         models: folders.
     """
     present = {trained.key: trained for trained in map(read_trained, models)}
-    scored = {RunKey(t["dataset"], t["model"], t["fold"], t["seed"]): t["fingerprint"] for t in found}
-    for key in sorted({*scored, *present}, key=lambda key: key.name):
+    scored_ = {RunKey(t["dataset"], t["model"], t["fold"], t["seed"]): t["fingerprint"] for t in found}
+    for key in sorted({*scored_, *present}, key=lambda key: key.name):
         if key not in present:
             raise DataError(
                 f"score rows of {key.name}, which is none of the trainings of this study; leave its table out"
             )
         folder, fingerprint = present[key].folder, present[key].fingerprint
-        if key not in scored:
+        if key not in scored_:
             raise DataError(
                 f"no score rows of {key.name}, whose model is in {folder}; run `medseg evaluate` for it first"
             )
-        if scored[key] != fingerprint:
+        if scored_[key] != fingerprint:
             raise DataError(
-                f"score rows of {key.name}: come from another training (fingerprint {short(scored[key])}) than the one "
-                f"in {folder} now ({short(fingerprint)}); delete its table of scores and its predictions, and run "
+                f"score rows of {key.name}: come from another training (fingerprint {short(scored_[key])}) than the "
+                f"one in {folder} now ({short(fingerprint)}); delete its table of scores and its predictions, and run "
                 "`medseg predict` and `medseg evaluate` again"
             )
 
 
-def compared_rows(scores: pd.DataFrame) -> pd.DataFrame:
-    """The rows that are averaged and compared: metrics and quantities that the table of metrics has."""
-    return scores[scores["metric"].isin([*METRICS, *QUANTITIES])]
+class _Files:
+    """Score files, and in which of them the rows of each training are.
+
+    Attributes:
+        runs: the trainings, sorted.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._places: dict[Run, list[Path]] = {}
+        self._digests: dict[Path, str] = {}
+        self._last: tuple[Path, Rows, dict[Run, Any]] | None = None
+        for path in files:
+            for run in self._load(path)[2]:
+                self._places.setdefault(run, []).append(path)
+        self.runs = sorted(self._places, key=lambda run: run.order)
+
+    def rows(self, run: Run) -> Rows:
+        """All rows of a training."""
+        parts = [self._load(path) for path in self._places[run]]
+        return joined([rows.take(runs[run]) if len(runs) > 1 else rows for _, rows, runs in parts])
+
+    def _load(self, path: Path) -> tuple[Path, Rows, dict[Run, Any]]:
+        """A file; the last one is kept, since it may hold many trainings."""
+        if self._last is None or self._last[0] != path:
+            self._last = None
+            stored = Stored(path, MAKER)
+            if self._digests.setdefault(path, stored.digest) != stored.digest:
+                raise DataError(f"{path}: was changed while it was compared; run `medseg compare` again")
+            rows = Rows.of(stored.coded(), str(path))
+            self._last = (path, rows, rows.runs())
+        return self._last
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """One score file, its columns in their types."""
-    table = read_table(path, "medseg evaluate")
-    absent = [c for c in COLUMNS if c not in table.columns]
-    if absent or table.empty:
-        found = f"lacks columns {', '.join(absent)}" if absent else "has no rows"
-        raise DataError(f"{path}: {found}; expected score rows as written by `medseg evaluate`; evaluate again")
-    return _typed(table, path)
+def check(found: Sequence[Scored]) -> None:
+    """Refuse scores from which a mean could be taken that means something else."""
+    _check_presence(found)
+    _check_texts(found)
+    _check_references(found)
 
 
-def _typed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The score columns in their types, whatever the writer's text and category types were."""
-    # Of a test set, networks that were trained on all cases are scored, too.
-    folds = "object" if (table["fold"] == ALL).all() else "int64"
-    numbers = {"fold": folds, "seed": "int64", "n_ref": "int64", "n_pred": "int64"}
-    numbers |= {"value": "float64", "diagonal": "float64"}
-    try:
-        typed: dict[str, Any] = {c: table[c].astype(numbers.get(c, "object")) for c in COLUMNS}  # type: ignore[call-overload]
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            f"{path}: {error}; expected whole numbers for fold, seed, n_ref and n_pred, numbers for value and diagonal"
-        ) from error
-    return pd.DataFrame(typed)
-
-
-def _check(scores: pd.DataFrame) -> None:
-    """Refuse tables from which a mean could be taken that means something else."""
-    twice = scores.duplicated([*KEY, "metric"])
-    if twice.any():
-        raise DataError(f"score rows: {_where(scores[twice].iloc[0])} is there twice; evaluate it again, once")
-    if (scores["label"] == MEAN).any():
-        raise DataError(f"score rows: a class is called '{MEAN}', the name of the mean over classes; rename it")
-    mixed = scores.groupby(RUN, sort=True)["fingerprint"].nunique() > 1
-    if mixed.any():
-        raise DataError(
-            f"score rows: those of {'/'.join(map(str, mixed.index[mixed][0]))} come from several trainings (their "
-            "fingerprints differ); evaluate it again, once"
-        )
-    needed = compared_rows(scores)
-    _check_values(needed)
-    _check_presence(needed)
-    _check_definitions(needed)
-    for fact in REFERENCE:
-        many = scores.groupby(["dataset", "case", "label"], sort=True)[fact].nunique() > 1
-        if many.any():
-            what = "belongs to several subjects" if fact == "subject" else f"has references of different {fact}"
-            raise DataError(f"score rows: case {'/'.join(many.index[many][0])} {what}; evaluate all models again")
-
-
-def _check_values(needed: pd.DataFrame) -> None:
-    """A score has a number exactly where the reference shows the class; everything else has one always."""
-    is_score = needed["metric"].isin(METRICS)
-    wrong = needed["value"].isna() != (is_score & (needed["n_ref"] == 0))
-    wrong |= np.isinf(needed["value"])
-    for name, metric in METRICS.items():
-        mine = needed["metric"] == name
-        wrong |= mine & ((needed["value"] < metric.low) | (needed["value"] > metric.high))
-    if wrong.any():
-        row = needed[wrong].iloc[0]
-        raise DataError(
-            f"score rows: {_where(row)} has value {row['value']} and status '{row['status']}', {row['n_ref']} voxels "
-            "in the reference; expected a number within the metric's bounds where the reference shows the class, and "
-            "none where it does not; evaluate again"
-        )
-
-
-def _check_presence(needed: pd.DataFrame) -> None:
+def _check_presence(found: Sequence[Scored]) -> None:
     """Every case has a row of each class, and of each metric and quantity that other cases have of this class."""
-    if needed.empty:
+    if not any(one.values for one in found):
         raise DataError(f"score rows: every case lacks {', '.join(_always(()))}; evaluate again")
-    classes = ["dataset", "split", "label"]
-    expected = {
-        key: {*_always(metrics), *metrics} for key, metrics in needed.groupby(classes)["metric"].unique().items()
-    }  # fmt: skip
-    rows = needed.groupby(KEY, sort=True)["metric"].size().reset_index()
-    short = rows[rows["metric"] < [len(expected[key]) for key in zip(*(rows[c] for c in classes), strict=True)]]
-    if not short.empty:
-        first = short.iloc[0]
-        found = set(needed.loc[(needed[KEY] == first[KEY]).all(axis=1), "metric"])
-        missing = sorted(expected[tuple(first[classes])] - found)
+    metrics: dict[tuple[str, str, str], set[str]] = {}
+    labels: dict[tuple[str, str, str], set[str]] = {}
+    for one in found:
+        labels.setdefault(one.run[:3], set()).update(one.labels)
+        for name, label in one.definitions:
+            metrics.setdefault((*one.run[:2], label), set()).add(name)
+    expected = {key: {*_always(names), *names} for key, names in metrics.items()}
+    for one in found:
+        _require_rows(one, expected)
+    for one in found:
+        short_ = np.flatnonzero(~one.rows.all(axis=1)) if set(one.labels) == labels[one.run[:3]] else [0]
+        if len(short_):
+            case = "/".join(map(str, (*one.run, one.cases[int(short_[0])])))
+            raise DataError(f"score rows: {case} lacks some of the classes of its model; evaluate again")
+
+
+def _require_rows(one: Scored, expected: Mapping[tuple[str, str, str], set[str]]) -> None:
+    """Raise ``DataError`` unless a training's cases have rows of all that is expected of the classes that they have."""
+    lacking = np.zeros(one.rows.shape, dtype=bool)
+    for c, label in enumerate(one.labels):
+        wanted = expected.get((*one.run[:2], label), set())
+        for name in wanted:
+            lacking[:, c] |= one.lacks[name][:, c] if name in one.lacks else one.rows[:, c]
+    for k, c in np.argwhere(lacking)[:1]:
+        wanted = expected[(*one.run[:2], one.labels[c])]
+        has = {name for name, lacks in one.lacks.items() if not lacks[k, c]}
+        missing = ", ".join(sorted(wanted - has))
         raise DataError(
-            f"score rows: {'/'.join(str(first[c]) for c in KEY)} lacks {', '.join(missing)}; every case needs "
-            f"{', '.join(_always(found))}, and each class what other cases have of it; evaluate again"
+            f"score rows: {one.where(k, c)} lacks {missing}; every case needs {', '.join(_always(has))}, and each "
+            "class what other cases have of it; evaluate again"
         )
-    labels = needed.groupby(["dataset", "split", "model"])["label"].transform("nunique")
-    fewer = needed.groupby([*RUN, "case"])["label"].transform("nunique") != labels
-    if fewer.any():
-        row = needed[fewer].iloc[0]
-        where = "/".join(str(row[c]) for c in [*RUN, "case"])
-        raise DataError(f"score rows: {where} lacks some of the classes of its model; evaluate again")
 
 
 def _always(found: Iterable[str]) -> list[str]:
@@ -185,84 +192,102 @@ def _always(found: Iterable[str]) -> list[str]:
     return [name for name in names if met(rows[name].needs, objects=objects)]
 
 
-def _check_definitions(needed: pd.DataFrame) -> None:
-    """Every metric is that of this version's table, and has one unit within a data set."""
-    for name, definition in needed[["metric", "definition"]].drop_duplicates().itertuples(index=False):
-        expected = METRICS[name].definition if name in METRICS else QUANTITIES[name].definition
-        same = METRICS[name].matches(definition) if name in METRICS else definition == expected
-        if not same:
-            row = needed[(needed["metric"] == name) & (needed["definition"] == definition)].iloc[0]
-            raise DataError(
-                f"score rows: {_where(row)} is defined as '{definition}', this version of medseg compares "
-                f"'{expected}'; evaluate again"
-            )
+def _check_texts(found: Sequence[Scored]) -> None:
+    """Every metric has one definition within a class of a data set, and one unit within a data set."""
+    definitions: dict[tuple[str, str, str], set[str]] = {}
+    units: dict[tuple[str, str], set[str]] = {}
+    for one in found:
+        for (name, label), texts in one.definitions.items():
+            definitions.setdefault((one.run.dataset, label, name), set()).update(texts)
+        for (name, _), texts in one.units.items():
+            units.setdefault((one.run.dataset, name), set()).update(texts)
     # A definition holds the tolerance, which is one number for a class.
-    several = needed.groupby(["dataset", "label", "metric"], sort=True)["definition"].unique()
-    several = several[several.map(len) > 1]
-    if not several.empty:
+    for key in sorted(key for key, texts in definitions.items() if len(texts) > 1):
         raise DataError(
-            f"score rows: {'/'.join(several.index[0])} has several definitions: {', '.join(sorted(several.iloc[0]))}; "
-            "evaluate all models again with one configuration"
+            f"score rows: {'/'.join(key)} has several definitions: {', '.join(sorted(definitions[key]))}; evaluate all "
+            "models again with one configuration"
         )
-    units = needed.groupby(["dataset", "metric"], sort=True)["unit"].unique()
-    mixed = units[units.map(len) > 1]
-    if not mixed.empty:
+    for where in sorted(where for where, texts in units.items() if len(texts) > 1):
         raise DataError(
-            f"score rows: {'/'.join(mixed.index[0])} has values in {' and '.join(sorted(mixed.iloc[0]))}; expected one "
-            "unit within a data set; give all its cases the same unit of length (docs/data.md) and evaluate again"
+            f"score rows: {'/'.join(where)} has values in {' and '.join(sorted(units[where]))}; expected one unit "
+            "within a data set; give all its cases the same unit of length (docs/data.md) and evaluate again"
         )
 
 
-def _where(row: pd.Series) -> str:
-    return "/".join(str(row[c]) for c in [*KEY, "metric"])
-
-
-def _completed(scores: pd.DataFrame) -> pd.DataFrame:
-    """The scores with rows of status failed for every case that a training lacks and another one of its fold has."""
-    added: list[dict[str, Any]] = []
-    fingerprints = scores.drop_duplicates(RUN).set_index(RUN)["fingerprint"]
-    for key, table in compared_rows(scores).groupby(["dataset", "split"], sort=True):
-        # A test case is predicted by the trainings of all folds, a validation case by those of one.
-        lacking = _lacking_cases(table, "fold" if key[1] == "val" else "split")
-        if not lacking:
+def _check_references(found: Sequence[Scored]) -> None:
+    """Raise ``DataError`` where trainings contradict each other about a case's subject or reference."""
+    known: dict[tuple[str, str], dict[str, tuple[Any, ...]]] = {}
+    subjects: dict[tuple[str, str], str] = {}
+    # Most trainings have the cases of another one, and say the same.
+    seen: dict[tuple[Any, ...], Scored] = {}
+    for one in found:
+        same = seen.setdefault((one.run.dataset, one.cases, one.labels), one)
+        if same is not one and _same_references(same, one):
             continue
-        known = table[table["case"].isin({case for cases in lacking.values() for case in cases})]
-        rows: dict[str, list[dict[Any, Any]]] = {}
-        for row in known.drop_duplicates(["case", "label", "metric"]).to_dict("records"):
-            rows.setdefault(row["case"], []).append(row)
-        for run, cases in lacking.items():
-            labels = set(table.loc[(table[RUN] == list(run)).all(axis=1), "label"])
-            missing = itertools.chain.from_iterable(rows[case] for case in cases)
-            made = {**dict(zip(RUN, run, strict=True)), "fingerprint": fingerprints[run]}
-            added += [_failed_row(row, made) for row in missing if row["label"] in labels]
-    return pd.concat([scores, pd.DataFrame(added, columns=list(COLUMNS))], ignore_index=True) if added else scores
+        for k, (case, subject) in enumerate(zip(one.cases, one.subjects, strict=True)):
+            if subjects.setdefault((one.run.dataset, case), subject) != subject:
+                raise DataError(
+                    f"score rows: case {one.run.dataset}/{case} belongs to several subjects; evaluate all models again"
+                )
+            for c, label in enumerate(one.labels):
+                facts = (int(one.n_ref[k, c]), one.spacings[one.spacing[k, c]], float(one.diagonal[k, c]))
+                if not one.rows[k, c]:
+                    continue
+                other = known.setdefault((one.run.dataset, label), {}).setdefault(case, facts)
+                for fact, mine, theirs in zip(REFERENCE, facts, other, strict=True):
+                    if mine != theirs:
+                        raise DataError(
+                            f"score rows: case {one.run.dataset}/{case}/{label} has references of different {fact}; "
+                            "evaluate all models again"
+                        )
 
 
-def _lacking_cases(table: pd.DataFrame, ground: str) -> dict[tuple[Any, ...], list[str]]:
-    """Training -> the cases that it lacks and another one with the same value of column ``ground`` has."""
-    found: dict[tuple[Any, ...], list[str]] = {}
-    for _, peers in table.groupby(ground, sort=True):
-        cases = set(peers["case"])
-        for run, mine in peers.groupby(RUN, sort=True):
-            lacking = sorted(cases - set(mine["case"]))
-            found |= {tuple(run): lacking} if lacking else {}
-    return found
+def _same_references(one: Scored, other: Scored) -> bool:
+    """Whether two trainings with the same cases and classes say the same of them."""
+    arrays = ("n_ref", "diagonal", "spacing", "rows")
+    same = all(np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays)
+    return same and one.spacings == other.spacings and one.subjects == other.subjects
 
 
-def _failed_row(known: Mapping[Any, Any], training: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of a case that a training lacks, from the row that another training has of it.
+def _lacking(found: Sequence[Scored]) -> dict[Run, list[str]]:
+    """Training -> the cases that it lacks and another one of the same fold (on a test set: any other one) has."""
+    grounds: dict[tuple[Any, ...], list[Scored]] = {}
+    for one in found:
+        # A test case is predicted by the trainings of all folds, a validation case by those of one.
+        grounds.setdefault((*one.run[:2], one.run.fold if one.run.split == "val" else None), []).append(one)
+    lacking: dict[Run, list[str]] = {}
+    for peers in grounds.values():
+        if len({one.cases for one in peers}) > 1:
+            cases = set(itertools.chain.from_iterable(one.cases for one in peers))
+            lacking |= {one.run: sorted(cases - set(one.cases)) for one in peers}
+    return {run: cases for run, cases in lacking.items() if cases}
 
-    Args:
-        known: that row.
-        training: columns that say which training lacks the case.
-    """
-    metric = known["metric"]
-    row = {**known, **training}
-    if known["status"] == NOT_ANNOTATED:  # nothing to fail at
-        return {**row, "value": float("nan") if metric in METRICS else 0.0, "n_pred": 0, "prediction": ""}
-    n_ref = int(known["n_ref"])
+
+def _failed_rows(found: Sequence[Scored], run: Run, cases: Sequence[str]) -> Rows:
+    """The rows of cases that a training lacks, from what other trainings say of them."""
+    (mine,) = (one for one in found if one.run == run)
+    wanted, rows = set(cases), []
+    for known in found:
+        if known.run[:2] != run[:2] or not wanted:
+            continue
+        for k in [k for k, case in enumerate(known.cases) if case in wanted]:
+            wanted.discard(known.cases[k])
+            for name, label in mine.definitions:
+                if (name, label) in known.definitions:
+                    row = _failed_row(known, k, known.labels.index(label), name)
+                    rows.append({**row, **run._asdict(), "fingerprint": mine.fingerprint})
+    return Rows.of(pa.Table.from_pylist([{name: row[name] for name in COLUMNS} for row in rows]), "score rows")
+
+
+def _failed_row(known: Scored, k: int, c: int, metric: str) -> dict[str, Any]:
+    """The row of a metric of a case and class that a training lacks, from another training that has it."""
+    label, n_ref, diagonal = known.labels[c], int(known.n_ref[k, c]), float(known.diagonal[k, c])
+    row: dict[str, Any] = {"case": known.cases[k], "subject": known.subjects[k], "label": label, "metric": metric}
+    row |= {"definition": known.definitions[metric, label][0], "unit": known.units[metric, label][0]}
+    row |= {"n_ref": n_ref, "n_pred": 0, "spacing": known.spacings[known.spacing[k, c]], "diagonal": diagonal}
+    row |= {"prediction": "", "status": f"{FAILED}: {NO_ROW}"}
+    if not known.annotated[k, c]:  # nothing to fail at
+        return {**row, "status": NOT_ANNOTATED, "value": float("nan") if metric in METRICS else 0.0}
     if metric in METRICS:
-        value = METRICS[metric].worst_of(float(known["diagonal"]), n_ref) if n_ref else float("nan")
-    else:
-        value = QUANTITIES[metric].failed_value(float(known["value"]), n_ref)
-    return {**row, "value": value, "n_pred": 0, "status": f"{FAILED}: {NO_ROW}", "prediction": ""}
+        return {**row, "value": METRICS[metric].worst_of(diagonal, n_ref) if n_ref else float("nan")}
+    return {**row, "value": QUANTITIES[metric].failed_value(float(known.values[metric][k, c]), n_ref)}

@@ -53,24 +53,25 @@ def _compare(score_files: Sequence[Path], out: Path, margin: float | None, model
     from medseg.compare.rows import read_scores, require_trainings, trainings_of
     from medseg.compare.summary import summary_rows, tail
     from medseg.compare.winner import winner_rows
-    from medseg.evaluate.table import write_table
+    from medseg.evaluate.table import write_tables
 
     scores = read_scores(score_files)
+    trainings = trainings_of(scores.trainings)
     if models is not None:
-        require_trainings(trainings_of(scores), models)
-    found = blocks(scores)
-    summary = [row for block in found for row in summary_rows(block)]
+        require_trainings(trainings, models)
+    files = CompareFolder(out)
+    found = blocks(scores.trainings)
+    summary = summary_rows(found)
     ranking = leaderboard_rows(found, summary)
     pairs, secondary = pair_rows(found, ranking, margin)
     tails = [{"dataset": b.dataset, "split": b.split, "model": b.model, **tail(b)} for b in found]
 
-    files = CompareFolder(out)
-    write_table(files.scores, scores)
+    write_tables(files.scores, scores.tables())
     write_text(files.leaderboard, csv_table(columns(), ([row[name] for name in columns()] for row in ranking)))
     write_record(
         files.summary,
         {
-            "trainings": trainings_of(scores),
+            "trainings": trainings,
             "rows": summary,
             "pairs": pairs,
             "secondary": secondary,
@@ -106,22 +107,65 @@ def read_compared_scores(compare_dir: Path) -> pd.DataFrame:
     Raises:
         DataError: if it is missing or not as written by ``run``, together with ``summary.json``.
     """
-    from medseg.evaluate.table import read_table
+    frame: pd.DataFrame = ComparedScores(compare_dir).stored.read().to_pandas()
+    return frame
 
-    path = CompareFolder(compare_dir).scores
-    _checked(path, read_summary(compare_dir))
-    return read_table(path, MAKER)
+
+class ComparedScores:
+    """``scores.parquet`` of a comparison, from which the rows of one training at a time are taken.
+
+    Attributes:
+        stored: the file.
+        trainings: those of ``summary.json``.
+    """
+
+    def __init__(self, compare_dir: Path, summary: Mapping[str, Any] | None = None) -> None:
+        """Check the file.
+
+        Args:
+            compare_dir: of the comparison.
+            summary: its ``summary.json``; none: it is read.
+
+        Raises:
+            DataError: if it is missing or not as written by ``run``, together with ``summary.json``.
+        """
+        from medseg.evaluate.table import Stored
+
+        path = CompareFolder(compare_dir).scores
+        known = read_summary(compare_dir) if summary is None else summary
+        self.stored = Stored(path, MAKER)
+        _require_digest(path, self.stored.sha256, known)
+        self.trainings: Sequence[Mapping[str, Any]] = known["trainings"]
+        if len(self.stored) != len(self.trainings):
+            raise DataError(f"{path}: not as written by this version of `{MAKER}`; run it again")
+
+    def frame(self, training: int, columns: Sequence[str] | None = None, distinct: bool = False) -> pd.DataFrame:
+        """Rows of a training, by its place in ``trainings``.
+
+        Args:
+            training: place.
+            columns: of them; none: all.
+            distinct: whether equal rows are wanted once.
+        """
+        coded = self.stored.coded([training], columns).to_pandas()
+        frame: pd.DataFrame = coded.drop_duplicates(ignore_index=True) if distinct else coded
+        text = [name for name in frame.columns if frame[name].dtype == "category"]
+        return frame.astype(dict.fromkeys(text, "object"))
 
 
 def _checked(path: Path, summary: Mapping[str, Any]) -> bytes:
     """The bytes of a file whose digest is in the summary."""
     data = read_made(path, MAKER)
-    if sha256_bytes(data) != summary["files"].get(path.name):
+    _require_digest(path, sha256_bytes(data), summary)
+    return data
+
+
+def _require_digest(path: Path, sha256: str, summary: Mapping[str, Any]) -> None:
+    if sha256 != summary["files"].get(path.name):
         raise DataError(
             f"{path}: damaged, edited, or of another comparison than {CompareFolder(path.parent).summary.name} beside "
             f"it (SHA-256 differs); run `{MAKER}` again"
         )
-    return data
 
 
 def read_summary(compare_dir: Path) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from medseg.compare.block import Block, Values
-from medseg.compare.interval import caution, macro_mean, mean_interval, subject_means
+from medseg.compare.interval import FEWEST_SUBJECTS, Interval, caution, macro_mean, subject_means
 from medseg.compare.quantity import MEAN, SCORE, quantity
+from medseg.compare.resampled import mean_intervals
 from medseg.compare.training_variance import FEWEST_SEEDS, method_mean
 from medseg.compare.trainings import by_seed, folds_of
 from medseg.late import resolve
@@ -25,23 +27,45 @@ def number(value: float) -> float | None:
     return round(float(value), DECIMALS) if math.isfinite(value) else None
 
 
-def summary_rows(block: Block) -> list[dict[str, Any]]:
-    """One row per metric and class, the mean over classes first.
+def summary_rows(blocks: Sequence[Block]) -> list[dict[str, Any]]:
+    """Of each block one row per metric and class, the mean over classes first.
 
     Metrics: ``score_subject``, what models are ranked by, and of every metric ``…_subject`` (mean of subject means,
     with its interval), ``…_case`` (mean over cases) and, where it can be taken of summed counts, ``…_pooled``.
     """
+    intervals = _intervals(blocks)
+    return [row for place, block in enumerate(blocks) for row in _rows(block, intervals[place])]
+
+
+def _rows(block: Block, intervals: Mapping[tuple[str, str], Interval]) -> list[dict[str, Any]]:
     rows = []
     for name in block.values:
         sums = _pooled(block, name)
         for label, columns in _labels(block, name):
-            rows.append(_row(block, f"{name}_subject", label, columns, _subject(block, name, columns)))
+            subject = _subject(block, name, columns, intervals[name, label])
+            rows.append(_row(block, f"{name}_subject", label, columns, subject))
             if name != SCORE:
                 mean = _class_mean(block.values[name][:, columns])
                 rows.append(_row(block, f"{name}_case", label, columns, _plain(mean)))
             if sums is not None:
                 rows.append(_row(block, f"{name}_pooled", label, columns, _plain(_mean(sums[columns]))))
     return rows
+
+
+def _intervals(blocks: Sequence[Block]) -> list[dict[tuple[str, str], Interval]]:
+    """Of each block: (metric, class) -> the mean of subject means with its interval, all in the same resamples."""
+    asked: dict[tuple[str, str, str], list[tuple[int, str, list[int]]]] = {}
+    for place, block in enumerate(blocks):
+        for name in block.values:
+            for label, columns in _labels(block, name):
+                asked.setdefault((block.dataset, block.split, label), []).append((place, name, columns))
+    found: list[dict[tuple[str, str], Interval]] = [{} for _ in blocks]
+    for (_, _, label), mine in asked.items():
+        tables = [subject_means(blocks[k].values[name][:, columns], blocks[k].subjects)[1] for k, name, columns in mine]
+        intervals = mean_intervals(tables, [blocks[k].bounds[name] for k, name, _ in mine])
+        for (k, name, _), interval in zip(mine, intervals, strict=True):
+            found[k][name, label] = interval
+    return found
 
 
 def means(block: Block) -> dict[tuple[str, str], float | None]:
@@ -77,7 +101,7 @@ def _labels(block: Block, name: str) -> list[tuple[str, list[int]]]:
     return [(MEAN, list(range(len(block.labels)))), *((block.labels[c], [c]) for c in wanted)]
 
 
-def _subject(block: Block, name: str, columns: list[int]) -> dict[str, Any]:
+def _subject(block: Block, name: str, columns: list[int], found: Interval) -> dict[str, Any]:
     """The mean of subject means with its interval; the subjects' own means where there are too few of them.
 
     With two seeds or more the variance between trainings is in the interval: it takes the wider ends of the subjects'
@@ -86,7 +110,6 @@ def _subject(block: Block, name: str, columns: list[int]) -> dict[str, Any]:
     _, table = subject_means(block.values[name][:, columns], block.subjects)
     known = table[np.isfinite(table).any(axis=1)]
     bounds = block.bounds[name]
-    found = mean_interval(table, bounds=bounds)
     low, high, note = found.low, found.high, found.reason or caution(table)
     if len(block.seeds) >= FEWEST_SEEDS and math.isfinite(low):
         method = method_mean(by_seed(block, name)[:, :, columns], folds_of(block).tolist(), bounds=bounds)
@@ -94,7 +117,8 @@ def _subject(block: Block, name: str, columns: list[int]) -> dict[str, Any]:
             low, high = min(low, method.low), max(high, method.high)
         seeds = method.reason or f"variance of {len(block.seeds)} seeds included"
         note = "; ".join(filter(None, [seeds, note]))
-    points = [] if math.isfinite(found.low) else sorted(number(_mean(row)) or 0.0 for row in known)
+    few = found.n_subjects < FEWEST_SUBJECTS
+    points = sorted(number(_mean(row)) or 0.0 for row in known) if few else []
     numbers = {"mean": number(found.mean), "low": number(low), "high": number(high), "points": points}
     numbers["median"] = number(_class_median(table))
     return {**numbers, "n_subjects": found.n_subjects, "note": note if len(known) else "no reference shows the class"}
@@ -120,6 +144,13 @@ def _mean(values: Values) -> float:
     """Mean of the defined values; NaN without any."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else math.nan
+
+
+def row_means(values: Values) -> Values:
+    """(N, C) -> (N,) means over the classes that have a value; NaN where none has."""
+    known = np.isfinite(values)
+    counts = known.sum(axis=1)
+    return np.where(counts > 0, np.where(known, values, 0.0).sum(axis=1) / np.maximum(counts, 1), np.nan)
 
 
 def _pooled(block: Block, name: str) -> Values | None:
@@ -172,9 +203,8 @@ def tail(block: Block) -> dict[str, Any]:
         ``worst_tenth``: mean of the worst tenth of the cases (at least one), ``trimmed``: mean of all others,
         ``n_worst``: cases in that tenth, ``worst``: the ids of up to five of them, the worst first.
     """
-    ranked = block.values[block.ranked]
-    scored = [(_mean(row), case) for row, case in zip(ranked, block.cases, strict=True) if np.isfinite(row).any()]
-    scored.sort()
+    by_case = row_means(block.values[block.ranked]).tolist()
+    scored = sorted((value, case) for value, case in zip(by_case, block.cases, strict=True) if math.isfinite(value))
     count = math.ceil(TAIL * len(scored))
     worst, rest = ([value for value, _ in part] for part in (scored[:count], scored[count:]))
     return {

@@ -56,8 +56,7 @@ def method_mean(
         bounds: smallest and largest mean the metric can have.
         level: coverage the interval aims at.
     """
-    seeds = _tables(tables)
-    return _interval(_mean_over_seeds(seeds), [seeds], np.asarray(folds), bounds, level)
+    return Methods([tables], folds).mean(bounds, level)
 
 
 def method_difference(
@@ -84,8 +83,86 @@ def method_difference(
         bounds: smallest and largest difference the metric can have.
         level: coverage the interval aims at.
     """
-    one, two = _tables(first), _tables(second)
-    return _interval(_mean_over_seeds(one) - _mean_over_seeds(two), [one, two], np.asarray(folds), bounds, level)
+    return Methods([first, second], folds).differences(0, 1, bounds, [level])[0]
+
+
+class Methods:
+    """Several methods on the same S subjects in the same folds, with what any two of them need computed once.
+
+    A subject's class counts if all of the methods have a value of it.
+    """
+
+    def __init__(self, tables: Sequence[ArrayLike], folds: Sequence[int]) -> None:
+        """Prepare.
+
+        Args:
+            tables: of each method, (R, S, C) scores of its seeds, as in :func:`method_mean`.
+            folds: the fold of each of the S subjects.
+        """
+        methods = [_tables(one) for one in tables]
+        means = np.stack([_mean_over_seeds(one) for one in methods])
+        means = np.where(np.isfinite(means).all(axis=0), means, np.nan)
+        kept = np.isfinite(means[0]).any(axis=1)
+        names, self._fold = np.unique(np.asarray(folds)[kept], return_inverse=True)
+        self._n, self._folds = int(kept.sum()), len(names)
+        means, methods = means[:, kept], [one[:, kept] for one in methods]
+        self._contributions = np.stack([contributions(one) for one in means])
+        self._alone = bool((np.isfinite(means[0]).sum(axis=0) == 1).any())
+        trained = [_trained(one, self._fold, self._folds) for one in methods]
+        self._seeds = [int(t.sum(axis=0).min()) if t.size else 0 for t in trained]
+        self._influences = [self._within_folds(influences(one)) for one in means]
+        self._terms = [
+            _training_term(one, seen, self._fold, table) if seeds >= FEWEST_SEEDS else (math.nan, math.nan)
+            for one, seen, seeds, table in zip(methods, trained, self._seeds, means, strict=True)
+        ]
+
+    def mean(self, bounds: tuple[float, float], level: float = LEVEL) -> MethodInterval:
+        """Of the first method; see :func:`method_mean`."""
+        return self._intervals(self._contributions[0], self._influences[0], [0], bounds, [level])[0]
+
+    def differences(
+        self, first: int, second: int, bounds: tuple[float, float], levels: Sequence[float] = (LEVEL,)
+    ) -> list[MethodInterval]:
+        """Of two methods, one for each level; see :func:`method_difference`."""
+        added = self._contributions[first] - self._contributions[second]
+        influence = self._influences[first] - self._influences[second]
+        return self._intervals(added, influence, [first, second], bounds, levels)
+
+    def _within_folds(self, found: Array) -> Array:
+        """Influences less their mean within the fold."""
+        counts = np.bincount(self._fold, minlength=self._folds)
+        sums = np.bincount(self._fold, weights=found, minlength=self._folds)
+        return np.asarray(found - (sums / np.maximum(counts, 1))[self._fold])
+
+    def _intervals(
+        self,
+        added: Array,
+        influence: Array,
+        which: Sequence[int],
+        bounds: tuple[float, float],
+        levels: Sequence[float],
+    ) -> list[MethodInterval]:
+        """Intervals from what each subject adds to a mean or difference, and its influence on it."""
+        nan, n = math.nan, self._n
+        if not n:
+            return [MethodInterval(nan, nan, nan, nan, nan, nan, nan, 0, 0, 0, "no subject has a value")] * len(levels)
+        mean, seeds = float(np.mean(added)), min(self._seeds[k] for k in which)
+        rests_on = (n, self._folds, seeds)
+        if reason := _refusal(*rests_on, self._alone):
+            return [MethodInterval(mean, nan, nan, nan, nan, nan, nan, *rests_on, reason)] * len(levels)
+        within = float(n - self._folds)
+        terms = [(float(np.einsum("s,s->", influence, influence)) / (within * n), within)]
+        terms += [self._terms[k] for k in which]
+        variance = sum(v for v, _ in terms)
+        below = sum(v**2 / freedom for v, freedom in terms)
+        freedom = variance**2 / below if below > 0 else math.inf
+        found = []
+        for level in levels:
+            low, high, p = _student(mean, variance, freedom, level)
+            low, high = (float(np.clip(end, *bounds)) for end in (low, high))
+            sources = (terms[0][0], variance - terms[0][0])
+            found.append(MethodInterval(mean, low, high, p, freedom, *sources, *rests_on))
+        return found
 
 
 def _tables(tables: ArrayLike) -> Array:
@@ -103,34 +180,6 @@ def _mean_over_seeds(tables: Array) -> Array:
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def _interval(
-    table: Array, methods: Sequence[Array], folds: NDArray[np.int_], bounds: tuple[float, float], level: float
-) -> MethodInterval:
-    """The interval of the macro mean of a table of subjects (S, C), given the seeds of the methods behind it."""
-    kept = np.isfinite(table).any(axis=1)
-    table, methods, folds = table[kept], [m[:, kept] for m in methods], folds[kept]
-    if not len(table):
-        nan = math.nan
-        return MethodInterval(nan, nan, nan, nan, nan, nan, nan, 0, 0, 0, "no subject has a value")
-    names, fold = np.unique(folds, return_inverse=True)
-    n, mean = len(table), float(np.mean(contributions(table)))
-    trained = [_trained(m, fold, len(names)) for m in methods]
-    seeds = min((int(t.sum(axis=0).min()) for t in trained if t.size), default=0)
-    if reason := _refusal(n, len(names), seeds, bool((np.isfinite(table).sum(axis=0) == 1).any())):
-        nan = math.nan
-        return MethodInterval(mean, nan, nan, nan, nan, nan, nan, n, len(names), seeds, reason)
-    terms = [_subject_term(table, fold, len(names))]
-    terms += [_training_term(m, t, fold, table) for m, t in zip(methods, trained, strict=True)]
-    variance = sum(v for v, _ in terms)
-    below = sum(v**2 / freedom for v, freedom in terms)
-    freedom = variance**2 / below if below > 0 else math.inf
-    low, high, p = _student(mean, variance, freedom, level)
-    low, high = (float(np.clip(end, *bounds)) for end in (low, high))
-    return MethodInterval(
-        mean, low, high, p, freedom, terms[0][0], variance - terms[0][0], n, len(names), seeds, reason
-    )
-
-
 def _refusal(n: int, folds: int, seeds: int, alone: bool) -> str:
     if n < FEWEST_SUBJECTS:
         return f"{n} subject{'' if n == 1 else 's'}; an interval needs {FEWEST_SUBJECTS}"
@@ -144,16 +193,10 @@ def _refusal(n: int, folds: int, seeds: int, alone: bool) -> str:
 def _trained(method: Array, fold: NDArray[np.int_], folds: int) -> NDArray[np.bool_]:
     """(R, K): whether a seed scored any subject of a fold."""
     scored: NDArray[np.bool_] = np.asarray(np.isfinite(method).any(axis=2))
-    return np.stack([scored[:, fold == k].any(axis=1) for k in range(folds)], axis=1)
-
-
-def _subject_term(table: Array, fold: NDArray[np.int_], folds: int) -> tuple[float, float]:
-    """Variance of the mean from drawing subjects, their influences taken within folds, and its degrees of freedom."""
-    found = influences(table)
-    counts = np.bincount(fold, minlength=folds)
-    centred = found - (np.bincount(fold, weights=found, minlength=folds) / counts)[fold]
-    freedom = len(found) - folds
-    return float(np.einsum("s,s->", centred, centred)) / (freedom * len(found)), float(freedom)
+    found = np.zeros((len(method), folds), dtype=bool)
+    for k in range(folds):
+        found[:, k] = scored[:, fold == k].any(axis=1)
+    return found
 
 
 def _training_term(
@@ -179,8 +222,8 @@ def _student(mean: float, variance: float, freedom: float, level: float) -> tupl
     """t interval and two-sided p-value of a mean with a variance and degrees of freedom."""
     if variance <= TIE**2:  # nothing varies: the mean is what it is
         return mean, mean, float(abs(mean) <= TIE)
-    from scipy import stats  # a second to import, and only this function needs it
+    from scipy import special  # a while to import, and only such functions need it
 
     error = math.sqrt(variance)
-    reach = float(stats.t.ppf((1.0 + level) / 2.0, freedom)) * error
-    return mean - reach, mean + reach, float(2.0 * stats.t.sf(abs(mean) / error, freedom))
+    reach = float(special.stdtrit(freedom, (1.0 + level) / 2.0)) * error
+    return mean - reach, mean + reach, float(2.0 * special.stdtr(freedom, -abs(mean) / error))

@@ -29,8 +29,8 @@ def case_scores(experiment: Experiment, dataset: str, model: str) -> pd.Series:
 
     Cases whose reference shows no class are left out; so is one that failed, which has a score but nothing to show.
     """
-    scores, ranked = experiment.scores, experiment.ranked(dataset).name
-    mine = scores[(scores["dataset"] == dataset) & (scores["model"] == model) & (scores["metric"] == ranked)]
+    scores, ranked = experiment.scores_of(dataset, model), experiment.ranked(dataset).name
+    mine = scores[scores["metric"] == ranked]
     by_class = mine.groupby(["case", "label"], sort=True)["value"].mean()
     found = by_class.groupby(level="case", sort=True).mean().dropna()
     return found[[run_of_case(experiment, dataset, model, str(case)) is not None for case in found.index]]
@@ -70,14 +70,7 @@ def run_of_case(experiment: Experiment, dataset: str, model: str, case: str) -> 
 
 
 def run_values(experiment: Experiment, run: Run, case: str) -> Mapping[tuple[str, str], float]:
-    """(metric or quantity, class) -> value of one case under one run; NaN where undefined."""
-    scores = experiment.scores
-    mine = scores[
-        (scores["dataset"] == run.dataset)
-        & (scores["model"] == run.model)
-        & (scores["fold"] == run.fold)
-        & (scores["seed"] == run.seed)
-        & (scores["case"] == case)
-    ]
-    rows = mine[["metric", "label", "value"]].itertuples(index=False)
+    """(metric or quantity, class) -> value of one case under one run, of ``SHOWN``; NaN where undefined."""
+    scores = experiment.scores[run.key]
+    rows = scores.loc[scores["case"] == case, ["metric", "label", "value"]].itertuples(index=False)
     return {(str(metric), str(label)): float(value) for metric, label, value in rows}

@@ -65,8 +65,10 @@ MIRRORED = {True: "averaged in predictions", False: "not used in predictions", N
 
 
 def in_order(experiment: Experiment, dataset: str) -> list[str]:
-    """The evaluated models of a data set in the order of the configuration."""
-    return list(dict.fromkeys(run.model for run in experiment.runs if run.dataset == dataset))
+    """The evaluated models of a data set in the order of the configuration; of many, the first ones by rank."""
+    drawn = experiment.first_models(dataset)
+    every = list(dict.fromkeys(run.model for run in experiment.runs if run.dataset == dataset))
+    return every if len(every) <= len(drawn) else drawn
 
 
 def budget(experiment: Experiment) -> str:

@@ -30,9 +30,19 @@ class Figure:
     note: str = ""
 
     @property
+    def file(self) -> str:
+        """Name of its file."""
+        return ReportFolder(Path()).figure(*self.names).name
+
+    @property
+    def inline_bytes(self) -> int:
+        """What it takes on the page, in base 64."""
+        return sum(4 * (len(data) + 2) // 3 for data in self.files.values())
+
+    @property
     def files(self) -> dict[str, bytes]:
         """File name -> bytes."""
-        files = {ReportFolder(Path()).figure(*self.names).name: self.light}
+        files = {self.file: self.light}
         if self.dark is not None:
             files[ReportFolder(Path()).figure(*self.names, "dark").name] = self.dark
         return files

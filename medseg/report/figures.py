@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 DPI = 110
 # Blue and vermilion first: the two of the palette that stand out best as lines on white.
 MODEL_COLOURS = tuple(COLOURS[k] for k in (5, 3, 2, 0, 4, 1, 6))
+# Shapes of points, with the sign that stands for each in text. Neither colour nor shape repeats before both have.
+MARKERS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"), ("p", "⬟"), ("*", "★"))
+HOLLOW = {"●": "○", "■": "□", "▲": "△", "◆": "◇", "▼": "▽", "⬟": "⬠", "★": "☆"}
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (8, 2)), (0, (1, 2)))
 MAX_NAME = 22
+# Width of charts, in inches.
+WIDTH = 4.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +49,44 @@ THEMES = (
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """How a model is drawn, wherever it is: by colour, shape, and whether the shape is filled.
+
+    Attributes:
+        colour: of the palette.
+        marker: matplotlib's name of the shape.
+        sign: the shape in text.
+        filled: whether it is.
+        dash: of lines.
+    """
+
+    colour: str
+    marker: str
+    sign: str
+    filled: bool
+    dash: Any = "-"
+
+    @property
+    def face(self) -> str:
+        """Colour of the inside of a shape."""
+        return self.colour if self.filled else "none"
+
+
+@dataclass(frozen=True, slots=True)
 class BoxRow:
     """One row of a box plot: a model's scores, one per case; NaN where undefined."""
 
     name: str
-    colour: str
+    look: Look
     values: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a chart: (steps, values); lines of one name share a legend entry."""
+    """One line of a chart: (steps, values); lines of one name share a legend entry. None: one of those in grey."""
 
     name: str
-    colour: str
+    look: Look | None
     steps: Sequence[float]
     values: Sequence[float]
 
@@ -75,9 +105,18 @@ def png(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def model_colours(models: Sequence[str]) -> dict[str, str]:
-    """A colour per model, by its place in the configuration."""
-    return {name: MODEL_COLOURS[k % len(MODEL_COLOURS)] for k, name in enumerate(models)}
+def model_looks(models: Sequence[str]) -> dict[str, Look]:
+    """A look per model, by its place in the configuration; the first 98 all differ, the first seven in every way."""
+    return {name: _look(place) for place, name in enumerate(models)}
+
+
+def _look(place: int) -> Look:
+    colours, shapes = len(MODEL_COLOURS), len(MARKERS)
+    again = place // colours
+    marker, sign = MARKERS[(place + again) % shapes]
+    filled = (place // (colours * shapes)) % 2 == 0
+    dash = DASHES[again % len(DASHES)]
+    return Look(MODEL_COLOURS[place % colours], marker, sign if filled else HOLLOW[sign], filled, dash)
 
 
 def score_limits(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -91,7 +130,7 @@ def score_limits(values: NDArray[np.float64]) -> tuple[float, float]:
 
 def box_plot(rows: Sequence[BoxRow], limits: tuple[float, float], axis: str, theme: Theme) -> Figure:
     """Horizontal box plots with every point on top; n, and how many are undefined, in the tick labels."""
-    figure = Figure(figsize=(4.9, 0.85 + 0.62 * len(rows)), dpi=DPI, facecolor=theme.paper, layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.85 + 0.62 * len(rows)), dpi=DPI, facecolor=theme.paper, layout="constrained")
     axes = figure.add_subplot()
     for place, row in enumerate(reversed(rows)):
         values = np.sort(row.values[np.isfinite(row.values)])
@@ -104,7 +143,7 @@ def box_plot(rows: Sequence[BoxRow], limits: tuple[float, float], axis: str, the
                 showfliers=False,
                 manage_ticks=False,
                 patch_artist=True,
-                boxprops={"facecolor": row.colour, "alpha": 0.22, "edgecolor": row.colour},
+                boxprops={"facecolor": row.look.colour, "alpha": 0.22, "edgecolor": row.look.colour},
                 medianprops={"color": theme.ink, "linewidth": 1.4},
                 whiskerprops={"color": theme.faint, "linewidth": 0.9},
                 capprops={"color": theme.faint, "linewidth": 0.9},
@@ -113,9 +152,10 @@ def box_plot(rows: Sequence[BoxRow], limits: tuple[float, float], axis: str, the
             values,
             place + _swarm(values, limits),
             s=13,
-            color=row.colour,
-            edgecolors=theme.paper,
-            linewidths=0.4,
+            marker=row.look.marker,
+            facecolors=row.look.face,
+            edgecolors=theme.paper if row.look.filled else row.look.colour,
+            linewidths=0.4 if row.look.filled else 0.8,
             zorder=3,
         )
     axes.set_yticks(range(len(rows)), [_tick(row) for row in reversed(rows)])
@@ -127,11 +167,15 @@ def box_plot(rows: Sequence[BoxRow], limits: tuple[float, float], axis: str, the
     return figure
 
 
+def shortened(name: str) -> str:
+    """A name that has room beside an axis."""
+    return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
+
+
 def _tick(row: BoxRow) -> str:
-    name = row.name if len(row.name) <= MAX_NAME else row.name[: MAX_NAME - 1] + "…"
     undefined = int(np.isnan(row.values).sum())
     note = f", {undefined} undefined" if undefined else ""
-    return f"{name}\nn = {row.values.size - undefined}{note}"
+    return f"{shortened(row.name)}\nn = {row.values.size - undefined}{note}"
 
 
 def _swarm(values: NDArray[np.float64], limits: tuple[float, float]) -> NDArray[np.float64]:
@@ -149,27 +193,33 @@ def _swarm(values: NDArray[np.float64], limits: tuple[float, float]) -> NDArray[
 
 
 def line_chart(lines: Sequence[Line], ylabel: str, limits: tuple[float, float] | None, theme: Theme) -> Figure:
-    """Lines over training steps; long noisy ones faint, with their running mean on top."""
-    figure = Figure(figsize=(4.9, 2.9), dpi=DPI, facecolor=theme.paper, layout="constrained")
+    """Lines over training steps, long noisy ones faint with their running mean on top; grey if they have no look."""
+    figure = Figure(figsize=(WIDTH, 2.9), dpi=DPI, facecolor=theme.paper, layout="constrained")
     axes = figure.add_subplot()
     named: set[str] = set()
-    for line in lines:
+    for line in sorted(lines, key=lambda line: line.look is not None):
         steps, values = np.asarray(line.steps, dtype=float), np.asarray(line.values, dtype=float)
         label = line.name if line.name not in named else None
         named.add(line.name)
         window = len(values) // 25
+        if line.look is None:
+            steps, values = _running_mean(steps, max(window, 1)), _running_mean(values, max(window, 1))
+            axes.plot(steps, values, color=theme.faint, alpha=0.25, linewidth=0.6, label=label)
+            continue
         if window > 1:
-            axes.plot(steps, values, color=line.colour, alpha=0.18, linewidth=0.7)
+            axes.plot(steps, values, color=line.look.colour, alpha=0.18, linewidth=0.7)
             steps, values = _running_mean(steps, window), _running_mean(values, window)
-        marker = "o" if len(values) <= 25 else None
         axes.plot(
             steps,
             values,
-            color=line.colour,
+            color=line.look.colour,
             alpha=0.9,
             linewidth=1.4,
-            marker=marker,
-            markersize=2.8,
+            linestyle=line.look.dash,
+            marker=line.look.marker,
+            markersize=3.4,
+            markerfacecolor=line.look.face,
+            markevery=max(1, len(values) // 8),
             label=label,
         )
     axes.set_xlabel("training step")

@@ -11,10 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from medseg.report.figures import DPI, Theme, style
+from medseg.report.figures import DPI, WIDTH, Look, Theme, style
 from medseg.report.filters import difference
-
-WIDTH = 4.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +20,7 @@ class Curve:
     """AP of a model at each IoU, with its interval; NaN where there is none."""
 
     name: str
-    colour: str
+    look: Look
     iou: Sequence[float]
     ap: Sequence[float]
     low: Sequence[float]
@@ -34,12 +32,12 @@ class Agreement:
     """Numbers of objects of a model.
 
     Attributes:
-        colour: of its points.
+        look: of its points.
         reference, predicted: (N,) numbers in each case.
         bias, low, high: mean difference and its limits of agreement; NaN where there are none.
     """
 
-    colour: str
+    look: Look
     reference: NDArray[np.float64]
     predicted: NDArray[np.float64]
     bias: float
@@ -53,12 +51,12 @@ class Sizes:
 
     Attributes:
         name: of the model; empty: the reference.
-        colour: of its line.
+        look: of its line; None: the reference.
         counts: bin -> objects, bins of equal width on a logarithmic axis.
     """
 
     name: str
-    colour: str
+    look: Look | None
     counts: Mapping[int, int]
 
 
@@ -67,8 +65,19 @@ def ap_chart(curves: Sequence[Curve], theme: Theme) -> Figure:
     figure, axes = _figure(3.2, theme)
     for curve in curves:
         low, high = np.array(curve.low, dtype=float), np.array(curve.high, dtype=float)
-        axes.fill_between(curve.iou, low, high, color=curve.colour, alpha=0.14, linewidth=0)
-        axes.plot(curve.iou, curve.ap, color=curve.colour, linewidth=1.5, marker="o", markersize=3.2, label=curve.name)
+        look = curve.look
+        axes.fill_between(curve.iou, low, high, color=look.colour, alpha=0.14, linewidth=0)
+        axes.plot(
+            curve.iou,
+            curve.ap,
+            color=look.colour,
+            linewidth=1.5,
+            linestyle=look.dash,
+            marker=look.marker,
+            markersize=4,
+            markerfacecolor=look.face,
+            label=curve.name,
+        )
     axes.set_xlim(0.485, 0.965)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xticks([0.5, 0.6, 0.7, 0.8, 0.9])
@@ -91,7 +100,15 @@ def agreement_chart(points: Agreement, limits: tuple[float, float], theme: Theme
     means = (points.reference + points.predicted) / 2
     axes.axhline(0, color=theme.faint, linewidth=0.8)
     axes.scatter(
-        means, points.predicted - points.reference, s=15, color=points.colour, alpha=0.75, linewidths=0, zorder=3
+        means,
+        points.predicted - points.reference,
+        s=15,
+        marker=points.look.marker,
+        facecolors=points.look.face,
+        edgecolors=points.look.colour,
+        alpha=0.75,
+        linewidths=0 if points.look.filled else 0.8,
+        zorder=3,
     )
     axes.set_ylim(limits)
     for value, line in ((points.bias, "-"), (points.low, "--"), (points.high, "--")):
@@ -123,8 +140,19 @@ def size_chart(sizes: Sequence[Sizes], per_decade: int, axis: str, theme: Theme)
         edges = 10.0 ** (np.append(places, places[-1] + 1) / per_decade)
         for one in sizes:
             counts = [one.counts.get(int(place), 0) for place in places]
-            if one.name:
-                axes.stairs(counts, edges, color=one.colour, linewidth=1.4, label=one.name)
+            if one.look is not None:
+                axes.stairs(
+                    counts, edges, color=one.look.colour, linewidth=1.4, linestyle=one.look.dash, label=one.name
+                )
+                axes.plot(
+                    np.sqrt(edges[:-1] * edges[1:]),
+                    counts,
+                    linestyle="none",
+                    marker=one.look.marker,
+                    markersize=3.4,
+                    color=one.look.colour,
+                    markerfacecolor=one.look.face,
+                )
             else:
                 axes.stairs(counts, edges, color=theme.faint, fill=True, alpha=0.35, label="reference")
         axes.set_xlim(edges[0], edges[-1])

@@ -14,7 +14,7 @@ from medseg.compare.text import UNITS, value
 from medseg.evaluate.score import FAILED, NOT_ANNOTATED
 from medseg.report.chosen import case_scores, run_of_case, run_values, worst
 from medseg.report.figure import Figure, figure_of
-from medseg.report.figures import in_themes, model_colours
+from medseg.report.figures import in_themes, model_looks
 from medseg.report.filters import difference
 from medseg.report.object_charts import (
     Agreement,
@@ -26,7 +26,7 @@ from medseg.report.object_charts import (
 )
 from medseg.report.pictures import BINS_PER_DECADE, REFERENCE, Seen
 from medseg.report.score_tables import of_dataset
-from medseg.report.sources import Experiment
+from medseg.report.sources import COUNTED, Experiment
 
 # Space above and below the points of a chart, as a share of their range.
 _MARGIN = 0.08
@@ -64,29 +64,31 @@ def object_section(experiment: Experiment, dataset: str, seen: Seen) -> ObjectSe
     place = {model: k for k, model in enumerate(experiment.models(dataset))}
     names = experiment.manifests[dataset].labels.target_names
     rows = sorted(found, key=lambda row: (names.index(row["label"]), place[row["model"]]))
-    charts = [_curves(experiment, dataset, label, rows) for label in names]
-    charts += _agreements(experiment, dataset, rows)
+    first, listed = experiment.first_models(dataset), experiment.listed_models(dataset)
+    drawn = [row for row in rows if row["model"] in first]
+    charts = [_curves(experiment, dataset, label, drawn) for label in names]
+    charts += _agreements(experiment, dataset, drawn)
     charts.append(_sizes(experiment, dataset, seen))
-    sheets = {model: _sheet(experiment, dataset, model, seen) for model in place}
-    return ObjectSection(rows, charts, sheets)
+    sheets = {model: _sheet(experiment, dataset, model, seen) for model in first}
+    return ObjectSection([row for row in rows if row["model"] in listed], charts, sheets)
 
 
 def worst_cases(experiment: Experiment, dataset: str) -> dict[str, list[str]]:
-    """Case -> the models of whose worst cases it is one."""
+    """Case -> the models of whose worst cases it is one, of those that are drawn."""
     wanted: dict[str, list[str]] = {}
-    for model in experiment.models(dataset):
+    for model in experiment.first_models(dataset):
         for case in worst(case_scores(experiment, dataset, model)):
             wanted.setdefault(case, []).append(model)
     return wanted
 
 
 def _curves(experiment: Experiment, dataset: str, label: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """AP over the IoU of one class, all models."""
-    colours = model_colours(list(experiment.config.models))
+    """AP over the IoU of one class, all models that are drawn."""
+    looks = model_looks(list(experiment.config.models))
     curves, texts = [], []
     for row in (r for r in rows if r["label"] == label):
         columns = {name: [_number(point[name]) for point in row["curve"]] for name in ("iou", "ap", "low", "high")}
-        curves.append(Curve(row["model"], colours[row["model"]], **columns))
+        curves.append(Curve(row["model"], looks[row["model"]], **columns))
         first, last = row["curve"][0], row["curve"][-1]
         texts.append(f"{row['model']} {value(first['ap'])} at 0.5, {value(last['ap'])} at 0.95")
     alt = f"AP over the IoU of objects of class {label} on {dataset}: {'; '.join(texts)}"
@@ -97,14 +99,14 @@ def _curves(experiment: Experiment, dataset: str, label: str, rows: Sequence[Map
 
 def _agreements(experiment: Experiment, dataset: str, rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
     """Numbers of objects against the reference, one chart per model and class; all on one axis of differences."""
-    colours, names = model_colours(list(experiment.config.models)), experiment.manifests[dataset].labels.target_names
+    looks, names = model_looks(list(experiment.config.models)), experiment.manifests[dataset].labels.target_names
     counts = _counts(experiment, dataset)
     found = []
     for row in rows:
         mine = counts[(counts["model"] == row["model"]) & (counts["label"] == row["label"])]
         ends = (_number(row[name]) for name in ("bias", "limit_low", "limit_high"))
         numbers = (mine[name].to_numpy(dtype=np.float64) for name in ("n_objects_ref", "n_objects_pred"))
-        found.append(Agreement(colours[row["model"]], *numbers, *ends))
+        found.append(Agreement(looks[row["model"]], *numbers, *ends))
     values = [v for one in found for v in (*(one.predicted - one.reference), one.low, one.high, 0.0)]
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     margin = _MARGIN * max(high - low, 1.0)
@@ -121,8 +123,8 @@ def _agreements(experiment: Experiment, dataset: str, rows: Sequence[Mapping[str
 
 def _counts(experiment: Experiment, dataset: str) -> pd.DataFrame:
     """Numbers of objects of each model, class and case (seeds averaged); without cases that failed."""
-    scores = experiment.scores
-    wanted = scores["metric"].isin(("n_objects_ref", "n_objects_pred")) & (scores["dataset"] == dataset)
+    scores = pd.concat([experiment.scores_of(dataset, m).assign(model=m) for m in experiment.models(dataset)])
+    wanted = scores["metric"].isin(("n_objects_ref", "n_objects_pred"))
     mine = scores[wanted & (scores["status"] != NOT_ANNOTATED)]
     keys = ["model", "label", "case"]
     failed = mine["status"].str.startswith(FAILED).groupby([mine[key] for key in keys]).transform("any")
@@ -130,10 +132,10 @@ def _counts(experiment: Experiment, dataset: str) -> pd.DataFrame:
 
 
 def _sizes(experiment: Experiment, dataset: str, seen: Seen) -> Figure:
-    colours, manifest = model_colours(list(experiment.config.models)), experiment.manifests[dataset]
+    looks, manifest = model_looks(list(experiment.config.models)), experiment.manifests[dataset]
     found = [
-        Sizes(name, colours.get(name, ""), seen.sizes[name])
-        for name in (REFERENCE, *experiment.models(dataset))
+        Sizes(name, looks.get(name), seen.sizes[name])
+        for name in (REFERENCE, *experiment.first_models(dataset))
         if name in seen.sizes
     ]
     unit = " / ".join(sorted({case.geometry.unit for case in manifest.cases}))
@@ -153,7 +155,7 @@ def _sheet(experiment: Experiment, dataset: str, model: str, seen: Seen) -> list
         if run is None or picture is None:
             continue
         found = run_values(experiment, run, case)
-        sums = {n: sum(v for (metric, _), v in found.items() if metric == n) for n in _SUMMED}
+        sums = {n: sum(v for (metric, _), v in found.items() if metric == n) for n in COUNTED}
         scores = [v for (metric, _), v in found.items() if metric == ranked.name and np.isfinite(v)]
         text = (
             f"{ranked.title} {', '.join(value(score) for score in scores)}: {sums['matched_50']:.0f} of "
@@ -163,9 +165,6 @@ def _sheet(experiment: Experiment, dataset: str, model: str, seen: Seen) -> list
         alt = f"{model} on case {case} of {dataset}: contours of objects; {text}"
         figures.append(Figure(("worst", dataset, case, model), case, alt, picture, None, model, text))
     return figures
-
-
-_SUMMED = ("matched_50", "n_objects_ref", "n_objects_pred", "n_merged", "n_split")
 
 
 def _number(found: float | None) -> float:

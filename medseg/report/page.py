@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -12,16 +15,20 @@ from medseg.compare.text import bare, signed, value
 from medseg.files import digest_of
 from medseg.report import experiment_tables, filters, score_tables
 from medseg.report.figure import Figure
-from medseg.report.figures import model_colours
+from medseg.report.figures import model_looks
 from medseg.report.object_contours import COLOUR_OF, LEGEND, MARKS
 from medseg.report.object_section import ObjectSection
 from medseg.report.overlays import class_colour
 from medseg.report.sources import Experiment
+from medseg.results.folders import ReportFolder
+
+# The page is at most so large, whatever the study: pictures that have no room lie beside it, in ``figures/``.
+MOST_BYTES = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class OverlayRow:
-    """One case with the overlays of all models."""
+    """One case with the overlays of all models, best ranked first."""
 
     standing: str
     case: str
@@ -35,65 +42,118 @@ def render(
     curves: Mapping[str, Sequence[Figure]],
     overlays: Mapping[str, Sequence[OverlayRow]],
     objects: Mapping[str, ObjectSection],
+    maps: Mapping[str, Figure],
 ) -> str:
     """The page as HTML; every value from data passes through autoescape.
+
+    Pictures are on the page as long as it stays below ``MOST_BYTES``, those that matter most first; the others are
+    named where they would be, with the address of their file beside the page.
 
     Args:
         experiment: everything but pictures.
         boxes, curves, overlays: of each data set.
         objects: of each data set whose objects were scored.
+        maps: who is better than whom, of each data set with many models.
     """
-    datasets = experiment.datasets
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            experiment=experiment,
-            missing=experiment.missing,
-            config=experiment.config,
-            colours=model_colours(list(experiment.config.models)),
-            class_colours={
-                d: {n: class_colour(k) for k, n in enumerate(m.labels.class_names, start=1)}
-                for d, m in experiment.manifests.items()
-            },
-            ranked={d: experiment.ranked(d).title for d in datasets},
-            objects=objects,
-            legend=[(text, COLOUR_OF[what]) for what, text in LEGEND.items()],
-            marks=MARKS,
-            boards={d: score_tables.board(experiment, d) for d in datasets},
-            classes={d: score_tables.classes(experiment, d) for d in datasets},
-            families={d: score_tables.family_tables(experiment, d) for d in datasets},
-            pairs={d: score_tables.of_dataset(experiment, "pairs", d) for d in datasets},
-            secondary={d: score_tables.secondary(experiment, d) for d in datasets},
-            winners={d: score_tables.of_dataset(experiment, "winners", d) for d in datasets},
-            tails={d: score_tables.tails(experiment, d) for d in datasets},
-            statements=experiment.statements,
-            boxes=boxes,
-            curves=curves,
-            overlays=overlays,
-            budget=experiment_tables.budget(experiment),
-            times={
-                d: [experiment_tables.times(experiment, d, m) for m in experiment_tables.in_order(experiment, d)]
-                for d in datasets
-            },
-            stages=experiment_tables.stages(experiment),
-            plans={d: experiment_tables.plans(experiment, d) for d in datasets},
-            orders={d: experiment_tables.in_order(experiment, d) for d in datasets},
-            data=[experiment_tables.data(experiment, d) for d in datasets],
-            definitions=experiment.summary["definitions"],
-            provenance=experiment_tables.provenance(experiment.runs),
-            digests=[
-                *experiment.digests.items(),
-                ("configuration", digest_of(experiment.config.model_dump(mode="json"))),
-            ],
-            config_text=experiment_tables.config_text(experiment),
-        )
+    template, found = (
+        _environment().get_template("report.html.j2"),
+        _facts(experiment, boxes, curves, overlays, objects),
     )
+    found["maps"] = maps
+    room = MOST_BYTES - len(template.render(**found, inlined=frozenset()).encode())
+    inlined = set()
+    for figure in _by_importance(experiment, boxes, curves, overlays, objects, maps):
+        # An address of the other kind is shorter than what surrounds a picture.
+        needed = figure.inline_bytes + 300
+        if needed <= room:
+            inlined.add(figure.file)
+            room -= needed
+    return template.render(**found, inlined=frozenset(inlined))
+
+
+def _by_importance(
+    experiment: Experiment,
+    boxes: Mapping[str, Sequence[Figure]],
+    curves: Mapping[str, Sequence[Figure]],
+    overlays: Mapping[str, Sequence[OverlayRow]],
+    objects: Mapping[str, ObjectSection],
+    maps: Mapping[str, Figure],
+) -> Iterator[Figure]:
+    """Pictures in the order in which they get room: charts, then cases, by the rank of their model in its data set."""
+    datasets = experiment.datasets
+    for name in datasets:
+        yield from [*([maps[name]] if name in maps else []), *boxes[name], *curves[name]]
+        yield from objects[name].charts if name in objects else ()
+    for place in range(max((len(experiment.first_models(name)) for name in datasets), default=0)):
+        for name in datasets:
+            models = experiment.first_models(name)[place : place + 1]
+            yield from (figure for row in overlays[name] for figure in row.figures if figure.model in models)
+            if name in objects:
+                yield from (figure for model in models for figure in objects[name].sheets.get(model, ()))
+
+
+def _facts(
+    experiment: Experiment,
+    boxes: Mapping[str, Sequence[Figure]],
+    curves: Mapping[str, Sequence[Figure]],
+    overlays: Mapping[str, Sequence[OverlayRow]],
+    objects: Mapping[str, ObjectSection],
+) -> dict[str, Any]:
+    """What the templates are given."""
+    datasets = experiment.datasets
+    return {
+        "experiment": experiment,
+        "missing": experiment.missing,
+        "config": experiment.config,
+        "looks": model_looks(list(experiment.config.models)),
+        "first": {d: experiment.first_models(d) for d in datasets},
+        "listed": {d: experiment.listed_models(d) for d in datasets},
+        "ranks": {d: experiment.models(d) for d in datasets},
+        "class_colours": {
+            d: {n: class_colour(k) for k, n in enumerate(m.labels.class_names, start=1)}
+            for d, m in experiment.manifests.items()
+        },
+        "ranked": {d: experiment.ranked(d).title for d in datasets},
+        "objects": objects,
+        "legend": [(text, COLOUR_OF[what]) for what, text in LEGEND.items()],
+        "marks": MARKS,
+        "boards": {d: score_tables.board(experiment, d) for d in datasets},
+        "classes": {d: score_tables.classes(experiment, d) for d in datasets},
+        "families": {d: score_tables.family_tables(experiment, d) for d in datasets},
+        "pairs": {d: score_tables.pairs(experiment, d) for d in datasets},
+        "secondary": {d: score_tables.secondary(experiment, d) for d in datasets},
+        "winners": {d: score_tables.of_dataset(experiment, "winners", d) for d in datasets},
+        "tails": {d: score_tables.tails(experiment, d) for d in datasets},
+        "statements": experiment.statements,
+        "boxes": boxes,
+        "curves": curves,
+        "overlays": overlays,
+        "budget": experiment_tables.budget(experiment),
+        "times": {
+            d: [experiment_tables.times(experiment, d, m) for m in experiment.listed_models(d)] for d in datasets
+        },
+        "stages": experiment_tables.stages(experiment),
+        "plans": {d: experiment_tables.plans(experiment, d) for d in datasets},
+        "orders": {d: experiment_tables.in_order(experiment, d) for d in datasets},
+        "data": [experiment_tables.data(experiment, d) for d in datasets],
+        "definitions": experiment.summary["definitions"],
+        "provenance": experiment_tables.provenance(experiment.runs),
+        "digests": [
+            *experiment.digests.items(),
+            ("configuration", digest_of(experiment.config.model_dump(mode="json"))),
+        ],
+        "config_text": experiment_tables.config_text(experiment),
+    }
 
 
 def data_uri(image: bytes) -> str:
     """PNG bytes as a ``data:`` address, so that the page needs no other file."""
     return "data:image/png;base64," + base64.b64encode(image).decode("ascii")
+
+
+def beside(file: str) -> str:
+    """Address of a figure's file, relative to the page."""
+    return f"{ReportFolder(Path()).figures.name}/{urllib.parse.quote(file)}"
 
 
 def _environment() -> jinja2.Environment:
@@ -113,5 +173,6 @@ def _environment() -> jinja2.Environment:
         "count": filters.count,
         "difference": filters.difference,
         "uri": data_uri,
+        "beside": beside,
     }
     return environment

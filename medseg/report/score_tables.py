@@ -103,7 +103,7 @@ def family_tables(experiment: Experiment, dataset: str) -> list[dict[str, Any]]:
                 **found[MEAN, model, f"{one.name}_subject"],
             }
             for one in computed
-            for model in experiment.models(dataset)
+            for model in experiment.listed_models(dataset)
         ]
         behind = list(filter(None, (behind_mean(summary, one) for one in computed)))
         title = "Metrics of objects" if family == "objects" else f"{family.capitalize()} metrics"
@@ -138,11 +138,31 @@ def of_dataset(experiment: Experiment, table: str, dataset: str) -> list[dict[st
     return [row for row in experiment.summary[table] if row["dataset"] == dataset]
 
 
+def pairs(experiment: Experiment, dataset: str) -> dict[str, Any]:
+    """Paired comparisons: all of few models; of many those of the first with each, and those among the first ones.
+
+    Returns:
+        ``rows``: in words; ``first``: the model ranked first against every other, in short, where not all are in
+        ``rows``; ``total``: how many there are.
+    """
+    rows, drawn = of_dataset(experiment, "pairs", dataset), experiment.first_models(dataset)
+    if len(experiment.models(dataset)) <= len(drawn):
+        return {"rows": rows, "first": [], "total": len(rows)}
+    among = [row for row in rows if row["first"] in drawn and row["second"] in drawn]
+    return {"rows": among, "first": [row for row in rows if row["first"] == drawn[0]], "total": len(rows)}
+
+
 def secondary(experiment: Experiment, dataset: str) -> dict[str, list[dict[str, Any]]]:
-    """Rows of each secondary family, pairs in ranked order, with the name of each row's metric in words."""
+    """Rows of each secondary family, pairs in ranked order, with the name of each row's metric in words.
+
+    Of many models, those of pairs among the first ones.
+    """
     tables: dict[str, list[dict[str, Any]]] = {}
+    drawn = experiment.first_models(dataset)
     found = of_dataset(experiment, "rows", dataset)
     for row in of_dataset(experiment, "secondary", dataset):
+        if row["first"] not in drawn or row["second"] not in drawn:
+            continue
         one = quantity(row["metric"].removesuffix("_subject"))
         title = heading(one.mean_title, "1", tolerance=_tolerance(one, found))
         what = title if row["label"] == MEAN else f"{one.title}, {row['label']}"
@@ -157,7 +177,7 @@ def tails(experiment: Experiment, dataset: str) -> list[dict[str, Any]]:
     return [
         {**found[row["model"]], "by_case": row[f"{column}_case"], "pooled": row[f"{column}_pooled"]}
         for row in experiment.leaderboard
-        if row["dataset"] == dataset
+        if row["dataset"] == dataset and row["model"] in experiment.listed_models(dataset)
     ]
 
 
@@ -170,7 +190,7 @@ def _labels_and_models(experiment: Experiment, dataset: str) -> list[tuple[str, 
     """Classes in the data set's order with the models, best first; those that were scored."""
     scored = {(r["label"], r["model"]) for r in of_dataset(experiment, "rows", dataset)}
     names = experiment.manifests[dataset].labels.target_names
-    return [(label, m) for label in names for m in experiment.models(dataset) if (label, m) in scored]
+    return [(label, m) for label in names for m in experiment.listed_models(dataset) if (label, m) in scored]
 
 
 def _unit(one: Quantity, rows: list[dict[str, Any]]) -> str:

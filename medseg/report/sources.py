@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from medseg.compare.quantity import Quantity
-from medseg.compare.run import read_compared_scores, read_leaderboard, read_summary
+from medseg.compare.run import ComparedScores, read_leaderboard, read_summary
 from medseg.compare.terminal import ranked_by
 from medseg.config import Config, load_config
 from medseg.errors import DataError
@@ -21,6 +21,7 @@ from medseg.evaluate.choice import require_chosen
 from medseg.files import sha256_file
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_folds
+from medseg.metrics.table import METRICS
 from medseg.plan.plan import read_plan
 from medseg.predict.record import PredictedCase, find_scored, require_made_as
 from medseg.report.statements import dataset_statements
@@ -30,7 +31,13 @@ from medseg.train.history import read_history, read_timing
 from medseg.train.journal import Record
 from medseg.trained import read_facts, require_training
 
-KEY = ["dataset", "model", "fold", "seed"]
+# Of many models, the first so many are drawn on the page, and the first so many have rows in every table.
+DRAWN, LISTED = 8, 24
+KEY = ("dataset", "model", "fold", "seed")
+Key = tuple[str, str, Fold, int]
+# What is shown of single cases: the metrics that models are ranked by, and what is counted of their objects.
+COUNTED = ("matched_50", "n_objects_ref", "n_objects_pred", "n_merged", "n_split")
+SHOWN = (*(name for name, metric in METRICS.items() if metric.ranks), *COUNTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,11 @@ class Run:
     cases: Mapping[str, PredictedCase]
     mirror: bool | None
 
+    @property
+    def key(self) -> Key:
+        """Which, as a key."""
+        return self.dataset, self.model, self.fold, self.seed
+
 
 @dataclass(frozen=True, slots=True)
 class WorkflowJob:
@@ -80,7 +92,7 @@ class Experiment:
         plans: (data set, model) -> plan.
         runs: all evaluated runs.
         missing: runs that the configuration asks for and nobody has evaluated, as text.
-        scores: the score rows of all runs.
+        scores: (data set, model, fold, seed) -> case, label, metric, value and status of the score rows of ``SHOWN``.
         summary: ``summary.json`` of compare.
         leaderboard: rows of ``leaderboard.csv``.
         jobs: benchmark tables, if the workflow left any.
@@ -94,7 +106,7 @@ class Experiment:
     plans: Mapping[tuple[str, str], Mapping[str, Any]]
     runs: tuple[Run, ...]
     missing: tuple[str, ...]
-    scores: pd.DataFrame
+    scores: Mapping[Key, pd.DataFrame]
     summary: Mapping[str, Any]
     leaderboard: Sequence[Mapping[str, str]]
     jobs: tuple[WorkflowJob, ...]
@@ -110,6 +122,14 @@ class Experiment:
         """Models evaluated on a data set, best first."""
         return [row["model"] for row in self.leaderboard if row["dataset"] == dataset]
 
+    def first_models(self, dataset: str) -> list[str]:
+        """Those of them that are drawn on the page; of the others, pictures lie beside it."""
+        return self.models(dataset)[:DRAWN]
+
+    def listed_models(self, dataset: str) -> list[str]:
+        """Those of them that have rows in long tables."""
+        return self.models(dataset)[:LISTED]
+
     def ranked(self, dataset: str) -> Quantity:
         """The metric that the models of a data set are ranked by: PQ where objects were scored, else Dice."""
         return ranked_by([row for row in self.leaderboard if row["dataset"] == dataset])
@@ -117,6 +137,10 @@ class Experiment:
     def counts_objects(self, dataset: str) -> bool:
         """Whether single objects of a data set were scored."""
         return self.ranked(dataset).family == "objects"
+
+    def scores_of(self, dataset: str, model: str) -> pd.DataFrame:
+        """Score rows of all runs of a model on a data set."""
+        return pd.concat([self.scores[run.key] for run in self.runs_of(dataset, model)], ignore_index=True)
 
     def runs_of(self, dataset: str, model: str) -> list[Run]:
         """The evaluated runs of a model on a data set."""
@@ -136,8 +160,9 @@ def read_experiment(results: Path, config_json: Path) -> Experiment:
     layout = Results(results)
     compare = layout.compare
     summary, leaderboard = read_summary(compare.folder), read_leaderboard(compare.folder)
-    scores = read_compared_scores(compare.folder)
-    keys = [(str(d), str(m), int(f), int(s)) for d, m, f, s in scores[KEY].drop_duplicates().itertuples(index=False)]
+    compared = ComparedScores(compare.folder, summary)
+    places = {_key(training): place for place, training in enumerate(compared.trainings)}
+    keys = list(places)
     order = {name: place for place, name in enumerate([*config.datasets, *config.models])}
     keys.sort(key=lambda k: (order.get(k[0], len(order)), order.get(k[1], len(order)), k))
     names = list(dict.fromkeys(k[0] for k in keys))
@@ -145,9 +170,11 @@ def read_experiment(results: Path, config_json: Path) -> Experiment:
     wanted = [run for run in config.runs() if RunKey(*run).validates]
     manifests = {d: read_manifest(layout.ingest(d).manifest) for d in names}
     for name, manifest in manifests.items():
-        require_chosen(config, name, manifest.labels.target_names, scores[scores["dataset"] == name])
-    compared = {tuple(t[name] for name in KEY): str(t["fingerprint"]) for t in summary["trainings"]}
-    runs = tuple(_read_run(config, layout, RunKey(*key), compared[key], _scored(scores, key)) for key in keys)
+        require_chosen(config, name, manifest.labels.target_names, _definitions(compared, name))
+    fingerprints = {_key(training): str(training["fingerprint"]) for training in compared.trainings}
+    runs = tuple(
+        _read_run(config, layout, RunKey(*key), fingerprints[key], _scored(compared, places[key])) for key in keys
+    )
     return Experiment(
         config,
         manifests,
@@ -155,7 +182,7 @@ def read_experiment(results: Path, config_json: Path) -> Experiment:
         {(d, m): read_plan(layout.plan(d).plan(m)).to_json() for d, m in dict.fromkeys(k[:2] for k in keys)},
         runs,
         tuple(f"{d} / {m} / fold {f} / seed {s}" for d, m, f, s in wanted if (d, m, f, s) not in set(keys)),
-        scores,
+        {key: _shown(compared, place) for key, place in places.items()},
         summary,
         leaderboard,
         _read_jobs(layout.benchmarks, config.datasets),
@@ -167,11 +194,29 @@ def read_experiment(results: Path, config_json: Path) -> Experiment:
     )
 
 
-def _scored(scores: pd.DataFrame, key: tuple[str, str, int, int]) -> dict[str, str]:
+def _key(training: Mapping[str, Any]) -> Key:
+    return str(training["dataset"]), str(training["model"]), training["fold"], int(training["seed"])
+
+
+def _definitions(compared: ComparedScores, dataset: str) -> pd.DataFrame:
+    """What the score rows of a data set are of: class, metric, definition and spacing, each combination once."""
+    columns = ["label", "metric", "definition", "spacing"]
+    places = [k for k, training in enumerate(compared.trainings) if training["dataset"] == dataset]
+    found = [compared.frame(place, columns, distinct=True) for place in places]
+    return pd.concat(found, ignore_index=True).drop_duplicates(ignore_index=True)
+
+
+def _scored(compared: ComparedScores, place: int) -> dict[str, str]:
     """Case -> digest of the label map that was scored, of one training."""
-    mine = scores[(scores[KEY] == list(key)).all(axis=1)]
+    mine = compared.frame(place, ["case", "prediction"], distinct=True)
     mine = mine[mine["prediction"] != ""]
     return dict(zip(mine["case"], mine["prediction"], strict=True))
+
+
+def _shown(compared: ComparedScores, place: int) -> pd.DataFrame:
+    """What is shown of the cases of one training."""
+    mine = compared.frame(place, ["case", "label", "metric", "value", "status"])
+    return mine[mine["metric"].isin(SHOWN)].reset_index(drop=True)
 
 
 def _read_run(config: Config, layout: Results, key: RunKey, fingerprint: str, scored: Mapping[str, str]) -> Run:

@@ -6,13 +6,14 @@ and scores are those of a training only if the comparison names its fingerprint.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.compare.run import MAKER as COMPARE
-from medseg.compare.run import read_compared_scores, read_summary
+from medseg.compare.run import ComparedScores, read_summary
 from medseg.config import load_config
 from medseg.errors import RUN_STUDY, DataError
 from medseg.files import digest_of
@@ -73,17 +74,41 @@ class StudyModel:
         return bool(self.rows or self.test_rows)
 
 
+class TrainingScores:
+    """The score rows of trainings in the comparison, read when they are asked for."""
+
+    def __init__(self, compared: ComparedScores | None, places: Mapping[str, int]) -> None:
+        """Of the trainings that are known by the keys of their runs; ``places`` are those in ``compared``."""
+        self._compared, self._places = compared, places
+        self._reading = threading.Lock()  # several models are sent at once
+
+    def of(self, key: str) -> pd.DataFrame | None:
+        """All rows of a training; None if it was not compared."""
+        if self._compared is None or key not in self._places:
+            return None
+        with self._reading:
+            return self._compared.frame(self._places[key])
+
+    def cases(self, key: str) -> list[str]:
+        """Its cases."""
+        if self._compared is None or key not in self._places:
+            return []
+        with self._reading:
+            found = self._compared.frame(self._places[key], ["case"], distinct=True)
+        return [str(case) for case in found["case"]]
+
+
 @dataclass(frozen=True, slots=True)
 class Study:
     """An experiment as its configuration, its models and its comparison say.
 
     Attributes:
         models: those that the configuration runs, by data set.
-        scores: key of a run -> score rows of this very training in the comparison.
+        scores: of the trainings that were compared.
     """
 
     models: tuple[StudyModel, ...]
-    scores: Mapping[str, pd.DataFrame]
+    scores: TrainingScores
 
     def digest(self) -> str:
         """Digest of what is to be seen in the tracking store; no name of a folder or machine is in it."""
@@ -112,21 +137,21 @@ def read_study(results: Path, config: Path, experiment: str) -> Study:
     files = Results(results)
     compared, rows = _comparison(files.compare, VALIDATION)
     tested = _tested(files)
-    scores: Any = read_compared_scores(files.compare.folder) if rows else None
+    scores = ComparedScores(files.compare.folder) if rows else None
     keys: dict[tuple[str, str], list[RunKey]] = {}
     for run in loaded.runs():
         keys.setdefault(run[:2], []).append(RunKey(*run))
     models = tuple(_model(files, mine, (compared, rows), tested) for mine in keys.values())
+    places = {}
+    for place, one in enumerate(scores.trainings if scores is not None else ()):
+        key = RunKey(one["dataset"], one["model"], one["fold"], one["seed"])
+        places[key, one["split"], one["fingerprint"]] = place
     of_trainings = {}
-    for trained in (t for model in models for t in model.trained):
-        spec = trained.spec
-        if compared.get((spec.dataset, spec.model), {}).get((spec.fold, spec.seed)) == spec.fingerprint:
-            columns = {"dataset": spec.dataset, "model": spec.model, "fold": spec.fold, "seed": spec.seed}
-            mine = scores["split"] == VALIDATION
-            for name, value in columns.items():
-                mine &= scores[name] == value
-            of_trainings[spec.key] = scores[mine]
-    return Study(models, of_trainings)
+    for spec in (trained.spec for model in models for trained in model.trained):
+        key = RunKey(spec.dataset, spec.model, spec.fold, spec.seed)
+        if (key, VALIDATION, spec.fingerprint) in places:
+            of_trainings[spec.key] = places[key, VALIDATION, spec.fingerprint]
+    return Study(models, TrainingScores(scores, of_trainings))
 
 
 def _comparison(files: CompareFolder, split: str) -> Comparison:

@@ -40,9 +40,10 @@ MORE = "\nand {} more: in the report, and among the metrics"
 def training_metrics(scores: pd.DataFrame) -> dict[str, float]:
     """Means and counts of one training's scores, by the comparison's own functions; undefined ones are left out."""
     from medseg.compare.block import blocks
+    from medseg.compare.scored import of_frame
     from medseg.compare.summary import counts, means
 
-    (block,) = blocks(scores)
+    (block,) = blocks(of_frame(scores))
     found = {score_name(metric, label): mean for (metric, label), mean in means(block).items()}
     out = {name: mean for name, mean in found.items() if mean is not None}
     return {**out, **{f"{PREFIX}/{name}": float(n) for name, n in counts(block).items()}}
@@ -101,12 +102,13 @@ def summary_metrics(rows: Iterable[Mapping[str, Any]], prefix: str = PREFIX) -> 
     return {name: float(number) for name, number in out.items() if number is not None and math.isfinite(number)}
 
 
-def note_card(spec: RunSpec, rows: Sequence[Mapping[str, Any]], trained: Iterable[Trained]) -> str:
-    """The description of a parent run, in markdown: what it is and its scores."""
+def note_card(spec: RunSpec, rows: Sequence[Mapping[str, Any]], trained: Iterable[Trained], report: str = "") -> str:
+    """The description of a parent run, in markdown: what it is, where the report is, and its scores."""
     folds = ", ".join(t.folder.name for t in trained)
     params = spec.parent_params
     facts = ", ".join(f"{k} {params[k]}" for k in ("patch", "batch", "loss", "lr", "steps") if k in params)
     lines = [f"**{params.get('network', spec.model)}** on **{spec.dataset}** ({folds})", "", facts, ""]
+    lines += [f"[Report of the experiment]({report})", ""] if report else []
     # Means first, since of many classes not all have a place.
     shown = sorted((row for row in rows if _in_note(row)), key=lambda row: row["label"] != MEAN)
     behind = filter(None, (behind_mean(rows, _quantity_of(row)) for row in shown if row["label"] == MEAN))

@@ -47,6 +47,7 @@ class Replay:
         models = [model for model in self._study.models if model.trained]
         parents = [self._known_parent(model, known) for model in models]
         runs.hide(self._client, self._outdated(models, parents, known))
+        files = self._sending.report(any(model.rows for model in models))
         # Models beside one another, and of each its trainings: those who wait for the others' end are other threads.
         with workers(self._store) as each_model, workers(self._store) as each_training:
 
@@ -57,7 +58,7 @@ class Replay:
             new = each_model(send, zip(models, parents, strict=True))
         if self._stored_state() != self._study.digest():
             self._client.set_experiment_tag(self._experiment, STATE_TAG, self._study.digest())
-        total = sum(new, Counter[str]())
+        total = sum(new, Counter(files=files))
         return (
             f"tracking: {len(self.sent)} trainings of {len(models)} models in experiment "
             f"'{self._store.experiment}' ({self._store.uri}); new: {total['points']} curve points, "

@@ -16,7 +16,7 @@ from medseg.owner import is_here, owner_tags
 from medseg.progress import say
 from medseg.results.key import fold_order
 from medseg.results.paths import Results
-from medseg.tracking import runs
+from medseg.tracking import pages, runs
 from medseg.tracking.current import Study, StudyModel
 from medseg.tracking.curves import COMPLETE, Beside, Curves, Turn, points_digest
 from medseg.tracking.finished import Trained
@@ -64,6 +64,7 @@ class Sending:
     def __init__(self, client: Any, experiment: str, store: Store, results: Path, study: Study) -> None:
         self._client, self._experiment, self._store = client, experiment, store
         self._results, self._study = results, study
+        self._report = ""
 
     def child(
         self, trained: Trained, known: Any | None, parent: str, start_ms: int, stored: Iterable[Any], pictured: bool
@@ -77,7 +78,7 @@ class Sending:
         values = {"time/train_s": trained.seconds}
         tags = {"medseg.plan": _plan_digest(trained), "medseg.dataset_digest": self._digest(trained)}
         files: dict[str, bytes] = {}
-        scores = self._study.scores.get(spec.key)
+        scores = self._study.scores.of(spec.key)
         if scores is not None:
             values |= training_metrics(scores)
             tags |= {**length_unit(scores["unit"]), **training_tolerances(scores)}
@@ -151,11 +152,13 @@ class Sending:
             "medseg.dataset_digest": self._digest(first),
             "medseg.folds": " ".join(str(f) for f in sorted({t.spec.fold for t in members}, key=fold_order)),
             "medseg.seeds": " ".join(str(s) for s in sorted({t.spec.seed for t in members})),
-            "mlflow.note.content": note_card(first.spec, model.rows, members),
+            "mlflow.note.content": note_card(first.spec, model.rows, members, self._link(model)),
             **length_unit(row["unit"] for row in model.rows),
             **summary_tolerances(model.rows),
         }
         del tags["medseg.weights_sha256"]  # one per child
+        if self._link(model) or pages.LINK in run.data.tags:
+            tags[pages.LINK] = self._report if self._link(model) else "none"
         if model.has_scores:
             self._link_models(run, [one.model for one in sent])
             values = {**summary_metrics(model.rows), **summary_metrics(model.test_rows, TEST_PREFIX)}
@@ -163,10 +166,12 @@ class Sending:
             tags |= display_tags(values)
             new["values"] = log_values(self._client, run, values, withdraw=True)
             # Those on all cases have none.
-            scored = [self._study.scores[t.spec.key] for t in members if t.spec.key in self._study.scores]
-            cases = [case for scores in scored for case in scores["case"]]
+            cases = [case for t in members for case in self._study.scores.cases(t.spec.key)]
             images = fixed_images(self._results, first.spec, cases, run.info.start_time)
-            new["files"], put = self._put(run, {**self._pages(first, cases), **images})
+            pictures = {
+                place: path.read_bytes() for place, path in overlays_of(self._results, first.spec, cases).items()
+            }
+            new["files"], put = self._put(run, {**pictures, **images})
             tags |= {**(LOGGED_IMAGES if images else {}), **put}
         else:
             say(f"tracking: {first.spec.parent_key}: no scores of the model, since {model.reason}")
@@ -179,12 +184,30 @@ class Sending:
             self._client.set_terminated(run_id, "FINISHED", max(end for end in ends if end is not None))
         return new
 
-    def _pages(self, trained: Trained, cases: Iterable[str]) -> dict[str, bytes]:
-        """The report, and its pictures of a model's predictions."""
-        page = Results(self._results).report.page
-        files = {"report/index.html": page.read_bytes()} if page.is_file() else {}
-        pictures = overlays_of(self._results, trained.spec, cases)
-        return {**files, **{place: path.read_bytes() for place, path in pictures.items()}}
+    def report(self, wanted: bool) -> int:
+        """Store the report in its run, for all parents to link to; how many files were sent.
+
+        Where none is to be shown (none is ``wanted``, or the one on disk is of other scores), none is there afterwards.
+        """
+        page = pages.current_page(self._results) if wanted else None
+        self._report = ""
+        with store_lock(self._store.lock):
+            if page is None:
+                for run in pages.report_runs(self._client, self._experiment):
+                    self._client.delete_run(run.info.run_id)
+                return 0
+            run = pages.report_run(self._client, self._experiment)
+        self._report = str(run.info.run_id)
+        sent, put = self._put(run, {pages.PLACE: page})
+        if sent:
+            runs.log_new(self._client, run, params={}, tags=put)
+        if run.info.status != "FINISHED":
+            self._client.set_terminated(run.info.run_id, "FINISHED")
+        return sent
+
+    def _link(self, model: StudyModel) -> str:
+        """Address of the report for a model whose scores are in it; empty where there is none."""
+        return pages.link_to(self._experiment, self._report) if self._report and model.rows else ""
 
     def _link_models(self, parent: Any, models: Iterable[str]) -> None:
         """Link the models of all folds to the parent run, since the UI lists runs without a model elsewhere."""

@@ -144,7 +144,8 @@ DOWNSTREAM: dict[str, FileKind] = {
     "state.safetensors": FileKind(functools.partial(_state, "state.safetensors"), _read_state),
     "predictions.json": FileKind(_predictions, read_predictions),
     "score table": FileKind(
-        lambda folder: write_scores(folder / "s.parquet", _rows()), _values(lambda path: read_scores([path]))
+        lambda folder: write_scores(folder / "s.parquet", _rows()),
+        lambda path: [table.to_pydict() for table in read_scores([path]).tables()],
     ),
     "score table of a shard": FileKind(_shard, _values(lambda path: read_table(path, "medseg evaluate"))),
     "compared scores": FileKind(

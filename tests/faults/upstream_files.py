@@ -18,7 +18,6 @@ from medseg.ingest import download
 from medseg.ingest.manifest import Case, Grouping, Manifest, read_manifest, write_manifest, write_test
 from medseg.ingest.recorded import read_test
 from medseg.ingest.splits import read_folds, read_split, write_splits
-from medseg.jobs import case_sizes, step_gb
 from medseg.kept import kept, write_stamp
 from medseg.plan.fingerprint import Fingerprint, read_fingerprint, write_fingerprint
 from medseg.plan.plan import read_plan, write_plan
@@ -30,6 +29,7 @@ from medseg.tracking.store import read_store
 from medseg.transfer import _known, _State, _state_file
 from medseg.weights.record import read_weights_record, write_weights_record
 from medseg.workflow import write_config
+from medseg.workload import case_sizes, planned
 from tests.faults.flips import FileKind
 from tests.plans import tiny_plan
 
@@ -192,7 +192,7 @@ UPSTREAM: dict[str, FileKind] = {
     ),
     "fingerprint.json": FileKind(_fingerprint, read_fingerprint),
     "plan": FileKind(_plan, read_plan),
-    "memory of a step": FileKind(_plan, lambda path: _made(step_gb(path))),
+    "memory of a step": FileKind(_plan, lambda path: _made(found.step_gb if (found := planned(path)) else None)),
     "index.json": FileKind(_store("index.json"), _indexed),
     "prepared case": FileKind(_store("a.case"), _kept_case),
     "prepared case, by the index": FileKind(_store("a.case"), _indexed),

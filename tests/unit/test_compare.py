@@ -17,6 +17,7 @@ from medseg.compare import interval
 from medseg.compare.block import blocks
 from medseg.compare.rows import read_scores
 from medseg.compare.run import read_leaderboard, run
+from medseg.compare.scored import of_frame
 from medseg.compare.summary import summary_rows
 from medseg.compare.terminal import terminal_leaderboard
 from medseg.compare.verdict import ABOUT_NETWORKS
@@ -135,13 +136,13 @@ def test_seeds_of_a_case_are_averaged_first_and_folds_are_pooled() -> None:
     for fold, case in enumerate(["c1", "c2"]):
         rows += score_rows({case: {"a": dice["half"]}}, fold=fold, seed=0)
         rows += score_rows({case: {"a": dice["full"]}}, fold=fold, seed=1)
-    (block,) = blocks(pd.DataFrame(rows))
+    (block,) = blocks(of_frame(pd.DataFrame(rows)))
     assert block.values["dice"].tolist() == [[0.75], [0.75]]
     assert (block.folds, block.seeds) == ((0, 1), (0, 1))
     one = block.trainings[1, 0]["dice"]
     assert math.isnan(one[0, 0])
     assert one[1, 0] == 0.5
-    row = next(r for r in summary_rows(block) if r["metric"] == "dice_subject")
+    row = next(r for r in summary_rows([block]) if r["metric"] == "dice_subject")
     assert (row["n"], row["mean"]) == (2, 0.75)
 
 
@@ -210,24 +211,6 @@ def test_a_model_that_lacks_its_hardest_case_is_not_first(tmp_path: Path) -> Non
     added = table[(table.model == "gap") & (table.case == "c009")]
     assert set(added.status) == {"failed: no score row of this case, which other trainings have"}
     assert dict(zip(added.metric, added.value, strict=True))["fn"] == 10_000
-
-
-def test_rows_are_looked_up_only_for_cases_that_a_training_lacks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looked_up: list[str] = []
-    to_dict = pd.DataFrame.to_dict
-
-    def counted(table: pd.DataFrame, *arguments: Any, **more: Any) -> Any:
-        looked_up.extend(table["case"].unique())
-        return to_dict(table, *arguments, **more)
-
-    monkeypatch.setattr(pd.DataFrame, "to_dict", counted)
-    whole = study({"a": [0.8] * 9, "b": [0.7] * 9})
-    read_scores([write_scores(tmp_path / "s.parquet", whole)])
-    assert looked_up == []
-    read_scores([write_scores(tmp_path / "s.parquet", [r for r in whole if (r["model"], r["case"]) != ("b", "c004")])])
-    assert looked_up == ["c004"]
 
 
 def test_what_six_subjects_and_three_models_cannot_show(tmp_path: Path) -> None:

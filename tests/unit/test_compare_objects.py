@@ -15,6 +15,7 @@ import pytest
 from medseg.compare.block import blocks
 from medseg.compare.rows import read_scores
 from medseg.compare.run import read_leaderboard, read_summary, run
+from medseg.compare.scored import of_frame
 from medseg.compare.terminal import terminal_leaderboard
 from medseg.config.metrics import MetricsConfig
 from medseg.errors import DataError
@@ -36,6 +37,11 @@ SIDE = 24
 ALL = choose(MetricsConfig(names=[name for name, row in METRICS.items() if "tolerance" not in row.needs]), "m", True)
 SPARE = choose(MetricsConfig(), "m", objects=True)
 Maps = tuple[np.ndarray, np.ndarray | None]
+
+
+def rows_read(path: Path) -> pd.DataFrame:
+    """The rows of a score file, checked and completed."""
+    return pd.concat([table.to_pandas() for table in read_scores([path]).tables()]).astype({"status": "object"})
 
 
 def cells(count: int, gap: int = 1) -> np.ndarray:
@@ -158,7 +164,7 @@ def test_scores_of_summed_quantities_are_those_of_all_objects_together(tmp_path:
 def test_seeds_are_averaged_before_quantities_are_summed() -> None:
     truth = cells(4)
     rows = rows_of({"c1": (truth, truth)}, seed=0) + rows_of({"c1": (truth, np.where(truth == 1, 0, truth))}, seed=1)
-    (block,) = blocks(pd.DataFrame(rows))
+    (block,) = blocks(of_frame(pd.DataFrame(rows)))
     assert block.counts["matched_50"].tolist() == [[3.5]]
     assert block.values["ap50"].tolist() == [[(1 + 3 / 4) / 2]]
     assert block.ranked == "pq"
@@ -184,7 +190,7 @@ def test_a_case_that_failed_or_is_not_there_has_the_worst_values(tmp_path: Path)
     whole = rows_of({case: (n, n) for case, n in truth.items()}, "whole", ALL)
     failed = rows_of({case: (n, None if case == "c2" else n) for case, n in truth.items()}, "failed", ALL)
     lacking = rows_of({case: (n, n) for case, n in truth.items() if case != "c2"}, "lacking", ALL)
-    scores = read_scores([write_scores(tmp_path / "s.parquet", [*whole, *failed, *lacking])])
+    scores = rows_read(write_scores(tmp_path / "s.parquet", [*whole, *failed, *lacking]))
     rows = scores[scores["case"] == "c2"].pivot(index="model", columns="metric", values="value")
     assert rows.loc["failed"].to_dict() == rows.loc["lacking"].to_dict()
     for name, metric in METRICS.items():
@@ -222,7 +228,7 @@ def test_quantities_of_objects_are_needed_by_all_or_none(tmp_path: Path) -> None
         read_scores([write_scores(tmp_path / "s.parquet", [r for r in rows if r["metric"] not in counted])])
     without: Sequence[str] = [name for name, row in METRICS.items() if "objects" in row.needs]
     plain = [r for r in rows if r["metric"] not in [*counted, *without]]
-    assert len(read_scores([write_scores(tmp_path / "s.parquet", plain)])) == len(plain)
+    assert len(rows_read(write_scores(tmp_path / "s.parquet", plain))) == len(plain)
 
 
 def test_values_out_of_bounds_are_refused(tmp_path: Path) -> None:

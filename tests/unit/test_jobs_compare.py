@@ -17,8 +17,10 @@ from medseg.metrics.table import METRICS
 from medseg.results.paths import Results
 from medseg.workload import score_rows
 
+ROOT = Path(__file__).resolve().parents[2]
 # Rows of a class of a case, at most; of objects, too, where labels number them.
 OBJECTS = len(METRICS) + len(QUANTITIES)
+METRICS_OF_CLASSES = sum("objects" not in row.needs for row in METRICS.values())
 EACH = sum("objects" not in row.needs for rows in (METRICS, QUANTITIES) for row in rows.values())
 
 
@@ -30,10 +32,10 @@ def make(models: str = "m", **more: Any) -> Config:
     )
 
 
-def ingested(name: str, cases: int, classes: int, regions: int = 0, instances: bool = False) -> None:
+def ingested(name: str, cases: int, classes: int, regions: int = 0, instances: bool = False, side: int = 8) -> None:
     files = Results(Path("results/x")).ingest(name)
     affine = [[float(i == j) for j in range(4)] for i in range(4)]
-    grid = json.dumps({"shape": [8, 8, 8], "voxel_to_world": affine}).replace('"', '""')
+    grid = json.dumps({"shape": [side] * 3, "voxel_to_world": affine}).replace('"', '""')
     table = "case\tgeometry\n" + "".join(f'c{k}\t"{grid}"\n' for k in range(cases))
     labels = {"names": {f"k{k}": k + 1 for k in range(classes)}, "regions": [[f"r{k}", [1]] for k in range(regions)]}
     labels["instances"] = instances
@@ -55,8 +57,35 @@ def test_compare_asks_for_more_with_cases_classes_and_trainings(
     rows = 6 * (250 * 100 + 10 * 3) * EACH
     assert score_rows(three) == rows
     asked = Job(three, "compare", 1, False)
-    assert asked.memory_mb() == pytest.approx(600 + 2500 * rows / 1e6, abs=100)
-    assert asked.minutes() == START_MINUTES + math.ceil(rows / 50_000)
+    # Every two of three models: of every metric and the score, and one metric class by class.
+    paired = [3 * (METRICS_OF_CLASSES + 1 + classes) for classes in (100, 3)]
+    needed = 1100 + (50 * rows + 25_000 * 250 + 4000 * sum(paired)) / 1e6
+    assert asked.memory_mb() == pytest.approx(max(2000, needed), abs=100)
+    products = [3 * ((METRICS_OF_CLASSES + 1) * classes * (classes + 1) / 2 + classes) for classes in (100, 3)]
+    seconds = rows / 200_000 + (products[0] * 250 + products[1] * 10) * 10_000 / 10e9
+    assert asked.minutes() == START_MINUTES + math.ceil(seconds / 60)
+    # Label maps of 8 x 8 x 8 voxels are nothing; of a large volume, all models' are held at once.
+    assert Job(three, "report", 1, False).memory_mb() == 2000
+
+
+def test_a_large_comparison_gets_more_than_it_was_measured_to_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    many = make("abcdefghijklmnopqrstuvwx", folds={"count": 5, "run": [0, 1, 2, 3, 4]})
+    ingested("d", 10_000, 5)
+    asked = Job(many, "compare", 1, False)
+    measured = json.loads((ROOT / "benchmarks/results/compare.json").read_text())["sizes"]["24x10000x5"]
+    assert measured["peak_mb"] < asked.memory_mb() < 4 * measured["peak_mb"]
+    assert measured["cpu_s"] < 60 * (asked.minutes() - START_MINUTES)
+
+
+def test_the_report_holds_the_label_maps_of_all_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    many = make("abcdefghijklmnopqrstuvwx", folds={"count": 5, "run": [0]})
+    ingested("d", 10, 3, side=256)
+    expected = 1100 + (26 + 4 * 24) * 256**3 / 1e6
+    assert Job(many, "report", 1, False).memory_mb() == pytest.approx(expected, abs=150)
 
 
 def test_objects_have_more_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from medseg import slices
-from medseg.compare.block import FLAGS
 from medseg.config import Config, load_config
 from medseg.config.metrics import MetricsConfig
 from medseg.errors import ConfigError
@@ -79,7 +78,7 @@ def test_every_row_is_whole(name: str) -> None:
 def test_names_are_no_columns_of_other_tables() -> None:
     names = [*METRICS, *QUANTITIES]
     assert len(set(names)) == len(names)
-    assert not set(names) & {*COLUMNS, *FLAGS, "score", "mean", "left_empty"}
+    assert not set(names) & {*COLUMNS, "score", "mean"}
 
 
 def test_definitions_are_distinct_and_know_their_own_rows() -> None:

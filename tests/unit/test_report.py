@@ -33,11 +33,12 @@ from medseg.image.objects import of_numbers
 from medseg.ingest.manifest import Case, Manifest, read_manifest, write_manifest
 from medseg.ingest.splits import write_splits
 from medseg.metrics.table import METRICS
+from medseg.networks import NETWORKS
 from medseg.plan.plan import read_plan, write_plan
 from medseg.records import read_record, write_record
 from medseg.report import experiment_tables, pictures
 from medseg.report.chosen import choose
-from medseg.report.figures import BoxRow, box_plot, in_themes
+from medseg.report.figures import BoxRow, Look, box_plot, in_themes
 from medseg.report.planes import planes_3d
 from medseg.report.run import run
 from medseg.report.sources import read_experiment
@@ -144,7 +145,13 @@ def add_dataset(
     write_splits(results / name / "ingest" / "splits.json", folds, seed=0)
     scores = []
     for number, model in enumerate(config.models):
-        plan = tiny_plan(model, dims, model=model, steps=40, reasons={"patch": "fits the <b>budget</b>"})
+        plan = tiny_plan(
+            model if model in NETWORKS else "unet",
+            dims,
+            model=model,
+            steps=40,
+            reasons={"patch": "fits the <b>budget</b>"},
+        )
         plan = plan.changed(head="boundary", classes=2) if objects else plan
         write_plan(results / name / "plan" / f"{model}.json", plan)
         for fold in config.folds.run:
@@ -634,8 +641,8 @@ def test_the_plane_with_the_largest_error_is_shown() -> None:
 
 def test_charts_are_the_same_bytes_each_time_and_differ_by_theme() -> None:
     rows = [
-        BoxRow("a$b_{$", "#0072B2", np.array([0.1, np.nan, 0.9])),
-        BoxRow("none", "#D55E00", np.array([np.nan])),
+        BoxRow("a$b_{$", Look("#0072B2", "o", "●", True), np.array([0.1, np.nan, 0.9])),
+        BoxRow("none", Look("#D55E00", "s", "□", False), np.array([np.nan])),
     ]
 
     def draw() -> Mapping[str, bytes]:

@@ -19,7 +19,7 @@ from medseg.image.labels import LabelTable
 from medseg.image.objects import of_numbers
 from medseg.ingest.manifest import Manifest
 from medseg.metrics.object_errors import object_rows
-from medseg.report.figures import in_themes
+from medseg.report.figures import Look, in_themes
 from medseg.report.object_charts import Agreement, Curve, Sizes, agreement_chart, ap_chart, size_chart
 from medseg.report.object_contours import (
     COLOUR_OF,
@@ -190,12 +190,15 @@ def test_sizes_fall_into_bins_of_equal_width_on_a_logarithmic_axis() -> None:
     assert (many * (1 - 1e-8) < 10 ** ((places + 1) / BINS_PER_DECADE)).all()
 
 
+LOOK = Look("#0072B2", "o", "○", filled=False)
+
+
 def test_charts_are_drawn_without_values_too() -> None:
     nothing, nan = np.zeros(0), float("nan")
     charts = (
-        lambda theme: ap_chart([Curve("a$_{", "#0072B2", [0.5, 0.9], [nan, nan], [nan, nan], [nan, nan])], theme),
-        lambda theme: agreement_chart(Agreement("#0072B2", nothing, nothing, nan, nan, nan), (-1.0, 1.0), theme),
-        lambda theme: size_chart([Sizes("", "", {}), Sizes("b", "#D55E00", {})], BINS_PER_DECADE, "area (px²)", theme),
+        lambda theme: ap_chart([Curve("a$_{", LOOK, [0.5, 0.9], [nan, nan], [nan, nan], [nan, nan])], theme),
+        lambda theme: agreement_chart(Agreement(LOOK, nothing, nothing, nan, nan, nan), (-1.0, 1.0), theme),
+        lambda theme: size_chart([Sizes("", None, {}), Sizes("b", LOOK, {})], BINS_PER_DECADE, "area (px²)", theme),
     )
     for chart in charts:
         assert in_themes(chart)["light"].startswith(b"\x89PNG")
