@@ -159,7 +159,9 @@ class FakeStudy:
             if not self.is_trained(key):
                 self.train(key)
         self.compare()
-        self.report()
+        # Where nothing is validated, there is neither a comparison nor a report.
+        if any(key.validates for key in self.trainings()):
+            self.report()
         return self
 
     def scores(self, key: RunKey) -> pd.DataFrame:

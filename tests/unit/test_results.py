@@ -41,7 +41,7 @@ STAGES = {
 # Who may spell one of these names, since it means another file.
 ELSEWHERE = {
     "ingest/download.py": {"/.download.json", ".download.json"},
-    "tracking/sending.py": {"report/index.html"},  # an artifact's name in MLflow
+    "tracking/pages.py": {"report/index.html"},  # an artifact's name in MLflow
 }
 
 
