@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 # Before numpy and torch are imported: results are compared bit for bit, and tests run beside each other.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -94,6 +95,17 @@ def environment() -> Iterator[None]:
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
+
+
+@pytest.fixture(autouse=True)
+def databases() -> Iterator[None]:
+    """MLflow keeps every database open that it was ever shown; a process of tests shows it hundreds."""
+    yield
+    if (stores := sys.modules.get("mlflow.store.tracking.sqlalchemy_store")) is not None:
+        engines = stores.SqlAlchemyStore._engine_map
+        for engine in list(engines.values()):
+            engine.dispose()
+        engines.clear()
 
 
 # Oblique, anisotropic, with two axes against the world's.
