@@ -168,10 +168,9 @@ def test_an_open_image_survives_the_removal_of_its_file(path: Path) -> None:
 
 def test_an_image_that_nobody_holds_keeps_no_file_open(path: Path) -> None:
     """Without waiting for the collector of cycles, which may come after a thousand files."""
-    open_image(path).image()  # libraries open what they keep
-    gc.collect()
     gc.disable()
     try:
+        open_image(path).image()  # libraries open what they keep
         before = os.listdir("/proc/self/fd")
         open_image(path)
         open_image(path).image()

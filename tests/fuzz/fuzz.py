@@ -13,7 +13,7 @@ import json
 import os
 import random
 import resource
-import select
+import selectors
 import shutil
 import subprocess
 import sys
@@ -120,9 +120,10 @@ def watch(process: subprocess.Popen[bytes], tally: Tally, at: int) -> tuple[int,
     """Follow a child to its end; returns the number it was at, and whether it was told why it ended."""
     assert process.stdout is not None
     rest, patience = b"", 120.0  # importing comes first
+    stream = selectors.DefaultSelector()
+    stream.register(process.stdout, selectors.EVENT_READ)
     while True:
-        ready, _, _ = select.select([process.stdout], [], [], patience)
-        if not ready:
+        if not stream.select(patience):
             process.kill()
             tally.bad.append(f"number {at}: hang")
             return at + 1, True
