@@ -124,6 +124,7 @@ def pause(folder: Path, fold: int) -> None:
             words = path.read_bytes().decode(errors="replace").split("\0")
             if (
                 "train" in words
+                and "--fold" in words
                 and words[words.index("--fold") + 1] == str(fold)
                 and path.with_name("cwd").samefile(folder)
             ):
