@@ -61,6 +61,13 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
     return said
 
 
+def meet(process: subprocess.Popen[str], folder: Path) -> None:
+    """Wait until a training is on its way."""
+    while not (journals := list(folder.glob("state/*/journal.jsonl"))) or len(journals[0].read_text().splitlines()) < 5:
+        assert process.poll() is None
+        time.sleep(0.05)
+
+
 def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "out" / "history.jsonl").read_text().splitlines()]
 
@@ -116,11 +123,7 @@ def test_two_processes_stopped_and_continued_end_with_the_same_bits(
     undisturbed: Callable[[str], Path], study: Any, steps: int, tmp_path: Path
 ) -> None:
     process = start(study, tmp_path, processes=2, loss="dice_ce", steps=steps)
-    while (
-        not (journals := list(tmp_path.glob("state/*/journal.jsonl"))) or len(journals[0].read_text().splitlines()) < 5
-    ):
-        assert process.poll() is None
-        time.sleep(0.05)
+    meet(process, tmp_path)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=120)
     assert process.returncode != 0
@@ -148,11 +151,7 @@ def test_a_process_that_is_killed_costs_no_bit(
     rank: int, undisturbed: Callable[[str], Path], study: Any, steps: int, tmp_path: Path
 ) -> None:
     process = start(study, tmp_path, processes=2, loss="dice_ce", steps=steps)
-    while (
-        not (journals := list(tmp_path.glob("state/*/journal.jsonl"))) or len(journals[0].read_text().splitlines()) < 5
-    ):
-        assert process.poll() is None
-        time.sleep(0.05)
+    meet(process, tmp_path)
     os.kill(ranks_in(tmp_path)[rank], signal.SIGKILL)
     said = finish(process)
     assert f"process {rank} was killed by SIGKILL; all start again" in said

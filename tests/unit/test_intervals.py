@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from medseg.compare.interval import (
     subject_means,
     unseen_share,
 )
+from tests.threads import printed
 
 NAN = float("nan")
 
@@ -153,14 +152,7 @@ def test_same_bytes_whatever_the_number_of_threads() -> None:
         "t = np.random.default_rng(0).random((300, 40)); f = mean_interval(t, resamples=300);"
         "print(f.low.hex(), f.high.hex())"
     )
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", code], env={"OMP_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n}, check=True,
-            capture_output=True, text=True,
-        ).stdout
-        for n in ("1", "2")
-    }  # fmt: skip
-    assert len(found) == 1
+    assert len({printed(code, threads) for threads in (1, 2)}) == 1
 
 
 def test_intervals_hold_where_percentiles_do_not() -> None:

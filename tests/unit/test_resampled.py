@@ -5,9 +5,6 @@ The oracles draw the same resamples and flips, so nothing but rounding may diffe
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -21,6 +18,7 @@ from medseg.compare.permutation import max_t
 from medseg.compare.power import signed_rank, signed_ranks, smallest_difference, smallest_differences
 from medseg.compare.resampled import Stack, mean_intervals
 from medseg.compare.training_variance import Methods, method_difference
+from tests.threads import printed
 
 Tables = NDArray[np.float64]
 RESAMPLES = 600
@@ -202,11 +200,4 @@ def test_the_same_bytes_on_any_number_of_threads() -> None:
         "p = max_t_pairs([Scored(k.places, k.contributions)], f, s, flips=500).p_adjusted;"
         "print([x.hex() for x in [*e.low, *e.high, *p.ravel()]])"
     )
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", code], env={"OMP_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n}, check=True,
-            capture_output=True, text=True,
-        ).stdout
-        for n in ("1", "2")
-    }  # fmt: skip
-    assert len(found) == 1
+    assert len({printed(code, threads) for threads in (1, 2)}) == 1
