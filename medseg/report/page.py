@@ -36,14 +36,24 @@ class OverlayRow:
     figures: tuple[Figure, ...]
 
 
-def render(
-    experiment: Experiment,
-    boxes: Mapping[str, Sequence[Figure]],
-    curves: Mapping[str, Sequence[Figure]],
-    overlays: Mapping[str, Sequence[OverlayRow]],
-    objects: Mapping[str, ObjectSection],
-    maps: Mapping[str, Figure],
-) -> str:
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """The pictures of a page, each by the name of its data set.
+
+    Attributes:
+        boxes, curves, overlays: of each data set.
+        objects: of each data set whose objects were scored.
+        maps: who is better than whom, of each data set with many models.
+    """
+
+    boxes: Mapping[str, Sequence[Figure]]
+    curves: Mapping[str, Sequence[Figure]]
+    overlays: Mapping[str, Sequence[OverlayRow]]
+    objects: Mapping[str, ObjectSection]
+    maps: Mapping[str, Figure]
+
+
+def render(experiment: Experiment, pictures: Pictures) -> str:
     """The page as HTML; every value from data passes through autoescape.
 
     Pictures are on the page as long as it stays below ``MOST_BYTES``, those that matter most first; the others are
@@ -51,18 +61,12 @@ def render(
 
     Args:
         experiment: everything but pictures.
-        boxes, curves, overlays: of each data set.
-        objects: of each data set whose objects were scored.
-        maps: who is better than whom, of each data set with many models.
+        pictures: of its data sets.
     """
-    template, found = (
-        _environment().get_template("report.html.j2"),
-        _facts(experiment, boxes, curves, overlays, objects),
-    )
-    found["maps"] = maps
+    template, found = _environment().get_template("report.html.j2"), _facts(experiment, pictures)
     room = MOST_BYTES - len(template.render(**found, inlined=frozenset()).encode())
     inlined = set()
-    for figure in _by_importance(experiment, boxes, curves, overlays, objects, maps):
+    for figure in _by_importance(experiment, pictures):
         # An address of the other kind is shorter than what surrounds a picture.
         needed = figure.inline_bytes + 300
         if needed <= room:
@@ -71,34 +75,25 @@ def render(
     return template.render(**found, inlined=frozenset(inlined))
 
 
-def _by_importance(
-    experiment: Experiment,
-    boxes: Mapping[str, Sequence[Figure]],
-    curves: Mapping[str, Sequence[Figure]],
-    overlays: Mapping[str, Sequence[OverlayRow]],
-    objects: Mapping[str, ObjectSection],
-    maps: Mapping[str, Figure],
-) -> Iterator[Figure]:
+def _by_importance(experiment: Experiment, pictures: Pictures) -> Iterator[Figure]:
     """Pictures in the order in which they get room: charts, then cases, by the rank of their model in its data set."""
     datasets = experiment.datasets
     for name in datasets:
-        yield from [*([maps[name]] if name in maps else []), *boxes[name], *curves[name]]
-        yield from objects[name].charts if name in objects else ()
+        yield from [
+            *([pictures.maps[name]] if name in pictures.maps else []),
+            *pictures.boxes[name],
+            *pictures.curves[name],
+        ]
+        yield from pictures.objects[name].charts if name in pictures.objects else ()
     for place in range(max((len(experiment.first_models(name)) for name in datasets), default=0)):
         for name in datasets:
             models = experiment.first_models(name)[place : place + 1]
-            yield from (figure for row in overlays[name] for figure in row.figures if figure.model in models)
-            if name in objects:
-                yield from (figure for model in models for figure in objects[name].sheets.get(model, ()))
+            yield from (figure for row in pictures.overlays[name] for figure in row.figures if figure.model in models)
+            if name in pictures.objects:
+                yield from (figure for model in models for figure in pictures.objects[name].sheets.get(model, ()))
 
 
-def _facts(
-    experiment: Experiment,
-    boxes: Mapping[str, Sequence[Figure]],
-    curves: Mapping[str, Sequence[Figure]],
-    overlays: Mapping[str, Sequence[OverlayRow]],
-    objects: Mapping[str, ObjectSection],
-) -> dict[str, Any]:
+def _facts(experiment: Experiment, pictures: Pictures) -> dict[str, Any]:
     """What the templates are given."""
     datasets = experiment.datasets
     return {
@@ -114,7 +109,8 @@ def _facts(
             for d, m in experiment.manifests.items()
         },
         "ranked": {d: experiment.ranked(d).title for d in datasets},
-        "objects": objects,
+        "objects": pictures.objects,
+        "maps": pictures.maps,
         "legend": [(text, COLOUR_OF[what]) for what, text in LEGEND.items()],
         "marks": MARKS,
         "boards": {d: score_tables.board(experiment, d) for d in datasets},
@@ -125,9 +121,9 @@ def _facts(
         "winners": {d: score_tables.of_dataset(experiment, "winners", d) for d in datasets},
         "tails": {d: score_tables.tails(experiment, d) for d in datasets},
         "statements": experiment.statements,
-        "boxes": boxes,
-        "curves": curves,
-        "overlays": overlays,
+        "boxes": pictures.boxes,
+        "curves": pictures.curves,
+        "overlays": pictures.overlays,
         "budget": experiment_tables.budget(experiment),
         "times": {
             d: [experiment_tables.times(experiment, d, m) for m in experiment.listed_models(d)] for d in datasets

@@ -26,7 +26,7 @@ from medseg.report.figures import (
 )
 from medseg.report.many_charts import strip_plot, verdict_map
 from medseg.report.object_section import object_section, worst_cases
-from medseg.report.page import OverlayRow, render
+from medseg.report.page import OverlayRow, Pictures, render
 from medseg.report.pictures import Seen, Wanted, see
 from medseg.report.sources import Experiment, read_experiment
 from medseg.results.folders import ReportFolder
@@ -59,7 +59,7 @@ def _write(experiment: Experiment, data_root: Path, out: Path) -> None:
     overlays = {dataset: _overlays(experiment, dataset, chosen[dataset], seen[dataset]) for dataset in datasets}
     counted = [dataset for dataset in datasets if experiment.counts_objects(dataset)]
     objects = {dataset: object_section(experiment, dataset, seen[dataset]) for dataset in counted}
-    page = render(experiment, boxes, curves, overlays, objects, maps)
+    page = render(experiment, Pictures(boxes, curves, overlays, objects, maps))
 
     figures: dict[str, bytes] = {}
     for dataset in datasets:
