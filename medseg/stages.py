@@ -34,6 +34,8 @@ class Stage:
 STAGES: Mapping[str, Stage] = {
     "phantoms": Stage(("medseg.ingest.phantoms",), ("FORMATS",)),
     "ingest": Stage(("medseg.ingest.run",), ("FORMATS",)),
+    # The code that reads a case, by which it is kept what reading it gave.
+    "ingest_case": Stage(("medseg.ingest.checks",), ("FORMATS",)),
     "fingerprint": Stage(("medseg.plan.survey",), ("FORMATS",)),
     # The memory of a training step is counted for every plan, the pace of training is measured for a budget in minutes.
     "plan": Stage(("medseg.plan.run", "medseg.engine.memory", "medseg.engine.resources"), (*NETWORK, *HEAD, "LOSSES")),

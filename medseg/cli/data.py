@@ -67,6 +67,7 @@ def ingest(
     """Check every file of a data set, in one pass; write its manifest and folds."""
     from medseg.ingest import run as stage
     from medseg.places import NO_TRAINING, read_study
+    from medseg.stages import stage_digest
 
     workers = workers or processors()
     if propose_subjects is not None:
@@ -84,7 +85,7 @@ def ingest(
         if check or out is None:
             manifest = stage.check(study, dataset, workers, fits)
         else:
-            manifest = stage.run(study, dataset, out, workers, fits)
+            manifest = stage.run(study, dataset, out, workers, fits, stage_digest("ingest_case"))
     _warn_of_tolerances(study, manifest)
 
 

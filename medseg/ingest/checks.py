@@ -1,8 +1,7 @@
-"""Every check of every case, in one pass: each file is read once, whole, and all faults are collected."""
+"""Every check of one case: each file is read once, whole, and all faults are collected."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.config import DatasetConfig
-from medseg.errors import Fault
 from medseg.formats.drawn import drawn, is_drawn
 from medseg.formats.errors import FormatError
 from medseg.formats.limits import file_limit
@@ -22,70 +20,22 @@ from medseg.image.labels import LabelTable
 from medseg.image.recode import AS_STORED, Recoding, merge_classes
 from medseg.image.resample import placed
 from medseg.ingest.cases import grid_of, merge_objects, part_of
-from medseg.ingest.channels import choose_files, configured_names, reading_of
+from medseg.ingest.channels import reading_of
 from medseg.ingest.checked import Checked
 from medseg.ingest.coding import recoded, recoding_of
-from medseg.ingest.cohort import cohort_faults, name_channels
-from medseg.ingest.cohort_sizes import bring_to_one_unit
 from medseg.ingest.counting import count_values, digest_voxels, spread
 from medseg.ingest.doubts import channel_doubts, grid_doubts, header_doubts, voxel_doubts
 from medseg.ingest.faults import fault
-from medseg.ingest.held_out import one_side
 from medseg.ingest.label_grids import check_grids, check_origins, pages_are_channels
 from medseg.ingest.legal import check_legal
 from medseg.ingest.object_classes import settle, voxels_by_class
-from medseg.ingest.objects import object_facts, object_faults
-from medseg.ingest.origin.proposal import join_noticed
+from medseg.ingest.objects import object_facts
 from medseg.ingest.origin.sketch import take_sketch
-from medseg.ingest.sources import Candidate, Inventory
-from medseg.ingest.subjects import NOTICED
-from medseg.machine import processors
-from medseg.progress import Progress
+from medseg.ingest.sources import Candidate
 from medseg.reading import Reading
 
 # What is recorded with the case.
 PART = "the label map covers a part of the image's grid: background outside of it"
-
-
-def check_cases(
-    dataset: str, inventory: Inventory, section: DatasetConfig, workers: int
-) -> tuple[list[Checked], tuple[str, ...], list[Fault]]:
-    """Read and check every candidate of an inventory, in parallel.
-
-    Args:
-        dataset: name, for the progress bar.
-        inventory: what to check.
-        section: the data set's configuration.
-        workers: threads, at most as many as processors (decompression and hashing release Python's lock).
-
-    Returns:
-        The cases in the inventory's order, the channel names, and all faults, the inventory's own included.
-    """
-    inventory = choose_files(inventory, section)
-    checked = read_cases(dataset, inventory, section, workers)
-    sides: list[Fault] = []
-    if joined := section.subject == NOTICED:
-        join_noticed(checked)
-        sides = [f for f in one_side(one.candidate for one in checked) if f not in inventory.faults]
-    # What is in the test set alone names nothing.
-    known = [one for one in checked if one.channels is not None and not one.candidate.test]
-    names = name_channels(known or checked, configured_names(section) or inventory.channels)
-    faults = [*inventory.faults, *sides, *(f for one in checked for f in one.faults)]
-    faults += cohort_faults(checked, names, joined)
-    faults += object_faults(checked, inventory.labels)
-    bring_to_one_unit(checked)
-    return checked, names, faults
-
-
-def read_cases(dataset: str, inventory: Inventory, section: DatasetConfig, workers: int) -> list[Checked]:
-    """Read every candidate of an inventory and check it for itself, in parallel; arguments as for ``check_cases``."""
-    progress = Progress(f"ingest {dataset}", len(inventory.candidates))
-    checked: list[Checked] = []
-    with ThreadPoolExecutor(max(1, min(workers, processors()))) as pool:
-        for done in pool.map(lambda c: check_case(inventory.root, c, inventory.labels, section), inventory.candidates):
-            checked.append(done)
-            progress.update(len(checked))
-    return checked
 
 
 def check_case(root: Path, candidate: Candidate, labels: LabelTable | None, section: DatasetConfig) -> Checked:

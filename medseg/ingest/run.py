@@ -12,14 +12,15 @@ from medseg.files import nearest, write_text
 from medseg.formats.table import FORMATS, suffix_of
 from medseg.image.labels import LabelTable
 from medseg.ingest.checked import Checked
-from medseg.ingest.checks import check_cases, read_cases
 from medseg.ingest.cohort import fold_faults
+from medseg.ingest.every_case import check_cases, read_cases
 from medseg.ingest.faults import check_allowed
 from medseg.ingest.folds import FoldCase, check_run, make_folds
 from medseg.ingest.manifest import Case, Manifest, write_manifest, write_test
 from medseg.ingest.objects import object_lines
 from medseg.ingest.origin.proposal import proposed_subjects
 from medseg.ingest.own_folds import own_folds
+from medseg.ingest.read_before import Kept
 from medseg.ingest.sources import Inventory, find_cases
 from medseg.ingest.splits import Fold, write_splits
 from medseg.ingest.summary import summary
@@ -50,7 +51,9 @@ class _Ingested:
 LabelCheck = Callable[[LabelTable], object]
 
 
-def run(config: Config, dataset: str, out: Path, workers: int = 1, label_check: LabelCheck | None = None) -> Manifest:
+def run(
+    config: Config, dataset: str, out: Path, workers: int = 1, label_check: LabelCheck | None = None, code: str = ""
+) -> Manifest:
     """Check a data set and write ``dataset.json``, ``manifest.tsv``, ``splits.json`` and the test set into ``out``.
 
     Cases of the test set are checked like all others, and are written to ``test.tsv`` and ``test.json`` alone.
@@ -61,13 +64,16 @@ def run(config: Config, dataset: str, out: Path, workers: int = 1, label_check: 
         out: folder of this stage's results.
         workers: threads that read cases.
         label_check: asked as soon as the label table is known, before a case is read.
+        code: digest of the code that reads a case; with it, cases are not read again whose files are as they were when
+            an earlier ingest into ``out`` read them. Empty: all are read.
 
     Raises:
         DatasetFaults: with every fault that is not allowed by name; then nothing is written.
         ConfigError: if the configuration does not fit the layout or the labels, or there are fewer subjects than folds.
     """
     with writing(IngestFolder(out).splits, out):
-        ingested = _ingest(config, dataset, workers, label_check)
+        kept = Kept(IngestFolder(out).read, code) if code else None
+        ingested = _ingest(config, dataset, workers, label_check, kept)
         test = config.dataset(dataset).test
         write_test(ingested.test, ingested.allowed, test.declaration if test else None, out)
         write_manifest(ingested.manifest, out)
@@ -76,7 +82,7 @@ def run(config: Config, dataset: str, out: Path, workers: int = 1, label_check: 
 
 
 def check(config: Config, dataset: str, workers: int = 1, label_check: LabelCheck | None = None) -> Manifest:
-    """All that ``run`` does, except writing; same errors."""
+    """All that ``run`` does, except writing, and every file is read; same errors."""
     return _ingest(config, dataset, workers, label_check).manifest
 
 
@@ -110,14 +116,16 @@ def propose_subjects(config: Config, dataset: str, file: Path, workers: int = 1)
     return [*lines, f"wrote {file}; `subject: {file}` under `datasets.{dataset}` uses it"]
 
 
-def _ingest(config: Config, dataset: str, workers: int, label_check: LabelCheck | None) -> _Ingested:
+def _ingest(
+    config: Config, dataset: str, workers: int, label_check: LabelCheck | None, kept: Kept | None = None
+) -> _Ingested:
     section = config.dataset(dataset)
     check_allowed(dataset, section.allow, section.fill)
     inventory = find_cases(dataset, config.folder_of(dataset), section)
     _check_spacing(dataset, section, inventory)
     if label_check is not None and inventory.labels is not None:
         label_check(inventory.labels)
-    checked, channels, faults = check_cases(dataset, inventory, section, workers)
+    checked, channels, faults = check_cases(dataset, inventory, section, workers, kept)
     inside = [one for one in checked if not one.candidate.test]
     folds, missing = _folds(config, dataset, inventory, inside)
     faults += missing

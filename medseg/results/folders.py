@@ -70,6 +70,11 @@ class IngestFolder:
         """How the test set was declared."""
         return self.folder / "test.json"
 
+    @property
+    def read(self) -> Path:
+        """What reading each case gave, for the next ingest; no result."""
+        return self.folder / ".read"
+
 
 @dataclass(frozen=True, slots=True)
 class PlanFolder:
