@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import datetime
 import functools
+import glob
 import re
 import shutil
 import tempfile
@@ -22,7 +23,7 @@ from medseg.results.folders import ModelFolder
 from medseg.tracking.failures import StoreError
 from medseg.tracking.finished import Trained
 from medseg.tracking.library import load_mlflow, store_errors, why
-from medseg.tracking.listed import KEY, models_of, require_run
+from medseg.tracking.listed import KEY, children_of, models_of, models_of_all, require_run
 from medseg.tracking.names import PREFIX, safe_text
 from medseg.tracking.runs import SUPERSEDED
 from medseg.tracking.store import Store, check_uri, connect, require_answer
@@ -154,11 +155,25 @@ def _form(code: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
 
 
 def resolve_model(reference: str, store_uri: str | None) -> Path:
-    """The model folder that a user means.
+    """The model folder that a user means; arguments and errors as for ``resolve_models``.
+
+    Raises:
+        CheckpointError: as ``resolve_models``, and if several trainings are meant.
+    """
+    found = resolve_models(reference, store_uri)
+    if len(found) > 1:
+        listed = "\n".join(f"  {folder}" for folder in found)
+        raise CheckpointError(f"{reference}: stands for several trainings; name one of\n{listed}")
+    return found[0]
+
+
+def resolve_models(reference: str, store_uri: str | None) -> list[Path]:
+    """The model folders that a user means, in the order of their names.
 
     Args:
-        reference: a folder with ``model.json``, a run id, ``runs:/<run id>``, ``models:/<model id>``,
-            ``models:/<name>/<version>`` or ``models:/<name>@<alias>``.
+        reference: a folder with ``model.json``, or with such folders in it; a pattern of folders (``fold*-seed0``); a
+            run id, ``runs:/<run id>``, ``models:/<model id>``, ``models:/<name>/<version>`` or
+            ``models:/<name>@<alias>``. The run of a model stands for all its trainings.
         store_uri: the tracking store; None: ``mlflow.db`` in the working folder.
 
     Raises:
@@ -169,14 +184,12 @@ def resolve_model(reference: str, store_uri: str | None) -> Path:
     if path.is_file() and path.name in FILES:
         path = path.parent
     if path.exists():
-        if not ModelFolder(path).description.is_file():
-            raise CheckpointError(
-                f"{path}: no model folder; expected one with model.json and model.safetensors, as in "
-                "results/<experiment>/<data set>/train/<model>/<run>"
-            )
-        return path
+        return _below(path)
     run_id = reference.removeprefix("runs:/").split("/")[0]
-    if not RUN_ID.fullmatch(run_id) and not reference.startswith("models:/"):
+    in_store = reference.startswith("models:/") or RUN_ID.fullmatch(run_id)
+    if not in_store and (matched := sorted(glob.glob(reference, recursive=True))):
+        return [folder for match in matched for folder in _below(Path(match))]
+    if not in_store:
         raise CheckpointError(
             f"{reference}: no such folder; expected a model folder, a run id (32 digits), runs:/ or models:/…"
         )
@@ -187,28 +200,53 @@ def resolve_model(reference: str, store_uri: str | None) -> Path:
     try:
         require_answer(store)
         client = connect(store)
-        uri = reference if reference.startswith("models:/") else _uri_of_run(client, run_id)
-        return check_model_folder(_fetch(store.uri, uri), reference)
+        uris = [reference] if reference.startswith("models:/") else _uris_of_run(client, run_id)
+        return [check_model_folder(_fetch(store.uri, uri), reference) for uri in uris]
     except StoreError as error:
         raise TrackingError(f"{reference}: {error}; or name the folder of the model") from error
     except store_errors() as error:
         raise TrackingError(f"{reference}: not found in {store.uri}: {why(error)}") from error
 
 
-def _uri_of_run(client: Any, run_id: str) -> str:
+def _below(path: Path) -> list[Path]:
+    """A model folder, or those in a folder of trainings; states of trainings lie in hidden folders."""
+    if ModelFolder(path).description.is_file():
+        return [path]
+    found = sorted(file.parent for file in path.rglob(ModelFolder(path).description.name))
+    found = [folder for folder in found if not any(part.startswith(".") for part in folder.relative_to(path).parts)]
+    if not found:
+        raise CheckpointError(
+            f"{path}: no model folder, and none in it; expected one with model.json and model.safetensors, as in "
+            "results/<experiment>/<data set>/train/<model>/<run>"
+        )
+    return found
+
+
+def _uris_of_run(client: Any, run_id: str) -> list[str]:
+    """The stored model of a training's run, or those of all trainings of a model's run."""
     run = require_run(client, run_id)
-    ready = [m for m in models_of(client, run.info.experiment_id, run_id) if str(m.status) == "READY"]
-    if ready:
-        return f"models:/{ready[0].model_id}"
-    query = f"tags.`mlflow.parentRunId` = '{run_id}'"
-    children = [r for r in client.search_runs([run.info.experiment_id], query) if r.info.run_id != run_id]
-    if children:
-        listed = "\n".join(f"  {r.info.run_id}  {r.info.run_name}" for r in children)
-        raise TrackingError(f"run {run_id} ({run.info.run_name}) stands for several trainings; name one of\n{listed}")
-    raise TrackingError(
-        f"run {run_id} ({run.info.run_name}) holds no model; after its training, `medseg track sync "
-        "results/<experiment>` stores it"
-    )
+    experiment = run.info.experiment_id
+    if ready := _ready(models_of(client, experiment, run_id)):
+        return ready[:1]
+    children = [
+        child
+        for child in children_of(client, experiment, run_id)
+        if child.info.run_id != run_id and child.data.tags.get(SUPERSEDED) != "true"
+    ]
+    children.sort(key=lambda child: str(child.info.run_name))
+    stored = models_of_all(client, experiment, [child.info.run_id for child in children])
+    missing = [str(child.info.run_name) for child in children if not _ready(stored[child.info.run_id])]
+    if missing or not children:
+        whose = f"; nor do {', '.join(missing)}, of which it is the parent" if missing else ""
+        raise TrackingError(
+            f"run {run_id} ({run.info.run_name}) holds no model{whose}; after its training, `medseg track sync "
+            "results/<experiment>` stores it"
+        )
+    return [_ready(stored[child.info.run_id])[0] for child in children]
+
+
+def _ready(models: Iterable[Any]) -> list[str]:
+    return [f"models:/{model.model_id}" for model in models if str(model.status) == "READY"]
 
 
 def _fetch(store_uri: str, model_uri: str) -> Path:

@@ -46,6 +46,7 @@ from medseg.tracking import (
     init_store,
     models,
     resolve_model,
+    resolve_models,
     spec,
     sync,
     training_spec,
@@ -971,3 +972,25 @@ def test_the_store_moves_with_its_folder_and_names_no_path(tmp_path: Path) -> No
     assert str(tmp_path) not in dump
     first.rename(second)
     subprocess.run([sys.executable, "-c", MOVED_SCRIPT], cwd=second, check=True)
+
+
+def test_the_run_of_a_model_stands_for_its_trainings(results: Path) -> None:
+    write_results(results)
+    sync(results)
+    uri = f"sqlite:///{results.parents[1]}/mlflow.db"
+    runs = runs_by_name(results)
+    folders = resolve_models(f"runs:/{runs['organs/unet'].info.run_id}", uri)
+    found = [read_record(folder / "model.json", "") for folder in folders]
+    assert [(made["plan"]["model"], made["fold"]) for made in found] == [("unet", 0), ("unet", 1)]
+    with pytest.raises(CheckpointError, match=r"stands for several trainings; name one of\n  .*\n  "):
+        resolve_model(f"runs:/{runs['organs/unet'].info.run_id}", uri)
+    child = next(name for name in runs if name.startswith("organs/unet fold1"))
+    assert len(resolve_models(runs[child].info.run_id, uri)) == 1
+    # One of them has no model: the others alone would be another ensemble.
+    client = client_of(results)
+    (stored,) = client.search_logged_models(
+        [runs[child].info.experiment_id], filter_string=f"source_run_id = '{runs[child].info.run_id}'"
+    )
+    client.delete_logged_model(stored.model_id)
+    with pytest.raises(TrackingError, match=f"holds no model; nor do {child}, of which it is the parent; .*track sync"):
+        resolve_models(runs["organs/unet"].info.run_id, uri)
