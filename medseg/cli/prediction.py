@@ -137,10 +137,14 @@ def _predict_fold(
         _reserve_gpu()
     from medseg.places import read_study
     from medseg.predict import run as stage
+    from medseg.results.folders import ModelFolder
     from medseg.stages import rows_of_plan, stage_digest
     from medseg.trained import read_facts
 
     config = read_study([config_file])
+    if ModelFolder(model).members.is_file():
+        _predict_together(config, manifest, splits, fold, model, out, code, part, join)
+        return
     if code is None:
         code = stage_digest("predict_case", rows_of_plan(read_facts(model)["plan"]))
     if join is not None:
@@ -148,6 +152,30 @@ def _predict_fold(
     else:
         soft = _keeps_probabilities(config, manifest)
         stage.run(config, manifest, splits, fold, model, out, code, probabilities=soft, shard=part, wanted=training)
+
+
+def _predict_together(
+    config: Config,
+    manifest: Path,
+    splits: Path,
+    fold: Fold,
+    model: Path,
+    out: Path,
+    code: str | None,
+    part: Shard | None,
+    join: int | None,
+) -> None:
+    """As ``_predict_fold``, of an ensemble."""
+    from medseg.predict import together as stage
+    from medseg.predict.code import code_of
+    from medseg.trained import read_trained
+
+    code = code or code_of([member.folder for member in read_trained(model).members])
+    if join is not None:
+        stage.join(config, manifest, splits, fold, model, out, join, code)
+    else:
+        soft = _keeps_probabilities(config, manifest)
+        stage.run(config, manifest, splits, fold, model, out, code, probabilities=soft, shard=part)
 
 
 def _wanted(

@@ -10,7 +10,7 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from medseg.objects.decoding import Decoding
 from medseg.plan.plan import Plan
 from medseg.predict.objects import room
 from medseg.predict.pipeline import Pipeline
-from medseg.predict.predictor import Predictor
+from medseg.predict.predictor import Predicting, Predictor
 from medseg.predict.sinks import Frame, LabelMap, Sink
 from medseg.predict.trainings import Training
 from medseg.results.folders import ModelFolder
@@ -36,23 +36,6 @@ ONE = 2**23
 HELD = 256 * 2**20
 # Probabilities that are decoded at once, all maps together.
 SLAB_VALUES = 2**22
-
-
-class Predicting(Protocol):
-    """What predicts images: one training (``Predictor``), or several (``Ensemble``)."""
-
-    @property
-    def device(self) -> str:
-        """Where networks run."""
-        ...
-
-    def predict(self, source: Source, name: str, sinks: Sequence[Sink]) -> None:
-        """Predict one image into sinks."""
-        ...
-
-    def spare_memory(self) -> bool:
-        """Take one window at a time from now on; False if that changes nothing."""
-        ...
 
 
 def predicting(

@@ -14,12 +14,12 @@ from medseg.formats.source import Source
 from medseg.kept import kept, write_stamp
 from medseg.machine import available_memory
 from medseg.predict.batch import Batch, How, Then, options_of
-from medseg.predict.ensemble import Predicting, predicting
+from medseg.predict.ensemble import predicting
 from medseg.predict.failures import SHOWN, failures_of, is_of_memory, listed
 from medseg.predict.input import Input
 from medseg.predict.inputs import find_inputs
 from medseg.predict.memory import Memory
-from medseg.predict.predictor import require_fit
+from medseg.predict.predictor import Predicting, require_fit
 from medseg.predict.record import label_map_digest
 from medseg.predict.sinks import LabelFile
 from medseg.predict.terms import Terms, doubts_of_headers, open_parts, read_whole, refuse, shared_terms

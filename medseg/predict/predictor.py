@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from numpy.typing import NDArray
@@ -24,6 +24,23 @@ from medseg.predict.members import Member
 from medseg.predict.pipeline import Pipeline
 from medseg.predict.sinks import LabelMap, Sink
 from medseg.train.checkpoint import Checkpoint, read_checkpoint
+
+
+class Predicting(Protocol):
+    """What predicts images: one training (``Predictor``), or several (``Ensemble``)."""
+
+    @property
+    def device(self) -> str:
+        """Where networks run."""
+        ...
+
+    def predict(self, source: Source, name: str, sinks: Sequence[Sink]) -> None:
+        """Predict one image into sinks."""
+        ...
+
+    def spare_memory(self) -> bool:
+        """Take one window at a time from now on; False if that changes nothing."""
+        ...
 
 
 class Predictor:

@@ -28,6 +28,7 @@ from medseg.tracking.names import PREFIX, safe_text
 from medseg.tracking.runs import SUPERSEDED
 from medseg.tracking.store import Store, check_uri, connect, require_answer
 from medseg.tracking.uploads import upload
+from medseg.trained import read_trained
 
 FORMAT = "medseg-model-1"
 FILES = (ModelFolder(Path()).description.name, ModelFolder(Path()).weights.name)
@@ -212,6 +213,8 @@ def _below(path: Path) -> list[Path]:
     """A model folder, or those in a folder of trainings; states of trainings lie in hidden folders."""
     if ModelFolder(path).description.is_file():
         return [path]
+    if ModelFolder(path).members.is_file():
+        return [member.folder for member in read_trained(path).members]
     found = sorted(file.parent for file in path.rglob(ModelFolder(path).description.name))
     found = [folder for folder in found if not any(part.startswith(".") for part in folder.relative_to(path).parts)]
     if not found:
