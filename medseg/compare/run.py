@@ -45,8 +45,8 @@ def run(
 
 
 def _compare(score_files: Sequence[Path], out: Path, margin: float | None, models: Sequence[Path] | None) -> None:
+    from medseg.compare.best import best_rows
     from medseg.compare.block import blocks
-    from medseg.compare.chosen import chosen_rows
     from medseg.compare.definitions import definitions
     from medseg.compare.leaderboard import columns, leaderboard_rows
     from medseg.compare.objects import object_rows
@@ -81,7 +81,7 @@ def _compare(score_files: Sequence[Path], out: Path, margin: float | None, model
             "pairs": pairs,
             "secondary": secondary,
             "winners": winner_rows(found, ranking),
-            "chosen": chosen_rows(found),
+            "best": best_rows(found),
             "tails": tails,
             "objects": [row for block in found for row in object_rows(block)],
             "definitions": definitions(summary),
@@ -188,7 +188,7 @@ def read_summary(compare_dir: Path) -> dict[str, Any]:
         "pairs",
         "secondary",
         "winners",
-        "chosen",
+        "best",
         "tails",
         "objects",
         "definitions",

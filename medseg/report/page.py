@@ -119,7 +119,7 @@ def _facts(experiment: Experiment, pictures: Pictures) -> dict[str, Any]:
         "pairs": {d: score_tables.pairs(experiment, d) for d in datasets},
         "secondary": {d: score_tables.secondary(experiment, d) for d in datasets},
         "winners": {d: score_tables.of_dataset(experiment, "winners", d) for d in datasets},
-        "chosen": {d: score_tables.of_dataset(experiment, "chosen", d) for d in datasets},
+        "best": {d: score_tables.of_dataset(experiment, "best", d) for d in datasets},
         "tails": {d: score_tables.tails(experiment, d) for d in datasets},
         "statements": experiment.statements,
         "boxes": pictures.boxes,

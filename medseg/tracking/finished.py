@@ -17,6 +17,7 @@ from medseg.tracking.spec import RunSpec, Value, plan_params
 from medseg.train.history import read_history, read_timing
 from medseg.trained import MAKER, read_facts, read_trained
 
+MEMBERS, BETWEEN = "medseg.members", ": "  # tag of an ensemble; what stands behind a key in it
 VERSION = {"medseg": "version"}  # tag of our own version
 
 
@@ -86,14 +87,18 @@ def read_ensemble(files: ModelFolder, key: RunKey) -> Trained:
         "network": "ensemble",
         "members": ", ".join(dict.fromkeys(one.key.model for one in found.members)),
     }
-    # By name, each with the digest of its weights.
+    # Keys of their runs, each with the digest of its weights.
     tags = {
-        "medseg.members": "\n".join(f"{one.key.name} {one.weights_sha256}" for one in found.members),
+        MEMBERS: "\n".join(f"{_run_of(one.key)}{BETWEEN}{one.weights_sha256}" for one in found.members),
         "medseg.weights_sha256": found.weights_sha256,
     }
     spec = RunSpec(key.dataset, key.model, key.fold, key.seed, found.fingerprint, params, tags)
     facts = {"plan": params, "weights_sha256": found.weights_sha256}
     return Trained(spec, files.folder, facts, None, (), frozenset(), files.members.read_bytes())
+
+
+def _run_of(key: RunKey) -> str:
+    return RunSpec(key.dataset, key.model, key.fold, key.seed, "", {}).key
 
 
 def _decisions(plan: Mapping[str, Any]) -> dict[str, Any]:

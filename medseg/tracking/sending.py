@@ -19,7 +19,7 @@ from medseg.results.paths import Results
 from medseg.tracking import pages, runs
 from medseg.tracking.current import Study, StudyModel
 from medseg.tracking.curves import COMPLETE, Beside, Curves, Turn, points_digest
-from medseg.tracking.finished import Trained
+from medseg.tracking.finished import MEMBERS, Trained
 from medseg.tracking.images import LOGGED_IMAGES, fixed_images
 from medseg.tracking.listed import models_of_all
 from medseg.tracking.logged import (
@@ -159,7 +159,7 @@ class Sending:
             **length_unit(row["unit"] for row in model.rows),
             **summary_tolerances(model.rows),
         }
-        for name in ("medseg.weights_sha256", "medseg.members"):  # one per child
+        for name in ("medseg.weights_sha256", MEMBERS):  # one per child
             tags.pop(name, None)
         if self._link(model) or pages.LINK in run.data.tags:
             tags[pages.LINK] = self._report if self._link(model) else "none"

@@ -1007,11 +1007,19 @@ def test_an_ensemble_is_a_model_whose_runs_have_members_and_no_weights(results: 
     assert parent.data.params["members"] == child.data.params["members"] == "unet, deeplab"
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     listed = child.data.tags["medseg.members"].splitlines()
-    assert [one.split()[0] for one in listed] == ["organs/unet/fold1-seed0", "organs/deeplab/fold1-seed0"]
+    assert [one.split(":")[0] for one in listed] == ["organs/unet fold1 seed0", "organs/deeplab fold1 seed0"]
     weights = {
-        key.name: read_record(study.files.model(key).description, "")["weights_sha256"] for key in study.trainings()
+        f"{key.dataset}/{key.model} {key.run.replace('-', ' ')}": read_record(study.files.model(key).description, "")[
+            "weights_sha256"
+        ]
+        for key in study.trainings()
     }
-    assert all(weights[name] == digest for name, digest in map(str.split, listed))
+    assert all(weights[name] == digest for name, digest in (one.split(": ") for one in listed))
+    # To predict with, it stands for them.
+    uri = f"sqlite:///{results.parents[1]}/mlflow.db"
+    for run, count in ((child, 2), (parent, 4)):
+        meant = [read_record(path / "model.json", "") for path in resolve_models(run.info.run_id, uri)]
+        assert len(meant) == count and {one["plan"]["model"] for one in meant} == {"unet", "deeplab"}
     assert parent.info.status == child.info.status == "FINISHED"
     row = next(r for r in read_leaderboard(results / "compare") if r["model"] == "both")
     assert f"{parent.data.metrics['cv/dice_subject/mean']:.4f}" == f"{float(row['dice_subject']):.4f}"

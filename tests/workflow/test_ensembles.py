@@ -44,7 +44,7 @@ def test_it_is_scored_beside_its_members(finished: Path) -> None:
     assert set(board["model"]) == {"unet", "seeds"}
     assert board["n_cases"].tolist() == [4, 4]
     summary = json.loads((results / "compare" / "summary.json").read_text())
-    assert [row["models"] for row in summary["chosen"]] == [2]
+    assert [row["models"] for row in summary["best"]] == [2]
     page = (results / "report" / "index.html").read_text()
     assert "the mean of the probabilities of unet with seeds 0, 1" in page
     assert "Chosen for each fold by the scores on the others" in page

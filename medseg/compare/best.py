@@ -67,7 +67,7 @@ def choose(tables: Array, folds: NDArray[np.int64]) -> Choice | None:
     return Choice(tuple(names), tuple(places), tuple(inner), table)
 
 
-def chosen_rows(blocks: Sequence[Block]) -> list[dict[str, Any]]:
+def best_rows(blocks: Sequence[Block]) -> list[dict[str, Any]]:
     """One row per data set with two models and two folds or more: what was chosen, its score, the winner's optimism."""
     rows = []
     for dataset, models in _by_dataset(blocks):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medseg.compare.chosen import choose
+from medseg.compare.best import choose
 from medseg.compare.interval import macro_mean
 
 
