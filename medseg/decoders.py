@@ -26,12 +26,14 @@ class Decoder:
             output channels.
         probabilities: logits (K, S) and the table -> probabilities (K, S); components of a flow, which are none, in
             -1..1.
+        logits: probabilities (K, S) and the table -> logits that have them, infinite where they are 0 or 1.
         labels: logits (K, S) and the table -> channel indices (S, uint8), as in prepared label maps. Each voxel is
             decoded by itself, so that slabs give what the whole would.
     """
 
     maps: Callable[[LabelTable, int], tuple[str, ...]]
     probabilities: Callable[[Tensor, LabelTable], Tensor]
+    logits: Callable[[Tensor, LabelTable], Tensor]
     labels: Callable[[Tensor, LabelTable], Tensor]
 
 
@@ -79,10 +81,23 @@ def _object_probabilities(sigmoids: int) -> Callable[[Tensor, LabelTable], Tenso
     return probabilities
 
 
+def _object_logits(sigmoids: int) -> Callable[[Tensor, LabelTable], Tensor]:
+    """The inverse of ``_object_probabilities``."""
+
+    def logits(maps: Tensor, table: LabelTable) -> Tensor:
+        import torch
+
+        classes = len(maps) - (len(table.names) if len(table.names) > 1 else 0)
+        return torch.cat([maps[:sigmoids].logit(), maps[sigmoids:classes] * FLOW_SCALE, maps[classes:].log()])
+
+    return logits
+
+
 def _of_head(head: Head) -> Decoder:
     return Decoder(
         maps=lambda table, dims: (*head.maps(dims), *(table.class_names if len(table.names) > 1 else ())),
         probabilities=_object_probabilities(head.sigmoids),
+        logits=_object_logits(head.sigmoids),
         labels=_object_labels,
     )
 
@@ -93,11 +108,13 @@ DECODERS: Mapping[str, Decoder] = {
     "classes": Decoder(
         maps=lambda table, dims: ("background", *table.class_names),
         probabilities=lambda logits, table: logits.softmax(dim=0),
+        logits=lambda maps, table: maps.log(),
         labels=lambda logits, table: largest(logits),
     ),
     "regions": Decoder(
         maps=lambda table, dims: tuple(name for name, _ in table.regions),
         probabilities=lambda logits, table: logits.sigmoid(),
+        logits=lambda maps, table: maps.logit(),
         labels=lambda logits, table: paint((logit > 0 for logit in logits), table),
     ),
     **{name: _of_head(head) for name, head in HEADS.items() if name != SEMANTIC},

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medseg.config import Config
 from medseg.results.paths import Results
@@ -20,8 +20,7 @@ from medseg.workload import CaseSize, Planned, case_sizes, compared, planned
 # Resident memory of a process that has imported what the stage needs, in MB, rounded up.
 PROCESS_MB = 600
 TORCH_MB = 1500
-# A GPU's driver and libraries map a few GB of host memory into each process.
-CUDA_MB = 4000
+CUDA_MB = 4000  # a GPU's driver and libraries map a few GB of host memory into each process
 # Bytes per voxel and channel while a case is read (``preprocess.memory``: numbers may go through double precision).
 READING = 26
 # Bytes per voxel of label maps on the native grid, and of the distances between their surfaces.
@@ -46,24 +45,22 @@ CASE_SECONDS = {
 # million (docs/notebook.md); with 8 million million, nnU-Net's 250,000 steps (5.7 million million each) take two days
 # and a half, which is slow for any card of a cluster. And seconds of a step for all else.
 GPU_PACE, THREAD_PACE, STEP_SECONDS = 8e12, 16e9, 0.1
-# Validation and saving, as a share of the training's steps.
-BESIDE_STEPS = 0.25
+BESIDE_STEPS = 0.25  # validation and saving, as a share of the training's steps
 # Compare (benchmarks/compare.py): bytes that it holds of a score row, of a case in all resamples and of a row of its
 # paired comparisons; MB that it holds in any case; score rows, and products of two classes in a resample, that it
 # surely manages in a second. Measured: 25, 20,000 and 2,500 bytes, 300 MB, 1.3 million rows, 50,000 million products.
 COMPARED, RESAMPLED, PAIRED = 50, 25_000, 4000
 COMPARING_MB = 500
 COMPARED_A_SECOND, PRODUCTS_A_SECOND = 200_000, 10e9
-# Resamples of subjects (``compare.interval.RESAMPLES``).
-RESAMPLES = 10_000
-# Bytes of the report: of a model's label map of a case, by voxel; and of a model's score of a class of a case.
+RESAMPLES = 10_000  # of subjects (``compare.interval.RESAMPLES``)
+# Bytes of the report: of a model's label map of a case, by voxel; of its score of a class of a case.
 MAPPED, REPORTED = 4, 400
-# Before the plan says how much work its steps are.
-DAY_MINUTES = 1440
+DAY_MINUTES = 1440  # before the plan says how much work its steps are
 # Stages that work on as many cases at once as they have threads.
 SIDE_BY_SIDE = ("ingest", "fingerprint", "preprocess")
-# Before ingest has counted them.
-UNKNOWN_CASES = 100
+UNKNOWN_CASES = 100  # before ingest has counted them
+# How rules of ensembles end, and what those take beyond one member: sums, small networks (``predict.ensemble``).
+TOGETHER, TOGETHER_MB = "_together", 400
 # Small arrays that a process keeps decoded while it trains, at most (``preprocess.arrays.DECODED_BYTES``).
 DECODED_MB = 537
 MB = 1e6
@@ -98,7 +95,14 @@ class Job:
     @property
     def stage(self) -> str:
         """The stage that the rule belongs to, whether it works on all cases or on a part of them."""
-        return self.rule.removesuffix("_shard")
+        return self.rule.removesuffix("_shard").removesuffix(TOGETHER)
+
+    @property
+    def members(self) -> list[Job]:
+        """Of an ensemble that predicts: what its members would be by themselves; else none."""
+        if self.model not in self.config.ensembles or self.stage != "predict":
+            return []
+        return [replace(self, model=one) for one in self.config.ensembles[self.model].of]
 
     @property
     def sizes(self) -> tuple[CaseSize, ...]:
@@ -122,7 +126,8 @@ class Job:
 
     def memory_mb(self) -> int:
         """Host memory at the first attempt, in MB."""
-        return _MEMORY.get(self.stage, _plain_mb)(self)
+        most = max((one.memory_mb() for one in self.members), default=0)
+        return most + TOGETHER_MB if most else _MEMORY.get(self.stage, _plain_mb)(self)
 
     @property
     def planned(self) -> Planned | None:
@@ -139,6 +144,8 @@ class Job:
             return START_MINUTES + self._training_minutes()
         if self.stage not in CASE_SECONDS:
             return START_MINUTES
+        if members := self.members:
+            return START_MINUTES + len(self.config.seeds) * sum(one.minutes() - START_MINUTES for one in members)
         each, million = CASE_SECONDS[self.stage]
         sizes = self.sizes
         voxels = sum(size.channels * size.voxels for size in sizes) / 1e6
@@ -148,7 +155,7 @@ class Job:
             share = min(1.0, 2 / self.config.folds.count)
             seconds = share * (seconds + (self._applied_seconds() if self.stage == "predict" else 0))
         side_by_side = min(self.threads, len(sizes) or UNKNOWN_CASES) if self.stage in SIDE_BY_SIDE else 1
-        parts = self.config.shards if self.rule != self.stage else 1
+        parts = self.config.shards if self.rule.endswith("_shard") else 1
         return START_MINUTES + math.ceil(seconds / 60 / side_by_side / parts)
 
     def _training_minutes(self) -> int:
@@ -256,7 +263,7 @@ def _compare_mb(job: Job) -> int:
 def _report_mb(job: Job) -> int:
     """Charts, rows of the paired comparisons, and the largest case with the label maps of all models."""
     found = compared(job.config)
-    results, models, largest = Results.of(job.config), len(job.config.models), 0
+    results, models, largest = Results.of(job.config), len(job.config.models) + len(job.config.ensembles), 0
     for name in job.config.datasets:
         files = results.ingest(name)
         sizes = case_sizes(files.manifest, files.dataset)

@@ -54,7 +54,7 @@ def check_places(config: Config) -> None:
     kinds: tuple[Iterator[str], ...] = (
         _unusable("experiment", [config.experiment]),
         _unusable("datasets", config.datasets, reserved["dataset"]),
-        _unusable("models", config.models, reserved["model"]),
+        _unusable("models", [*config.models, *config.ensembles], reserved["model"]),
         _shared_folders(config),
         _folders_among_results(config),
         _results_over_files(config),

@@ -47,6 +47,9 @@ STAGES: Mapping[str, Stage] = {
     "train": Stage(("medseg.train.run",), (*NETWORK, *HEAD, "LOSSES")),
     "predict": Stage(("medseg.predict.run",), (*NETWORK, *HEAD, "FORMATS")),
     "predict_case": Stage(("medseg.predict.cases",), (*NETWORK, *HEAD, "FORMATS")),
+    "ensemble": Stage(("medseg.predict.together",), (*NETWORK, *HEAD, "FORMATS")),
+    # Of cases that several models predict together.
+    "ensemble_case": Stage(("medseg.predict.cases", "medseg.predict.ensemble"), (*NETWORK, *HEAD, "FORMATS")),
     "postprocess": Stage(("medseg.postprocess.run",), ("OPERATIONS", "FORMATS")),
     "evaluate": Stage(("medseg.evaluate.run",), ("METRICS", "FORMATS")),
     "compare": Stage(("medseg.compare.run",), ("METRICS",)),

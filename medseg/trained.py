@@ -1,4 +1,4 @@
-"""Which training a model folder holds, as its ``model.json`` says; read without torch.
+"""Which training a model folder holds, or which trainings predict together; read without torch.
 
 A training is known by its fingerprint: the digest of all that its weights depend on. Predictions, scores and their
 comparison carry it on, so that each stage can tell whether its input comes from the training that is there now.
@@ -6,7 +6,8 @@ comparison carry it on, so that each stage can tell whether its input comes from
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from typing import Any
 from medseg.bounds import OutOfBounds, shortened
 from medseg.description import require_description
 from medseg.errors import CheckpointError, DataError
+from medseg.files import digest_of
 from medseg.limits import MAX_DESCRIPTION_BYTES
-from medseg.records import read_record
+from medseg.records import as_written, read_record, write_record
 from medseg.results.folders import ModelFolder
 from medseg.results.key import VALIDATION, RunKey
 
 FORMAT = "medseg-model-1"
+ENSEMBLE = "medseg-ensemble-1"
 MAKER = "medseg train"
 # Digits of a fingerprint in messages.
 SHOWN = 12
@@ -27,7 +30,7 @@ SHOWN = 12
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A finished training.
+    """A finished training; or an ensemble of some, which is known by the digests of its members'.
 
     Attributes:
         folder: its model folder.
@@ -35,6 +38,7 @@ class Trained:
         fingerprint: digest of all that its weights depend on.
         inputs: the parts of the fingerprint, each a digest (``train.identity.digests_of``).
         weights_sha256: digest of its weights.
+        members: of an ensemble, the trainings that predict together; else empty.
     """
 
     folder: Path
@@ -42,6 +46,7 @@ class Trained:
     fingerprint: str
     inputs: Mapping[str, str]
     weights_sha256: str
+    members: tuple[Trained, ...] = ()
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -70,11 +75,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def read_trained(folder: Path) -> Trained:
-    """The training that a model folder holds; its weights are not read.
+    """The training that a model folder holds, or the ensemble that it describes; no weights are read.
 
     Raises:
-        CheckpointError: as ``read_facts``.
+        CheckpointError: as ``read_facts``, of the members, too.
+        DataError: if the description of an ensemble is damaged, or a member is another training now.
     """
+    if ModelFolder(folder).members.is_file():
+        return _read_ensemble(folder)
     facts = read_facts(folder)
     try:
         key = RunKey(facts["dataset"]["name"], facts["plan"]["model"], facts["fold"], facts["seed"])
@@ -83,6 +91,59 @@ def read_trained(folder: Path) -> Trained:
     except (KeyError, TypeError, AttributeError) as error:
         path = ModelFolder(folder).description
         raise CheckpointError(f"{path}: of another version ({error!r}); run `{MAKER}` again") from None
+
+
+def write_ensemble(folder: Path, key: RunKey, members: Sequence[Trained]) -> None:
+    """Write ``ensemble.json`` into a folder: which trainings predict together, and in what state they were.
+
+    Args:
+        folder: in place of a model folder.
+        key: what the ensemble is called.
+        members: trainings in model folders.
+    """
+    listed = [
+        {
+            "folder": Path(os.path.relpath(one.folder, folder)).as_posix(),
+            "name": one.key.name,
+            "fingerprint": one.fingerprint,
+            "weights_sha256": one.weights_sha256,
+        }
+        for one in members
+    ]
+    about = {"dataset": key.dataset, "model": key.model, "fold": key.fold, "seed": key.seed}
+    write_record(ModelFolder(folder).members, {"format": ENSEMBLE, **about, "members": listed})
+
+
+def require_members(folders: Sequence[Path], wanted: Sequence[RunKey]) -> list[Trained]:
+    """The trainings in model folders, in the order of ``wanted``; raise ``DataError`` unless they are just these."""
+    found = {one.key: one for one in map(read_trained, folders)}
+    if found.keys() != set(wanted):
+        names = [", ".join(sorted(key.name for key in keys)) or "none" for keys in (found, wanted)]
+        raise DataError(
+            f"members of an ensemble: found {names[0]}; expected {names[1]}; give a --model for each of them"
+        )
+    return [found[key] for key in wanted]
+
+
+def _read_ensemble(folder: Path) -> Trained:
+    path = ModelFolder(folder).members
+    facts = read_record(path, "medseg ensemble")
+    with as_written(path, "medseg ensemble"):
+        if facts["format"] != ENSEMBLE:
+            raise DataError(f"{path}: format {shortened(facts['format'])}; expected {ENSEMBLE!r}")
+        key = RunKey(facts["dataset"], facts["model"], facts["fold"], facts["seed"])
+        listed = [(folder / one["folder"], one["name"], one["fingerprint"]) for one in facts["members"]]
+    members = []
+    for place, name, fingerprint in listed:
+        member = read_trained(Path(os.path.normpath(place)))
+        if (member.key.name, member.fingerprint) != (name, fingerprint):
+            raise DataError(
+                f"{path}: its member {name} (fingerprint {short(fingerprint)}) is {member.key.name} "
+                f"({short(member.fingerprint)}) now; delete {path.name} and run `medseg ensemble` again"
+            )
+        members.append(member)
+    prints, weights = sorted(one.fingerprint for one in members), sorted(one.weights_sha256 for one in members)
+    return Trained(folder, key, digest_of(prints), {}, digest_of(weights), tuple(members))
 
 
 def require_training(folder: Path, key: RunKey, fingerprint: str, found: Path, makers: str) -> Trained:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medseg.config import Config
+from medseg.config import Config, ensemble_runs
 from medseg.config.grids import grid_name
 from medseg.ingest.download import is_there
 from medseg.outputs import Damage, damaged, list_of
@@ -70,6 +70,16 @@ def scored_keys(config: Config) -> list[RunKey]:
     return [key for key in keys(config) if key.validates]
 
 
+def ensemble_keys(config: Config) -> list[RunKey]:
+    """What the ensembles of the experiment are scored as."""
+    return [RunKey(*run) for run in ensemble_runs(config)]
+
+
+def judged_keys(config: Config) -> list[RunKey]:
+    """All that is scored: trainings, and ensembles of them."""
+    return [*scored_keys(config), *ensemble_keys(config)]
+
+
 def shards(config: Config) -> list[str]:
     """Parts that the cases of a stage are divided into: ``0-of-4``, …; none if one job works on all."""
     return [f"{index}-of-{config.shards}" for index in range(config.shards)] if config.shards > 1 else []
@@ -83,7 +93,7 @@ def phantoms_marker(config: Config, dataset: str) -> Path:
 def made_by(config: Config) -> list[Path]:
     """The file that comes last of each job of a configuration, in the order of the stages."""
     results = Results.of(config)
-    runs, scored, parts = keys(config), scored_keys(config), shards(config)
+    runs, scored, parts = keys(config), judged_keys(config), shards(config)
     stores = {results.store(key.dataset, grid_name(config, key.model)) for key in runs}
     predictions = [results.predict(key) for key in scored]
     refined = [results.postprocess(key) for key in scored if config.datasets[key.dataset].postprocess.applies]
@@ -97,6 +107,7 @@ def made_by(config: Config) -> list[Path]:
         *(folder.shard(shard) for folder in (*stores, *predictions) for shard in parts),
         *(store.index for store in stores),
         *(results.model(key).description for key in runs),
+        *(results.model(key).members for key in ensemble_keys(config)),
         *(folder.record for folder in predictions),
         *(folder.record for folder in refined),
         *(results.scores_shard(key, shard) for key in scored for shard in parts),

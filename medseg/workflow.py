@@ -19,6 +19,7 @@ import yaml
 
 from medseg import cluster
 from medseg.config import Config, is_elsewhere
+from medseg.config import members_of as config_members
 from medseg.ending import stop, watch
 from medseg.errors import ConfigError, MedsegError
 from medseg.evaluate.choice import check_choices
@@ -239,13 +240,27 @@ def code_of(config: Config, stage: str, wildcards: Any) -> str:
     """
     used: dict[str, Collection[str]] = {}
     if (name := getattr(wildcards, "model", None)) is not None:
-        model = config.models[name]
-        used |= rows_of_model(model.network, model.network_options, model.loss, model.head)
+        used |= _rows_of(config, name)
     if (dataset := getattr(wildcards, "dataset", None)) is not None:
         used["OPERATIONS"] = wanted(config.datasets[dataset].postprocess)
     if stage == "plan" and config.budget.minutes:
         return f"{stage_digest(stage, used)}-{stage_digest('pace', used)}"
     return stage_digest(stage, used)
+
+
+def _rows_of(config: Config, name: str) -> dict[str, Collection[str]]:
+    """Table -> the rows that a model uses, or the members of an ensemble."""
+    used: dict[str, Collection[str]] = {}
+    for one in config.ensembles[name].of if name in config.ensembles else [name]:
+        model = config.models[one]
+        rows = rows_of_model(model.network, model.network_options, model.loss, model.head)
+        used = {table: sorted({*used.get(table, ()), *names}) for table, names in rows.items()}
+    return used
+
+
+def members_of(config: Config, key: RunKey) -> list[RunKey]:
+    """The trainings of an ensemble."""
+    return [RunKey(*run) for run in config_members(config, key.dataset, key.model, key.fold)]
 
 
 def has_postprocess(config: Config, dataset: str) -> bool:

@@ -16,7 +16,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.config import Config
+from medseg.config import Config, ensemble_runs
 from medseg.errors import MedsegError
 from medseg.ingest.recorded import MAKER, read_table
 from medseg.metrics.quantities import QUANTITIES
@@ -141,7 +141,7 @@ class Compared:
 def compared(config: Config) -> list[Compared]:
     """What compare works on, of each data set whose cases ingest has counted."""
     results, found = Results.of(config), []
-    trainings = collections.Counter(dataset for dataset, *_ in config.runs())
+    trainings = collections.Counter(dataset for dataset, *_ in [*config.runs(), *ensemble_runs(config)])
     for name in config.datasets:
         files = results.ingest(name)
         cases = len(case_sizes(files.manifest, files.dataset))
@@ -150,7 +150,7 @@ def compared(config: Config) -> list[Compared]:
         if not scored:
             continue
         classes, metrics, each = _scored(files.dataset)
-        pairs = math.comb(len(config.models), 2)
+        pairs = math.comb(len(config.models) + len(config.ensembles), 2)
         # The means over classes of every metric and of the score, and one metric class by class.
         kinds, products = metrics + 1 + classes, (metrics + 1) * math.comb(classes + 1, 2) + classes
         found.append(Compared(cases, classes, scored * each * classes, pairs * kinds, pairs * products))

@@ -23,7 +23,7 @@ from medseg.results.key import ALL, Fold, RunKey
 from medseg.results.paths import Results
 from medseg.train.history import write_history
 from medseg.train.journal import line_of
-from medseg.trained import FORMAT
+from medseg.trained import FORMAT, read_trained, write_ensemble
 from medseg.workflow import write_config
 from tests.plans import tiny_plan
 from tests.score_tables import counts_of, score_rows, write_scores
@@ -64,6 +64,7 @@ class FakeStudy:
         rows: score rows of a training.
         records: its journal.
         salt: part of every fingerprint, as data and code are.
+        ensembles: name -> models that predict together.
     """
 
     results: Path
@@ -75,6 +76,7 @@ class FakeStudy:
     rows: Callable[[RunKey, str], list[dict[str, Any]]] = made_up_rows
     records: Callable[[int], list[Record]] = curve
     salt: str = ""
+    ensembles: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def files(self) -> Results:
@@ -97,6 +99,7 @@ class FakeStudy:
             "folds": {"count": 5, "run": list(self.folds)},
             "seeds": list(self.seeds),
             "budget": {"steps": 6},
+            "ensembles": {name: {"of": models} for name, models in self.ensembles.items()},
         }
         self.results.mkdir(parents=True, exist_ok=True)
         written = self.results / "config.yaml"
@@ -137,13 +140,25 @@ class FakeStudy:
         """The score table of a training's validation cases."""
         write_scores(self.files.scores(key), self.rows(key, fingerprint or self.fingerprint(key)))
 
+    def together(self) -> list[RunKey]:
+        """Ensembles, described, with the score tables of their validation cases."""
+        keys = [RunKey(self.dataset, name, fold, 0) for name in self.ensembles for fold in self.folds if fold != ALL]
+        for key in keys:
+            members = [
+                one for one in self.trainings() if one.model in self.ensembles[key.model] and one.fold == key.fold
+            ]
+            folder = self.files.model(key).folder
+            write_ensemble(folder, key, [read_trained(self.files.model(one).folder) for one in members])
+            self.evaluate(key, read_trained(folder).fingerprint)
+        return keys
+
     def is_trained(self, key: RunKey) -> bool:
         """Whether the training of the present configuration is there."""
         path = self.files.model(key).description
         return path.is_file() and self.fingerprint(key) in path.read_text()
 
     def compare(self) -> None:
-        if scored := [self.files.scores(key) for key in self.trainings() if key.validates]:
+        if scored := [self.files.scores(key) for key in [*self.trainings(), *self.together()] if key.validates]:
             compare(scored, self.files.compare.folder)
 
     def report(self) -> None:

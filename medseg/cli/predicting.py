@@ -12,7 +12,14 @@ Texts: TypeAlias = list[str] | None
 Whole: TypeAlias = int | None
 File: TypeAlias = Path | None
 
-Model = Annotated[str, typer.Option("--model", help="model folder, or an MLflow run id, runs:/… or models:/…")]
+Models = Annotated[
+    list[str],
+    typer.Option(
+        "--model",
+        help="model folder, or an MLflow run id, runs:/… or models:/…; given several times, or a folder or pattern of "
+        "trainings, or the run of a model: the mean of their probabilities",
+    ),
+]
 Images = Annotated[
     list[Path] | None,
     typer.Argument(help="image files, patterns, folders of images or of DICOM slices, tables (.csv, .tsv)"),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: o.Model,
+    model: o.Models,
     out: OutFolder,
     images: o.Images = None,
     layout: o.Layout = None,
@@ -66,7 +66,7 @@ def predict(
     shard: ShardOf = None,
     join: Join = None,
 ) -> None:
-    """Predict IMAGES with a trained model, or (as the workflow does) the validation cases of a fold."""
+    """Predict IMAGES with one or several trained models, or (as the workflow does) the validation cases of a fold."""
     given = locals()
     if images:
         _refuse(given, o.OF_FOLD + o.OF_TRAINING, "for the validation cases of a fold, and images are given")
@@ -81,13 +81,15 @@ def predict(
             training = _wanted(manifest, plan, index, splits, which, seed, train_code, start, weights)
         else:
             _refuse(given, o.OF_TRAINING, "what the model must be trained from; give --plan, --index and --seed")
-        _predict_fold(config, manifest, splits, which, Path(model), out, code, part_of(shard, join), join, training)
+        if len(model) > 1:
+            raise typer.BadParameter("--model: one training predicts the validation cases of its fold; name one")
+        _predict_fold(config, manifest, splits, which, Path(model[0]), out, code, part_of(shard, join), join, training)
     else:
         raise typer.BadParameter("give image files, or --config, --manifest, --splits and --fold")
 
 
 def _predict_images(
-    images: list[Path], model: str, tracking_uri: str | None, out: Path, kinds: list[str], how: Mapping[str, Any]
+    images: list[Path], models: list[str], tracking_uri: str | None, out: Path, kinds: list[str], how: Mapping[str, Any]
 ) -> None:
     """Predict image files, write ``kinds`` of files for their objects, and print the names of all.
 
@@ -95,16 +97,17 @@ def _predict_images(
         ImagesFailed: if some could not be predicted; the names of the others are printed before.
     """
     _reserve_gpu()
-    from medseg.tracking import resolve_model
+    from medseg.tracking import resolve_models
 
     # Before torch is imported: a store that does not answer is said at once.
-    folder = resolve_model(model, tracking_uri)
+    folders = [folder for model in models for folder in resolve_models(model, tracking_uri)]
     from medseg.measure.predicted import PredictedObjects
     from medseg.predict import files as stage
     from medseg.predict.code import code_of
     from medseg.text import escaped
 
-    batch = stage.open_batch(images, folder, out, stage.options_of({**how, "code": code_of(folder)}))
+    batch = stage.open_batch(images, folders, out, stage.options_of({**how, "code": code_of(folders)}))
+    stage.say_members(batch, folders)
     objects = None
     if kinds:
         objects = PredictedObjects.create(out, kinds, batch.checkpoint.labels, batch.checkpoint.channels)
@@ -134,10 +137,14 @@ def _predict_fold(
         _reserve_gpu()
     from medseg.places import read_study
     from medseg.predict import run as stage
+    from medseg.results.folders import ModelFolder
     from medseg.stages import rows_of_plan, stage_digest
     from medseg.trained import read_facts
 
     config = read_study([config_file])
+    if ModelFolder(model).members.is_file():
+        _predict_together(config, manifest, splits, fold, model, out, code, part, join)
+        return
     if code is None:
         code = stage_digest("predict_case", rows_of_plan(read_facts(model)["plan"]))
     if join is not None:
@@ -145,6 +152,30 @@ def _predict_fold(
     else:
         soft = _keeps_probabilities(config, manifest)
         stage.run(config, manifest, splits, fold, model, out, code, probabilities=soft, shard=part, wanted=training)
+
+
+def _predict_together(
+    config: Config,
+    manifest: Path,
+    splits: Path,
+    fold: Fold,
+    model: Path,
+    out: Path,
+    code: str | None,
+    part: Shard | None,
+    join: int | None,
+) -> None:
+    """As ``_predict_fold``, of an ensemble."""
+    from medseg.predict import together as stage
+    from medseg.predict.code import code_of
+    from medseg.trained import read_trained
+
+    code = code or code_of([member.folder for member in read_trained(model).members])
+    if join is not None:
+        stage.join(config, manifest, splits, fold, model, out, join, code)
+    else:
+        soft = _keeps_probabilities(config, manifest)
+        stage.run(config, manifest, splits, fold, model, out, code, probabilities=soft, shard=part)
 
 
 def _wanted(

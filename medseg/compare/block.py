@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,7 @@ class Block:
         missed, failed: (N, C) under some training.
         trainings: (fold, seed) -> the ``values`` of this training alone; NaN for the cases that it did not predict.
         volume_unit: of ``volume``.
+        members: of an ensemble, the models whose trainings predict together; else empty.
     """
 
     dataset: str
@@ -70,6 +71,7 @@ class Block:
     failed: Mask
     trainings: Mapping[tuple[Fold, int], Mapping[str, Values]]
     volume_unit: str
+    members: tuple[str, ...] = ()
 
     @property
     def folds(self) -> tuple[Fold, ...]:
@@ -92,8 +94,12 @@ class Block:
         return (self.missed | self.failed) & self.shown
 
 
-def blocks(found: Iterable[Scored]) -> list[Block]:
+def blocks(found: Iterable[Scored], ensembles: Mapping[tuple[str, str], Sequence[str]] | None = None) -> list[Block]:
     """One block per data set, split and model, in the order of their names.
+
+    Args:
+        found: scores of trainings.
+        ensembles: (data set, name) of what is none of one model -> its models.
 
     Raises:
         DataError: if models of one data set were scored on different folds or classes.
@@ -101,7 +107,8 @@ def blocks(found: Iterable[Scored]) -> list[Block]:
     groups: dict[tuple[str, str, str], list[Scored]] = {}
     for training in sorted(found, key=lambda training: training.run.order):
         groups.setdefault(training.run[:3], []).append(training)
-    made = [_block(key, trainings) for key, trainings in groups.items()]
+    together = {key: tuple(members) for key, members in (ensembles or {}).items()}
+    made = [replace(_block(key, one), members=together.get((key[0], key[2]), ())) for key, one in groups.items()]
     for one, other in itertools.pairwise(made):
         _require_same_cases(one, other)
     return made

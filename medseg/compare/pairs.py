@@ -36,6 +36,7 @@ from medseg.compare.verdict import (
     NETWORKS,
     Evidence,
     Verdict,
+    about_ensemble,
     verdict,
 )
 
@@ -153,7 +154,10 @@ def _notes(pair: Pair, found: Verdict, networks: bool, ranked: float, mean: floa
     """
     if found.kind not in (BETTER, EQUIVALENT):
         return []
-    notes = [ABOUT_NETWORKS] if networks else []
+    together = [one for one in (pair.first, pair.second) if one.members]
+    notes = [about_ensemble(one.model, one.members) for one in together]
+    if networks and not together:
+        notes = [ABOUT_NETWORKS]
     if found.kind == BETTER and ranked < -TIE:
         notes.append(
             f"where the reference shows the class, {pair.second.model} has the higher "

@@ -20,7 +20,7 @@ from medseg.metrics.quantities import QUANTITIES
 from medseg.metrics.row import Count, Metric, met
 from medseg.metrics.table import METRICS
 from medseg.results.key import RunKey
-from medseg.trained import read_trained, short
+from medseg.trained import Trained, read_trained, short
 
 MAKER = "medseg evaluate"
 NO_ROW = "no score row of this case, which other trainings have"
@@ -80,8 +80,8 @@ def trainings_of(found: Iterable[Scored]) -> list[dict[str, Any]]:
     ]
 
 
-def require_trainings(found: Sequence[Mapping[str, Any]], models: Sequence[Path]) -> None:
-    """Raise ``DataError`` unless scores are of just the trainings in these model folders.
+def require_trainings(found: Sequence[Mapping[str, Any]], models: Sequence[Path]) -> list[Trained]:
+    """The trainings and ensembles in model folders; ``DataError`` unless scores are of just these.
 
     Args:
         found: from ``trainings_of``.
@@ -105,6 +105,7 @@ def require_trainings(found: Sequence[Mapping[str, Any]], models: Sequence[Path]
                 f"one in {folder} now ({short(fingerprint)}); delete its table of scores and its predictions, and run "
                 "`medseg predict` and `medseg evaluate` again"
             )
+    return list(present.values())
 
 
 class _Files:

@@ -45,6 +45,7 @@ def run(
 
 
 def _compare(score_files: Sequence[Path], out: Path, margin: float | None, models: Sequence[Path] | None) -> None:
+    from medseg.compare.best import best_rows
     from medseg.compare.block import blocks
     from medseg.compare.definitions import definitions
     from medseg.compare.leaderboard import columns, leaderboard_rows
@@ -57,10 +58,14 @@ def _compare(score_files: Sequence[Path], out: Path, margin: float | None, model
 
     scores = read_scores(score_files)
     trainings = trainings_of(scores.trainings)
-    if models is not None:
-        require_trainings(trainings, models)
+    known = [] if models is None else require_trainings(trainings, models)
+    ensembles = {
+        (one.key.dataset, one.key.model): list(dict.fromkeys(member.key.model for member in one.members))
+        for one in known
+        if one.members
+    }
     files = CompareFolder(out)
-    found = blocks(scores.trainings)
+    found = blocks(scores.trainings, ensembles)
     summary = summary_rows(found)
     ranking = leaderboard_rows(found, summary)
     pairs, secondary = pair_rows(found, ranking, margin)
@@ -76,6 +81,7 @@ def _compare(score_files: Sequence[Path], out: Path, margin: float | None, model
             "pairs": pairs,
             "secondary": secondary,
             "winners": winner_rows(found, ranking),
+            "best": best_rows(found),
             "tails": tails,
             "objects": [row for block in found for row in object_rows(block)],
             "definitions": definitions(summary),
@@ -176,7 +182,18 @@ def read_summary(compare_dir: Path) -> dict[str, Any]:
     """
     path = CompareFolder(compare_dir).summary
     value = read_record(path, MAKER)
-    needed = {"trainings", "rows", "pairs", "secondary", "winners", "tails", "objects", "definitions", "files"}
+    needed = {
+        "trainings",
+        "rows",
+        "pairs",
+        "secondary",
+        "winners",
+        "best",
+        "tails",
+        "objects",
+        "definitions",
+        "files",
+    }
     if needed - set(value):
         raise DataError(f"{path}: not as written by this version of `{MAKER}`; run it again")
     return value

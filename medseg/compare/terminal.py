@@ -72,7 +72,7 @@ def terminal_leaderboard(compare_dir: Path) -> str:
     for dataset, split in dict.fromkeys((row["dataset"], row["split"]) for row in rows):
         mine, means, pairs, winner = (
             [row for row in found if (row["dataset"], row["split"]) == (dataset, split)]
-            for found in (rows, summary["rows"], summary["pairs"], summary["winners"])
+            for found in (rows, summary["rows"], summary["pairs"], [*summary["winners"], *summary["best"]])
         )
         tables.append(_Table(dataset if split == "val" else f"{dataset}, {split} set", mine, means))
         parts.append("\n".join([_text(tables[-1]), *_below(tables[-1], pairs, winner)]))

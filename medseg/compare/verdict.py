@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medseg.compare.power import ALPHA, POWER, Equivalence, can_be_shown, fewest_subjects
@@ -11,6 +12,14 @@ BETTER, EQUIVALENT, NOT_SHOWN, CANNOT = "better", "equivalent", "not shown", "ca
 # What a verdict is about. With one training per model, luck of the training and merit of the method are one number.
 NETWORKS, METHODS = "networks", "methods"
 ABOUT_NETWORKS = "nothing is said about the methods: that needs two seeds or more"
+
+
+def about_ensemble(name: str, members: Sequence[str]) -> str:
+    """What a verdict on an ensemble says nothing about; more seeds would make it larger, and not repeat it."""
+    return (
+        f"{name} is one ensemble, of {', '.join(members)}: how far another one of such trainings would have "
+        "scored from it is not shown"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ parsing, the configuration is passed on as these types, never as dictionaries.
 """
 
 from medseg.config.dataset import DatasetConfig
+from medseg.config.ensemble import EnsembleConfig, ensemble_runs, members_of
 from medseg.config.folds import FoldsConfig
 from medseg.config.metrics import MetricsConfig
 from medseg.config.model import AUGMENTATION, Loss, ModelConfig, Network, PlanOverrides, is_elsewhere
@@ -28,6 +29,7 @@ __all__ = [
     "CrfConfig",
     "DatasetConfig",
     "DownloadConfig",
+    "EnsembleConfig",
     "FoldsConfig",
     "GenerateConfig",
     "KnownArchive",
@@ -41,8 +43,10 @@ __all__ = [
     "TestConfig",
     "TrackingConfig",
     "config_schema",
+    "ensemble_runs",
     "is_elsewhere",
     "is_table",
     "load_config",
+    "members_of",
     "wrong_classes",
 ]

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from medseg import limits
 from medseg.bounds import shortened
 from medseg.config.dataset import DatasetConfig
+from medseg.config.ensemble import EnsembleConfig, wrong_ensemble
 from medseg.config.explain import explain_error, listed
 from medseg.config.folds import FoldsConfig
 from medseg.config.model import ModelConfig, is_elsewhere
@@ -93,6 +94,10 @@ class Config(Section):
     datasets: dict[Name, DatasetConfig] = Field(min_length=1)
     models: dict[Name, ModelConfig] = Field(
         default_factory=lambda: {"unet": ModelConfig(network="unet")}, min_length=1, description="none: a U-Net"
+    )
+    ensembles: dict[Name, EnsembleConfig] = Field(
+        default_factory=dict,
+        description="further rows of the leaderboard: models that predict together (docs/ensembles.md)",
     )
     folds: FoldsConfig = Field(
         default_factory=FoldsConfig, description="how cases are split; all: every training is on all cases"
@@ -192,6 +197,13 @@ class Config(Section):
             inside = model.start is not None and not is_elsewhere(model.start)
             if inside and (apart := sorted(chosen[name] - chosen[str(model.start)])):
                 raise ValueError(f"models.{name}.start: '{model.start}' is not trained on {', '.join(apart)}")
+        return self
+
+    @model_validator(mode="after")
+    def _ensembles_have_members(self) -> Config:
+        for name in self.ensembles:
+            if cause := wrong_ensemble(self, name):
+                raise ValueError(cause)
         return self
 
     def runs(self) -> list[tuple[str, str, Fold, int]]:

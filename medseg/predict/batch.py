@@ -1,4 +1,4 @@
-"""Image files that one model is to predict: how, what is known of each, and which label maps can be kept."""
+"""Image files that one model, or several together, are to predict: how, and which label maps can be kept."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from medseg.files import digest_of
 from medseg.formats.read import open_content
 from medseg.formats.source import Source
 from medseg.formats.table import suffix_of
-from medseg.plan.plan import flat_values
 from medseg.predict.failures import Failure
 from medseg.predict.input import Input
-from medseg.predict.predictor import is_mirrored
 from medseg.predict.terms import Found, Terms
+from medseg.predict.trainings import Training, facts_of
 from medseg.train.checkpoint import Checkpoint
 
 # Called with each image (its first file), opened, and its label map, when that is there.
@@ -35,7 +34,7 @@ class How:
         allow: doubts about images that are allowed by name.
         axes: what the planes of TIFF files are, the slowest first: ``CYX``, ``ZYX``.
         channels: numbers from 0, or the files' own names, of the channels that are taken, in this order.
-        device, threads, mirror: see ``Predictor``.
+        device, threads, mirror: of each training, see ``Predictor``.
         max_gb: memory that predicting, and one decoded file, may take; None: what is available, and half of the
             machine's.
         code: digest of the code that predicts: what another version predicted is not kept.
@@ -60,14 +59,13 @@ class How:
 
 @dataclass(slots=True)
 class Batch:
-    """Images that one model is to predict into one folder.
+    """Images that one model, or several together, are to predict into one folder.
 
     Attributes:
         inputs: the images.
-        model: model folder.
         out: folder of the label maps.
         how: as asked for.
-        checkpoint, weights_sha256: what ``model.json`` says, and the digest of the weights.
+        trainings: that predict, together if there are several.
         terms: on which images are taken.
         then: called for every label map that is there.
         failed: image -> why it has none.
@@ -77,17 +75,20 @@ class Batch:
     """
 
     inputs: Sequence[Input]
-    model: Path
     out: Path
     how: How
-    checkpoint: Checkpoint
-    weights_sha256: str
+    trainings: tuple[Training, ...]
     terms: Terms
     then: Then | None = None
     failed: dict[Input, list[Failure]] = field(default_factory=dict)
     kept: set[Input] = field(default_factory=set)
     allowed: list[Found] = field(default_factory=list)
     unsized: list[Input] = field(default_factory=list)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What the first training says: of labels and channels the same as the others."""
+        return self.trainings[0].checkpoint
 
     @property
     def written(self) -> list[Path]:
@@ -109,13 +110,11 @@ class Batch:
         Raises:
             FormatError: if a file of the image cannot be read.
         """
-        made, how = self.checkpoint, self.how
+        how = self.how
         images = [open_content(file, one.series).sha256 for file in one.files]
         reading = [self.terms.reading.sized(one.spacing).to_json(), one.series, [suffix_of(file) for file in one.files]]
-        model = [self.weights_sha256, flat_values(made.plan.to_json()), made.labels.to_json()]
-        decoding = made.decoding and made.decoding.to_json()
-        mirror = is_mirrored(made.plan, how.mirror)
-        facts = [images, reading, model, decoding, mirror, how.device, how.threads, how.code]
+        made_by = facts_of(self.trainings, how.mirror)
+        facts = [images, reading, made_by, how.device, how.threads, how.code]
         return digest_of(facts if how.references else [*facts, "anonymous"])
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medseg.errors import PredictionError
@@ -12,47 +12,49 @@ from medseg.formats.table import class_map, label_suffix, stem_of
 from medseg.ingest.cases import open_case_image, reading_facts
 from medseg.ingest.manifest import Case, Manifest
 from medseg.kept import kept, write_stamp
-from medseg.plan.plan import flat_values
-from medseg.predict.predictor import Predictor
+from medseg.predict.predictor import Predicting
 from medseg.predict.probabilities import ProbabilityFile
 from medseg.predict.record import PredictedCase, Predictions, label_map_digest
 from medseg.predict.sinks import LabelFile, Sink
+from medseg.predict.trainings import Training, facts_of
 from medseg.progress import Progress, say
 from medseg.results.key import VALIDATION, RunKey
-from medseg.train.checkpoint import Checkpoint
 
 PROBABILITIES = ".probabilities.b2nd"
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Cases that one model is to predict in one way.
+    """Cases that one model, or several together, are to predict in one way.
 
     Attributes:
         key: which training, and of which split the cases are.
         manifest: the data set, or its test set.
         cases: ids of the cases.
         data: where the data set's files lie.
-        model: model folder.
-        checkpoint: what its ``model.json`` says.
-        weights_sha256: digest of its weights.
-        mirror: whether outputs are averaged over mirror images.
+        trainings: that predict.
+        fingerprint, weights_sha256: of the training, or of all of them.
+        predictor: loads them, when the first case needs it.
+        mirror: whether outputs are averaged over mirror images; None: of some trainings they are.
         probabilities: whether probabilities are written beside the label maps.
         code: digest of the code that predicts.
         references: whether DICOM segmentations refer to their series.
+        members: of an ensemble, as in ``Predictions``.
     """
 
     key: RunKey
     manifest: Manifest
     cases: tuple[str, ...]
     data: Path
-    model: Path
-    checkpoint: Checkpoint
+    trainings: tuple[Training, ...]
+    fingerprint: str
     weights_sha256: str
-    mirror: bool
+    predictor: Callable[[], Predicting]
+    mirror: bool | None
     probabilities: bool
     code: str
     references: bool = True
+    members: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -62,11 +64,7 @@ class Task:
 
     def case_key(self, case: Case) -> str:
         """Digest of all that the label map of a case depends on."""
-        # The plan says how the image is prepared and cut into windows, and on what the network runs; the label table of
-        # the model says which values are written. Equal weights may come with others of both.
-        plan, labels = flat_values(self.checkpoint.plan.to_json()), self.checkpoint.labels.to_json()
-        facts, decoding = reading_facts(case, self.manifest.labels), self.checkpoint.decoding
-        key = [facts, self.weights_sha256, plan, labels, self.mirror, self.code, decoding and decoding.to_json()]
+        key = [reading_facts(case, self.manifest.labels), facts_of(self.trainings, self.mirror), self.code]
         return digest_of(key if self.references else [*key, "anonymous"])
 
     @property
@@ -77,19 +75,20 @@ class Task:
     def record(self, out: Path, entries: Mapping[str, PredictedCase]) -> Predictions:
         """What ``predictions.json`` says, cases in the order of the task."""
         cases = {case_id: entries[case_id] for case_id in self.cases}
-        return Predictions(out, self.key, self.checkpoint.fingerprint, self.weights_sha256, self.mirror, cases)
+        found = Predictions(out, self.key, self.fingerprint, self.weights_sha256, self.mirror, cases)
+        return replace(found, members=self.members)
 
 
 def predict_task_cases(task: Task, case_ids: Sequence[str], out: Path, label: str) -> dict[str, PredictedCase]:
     """Predict some cases of a task into ``out``; the network is built for the first that cannot be kept."""
     bar = Progress(label, len(case_ids))
     entries: dict[str, PredictedCase] = {}
-    predictor: Predictor | None = None
+    predictor: Predicting | None = None
     for done, case_id in enumerate(case_ids, start=1):
         outputs = Outputs.of(task, task.manifest.case(case_id), out)
         digests = kept(outputs.stamp, outputs.key, [path.name for path in outputs.files], output_digest)
         if digests is None:
-            predictor = predictor or Predictor(task.model, mirror=task.mirror)
+            predictor = predictor or task.predictor()
             try:
                 digests = outputs.predict(predictor, task.data)
             except PredictionError as error:
@@ -129,7 +128,7 @@ class Outputs:
         """The outputs of a case of a task in ``out``."""
         labels = out / f"{case.id}{label_suffix(task.data / case.images[0])}"
         probabilities, classes = out / f"{case.id}{PROBABILITIES}", class_map(labels)
-        wanted = {probabilities: task.probabilities, classes: task.checkpoint.labels.objects_have_classes}
+        wanted = {probabilities: task.probabilities, classes: task.trainings[0].checkpoint.labels.objects_have_classes}
         files = (labels, *(path for path, want in wanted.items() if want))
         stamp = out / f".{case.id}.json"
         return cls(case, task.case_key(case), labels, probabilities, classes, stamp, files, task.references)
@@ -141,7 +140,7 @@ class Outputs:
         alike = stem_of(self.classes)
         return [path for path in stale if path != self.classes or all(case.id != alike for case in task.manifest.cases)]
 
-    def predict(self, predictor: Predictor, data: Path) -> dict[str, str]:
+    def predict(self, predictor: Predicting, data: Path) -> dict[str, str]:
         """Make the wanted files; their digests by name."""
         classes = self.classes if self.classes in self.files else None
         sinks: list[Sink] = [LabelFile(self.labels, classes, self.references)]

@@ -14,26 +14,27 @@ from medseg.formats.source import Source
 from medseg.kept import kept, write_stamp
 from medseg.machine import available_memory
 from medseg.predict.batch import Batch, How, Then, options_of
+from medseg.predict.ensemble import predicting
 from medseg.predict.failures import SHOWN, failures_of, is_of_memory, listed
 from medseg.predict.input import Input
 from medseg.predict.inputs import find_inputs
 from medseg.predict.memory import Memory
-from medseg.predict.predictor import Predictor, require_fit
+from medseg.predict.predictor import Predicting, require_fit
 from medseg.predict.record import label_map_digest
 from medseg.predict.sinks import LabelFile
-from medseg.predict.terms import Terms, doubts_of_headers, open_parts, read_whole, refuse
+from medseg.predict.terms import Terms, doubts_of_headers, open_parts, read_whole, refuse, shared_terms
+from medseg.predict.trainings import read_trainings
 from medseg.progress import Progress, say
 from medseg.records import read_record
-from medseg.train.checkpoint import read_description
 
 # In the folder of predictions, all images that failed, where their list is too long for a terminal.
 LIST = "not-predicted.txt"
 
-__all__ = ["How", "open_batch", "options_of", "predict_batch", "predict_files", "raise_failed"]
+__all__ = ["How", "open_batch", "options_of", "predict_batch", "predict_files", "raise_failed", "say_members"]
 
 
 def predict_files(
-    images: Sequence[Path], model: Path, out: Path, how: How | None = None, then: Then | None = None
+    images: Sequence[Path], model: Path | Sequence[Path], out: Path, how: How | None = None, then: Then | None = None
 ) -> list[Path]:
     """Predict images; each label map gets its image's name and format, in ``out``.
 
@@ -44,7 +45,7 @@ def predict_files(
 
     Args:
         images: see ``find_inputs``.
-        model: model folder.
+        model: model folder, or several, of whose probabilities the mean is taken (``medseg.predict.ensemble``).
         out: folder, made if absent.
         how: options.
         then: called with each image whose label map is there.
@@ -55,6 +56,7 @@ def predict_files(
     Raises:
         DataError: if an image is missing, two images would give one output, or an output would replace its input.
         ConfigError: for options that mean nothing.
+        CheckpointError: if a folder holds no model, or models do not fit each other.
         ImagesFailed: if some images could not be predicted; the others are.
     """
     batch = open_batch(images, model, out, how or How(), then)
@@ -63,13 +65,15 @@ def predict_files(
     return batch.written
 
 
-def open_batch(words: Sequence[Path], model: Path, out: Path, how: How, then: Then | None = None) -> Batch:
+def open_batch(
+    words: Sequence[Path], model: Path | Sequence[Path], out: Path, how: How, then: Then | None = None
+) -> Batch:
     """The images that a user means, and where their predictions go; arguments and errors as for ``predict_files``."""
-    checkpoint, weights_sha256 = read_description(model)
-    inputs = find_inputs(words, checkpoint.channels, out, layout=how.layout, series=how.series)
+    trainings = read_trainings([model] if isinstance(model, Path) else model)
+    inputs = find_inputs(words, trainings[0].checkpoint.channels, out, layout=how.layout, series=how.series)
     given = {name: getattr(how, name) for name in ("orientation", "fill", "allow", "spacing", "axes", "channels")}
-    terms = Terms.of(checkpoint, **given)
-    batch = Batch(inputs, model, out, how, checkpoint, weights_sha256, terms, then)
+    terms = shared_terms({str(one.folder): Terms.of(one.checkpoint, **given) for one in trainings})
+    batch = Batch(inputs, out, how, trainings, terms, then)
     _refuse_overwriting(inputs, [path for one in inputs for path in batch.outputs(one)])
     return batch
 
@@ -82,7 +86,9 @@ def predict_batch(batch: Batch) -> None:
     """
     limit = None if batch.how.max_gb is None else int(batch.how.max_gb * 1e9)
     with file_limit(limit):
-        keys = _check(batch, Memory(batch.checkpoint.plan, batch.how.device, limit or available_memory()))
+        budget = limit or available_memory()
+        each = [Memory(one.checkpoint.plan, batch.how.device, budget) for one in batch.trainings]
+        keys = _check(batch, each)
         _say_checked(batch)
         if len(batch.failed) == len(batch.inputs):
             raise_failed(batch)
@@ -100,7 +106,7 @@ def raise_failed(batch: Batch) -> None:
         raise ImagesFailed(len(batch.failed), lines, batch.written)
 
 
-def _check(batch: Batch, memory: Memory) -> dict[Input, str]:
+def _check(batch: Batch, memory: Sequence[Memory]) -> dict[Input, str]:
     """Check every image that has no prediction yet; the keys of all that could be read."""
     bar = Progress("predict: check", len(batch.inputs))
     keys: dict[Input, str] = {}
@@ -122,17 +128,29 @@ def _allowed_in(stamp: Path) -> set[str]:
     return set(read_record(stamp, "medseg predict").get("allowed", ()))
 
 
-def _check_one(batch: Batch, one: Input, memory: Memory) -> None:
+def _check_one(batch: Batch, one: Input, memory: Sequence[Memory]) -> None:
     """Raise ``DataError`` if an image cannot be read, does not fit the model, is doubtful, or is too large."""
     parts = open_parts(one, batch.terms)
     channels = sum(part.shape[0] for part in parts)
-    require_fit(parts[0].geometry, channels, one.shown, batch.checkpoint, one.files, world=parts[0].affine is not None)
+    world = parts[0].affine is not None
+    for training in batch.trainings:
+        require_fit(parts[0].geometry, channels, one.shown, training.checkpoint, one.files, world=world)
     if not (parts[0].states_grid or batch.how.spacing or one.spacing) and batch.terms.reading.spacing is not None:
         batch.unsized.append(one)
     found = doubts_of_headers(parts, batch.terms)
     batch.allowed += [doubt for doubt in found if doubt.allowed]
     refuse(found)
-    memory.require(one.shown, channels, parts[0])
+    for of_one in memory:
+        of_one.require(one.shown, channels, parts[0])
+
+
+def say_members(batch: Batch, named: Sequence[Path]) -> None:
+    """Say which trainings predict together, if there are several, and which were named twice."""
+    folders = [one.folder for one in batch.trainings]
+    if len(folders) > 1:
+        say(f"predict: the mean of {len(folders)} models: {', '.join(map(str, folders))}")
+    if again := [str(path) for path in named if path not in folders or list(named).count(path) > 1]:
+        say(f"predict: {', '.join(dict.fromkeys(again))}: named more than once, or a copy; counts once")
 
 
 def _say_checked(batch: Batch) -> None:
@@ -161,19 +179,19 @@ def _predict(batch: Batch, keys: Mapping[Input, str]) -> None:
     """Predict what was found sound and is not there; the network is built for the first of them."""
     todo = [one for one in batch.inputs if one not in batch.failed]
     bar = Progress("predict", len(todo))
-    predictor: Predictor | None = None
+    predictor: Predicting | None = None
     for done, one in enumerate(todo, start=1):
         with _noting_failure(batch, one):
             if one in batch.kept:
                 _follow(batch, one, None)
             else:
                 how = batch.how
-                predictor = predictor or Predictor(batch.model, how.device, how.threads, how.mirror)
+                predictor = predictor or predicting(batch.trainings, how.device, how.threads, how.mirror)
                 _predict_one(batch, one, predictor, keys[one])
         bar.update(done, "" if one in batch.failed else str(one.labels(batch.out)))
 
 
-def _predict_one(batch: Batch, one: Input, predictor: Predictor, key: str) -> None:
+def _predict_one(batch: Batch, one: Input, predictor: Predicting, key: str) -> None:
     """Predict an image and write its files, the stamp last."""
     source, found = read_whole(open_parts(one, batch.terms), batch.terms)
     for doubt in found:
@@ -186,7 +204,7 @@ def _predict_one(batch: Batch, one: Input, predictor: Predictor, key: str) -> No
     _follow(batch, one, source)
 
 
-def _into_file(predictor: Predictor, source: Source, one: Input, sink: LabelFile) -> None:
+def _into_file(predictor: Predicting, source: Source, one: Input, sink: LabelFile) -> None:
     """Predict an image into files; if a GPU's memory runs out, a second time with one window at once."""
     try:
         predictor.predict(source, one.shown, [sink])

@@ -66,7 +66,7 @@ class Pipeline:
             DataError: if voxels are not finite.
             PredictionError: if the network's output is not finite.
         """
-        frame, native = self._native(source, name)
+        frame, native = self.maps(source, name)
         decoder = decoder_of(self.table, self.plan.network.head)
         head = self.plan.network.head
         objects = resolve(HEADS[head].reader)(frame, self.plan, self.decoding) if head else None
@@ -89,7 +89,7 @@ class Pipeline:
                 for take in takers:
                     take(Slab(slice(None), None, found.numbers, found.classes))
 
-    def _native(self, source: Source, name: str) -> tuple[Frame, Iterator[tuple[slice, Tensor]]]:
+    def maps(self, source: Source, name: str) -> tuple[Frame, Iterator[tuple[slice, Tensor]]]:
         """The frame of a prediction, and logits on the voxels of the image, made as they are asked for."""
         prepared, record = prepare_image(_read_finite(source, name), source.geometry, self.plan.grid)
         axis = slab_axis(prepared.shape[1:], self.plan.window)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from numpy.typing import NDArray
@@ -24,6 +24,23 @@ from medseg.predict.members import Member
 from medseg.predict.pipeline import Pipeline
 from medseg.predict.sinks import LabelMap, Sink
 from medseg.train.checkpoint import Checkpoint, read_checkpoint
+
+
+class Predicting(Protocol):
+    """What predicts images: one training (``Predictor``), or several (``Ensemble``)."""
+
+    @property
+    def device(self) -> str:
+        """Where networks run."""
+        ...
+
+    def predict(self, source: Source, name: str, sinks: Sequence[Sink]) -> None:
+        """Predict one image into sinks."""
+        ...
+
+    def spare_memory(self) -> bool:
+        """Take one window at a time from now on; False if that changes nothing."""
+        ...
 
 
 class Predictor:
@@ -45,7 +62,7 @@ class Predictor:
         self.device = pick_device(device or ("cpu" if machine.device == "cpu" else "auto"))
         # A GPU's fast precision may be slow or absent elsewhere; full precision always works.
         self.precision = machine.precision if self.device == machine.device else "fp32"
-        set_exact(threads or machine.threads, self.precision)
+        self._threads = threads or machine.threads
         placed = place(network, self.device, self.plan.network.dims, machine.channels_last)
         head = self.plan.network.head
         vector = HEADS[head].vector if head else 0
@@ -64,14 +81,20 @@ class Predictor:
             DataError: if dimensions, channels or unit are not the model's, or voxels are not finite.
             PredictionError: if the network's output is not finite.
         """
+        pipeline, source = self.pipeline(source, name)
+        pipeline.run(source, name, sinks)
+
+    def pipeline(self, source: Source, name: str) -> tuple[Pipeline, Source]:
+        """The pipe that an image takes, to be used at once, and the image in the model's unit; see ``predict``."""
         geometry, unit = source.geometry, self.plan.grid.unit
         require_fit(geometry, source.shape[0], name, self.checkpoint, world=source.affine is not None)
         if geometry.unit != unit:
             source = replace(source, affine=geometry.in_unit(unit).affine, unit=unit)
+        # Here and not where the network is loaded: others, with other settings, may run in between.
+        set_exact(self._threads, self.precision)
         found = self.checkpoint
         how = self.device, self.precision, found.decoding, self._windows
-        pipeline = Pipeline(self.plan, found.labels, self.members, *how)
-        pipeline.run(source, name, sinks)
+        return Pipeline(self.plan, found.labels, self.members, *how), source
 
     def spare_memory(self) -> bool:
         """Take one window at a time from now on; False if that changes nothing, or the memory is not that of a GPU."""

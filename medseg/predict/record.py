@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from medseg.formats.read import open_content
 from medseg.records import as_written, read_record, write_record
 from medseg.results.folders import ModelFolder, PredictionFolder
 from medseg.results.key import RunKey
-from medseg.trained import read_facts, require_training, short
+from medseg.trained import read_facts, read_trained, require_training, short
 
 # The code of predicted cases reaches no configuration, so that another option predicts none again.
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Predictions:
         mirror: whether predictions are means over mirror images; None: not recorded.
         cases: case id -> its prediction, or why there is none.
         postprocess: the operations that were applied; None before post-processing.
+        members: of an ensemble, the trainings that predicted together -> the fingerprint of each.
     """
 
     folder: Path
@@ -83,6 +84,7 @@ class Predictions:
     mirror: bool | None
     cases: Mapping[str, PredictedCase]
     postprocess: Mapping[str, Any] | None = None
+    members: Mapping[str, str] = field(default_factory=dict)
 
     def has(self, scored: Mapping[str, str]) -> bool:
         """Whether the label maps are these: case id -> digest."""
@@ -97,7 +99,9 @@ def label_map_digest(path: Path) -> str:
 def write_predictions(predictions: Predictions) -> None:
     """Write the record into the predictions' folder; to be called last, since its presence means complete."""
     key = predictions.key
-    done = {} if predictions.postprocess is None else {"postprocess": predictions.postprocess}
+    done: dict[str, Any] = {"members": dict(predictions.members)} if predictions.members else {}
+    if predictions.postprocess is not None:
+        done["postprocess"] = predictions.postprocess
     write_record(
         PredictionFolder(predictions.folder).record,
         {
@@ -131,6 +135,7 @@ def read_predictions(path: Path) -> Predictions:
             value["mirror"],
             {case: PredictedCase.from_json(entry) for case, entry in value["cases"].items()},
             value.get("postprocess"),
+            value.get("members", {}),
         )
 
 
@@ -157,10 +162,9 @@ def require_made_as(config: Config, predictions: Predictions, model: Path | None
     found = PredictionFolder(predictions.folder).record
     mirror = config.predict.mirror
     if mirror is None and model is not None:
-        plan = read_facts(model)["plan"]
-        with as_written(ModelFolder(model).description, "medseg train"):
-            trained = plan["training"]["augment"], plan["grid"]["oriented"], plan["training"]["augmentation"]
-        mirror = mirrors(*trained)
+        planned = {_mirrored(one.folder) for one in read_trained(model).members} or {_mirrored(model)}
+        # Of an ensemble, some members may, others not.
+        mirror = planned.pop() if len(planned) == 1 else None
     if mirror is not None and predictions.mirror not in (None, mirror):
         how = {True: "means over mirror images", False: "without mirror images"}
         raise DataError(
@@ -177,6 +181,14 @@ def require_made_as(config: Config, predictions: Predictions, model: Path | None
             f"{found}: post-processing is {applied or 'none'}, and datasets.{predictions.key.dataset}.postprocess asks "
             f"for {wanted or 'none'}; {f'run {again}' if wanted else again}"
         )
+
+
+def _mirrored(model: Path) -> bool:
+    """Whether the predictions of a training are means over mirror images, where nobody says otherwise."""
+    plan = read_facts(model)["plan"]
+    with as_written(ModelFolder(model).description, "medseg train"):
+        trained = plan["training"]["augment"], plan["grid"]["oriented"], plan["training"]["augmentation"]
+    return mirrors(*trained)
 
 
 def _asked(section: Mapping[str, Any]) -> dict[str, Any]:

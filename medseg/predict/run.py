@@ -11,12 +11,13 @@ from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.splits import read_split
 from medseg.outputs import writing
 from medseg.predict.cases import Task, predict_task_cases
-from medseg.predict.predictor import is_mirrored
+from medseg.predict.predictor import Predictor, is_mirrored
 from medseg.predict.record import PredictedCase, write_predictions
+from medseg.predict.trainings import Training, read_trainings
 from medseg.results.folders import PredictionFolder
 from medseg.results.key import ALL, VALIDATION, Fold, RunKey
 from medseg.shards import Shard, read_shards
-from medseg.train.checkpoint import Checkpoint, read_description
+from medseg.train.checkpoint import Checkpoint
 from medseg.train.identity import Wanted, require_wanted
 from medseg.train.lineage import OVERLAP
 
@@ -48,9 +49,14 @@ def run(
             time on different machines.
         wanted: the training that the model must be; none: any of this data set and fold.
     """
-    task = _validation(config, manifest_path, splits, fold, model, code, probabilities, wanted)
+    predict_task(_validation(config, manifest_path, splits, fold, model, code, probabilities, wanted), out, shard)
+
+
+def predict_task(task: Task, out: Path, shard: Shard | None = None) -> None:
+    """Predict the cases of a task and write the record, or those of a shard and say that they are done."""
     if shard is None:
-        _predict_all(task, out)
+        with writing(PredictionFolder(out).record, out, whole=True):
+            write_predictions(task.record(out, predict_task_cases(task, task.cases, out, task.label)))
         return
     with shard.writing(shard.record(out), out):
         entries = predict_task_cases(task, shard.of(task.cases), out, f"{task.label} {shard.index}/{shard.count}")
@@ -75,7 +81,11 @@ def join(
     Raises:
         DataError: if a shard is not done, or was predicted by another model, from other cases or in another way.
     """
-    task = _validation(config, manifest_path, splits, fold, model, code, False, wanted)
+    join_task(_validation(config, manifest_path, splits, fold, model, code, False, wanted), out, count)
+
+
+def join_task(task: Task, out: Path, count: int) -> None:
+    """As ``join``, of a task."""
     entries: dict[str, PredictedCase] = {}
     for index, done in enumerate(read_shards(out, count, "predict")):
         if done.get("task") != task.digest:
@@ -118,7 +128,7 @@ def predict_cases(
         fold: that of the training.
         probabilities: write them beside the label maps.
     """
-    _predict_all(_task(config, manifest_path, case_ids, model, code, split, fold, probabilities), out)
+    predict_task(_task(config, manifest_path, case_ids, model, code, split, fold, probabilities), out)
 
 
 def _validation(
@@ -132,23 +142,35 @@ def _validation(
     wanted: Wanted | None = None,
 ) -> Task:
     """The task of predicting the validation cases of a fold, none of whose subjects the model has seen."""
+    case_ids = validation_cases(splits, fold)
+    task = _task(config, manifest_path, case_ids, model, code, VALIDATION, fold, probabilities)
+    (training,) = task.trainings
+    if wanted is not None:
+        require_wanted(model, training.checkpoint, wanted)
+    require_unseen(training, task.manifest, case_ids, fold)
+    return task
+
+
+def validation_cases(splits: Path, fold: Fold) -> tuple[str, ...]:
+    """The validation cases of a fold; ``ConfigError`` where there can be none."""
     if fold == ALL:
         raise ConfigError(
             f"--fold {ALL}: its training is on all cases and leaves none to validate on; predict a numbered fold, or "
             "new images: medseg predict IMAGES --model FOLDER -o OUT"
         )
-    _, case_ids = read_split(splits, fold)
-    task = _task(config, manifest_path, case_ids, model, code, VALIDATION, fold, probabilities)
-    if wanted is not None:
-        require_wanted(model, task.checkpoint, wanted)
-    _refuse_seen(task.checkpoint, task.manifest, case_ids, fold, model)
-    if (task.checkpoint.dataset, task.checkpoint.fold) != (task.manifest.dataset, fold):
+    return tuple(read_split(splits, fold)[1])
+
+
+def require_unseen(training: Training, manifest: Manifest, case_ids: Sequence[str], fold: Fold) -> None:
+    """Raise an error if a training has seen a subject of the validation cases of a fold, or is of another fold."""
+    model, made = training.folder, training.checkpoint
+    _refuse_seen(made, manifest, case_ids, fold, model)
+    if (made.dataset, made.fold) != (manifest.dataset, fold):
         raise CheckpointError(
-            f"{model}: a model of data set '{task.checkpoint.dataset}', fold {task.checkpoint.fold}; expected one of "
-            f"'{task.manifest.dataset}', fold {fold}, whose validation cases are predicted; predict its own fold, or "
+            f"{model}: a model of data set '{made.dataset}', fold {made.fold}; expected one of "
+            f"'{manifest.dataset}', fold {fold}, whose validation cases are predicted; predict its own fold, or "
             "new images as files"
         )
-    return task
 
 
 def _task(
@@ -163,16 +185,19 @@ def _task(
 ) -> Task:
     """Read what is needed to know which cases are predicted how; arguments as for ``predict_cases``."""
     manifest = read_manifest(manifest_path)
-    checkpoint, weights = read_description(model)
+    (training,) = read_trainings([model])
+    made = training.checkpoint
+    mirror = is_mirrored(made.plan, config.predict.mirror)
     return Task(
-        RunKey(manifest.dataset, checkpoint.plan.model, fold, checkpoint.seed, split),
+        RunKey(manifest.dataset, made.plan.model, fold, made.seed, split),
         manifest,
         tuple(case_ids),
         config.folder_of(manifest.dataset),
-        model,
-        checkpoint,
-        weights,
-        is_mirrored(checkpoint.plan, config.predict.mirror),
+        (training,),
+        made.fingerprint,
+        training.weights_sha256,
+        lambda: Predictor(model, mirror=mirror),
+        mirror,
         probabilities,
         code,
         config.predict.references,
@@ -190,9 +215,3 @@ def _refuse_seen(checkpoint: Checkpoint, manifest: Manifest, case_ids: Sequence[
             f"{model}: a model of fold {checkpoint.fold} was trained on {len(seen)} subjects of the validation cases "
             f"of fold {fold}, first {subject} ({evidence}); predict its own fold, or new images as files"
         )
-
-
-def _predict_all(task: Task, out: Path) -> None:
-    """Predict all cases of a task and write the record."""
-    with writing(PredictionFolder(out).record, out, whole=True):
-        write_predictions(task.record(out, predict_task_cases(task, task.cases, out, task.label)))

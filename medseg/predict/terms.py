@@ -7,7 +7,8 @@ holds, unless the user says otherwise.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,22 @@ FIXES = {
 }
 
 
+_SAY = "say which counts for all: --"
+_APART = "predict with each alone"
+# What models may differ in when they read a file -> what can be done about it.
+_READ_BY = {
+    "axes": f"{_SAY}axes",
+    "channels": f"{_SAY}channel",
+    "names": f"{_SAY}channel",
+    "colour": _APART,
+    "spacing": f"{_SAY}spacing",
+    "unit": f"{_SAY}spacing",
+    "sizes": _APART,
+    "orientation": f"{_SAY}orientation",
+    "fill": f"{_SAY}allow nonfinite --fill NUMBER",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """How images are read for a model, and which doubts are allowed by name.
@@ -51,12 +68,13 @@ class Terms:
     Attributes:
         reading: what is declared of the files.
         allow: codes of ``OF_IMAGES``.
-        sizes: voxel sizes of the images that the model was trained on; None: there is no record.
+        sizes: voxel sizes of the images that the model was trained on; of several models one of each; none: there is
+            no record.
     """
 
     reading: Reading
     allow: frozenset[str]
-    sizes: VoxelSizes | None = None
+    sizes: tuple[VoxelSizes, ...] = ()
 
     @classmethod
     def of(
@@ -107,7 +125,31 @@ class Terms:
         both = frozenset(code for code in (*allow, *checkpoint.accepts) if code in OF_IMAGES)
         if ("nonfinite" in both) != (reading.fill is not None):
             raise ConfigError("--allow nonfinite and --fill NUMBER go together; give both or none")
-        return cls(reading, both, checkpoint.voxel_sizes)
+        return cls(reading, both, () if checkpoint.voxel_sizes is None else (checkpoint.voxel_sizes,))
+
+
+def shared_terms(each: Mapping[str, Terms]) -> Terms:
+    """The terms on which several models take an image: what each of their trainings allows, and sizes of all.
+
+    Args:
+        each: terms by model.
+
+    Raises:
+        ConfigError: if they would read one file in different ways.
+    """
+    first, *others = each
+    for name in others:
+        for key, option in _READ_BY.items():
+            mine, theirs = (getattr(each[one].reading, key) for one in (first, name))
+            if mine != theirs:
+                raise ConfigError(
+                    f"{name}: was trained on images that were read with {key} {theirs or 'as stored'}, {first} with "
+                    f"{mine or 'as stored'}; {option}"
+                )
+    terms = each[first]
+    allow = frozenset.intersection(*(one.allow for one in each.values()))
+    sizes = tuple(dict.fromkeys(size for one in each.values() for size in one.sizes))
+    return replace(terms, allow=allow, sizes=sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +228,10 @@ def doubts_of_headers(parts: Sequence[Source], terms: Terms) -> list[Found]:
     for part, grid in zip(parts, grids, strict=True):
         doubts = [*header_doubts(part, terms.reading.orientation)]
         if part is parts[0]:
-            doubts += [*grid_doubts(part, grid), *size_doubts(grid, terms.sizes, "those of the model's training")]
+            doubts += grid_doubts(part, grid)
+            strange = (size_doubts(grid, sizes, "those of the model's training") for sizes in terms.sizes)
+            # One of several models is enough.
+            doubts += [*itertools.chain.from_iterable(strange)][:1]
         else:
             doubts += channel_doubts(grid, grids[0], parts[0].path.name)
         found += judged(part.path, doubts, terms)

@@ -65,10 +65,10 @@ MIRRORED = {True: "averaged in predictions", False: "not used in predictions", N
 
 
 def in_order(experiment: Experiment, dataset: str) -> list[str]:
-    """The evaluated models of a data set in the order of the configuration; of many, the first ones by rank."""
+    """The evaluated models with a plan of a data set, in the order of the configuration; of many, the first by rank."""
     drawn = experiment.first_models(dataset)
     every = list(dict.fromkeys(run.model for run in experiment.runs if run.dataset == dataset))
-    return every if len(every) <= len(drawn) else drawn
+    return [model for model in (every if len(every) <= len(drawn) else drawn) if (dataset, model) in experiment.plans]
 
 
 def budget(experiment: Experiment) -> str:

@@ -84,7 +84,7 @@ def worst_cases(experiment: Experiment, dataset: str) -> dict[str, list[str]]:
 
 def _curves(experiment: Experiment, dataset: str, label: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
     """AP over the IoU of one class, all models that are drawn."""
-    looks = model_looks(list(experiment.config.models))
+    looks = model_looks(experiment.rows)
     curves, texts = [], []
     for row in (r for r in rows if r["label"] == label):
         columns = {name: [_number(point[name]) for point in row["curve"]] for name in ("iou", "ap", "low", "high")}
@@ -99,7 +99,7 @@ def _curves(experiment: Experiment, dataset: str, label: str, rows: Sequence[Map
 
 def _agreements(experiment: Experiment, dataset: str, rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
     """Numbers of objects against the reference, one chart per model and class; all on one axis of differences."""
-    looks, names = model_looks(list(experiment.config.models)), experiment.manifests[dataset].labels.target_names
+    looks, names = model_looks(experiment.rows), experiment.manifests[dataset].labels.target_names
     counts = _counts(experiment, dataset)
     found = []
     for row in rows:
@@ -132,7 +132,7 @@ def _counts(experiment: Experiment, dataset: str) -> pd.DataFrame:
 
 
 def _sizes(experiment: Experiment, dataset: str, seen: Seen) -> Figure:
-    looks, manifest = model_looks(list(experiment.config.models)), experiment.manifests[dataset]
+    looks, manifest = model_looks(experiment.rows), experiment.manifests[dataset]
     found = [
         Sizes(name, looks.get(name), seen.sizes[name])
         for name in (REFERENCE, *experiment.first_models(dataset))

@@ -95,12 +95,12 @@ def _by_importance(experiment: Experiment, pictures: Pictures) -> Iterator[Figur
 
 def _facts(experiment: Experiment, pictures: Pictures) -> dict[str, Any]:
     """What the templates are given."""
-    datasets = experiment.datasets
+    datasets, trained = experiment.datasets, experiment.plans
     return {
         "experiment": experiment,
         "missing": experiment.missing,
         "config": experiment.config,
-        "looks": model_looks(list(experiment.config.models)),
+        "looks": model_looks(experiment.rows),
         "first": {d: experiment.first_models(d) for d in datasets},
         "listed": {d: experiment.listed_models(d) for d in datasets},
         "ranks": {d: experiment.models(d) for d in datasets},
@@ -119,6 +119,7 @@ def _facts(experiment: Experiment, pictures: Pictures) -> dict[str, Any]:
         "pairs": {d: score_tables.pairs(experiment, d) for d in datasets},
         "secondary": {d: score_tables.secondary(experiment, d) for d in datasets},
         "winners": {d: score_tables.of_dataset(experiment, "winners", d) for d in datasets},
+        "best": {d: score_tables.of_dataset(experiment, "best", d) for d in datasets},
         "tails": {d: score_tables.tails(experiment, d) for d in datasets},
         "statements": experiment.statements,
         "boxes": pictures.boxes,
@@ -126,14 +127,15 @@ def _facts(experiment: Experiment, pictures: Pictures) -> dict[str, Any]:
         "overlays": pictures.overlays,
         "budget": experiment_tables.budget(experiment),
         "times": {
-            d: [experiment_tables.times(experiment, d, m) for m in experiment.listed_models(d)] for d in datasets
+            d: [experiment_tables.times(experiment, d, m) for m in experiment.listed_models(d) if (d, m) in trained]
+            for d in datasets
         },
         "stages": experiment_tables.stages(experiment),
         "plans": {d: experiment_tables.plans(experiment, d) for d in datasets},
         "orders": {d: experiment_tables.in_order(experiment, d) for d in datasets},
         "data": [experiment_tables.data(experiment, d) for d in datasets],
         "definitions": experiment.summary["definitions"],
-        "provenance": experiment_tables.provenance(experiment.runs),
+        "provenance": experiment_tables.provenance([run for run in experiment.runs if not run.members]),
         "digests": [
             *experiment.digests.items(),
             ("configuration", digest_of(experiment.config.model_dump(mode="json"))),

@@ -85,7 +85,7 @@ def _boxes(experiment: Experiment, dataset: str) -> list[Figure]:
     mine = scores[scores["metric"] == ranked.name]
     by_case = mine.groupby(["label", "model", "case"], sort=True)["value"].mean()
     limits = score_limits(by_case.to_numpy(dtype=np.float64))
-    looks, first = model_looks(list(experiment.config.models)), experiment.first_models(dataset)
+    looks, first = model_looks(experiment.rows), experiment.first_models(dataset)
     present = {(str(k[0]), str(k[1])) for k in by_case.index}
     figures = []
     many = len(experiment.models(dataset)) > len(first)
@@ -95,7 +95,7 @@ def _boxes(experiment: Experiment, dataset: str) -> list[Figure]:
             mine = (model for model in models if (label, model) in present)
             return [BoxRow(m, looks[m], by_case[label, m].to_numpy(dtype=np.float64)) for m in mine]
 
-        models = first if many else list(experiment.config.models)
+        models = first if many else experiment.rows
         axis, names = f"{ranked.title} per case", (ranked.name, dataset, str(place))
         draw = functools.partial(box_plot, rows_of(models), limits, axis)
         alt = f"Box plots of {ranked.title} per case of class {label} on {dataset}, one per model"
@@ -135,7 +135,7 @@ CURVES = (
 
 def _curves(experiment: Experiment, dataset: str) -> list[Figure]:
     """Training loss and validation Dice over steps, a line per run, a look per model; many models' lines are grey."""
-    looks, first = model_looks(list(experiment.config.models)), experiment.first_models(dataset)
+    looks, first = model_looks(experiment.rows), experiment.first_models(dataset)
     others = len(experiment.models(dataset)) - len(first)
     figures = []
     for name, key, caption, axis in CURVES:

@@ -15,7 +15,7 @@ import pandas as pd
 from medseg.compare.quantity import Quantity
 from medseg.compare.run import ComparedScores, read_leaderboard, read_summary
 from medseg.compare.terminal import ranked_by
-from medseg.config import Config, load_config
+from medseg.config import Config, ensemble_runs, load_config
 from medseg.errors import DataError
 from medseg.evaluate.choice import require_chosen
 from medseg.files import sha256_file
@@ -29,7 +29,7 @@ from medseg.results.key import Fold, RunKey
 from medseg.results.paths import Results
 from medseg.train.history import read_history, read_timing
 from medseg.train.journal import Record
-from medseg.trained import read_facts, require_training
+from medseg.trained import Trained, read_facts, require_training
 
 # Of many models, the first so many are drawn on the page, and the first so many have rows in every table.
 DRAWN, LISTED = 8, 24
@@ -42,16 +42,17 @@ SHOWN = (*(name for name, metric in METRICS.items() if metric.ranks), *COUNTED)
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One training that was evaluated.
+    """One training, or an ensemble of some, that was evaluated.
 
     Attributes:
         dataset, model, fold, seed: which.
-        facts: ``model.json``.
-        history: records of ``history.jsonl``, in order of their step.
-        timing: ``timing.json``.
+        facts: ``model.json``; of an ensemble its digests alone.
+        history: records of ``history.jsonl``, in order of their step; of an ensemble none.
+        timing: ``timing.json``; of an ensemble empty.
         folder: where its label maps lie.
         cases: case id -> file and digest of its label map.
         mirror: whether predictions are means over mirror images; None: not recorded.
+        members: of an ensemble, the trainings that predicted together.
     """
 
     dataset: str
@@ -64,6 +65,7 @@ class Run:
     folder: Path
     cases: Mapping[str, PredictedCase]
     mirror: bool | None
+    members: tuple[RunKey, ...] = ()
 
     @property
     def key(self) -> Key:
@@ -89,7 +91,7 @@ class Experiment:
         config: the configuration.
         manifests: per data set.
         splits: ``splits.json`` per data set.
-        plans: (data set, model) -> plan.
+        plans: (data set, model) -> plan; ensembles have none.
         runs: all evaluated runs.
         missing: runs that the configuration asks for and nobody has evaluated, as text.
         scores: (data set, model, fold, seed) -> case, label, metric, value and status of the score rows of ``SHOWN``.
@@ -112,6 +114,11 @@ class Experiment:
     jobs: tuple[WorkflowJob, ...]
     digests: Mapping[str, str]
     statements: Mapping[str, Sequence[tuple[str, str]]]
+
+    @property
+    def rows(self) -> list[str]:
+        """Models and ensembles in the order of the configuration."""
+        return [*self.config.models, *self.config.ensembles]
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -163,11 +170,11 @@ def read_experiment(results: Path, config_json: Path) -> Experiment:
     compared = ComparedScores(compare.folder, summary)
     places = {_key(training): place for place, training in enumerate(compared.trainings)}
     keys = list(places)
-    order = {name: place for place, name in enumerate([*config.datasets, *config.models])}
+    order = {name: place for place, name in enumerate([*config.datasets, *config.models, *config.ensembles])}
     keys.sort(key=lambda k: (order.get(k[0], len(order)), order.get(k[1], len(order)), k))
     names = list(dict.fromkeys(k[0] for k in keys))
     # Trainings on all cases have none to be evaluated on; the statements name them.
-    wanted = [run for run in config.runs() if RunKey(*run).validates]
+    wanted = [run for run in [*config.runs(), *ensemble_runs(config)] if RunKey(*run).validates]
     manifests = {d: read_manifest(layout.ingest(d).manifest) for d in names}
     for name, manifest in manifests.items():
         require_chosen(config, name, manifest.labels.target_names, _definitions(compared, name))
@@ -179,7 +186,10 @@ def read_experiment(results: Path, config_json: Path) -> Experiment:
         config,
         manifests,
         {d: read_folds(layout.ingest(d).splits) for d in names},
-        {(d, m): read_plan(layout.plan(d).plan(m)).to_json() for d, m in dict.fromkeys(k[:2] for k in keys)},
+        {
+            (d, m): read_plan(layout.plan(d).plan(m)).to_json()
+            for d, m in dict.fromkeys(run.key[:2] for run in runs if not run.members)
+        },
         runs,
         tuple(f"{d} / {m} / fold {f} / seed {s}" for d, m, f, s in wanted if (d, m, f, s) not in set(keys)),
         {key: _shown(compared, place) for key, place in places.items()},
@@ -188,7 +198,9 @@ def read_experiment(results: Path, config_json: Path) -> Experiment:
         _read_jobs(layout.benchmarks, config.datasets),
         {f"compare/{p.name}": sha256_file(p) for p in (compare.scores, compare.leaderboard, compare.summary)},
         {
-            d: dataset_statements(results, config, manifests[d], [r.facts for r in runs if r.dataset == d])
+            d: dataset_statements(
+                results, config, manifests[d], [r.facts for r in runs if r.dataset == d and not r.members]
+            )
             for d in names
         },
     )
@@ -223,7 +235,7 @@ def _read_run(config: Config, layout: Results, key: RunKey, fingerprint: str, sc
     """A training that was compared, if it is the one that is there now."""
     model = layout.model(key)
     makers = "`medseg predict`, `medseg evaluate` and `medseg compare`"
-    require_training(model.folder, key, fingerprint, layout.compare.summary, makers)
+    trained = require_training(model.folder, key, fingerprint, layout.compare.summary, makers)
     predictions = find_scored([layout.postprocess(key), layout.predict(key)], scored)
     require_made_as(config, predictions, model.folder)
     return Run(
@@ -231,13 +243,18 @@ def _read_run(config: Config, layout: Results, key: RunKey, fingerprint: str, sc
         key.model,
         key.fold,
         key.seed,
-        read_facts(model.folder),
-        _by_step(read_history(model, fingerprint)),
-        read_timing(model, fingerprint),
+        _digests(trained) if trained.members else read_facts(model.folder),
+        [] if trained.members else _by_step(read_history(model, fingerprint)),
+        {} if trained.members else read_timing(model, fingerprint),
         predictions.folder,
         {case: entry for case, entry in predictions.cases.items() if not entry.failed},
         predictions.mirror,
+        tuple(member.key for member in trained.members),
     )
+
+
+def _digests(trained: Trained) -> dict[str, Any]:
+    return {"fingerprint": trained.fingerprint, "weights_sha256": trained.weights_sha256}
 
 
 def _by_step(records: Iterable[Record]) -> list[dict[str, Any]]:

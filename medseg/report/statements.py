@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.config import Config, DatasetConfig, PostprocessConfig, load_config
+from medseg.config.ensemble import datasets_of
 from medseg.heads import HEADS
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.recorded import read_test
@@ -51,6 +52,7 @@ def statements(
         ("Chosen by these scores", _choices(section)),
         ("Test set", _test(test_cases, opened)),
         *([("Trained on all cases", _on_all_cases(config))] if ALL in config.folds.run else []),
+        *([("Ensembles", found)] if (found := _ensembles(config, manifest.dataset)) else []),
     ]
 
 
@@ -115,6 +117,22 @@ def opened(results: Path, dataset: str) -> str:
 def allowed_starts(models: Iterable[Mapping[str, Any]]) -> list[str]:
     """What ``model.json`` files say was allowed of the weights that trainings started from."""
     return list(dict.fromkeys(str(line) for facts in models for line in facts.get("allowed", ())))
+
+
+def _ensembles(config: Config, dataset: str) -> str:
+    """Which models predict together, and on what they are scored; empty without ensembles."""
+    seeds = f" with seeds {', '.join(map(str, config.seeds))}" if len(config.seeds) > 1 else ""
+    named = [
+        f"{name}, the mean of the probabilities of {', '.join(one.of)}{seeds}"
+        for name, one in config.ensembles.items()
+        if dataset in datasets_of(config, name)
+    ]
+    if not named:
+        return ""
+    return (
+        f"{'; '.join(named)}. Of a fold its trainings predict together, none of which was trained on its validation "
+        "cases. An ensemble counts as one training: its interval and its verdicts hold no variance of training."
+    )
 
 
 def _sentence(text: str) -> str:

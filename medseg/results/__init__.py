@@ -12,6 +12,7 @@ Each file has one reader:
 - weights/{model}.json: ``weights.record.read_weights_record``
 - index.json: ``preprocess.store.open_store``
 - model.json: ``trained.read_facts``, and on it ``trained.read_trained``, ``train.checkpoint.read_description``
+- ensemble.json: ``trained.read_trained``
 - timing.json, history.jsonl: ``train.history.read_timing``, ``read_history``
 - predictions.json: ``predict.record.read_predictions``
 - tables of scores: ``evaluate.table.read_table``, and on it ``compare.rows.read_scores``

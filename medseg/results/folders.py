@@ -146,6 +146,11 @@ class ModelFolder:
         return self.folder / "model.json"
 
     @property
+    def members(self) -> Path:
+        """In place of both, of an ensemble: which trainings predict together."""
+        return self.folder / "ensemble.json"
+
+    @property
     def history(self) -> Path:
         """The training's journal: a line per record of losses and validation scores."""
         return self.folder / "history.jsonl"

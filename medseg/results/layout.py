@@ -42,11 +42,12 @@ def layout() -> tuple[Path, ...]:
         results.weights(MODEL),
         *(ingest.manifest, ingest.dataset, ingest.splits, ingest.test_manifest, ingest.test_declaration),
         *(plan.fingerprint, plan.plan(MODEL), store.index, store.shard(SHARD), store.case(CASE)),
-        *(model.weights, model.description, model.history, model.timing, results.state(ANY)),
+        *(model.weights, model.description, model.history, model.timing, model.members, results.state(ANY)),
         *of_splits,
         *comparisons,
         *(results.report.page, results.report.figures, results.tracking.store, results.tracking.synced),
         results.test.opened,
+        results.tested_ensemble(test).members,
         *(results.log(job) for job in JOBS),
         *(results.benchmark(job) for job in JOBS),
     )

@@ -39,6 +39,7 @@ JOBS: Mapping[str, str] = {
     "preprocess_shard": f"{DATASET}/preprocess/{GRID}-shard-{SHARD}",
     "weights": f"weights/{MODEL}",
     "train": f"{DATASET}/train/{_OF_RUN}",
+    "ensemble": f"{DATASET}/ensemble/{_OF_RUN}",
     "predict": f"{DATASET}/predict/{_OF_RUN}",
     "predict_shard": f"{DATASET}/predict/{_OF_RUN}-shard-{SHARD}",
     "postprocess": f"{DATASET}/postprocess/{_OF_RUN}",
@@ -146,6 +147,10 @@ class Results:
     def test(self) -> TestFolder:
         """Opened test sets."""
         return TestFolder(self.root / TEST)
+
+    def tested_ensemble(self, key: RunKey) -> ModelFolder:
+        """What an ensemble is of that predicts test cases: it may be of other folds than those that are validated."""
+        return ModelFolder(self.test.folder / key.dataset / "ensemble" / key.model / key.run)
 
     @property
     def logs(self) -> Path:

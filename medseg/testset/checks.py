@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medseg.config import Config, is_elsewhere
+from medseg.config import Config, ensemble_runs, is_elsewhere, members_of
 from medseg.config.grids import grid_name
 from medseg.errors import CheckpointError, ConfigError, DataError
 from medseg.files import sha256_file
@@ -123,10 +123,13 @@ def finished(
         DataError: if no training is finished.
     """
     for model in models:
-        config.model(model)
+        if model not in config.ensembles:
+            config.model(model)
+    # Members of an ensemble that is named are looked at as well.
+    wanted = {one for name in models for one in ([*config.ensembles[name].of] if name in config.ensembles else [name])}
     done, lacking = [], []
     for dataset, model, fold, seed in config.runs():
-        if dataset not in datasets or (models and model not in models):
+        if dataset not in datasets or (models and model not in wanted):
             continue
         if fold == ALL and config.folds.validated:
             continue
@@ -139,6 +142,45 @@ def finished(
     if not done:
         raise DataError(f"{results}: no finished training of {', '.join(lacking) or 'these models'}; run the workflow")
     return done, lacking
+
+
+@dataclass(frozen=True, slots=True)
+class TestedEnsemble:
+    """An ensemble that predicts test cases: of its models, the trainings of all folds and seeds.
+
+    Attributes:
+        key: its name, with ``all`` for a fold.
+        members: the trainings.
+    """
+
+    key: RunKey
+    members: tuple[FinishedTraining, ...]
+
+
+def ensembles_of(
+    config: Config, trainings: Sequence[FinishedTraining], models: Sequence[str]
+) -> tuple[list[TestedEnsemble], list[str]]:
+    """The ensembles all of whose trainings are finished, and the names of the others.
+
+    No training of any fold has seen a test case, so that all of them may predict it together.
+
+    Args:
+        config: the experiment.
+        trainings: that are finished.
+        models: names of models and ensembles; none: all.
+    """
+    found, lacking = [], []
+    there = {training.key: training for training in trainings}
+    for dataset, name in dict.fromkeys(run[:2] for run in ensemble_runs(config)):
+        if (models and name not in models) or all(training.dataset != dataset for training in trainings):
+            continue
+        runs = [run for fold in config.folds.validated for run in members_of(config, dataset, name, fold)]
+        keys, key = [RunKey(*run) for run in runs], RunKey(dataset, name, ALL, 0)
+        if all(one in there for one in keys):
+            found.append(TestedEnsemble(key, tuple(there[one] for one in keys)))
+        else:
+            lacking.append(key.name)
+    return found, lacking
 
 
 def _wanted(results: Path, config: Config, key: RunKey) -> Wanted:

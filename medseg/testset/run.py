@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 from medseg.compare import run as compare
 from medseg.config import Config
@@ -17,12 +18,15 @@ from medseg.files import digest_of, sha256_file, writer_lock
 from medseg.postprocess import run as postprocess
 from medseg.postprocess.operations import wanted, wants_probabilities
 from medseg.predict import run as predict
+from medseg.predict import together
+from medseg.predict.code import code_of
 from medseg.progress import say
-from medseg.results.key import ALL, TEST
+from medseg.results.key import ALL, TEST, RunKey
 from medseg.results.paths import Results
-from medseg.stages import rows_of_plan, stage_digest
-from medseg.testset.checks import FinishedTraining, TestSet, chosen_sets, finished, refuse_seen
+from medseg.stages import stage_digest
+from medseg.testset.checks import TestedEnsemble, TestSet, chosen_sets, ensembles_of, finished, refuse_seen
 from medseg.testset.openings import OpenedSet, Opening, append_opening, read_openings, times_opened
+from medseg.trained import Trained, read_trained, write_ensemble
 
 
 def run(
@@ -32,7 +36,7 @@ def run(
     models: Sequence[str] = (),
     workers: int = 1,
 ) -> Path:
-    """Predict, post-process, score and compare the test cases with every finished training.
+    """Predict, post-process, score and compare the test cases with every finished training, and with every ensemble.
 
     The opening is on record, in ``test/opened.json``, before the first case is predicted. Predictions of an earlier
     opening by the same model and code are kept.
@@ -41,7 +45,7 @@ def run(
         results: ``results/<experiment>``.
         config: the experiment.
         datasets: names of data sets; none: all that declare a test set.
-        models: names of models; none: all.
+        models: names of models and ensembles; none: all.
         workers: trainings that are tested at the same time, each in a process of its own.
 
     Returns:
@@ -57,10 +61,17 @@ def run(
     trainings, unfinished = finished(results, config, list(sets), models)
     sets = {name: sets[name] for name in sets if any(t.dataset == name for t in trainings)}
     unrecorded = refuse_seen(results, sets, trainings)
+    ensembles, incomplete = ensembles_of(config, trainings, models)
+    if models:
+        # Others are there as members of ensembles.
+        trainings = [training for training in trainings if training.model in models]
     place = Results(results).test
     with writer_lock(place.folder):
         before = read_openings(results)
-        opening = _opening(config, sets, trainings, unfinished, unrecorded)
+        described = [_describe(results, one) for one in ensembles]
+        weights = {one.name: one.weights_sha256 for one in trainings}
+        weights |= {one.key.name: one.weights_sha256 for one in described}
+        opening = _opening(config, sets, weights, [*unfinished, *incomplete], unrecorded)
         append_opening(results, opening)
         _announce(opening, before)
         if ALL in config.folds.run and config.folds.validated:
@@ -69,15 +80,32 @@ def run(
                 "method; a study of its own with `folds: all` scores them"
             )
         task = partial(_score, config=config, results=results)
-        scores = _each(task, [(training, sets[training.dataset]) for training in trainings], workers)
-        compare.run(scores, place.compare.folder, config.compare.margin, [training.folder for training in trainings])
+        judged = [_Judged(training.key, training.folder) for training in trainings]
+        judged += [_Judged(one.key, one.folder, True) for one in described]
+        scores = _each(task, [(one, sets[one.key.dataset]) for one in judged], workers)
+        compare.run(scores, place.compare.folder, config.compare.margin, [one.folder for one in judged])
     return place.compare.folder
+
+
+class _Judged(NamedTuple):
+    """A training or an ensemble that predicts test cases, and the folder that describes it."""
+
+    key: RunKey
+    folder: Path
+    together: bool = False
+
+
+def _describe(results: Path, ensemble: TestedEnsemble) -> Trained:
+    """Write down which trainings an ensemble is of."""
+    folder = Results(results).tested_ensemble(ensemble.key).folder
+    write_ensemble(folder, ensemble.key, [read_trained(one.folder) for one in ensemble.members])
+    return read_trained(folder)
 
 
 def _opening(
     config: Config,
     sets: dict[str, TestSet],
-    trainings: Sequence[FinishedTraining],
+    weights: dict[str, str],
     unfinished: Sequence[str],
     unrecorded: Sequence[str],
 ) -> Opening:
@@ -92,7 +120,6 @@ def _opening(
         )
         for name, test in sets.items()
     }
-    weights = {training.name: training.weights_sha256 for training in trainings}
     digest = digest_of(config.model_dump(mode="json"))
     return Opening(now, digest, opened, weights, tuple(unfinished), tuple(unrecorded))
 
@@ -113,8 +140,8 @@ def _announce(opening: Opening, before: list[Opening]) -> None:
 
 
 def _each(
-    task: Callable[[tuple[FinishedTraining, TestSet]], Path],
-    work: Sequence[tuple[FinishedTraining, TestSet]],
+    task: Callable[[tuple[_Judged, TestSet]], Path],
+    work: Sequence[tuple[_Judged, TestSet]],
     workers: int,
 ) -> list[Path]:
     """The results of a task, in order; several at a time, each in a process (threads would share torch's settings)."""
@@ -124,22 +151,24 @@ def _each(
         return list(pool.map(task, work))
 
 
-def _score(work: tuple[FinishedTraining, TestSet], *, config: Config, results: Path) -> Path:
-    """Predict, post-process and score one training's test cases; its score file."""
+def _score(work: tuple[_Judged, TestSet], *, config: Config, results: Path) -> Path:
+    """Predict, post-process and score the test cases of one training or ensemble; its score file."""
     training, test = work
     layout, key = Results(results), replace(training.key, split=TEST)
     predictions = layout.predict(key)
     case_ids = [case.id for case in test.manifest.cases]
-    steps = config.dataset(training.dataset).postprocess
-    predict.predict_cases(
+    steps = config.dataset(key.dataset).postprocess
+    members = [member.folder for member in read_trained(training.folder).members] or [training.folder]
+    by = together.predict_cases if training.together else predict.predict_cases
+    by(
         config,
         test.table,
         case_ids,
         training.folder,
         predictions.folder,
-        stage_digest("predict_case", rows_of_plan(training.checkpoint.plan.to_json())),
+        code_of(members),
         split=TEST,
-        fold=training.fold,
+        fold=key.fold,
         probabilities=wants_probabilities(steps),
     )
     if steps.applies:

@@ -9,7 +9,7 @@ importing the package itself is cheap.
 """
 
 from medseg.tracking.live import LiveTracking
-from medseg.tracking.models import resolve_model
+from medseg.tracking.references import resolve_model, resolve_models
 from medseg.tracking.spec import RunSpec, training_spec
 from medseg.tracking.store import init_store, read_store
 from medseg.tracking.sync import sync, sync_or_note
@@ -23,6 +23,7 @@ __all__ = [
     "needs_sync",
     "read_store",
     "resolve_model",
+    "resolve_models",
     "serve_ui",
     "sync",
     "sync_or_note",

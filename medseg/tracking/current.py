@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from medseg.compare.run import MAKER as COMPARE
 from medseg.compare.run import ComparedScores, read_summary
-from medseg.config import load_config
-from medseg.errors import RUN_STUDY, DataError
+from medseg.config import Config, ensemble_runs, load_config
+from medseg.errors import RUN_STUDY, CheckpointError, DataError
 from medseg.files import digest_of
 from medseg.plan.plan import read_plan
 from medseg.progress import say
 from medseg.records import as_written
-from medseg.results.folders import CompareFolder
+from medseg.results.folders import CompareFolder, ModelFolder
 from medseg.results.key import ALL, TEST, VALIDATION, Fold, RunKey, fold_order
 from medseg.results.paths import Results
-from medseg.tracking.finished import Trained, read_training
+from medseg.tracking.finished import Trained, read_ensemble, read_training
 from medseg.tracking.spec import RunSpec, plan_params
+from medseg.trained import read_trained
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,6 +143,7 @@ def read_study(results: Path, config: Path, experiment: str) -> Study:
     for run in loaded.runs():
         keys.setdefault(run[:2], []).append(RunKey(*run))
     models = tuple(_model(files, mine, (compared, rows), tested) for mine in keys.values())
+    models += tuple(_ensemble(files, mine, (compared, rows), tested) for mine in _ensembles(loaded).values())
     places = {}
     for place, one in enumerate(scores.trainings if scores is not None else ()):
         key = RunKey(one["dataset"], one["model"], one["fold"], one["seed"])
@@ -175,6 +177,41 @@ def _tested(files: Results) -> Comparison:
     except DataError as error:
         say(f"tracking: no scores of test sets: {error}")
         return {}, ()
+
+
+def _ensembles(config: Config) -> dict[tuple[str, str], list[RunKey]]:
+    """(data set, ensemble) -> what it is scored as."""
+    found: dict[tuple[str, str], list[RunKey]] = {}
+    for run in ensemble_runs(config):
+        found.setdefault(run[:2], []).append(RunKey(*run))
+    return found
+
+
+def _ensemble(files: Results, keys: Sequence[RunKey], validated: Comparison, tested: Comparison) -> StudyModel:
+    """An ensemble, as a model of which each fold has one training."""
+    which = keys[0].dataset, keys[0].model
+    there = [key for key in keys if files.model(key).members.is_file()]
+    try:
+        trained = tuple(read_ensemble(files.model(key), key) for key in there)
+    except (DataError, CheckpointError) as error:
+        # A member that was trained again meanwhile: the ensemble is described anew when it predicts.
+        say(f"tracking: {keys[0].dataset}/{keys[0].model} is left out: {error}")
+        trained = ()
+    present: Mapping[tuple[Fold, int], str] = {(t.spec.fold, t.spec.seed): t.spec.fingerprint for t in trained}
+    reason = _difference(present, validated[0].get(which, {}))
+    rows = [] if reason else _rows_of(validated, which)
+    # On a test set, the trainings of all folds predict together.
+    now = _fingerprint_of(files.tested_ensemble(RunKey(*which, ALL, 0)))
+    same = bool(now) and not reason and tested[0].get(which, {}) == {(ALL, 0): now}
+    return StudyModel(*which, (), trained, rows, reason, _rows_of(tested, which) if same else [])
+
+
+def _fingerprint_of(ensemble: ModelFolder) -> str:
+    """Of an ensemble that predicted test cases; empty if there is none, or its members are other trainings now."""
+    try:
+        return read_trained(ensemble.folder).fingerprint if ensemble.members.is_file() else ""
+    except (DataError, CheckpointError):
+        return ""
 
 
 def _model(files: Results, keys: Sequence[RunKey], validated: Comparison, tested: Comparison) -> StudyModel:

@@ -1,4 +1,4 @@
-"""A finished training, as its folder says what it is."""
+"""A finished training, or an ensemble of some, as its folder says what it is."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from medseg.records import as_written
 from medseg.results.folders import ModelFolder
 from medseg.results.key import RunKey
 from medseg.tracking.curves import CurvePoint, points_of, renamed_in
-from medseg.tracking.spec import RunSpec, plan_params
+from medseg.tracking.spec import RunSpec, Value, plan_params
 from medseg.train.history import read_history, read_timing
-from medseg.trained import MAKER, read_facts
+from medseg.trained import MAKER, read_facts, read_trained
 
+MEMBERS, BETWEEN = "medseg.members", ": "  # tag of an ensemble; what stands behind a key in it
 VERSION = {"medseg": "version"}  # tag of our own version
 
 
@@ -28,17 +29,19 @@ class Trained:
         spec: what it is.
         folder: with ``model.json`` and the weights.
         facts: ``model.json``.
-        seconds: training time.
+        seconds: training time; None: nothing was trained.
         curve: all points of its journal.
         renamed: names of metrics in it that MLflow would not accept as they are.
+        members: of an ensemble, which has no weights of its own, ``ensemble.json``; else empty.
     """
 
     spec: RunSpec
     folder: Path
     facts: Mapping[str, Any]
-    seconds: float
+    seconds: float | None
     curve: tuple[CurvePoint, ...]
     renamed: frozenset[str]
+    members: bytes = b""
 
 
 def read_training(files: ModelFolder, key: RunKey, plan: Plan) -> Trained | None:
@@ -68,6 +71,34 @@ def read_training(files: ModelFolder, key: RunKey, plan: Plan) -> Trained | None
     records = read_history(files, fingerprint)
     curve = tuple(point for record in records for point in points_of(record))
     return Trained(spec, files.folder, facts, seconds, curve, frozenset().union(*map(renamed_in, records)))
+
+
+def read_ensemble(files: ModelFolder, key: RunKey) -> Trained:
+    """The ensemble that a folder describes: its run has the members as a parameter, and no weights.
+
+    Raises:
+        DataError: if the description is damaged or belongs elsewhere, or a member is another training now.
+        CheckpointError: the same of the ``model.json`` of a member.
+    """
+    found = read_trained(files.folder)
+    if found.key != key:
+        raise DataError(f"{files.members}: belongs to {found.key.name}; was the folder copied?")
+    params: dict[str, Value] = {
+        "network": "ensemble",
+        "members": ", ".join(dict.fromkeys(one.key.model for one in found.members)),
+    }
+    # Keys of their runs, each with the digest of its weights.
+    tags = {
+        MEMBERS: "\n".join(f"{_run_of(one.key)}{BETWEEN}{one.weights_sha256}" for one in found.members),
+        "medseg.weights_sha256": found.weights_sha256,
+    }
+    spec = RunSpec(key.dataset, key.model, key.fold, key.seed, found.fingerprint, params, tags)
+    facts = {"plan": params, "weights_sha256": found.weights_sha256}
+    return Trained(spec, files.folder, facts, None, (), frozenset(), files.members.read_bytes())
+
+
+def _run_of(key: RunKey) -> str:
+    return RunSpec(key.dataset, key.model, key.fold, key.seed, "", {}).key
 
 
 def _decisions(plan: Mapping[str, Any]) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def note_card(spec: RunSpec, rows: Sequence[Mapping[str, Any]], trained: Iterabl
     """The description of a parent run, in markdown: what it is, where the report is, and its scores."""
     folds = ", ".join(t.folder.name for t in trained)
     params = spec.parent_params
-    facts = ", ".join(f"{k} {params[k]}" for k in ("patch", "batch", "loss", "lr", "steps") if k in params)
+    facts = ", ".join(f"{k} {params[k]}" for k in ("members", "patch", "batch", "loss", "lr", "steps") if k in params)
     lines = [f"**{params.get('network', spec.model)}** on **{spec.dataset}** ({folds})", "", facts, ""]
     lines += [f"[Report of the experiment]({report})", ""] if report else []
     # Means first, since of many classes not all have a place.

@@ -1,8 +1,7 @@
-"""Models in MLflow: stored without pickle, found again by run id or model name."""
+"""Models in MLflow, stored without pickle."""
 
 from __future__ import annotations
 
-import atexit
 import datetime
 import functools
 import re
@@ -11,21 +10,18 @@ import tempfile
 import threading
 import uuid
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from medseg import __version__
-from medseg.errors import CheckpointError, DataError, TrackingError
-from medseg.files import digest_of, read_json, sha256_file
+from medseg.files import digest_of, sha256_file
 from medseg.results.folders import ModelFolder
-from medseg.tracking.failures import StoreError
 from medseg.tracking.finished import Trained
-from medseg.tracking.library import load_mlflow, store_errors, why
-from medseg.tracking.listed import KEY, models_of, require_run
+from medseg.tracking.listed import KEY
 from medseg.tracking.names import PREFIX, safe_text
 from medseg.tracking.runs import SUPERSEDED
-from medseg.tracking.store import Store, check_uri, connect, require_answer
+from medseg.tracking.store import Store
 from medseg.tracking.uploads import upload
 
 FORMAT = "medseg-model-1"
@@ -40,7 +36,6 @@ OPTIONS = (
 ARTIFACTS = "artifacts"  # MLflow's name of the folder of FILES
 # Tag of a stored model: digest of all that it was made from.
 KEY_TAG = "medseg.model_digest"
-RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 _forming = threading.Lock()
 
@@ -151,87 +146,3 @@ def _form(code: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     for name in FILES:
         flavor["artifacts"][name]["uri"] = name
     return files, facts
-
-
-def resolve_model(reference: str, store_uri: str | None) -> Path:
-    """The model folder that a user means.
-
-    Args:
-        reference: a folder with ``model.json``, a run id, ``runs:/<run id>``, ``models:/<model id>``,
-            ``models:/<name>/<version>`` or ``models:/<name>@<alias>``.
-        store_uri: the tracking store; None: ``mlflow.db`` in the working folder.
-
-    Raises:
-        CheckpointError: if there is no such folder, or what MLflow holds is not a model of medseg.
-        TrackingError: if the store cannot be reached or has no such run or model.
-    """
-    path = Path(reference)
-    if path.is_file() and path.name in FILES:
-        path = path.parent
-    if path.exists():
-        if not ModelFolder(path).description.is_file():
-            raise CheckpointError(
-                f"{path}: no model folder; expected one with model.json and model.safetensors, as in "
-                "results/<experiment>/<data set>/train/<model>/<run>"
-            )
-        return path
-    run_id = reference.removeprefix("runs:/").split("/")[0]
-    if not RUN_ID.fullmatch(run_id) and not reference.startswith("models:/"):
-        raise CheckpointError(
-            f"{reference}: no such folder; expected a model folder, a run id (32 digits), runs:/ or models:/…"
-        )
-    mlflow = load_mlflow()
-    store = Store(check_uri(store_uri), "", Path())
-    mlflow.set_tracking_uri(store.uri)  # models:/ is looked up there, whatever store a call is given
-    mlflow.set_registry_uri(store.uri)
-    try:
-        require_answer(store)
-        client = connect(store)
-        uri = reference if reference.startswith("models:/") else _uri_of_run(client, run_id)
-        return check_model_folder(_fetch(store.uri, uri), reference)
-    except StoreError as error:
-        raise TrackingError(f"{reference}: {error}; or name the folder of the model") from error
-    except store_errors() as error:
-        raise TrackingError(f"{reference}: not found in {store.uri}: {why(error)}") from error
-
-
-def _uri_of_run(client: Any, run_id: str) -> str:
-    run = require_run(client, run_id)
-    ready = [m for m in models_of(client, run.info.experiment_id, run_id) if str(m.status) == "READY"]
-    if ready:
-        return f"models:/{ready[0].model_id}"
-    query = f"tags.`mlflow.parentRunId` = '{run_id}'"
-    children = [r for r in client.search_runs([run.info.experiment_id], query) if r.info.run_id != run_id]
-    if children:
-        listed = "\n".join(f"  {r.info.run_id}  {r.info.run_name}" for r in children)
-        raise TrackingError(f"run {run_id} ({run.info.run_name}) stands for several trainings; name one of\n{listed}")
-    raise TrackingError(
-        f"run {run_id} ({run.info.run_name}) holds no model; after its training, `medseg track sync "
-        "results/<experiment>` stores it"
-    )
-
-
-def _fetch(store_uri: str, model_uri: str) -> Path:
-    """A folder with the artifacts of a model: the store's own if it is on this disk, else a copy until we exit."""
-    from mlflow.artifacts import download_artifacts
-
-    target: str | None = None
-    if not store_uri.startswith("sqlite:"):
-        target = tempfile.mkdtemp(prefix="medseg-model-")
-        atexit.register(shutil.rmtree, target, ignore_errors=True)
-    return Path(download_artifacts(artifact_uri=model_uri, dst_path=target)) / ARTIFACTS
-
-
-def check_model_folder(folder: Path, reference: str) -> Path:
-    """The folder, if it holds a model of medseg with the weights whose digest it records."""
-    try:
-        facts: Mapping[str, Any] = read_json(ModelFolder(folder).description)
-        found, sha256 = facts.get("format"), facts.get("weights_sha256")
-    except (DataError, AttributeError):
-        raise CheckpointError(f"{reference}: found a model that medseg did not write; expected {FORMAT}") from None
-    if found != FORMAT:
-        raise CheckpointError(f"{reference}: found format {found!r}; expected {FORMAT!r}")
-    weights = ModelFolder(folder).weights
-    if not weights.is_file() or sha256_file(weights) != sha256:
-        raise CheckpointError(f"{reference}: its weights are missing or damaged (SHA-256 differs)")
-    return folder

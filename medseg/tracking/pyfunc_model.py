@@ -45,7 +45,7 @@ class SegmentationModel(PythonModel):  # type: ignore[misc]
         from medseg.predict.code import code_of
         from medseg.predict.files import options_of, predict_files
 
-        how = options_of({**self.how, "code": code_of(self.folder)})
+        how = options_of({**self.how, "code": code_of([self.folder])})
         return [str(path) for path in predict_files([Path(p) for p in model_input], self.folder, self.out, how)]
 
 

@@ -19,7 +19,7 @@ from medseg.results.paths import Results
 from medseg.tracking import pages, runs
 from medseg.tracking.current import Study, StudyModel
 from medseg.tracking.curves import COMPLETE, Beside, Curves, Turn, points_digest
-from medseg.tracking.finished import Trained
+from medseg.tracking.finished import MEMBERS, Trained
 from medseg.tracking.images import LOGGED_IMAGES, fixed_images
 from medseg.tracking.listed import models_of_all
 from medseg.tracking.logged import (
@@ -47,7 +47,7 @@ class Sent:
 
     Attributes:
         run: its id.
-        model: id of its stored model.
+        model: id of its stored model; empty: it has none.
         wanted: the results that its run and its model are to show.
         new: how much of each kind was sent.
     """
@@ -75,19 +75,22 @@ class Sending:
             with store_lock(self._store.lock):
                 run = runs.create_child(self._client, self._experiment, spec, parent, start_ms=start_ms)
         child = run.info.run_id
-        values = {"time/train_s": trained.seconds}
+        values = {} if trained.seconds is None else {"time/train_s": trained.seconds}
         tags = {"medseg.plan": _plan_digest(trained), "medseg.dataset_digest": self._digest(trained)}
-        files: dict[str, bytes] = {}
+        files = {"ensemble.json": trained.members} if trained.members else {}
         scores = self._study.scores.of(spec.key)
         if scores is not None:
             values |= training_metrics(scores)
             tags |= {**length_unit(scores["unit"]), **training_tolerances(scores)}
             images = fixed_images(self._results, spec, scores["case"], run.info.start_time) if pictured else {}
-            files = {"evaluate/cases.csv": case_table(scores), **images}
+            files |= {"evaluate/cases.csv": case_table(scores), **images}
             tags |= LOGGED_IMAGES if images else {}
         uploaded, put = self._put(run, files)
         names = None if scores is None else named_values(values)
-        model, made = log_model(self._client, self._store, run, trained, names, stored)
+        model, made = None, False
+        # An ensemble has no weights of its own; its members' lie with their runs.
+        if not trained.members:
+            model, made = log_model(self._client, self._store, run, trained, names, stored)
         wanted = wanted_values(run, values, withdraw=scores is not None, model=model)
         tags |= {**runs.child_tags(spec, parent), **display_tags([*trained.renamed, *values]), **put}
         params = {**spec.child_params, **_late_params(trained), **_tuned_params(trained)}
@@ -98,7 +101,7 @@ class Sending:
             end = max((p.time_ms for p in trained.curve), default=runs.now_ms())
             self._client.set_terminated(child, "FINISHED", end)
         new = Counter(points=points, values=len(wanted.new), files=uploaded, models=int(made))
-        return Sent(child, model.model_id, wanted, new)
+        return Sent(child, "" if model is None else model.model_id, wanted, new)
 
     def _send(
         self,
@@ -156,13 +159,15 @@ class Sending:
             **length_unit(row["unit"] for row in model.rows),
             **summary_tolerances(model.rows),
         }
-        del tags["medseg.weights_sha256"]  # one per child
+        for name in ("medseg.weights_sha256", MEMBERS):  # one per child
+            tags.pop(name, None)
         if self._link(model) or pages.LINK in run.data.tags:
             tags[pages.LINK] = self._report if self._link(model) else "none"
         if model.has_scores:
-            self._link_models(run, [one.model for one in sent])
+            self._link_models(run, [one.model for one in sent if one.model])
             values = {**summary_metrics(model.rows), **summary_metrics(model.test_rows, TEST_PREFIX)}
-            values |= {"time/train_s": sum(t.seconds for t in members) / len(members)}
+            seconds = [t.seconds for t in members if t.seconds is not None]
+            values |= {"time/train_s": sum(seconds) / len(seconds)} if seconds else {}
             tags |= display_tags(values)
             new["values"] = log_values(self._client, run, values, withdraw=True)
             # Those on all cases have none.

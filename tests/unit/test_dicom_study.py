@@ -125,9 +125,9 @@ def bright(image: np.ndarray) -> np.ndarray:
 def test_predictions_of_folders_are_segmentations_on_their_grid(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "Predictor", Threshold)
+    monkeypatch.setattr("medseg.predict.ensemble.Predictor", Threshold)
     described = Checkpoint("d", ("CT",), BRIGHT, tiny_plan("unet", 3, unit="mm"), 0, 0, "f", {})
-    monkeypatch.setattr(predict, "read_description", lambda folder: (described, ""))
+    monkeypatch.setattr("medseg.predict.trainings.read_description", lambda folder: (described, ""))
     images = [study / "images/case.0.zip", study / "images/case.1", study / "images/case.2"]
     written = predict.predict_files(images, tmp_path, tmp_path / "out")
     assert [path.name for path in written] == ["case.0.zip", "case.1.dcm", "case.2.dcm"]
@@ -141,9 +141,9 @@ def test_predictions_of_folders_are_segmentations_on_their_grid(
 
 
 def test_references_are_an_option(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict, "Predictor", Threshold)
+    monkeypatch.setattr("medseg.predict.ensemble.Predictor", Threshold)
     described = Checkpoint("d", ("CT",), BRIGHT, tiny_plan("unet", 3, unit="mm"), 0, 0, "f", {})
-    monkeypatch.setattr(predict, "read_description", lambda folder: (described, ""))
+    monkeypatch.setattr("medseg.predict.trainings.read_description", lambda folder: (described, ""))
     image, uid = study / "images/case.1", phantom.IDENTITY["StudyInstanceUID"].encode()
     (target,) = predict.predict_files([image], tmp_path, tmp_path / "out")
     assert uid in target.read_bytes() and phantom.SERIES.encode() in target.read_bytes()
@@ -170,9 +170,9 @@ def test_a_study_says_whether_its_segmentations_refer(study: Path, tmp_path: Pat
 
 
 def test_the_series_to_predict_is_named(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict, "Predictor", Threshold)
+    monkeypatch.setattr("medseg.predict.ensemble.Predictor", Threshold)
     described = Checkpoint("d", ("CT",), BRIGHT, tiny_plan("unet", 3, unit="mm"), 0, 0, "f", {})
-    monkeypatch.setattr(predict, "read_description", lambda folder: (described, ""))
+    monkeypatch.setattr("medseg.predict.trainings.read_description", lambda folder: (described, ""))
     folder = study / "images/case.1"
     phantom.write_folder(folder, {f"other{n}": d for n, d in phantom.series(SeriesInstanceUID="2.25.8").items()})
     with pytest.raises(DataError, match="2 series"):

@@ -315,10 +315,10 @@ def predicting(monkeypatch: pytest.MonkeyPatch) -> Callable[[LabelTable, NDArray
                 write_labels(sinks[0].path, labels, source.geometry)
 
         checkpoint = Checkpoint("d", ("DAPI",), table, tiny_plan("unet", 2), 0, 0, "f", {})
-        monkeypatch.setattr("medseg.tracking.resolve_model", lambda model, _: Path(model))
-        monkeypatch.setattr("medseg.predict.files.Predictor", Fake)
-        monkeypatch.setattr("medseg.predict.files.read_description", lambda folder: (checkpoint, ""))
-        monkeypatch.setattr("medseg.predict.code.code_of", lambda folder: "")
+        monkeypatch.setattr("medseg.tracking.resolve_models", lambda model, _: [Path(model)])
+        monkeypatch.setattr("medseg.predict.ensemble.Predictor", Fake)
+        monkeypatch.setattr("medseg.predict.trainings.read_description", lambda folder: (checkpoint, ""))
+        monkeypatch.setattr("medseg.predict.code.code_of", lambda folders: "")
 
     return install
 

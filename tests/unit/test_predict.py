@@ -530,8 +530,12 @@ def test_a_label_map_is_keyed_by_everything_it_depends_on(study: Any, tmp_path: 
     task = stage._validation(
         study.config, study.manifest("flat"), study.splits("flat"), 0, study.model("flat"), "code", False
     )
-    case, made = task.manifest.case(task.cases[0]), task.checkpoint
+    case, (training,) = task.manifest.case(task.cases[0]), task.trainings
+    made = training.checkpoint
     table = LabelTable.create({"ball": 1, "rod": 2})
+
+    def other(checkpoint: Checkpoint) -> Any:
+        return replace(task, trainings=(replace(training, checkpoint=checkpoint),))
 
     def key(task: Any = task, **changes: Any) -> str:
         return Outputs.of(task, replace(case, **changes), tmp_path).key
@@ -545,17 +549,17 @@ def test_a_label_map_is_keyed_by_everything_it_depends_on(study: Any, tmp_path: 
         "series": key(series="2"),
         "format": key(images=("f0.ome.tif",)),
         "labels": key(replace(task, manifest=replace(task.manifest, labels=table))),
-        "labels of the model": key(replace(task, checkpoint=replace(made, labels=table))),
-        "window": key(replace(task, checkpoint=replace(made, plan=made.plan.changed(patch=(16, 16))))),
-        "grid": key(replace(task, checkpoint=replace(made, plan=made.plan.changed(spacing=(2.0, 2.0))))),
-        "weights": key(replace(task, weights_sha256="0" * 64)),
+        "labels of the model": key(other(replace(made, labels=table))),
+        "window": key(other(replace(made, plan=made.plan.changed(patch=(16, 16))))),
+        "grid": key(other(replace(made, plan=made.plan.changed(spacing=(2.0, 2.0))))),
+        "weights": key(replace(task, trainings=(replace(training, weights_sha256="0" * 64),))),
         "mirror": key(replace(task, mirror=not task.mirror)),
         "code": key(replace(task, code="other")),
     }
     assert len(set(keys.values())) == len(keys)
     for change in ({"subject": "x"}, {"site": "x"}, {"images": ("moved.png",)}, {"labels_sha256": ("0" * 64,)}):
         assert key(**change) == keys["same"]
-    reworded = replace(task, checkpoint=replace(made, plan=replace(made.plan, reasons={}), provenance={}))
+    reworded = other(replace(made, plan=replace(made.plan, reasons={}), provenance={}))
     assert key(reworded) == keys["same"]
 
 
@@ -585,7 +589,7 @@ def test_joined_shards_are_the_record_of_one_job(study: Any, tmp_path: Path, mon
         stage.join(*inputs, 3)
     stage.run(*inputs, shard=Shard(1, 3))
     assert not (tmp_path / "predictions.json").exists()
-    monkeypatch.setattr("medseg.predict.cases.Predictor", None)
+    monkeypatch.setattr("medseg.predict.run.Predictor", None)
     stage.join(*inputs, 3)
     assert (tmp_path / "predictions.json").read_bytes() == study.predictions("flat").read_bytes()
     with pytest.raises(DataError, match=r"shard 0/3 was made from other cases.*or code.*medseg predict --shard 0/3"):

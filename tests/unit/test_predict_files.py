@@ -27,7 +27,7 @@ from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest.voxel_sizes import VoxelSizes
 from medseg.models.zoo import build_model
-from medseg.predict import files
+from medseg.predict import ensemble, files
 from medseg.predict.files import How, predict_files
 from medseg.predict.input import Input
 from medseg.predict.inputs import find_inputs
@@ -672,7 +672,7 @@ def test_a_full_gpu_is_tried_once_more_with_one_window_at_a_time(
             images[-1], np.tile(picture, (3, 3)), Geometry.from_spacing((3 * picture.shape[0], 108), (1.0, 1.0))
         )
     expected = [read_labels(path)[0] for path in predict_files(images, study.model("flat"), tmp_path / "roomy")]
-    monkeypatch.setattr(files, "Predictor", FullGpu)
+    monkeypatch.setattr(ensemble, "Predictor", FullGpu)
     monkeypatch.setattr(FullGpu, "most", 1)
     found = predict_files(images, study.model("flat"), tmp_path / "full")
     for path, labels in zip(found, expected, strict=True):

@@ -445,7 +445,7 @@ def test_opening_again_counts_and_keeps_the_predictions(
     stage.run(results, config, ["flat"])
     before = {p: p.stat().st_mtime_ns for p in (results / "test/flat/predict").rglob("*.png")}
     assert len(before) == 2
-    monkeypatch.setattr("medseg.predict.cases.Predictor", None)
+    monkeypatch.setattr("medseg.predict.run.Predictor", None)
     stage.run(results, config, ["flat"])
     assert {p: p.stat().st_mtime_ns for p in before} == before
     first, second = read_openings(results)
@@ -663,3 +663,30 @@ def test_no_rule_of_the_workflow_opens_a_test_set() -> None:
         assert "medseg test " not in text, path
         assert "ingest.output.test" not in text, path
         assert "ingest.output.opening" not in text, path
+
+
+def test_an_ensemble_of_all_folds_predicts_the_test_set(ready: Callable[..., tuple[Path, Config]]) -> None:
+    results, config = ready()
+    value = json.loads(config.model_dump_json())
+    value |= {"seeds": [0, 1], "ensembles": {"seeds": {"of": ["unet"]}}}
+    both = load_config([], value)
+    # One of its members is missing: nothing but the training that is there.
+    stage.run(results, both, ["flat"])
+    (first,) = read_openings(results)
+    assert list(first.weights) == ["flat/unet/fold0-seed0"]
+    assert set(first.unfinished) == {"flat/unet/fold0-seed1", "flat/seeds/foldall-seed0"}
+    of_flat = Results(results).ingest("flat")
+    store, plan = results / "flat/preprocess/default/index.json", results / "flat/plan/unet.json"
+    inputs = train.Inputs(of_flat.manifest, plan, store, of_flat.splits, 0, 1)
+    train.run(inputs, results / ".state", Results(results).model(RunKey("flat", "unet", 0, 1)).folder, "code")
+    compared = stage.run(results, both, ["flat"])
+    name = "flat/seeds/foldall-seed0"
+    opening = read_openings(results)[-1]
+    assert opening.models == ("unet", "seeds") and name in opening.weights and not opening.unfinished
+    assert {row["model"] for row in read_leaderboard(compared)} == {"unet", "seeds"}
+    made = read_json(results / "test/flat/predict/seeds/foldall-seed0/predictions.json")
+    assert set(made["members"]) == {"flat/unet/fold0-seed0", "flat/unet/fold0-seed1"}
+    # Alone, by its name.
+    compared = stage.run(results, both, ["flat"], ["seeds"])
+    assert [row["model"] for row in read_leaderboard(compared)] == ["seeds"]
+    assert list(read_openings(results)[-1].weights) == [name]

@@ -46,6 +46,7 @@ from medseg.tracking import (
     init_store,
     models,
     resolve_model,
+    resolve_models,
     spec,
     sync,
     training_spec,
@@ -971,3 +972,67 @@ def test_the_store_moves_with_its_folder_and_names_no_path(tmp_path: Path) -> No
     assert str(tmp_path) not in dump
     first.rename(second)
     subprocess.run([sys.executable, "-c", MOVED_SCRIPT], cwd=second, check=True)
+
+
+def test_the_run_of_a_model_stands_for_its_trainings(results: Path) -> None:
+    write_results(results)
+    sync(results)
+    uri = f"sqlite:///{results.parents[1]}/mlflow.db"
+    runs = runs_by_name(results)
+    folders = resolve_models(f"runs:/{runs['organs/unet'].info.run_id}", uri)
+    found = [read_record(folder / "model.json", "") for folder in folders]
+    assert [(made["plan"]["model"], made["fold"]) for made in found] == [("unet", 0), ("unet", 1)]
+    with pytest.raises(CheckpointError, match=r"stands for several trainings; name one of\n  .*\n  "):
+        resolve_model(f"runs:/{runs['organs/unet'].info.run_id}", uri)
+    child = next(name for name in runs if name.startswith("organs/unet fold1"))
+    assert len(resolve_models(runs[child].info.run_id, uri)) == 1
+    # One of them has no model: the others alone would be another ensemble.
+    client = client_of(results)
+    (stored,) = client.search_logged_models(
+        [runs[child].info.experiment_id], filter_string=f"source_run_id = '{runs[child].info.run_id}'"
+    )
+    client.delete_logged_model(stored.model_id)
+    with pytest.raises(TrackingError, match=f"holds no model; nor do {child}, of which it is the parent; .*track sync"):
+        resolve_models(runs["organs/unet"].info.run_id, uri)
+
+
+def test_an_ensemble_is_a_model_whose_runs_have_members_and_no_weights(results: Path) -> None:
+    study = write_results(results)
+    study.ensembles = {"both": list(MODELS)}
+    study.finish()
+    line = sync(results)
+    assert "3 models" in line
+    runs = runs_by_name(results)
+    parent, child = runs["organs/both"], runs["organs/both fold1 seed0"]
+    assert parent.data.params["members"] == child.data.params["members"] == "unet, deeplab"
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    listed = child.data.tags["medseg.members"].splitlines()
+    assert [one.split(":")[0] for one in listed] == ["organs/unet fold1 seed0", "organs/deeplab fold1 seed0"]
+    weights = {
+        f"{key.dataset}/{key.model} {key.run.replace('-', ' ')}": read_record(study.files.model(key).description, "")[
+            "weights_sha256"
+        ]
+        for key in study.trainings()
+    }
+    assert all(weights[name] == digest for name, digest in (one.split(": ") for one in listed))
+    # To predict with, it stands for them.
+    uri = f"sqlite:///{results.parents[1]}/mlflow.db"
+    for run, count in ((child, 2), (parent, 4)):
+        meant = [read_record(path / "model.json", "") for path in resolve_models(run.info.run_id, uri)]
+        assert len(meant) == count and {one["plan"]["model"] for one in meant} == {"unet", "deeplab"}
+    assert parent.info.status == child.info.status == "FINISHED"
+    row = next(r for r in read_leaderboard(results / "compare") if r["model"] == "both")
+    assert f"{parent.data.metrics['cv/dice_subject/mean']:.4f}" == f"{float(row['dice_subject']):.4f}"
+    assert "time/train_s" not in child.data.metrics
+    client = client_of(results)
+    assert not client.search_logged_models(
+        [child.info.experiment_id], filter_string=f"source_run_id = '{child.info.run_id}'"
+    )
+    assert "ensemble.json" in {file.path for file in client.list_artifacts(child.info.run_id)}
+    assert "new: 0 curve points, 0 results, 0 files, 0 models" in sync(results)
+    # Its members are trained again: another ensemble, the earlier one is out of sight.
+    study.salt = "other data"
+    study.finish()
+    sync(results)
+    assert runs_by_name(results)["organs/both"].info.run_id != parent.info.run_id
+    assert client.get_run(child.info.run_id).data.tags["medseg.superseded"] == "true"

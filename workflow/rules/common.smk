@@ -102,9 +102,14 @@ onstart:
     study.start(CONFIG, workflow, own_name)
 
 
+def any_of(names):
+    """The pattern of one of some names; of none, what matches nothing."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
 wildcard_constraints:
     dataset="|".join(map(re.escape, CONFIG.datasets)),
-    model="|".join(map(re.escape, CONFIG.models)),
+    model=any_of([*CONFIG.models, *CONFIG.ensembles]),
     grid=r"default|grid-[0-9a-f]{8}",
     fold=r"\d+|all",
     seed=r"\d+",
@@ -138,8 +143,8 @@ def of_runs(path):
 
 
 def of_scored_runs(path):
-    """A path of each training that has cases to be scored on; none if all are trained on all cases."""
-    return [path(key) for key in whole.scored_keys(CONFIG)]
+    """A path of each training or ensemble that has cases to be scored on; none if all are trained on all cases."""
+    return [path(key) for key in whole.judged_keys(CONFIG)]
 
 
 def if_scored(*paths):
@@ -148,8 +153,24 @@ def if_scored(*paths):
 
 
 def model_folder(key):
-    """The folder of a trained model."""
+    """The folder of a trained model, or of what stands for one of an ensemble."""
     return RESULTS.model(key).folder
+
+
+def described(key):
+    """The file that says what is in that folder."""
+    files = RESULTS.model(key)
+    return files.members if key.model in CONFIG.ensembles else files.description
+
+
+def spec_of(wildcards):
+    """The same, of a job."""
+    return described(study.key_of(wildcards))
+
+
+def of_members(path):
+    """A path of each training of an ensemble."""
+    return lambda w: [path(key) for key in study.members_of(CONFIG, study.key_of(w))]
 
 
 def predictions_of(wildcards):

@@ -2,7 +2,7 @@
 rule compare:
     input:
         scores=of_scored_runs(RESULTS.scores),
-        models=of_scored_runs(lambda key: RESULTS.model(key).description),
+        models=of_scored_runs(described),
     output:
         scores=RESULTS.compare.scores,
         leaderboard=RESULTS.compare.leaderboard,

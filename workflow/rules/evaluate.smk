@@ -10,7 +10,7 @@ rule evaluate_shard:
     input:
         manifest=rules.ingest.output.manifest,
         predictions=predictions_of,
-        spec=rules.train.output.spec,
+        spec=spec_of,
     output:
         RESULTS.scores_shard(ANY, SHARD),
     log:
@@ -37,7 +37,7 @@ rule evaluate:
     input:
         manifest=rules.ingest.output.manifest,
         predictions=predictions_of,
-        spec=rules.train.output.spec,
+        spec=spec_of,
         shards=[RESULTS.scores_shard(ANY, shard) for shard in SHARDS],
     output:
         SCORES,

@@ -2,8 +2,8 @@
 rule postprocess:
     input:
         manifest=rules.ingest.output.manifest,
-        predictions=rules.predict.output,
-        spec=rules.train.output.spec,
+        predictions=PREDICTIONS.record,
+        spec=spec_of,
     output:
         RESULTS.postprocess(ANY).record,
     log:

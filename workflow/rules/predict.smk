@@ -26,6 +26,8 @@ rule predict_shard:
         LOG("predict_shard"),
     benchmark:
         BENCHMARK("predict_shard")
+    wildcard_constraints:
+        model=any_of(CONFIG.models),
     conda:
         ENVIRONMENT
     threads: CONFIG.threads
@@ -65,6 +67,8 @@ rule predict:
         LOG("predict"),
     benchmark:
         BENCHMARK("predict")
+    wildcard_constraints:
+        model=any_of(CONFIG.models),
     conda:
         ENVIRONMENT
     threads: 1 if SHARDS else CONFIG.threads

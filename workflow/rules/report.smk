@@ -2,7 +2,7 @@
 rule report:
     input:
         rules.compare.output,
-        of_runs(lambda key: RESULTS.model(key).description),
+        of_runs(described),
     output:
         RESULTS.report.page,
     log:

@@ -28,7 +28,7 @@ rule tracking_init:
 rule track:
     input:
         store=rules.tracking_init.output,
-        models=of_runs(lambda key: RESULTS.model(key).description),
+        models=of_runs(described),
         scores=of_scored_runs(RESULTS.scores),
         made_of_scores=if_scored(RESULTS.compare.summary, RESULTS.report.page),
     output:
