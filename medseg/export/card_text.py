@@ -15,9 +15,12 @@ def card_text(card: Mapping[str, Any]) -> str:
     model, data, training = card["model"], card["data"], card["training"]
     parts = [
         f"# {_plain(model['name'])}",
-        f"{model['network']} ({_plain(model['paper'])}), {model['parameters']:,} parameters; fold {model['fold']}, seed "
-        f"{model['seed']}. Weights: SHA-256 `{model['weights_sha256']}`.",
-        _section("Use", [card["intended_use"], f"Licence: {_plain(card['licence'])}.", f"Authors: {_words(card['authors'])}."]),
+        f"{model['network']} ({_plain(model['paper'])}), {model['parameters']:,} parameters; fold {model['fold']}, "
+        f"seed {model['seed']}. Weights: SHA-256 `{model['weights_sha256']}`.",
+        _section(
+            "Use",
+            [card["intended_use"], f"Licence: {_plain(card['licence'])}.", f"Authors: {_words(card['authors'])}."],
+        ),
         _section("Data", _data(data)),
         "## Labels\n\n" + _labels(card["labels"]),
         "## Scores\n\n" + _scores(card["scores"]),
@@ -49,7 +52,9 @@ def _data(data: Mapping[str, Any]) -> list[str]:
     else:
         lines.append(f"The study has {study['cases']} cases, {study['subjects']} subjects; sites: {study['sites']}.")
     if sizes != UNKNOWN:
-        lines.append(f"Voxel sizes ({sizes['unit']}, per axis): {sizes['low']} to {sizes['high']}, median {sizes['median']}.")
+        lines.append(
+            f"Voxel sizes ({sizes['unit']}, per axis): {sizes['low']} to {sizes['high']}, median {sizes['median']}."
+        )
     return lines
 
 
@@ -84,7 +89,9 @@ def _scores(scores: Any) -> str:
         ],
     )
     notes = sorted({row["note"] for row in scores if row["note"]})
-    about = "Means of subjects' means over all compared trainings of this model; `val`: cases of folds they were not trained on."
+    about = (
+        "Means of subjects' means, over all compared trainings of this model; `val`: of cases that they did not see."
+    )
     return "\n\n".join([about, text, *[f"Note: {_plain(note)}." for note in notes]])
 
 
@@ -100,7 +107,11 @@ def _pairs(facts: Mapping[str, Any]) -> str:
 def _words(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_words, value)) or "none"
-    return {True: "yes", False: "no", None: "none"}[value] if value is None or isinstance(value, bool) else _plain(str(value))
+    return (
+        {True: "yes", False: "no", None: "none"}[value]
+        if value is None or isinstance(value, bool)
+        else _plain(str(value))
+    )
 
 
 def _plain(text: str) -> str:

@@ -64,13 +64,15 @@ def onnx_runner(path: Path) -> Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda x: session.run(None, {INPUT: x})[0]  # type: ignore[no-any-return]
+    return lambda x: session.run(None, {INPUT: x})[0]
 
 
 def traced(model: Handover) -> torch.jit.ScriptModule:
     """The network as TorchScript, checked like ``write_onnx``."""
     with _quiet(), _explaining(model, "TorchScript"), torch.no_grad():
-        made: torch.jit.ScriptModule = torch.jit.trace(model.network, example(model, 0), check_trace=False)
+        # No function of torch.jit has types.
+        trace: Any = torch.jit.trace
+        made: torch.jit.ScriptModule = trace(model.network, example(model, 0), check_trace=False)
         _compare(model, lambda x: made(torch.from_numpy(x)).numpy(), "TorchScript")
     return made
 

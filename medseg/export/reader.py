@@ -70,7 +70,7 @@ def prepare(image: Array, affine: Array, chain: Chain) -> Prepared:
         raise ValueError(f"an image of shape {image.shape}; expected (channels, axes) = {expected}")
     axes, flips = turn(affine) if expected[1] == 3 else (tuple(range(expected[1])), (False,) * expected[1])
     turned = image.transpose(0, *[a + 1 for a in axes])
-    turned = np.flip(turned, [a + 1 for a, flip in enumerate(flips) if flip])
+    turned = np.flip(turned, tuple(a + 1 for a, flip in enumerate(flips) if flip))
     start, shape = nonzero_box(turned)
     box = turned[(slice(None), *[slice(s, s + n) for s, n in zip(start, shape, strict=True)])]
     sizes = np.linalg.norm(np.asarray(affine, dtype=np.float64)[:-1, :-1], axis=0)
@@ -124,7 +124,8 @@ def coarse_axis(spacing: Sequence[float], target: Sequence[float], rule: Mapping
 
 def normalise(x: Array, how: Mapping[str, Any]) -> Array:
     """One channel by the formula of the chain."""
-    name, v = how["name"], x.astype(np.float32)
+    name = how["name"]
+    v: Array = x.astype(np.float32)
     if name in ("zscore", "zscore_nonzero"):
         inside = np.ones(x.shape, bool) if name == "zscore" else ndimage.binary_fill_holes(x != 0)
         kept = v[inside]
@@ -133,7 +134,8 @@ def normalise(x: Array, how: Mapping[str, Any]) -> Array:
             v[inside] = (kept - mean) / max(std, 1e-8)
         return v
     if name == "ct":
-        return (np.clip(v, how["p00_5"], how["p99_5"]) - how["mean"]) / max(how["std"], 1e-8)
+        v = np.clip(v, how["p00_5"], how["p99_5"])
+        v = (v - how["mean"]) / max(how["std"], 1e-8)
     if name == "percentile":
         low, high = np.percentile(x, (1.0, 99.8))
         least, most = float(x.min()), float(x.max())
@@ -141,12 +143,13 @@ def normalise(x: Array, how: Mapping[str, Any]) -> Array:
         return (v - np.float32(low)) / np.float32(max(high - low, (most - least) / 1000.0) or 1.0)
     if name == "rescale":
         v -= v.min()
-        return v / max(v.max(), np.float32(1e-8))
+        v /= max(v.max(), np.float32(1e-8))
+        return v
     if name == "rgb":
         if x.dtype.kind == "f" and x.max() <= 1:
             return v
         return v / np.float32(255 if x.max() <= 255 else 65535)
-    if name == "none":
+    if name in ("ct", "none"):
         return v
     raise ValueError(f"normalization {name!r}: not known to this reader")
 
@@ -160,10 +163,12 @@ def resample(channel: Array, shape: Sequence[int], order: int, coarse: int | Non
     """A channel (S) over the same extent in other voxels: splines, and nearest neighbour along the coarse axis."""
     if coarse is not None:
         channel = channel.take(nearest(shape[coarse], channel.shape[coarse]), axis=coarse)
-    factors = [n / m for n, m in zip(shape, channel.shape, strict=True)]
-    if all(f == 1 for f in factors):
+    if channel.shape == tuple(shape):
         return channel
-    return ndimage.zoom(channel.astype(np.float64), factors, order=order, mode="nearest", grid_mode=True)
+    factors: Any = [n / m for n, m in zip(shape, channel.shape, strict=True)]
+    options: Any = {"order": order, "mode": "nearest", "grid_mode": True}
+    resampled: Array = ndimage.zoom(channel.astype(np.float64), factors, **options)
+    return resampled
 
 
 def blend(image: Array, chain: Chain, network: Network) -> Array:
@@ -175,7 +180,7 @@ def blend(image: Array, chain: Chain, network: Network) -> Array:
     padded = np.pad(image, [(0, 0), *[(b, m - b) for b, m in zip(before, missing, strict=True)]])
     weights = gaussian(window, rule)
     summed: Array | None = None
-    norm = np.zeros(padded.shape[1:], np.float32)
+    norm: Array = np.zeros(padded.shape[1:], np.float32)
     for begin in itertools.product(*[starts(n, w, rule["overlap"]) for n, w in zip(norm.shape, window, strict=True)]):
         box = tuple(slice(b, b + w) for b, w in zip(begin, window, strict=True))
         maps = mirrored(padded[(slice(None), *box)], rule, network)
@@ -214,7 +219,7 @@ def mirrored(window: Array, rule: Mapping[str, Any], network: Network) -> Array:
     total = np.zeros((), np.float32)
     turns = list(_turns(x.ndim - 1)) if rule["mirror"] else [()]
     for axes in turns:
-        places = [a + 1 for a in axes]
+        places = tuple(a + 1 for a in axes)
         maps = np.flip(network(np.ascontiguousarray(np.flip(x, places))[None])[0].astype(np.float32), places)
         signs = np.ones((len(maps), *[1] * (x.ndim - 1)), np.float32)
         if rule["vector"]:
@@ -234,7 +239,7 @@ def restore(logits: Array, prepared: Prepared, chain: Chain) -> Array:
     labels = decode(native_maps(logits, prepared), chain["decoder"])
     full = np.zeros([prepared.native[a] for a in prepared.axes], labels.dtype)
     full[tuple(slice(s, s + n) for s, n in zip(prepared.start, prepared.shape, strict=True))] = labels
-    full = np.flip(full, [a for a, flip in enumerate(prepared.flips) if flip])
+    full = np.flip(full, tuple(a for a, flip in enumerate(prepared.flips) if flip))
     return np.ascontiguousarray(full.transpose(np.argsort(prepared.axes)))
 
 
@@ -254,9 +259,10 @@ def native_maps(logits: Array, prepared: Prepared) -> Array:
 
 def decode(maps: Array, rule: Mapping[str, Any]) -> Array:
     """Label values (S) of maps (K, S)."""
-    values = np.asarray(rule["values"], np.min_scalar_type(max(rule["values"])))
+    values: Array = np.asarray(rule["values"], np.min_scalar_type(max(rule["values"])))
     if rule["kind"] == "classes":
-        return values[maps.argmax(axis=0)]
+        labels: Array = values[maps.argmax(axis=0)]
+        return labels
     if rule["kind"] == "regions":
         labels = np.zeros(maps.shape[1:], values.dtype)
         for region, painted in zip(maps, rule["painted"], strict=True):

@@ -25,9 +25,7 @@ from medseg.train.checkpoint import read_description
 from medseg.trained import read_facts
 
 
-def export(
-    model: Path, to: str, out: Path, *, name: str = "", licence: str = "", authors: Sequence[str] = ()
-) -> Path:
+def export(model: Path, to: str, out: Path, *, name: str = "", licence: str = "", authors: Sequence[str] = ()) -> Path:
     """Write a model for another program.
 
     Args:
