@@ -65,7 +65,7 @@ EXPORTS: Mapping[str, Export] = {
         write="medseg.export.bioimage:write",
         reader="bioimageio.core",
         cannot={PROPOSALS: f"{_GRAPH}; {_FULL}"},
-        needs=("onnx", "onnxruntime", "onnxscript", "bioimageio.core"),
+        needs=("onnx", "onnxruntime", "onnxscript"),
     ),
     "monai": Export(
         about="a MONAI bundle for monai.bundle, MONAI Label and Deploy; it runs without medseg",
