@@ -56,7 +56,7 @@ def steps_of(model: Handover) -> list[dict[str, Any]]:
         if len(set(low)) > 1 or len(set(high)) > 1:
             return [AS_FLOAT]  # it clips all channels alike
         mean, std = ([stats[key] for stats in grid.statistics] for key in ("mean", "std"))
-        fixed = {"axis": "channel", "mean": mean, "std": [max(one, EPS) for one in std]}
+        fixed: dict[str, Any] = {"axis": "channel", "mean": mean, "std": [max(one, EPS) for one in std]}
         if len(mean) == 1:
             fixed = {"mean": mean[0], "std": max(std[0], EPS)}
         clip = {"id": "clip", "kwargs": {"min": low[0], "max": high[0]}}

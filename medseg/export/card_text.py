@@ -23,7 +23,7 @@ def card_text(card: Mapping[str, Any]) -> str:
         ),
         _section("Data", _data(data)),
         "## Labels\n\n" + _labels(card["labels"]),
-        "## Scores\n\n" + _scores(card["scores"]),
+        "## Validation\n\n" + _scores(card["scores"]),
         _section("Training", [_pairs(training)]),
         _section("Preparation", [_pairs(card["preparation"])]),
         _section("Limits", [_pairs(card["limits"]), "An image that differs in these is refused, or doubted by name."]),

@@ -21,8 +21,7 @@ def cover_png(window: NDArray[np.float32], logits: NDArray[np.float32]) -> bytes
     palette = np.array([[0, 0, 0], *([int(c[k : k + 2], 16) for k in (1, 3, 5)] for c in COLOURS)], dtype=np.uint8)
     coloured = palette[np.where(largest == 0, 0, (largest - 1) % len(COLOURS) + 1)]
     picture = np.concatenate([_square(np.repeat(shade[..., None], 3, axis=-1)), _square(coloured)], axis=1)
-    made: bytes = imagecodecs.png_encode(np.ascontiguousarray(picture))
-    return made
+    return bytes(imagecodecs.png_encode(np.ascontiguousarray(picture)))
 
 
 def _middle(volume: NDArray[Any]) -> NDArray[Any]:
@@ -32,4 +31,5 @@ def _middle(volume: NDArray[Any]) -> NDArray[Any]:
 def _square(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The picture (Y, X, 3), each axis stretched to ``SIDE`` pixels."""
     rows, columns = (np.arange(SIDE) * n // SIDE for n in picture.shape[:2])
-    return picture[rows][:, columns]
+    stretched: NDArray[np.uint8] = picture[rows][:, columns]
+    return stretched
