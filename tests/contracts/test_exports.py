@@ -13,13 +13,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import monai.bundle
 import nibabel
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from medseg.cli.commands import app
@@ -218,8 +221,9 @@ MANDATORY += ("copyright", "network_data_format")
 TENSOR = ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range", "is_patch_data", "channel_def")
 
 
+@needs("fire")
 @pytest.mark.exhaustive
-def test_monai_verifies_loads_and_runs_a_bundle(made: Exported, tmp_path: Path) -> None:
+def test_monai_verifies_and_runs_a_bundle(made: Exported, tmp_path: Path) -> None:
     out = export(made.model, "monai", tmp_path / "given", name="a-model")
     tensors = {"type": "object", "additionalProperties": {"type": "object", "required": list(TENSOR)}}
     formats = {
@@ -233,18 +237,33 @@ def test_monai_verifies_loads_and_runs_a_bundle(made: Exported, tmp_path: Path) 
     images.mkdir()
     for path in made.images:
         (images / path.name).symlink_to(path)
-    code = f"""
-import torch, monai.bundle as mb, sys
-meta, config = "configs/metadata.json", "configs/inference.json"
-mb.verify_metadata(meta_file=meta, filepath={str(tmp_path / "schema.json")!r})
-mb.verify_net_in_out(net_id="network_def", meta_file=meta, config_file=config, device="cpu")
-loaded = mb.load("given", bundle_dir={str(tmp_path)!r}, load_ts_module=True)
-assert isinstance(loaded[0], torch.jit.ScriptModule) and loaded[1]["name"] == "a-model"
-mb.run(config_file=config, dataset_dir={str(images)!r}, output_dir={str(tmp_path / "labels")!r})
-assert "medseg" not in sys.modules
-"""
-    run(sys.executable, "-c", code, cwd=out, OMP_NUM_THREADS="1")
+    meta, config = "configs/metadata.json", "configs/inference.json"
+    files = ["--meta_file", meta, "--config_file", config]
+
+    def bundle(*command: str | Path) -> str:
+        return run(sys.executable, "-m", "monai.bundle", *command, cwd=out, OMP_NUM_THREADS="1")
+
+    assert "metadata is verified" in bundle("verify_metadata", *files[:2], "--filepath", tmp_path / "schema.json")
+    assert "network is verified" in bundle("verify_net_in_out", "network_def", *files, "--device", "cpu")
+    folders = ("--dataset_dir", images, "--output_dir", tmp_path / "labels")
+    bundle("run", *files[2:], *folders)
     made.require([np.asarray(nibabel.load(tmp_path / "labels" / path.name).dataobj) for path in made.images])
+
+
+def test_monai_label_and_deploy_find_what_they_look_for(study: Any, tmp_path: Path) -> None:
+    """What their sources read: MONAI Label the configuration and models/model.ts, Deploy the archive of the latter."""
+    out = export(study.model("solid"), "monai", tmp_path / "given")
+    inference = read_json(out / "configs" / "inference.json")
+    assert {"preprocessing", "inferer", "postprocessing", "device", "network_def", "bundle_root"} <= set(inference)
+    assert not (out / "models" / "model.pt").exists(), "MONAI Label would take its pickle first"
+    network, facts = monai.bundle.load("given", bundle_dir=tmp_path, load_ts_module=True)[:2]
+    assert isinstance(network, torch.jit.ScriptModule)
+    assert facts == read_json(out / "configs" / "metadata.json")
+    (outputs,) = facts["network_data_format"]["outputs"].values()
+    assert outputs["channel_def"] == {"0": "background", "1": "ball", "2": "rod"}
+    with zipfile.ZipFile(out / "models" / "model.ts") as archive:
+        assert json.loads(archive.read("model/extra/inference.json")) == inference
+        assert json.loads(archive.read("model/extra/metadata.json")) == facts
 
 
 def test_a_table_of_forms_is_printed_and_each_form_is_in_the_docs() -> None:
