@@ -43,7 +43,7 @@ PASSING_ERRNO = frozenset(
 def load_mlflow(timeout_s: int = SYNC_TIMEOUT_S) -> Any:
     """Import MLflow with short timeouts: by default a call to a dead server blocks for minutes."""
     os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
-    os.environ.update(MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true")
+    os.environ.update(MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true", MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false")
     os.environ.update(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT=str(timeout_s))
     # Its type-hint checks and deprecated imports warn on import; nothing that a user of medseg could fix.
     with warnings.catch_warnings():

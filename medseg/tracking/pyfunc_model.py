@@ -11,13 +11,18 @@ from typing import Any
 
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
+from pandas import DataFrame
 
 
 class SegmentationModel(PythonModel):  # type: ignore[misc]
-    """Paths of images in, paths of label maps out.
+    """Paths of images in, paths of label maps out; or arrays in, arrays of labels out.
+
+    An array comes as a mapping: ``{"array": …, "spacing": [1, 1, 1]}``, or with ``affine``; ``unit`` and ``allow`` may
+    stand beside it. As JSON the numbers are nested lists, or base64 with ``dtype`` and ``shape``; then the answer has
+    that form, too (``medseg.tracking.answers``). ``mlflow models serve`` takes ``{"inputs": …}`` of one or a list.
 
     Label maps of object data hold object numbers; where objects have several classes, the class of each voxel lies
-    beside, in ``NAME.classes.SUFFIX``.
+    beside a file, in ``NAME.classes.SUFFIX``, and the class of each number beside an array.
 
     Files are read as the training read its own, and what is doubtful about them is refused unless the training, or the
     model configuration, allows it by name. That also has the folder of the label maps: ``mlflow.pyfunc.load_model(uri,
@@ -28,25 +33,26 @@ class SegmentationModel(PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Remember where the model folder is; weights are read when the first image comes."""
+        from medseg.predict.batch import options_of
+        from medseg.predict.code import code_of
         from medseg.results.folders import ModelFolder
+        from medseg.tracking.answers import Answering
 
-        description = ModelFolder(Path()).description.name
-        self.folder = Path(context.artifacts[description]).parent
-        self.how = dict(context.model_config or {})
-        self.out = Path(self.how.pop("out", "predictions"))
+        folder = Path(context.artifacts[ModelFolder(Path()).description.name]).parent
+        how = dict(context.model_config or {})
+        out = Path(how.pop("out", "predictions"))
+        self.answering = Answering(folder, out, options_of({**how, "code": code_of([folder])}))
 
-    def predict(self, context: Any, model_input: list[str], params: dict[str, Any] | None = None) -> list[str]:
-        """Predict every image file; the label maps come in the same order.
+    # The hint is one that MLflow makes no schema of: with a schema it would refuse either paths or arrays, and without
+    # a hint it warns at every start.
+    def predict(self, context: Any, model_input: DataFrame, params: dict[str, Any] | None = None) -> Any:
+        """Predict one image or several, see ``Answering.answer``.
 
         Raises:
             ImagesFailed: if images could not be predicted, with all of them and why; the label maps of the others are
                 written.
         """
-        from medseg.predict.code import code_of
-        from medseg.predict.files import options_of, predict_files
-
-        how = options_of({**self.how, "code": code_of([self.folder])})
-        return [str(path) for path in predict_files([Path(p) for p in model_input], self.folder, self.out, how)]
+        return self.answering.answer(model_input)
 
 
 set_model(SegmentationModel())

@@ -1,0 +1,1 @@
+"""Readers of exports that run in processes of their own, without medseg."""
