@@ -13,7 +13,9 @@ from medseg.formats.source import Source
 from medseg.formats.table import suffix_of
 from medseg.predict.failures import Failure
 from medseg.predict.input import Input
-from medseg.predict.terms import Found, Terms
+from medseg.predict.predictor import Predicting
+from medseg.predict.sinks import Sink
+from medseg.predict.terms import Found, Terms, shared_terms
 from medseg.predict.trainings import Training, facts_of
 from medseg.train.checkpoint import Checkpoint
 
@@ -68,6 +70,8 @@ class Batch:
         trainings: that predict, together if there are several.
         terms: on which images are taken.
         then: called for every label map that is there.
+        watchers: sinks that see every slab beside the label map; an error of theirs ends the batch.
+        predictor: what predicts, loaded; None: it is loaded for the first image that is predicted.
         failed: image -> why it has none.
         kept: images whose label maps were there.
         allowed: doubts that were allowed.
@@ -80,6 +84,8 @@ class Batch:
     trainings: tuple[Training, ...]
     terms: Terms
     then: Then | None = None
+    watchers: Sequence[Sink] = ()
+    predictor: Predicting | None = None
     failed: dict[Input, list[Failure]] = field(default_factory=dict)
     kept: set[Input] = field(default_factory=set)
     allowed: list[Found] = field(default_factory=list)
@@ -116,6 +122,12 @@ class Batch:
         made_by = facts_of(self.trainings, how.mirror)
         facts = [images, reading, made_by, how.device, how.threads, how.code]
         return digest_of(facts if how.references else [*facts, "anonymous"])
+
+
+def terms_of(trainings: Sequence[Training], how: How) -> Terms:
+    """On which terms images are taken by trainings together; errors as for ``Terms.of`` and ``shared_terms``."""
+    given = {name: getattr(how, name) for name in ("orientation", "fill", "allow", "spacing", "axes", "channels")}
+    return shared_terms({str(one.folder): Terms.of(one.checkpoint, **given) for one in trainings})
 
 
 def options_of(given: Mapping[str, Any]) -> How:

@@ -13,7 +13,7 @@ from medseg.formats.limits import file_limit
 from medseg.formats.source import Source
 from medseg.kept import kept, write_stamp
 from medseg.machine import available_memory
-from medseg.predict.batch import Batch, How, Then, options_of
+from medseg.predict.batch import Batch, How, Then, options_of, terms_of
 from medseg.predict.ensemble import predicting
 from medseg.predict.failures import SHOWN, failures_of, is_of_memory, listed
 from medseg.predict.input import Input
@@ -21,8 +21,8 @@ from medseg.predict.inputs import find_inputs
 from medseg.predict.memory import Memory
 from medseg.predict.predictor import Predicting, require_fit
 from medseg.predict.record import label_map_digest
-from medseg.predict.sinks import LabelFile
-from medseg.predict.terms import Terms, doubts_of_headers, open_parts, read_whole, refuse, shared_terms
+from medseg.predict.sinks import LabelFile, Sink
+from medseg.predict.terms import doubts_of_headers, open_parts, read_whole, refuse
 from medseg.predict.trainings import read_trainings
 from medseg.progress import Progress, say
 from medseg.records import read_record
@@ -71,9 +71,7 @@ def open_batch(
     """The images that a user means, and where their predictions go; arguments and errors as for ``predict_files``."""
     trainings = read_trainings([model] if isinstance(model, Path) else model)
     inputs = find_inputs(words, trainings[0].checkpoint.channels, out, layout=how.layout, series=how.series)
-    given = {name: getattr(how, name) for name in ("orientation", "fill", "allow", "spacing", "axes", "channels")}
-    terms = shared_terms({str(one.folder): Terms.of(one.checkpoint, **given) for one in trainings})
-    batch = Batch(inputs, out, how, trainings, terms, then)
+    batch = Batch(inputs, out, how, trainings, terms_of(trainings, how), then)
     _refuse_overwriting(inputs, [path for one in inputs for path in batch.outputs(one)])
     return batch
 
@@ -179,15 +177,15 @@ def _predict(batch: Batch, keys: Mapping[Input, str]) -> None:
     """Predict what was found sound and is not there; the network is built for the first of them."""
     todo = [one for one in batch.inputs if one not in batch.failed]
     bar = Progress("predict", len(todo))
-    predictor: Predicting | None = None
     for done, one in enumerate(todo, start=1):
         with _noting_failure(batch, one):
             if one in batch.kept:
                 _follow(batch, one, None)
             else:
                 how = batch.how
-                predictor = predictor or predicting(batch.trainings, how.device, how.threads, how.mirror)
-                _predict_one(batch, one, predictor, keys[one])
+                if batch.predictor is None:
+                    batch.predictor = predicting(batch.trainings, how.device, how.threads, how.mirror)
+                _predict_one(batch, one, batch.predictor, keys[one])
         bar.update(done, "" if one in batch.failed else str(one.labels(batch.out)))
 
 
@@ -197,24 +195,25 @@ def _predict_one(batch: Batch, one: Input, predictor: Predicting, key: str) -> N
     for doubt in found:
         say(f"predict: allowed {doubt.doubt.code}: {doubt.file}: {doubt.doubt.cause}; {doubt.allowed}")
     labels, *classes = batch.outputs(one)
-    _into_file(predictor, source, one, LabelFile(labels, classes[0] if classes else None, batch.how.references))
+    sink = LabelFile(labels, classes[0] if classes else None, batch.how.references)
+    _into(predictor, source, one, [sink, *batch.watchers])
     about = [doubt for doubt in batch.allowed if doubt.file in one.files]
     allowed = sorted({doubt.doubt.code for doubt in (*about, *found)} & batch.terms.allow)
     write_stamp(batch.stamp(one), key, [labels, *classes], label_map_digest, {"allowed": allowed})
     _follow(batch, one, source)
 
 
-def _into_file(predictor: Predicting, source: Source, one: Input, sink: LabelFile) -> None:
-    """Predict an image into files; if a GPU's memory runs out, a second time with one window at once."""
+def _into(predictor: Predicting, source: Source, one: Input, sinks: Sequence[Sink]) -> None:
+    """Predict an image into sinks; if a GPU's memory runs out, a second time with one window at once."""
     try:
-        predictor.predict(source, one.shown, [sink])
+        predictor.predict(source, one.shown, sinks)
         return
     except RuntimeError as error:
         if not is_of_memory(error) or not predictor.spare_memory():
             raise
     # Out of the handler, which holds what the first attempt had in memory.
     say(f"predict: {one.shown}: out of memory on {predictor.device}; again, one window at a time from now on")
-    predictor.predict(source, one.shown, [sink])
+    predictor.predict(source, one.shown, sinks)
 
 
 def _follow(batch: Batch, one: Input, source: Source | None) -> None:
