@@ -7,16 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medseg.errors import DataError
 from medseg.files import digest_of
-from medseg.formats.read import open_content
+from medseg.formats.read import open_content, read_labels
 from medseg.formats.source import Source
 from medseg.formats.table import suffix_of
+from medseg.ingest.counting import digest_labels
+from medseg.ingest.predicted import KEY, Predicted, stamp_of
 from medseg.predict.failures import Failure
 from medseg.predict.input import Input
 from medseg.predict.predictor import Predicting
+from medseg.predict.record import label_map_digest
 from medseg.predict.sinks import Sink
 from medseg.predict.terms import Found, Terms, shared_terms
 from medseg.predict.trainings import Training, facts_of
+from medseg.records import read_record
 from medseg.train.checkpoint import Checkpoint
 
 # Called with each image (its first file), opened, and its label map, when that is there.
@@ -75,6 +80,7 @@ class Batch:
         failed: image -> why it has none.
         kept: images whose label maps were there.
         allowed: doubts that were allowed.
+        digests: of the files of each image, as ``key`` read them.
         unsized: images whose files state no voxel size, and are taken to have that of the training's.
     """
 
@@ -90,6 +96,7 @@ class Batch:
     kept: set[Input] = field(default_factory=set)
     allowed: list[Found] = field(default_factory=list)
     unsized: list[Input] = field(default_factory=list)
+    digests: dict[Input, list[str]] = field(default_factory=dict)
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -107,8 +114,7 @@ class Batch:
 
     def stamp(self, one: Input) -> Path:
         """Where it stands what the files of an image were made from."""
-        labels = one.labels(self.out)
-        return labels.with_name(f".{labels.name}.json")
+        return stamp_of(one.labels(self.out))
 
     def key(self, one: Input) -> str:
         """Digest of all that the files of an image depend on.
@@ -117,11 +123,46 @@ class Batch:
             FormatError: if a file of the image cannot be read.
         """
         how = self.how
-        images = [open_content(file, one.series).sha256 for file in one.files]
+        images = self.digests[one] = [open_content(file, one.series).sha256 for file in one.files]
         reading = [self.terms.reading.sized(one.spacing).to_json(), one.series, [suffix_of(file) for file in one.files]]
         made_by = facts_of(self.trainings, how.mirror)
         facts = [images, reading, made_by, how.device, how.threads, how.code]
         return digest_of(facts if how.references else [*facts, "anonymous"])
+
+    def require_unedited(self, one: Input) -> None:
+        """Raise ``DataError`` if somebody edited the label map of an image, which would be replaced.
+
+        What is no label map any more, since it was cut, say, was not edited.
+        """
+        labels = one.labels(self.out)
+        try:
+            stamp = read_record(self.stamp(one), "medseg predict")
+            if stamp["sha256"][labels.name] == label_map_digest(labels):
+                return
+            same = stamp[KEY]["voxels"] == digest_labels(read_labels(labels)[0])
+        except (DataError, OSError, KeyError, TypeError):
+            return
+        if not same:
+            raise DataError(
+                f"{one.shown}: its label map {labels} was edited since it was predicted, and would be replaced; move "
+                "it to another folder (docs/correct.md), or delete it, and run the same command again"
+            )
+
+    def predicted(self, one: Input) -> dict[str, Any]:
+        """What the stamp of a label map says for those who correct it; the label map is there."""
+        made, how = self.checkpoint, self.how
+        facts = Predicted(
+            tuple((file.name, sha256) for file, sha256 in zip(one.files, self.digests[one], strict=True)),
+            made.channels,
+            one.series,
+            one.spacing or (None if how.spacing is None else tuple(how.spacing)),
+            made.labels,
+            " + ".join(training.name for training in self.trainings),
+            "+".join(training.checkpoint.fingerprint for training in self.trainings),
+            "+".join(training.weights_sha256 for training in self.trainings),
+            digest_labels(read_labels(one.labels(self.out))[0]),
+        )
+        return {KEY: facts.to_json()}
 
 
 def terms_of(trainings: Sequence[Training], how: How) -> Terms:

@@ -116,6 +116,7 @@ def _check(batch: Batch, memory: Sequence[Memory]) -> dict[Input, str]:
             if found is not None and _allowed_in(batch.stamp(one)) <= batch.terms.allow:
                 batch.kept.add(one)
             else:
+                batch.require_unedited(one)
                 _check_one(batch, one, memory)
         bar.update(done)
     return keys
@@ -199,7 +200,9 @@ def _predict_one(batch: Batch, one: Input, predictor: Predicting, key: str) -> N
     _into(predictor, source, one, [sink, *batch.watchers])
     about = [doubt for doubt in batch.allowed if doubt.file in one.files]
     allowed = sorted({doubt.doubt.code for doubt in (*about, *found)} & batch.terms.allow)
-    write_stamp(batch.stamp(one), key, [labels, *classes], label_map_digest, {"allowed": allowed})
+    write_stamp(
+        batch.stamp(one), key, [labels, *classes], label_map_digest, {"allowed": allowed, **batch.predicted(one)}
+    )
     _follow(batch, one, source)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from medseg.config import Config, DatasetConfig, PostprocessConfig, load_config
 from medseg.config.ensemble import datasets_of
 from medseg.heads import HEADS
+from medseg.ingest.label_source import sources_in_words
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.recorded import read_test
 from medseg.results.folders import CompareFolder, IngestFolder
@@ -45,6 +46,7 @@ def statements(
     starts = list(allowed_starts)
     return [
         ("Unit of independence", _sentence(manifest.independence)),
+        *([("References", found)] if (found := _references(manifest)) else []),
         *([("Objects", found)] if (found := _objects(config, models)) else []),
         ("Post-processing", _postprocessing(section.postprocess)),
         ("Planning", _planning(manifest, test_cases, starts)),
@@ -137,6 +139,13 @@ def _ensembles(config: Config, dataset: str) -> str:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _references(manifest: Manifest) -> str:
+    """Who or what made the references; empty if all are as the data set has them."""
+    found = sources_in_words(case.source for case in manifest.cases)
+    drawn = "A reference that began as a prediction resembles it: scores on it favour the model that predicted."
+    return f"{_sentence(found)} {drawn}" if found else ""
 
 
 def _objects(config: Config, models: Iterable[Mapping[str, Any]]) -> str:

@@ -51,6 +51,7 @@ FULL: dict[str, Any] = {
             "series": "3",
             "bids": {"image": ["T1w", "T2w"], "derivative": "manual", "label": "seg"},
             "table": "cases.tsv",
+            "corrections": True,
             "splits": "splits.json",
             "download": {"url": "https://example.org/cells.zip", "sha256": "0" * 64},
             "allow": ["empty-label"],
