@@ -40,6 +40,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": training.train,
     "ensemble": ensembles.ensemble,
     "predict": prediction.predict,
+    "choose": prediction.choose,
     "postprocess": prediction.postprocess,
     "measure": measuring.measure,
     "export": exporting.export,

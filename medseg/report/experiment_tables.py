@@ -22,6 +22,7 @@ STAGES = (
     "preprocess",
     "train",
     "predict",
+    "choose",
     "postprocess",
     "evaluate",
 )
