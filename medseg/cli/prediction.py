@@ -172,6 +172,8 @@ def _predict_fold(
 
     config = read_study([config_file])
     if ModelFolder(model).members.is_file():
+        if training is not None:
+            raise typer.BadParameter(f"--plan, --index, --seed: say what one training is, and {model} is an ensemble")
         _predict_together(config, manifest, splits, fold, model, out, code, part, join)
         return
     if code is None:

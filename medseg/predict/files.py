@@ -14,7 +14,7 @@ from medseg.formats.source import Source
 from medseg.kept import kept, write_stamp
 from medseg.machine import available_memory
 from medseg.predict.batch import Batch, How, Then, options_of, terms_of
-from medseg.predict.ensemble import predicting
+from medseg.predict.ensemble import bytes_beside, predicting
 from medseg.predict.expected import EXPECTED, ExpectedDice
 from medseg.predict.failures import SHOWN, failures_of, is_of_memory, listed
 from medseg.predict.finish import FinishedFile
@@ -89,7 +89,7 @@ def predict_batch(batch: Batch) -> None:
     """
     limit = None if batch.how.max_gb is None else int(batch.how.max_gb * 1e9)
     with file_limit(limit):
-        budget = limit or available_memory()
+        budget = max(0, (limit or available_memory()) - bytes_beside(batch.trainings))
         each = [Memory(one.checkpoint.plan, batch.how.device, budget) for one in batch.trainings]
         keys = _check(batch, each)
         _say_checked(batch)

@@ -730,13 +730,13 @@ def test_models_are_found_by_folder_run_and_name(results: Path) -> None:
     for reference in (child, f"runs:/{child}", f"runs:/{child}/model"):
         found = resolve_model(reference, uri)
         assert (found / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
-    with pytest.raises(TrackingError, match=f"(?s)several trainings.*{child}"):
+    with pytest.raises(CheckpointError, match=f"(?s)several trainings; name one of\n.*{child}  organs/unet fold1"):
         resolve_model(parent, uri)
     with pytest.raises(TrackingError, match="no run 0000"):
         resolve_model("0" * 32, uri)
     with pytest.raises(TrackingError, match="not found"):
         resolve_model("models:/nobody/1", uri)
-    for nothing in ("nowhere", str(results)):
+    for nothing in ("nowhere", str(results / "organs" / "ingest")):
         with pytest.raises(CheckpointError, match="model folder"):
             resolve_model(nothing, uri)
     with pytest.raises(TrackingError, match="no such file"):
