@@ -38,6 +38,8 @@ CASE_SECONDS = {
     "fingerprint": (5, 2),
     "preprocess": (5, 5),
     "predict": (5, 10),
+    # Every case is read about ten times.
+    "choose": (50, 50),
     "postprocess": (5, 5),
     "evaluate": (5, 10),
 }
@@ -244,7 +246,8 @@ def _objects_mb(job: Job) -> float:
 
 
 def _postprocess_mb(job: Job) -> int:
-    refines = job.dataset is not None and job.config.datasets[job.dataset].postprocess.crf is not None
+    steps = None if job.dataset is None else job.config.datasets[job.dataset].postprocess
+    refines = steps is not None and (steps.crf is not None or "crf" in steps.choose)
     return _host_mb(job, 1) if refines else _evaluate_mb(job)
 
 
@@ -288,6 +291,7 @@ _MEMORY: Mapping[str, Callable[[Job], int]] = {
     "preprocess": _preprocess_mb,
     "train": _training_mb,
     "predict": _predict_mb,
+    "choose": _postprocess_mb,
     "postprocess": _postprocess_mb,
     "evaluate": _evaluate_mb,
     "compare": _compare_mb,

@@ -41,6 +41,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": training.train,
     "ensemble": ensembles.ensemble,
     "predict": prediction.predict,
+    "choose": prediction.choose,
     "serve": serving.serve,
     "postprocess": prediction.postprocess,
     "measure": measuring.measure,

@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.files import write_bytes
-from medseg.formats.content import FileBytes
+from medseg.formats.content import Content, FileBytes
 from medseg.formats.errors import FormatError
 from medseg.formats.table import format_of, suffix_of
 from medseg.formats.world import NOTHING, About
 from medseg.image.geometry import Geometry
+
+# Formats whose writers take real numbers, too.
+REAL = (".nii", ".nii.gz", ".hdr", ".tif", ".tiff", ".ome.tif", ".ome.tiff")
 
 
 def write_labels(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> None:
@@ -38,7 +41,26 @@ def write_labels(path: Path, labels: NDArray[Any], geometry: Geometry, about: Ab
     row = format_of(path)
     if not row.write:
         raise FormatError(path, f"label maps are not written as {suffix_of(path)}", f"write {row.labels}")
-    written = row.writer(path, labels, geometry, about)
+    _write(path, row.writer(path, labels, geometry, about))
+
+
+def map_suffix(path: Path, dims: int) -> str:
+    """Suffix of a file of real numbers beside an image: the image's own if that is NIfTI or TIFF, else one of these."""
+    if not path.is_dir() and suffix_of(path) in REAL:
+        return suffix_of(path)
+    return ".tif" if dims == 2 else ".nii.gz"
+
+
+def write_map(path: Path, values: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> None:
+    """Write real numbers (*S) as 32-bit floating point, atomically; for arguments and errors see ``write_labels``."""
+    if values.shape != geometry.shape:
+        raise FormatError(path, f"values of shape {values.shape} on a grid of {geometry.shape}", "use the right grid")
+    if suffix_of(path) not in REAL:
+        raise FormatError(path, f"real numbers are not written as {suffix_of(path)}", "write .nii.gz or .tif")
+    _write(path, format_of(path).writer(path, values.astype(np.float32), geometry, about))
+
+
+def _write(path: Path, written: bytes | Content) -> None:
     if isinstance(written, bytes):
         write_bytes(path, written)
         return

@@ -11,12 +11,14 @@ from medseg.errors import DataError
 from medseg.files import digest_of
 from medseg.formats.read import open_content, read_labels
 from medseg.formats.source import Source
-from medseg.formats.table import suffix_of
+from medseg.formats.table import stem_of, suffix_of
+from medseg.formats.write import map_suffix
 from medseg.ingest.counting import digest_labels
 from medseg.ingest.predicted import KEY, Predicted, stamp_of
 from medseg.predict.failures import Failure
+from medseg.predict.finish import Finish
 from medseg.predict.input import Input
-from medseg.predict.predictor import Predicting
+from medseg.predict.predictor import Predicting, is_mirrored
 from medseg.predict.record import label_map_digest
 from medseg.predict.sinks import Sink
 from medseg.predict.terms import Found, Terms, shared_terms
@@ -46,6 +48,8 @@ class How:
             machine's.
         code: digest of the code that predicts: what another version predicted is not kept.
         references: whether DICOM segmentations refer to their series.
+        finish: the operations that belong to the model; None: label maps are the network's own.
+        uncertainty: write maps of entropy and disagreement beside the label maps.
     """
 
     layout: str | None = None
@@ -62,6 +66,8 @@ class How:
     max_gb: float | None = None
     code: str = ""
     references: bool = True
+    finish: Finish | None = None
+    uncertainty: bool = False
 
 
 @dataclass(slots=True)
@@ -82,6 +88,7 @@ class Batch:
         allowed: doubts that were allowed.
         digests: of the files of each image, as ``key`` read them.
         unsized: images whose files state no voxel size, and are taken to have that of the training's.
+        expected: image -> class or region -> the Dice that its prediction expects of itself.
     """
 
     inputs: Sequence[Input]
@@ -97,6 +104,7 @@ class Batch:
     allowed: list[Found] = field(default_factory=list)
     unsized: list[Input] = field(default_factory=list)
     digests: dict[Input, list[str]] = field(default_factory=dict)
+    expected: dict[Input, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -112,6 +120,15 @@ class Batch:
         """The files that an image gets: its label map, and the classes of its objects if there are several."""
         return [one.labels(self.out), *([one.classes(self.out)] if self.checkpoint.labels.objects_have_classes else [])]
 
+    def maps(self, one: Input) -> list[Path]:
+        """The maps of uncertainty that an image gets: entropy, and disagreement if there are several members."""
+        if not self.how.uncertainty:
+            return []
+        labels, grid = one.labels(self.out), self.checkpoint.plan.grid
+        suffix = map_suffix(one.files[0], grid.dims)
+        kinds = ["entropy", *(["disagreement"] if is_mirrored(self.checkpoint.plan, self.how.mirror) else [])]
+        return [labels.with_name(f"{stem_of(labels)}.{kind}{suffix}") for kind in kinds]
+
     def stamp(self, one: Input) -> Path:
         """Where it stands what the files of an image were made from."""
         return stamp_of(one.labels(self.out))
@@ -126,7 +143,8 @@ class Batch:
         images = self.digests[one] = [open_content(file, one.series).sha256 for file in one.files]
         reading = [self.terms.reading.sized(one.spacing).to_json(), one.series, [suffix_of(file) for file in one.files]]
         made_by = facts_of(self.trainings, how.mirror)
-        facts = [images, reading, made_by, how.device, how.threads, how.code]
+        facts: list[Any] = [images, reading, made_by, how.device, how.threads, how.code]
+        facts += [] if how.finish is None else [how.finish.key]
         return digest_of(facts if how.references else [*facts, "anonymous"])
 
     def require_unedited(self, one: Input) -> None:

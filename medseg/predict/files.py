@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from medseg.errors import DataError, GeometryError, ImagesFailed
+from medseg.errors import ConfigError, DataError, GeometryError, ImagesFailed
 from medseg.files import write_text
 from medseg.formats.limits import file_limit
 from medseg.formats.source import Source
@@ -15,15 +15,18 @@ from medseg.kept import kept, write_stamp
 from medseg.machine import available_memory
 from medseg.predict.batch import Batch, How, Then, options_of, terms_of
 from medseg.predict.ensemble import predicting
+from medseg.predict.expected import EXPECTED, ExpectedDice
 from medseg.predict.failures import SHOWN, failures_of, is_of_memory, listed
+from medseg.predict.finish import FinishedFile
 from medseg.predict.input import Input
 from medseg.predict.inputs import find_inputs
 from medseg.predict.memory import Memory
-from medseg.predict.predictor import Predicting, require_fit
+from medseg.predict.predictor import Predicting, Predictor, require_fit
 from medseg.predict.record import label_map_digest
 from medseg.predict.sinks import LabelFile, Sink
 from medseg.predict.terms import doubts_of_headers, open_parts, read_whole, refuse
 from medseg.predict.trainings import read_trainings
+from medseg.predict.uncertainty import UncertaintyFiles
 from medseg.progress import Progress, say
 from medseg.records import read_record
 
@@ -71,8 +74,10 @@ def open_batch(
     """The images that a user means, and where their predictions go; arguments and errors as for ``predict_files``."""
     trainings = read_trainings([model] if isinstance(model, Path) else model)
     inputs = find_inputs(words, trainings[0].checkpoint.channels, out, layout=how.layout, series=how.series)
+    if how.uncertainty and len(trainings) > 1:
+        raise ConfigError("--uncertainty: is of one model with its mirror images; name one --model")
     batch = Batch(inputs, out, how, trainings, terms_of(trainings, how), then)
-    _refuse_overwriting(inputs, [path for one in inputs for path in batch.outputs(one)])
+    _refuse_overwriting(inputs, [path for one in inputs for path in (*batch.outputs(one), *batch.maps(one))])
     return batch
 
 
@@ -111,10 +116,11 @@ def _check(batch: Batch, memory: Sequence[Memory]) -> dict[Input, str]:
     for done, one in enumerate(batch.inputs, start=1):
         with _noting_failure(batch, one):
             keys[one] = batch.key(one)
-            names = [path.name for path in batch.outputs(one)]
+            names = [path.name for path in (*batch.outputs(one), *batch.maps(one))]
             found = kept(batch.stamp(one), keys[one], names, label_map_digest)
             if found is not None and _allowed_in(batch.stamp(one)) <= batch.terms.allow:
                 batch.kept.add(one)
+                batch.expected[one] = read_record(batch.stamp(one), "medseg predict").get(EXPECTED, {})
             else:
                 batch.require_unedited(one)
                 _check_one(batch, one, memory)
@@ -140,7 +146,7 @@ def _check_one(batch: Batch, one: Input, memory: Sequence[Memory]) -> None:
     batch.allowed += [doubt for doubt in found if doubt.allowed]
     refuse(found)
     for of_one in memory:
-        of_one.require(one.shown, channels, parts[0])
+        of_one.require(one.shown, channels, parts[0], len(batch.maps(one)))
 
 
 def say_members(batch: Batch, named: Sequence[Path]) -> None:
@@ -196,13 +202,17 @@ def _predict_one(batch: Batch, one: Input, predictor: Predicting, key: str) -> N
     for doubt in found:
         say(f"predict: allowed {doubt.doubt.code}: {doubt.file}: {doubt.doubt.cause}; {doubt.allowed}")
     labels, *classes = batch.outputs(one)
-    sink = LabelFile(labels, classes[0] if classes else None, batch.how.references)
-    _into(predictor, source, one, [sink, *batch.watchers])
+    file, expected = LabelFile(labels, classes[0] if classes else None, batch.how.references), ExpectedDice()
+    sinks: list[Sink] = [FinishedFile(file, batch.how.finish, source) if batch.how.finish else file, expected]
+    maps = batch.maps(one)
+    if isinstance(predictor, Predictor):
+        predictor.uncertain = bool(maps)
+    _into(predictor, source, one, [*sinks, *([UncertaintyFiles(*maps)] if maps else []), *batch.watchers])
+    batch.expected[one] = expected.values
     about = [doubt for doubt in batch.allowed if doubt.file in one.files]
     allowed = sorted({doubt.doubt.code for doubt in (*about, *found)} & batch.terms.allow)
-    write_stamp(
-        batch.stamp(one), key, [labels, *classes], label_map_digest, {"allowed": allowed, **batch.predicted(one)}
-    )
+    facts = {"allowed": allowed, EXPECTED: expected.values, **batch.predicted(one)}
+    write_stamp(batch.stamp(one), key, [labels, *classes, *maps], label_map_digest, facts)
     _follow(batch, one, source)
 
 

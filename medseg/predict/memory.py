@@ -49,17 +49,19 @@ class Memory:
         self._plan, self._budget = plan, budget
         self._device = pick_device(device or ("cpu" if plan.machine.device == "cpu" else "auto"))
 
-    def require(self, name: str, channels: int, source: Source) -> None:
+    def require(self, name: str, channels: int, source: Source, maps: int = 0) -> None:
         """Raise ``DataError`` if predicting an image needs more memory than there is.
 
         Args:
             name: what messages call the image.
             channels: of all its files.
             source: its first file.
+            maps: of uncertainty that are written beside its label map.
         """
         geometry = source.geometry
         scaled = (source.slope, source.intercept) != (1.0, 0.0)
         need = image_bytes(channels, geometry, source.stored.dtype, self._plan, scaled=scaled)
+        need += uncertainty_bytes(maps, geometry, self._plan)
         on_host = self._device == "cpu"
         # Counting takes seconds. A training step, which the plan has counted, takes more than prediction does.
         if on_host and need + LIBRARIES + (self._step or 0) <= self._budget and self._step is not None:
@@ -137,6 +139,14 @@ def image_bytes(channels: int, geometry: Geometry, stored: np.dtype[Any], plan: 
         held + result + _blended_bytes(channels, shape, turned.shape, plan) + labels,
         held + result + 4 * labels + decoding,
     )
+
+
+def uncertainty_bytes(maps: int, geometry: Geometry, plan: Plan) -> int:
+    """Bytes that maps of uncertainty take beyond ``image_bytes``: each on the box and on the image, and as bytes of a
+    file; and the probabilities and the entropy that are blended beside the logits, counted as if whole."""
+    if not maps:
+        return 0
+    return math.prod(geometry.shape) * (4 * maps + 12 + 2 * 4 * (plan.network.out_channels + 1))
 
 
 def _blended_bytes(channels: int, shape: Sequence[int], native: Sequence[int], plan: Plan) -> int:

@@ -30,6 +30,7 @@ from medseg.plan.plan import Plan
 from medseg.predict.members import Member, mean_of
 from medseg.predict.native import native_slabs
 from medseg.predict.sinks import Frame, Sink, Slab
+from medseg.predict.spread import Spread, Uncertainty
 from medseg.preprocess.prepare import own_spacing, prepare_image
 
 
@@ -44,6 +45,7 @@ class Pipeline:
         device, precision: where and in which arithmetic networks run.
         decoding: how objects are read off maps; None: the head's default.
         windows: at once in a network; None: as many as samples in a batch of the training.
+        uncertain: whether slabs say how sure they are.
     """
 
     plan: Plan
@@ -53,6 +55,7 @@ class Pipeline:
     precision: str
     decoding: Decoding | None = None
     windows: int | None = None
+    uncertain: bool = False
 
     def run(self, source: Source, name: str, sinks: Sequence[Sink]) -> None:
         """Predict one image into sinks, which are complete when this returns.
@@ -74,16 +77,19 @@ class Pipeline:
             takers = [opened.enter_context(sink.open(frame)) for sink in sinks]
             opened.enter_context(torch.inference_mode())
             opened.enter_context(autocast(self.device, self.precision))
-            for rows, logits in native:
+            for rows, maps in native:
+                logits, behind = maps[: self.plan.network.out_channels], maps[self.plan.network.out_channels :]
+                unsure = Uncertainty.of(behind, self.table, head) if self.uncertain else None
                 if objects is None:
-                    slab = Slab(rows, logits, decoder.labels(logits, self.table).numpy())
+                    labels = decoder.labels(logits, self.table).numpy()
+                    slab = Slab(rows, logits, labels, uncertainty=unsure)
                 else:
                     objects.take(rows, logits)
-                    slab = Slab(rows, logits, None)
+                    slab = Slab(rows, logits, None, uncertainty=unsure)
                 for take in takers:
                     take(slab)
                 # So that no slab is held while the next one is made.
-                del logits, slab
+                del maps, logits, behind, unsure, slab
             if objects is not None:
                 found = objects.decoded()
                 for take in takers:
@@ -101,7 +107,7 @@ class Pipeline:
     def _blended(self, image: Tensor, axis: int, name: str) -> Iterator[Tensor]:
         """The members' mean logits (K, slab) of a prepared image (C, S), blended over windows, slab by slab."""
         slabs = predict_slabs(
-            mean_of(self.members),
+            Spread(self.members, self.table, self.plan.network.head) if self.uncertain else mean_of(self.members),
             image,
             self.plan.window,
             axis=axis,

@@ -23,6 +23,7 @@ STAGES = (
     "preprocess",
     "train",
     "predict",
+    "choose",
     "postprocess",
     "evaluate",
 )

@@ -171,11 +171,16 @@ def _objects(config: Config, models: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _postprocessing(steps: PostprocessConfig) -> str:
-    given = {k: v for k, v in steps.model_dump(exclude_none=True).items() if v}
+    given = {k: v for k, v in steps.model_dump(exclude_none=True, exclude={"choose"}).items() if v}
+    chosen = (
+        f"Of {', '.join(steps.choose)}, what helps was chosen for each training on cases of the other folds, which its "
+        "results are not about; what was adopted stands in the report."
+    )
     if not given:
-        return "None: the network's own label maps are scored."
+        return chosen if steps.choose else "None: the network's own label maps are scored."
     named = ", ".join(k if v is True or isinstance(v, dict) else f"{k} {_shown(v)}" for k, v in given.items())
-    return f"{named}; chosen by the user in the configuration, none by medseg from data."
+    by_user = f"{named}; chosen by the user in the configuration"
+    return f"{by_user}. {chosen}" if steps.choose else f"{by_user}, none by medseg from data."
 
 
 def _shown(value: Any) -> str:

@@ -14,7 +14,7 @@ from medseg.formats.errors import FormatError
 from medseg.formats.world import NOTHING, About
 from medseg.image.geometry import MICROMETRES, Geometry
 
-_OME_TYPES = {"i1": "int8", "i2": "int16", "i4": "int32", "u1": "uint8", "u2": "uint16", "u4": "uint32"}
+_OME_TYPES = {"f4": "float", "i1": "int8", "i2": "int16", "i4": "int32", "u1": "uint8", "u2": "uint16", "u4": "uint32"}
 
 
 def tiff_bytes(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> bytes:
