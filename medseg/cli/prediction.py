@@ -115,7 +115,7 @@ def _predict_images(
     from medseg.text import escaped
 
     options = {name: value for name, value in how.items() if name != "raw"}
-    named = _named(models, folders)
+    named = named_model(models, folders)
     finish, note = (None, "") if how["raw"] else steps_of_models(named, folders)
     if note:
         say(f"predict: {note}")
@@ -140,7 +140,7 @@ def _predict_images(
     stage.raise_failed(batch)
 
 
-def _named(models: Sequence[str], folders: Sequence[Path]) -> Path | None:
+def named_model(models: Sequence[str], folders: Sequence[Path]) -> Path | None:
     """The folder of the one model, or ensemble of a study, that was named; None: several were."""
     from medseg.results.folders import ModelFolder
 

@@ -38,11 +38,17 @@ def serve(
     from medseg.tracking import resolve_models
 
     folders = [folder for one in model for folder in resolve_models(one, tracking_uri)]
+    from medseg.cli.prediction import named_model
+    from medseg.postprocess.of_model import steps_of_models
     from medseg.predict.batch import How
+    from medseg.progress import say
     from medseg.serve.server import serve as run
     from medseg.serve.service import Limits
 
-    how = How(device=device, threads=threads, mirror=mirror, max_gb=max_gb)
+    finish, note = steps_of_models(named_model(model, folders), folders)
+    if note:
+        say(f"serve: {note.removesuffix(' (--raw: without)')}")
+    how = How(device=device, threads=threads, mirror=mirror, max_gb=max_gb, finish=finish)
     limits = Limits(int(max_mb * 1e6), queue, keep_minutes * 60)
     run(
         folders,

@@ -113,6 +113,11 @@ class PostprocessConfig(Section):
         """Whether any operation is asked for, or may be chosen."""
         return any(self.model_dump().values())
 
+    @property
+    def may_refine(self) -> bool:
+        """Whether the conditional random field is asked for, or may be chosen."""
+        return self.crf is not None or "crf" in self.choose
+
     def with_steps(self, **changes: Any) -> PostprocessConfig:
         """These operations and others, nothing left to choose."""
         return PostprocessConfig(**{**self.model_dump(), **changes, "choose": []})
