@@ -55,8 +55,6 @@ def predict_array(
     grid = predictor.plan.grid
     source = _source(image, grid.dims, grid.oriented, spacing, affine, unit or grid.unit)
     require_fit(source.geometry, source.shape[0], NAME, predictor.checkpoint, world=affine is not None)
-    if source.unit != grid.unit:
-        source = source.measured_in(grid.unit)
     refuse(doubts_of_headers([source], terms))
     Memory(predictor.plan, predictor.device, available_memory()).require(NAME, source.shape[0], source)
     whole, _ = read_whole([source], terms)

@@ -58,7 +58,7 @@ class Memory:
             source: its first file.
             maps: of uncertainty that are written beside its label map.
         """
-        geometry = source.geometry
+        geometry = source.geometry.in_unit(self._plan.grid.unit)
         scaled = (source.slope, source.intercept) != (1.0, 0.0)
         need = image_bytes(channels, geometry, source.stored.dtype, self._plan, scaled=scaled)
         need += uncertainty_bytes(maps, geometry, self._plan)
