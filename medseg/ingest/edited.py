@@ -73,7 +73,8 @@ def find_edited(
         DataError: with a line for everything that is wrong.
     """
     files = [folder / file.removeprefix("./") for file in walk(folder, ".")]
-    files = [file for file in files if suffix_of(file) in FORMATS and not stem_of(file).endswith(".classes")]
+    others = {other.resolve() for one in predictions.values() for other in one.others}
+    files = [file for file in files if suffix_of(file) in FORMATS and file.resolve() not in others]
     own = {one.labels.resolve(): one for one in predictions.values()}
     untouched = {file for file in files if _is_untouched(file, own)}
     wrong: list[str] = []

@@ -74,12 +74,14 @@ class Prediction:
         name: of its image, relative to the folder, without a suffix.
         labels: the file, which may have been changed or removed since.
         sha256: of the file as it was written.
+        others: files that were written beside it: of classes, of uncertainty.
         facts: what it was made from.
     """
 
     name: str
     labels: Path
     sha256: str
+    others: tuple[Path, ...]
     facts: Predicted
 
 
@@ -101,4 +103,5 @@ def read_prediction(stamp: Path, folder: Path, name: str) -> Prediction | None:
     if KEY not in record:
         raise DataError(f"{labels}: an earlier version predicted it and did not record the image; predict it again")
     with as_written(stamp, MAKER):
-        return Prediction(name, labels, record["sha256"][labels.name], Predicted.from_json(record[KEY]))
+        others = tuple(labels.with_name(other) for other in record["sha256"] if other != labels.name)
+        return Prediction(name, labels, record["sha256"][labels.name], others, Predicted.from_json(record[KEY]))

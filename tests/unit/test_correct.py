@@ -30,7 +30,7 @@ from medseg.ingest.layouts.corrections import TABLE
 from medseg.ingest.manifest import read_manifest
 from medseg.ingest.predicted import KEY, stamp_of
 from medseg.predict.files import predict_files
-from medseg.records import read_record
+from medseg.records import read_record, write_record
 from tests import dicom_phantom as phantom
 from tests.conftest import CLASSES, OBLIQUE, scene
 
@@ -149,6 +149,12 @@ def test_edited_label_maps_become_cases_with_their_source(solid: Loop, capsys: p
 
 def test_an_edit_in_place_leaves_the_others_out(flat: Loop) -> None:
     flat.edit(0, to=flat.predicted)
+    # What was written beside a label map is none.
+    stamp = stamp_of(flat.maps[1])
+    other = flat.predicted / "n1.uncertainty.png"
+    shutil.copy(flat.maps[1], other)
+    record = read_record(stamp, "")
+    write_record(stamp, {**record, "sha256": {**record["sha256"], other.name: sha256_file(other)}})
     assert flat.add(folder=flat.predicted) == [
         f"added 1 corrected predictions to {TABLE} of data set 'corrected': n0",
         "2 label maps are as they were predicted, and were left out",
