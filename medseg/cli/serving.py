@@ -29,6 +29,7 @@ def serve(
     device: o.Device = None,
     threads: o.Threads = None,
     mirror: o.Mirror = None,
+    raw: o.Raw = False,
     tracking_uri: o.TrackingUri = None,
 ) -> None:
     """Predict images that programs send over HTTP, on this machine: upload in, label map out."""
@@ -45,9 +46,9 @@ def serve(
     from medseg.serve.server import serve as run
     from medseg.serve.service import Limits
 
-    finish, note = steps_of_models(named_model(model, folders), folders)
+    finish, note = (None, "") if raw else steps_of_models(named_model(model, folders), folders)
     if note:
-        say(f"serve: {note.removesuffix(' (--raw: without)')}")
+        say(f"serve: {note}")
     how = How(device=device, threads=threads, mirror=mirror, max_gb=max_gb, finish=finish)
     limits = Limits(int(max_mb * 1e6), queue, keep_minutes * 60)
     run(

@@ -24,10 +24,13 @@ import numpy as np
 import pytest
 import tifffile
 
+from medseg.config import PostprocessConfig
 from medseg.errors import CheckpointError, ConfigError
 from medseg.formats.read import open_image
 from medseg.formats.write import write_labels
 from medseg.image.geometry import Geometry
+from medseg.postprocess.of_model import steps_of_model
+from medseg.postprocess.settled import Settled, write_settled
 from medseg.predict import native
 from medseg.predict.batch import How
 from medseg.predict.files import predict_files
@@ -37,6 +40,7 @@ from medseg.serve import service as services
 from medseg.serve.job import Watch
 from medseg.serve.server import is_loopback, serve
 from medseg.serve.service import Limits
+from medseg.trained import read_trained
 from tests import dicom_phantom as phantom
 from tests.services import Running, serving
 
@@ -460,7 +464,11 @@ def test_a_model_that_cannot_be_loaded_is_said_at_once(study: Any, tmp_path: Pat
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_command_cleanly(number: int, study: Any, picture: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "medseg", "serve", str(study.model("flat")), "--port", "0"]
+    # With the post-processing that belongs to the model, as `medseg predict` has it.
+    model = Path(shutil.copytree(study.model("flat"), tmp_path / "model"))
+    steps = PostprocessConfig(largest_component=["ball", "rod"])
+    write_settled(read_trained(model), Settled({}, steps, None))
+    command = [sys.executable, "-m", "medseg", "serve", str(model), "--port", "0"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -469,8 +477,9 @@ def test_a_signal_ends_the_command_cleanly(number: int, study: Any, picture: Pat
         address = process.stdout.readline().strip()
         with urlopen(Request(f"{address}/predict?name=a.png", picture.read_bytes())) as answer:
             data = answer.read()
-        (expected,) = predict_files([picture], study.model("flat"), tmp_path / "out")
-        assert data == expected.read_bytes()
+        (expected,) = predict_files([picture], model, tmp_path / "out", How(finish=steps_of_model(model)))
+        (plain,) = predict_files([picture], model, tmp_path / "plain")
+        assert data == expected.read_bytes() != plain.read_bytes()
         process.send_signal(number)
         assert process.wait(60) == 0
         assert "Traceback" not in process.stderr.read()
