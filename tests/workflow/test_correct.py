@@ -110,5 +110,5 @@ def test_the_loop(tmp_path: Path) -> None:
         nibabel.save(nibabel.Nifti1Image(values, image.affine), path)
     done = medseg(folder, *add[1:6], "--add", "predicted2", "--images", "old", "--by", "anna")
     assert done.returncode == 0, done.stdout[-4000:]
-    done = run(folder, "--configfile", "tuned.yaml", "results/tuned/corrected/train/tuned/fold0-seed0/model.json")
+    done = run(folder, "results/tuned/corrected/train/tuned/fold0-seed0/model.json", "--configfile", "tuned.yaml")
     assert done.returncode == 2 and "its weights have seen" in done.stdout
