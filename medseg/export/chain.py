@@ -13,6 +13,7 @@ from medseg.heads import FLOW_SCALE, HEADS
 from medseg.image.intensity import LARGEST
 from medseg.image.resample import ANISOTROPY, ROUNDING
 from medseg.plan.plan import Grid
+from medseg.postprocess.settled import read_settled
 
 FORMAT = "medseg-chain-1"
 # Defaults of ``medseg.patches.tiling``, which predictions use.
@@ -77,6 +78,7 @@ def chain_of(model: Handover, network_file: str) -> dict[str, Any]:
         },
         "back": {"order": 1, "outside": 0},
         "decoder": _decoder(model),
+        "postprocess": _postprocess(model),
     }
 
 
@@ -84,6 +86,15 @@ def _normalization(grid: Grid, channel: int) -> dict[str, Any]:
     name = grid.normalization[channel]
     formula, needs = FORMULAS[name]
     return {"name": name, "formula": formula, **{key: grid.statistics[channel][key] for key in needs}}
+
+
+def _postprocess(model: Handover) -> dict[str, Any] | None:
+    """The operations that ``medseg predict`` applies to label maps of the model; readers elsewhere do not."""
+    settled = read_settled(model.folder)
+    if settled is None or not settled.steps.applies:
+        return None
+    note = "applied by medseg alone; labels without it are those of `medseg predict --raw`"
+    return {"note": note, "steps": settled.steps.model_dump(mode="json", exclude_defaults=True)}
 
 
 def _decoder(model: Handover) -> dict[str, Any]:

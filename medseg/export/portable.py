@@ -8,18 +8,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medseg.records import write_record
+from medseg.records import read_record, write_record
 from medseg.results.folders import ModelFolder
 
 # The folders of an absolute path, on this system and on Windows; addresses (https://…) are none.
 FOLDERS = re.compile(r"(?:(?<![\w:/.~-])~?/|\b[A-Za-z]:[\\/])(?:[^\s/\\'\",;:()]+[/\\])+")
 
 
-def write_portable(facts: Mapping[str, Any], weights: Path, folder: Path) -> None:
-    """Write a model folder of these facts (``model.json``), made ``portable``, and these weights."""
-    files = ModelFolder(folder)
-    shutil.copyfile(weights, files.weights)
-    write_record(files.description, portable(facts))
+def write_portable(facts: Mapping[str, Any], model: Path, folder: Path) -> None:
+    """Write a model folder of these facts (``model.json``), made ``portable``, with all else that belongs to the model.
+
+    Args:
+        facts: ``model.json`` of the model.
+        model: its folder.
+        folder: where the copy goes.
+    """
+    source, target = ModelFolder(model), ModelFolder(folder)
+    shutil.copyfile(source.weights, target.weights)
+    # How operations were chosen is the study's; what they are is the model's.
+    for one, other, study in (
+        (source.postprocess, target.postprocess, ("choice",)),
+        (source.quality, target.quality, ()),
+    ):
+        if one.is_file():
+            kept = _without_folders(read_record(one, "medseg"))
+            write_record(other, {**kept, **dict.fromkeys(study)})
+    write_record(target.description, portable(facts))
 
 
 def portable(facts: Mapping[str, Any]) -> dict[str, Any]:

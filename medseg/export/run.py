@@ -20,7 +20,6 @@ from medseg.export.study import Study
 from medseg.export.table import EXPORTS
 from medseg.files import SAFE_NAME, fsync_folder, write_json, write_text
 from medseg.late import resolve
-from medseg.results.folders import ModelFolder
 from medseg.train.checkpoint import read_description
 from medseg.trained import read_facts
 
@@ -60,7 +59,7 @@ def export(model: Path, to: str, out: Path, *, name: str = "", licence: str = ""
     card = card_of(made, facts, name, licence, authors, Study.around(model, made))
     with tempfile.TemporaryDirectory(prefix="medseg-export-") as temporary:
         portable = Path(temporary)
-        write_portable(facts, ModelFolder(model).weights, portable)
+        write_portable(facts, model, portable)
         checkpoint, _ = read_description(portable)
         with _appearing(out) as folder:
             resolve(row.write)(Handover(portable, checkpoint, name, card, licence, tuple(authors)), folder)

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -26,8 +27,11 @@ import torch
 from typer.testing import CliRunner
 
 from medseg.cli.commands import app
+from medseg.config import PostprocessConfig
 from medseg.errors import ConfigError, DataError
 from medseg.export import reader
+from medseg.export.chain import chain_of
+from medseg.export.handover import Handover
 from medseg.export.run import export
 from medseg.export.table import EXPORTS
 from medseg.files import read_json, write_json
@@ -35,9 +39,12 @@ from medseg.formats.read import read_labels
 from medseg.image.labels import LabelTable
 from medseg.models.zoo import build_model
 from medseg.objects.decoding import Decoding
+from medseg.postprocess.of_model import steps_of_model
+from medseg.postprocess.settled import Settled, write_settled
 from medseg.predict.files import How, predict_files
 from medseg.records import read_record
-from medseg.train.checkpoint import Checkpoint, write_checkpoint
+from medseg.train.checkpoint import Checkpoint, read_description, write_checkpoint
+from medseg.trained import read_trained
 from tests import exported
 from tests.exported import Exported
 
@@ -109,6 +116,22 @@ def test_a_folder_predicts_and_names_nobody(made: Exported, tmp_path: Path) -> N
     assert card["licence"] == "CC-BY-4.0"
     assert card["data"]["trained_on"]["subjects"] == len(seen)
     assert "A. Nobody" in (out / "MODEL_CARD.md").read_text()
+
+
+def test_post_processing_goes_with_the_model_or_is_named(study: Any, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(study.model("flat"), model)
+    steps = PostprocessConfig(fill_holes=True)
+    write_settled(read_trained(model), Settled({}, steps, {"subjects": ["somebody"]}))
+    out = export(model, "folder", tmp_path / "given")
+    assert steps_of_model(out) == steps_of_model(model)
+    assert "somebody" not in (out / "postprocess.json").read_text()
+    served = export(model, "pyfunc", tmp_path / "served")
+    assert steps_of_model(served / "artifacts") == steps_of_model(model)
+    handed = Handover(out, read_description(out)[0], "name", read_json(out / "card.json"))
+    assert chain_of(handed, "none")["postprocess"]["steps"] == {"fill_holes": True}
+    plain = Handover(study.model("flat"), handed.checkpoint, "name", handed.card)
+    assert chain_of(plain, "none")["postprocess"] is None
 
 
 def test_what_is_not_known_is_said(study: Any, tmp_path: Path) -> None:
