@@ -23,8 +23,7 @@ TORCH_MB = 1500
 CUDA_MB = 4000  # a GPU's driver and libraries map a few GB of host memory into each process
 # Bytes per voxel and channel while a case is read (``preprocess.memory``: numbers may go through double precision).
 READING = 26
-# Bytes per voxel of label maps on the native grid, and of the distances between their surfaces.
-LABELS = 32
+LABELS = 32  # bytes per voxel of label maps on the native grid, and of the distances between their surfaces
 # Of object data beyond that, per voxel: numbering objects, and decoding them (measured: 59 bytes at the peak).
 OBJECTS = 64
 # Of objects of several classes, per voxel: writing the class of each voxel (measured: 7.9 bytes, as NIfTI).

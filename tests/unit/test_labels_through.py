@@ -279,11 +279,9 @@ def test_regions_and_classes_are_postprocessed_by_name(river: River, tmp_path: P
     with pytest.raises(ConfigError, match=r"no class \['spleen'\].*a class that no region paints is never predicted"):
         run(largest_component=["spleen"])
     run(largest_component=["kidneys"])
-    kidneys = list(dict(river.config.datasets["organs"].regions or {})["kidneys"])
-    values = [river.config.datasets["organs"].class_values[name] for name in kidneys]
     for entry in read_json(tmp_path / "out" / "predictions.json")["cases"].values():
         labels = read_labels(tmp_path / "out" / entry["file"])[0]
-        assert ndimage.label(np.isin(labels, values))[1] <= 1
+        assert ndimage.label(labels == 2)[1] <= 1
     run(largest_component=["liver"], fill_holes=True, min_size=3)
     for entry in read_json(tmp_path / "out" / "predictions.json")["cases"].values():
         assert ndimage.label(read_labels(tmp_path / "out" / entry["file"])[0] == 1)[1] <= 1

@@ -73,6 +73,6 @@ def test_a_choice_is_made_resumed_and_goes_with_the_model(tmp_path: Path) -> Non
     (folder / "config/config.yaml").write_text(
         text.replace("    postprocess: {fill_holes: true, choose: [min_volume]}\n", "")
     )
-    last = run(folder, "--until", "evaluate")
+    last = run(folder, "--until", "ingest")
     assert last.returncode == 0, last.stdout[-3000:]
     assert not any((model / "postprocess.json").exists() for model in models.values())
