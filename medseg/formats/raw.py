@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medseg.formats.content import FileBytes, Part
 from medseg.formats.limits import check_memory, memory_budget
+from medseg.formats.pieces import Pieces
 from medseg.formats.source import Voxels
 
 # Largest stretch of a file that is read at once although only some of its voxels are wanted.
@@ -48,6 +49,7 @@ class RawVoxels:
         self.dtype: np.dtype[Any] = dtype.newbyteorder("=")
         others = [n for axis, n in enumerate(sizes) if axis != channel]
         self.shape: tuple[int, ...] = (1 if channel is None else sizes[channel], *others)
+        self.pieces = Pieces(len(others) - 1, (1,) * len(others))
 
     def __getitem__(self, box: tuple[slice, ...]) -> NDArray[Any]:
         """The voxels of a box (C,*S), one slice per axis, native byte order."""
