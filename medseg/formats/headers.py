@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,8 +148,3 @@ def require_axes(path: Path, geometry: Geometry) -> None:
     """Refuse grids that have neither 2 nor 3 axes."""
     if geometry.dims not in (2, 3):
         raise FormatError(path, f"a grid of {geometry.dims} axes, expected 2 or 3", "choose another format")
-
-
-def first_axis_fastest(labels: NDArray[Any]) -> bytes:
-    """Values in little-endian bytes, the first axis running fastest."""
-    return labels.astype(labels.dtype.newbyteorder("<")).tobytes(order="F")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import gzip
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -98,11 +96,3 @@ def _unpacked(path: Path, data: bytes | Part, packing: Packing, most: int) -> It
             raise FormatError(path, f"{len(view) - at} bytes follow the end of the {packing} stream")
         # What is read beyond the end of a member is read again for the next: of small ones, little is taken at a time.
         step = FIRST_STEP
-
-
-def pack_gzip(data: bytes) -> bytes:
-    """A gzip stream without name and time: equal input gives equal bytes."""
-    packed = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", fileobj=packed, compresslevel=6, mtime=0) as stream:
-        stream.write(data)
-    return packed.getvalue()
