@@ -43,6 +43,7 @@ def predict(
     axes: o.Axes = None,
     channel: o.Channel = None,
     max_gb: o.MaxGb = None,
+    dry_run: o.DryRun = False,
     device: o.Device = None,
     threads: o.Threads = None,
     mirror: o.Mirror = None,
@@ -73,7 +74,7 @@ def predict(
         how = {name: given[name] or None for name in ("layout", "series", "spacing", "allow", "axes")}
         how |= {name: given[name] for name in ("orientation", "fill", "max_gb", "device", "threads", "mirror")}
         how |= {"references": references, "channels": [int(c) if c.isdecimal() else c for c in channel or ()]}
-        _predict_images(images, model, tracking_uri, out, kinds_of(tables, rois, geojson, overlays), how)
+        _predict_images(images, model, tracking_uri, out, kinds_of(tables, rois, geojson, overlays), how, dry_run)
     elif config is not None and manifest is not None and splits is not None and fold is not None:
         _refuse(given, o.OF_FILES, "for image files; a fold's cases are predicted as the configuration says")
         training, which = None, fold_of(fold)
@@ -89,9 +90,17 @@ def predict(
 
 
 def _predict_images(
-    images: list[Path], models: list[str], tracking_uri: str | None, out: Path, kinds: list[str], how: Mapping[str, Any]
+    images: list[Path],
+    models: list[str],
+    tracking_uri: str | None,
+    out: Path,
+    kinds: list[str],
+    how: Mapping[str, Any],
+    dry_run: bool,
 ) -> None:
     """Predict image files, write ``kinds`` of files for their objects, and print the names of all.
+
+    Of a dry run, what each takes is printed, and nothing is written.
 
     Raises:
         ImagesFailed: if some could not be predicted; the names of the others are printed before.
@@ -104,10 +113,16 @@ def _predict_images(
     from medseg.measure.predicted import PredictedObjects
     from medseg.predict import files as stage
     from medseg.predict.code import code_of
+    from medseg.predict.planned import plan_batch
     from medseg.text import escaped
 
     batch = stage.open_batch(images, folders, out, stage.options_of({**how, "code": code_of(folders)}))
     stage.say_members(batch, folders)
+    if dry_run:
+        for line in plan_batch(batch):
+            print(escaped(line))
+        stage.raise_failed(batch)
+        return
     objects = None
     if kinds:
         objects = PredictedObjects.create(out, kinds, batch.checkpoint.labels, batch.checkpoint.channels)
@@ -208,7 +223,7 @@ def _reserve_gpu() -> None:
 def _refuse(given: Mapping[str, Any], names: Sequence[str], why: str) -> None:
     """Raise ``BadParameter`` if one of the options ``names`` is given, since it would change nothing."""
     empty: tuple[Any, ...] = (None, "", [])
-    found = [name for name in names if given[name] not in empty and not (name in o.OBJECTS and not given[name])]
+    found = [name for name in names if given[name] not in empty and not (name in o.SWITCHES and not given[name])]
     if found:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in found)
         raise typer.BadParameter(f"{options}: {why}; leave them out")

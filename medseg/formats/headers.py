@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.formats.content import Content, Data, FileBytes, Part, part_from
+from medseg.formats.content import Content, Data, Part, part_from, rest_of
 from medseg.formats.errors import FormatError
 from medseg.formats.limits import check_claim
 from medseg.image.geometry import Geometry
@@ -106,7 +106,7 @@ def uncompressed(path: Path, body: Part, skip: int, size: int) -> Part:
     check_claim(path, size, len(body))
     if skip < 0 or len(body) != skip + size:
         raise FormatError(path, f"{len(body)} bytes of data, the header needs exactly {size}")
-    return body.after(skip) if isinstance(body, FileBytes) else body[skip:]
+    return rest_of(body, skip)
 
 
 def reals(path: Path, name: str, text: str, separator: str | None = None) -> list[float]:

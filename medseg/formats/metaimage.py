@@ -27,11 +27,11 @@ from medseg.formats.headers import (
     require_axes,
     uncompressed,
 )
-from medseg.formats.limits import MAX_DEFLATE_RATIO, check_size
+from medseg.formats.limits import MAX_DEFLATE_RATIO, check_stream
 from medseg.formats.plain import Files, Fill, Labels, deflated, filled, first_axis_fastest
 from medseg.formats.raw import raw_voxels
 from medseg.formats.source import Source
-from medseg.formats.streams import unpack
+from medseg.formats.streams import unpack_voxels
 from medseg.formats.world import NOTHING, About, World
 from medseg.image.geometry import Geometry
 from medseg.image.units import world_unit
@@ -145,7 +145,7 @@ def _dtype(header: TextHeader) -> np.dtype[Any]:
     return np.dtype(TYPES[name]).newbyteorder(">" if _flag(header, "BinaryDataByteOrderMSB", False) else "<")
 
 
-def _plain(header: TextHeader, body: Part, size: int) -> bytearray | Part:
+def _plain(header: TextHeader, body: Part, size: int) -> Part:
     """The voxels' bytes, exactly ``size`` of them."""
     path, skip = header.path, header.integer("HeaderSize", 0)
     if not _flag(header, "CompressedData", False):
@@ -155,8 +155,8 @@ def _plain(header: TextHeader, body: Part, size: int) -> bytearray | Part:
     if header.integer("CompressedDataSize", len(body)) != len(body):
         found = header.fields["CompressedDataSize"][:20]
         raise FormatError(path, f"{len(body)} bytes of compressed data, the header says {found}")
-    check_size(path, size, len(body) * MAX_DEFLATE_RATIO)
-    return unpack(path, body, size, "zlib")
+    check_stream(path, size, len(body) * MAX_DEFLATE_RATIO)
+    return unpack_voxels(path, body, size, "zlib")
 
 
 def _world(header: TextHeader, rank: int) -> tuple[NDArray[np.float64] | None, str, tuple[tuple[str, str], ...]]:

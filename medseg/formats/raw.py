@@ -18,7 +18,7 @@ from medseg.formats.source import Voxels
 SPAN = 16 << 20
 
 
-def raw_voxels(data: Part | bytearray, dtype: np.dtype[Any], sizes: Sequence[int], channel: int | None) -> Voxels:
+def raw_voxels(data: Part, dtype: np.dtype[Any], sizes: Sequence[int], channel: int | None) -> Voxels:
     """Voxels (C,*S) from plain bytes.
 
     Args:

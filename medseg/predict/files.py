@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medseg.errors import DataError, GeometryError, ImagesFailed
 from medseg.files import write_text
-from medseg.formats.limits import file_limit
+from medseg.formats.limits import file_limit, spooling
 from medseg.formats.source import Source
 from medseg.kept import kept, write_stamp
 from medseg.machine import available_memory
@@ -21,8 +21,19 @@ from medseg.predict.inputs import find_inputs
 from medseg.predict.memory import Memory
 from medseg.predict.predictor import Predicting, require_fit
 from medseg.predict.record import label_map_digest
+from medseg.predict.scale import LARGE, is_large
 from medseg.predict.sinks import LabelFile
-from medseg.predict.terms import Terms, doubts_of_headers, open_parts, read_whole, refuse, shared_terms
+from medseg.predict.terms import (
+    Found,
+    Terms,
+    doubts_of_headers,
+    on_one_grid,
+    open_parts,
+    read_by_slabs,
+    read_whole,
+    refuse,
+    shared_terms,
+)
 from medseg.predict.trainings import read_trainings
 from medseg.progress import Progress, say
 from medseg.records import read_record
@@ -84,15 +95,28 @@ def predict_batch(batch: Batch) -> None:
     Raises:
         ImagesFailed: if none can be predicted.
     """
-    limit = None if batch.how.max_gb is None else int(batch.how.max_gb * 1e9)
-    with file_limit(limit):
-        budget = limit or available_memory()
-        each = [Memory(one.checkpoint.plan, batch.how.device, budget) for one in batch.trainings]
-        keys = _check(batch, each)
-        _say_checked(batch)
+    with reading(batch):
+        keys = check(batch, memories(batch))
         if len(batch.failed) == len(batch.inputs):
             raise_failed(batch)
         _predict(batch, keys)
+
+
+@contextmanager
+def reading(batch: Batch) -> Iterator[None]:
+    """Within the block, files are read as a batch allows it, and what is large is unpacked on disk."""
+    with file_limit(_limit(batch)), spooling(LARGE):
+        yield
+
+
+def memories(batch: Batch) -> list[Memory]:
+    """What each training of a batch may take, and needs."""
+    budget, together = _limit(batch) or available_memory(), len(batch.trainings) > 1
+    return [Memory(one.checkpoint.plan, batch.how.device, budget, together=together) for one in batch.trainings]
+
+
+def _limit(batch: Batch) -> int | None:
+    return None if batch.how.max_gb is None else int(batch.how.max_gb * 1e9)
 
 
 def raise_failed(batch: Batch) -> None:
@@ -106,8 +130,8 @@ def raise_failed(batch: Batch) -> None:
         raise ImagesFailed(len(batch.failed), lines, batch.written)
 
 
-def _check(batch: Batch, memory: Sequence[Memory]) -> dict[Input, str]:
-    """Check every image that has no prediction yet; the keys of all that could be read."""
+def check(batch: Batch, memory: Sequence[Memory]) -> dict[Input, str]:
+    """Check every image that has no prediction yet, and say what was found; the keys of all that could be read."""
     bar = Progress("predict: check", len(batch.inputs))
     keys: dict[Input, str] = {}
     for done, one in enumerate(batch.inputs, start=1):
@@ -120,6 +144,7 @@ def _check(batch: Batch, memory: Sequence[Memory]) -> dict[Input, str]:
             else:
                 _check_one(batch, one, memory)
         bar.update(done)
+    _say_checked(batch)
     return keys
 
 
@@ -141,7 +166,7 @@ def _check_one(batch: Batch, one: Input, memory: Sequence[Memory]) -> None:
     batch.allowed += [doubt for doubt in found if doubt.allowed]
     refuse(found)
     for of_one in memory:
-        of_one.require(one.shown, channels, parts[0])
+        of_one.require(one.shown, channels, parts[0], batch.out, one_grid=on_one_grid(parts))
 
 
 def say_members(batch: Batch, named: Sequence[Path]) -> None:
@@ -193,15 +218,24 @@ def _predict(batch: Batch, keys: Mapping[Input, str]) -> None:
 
 def _predict_one(batch: Batch, one: Input, predictor: Predicting, key: str) -> None:
     """Predict an image and write its files, the stamp last."""
-    source, found = read_whole(open_parts(one, batch.terms), batch.terms)
+    source, found = _read(batch, one)
     for doubt in found:
         say(f"predict: allowed {doubt.doubt.code}: {doubt.file}: {doubt.doubt.cause}; {doubt.allowed}")
     labels, *classes = batch.outputs(one)
-    _into_file(predictor, source, one, LabelFile(labels, classes[0] if classes else None, batch.how.references))
+    sink = LabelFile(labels, classes[0] if classes else None, batch.how.references, key)
+    _into_file(predictor, source, one, sink)
     about = [doubt for doubt in batch.allowed if doubt.file in one.files]
     allowed = sorted({doubt.doubt.code for doubt in (*about, *found)} & batch.terms.allow)
     write_stamp(batch.stamp(one), key, [labels, *classes], label_map_digest, {"allowed": allowed})
     _follow(batch, one, source)
+
+
+def _read(batch: Batch, one: Input) -> tuple[Source, list[Found]]:
+    """An image, to be read slab by slab if it is large, and what is doubtful about its voxels."""
+    parts = open_parts(one, batch.terms)
+    channels = sum(part.shape[0] for part in parts)
+    large = any(is_large(parts[0], channels, training.checkpoint.plan) for training in batch.trainings)
+    return (read_by_slabs if large and on_one_grid(parts) else read_whole)(parts, batch.terms)
 
 
 def _into_file(predictor: Predicting, source: Source, one: Input, sink: LabelFile) -> None:

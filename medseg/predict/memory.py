@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import math
 import re
+import shutil
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,14 +21,19 @@ from torch._subclasses.fake_tensor import (
 from medseg.engine.build import build_network
 from medseg.engine.memory import LiveBytes, no_workspace
 from medseg.errors import DataError
+from medseg.formats.pieces import pieces_of
 from medseg.formats.source import Source
 from medseg.image.geometry import Geometry, canonical_axes
-from medseg.image.resample import resampled_shape
-from medseg.machine import pick_device
+from medseg.image.spline import BLOCK, REACH
+from medseg.machine import own_memory, pick_device
+from medseg.patches.blending import PIECE_VALUES
+from medseg.patches.tiling import slab_axis
 from medseg.plan.plan import Plan
 from medseg.predict.native import SLAB_VALUES
 from medseg.predict.objects import IN_MEMORY
-from medseg.preprocess.prepare import own_spacing
+from medseg.predict.scale import held_bytes, is_large, prepared_shape, streamed_axis
+from medseg.predict.sinks import HELD_VOXELS
+from medseg.preprocess.rows import rows_at_once
 
 # Bytes per voxel that decoding objects takes for a moment, within the tiles that it works on at once.
 DECODED = 60
@@ -34,6 +41,30 @@ DECODED = 60
 LIBRARIES = 300_000_000
 # What a plan says of the memory of a training step, as ``medseg.plan.planner`` writes it.
 _STEP = re.compile(r"(\d+\.\d+) GB for a training step")
+
+
+class Need(NamedTuple):
+    """What predicting an image takes, in bytes.
+
+    Attributes:
+        host: of main memory, beside what the process has before.
+        device: of a GPU's memory; 0 on a processor.
+        disk: for a while, beside the label map and in the folder of temporary files.
+        by_slabs: whether it is never whole in memory.
+    """
+
+    host: int
+    device: int
+    disk: int
+    by_slabs: bool
+
+    def said(self, shape: Sequence[int], device: str) -> str:
+        """In words, of an image of ``shape``."""
+        size, here = " x ".join(map(str, shape)), own_memory()
+        parts = [f"{(self.host + here) / 1e9:.2f} GB of memory at most ({here / 1e9:.2f} GB of it taken already)"]
+        parts += [f"{self.device / 1e9:.2f} GB on {device}"] if self.device else []
+        parts += [f"{self.disk / 1e9:.2f} GB of disk for a while"] if self.disk else []
+        return f"{size} voxels, {'slab by slab' if self.by_slabs else 'in memory'}: {', '.join(parts)}"
 
 
 class Memory:
@@ -47,30 +78,55 @@ class Memory:
 
     def __init__(self, plan: Plan, device: str | None, budget: int) -> None:
         self._plan, self._budget = plan, budget
-        self._device = pick_device(device or ("cpu" if plan.machine.device == "cpu" else "auto"))
+        self.device = pick_device(device or ("cpu" if plan.machine.device == "cpu" else "auto"))
 
-    def require(self, name: str, channels: int, source: Source) -> None:
-        """Raise ``DataError`` if predicting an image needs more memory than there is.
+    def need(self, channels: int, source: Source, *, one_grid: bool = True) -> Need:
+        """What predicting an image takes.
+
+        Args:
+            channels: of all its files.
+            source: its first file.
+            one_grid: whether all its files have one grid; if not, it is read whole.
+        """
+        return self._need(channels, source, one_grid, self._network)
+
+    def _need(self, channels: int, source: Source, one_grid: bool, network: int) -> Need:
+        plan, on_host = self._plan, self.device == "cpu"
+        by_slabs = one_grid and is_large(source, channels, plan)
+        if by_slabs:
+            host, image = streamed_bytes(channels, source, plan)
+        else:
+            scaled = (source.slope, source.intercept) != (1.0, 0.0)
+            host = image_bytes(channels, source.geometry, source.stored.dtype, plan, scaled=scaled)
+            image = 4 * channels * math.prod(prepared_shape(source.geometry, plan))
+        host += LIBRARIES + (network if on_host else 0)
+        return Need(host, 0 if on_host else network + image, disk_bytes(source, plan), by_slabs)
+
+    def require(
+        self, name: str, channels: int, source: Source, out: Path | None = None, *, one_grid: bool = True
+    ) -> None:
+        """Raise ``DataError`` if predicting an image needs more memory, or disk, than there is.
 
         Args:
             name: what messages call the image.
-            channels: of all its files.
-            source: its first file.
+            channels, source, one_grid: as for ``need``.
+            out: folder of the label map; None: its disk is not looked at.
         """
-        geometry = source.geometry
-        scaled = (source.slope, source.intercept) != (1.0, 0.0)
-        need = image_bytes(channels, geometry, source.stored.dtype, self._plan, scaled=scaled)
-        on_host = self._device == "cpu"
+        size = " x ".join(str(n) for n in source.geometry.shape)
         # Counting takes seconds. A training step, which the plan has counted, takes more than prediction does.
-        if on_host and need + LIBRARIES + (self._step or 0) <= self._budget and self._step is not None:
-            return
-        need += LIBRARIES + (self._network if on_host else 0)
-        if need > self._budget:
-            size = " x ".join(str(n) for n in geometry.shape)
+        need = self._need(channels, source, one_grid, self._step or 0)
+        if self._step is None or need.host > self._budget:
+            need = self.need(channels, source, one_grid=one_grid)
+        if need.host > self._budget:
             raise DataError(
-                f"{name}: predicting its {size} voxels needs about {need / 1e9:.1f} GB of memory, and "
+                f"{name}: predicting its {size} voxels needs about {need.host / 1e9:.1f} GB of memory, and "
                 f"{self._budget / 1e9:.1f} GB are available (too-large); crop the image or split it into parts, end "
                 "other programs, predict it on a machine with more memory, or say how much it may take: --max-gb NUMBER"
+            )
+        if out is not None and need.disk > (free := free_disk(out)):
+            raise DataError(
+                f"{name}: predicting its {size} voxels needs about {need.disk / 1e9:.1f} GB of disk for a while, and "
+                f"{out} has {free / 1e9:.1f} GB left (too-large); free some, or choose another folder with -o"
             )
 
     @functools.cached_property
@@ -103,6 +159,65 @@ def network_bytes(plan: Plan, step: int) -> int:
     return peak
 
 
+def free_disk(folder: Path) -> int:
+    """Bytes that are free where a folder is, or will be."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(there).free
+
+
+def disk_bytes(source: Source, plan: Plan) -> int:
+    """Bytes on disk while an image is predicted: the label map before it is written, maps of objects, an unpacked file.
+
+    The label map itself is counted as if it were not compressed.
+    """
+    voxels = math.prod(source.shape[1:])
+    maps = 2 * plan.network.out_channels * voxels if plan.network.learns_objects else 0
+    return (2 * voxels if voxels > HELD_VOXELS else 0) + (maps if maps > IN_MEMORY else 0)
+
+
+def streamed_bytes(channels: int, source: Source, plan: Plan) -> tuple[int, int]:
+    """Estimated peak of host memory while a large image is predicted slab by slab, and what of it a GPU would hold.
+
+    In bytes, without network and libraries. With v native and p prepared voxels per channel in what is read at once, C
+    channels, b bytes per number and K maps of the network, what the reader holds (nothing, if it reads boxes), and the
+    larger of
+
+    - learning what scaling asks for: b C v (24 C v more where a header scales the numbers) + 16 v, of floats 32 v;
+    - predicting: rows of the prepared image for one row of windows, while more are read and prepared; sums of maps and
+      weights for these rows; pieces of maps on native voxels.
+    """
+    geometry, dtype, maps = source.geometry, source.dtype, plan.network.out_channels
+    shape = prepared_shape(geometry, plan)
+    axis, window = streamed_axis(source, shape, plan), plan.window
+    turned = geometry.reoriented(*canonical_axes(geometry))
+    native_axis = canonical_axes(geometry)[0][axis]
+    scaled = 24 * channels if (source.slope, source.intercept) != (1.0, 0.0) else 0
+    held = source.stored.nbytes if isinstance(source.stored, np.ndarray) else 0
+
+    def at_once(along: int) -> int:
+        plane = math.prod(source.shape[1:]) // source.shape[along + 1]
+        return min(rows_at_once(source, along), source.shape[along + 1]) * plane
+
+    looked = at_once(pieces_of(source.stored).axis)
+    learning = (
+        dtype.itemsize * channels + scaled + (16 if dtype.itemsize <= 2 and dtype.kind in "iu" else 32)
+    ) * looked
+    read = at_once(native_axis)
+    row, plane = math.prod(turned.shape) // turned.shape[axis], math.prod(shape) // shape[axis]
+    kept = read // row * plane
+    reaches = 2 * REACH * plane if turned.shape[axis] != shape[axis] else 0
+    resampled = 2 * 4 * max(read, kept) if tuple(turned.shape) != tuple(shape) else 0
+    preparing = (dtype.itemsize * channels + scaled) * read + 4 * read + resampled + 4 * channels * (2 * kept + reaches)
+    rows = 4 * channels * (window[axis] + 2 * BLOCK) * plane
+    slab = max(SLAB_VALUES, maps * row)
+    pieces = 4 * 3 * max(PIECE_VALUES, maps * plane) + 4 * 3 * slab + 10 * slab // maps
+    objects = plan.network.head is not None and plan.network.head != ""
+    voxels = math.prod(turned.shape)
+    decoded = 16 * voxels + DECODED * IN_MEMORY // 2 if objects else 0
+    predicting = preparing + rows + held_bytes(shape, plan, axis) + pieces
+    return held + max(learning, predicting, decoded), rows
+
+
 def image_bytes(channels: int, geometry: Geometry, stored: np.dtype[Any], plan: Plan, *, scaled: bool = False) -> int:
     """Estimated peak of host memory while an image is predicted, in bytes, without network and libraries.
 
@@ -111,8 +226,8 @@ def image_bytes(channels: int, geometry: Geometry, stored: np.dtype[Any], plan: 
 
     - reading: 2 b C V, or 26 C V where a header scales the numbers;
     - preparing: b C V (8 C V scaled) + 4 C P + a channel while it is scaled (20 V) or resampled (4 V + 8 max(V, P));
-    - predicting: b C V + 4 C P (twice where it is smaller than a window) + what windows still change, K + 1 maps of
-      twice a window's thickness, twice while it grows, + slabs of maps on native voxels + the label map;
+    - predicting: b C V + 4 C P (twice where it is smaller than a window) + what windows still change, K + 1 maps of a
+      window's thickness, + pieces of maps on prepared and on native voxels + the label map;
     - writing: b C V + 4 C P + the label map three times and as bytes of a file; of objects 60 bytes per voxel more, of
       one tile where there are many.
 
@@ -121,9 +236,7 @@ def image_bytes(channels: int, geometry: Geometry, stored: np.dtype[Any], plan: 
         plan: of the model.
         scaled: whether a header scales the numbers.
     """
-    axes, flips = canonical_axes(geometry)
-    turned = geometry.reoriented(axes, flips)
-    shape = resampled_shape(turned.shape, turned.spacing, own_spacing(plan.grid.spacing, turned.spacing))
+    turned, shape = geometry.reoriented(*canonical_axes(geometry)), prepared_shape(geometry, plan)
     native, prepared = math.prod(turned.shape), math.prod(shape)
     objects = plan.network.head is not None and plan.network.head != ""
     held = stored.itemsize * channels * native
@@ -141,12 +254,10 @@ def image_bytes(channels: int, geometry: Geometry, stored: np.dtype[Any], plan: 
 
 def _blended_bytes(channels: int, shape: Sequence[int], native: Sequence[int], plan: Plan) -> int:
     """What blending windows over an image of ``shape`` voxels takes, and bringing maps to ``native`` ones."""
-    maps, window = plan.network.out_channels, plan.window
-    padded = [max(n, w) for n, w in zip(shape, window, strict=True)]
+    maps, axis = plan.network.out_channels, slab_axis(shape, plan.window)
+    padded = [max(n, w) for n, w in zip(shape, plan.window, strict=True)]
     copied = 4 * channels * math.prod(padded) if padded != list(shape) else 0
-    axis = min(range(len(shape)), key=lambda a: window[a] / shape[a])
-    plane = math.prod(padded) // padded[axis]
-    rows = min(2 * window[axis] + plan.training.batch - 1, padded[axis])
     row = math.prod(native) // native[axis]
-    slabs = 3 * 4 * max(SLAB_VALUES, maps * row)
-    return copied + 2 * 4 * (maps + 1) * rows * plane + min(slabs, 3 * 4 * maps * math.prod(native))
+    pieces = min(3 * 4 * max(PIECE_VALUES, maps * math.prod(padded) // padded[axis]), 3 * 4 * maps * math.prod(padded))
+    slabs = min(3 * 4 * max(SLAB_VALUES, maps * row), 3 * 4 * maps * math.prod(native))
+    return copied + held_bytes(shape, plan, axis) + pieces + slabs
