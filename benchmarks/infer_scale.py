@@ -125,6 +125,13 @@ def predict(image: Path, out: Path, words: list[str]) -> None:
     table = LabelTable.create({f"class{k}": k for k in range(1, CLASSES + 1)})
     checkpoint = Checkpoint("made-up", ("grey",), table, plan, 0, 0, "stub", {})
     torch.manual_seed(0)
+    if "--real" in sys.argv:
+        from medseg.engine.build import build_network
+
+        write_checkpoint(out / "model", checkpoint, build_network(plan))
+        sys.argv = ["medseg", "predict", str(image), "--model", str(out / "model"), "-o", str(out / "labels"), *words]
+        main()
+        return
     network = (torch.nn.Conv2d if dims == 2 else torch.nn.Conv3d)(1, CLASSES + 1, 1)
     write_checkpoint(out / "model", checkpoint, network)
     # Two windows, and the six maps that are made of them.
@@ -196,7 +203,7 @@ def law(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def main() -> None:
     if sys.argv[1:2] == ["--predict"]:
-        predict(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
+        predict(Path(sys.argv[2]), Path(sys.argv[3]), [word for word in sys.argv[4:] if word != "--real"])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="+")

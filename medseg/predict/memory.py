@@ -22,6 +22,7 @@ from medseg.engine.build import build_network
 from medseg.engine.memory import LiveBytes, no_workspace
 from medseg.errors import DataError
 from medseg.formats.pieces import pieces_of
+from medseg.formats.raw import RawVoxels
 from medseg.formats.source import Source
 from medseg.image.geometry import Geometry, canonical_axes
 from medseg.image.spline import BLOCK, REACH
@@ -37,8 +38,10 @@ from medseg.preprocess.rows import rows_at_once
 
 # Bytes per voxel that decoding objects takes for a moment, within the tiles that it works on at once.
 DECODED = 60
-# What libraries take for themselves while a network runs, on a processor: threads, kernels, buffers of compression.
-LIBRARIES = 300_000_000
+# What libraries take for themselves while a network runs: kernels and buffers; and, where a GPU computes, its runtime.
+LIBRARIES, RUNTIME = 30_000_000, 300_000_000
+# Bytes per voxel that scaling a channel takes for a moment; of other rules, 4 and those of a number.
+_SCALED = {"zscore": 12, "zscore_nonzero": 30}
 # What a plan says of the memory of a training step, as ``medseg.plan.planner`` writes it.
 _STEP = re.compile(r"(\d+\.\d+) GB for a training step")
 
@@ -49,13 +52,15 @@ class Need(NamedTuple):
     Attributes:
         host: of main memory, beside what the process has before.
         device: of a GPU's memory; 0 on a processor.
-        disk: for a while, beside the label map and in the folder of temporary files.
+        disk: for a while, where the label map will be.
+        unpacked: of disk for temporary files, where a compressed file is unpacked.
         by_slabs: whether it is never whole in memory.
     """
 
     host: int
     device: int
     disk: int
+    unpacked: int
     by_slabs: bool
 
     def said(self, shape: Sequence[int], device: str) -> str:
@@ -64,6 +69,7 @@ class Need(NamedTuple):
         parts = [f"{(self.host + here) / 1e9:.2f} GB of memory at most ({here / 1e9:.2f} GB of it taken already)"]
         parts += [f"{self.device / 1e9:.2f} GB on {device}"] if self.device else []
         parts += [f"{self.disk / 1e9:.2f} GB of disk for a while"] if self.disk else []
+        parts += [f"{self.unpacked / 1e9:.2f} GB of disk for temporary files"] if self.unpacked else []
         return f"{size} voxels, {'slab by slab' if self.by_slabs else 'in memory'}: {', '.join(parts)}"
 
 
@@ -99,8 +105,8 @@ class Memory:
             scaled = (source.slope, source.intercept) != (1.0, 0.0)
             host = image_bytes(channels, source.geometry, source.stored.dtype, plan, scaled=scaled)
             image = 4 * channels * math.prod(prepared_shape(source.geometry, plan))
-        host += LIBRARIES + (network if on_host else 0)
-        return Need(host, 0 if on_host else network + image, disk_bytes(source, plan), by_slabs)
+        host += LIBRARIES + network if on_host else RUNTIME
+        return Need(host, 0 if on_host else network + image, disk_bytes(source, plan), unpacked_bytes(source), by_slabs)
 
     def require(
         self, name: str, channels: int, source: Source, out: Path | None = None, *, one_grid: bool = True
@@ -166,13 +172,22 @@ def free_disk(folder: Path) -> int:
 
 
 def disk_bytes(source: Source, plan: Plan) -> int:
-    """Bytes on disk while an image is predicted: the label map before it is written, maps of objects, an unpacked file.
+    """Bytes on disk while an image is predicted: the label map before it is written, and maps of objects.
 
     The label map itself is counted as if it were not compressed.
     """
     voxels = math.prod(source.shape[1:])
     maps = 2 * plan.network.out_channels * voxels if plan.network.learns_objects else 0
     return (2 * voxels if voxels > HELD_VOXELS else 0) + (maps if maps > IN_MEMORY else 0)
+
+
+def unpacked_bytes(source: Source) -> int:
+    """Bytes that a compressed file takes on disk since it was opened; 0 if it is read as it is, or lies in memory."""
+    stored = source.stored
+    if not isinstance(stored, RawVoxels) or source.content is None:
+        return 0
+    size = math.prod(stored.shape) * stored.dtype.itemsize
+    return size if size > source.content.size else 0
 
 
 def streamed_bytes(channels: int, source: Source, plan: Plan) -> tuple[int, int]:
@@ -186,7 +201,7 @@ def streamed_bytes(channels: int, source: Source, plan: Plan) -> tuple[int, int]
     - predicting: rows of the prepared image for one row of windows, while more are read and prepared; sums of maps and
       weights for these rows; pieces of maps on native voxels.
     """
-    geometry, dtype, maps = source.geometry, source.dtype, plan.network.out_channels
+    geometry, dtype = source.geometry, source.dtype
     shape = prepared_shape(geometry, plan)
     axis, window = streamed_axis(source, shape, plan), plan.window
     turned = geometry.reoriented(*canonical_axes(geometry))
@@ -203,18 +218,16 @@ def streamed_bytes(channels: int, source: Source, plan: Plan) -> tuple[int, int]
         dtype.itemsize * channels + scaled + (16 if dtype.itemsize <= 2 and dtype.kind in "iu" else 32)
     ) * looked
     read = at_once(native_axis)
-    row, plane = math.prod(turned.shape) // turned.shape[axis], math.prod(shape) // shape[axis]
-    kept = read // row * plane
+    plane = math.prod(shape) // shape[axis]
+    kept = read * turned.shape[axis] // math.prod(turned.shape) * plane
     reaches = 2 * REACH * plane if turned.shape[axis] != shape[axis] else 0
     resampled = 2 * 4 * max(read, kept) if tuple(turned.shape) != tuple(shape) else 0
     preparing = (dtype.itemsize * channels + scaled) * read + 4 * read + resampled + 4 * channels * (2 * kept + reaches)
     rows = 4 * channels * (window[axis] + 2 * BLOCK) * plane
-    slab = max(SLAB_VALUES, maps * row)
-    pieces = 4 * 3 * max(PIECE_VALUES, maps * plane) + 4 * 3 * slab + 10 * slab // maps
     objects = plan.network.head is not None and plan.network.head != ""
     voxels = math.prod(turned.shape)
     decoded = 16 * voxels + DECODED * IN_MEMORY // 2 if objects else 0
-    predicting = preparing + rows + held_bytes(shape, plan, axis) + pieces
+    predicting = preparing + rows + _maps_bytes(shape, turned.shape, plan, axis)
     return held + max(learning, predicting, decoded), rows
 
 
@@ -225,7 +238,8 @@ def image_bytes(channels: int, geometry: Geometry, stored: np.dtype[Any], plan: 
     of the network, the largest of
 
     - reading: 2 b C V, or 26 C V where a header scales the numbers;
-    - preparing: b C V (8 C V scaled) + 4 C P + a channel while it is scaled (20 V) or resampled (4 V + 8 max(V, P));
+    - preparing: b C V (8 C V scaled) + 4 C P + a channel while it is scaled (4 V, more for means and
+      deviations in double precision and for objects) or resampled (4 V + 8 max(V, P));
     - predicting: b C V + 4 C P (twice where it is smaller than a window) + what windows still change, K + 1 maps of a
       window's thickness, + pieces of maps on prepared and on native voxels + the label map;
     - writing: b C V + 4 C P + the label map three times and as bytes of a file; of objects 60 bytes per voxel more, of
@@ -243,21 +257,28 @@ def image_bytes(channels: int, geometry: Geometry, stored: np.dtype[Any], plan: 
     given = (8 if scaled else 0) * channels * native
     result = 4 * channels * prepared
     labels = (4 if objects else 1) * native
+    window = [max(n, w) for n, w in zip(shape, plan.window, strict=True)]
+    padded = 4 * channels * math.prod(window) if tuple(window) != tuple(shape) else 0
+    scaling = max(_SCALED.get(rule, 4 + stored.itemsize) for rule in plan.grid.normalization) * native
     decoding = DECODED * min(native, IN_MEMORY // 2) if objects else 0
     return max(
         26 * channels * native if scaled else 2 * held,
-        held + given + result + max(20 * native, 4 * native + 8 * max(native, prepared)),
-        held + result + _blended_bytes(channels, shape, turned.shape, plan) + labels,
+        held + given + result + max(scaling, 4 * native + 8 * max(native, prepared) * (turned.shape != shape)),
+        held + result + padded + _maps_bytes(shape, turned.shape, plan, slab_axis(shape, plan.window)) + labels,
         held + result + 4 * labels + decoding,
     )
 
 
-def _blended_bytes(channels: int, shape: Sequence[int], native: Sequence[int], plan: Plan) -> int:
-    """What blending windows over an image of ``shape`` voxels takes, and bringing maps to ``native`` ones."""
-    maps, axis = plan.network.out_channels, slab_axis(shape, plan.window)
+def _maps_bytes(shape: Sequence[int], native: Sequence[int], plan: Plan, axis: int) -> int:
+    """What blending windows over an image of ``shape`` voxels takes, and bringing maps to ``native`` ones.
+
+    That is sums of maps and weights, a piece of maps that is made of them and joined to what is left of the last one,
+    and a slab on native voxels: copied, or three times where it is interpolated, and its labels.
+    """
+    maps = plan.network.out_channels
     padded = [max(n, w) for n, w in zip(shape, plan.window, strict=True)]
-    copied = 4 * channels * math.prod(padded) if padded != list(shape) else 0
-    row = math.prod(native) // native[axis]
-    pieces = min(3 * 4 * max(PIECE_VALUES, maps * math.prod(padded) // padded[axis]), 3 * 4 * maps * math.prod(padded))
-    slabs = min(3 * 4 * max(SLAB_VALUES, maps * row), 3 * 4 * maps * math.prod(native))
-    return copied + held_bytes(shape, plan, axis) + pieces + slabs
+    plane, row = maps * math.prod(padded) // padded[axis], maps * math.prod(native) // native[axis]
+    piece = min(max(PIECE_VALUES, plane), plane * plan.window[axis])
+    slab = min(max(SLAB_VALUES, row), maps * math.prod(native))
+    copies = 1 if tuple(shape) == tuple(native) else 3
+    return held_bytes(shape, plan, axis) + 4 * (2 * piece + copies * slab) + 10 * slab // maps
