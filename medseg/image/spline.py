@@ -101,6 +101,8 @@ def resample_axes(array: NDArray[Any], changes: Sequence[AxisChange]) -> NDArray
 
 def first_old(change: AxisChange, new: int) -> int:
     """The first old voxel along an axis that ``resample_rows`` needs for the new ones from ``new`` on."""
+    if change.new == change.old:
+        return new
     _, old, _ = next(_stretches(change, new))
     return int(old.start)
 
@@ -120,6 +122,9 @@ def resample_rows(
         Blocks of the new array.
     """
     source = iter(blocks)
+    if change.new == change.old:
+        yield from source
+        return
     held: NDArray[np.float32] | None = None
     first = first_old(change, begin)
     lead = (slice(None),) * axis
@@ -131,8 +136,7 @@ def resample_rows(
             held = block if held is None or not held.shape[axis] else np.concatenate([held, block], axis=axis)
         part = held[(*lead, slice(0, old.stop - old.start))]
         if weights is None:
-            index = nearest_index(change.new, change.old)[new] if change.new != change.old else None
-            out = part if index is None else part.take(index - old.start, axis=axis)
+            out = part.take(nearest_index(change.new, change.old)[new] - old.start, axis=axis)
         else:
             before, after = math.prod(part.shape[:axis]), math.prod(part.shape[axis + 1 :])
             out = np.empty((*part.shape[:axis], len(weights), *part.shape[axis + 1 :]), dtype=np.float32)
@@ -142,7 +146,7 @@ def resample_rows(
 
 def _stretches(change: AxisChange, begin: int) -> Iterator[tuple[slice, slice, NDArray[np.float32] | None]]:
     """New voxels from the block of ``begin`` on, the old ones that each block needs, and the weights of a spline."""
-    if change.order and change.new != change.old:
+    if change.order:
         yield from (found for found in weight_blocks(change) if found[0].stop > begin)
         return
     index = nearest_index(change.new, change.old)

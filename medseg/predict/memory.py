@@ -220,10 +220,12 @@ def streamed_bytes(channels: int, source: Source, plan: Plan) -> tuple[int, int]
     read = at_once(native_axis)
     plane = math.prod(shape) // shape[axis]
     kept = read * turned.shape[axis] // math.prod(turned.shape) * plane
-    reaches = 2 * REACH * plane if turned.shape[axis] != shape[axis] else 0
+    # Along the axis splines take blocks of rows, and hold what they reach while more is joined to it.
+    splined = turned.shape[axis] != shape[axis]
+    joined = 2 * (kept + 2 * REACH * plane) + BLOCK * plane if splined else 0
     resampled = 2 * 4 * max(read, kept) if tuple(turned.shape) != tuple(shape) else 0
-    preparing = (dtype.itemsize * channels + scaled) * read + 4 * read + resampled + 4 * channels * (2 * kept + reaches)
-    rows = 4 * channels * (window[axis] + 2 * BLOCK) * plane
+    preparing = (dtype.itemsize * channels + scaled) * read + 4 * read + resampled + 4 * channels * (kept + joined)
+    rows = 4 * channels * ((window[axis] + (BLOCK if splined else 0)) * plane + (0 if splined else kept))
     objects = plan.network.head is not None and plan.network.head != ""
     voxels = math.prod(turned.shape)
     decoded = 16 * voxels + DECODED * IN_MEMORY // 2 if objects else 0

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.errors import DataError
+from medseg.errors import DataError, PredictionError
 from medseg.files import digest_of, writer_lock
 from medseg.image.labels import LabelTable
 from medseg.image.resample import reorient_back
@@ -117,7 +117,10 @@ def rows_done(path: Path, key: str) -> int:
 
 @contextlib.contextmanager
 def unfinished(path: Path, key: str) -> Iterator[tuple[BinaryIO, Journal]]:
-    """The file of the label map that will lie at ``path``, and its journal; both go when the block ends without error.
+    """The file of the label map that will lie at ``path``, and its journal.
+
+    Both go when the block ends, if all is well or the image itself is at fault. A process that ends within the block
+    leaves them for a later run, and so does any other error.
 
     Args:
         path: of the label map.
@@ -136,6 +139,11 @@ def unfinished(path: Path, key: str) -> Iterator[tuple[BinaryIO, Journal]]:
                 (folder / name).unlink(missing_ok=True)
         labels = folder / LABELS
         labels.touch()
-        with open(labels, "r+b") as file:
-            yield file, Journal(folder / JOURNAL, key, done, time.monotonic())
+        try:
+            with open(labels, "r+b") as file:
+                yield file, Journal(folder / JOURNAL, key, done, time.monotonic())
+        except (DataError, PredictionError):
+            # It would fail again.
+            shutil.rmtree(folder)
+            raise
         shutil.rmtree(folder)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +15,29 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
+from medseg.cli.commands import app
+from medseg.engine.build import build_network
+from medseg.errors import DataError, ImagesFailed, PredictionError
+from medseg.formats.errors import FormatError
+from medseg.formats.limits import spooling
+from medseg.formats.pieces import Pieces
 from medseg.formats.plain import whole
 from medseg.formats.read import open_image, read_labels
 from medseg.formats.source import Source
 from medseg.formats.write import write_labels
-from medseg.image.geometry import Geometry
+from medseg.image.geometry import Geometry, canonical_axes
 from medseg.image.intensity import NORMALIZATIONS
 from medseg.image.labels import LabelTable
-from medseg.predict import partial, scale, sinks
+from medseg.ingest.doubts import doubts_of_slabs, voxel_doubts
+from medseg.predict import files, memory, partial, scale, sinks, terms
 from medseg.predict.members import Member
 from medseg.predict.pipeline import Pipeline
 from medseg.predict.sinks import LabelFile, LabelMap
 from medseg.preprocess import rows
 from medseg.preprocess.prepare import prepare_image
+from medseg.train.checkpoint import Checkpoint, write_checkpoint
 from tests.plans import tiny_plan
 
 TABLE = LabelTable.create({"ball": 1, "rod": 3})
@@ -277,6 +291,205 @@ def test_a_journal_that_is_damaged_counts_for_nothing(
     (folder / partial.LABELS).write_bytes(b"12")
     pipe.run(source, "case", [LabelFile(path, key="k")])
     np.testing.assert_array_equal(read_labels(path)[0], labels_of(pipe, source))
+
+
+def test_a_killed_process_is_gone_on_with(tmp_path: Path, large: None) -> None:
+    """By a signal, in the middle of the network's calls; then the same command once more."""
+    script, image, out = tmp_path / "predict.py", tmp_path / "image.nii", tmp_path / "killed.nii"
+    script.write_text(PROCESS)
+    shape = (28, 34, 90)
+    write_labels(image, picture(shape)[0], turned(shape, *TURNS[1]))
+    pipe, calls = pipeline(3), list[int]()
+
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return pipe.members[0].network(x)
+
+    counting = Pipeline(pipe.plan, TABLE, [Member(counted)], "cpu", "fp32")
+    counting.run(open_image(image), "case", [LabelFile(tmp_path / "whole.nii")])
+    words = [sys.executable, str(script), str(image), str(out)]
+    killed = subprocess.run([*words, str(len(calls) * 2 // 3)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not out.exists()
+    again = subprocess.run([*words, "0"], stdout=subprocess.PIPE, check=True)
+    assert int(again.stdout) < len(calls)
+    assert out.read_bytes() == (tmp_path / "whole.nii").read_bytes()
+    assert not partial.folder_of(out).exists()
+
+
+# A process of its own predicts an image (1) into a file (2), and is killed at the nth call of the network (3).
+PROCESS = """
+import os, signal, sys
+from pathlib import Path
+
+from medseg.formats.read import open_image
+from medseg.predict import partial, scale, sinks
+from medseg.predict.members import Member
+from medseg.predict.pipeline import Pipeline
+from tests.unit.test_bounded import TABLE, pipeline
+
+scale.LARGE = sinks.HELD_VOXELS = scale.ROOMY = 0
+partial.NOTED_S = 0.0
+image, out, limit = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+pipe, calls = pipeline(3), 0
+
+def network(x):
+    global calls
+    calls += 1
+    if calls == limit:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return pipe.members[0].network(x)
+
+Pipeline(pipe.plan, TABLE, [Member(network)], "cpu", "fp32").run(
+    open_image(image), "case", [sinks.LabelFile(out, key="k")]
+)
+print(calls)
+"""
+
+
+def test_an_image_that_is_at_fault_leaves_nothing(tmp_path: Path, large: None) -> None:
+    shape = (30, 26, 40)
+    source = Source.from_array(picture(shape), turned(shape, *TURNS[0]))
+    pipe = pipeline(3)
+    broken = Pipeline(pipe.plan, TABLE, [Member(lambda x: x.repeat(1, 3, 1, 1, 1) / 0 * 0)], "cpu", "fp32")
+    with pytest.raises(PredictionError, match="not finite"):
+        broken.run(source, "case", [LabelFile(tmp_path / "o" / "a.nii", key="k")])
+    assert list((tmp_path / "o").iterdir()) == []
+
+
+def test_voxels_that_are_no_numbers_are_counted(large: None) -> None:
+    image = picture((40, 30), dtype="float32")
+    image[0, [3, 20], 5] = np.nan
+    source = Source.from_array(image, Geometry.from_spacing((40, 30), (1.0, 1.0)))
+    with pytest.raises(DataError, match="case: 2 voxels are NaN"):
+        labels_of(pipeline(2), source)
+
+
+# Image files
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model of volumes with two channels."""
+    torch.manual_seed(0)
+    plan = tiny_plan("unet", 3, in_channels=2, normalization=("zscore", "percentile"), statistics=({}, {}))
+    checkpoint = Checkpoint("d", ("a", "b"), TABLE, plan, 0, 0, "f", {})
+    write_checkpoint(tmp_path / "model", checkpoint, build_network(plan))
+    return tmp_path / "model"
+
+
+def channel_files(folder: Path, suffix: str, shape: tuple[int, ...] = (24, 20, 40)) -> list[Path]:
+    folder.mkdir(exist_ok=True)
+    for number, values in enumerate(picture(shape, 2)):
+        write_labels(folder / f"c_000{number}{suffix}", values, turned(shape, *TURNS[1]))
+    return [folder]
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_files_of_channels_are_read_by_box(
+    suffix: str, model: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = channel_files(tmp_path / "in", suffix)
+    (expected,) = files.predict_files(images, model, tmp_path / "whole")
+    request.getfixturevalue("large")
+    monkeypatch.setattr(files, "LARGE", 0)
+
+    def refused(self: Source) -> np.ndarray:
+        raise AssertionError("read whole")
+
+    monkeypatch.setattr(Source, "image", refused)
+    (found,) = files.predict_files(images, model, tmp_path / "slabs")
+    assert found.read_bytes() == expected.read_bytes()
+    assert not [path for path in found.parent.iterdir() if path.name.endswith(".part")]
+
+
+def test_what_is_unpacked_on_disk_is_checked_as_in_memory(tmp_path: Path) -> None:
+    write_labels(tmp_path / "a.nii.gz", picture((9, 8, 7))[0], turned((9, 8, 7), *TURNS[0]))
+    data = (tmp_path / "a.nii.gz").read_bytes()
+    expected = open_image(tmp_path / "a.nii.gz").image()
+    with spooling(0):
+        np.testing.assert_array_equal(open_image(tmp_path / "a.nii.gz").image(), expected)
+        for damaged in (data[:-9], data[:-4] + b"abcd", data + b"more", data[:60] + b"\0" + data[61:]):
+            (tmp_path / "b.nii.gz").write_bytes(damaged)
+            with pytest.raises(FormatError):
+                open_image(tmp_path / "b.nii.gz")
+
+
+@pytest.mark.parametrize("fill", [None, -5.0])
+def test_doubts_about_voxels_are_the_same_slab_by_slab(fill: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "READ_VOXELS", 40)
+    source = np.random.default_rng(0)
+    for number in range(30):
+        image = source.choice([0.0, 1.0, 7.0][: 1 + number % 3], size=(2, 9, 8)).astype(np.float32)
+        image[1] = image[1] if number % 2 else 5.0
+        image[source.random(image.shape) < 0.02 * (number % 4)] = source.choice([np.nan, np.inf, -np.inf])
+        one = Source.from_array(image, Geometry.from_spacing((9, 8), (1.0, 1.0)))
+        slabs = ((terms._start(one, axis, place), part) for axis, place, part in rows.slabs(one))
+        assert list(doubts_of_slabs(slabs, fill)) == list(voxel_doubts(image, fill))
+
+
+# What it takes
+
+
+def test_a_dry_run_says_what_an_image_takes_and_predicts_none(
+    model: Path, tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LARGE", 0)
+    monkeypatch.setattr(memory, "HELD_VOXELS", 0)
+    channel_files(tmp_path / "in", ".nii.gz")
+    words = ["predict", str(tmp_path / "in"), "--model", str(model), "-o", str(tmp_path / "out"), "--dry-run"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    said = r"c_0000\.nii\.gz and 1 more: 24 x 20 x 40 voxels, slab by slab: 0\.\d\d GB of memory at most"
+    assert re.search(said, result.output)
+    assert "of disk for a while" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_grows_with_the_plane_and_not_with_the_image(large: None) -> None:
+    plan = pipeline(3).plan
+    short, tall, wide = (
+        Source.from_array(np.broadcast_to(np.uint8(1), (1, *shape)), turned(shape, *TURNS[0]))
+        for shape in ((400, 400, 400), (400, 400, 4000), (1600, 1600, 400))
+    )
+    needs = [memory.streamed_bytes(1, replace(one, stored=Lazy(one)), plan)[0] for one in (short, tall, wide)]
+    assert needs[0] == needs[1]
+    assert needs[0] < needs[2] < 16 * needs[0]
+
+
+class Lazy:
+    """Voxels that no memory holds."""
+
+    def __init__(self, source: Source) -> None:
+        self.shape, self.dtype = source.stored.shape, source.stored.dtype
+        self.pieces = Pieces(2, (1, 1, 1))
+
+    def __getitem__(self, box: tuple[slice, ...]) -> np.ndarray:
+        raise AssertionError("only its header is looked at")
+
+
+def test_a_disk_that_is_too_small_is_said_before(
+    model: Path, tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_disk", lambda folder: 1000)
+    monkeypatch.setattr(memory, "HELD_VOXELS", 0)
+    images = channel_files(tmp_path / "in", ".nii")
+    with pytest.raises(ImagesFailed, match=r"needs about 0\.0 GB of disk for a while, and .*out has 0\.0 GB left"):
+        files.predict_files(images, model, tmp_path / "out")
+
+
+def test_slabs_are_cut_where_the_file_is_read_cheapest(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = pipeline(3).plan
+    shape = (200, 200, 200)
+    volume = Source.from_array(np.zeros((1, *shape), np.uint8, order="F"), turned(shape, *TURNS[1]))
+    axes, _ = canonical_axes(volume.geometry)
+    # Of a NIfTI the last axis of the file is the slowest, wherever it points.
+    assert axes[scale.streamed_axis(volume, shape, plan)] == 2
+    # Windows along a short axis would hold nearly all of the image.
+    monkeypatch.setattr(scale, "ROOMY", 0)
+    flat = (2000, 2000, 20)
+    thick = Source.from_array(np.broadcast_to(np.uint8(0), (1, *flat)), turned(flat, *TURNS[0]))
+    assert scale.streamed_axis(replace(thick, stored=Lazy(thick)), flat, plan) != 2
 
 
 def test_a_label_map_on_disk_reads_like_an_array(tmp_path: Path, large: None) -> None:
