@@ -23,18 +23,9 @@ from medseg.predict.predictor import Predicting, require_fit
 from medseg.predict.record import label_map_digest
 from medseg.predict.scale import LARGE, is_large
 from medseg.predict.sinks import LabelFile
-from medseg.predict.terms import (
-    Found,
-    Terms,
-    doubts_of_headers,
-    on_one_grid,
-    open_parts,
-    read_by_slabs,
-    read_whole,
-    refuse,
-    shared_terms,
-)
+from medseg.predict.terms import Found, Terms, doubts_of_headers, open_parts, refuse, shared_terms
 from medseg.predict.trainings import read_trainings
+from medseg.predict.voxels import on_one_grid, read_by_slabs, read_whole
 from medseg.progress import Progress, say
 from medseg.records import read_record
 

@@ -22,7 +22,7 @@ from medseg.engine.build import build_network
 from medseg.engine.memory import LiveBytes, no_workspace
 from medseg.errors import DataError
 from medseg.formats.pieces import pieces_of
-from medseg.formats.raw import RawVoxels
+from medseg.formats.raw import SPAN, RawVoxels
 from medseg.formats.source import Source
 from medseg.image.geometry import Geometry, canonical_axes
 from medseg.image.spline import BLOCK, REACH
@@ -80,10 +80,11 @@ class Memory:
         plan: of the model.
         device: as asked for; None: as planned.
         budget: bytes of main memory.
+        together: whether several trainings predict each image, and their probabilities are summed.
     """
 
-    def __init__(self, plan: Plan, device: str | None, budget: int) -> None:
-        self._plan, self._budget = plan, budget
+    def __init__(self, plan: Plan, device: str | None, budget: int, *, together: bool = False) -> None:
+        self._plan, self._budget, self._together = plan, budget, together
         self.device = pick_device(device or ("cpu" if plan.machine.device == "cpu" else "auto"))
 
     def need(self, channels: int, source: Source, *, one_grid: bool = True) -> Need:
@@ -106,7 +107,9 @@ class Memory:
             host = image_bytes(channels, source.geometry, source.stored.dtype, plan, scaled=scaled)
             image = 4 * channels * math.prod(prepared_shape(source.geometry, plan))
         host += LIBRARIES + network if on_host else RUNTIME
-        return Need(host, 0 if on_host else network + image, disk_bytes(source, plan), unpacked_bytes(source), by_slabs)
+        sums = 4 * plan.network.out_channels * math.prod(source.shape[1:]) if self._together else 0
+        disk = disk_bytes(source, plan) + (sums if sums > IN_MEMORY else 0)
+        return Need(host, 0 if on_host else network + image, disk, unpacked_bytes(source), by_slabs)
 
     def require(
         self, name: str, channels: int, source: Source, out: Path | None = None, *, one_grid: bool = True
@@ -224,7 +227,9 @@ def streamed_bytes(channels: int, source: Source, plan: Plan) -> tuple[int, int]
     splined = turned.shape[axis] != shape[axis]
     joined = 2 * (kept + 2 * REACH * plane) + BLOCK * plane if splined else 0
     resampled = 2 * 4 * max(read, kept) if tuple(turned.shape) != tuple(shape) else 0
-    preparing = (dtype.itemsize * channels + scaled) * read + 4 * read + resampled + 4 * channels * (kept + joined)
+    # As it is read and in the order of its axes; a channel scaled, and likewise.
+    preparing = (2 * dtype.itemsize * channels + scaled + 8) * read + SPAN
+    preparing += resampled + 4 * channels * (kept + joined)
     rows = 4 * channels * ((window[axis] + (BLOCK if splined else 0)) * plane + (0 if splined else kept))
     objects = plan.network.head is not None and plan.network.head != ""
     voxels = math.prod(turned.shape)

@@ -75,7 +75,7 @@ class Pipeline:
             DataError: if voxels are not finite.
             PredictionError: if the network's output is not finite.
         """
-        frame, native = self._opened(source, name)
+        frame, native = self.maps_from(source, name)
         decoder = decoder_of(self.table, self.plan.network.head)
         head = self.plan.network.head
         objects = resolve(HEADS[head].reader)(frame, self.plan, self.decoding) if head else None
@@ -105,11 +105,11 @@ class Pipeline:
         Rows follow one another along the axis of the frame; arguments and errors as for ``run``, which runs networks
         without gradients and in the arithmetic of the plan: the caller has to do so.
         """
-        frame, native = self._opened(source, name)
+        frame, native = self.maps_from(source, name)
         return frame, native(0)
 
-    def _opened(self, source: Source, name: str) -> tuple[Frame, Maps]:
-        """As ``maps``, from a row of the frame on."""
+    def maps_from(self, source: Source, name: str) -> tuple[Frame, Maps]:
+        """As ``maps``, from any row of the frame on."""
         image, record = self._large(source, name) if self._is_large(source) else self._whole(source, name)
         coarse = coarse_axis(record.spacing, own_spacing(self.plan.grid.spacing, record.spacing))
         axis = image.axis

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from medseg.predict.batch import Batch
 from medseg.predict.files import check, memories, reading
-from medseg.predict.terms import on_one_grid, open_parts
+from medseg.predict.terms import open_parts
+from medseg.predict.voxels import on_one_grid
 
 
 def plan_batch(batch: Batch) -> list[str]:

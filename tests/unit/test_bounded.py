@@ -31,7 +31,7 @@ from medseg.image.geometry import Geometry, canonical_axes
 from medseg.image.intensity import NORMALIZATIONS
 from medseg.image.labels import LabelTable
 from medseg.ingest.doubts import doubts_of_slabs, voxel_doubts
-from medseg.predict import files, memory, partial, scale, sinks, terms
+from medseg.predict import files, memory, partial, scale, sinks, voxels
 from medseg.predict.members import Member
 from medseg.predict.pipeline import Pipeline
 from medseg.predict.sinks import LabelFile, LabelMap
@@ -424,7 +424,7 @@ def test_doubts_about_voxels_are_the_same_slab_by_slab(fill: float | None, monke
         image[1] = image[1] if number % 2 else 5.0
         image[source.random(image.shape) < 0.02 * (number % 4)] = source.choice([np.nan, np.inf, -np.inf])
         one = Source.from_array(image, Geometry.from_spacing((9, 8), (1.0, 1.0)))
-        slabs = ((terms._start(one, axis, place), part) for axis, place, part in rows.slabs(one))
+        slabs = ((voxels._start(one, axis, place), part) for axis, place, part in rows.slabs(one))
         assert list(doubts_of_slabs(slabs, fill)) == list(voxel_doubts(image, fill))
 
 
