@@ -31,13 +31,14 @@ OBJECTS = 64
 CLASS_MAP = 8
 # Minutes that a job may take in any case: imports from a busy file system take some of them.
 START_MINUTES = 20
-# Seconds for a case, and for a million of its voxels and channels; in one process. Several times what they take on one
-# core of a server.
+# Seconds for a case, and for a million of its voxels and channels, in one process: several times those of a server.
 CASE_SECONDS = {
     "ingest": (5, 2),
     "fingerprint": (5, 2),
     "preprocess": (5, 5),
     "predict": (5, 10),
+    # Every case is read about ten times.
+    "choose": (50, 50),
     "postprocess": (5, 5),
     "evaluate": (5, 10),
 }
@@ -56,8 +57,7 @@ RESAMPLES = 10_000  # of subjects (``compare.interval.RESAMPLES``)
 # Bytes of the report: of a model's label map of a case, by voxel; of its score of a class of a case.
 MAPPED, REPORTED = 4, 400
 DAY_MINUTES = 1440  # before the plan says how much work its steps are
-# Stages that work on as many cases at once as they have threads.
-SIDE_BY_SIDE = ("ingest", "fingerprint", "preprocess")
+SIDE_BY_SIDE = ("ingest", "fingerprint", "preprocess")  # on as many cases at once as they have threads
 UNKNOWN_CASES = 100  # before ingest has counted them
 # How rules of ensembles end, and what those take beyond one member: sums, small networks (``predict.ensemble``).
 TOGETHER, TOGETHER_MB = "_together", 400
@@ -244,7 +244,7 @@ def _objects_mb(job: Job) -> float:
 
 
 def _postprocess_mb(job: Job) -> int:
-    refines = job.dataset is not None and job.config.datasets[job.dataset].postprocess.crf is not None
+    refines = job.dataset is not None and job.config.datasets[job.dataset].postprocess.may_refine
     return _host_mb(job, 1) if refines else _evaluate_mb(job)
 
 
@@ -288,6 +288,7 @@ _MEMORY: Mapping[str, Callable[[Job], int]] = {
     "preprocess": _preprocess_mb,
     "train": _training_mb,
     "predict": _predict_mb,
+    "choose": _postprocess_mb,
     "postprocess": _postprocess_mb,
     "evaluate": _evaluate_mb,
     "compare": _compare_mb,

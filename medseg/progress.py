@@ -5,10 +5,25 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from medseg.text import escaped
 
 BAR_WIDTH = 20
+# Takes the lines of this thread; None: they are printed.
+_HEARER: ContextVar[Callable[[str], None] | None] = ContextVar("hearer", default=None)
+
+
+@contextmanager
+def heard_by(hearer: Callable[[str], None]) -> Iterator[None]:
+    """Within the block (and this thread), give lines to a function, which prints none; bars are not shown."""
+    token = _HEARER.set(hearer)
+    try:
+        yield
+    finally:
+        _HEARER.reset(token)
 
 
 class Progress:
@@ -27,6 +42,8 @@ class Progress:
 
     def update(self, done: int, note: str = "") -> None:
         """Report that ``done`` of ``total`` items are finished; ``note`` is put behind the bar."""
+        if _HEARER.get() is not None:
+            return
         now = time.monotonic()
         if done < self.total and now - self.printed < self.interval_s:
             return
@@ -46,6 +63,9 @@ def say(line: str) -> None:
     Of the processes that ``torchrun`` starts for one training, the first speaks for all.
     """
     if os.environ.get("RANK", "0") != "0":
+        return
+    if (hearer := _HEARER.get()) is not None:
+        hearer(escaped(line))
         return
     sys.stderr.write(escaped(line) + "\n")
     sys.stderr.flush()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medseg.config import Config, is_table
 from medseg.files import canonical_json, digest_of, nearest, sha256_file
+from medseg.ingest.layouts.corrections import TABLE
 from medseg.places import source_of
 from medseg.postprocess import operations
 from medseg.results.key import ALL
@@ -57,10 +58,12 @@ def splits_stamp(config: Config, dataset: str) -> str:
 
 
 def sides_stamp(config: Config, dataset: str) -> list[str]:
-    """Digests of the user's own tables of subjects, test cases and classes of objects, wherever they lie."""
+    """Digests of the user's own tables of subjects, test cases and classes of objects, and of corrections."""
     section = config.datasets[dataset]
     tables = [name if is_table(name) else None for name in (section.subject, section.classes)]
     names = [*tables, section.test.file if section.test else None]
+    if section.corrections or section.layout == "corrections":
+        names.append(TABLE)
     return [stamp_of(config.folder_of(dataset), name) for name in names]
 
 

@@ -50,6 +50,7 @@ STAGES: Mapping[str, Stage] = {
     "ensemble": Stage(("medseg.predict.together",), (*NETWORK, *HEAD, "FORMATS")),
     # Of cases that several models predict together.
     "ensemble_case": Stage(("medseg.predict.cases", "medseg.predict.ensemble"), (*NETWORK, *HEAD, "FORMATS")),
+    "choose": Stage(("medseg.postprocess.choose",), ("OPERATIONS", "FORMATS")),
     "postprocess": Stage(("medseg.postprocess.run",), ("OPERATIONS", "FORMATS")),
     "evaluate": Stage(("medseg.evaluate.run",), ("METRICS", "FORMATS")),
     "compare": Stage(("medseg.compare.run",), ("METRICS",)),

@@ -57,6 +57,10 @@ def clear(config: Config, *, verify: bool = False, since: float | None = None) -
         if not damage.unfinished:
             say(f"{damage.why}: it is made again")
         result.unlink(missing_ok=True)
+    for key in [*keys(config), *ensemble_keys(config)]:
+        if not config.datasets[key.dataset].postprocess.applies:
+            # A model has no operations that its study does not have any more.
+            Results.of(config).model(key).postprocess.unlink(missing_ok=True)
     return list(found)
 
 
@@ -96,6 +100,8 @@ def made_by(config: Config) -> list[Path]:
     runs, scored, parts = keys(config), judged_keys(config), shards(config)
     stores = {results.store(key.dataset, grid_name(config, key.model)) for key in runs}
     predictions = [results.predict(key) for key in scored]
+    named = [*runs, *ensemble_keys(config)]
+    settled = [results.model(key).postprocess for key in named if config.datasets[key.dataset].postprocess.applies]
     refined = [results.postprocess(key) for key in scored if config.datasets[key.dataset].postprocess.applies]
     weighted = [name for name, model in config.models.items() if model.options.get("weights")]
     return [
@@ -109,8 +115,9 @@ def made_by(config: Config) -> list[Path]:
         *(results.model(key).description for key in runs),
         *(results.model(key).members for key in ensemble_keys(config)),
         *(folder.record for folder in predictions),
+        *settled,
         *(folder.record for folder in refined),
         *(results.scores_shard(key, shard) for key in scored for shard in parts),
-        *(results.scores(key) for key in scored),
+        *(path for key in scored for path in (results.scores(key), results.model(key).quality)),
         *([results.compare.summary, results.report.page] if scored else []),
     ]

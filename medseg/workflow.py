@@ -26,7 +26,7 @@ from medseg.evaluate.choice import check_choices
 from medseg.explained import check_writing
 from medseg.fence import allowed
 from medseg.places import read_study
-from medseg.postprocess.operations import wanted
+from medseg.postprocess.operations import possible
 from medseg.progress import say
 from medseg.records import holds, write_record
 from medseg.results.folders import RunFolder
@@ -242,7 +242,7 @@ def code_of(config: Config, stage: str, wildcards: Any) -> str:
     if (name := getattr(wildcards, "model", None)) is not None:
         used |= _rows_of(config, name)
     if (dataset := getattr(wildcards, "dataset", None)) is not None:
-        used["OPERATIONS"] = wanted(config.datasets[dataset].postprocess)
+        used["OPERATIONS"] = possible(config.datasets[dataset].postprocess)
     if stage == "plan" and config.budget.minutes:
         return f"{stage_digest(stage, used)}-{stage_digest('pace', used)}"
     return stage_digest(stage, used)
@@ -263,6 +263,14 @@ def members_of(config: Config, key: RunKey) -> list[RunKey]:
     return [RunKey(*run) for run in config_members(config, key.dataset, key.model, key.fold)]
 
 
+def inner_of(config: Config, key: RunKey) -> list[RunKey]:
+    """The trainings whose validation cases a model's post-processing is chosen on: other folds of the model."""
+    if not config.datasets[key.dataset].postprocess.choose:
+        return []
+    others = (replace(key, fold=fold) for fold in config.folds.validated)
+    return [one for one in others if one.fold != key.fold]
+
+
 def has_postprocess(config: Config, dataset: str) -> bool:
-    """Whether the data set names any operation."""
+    """Whether the data set names any operation, or lets some be chosen."""
     return config.datasets[dataset].postprocess.applies

@@ -37,7 +37,7 @@ STANDS_FOR = {"9f86…": "9f86" * 16}
 ILLUSTRATIVE = ("medseg <stage>", "medseg …", "medseg ...", "medseg.")
 # Programs of the reader's machine or of other pages, in blocks of commands.
 OTHERS = ("pip", "conda", "python", "make", "git", "snakedeploy", "docker", "torchrun", "cd", "for", "unzip")
-OTHERS += ("tmux", "apptainer", ".")
+OTHERS += ("tmux", "apptainer", ".", "curl")
 
 
 def blocks(kind: str) -> list[Any]:

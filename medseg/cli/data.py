@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medseg.cli import correcting as o
 from medseg.cli.options import ConfigFile, Dataset, as_file, as_folder
 from medseg.machine import processors
 
@@ -63,6 +64,11 @@ def ingest(
             callback=as_file,
         ),
     ] = None,
+    add: o.Add = None,
+    predictions: o.EditedPredictions = None,
+    images: o.EditedImages = None,
+    by: o.By = "",
+    subject: o.Subject = None,
 ) -> None:
     """Check every file of a data set, in one pass; write its manifest and folds."""
     from medseg.ingest import run as stage
@@ -70,6 +76,15 @@ def ingest(
     from medseg.stages import stage_digest
 
     workers = workers or processors()
+    if add is not None:
+        if check or out is not None or propose_subjects is not None:
+            raise typer.BadParameter("stands alone: give neither --check nor --out", param_hint="--add")
+        edited = o.edited(add, predictions, images, by, subject)
+        study = read_study([config], defaults=NO_TRAINING)
+        with _listing(study, dataset, everything):
+            o.take_back(study, dataset, edited, workers, functools.partial(_check_labels, study, dataset))
+        return
+    o.refuse_without_add(predictions, images, by, subject)
     if propose_subjects is not None:
         if check or out is not None:
             raise typer.BadParameter("stands alone: give neither --check nor --out", param_hint="--propose-subjects")

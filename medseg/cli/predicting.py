@@ -65,6 +65,11 @@ References = Annotated[
         help="DICOM segmentations name the UIDs of their series, which viewers need; none: they do",
     ),
 ]
+Uncertainty = Annotated[
+    bool,
+    typer.Option("--uncertainty", help="maps of entropy and of the members' disagreement (nats), beside label maps"),
+]
+Raw = Annotated[bool, typer.Option("--raw", help="the network's own label maps, without the model's post-processing")]
 TrackingUri = Annotated[Text, typer.Option("--tracking-uri", help="MLflow store of a run id")]
 
 FoldConfig = Annotated[File, typer.Option("--config", help="predict a fold: the configuration")]
@@ -82,9 +87,9 @@ Weights = Annotated[File, typer.Option("--weights", help="… --weights of its t
 
 # Names of the options of image files, of a fold, and of the training that a fold's model must be.
 OBJECTS = ("tables", "rois", "geojson", "overlays")
-# Of which none is given where they are off.
-SWITCHES = (*OBJECTS, "dry_run")
+# Options that are given or not.
+FLAGS = (*OBJECTS, "raw", "uncertainty", "dry_run")
 READING = ("layout", "spacing", "series", "orientation", "fill", "allow", "axes", "channel", "max_gb", "dry_run")
-OF_FILES = (*READING, "device", "threads", "mirror", "references", "tracking_uri", *OBJECTS)
+OF_FILES = (*READING, "device", "threads", "mirror", "references", "raw", "uncertainty", "tracking_uri", *OBJECTS)
 OF_FOLD = ("config", "manifest", "splits", "fold", "code", "shard", "join")
 OF_TRAINING = ("plan", "index", "seed", "train_code", "start", "weights")

@@ -1,10 +1,10 @@
-"""Commands that make label maps: predict, postprocess."""
+"""Commands that make label maps: predict, choose, postprocess."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,7 @@ from medseg.cli.options import (
     OutFolder,
     Predictions,
     ShardOf,
+    SplitsFile,
     fold_of,
     part_of,
 )
@@ -48,6 +49,8 @@ def predict(
     threads: o.Threads = None,
     mirror: o.Mirror = None,
     references: o.References = None,
+    raw: o.Raw = False,
+    uncertainty: o.Uncertainty = False,
     tracking_uri: o.TrackingUri = None,
     tables: Tables = False,
     rois: Rois = False,
@@ -73,7 +76,8 @@ def predict(
         _refuse(given, o.OF_FOLD + o.OF_TRAINING, "for the validation cases of a fold, and images are given")
         how = {name: given[name] or None for name in ("layout", "series", "spacing", "allow", "axes")}
         how |= {name: given[name] for name in ("orientation", "fill", "max_gb", "device", "threads", "mirror")}
-        how |= {"references": references, "channels": [int(c) if c.isdecimal() else c for c in channel or ()]}
+        how |= {name: given[name] for name in ("raw", "uncertainty", "references")}
+        how |= {"channels": [int(c) if c.isdecimal() else c for c in channel or ()]}
         _predict_images(images, model, tracking_uri, out, kinds_of(tables, rois, geojson, overlays), how, dry_run)
     elif config is not None and manifest is not None and splits is not None and fold is not None:
         _refuse(given, o.OF_FILES, "for image files; a fold's cases are predicted as the configuration says")
@@ -111,12 +115,22 @@ def _predict_images(
     # Before torch is imported: a store that does not answer is said at once.
     folders = [folder for model in models for folder in resolve_models(model, tracking_uri)]
     from medseg.measure.predicted import PredictedObjects
+    from medseg.postprocess.of_model import steps_of_models
     from medseg.predict import files as stage
     from medseg.predict.code import code_of
+    from medseg.predict.first import lines_of, rows_of, write_rows
     from medseg.predict.planned import plan_batch
+    from medseg.predict.quality import read_quality
+    from medseg.progress import say
     from medseg.text import escaped
 
-    batch = stage.open_batch(images, folders, out, stage.options_of({**how, "code": code_of(folders)}))
+    options = {name: value for name, value in how.items() if name != "raw"}
+    named = named_model(models, folders)
+    finish, note = (None, "") if how["raw"] else steps_of_models(named, folders)
+    if note:
+        say(f"predict: {note}")
+    options |= {"code": code_of(folders), "finish": finish}
+    batch = stage.open_batch(images, folders, out, stage.options_of(options))
     stage.say_members(batch, folders)
     if dry_run:
         for line in plan_batch(batch):
@@ -130,9 +144,24 @@ def _predict_images(
         objects.check([one.labels(out) for one in inputs], [file for one in inputs for file in one.files])
         batch.then = objects.write
     stage.predict_batch(batch)
-    for path in [*batch.written, *([] if objects is None else objects.writer.finish())]:
+    written = [*batch.written, *([] if objects is None else objects.writer.finish())]
+    if named is not None and (quality := read_quality(named)) is not None:
+        rows = rows_of(batch, quality)
+        written.append(write_rows(out, rows, quality))
+        for line in lines_of(rows, quality):
+            say(f"predict: {line}")
+    for path in written:
         print(escaped(str(path)))
     stage.raise_failed(batch)
+
+
+def named_model(models: Sequence[str], folders: Sequence[Path]) -> Path | None:
+    """The folder of the one model, or ensemble of a study, that was named; None: several were."""
+    from medseg.results.folders import ModelFolder
+
+    if len(models) == 1 and ModelFolder(Path(models[0])).members.is_file():
+        return Path(models[0])
+    return folders[0] if len(folders) == 1 else None
 
 
 def _predict_fold(
@@ -158,6 +187,8 @@ def _predict_fold(
 
     config = read_study([config_file])
     if ModelFolder(model).members.is_file():
+        if training is not None:
+            raise typer.BadParameter(f"--plan, --index, --seed: say what one training is, and {model} is an ensemble")
         _predict_together(config, manifest, splits, fold, model, out, code, part, join)
         return
     if code is None:
@@ -223,7 +254,7 @@ def _reserve_gpu() -> None:
 def _refuse(given: Mapping[str, Any], names: Sequence[str], why: str) -> None:
     """Raise ``BadParameter`` if one of the options ``names`` is given, since it would change nothing."""
     empty: tuple[Any, ...] = (None, "", [])
-    found = [name for name in names if given[name] not in empty and not (name in o.SWITCHES and not given[name])]
+    found = [name for name in names if given[name] not in empty and not (name in o.FLAGS and not given[name])]
     if found:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in found)
         raise typer.BadParameter(f"{options}: {why}; leave them out")
@@ -245,14 +276,31 @@ def postprocess(
     code: Code = None,
     model: OfModel = None,
 ) -> None:
-    """Apply the operations that the data set's configuration names to predictions."""
+    """Apply the operations that the data set's configuration names, and those that were chosen, to predictions."""
     from medseg.ingest.recorded import read_dataset
     from medseg.places import read_study
     from medseg.postprocess import run as stage
-    from medseg.postprocess.operations import wanted
+    from medseg.postprocess.operations import possible
     from medseg.stages import stage_digest
 
     loaded = read_study([config])
     steps = loaded.dataset(read_dataset(manifest)["dataset"]).postprocess
-    code = code or stage_digest("postprocess", {"OPERATIONS": wanted(steps)})
+    code = code or stage_digest("postprocess", {"OPERATIONS": possible(steps)})
     stage.run(loaded, manifest, predictions, out, code, model)
+
+
+def choose(
+    config: ConfigFile,
+    manifest: ManifestFile,
+    splits: SplitsFile,
+    model: Annotated[Path, typer.Option("--model", help="model folder, into which postprocess.json is written")],
+    predictions: Annotated[
+        list[Path] | None,
+        typer.Option("--predictions", help="predictions.json of each other fold of the same model and seed"),
+    ] = None,
+) -> None:
+    """Choose the post-processing of a model on predictions of the other folds, and write it into its folder."""
+    from medseg.places import read_study
+    from medseg.postprocess import choose as stage
+
+    stage.run(read_study([config]), manifest, splits, model, predictions or [])

@@ -27,11 +27,14 @@ from medseg.reading import Reading, are_axes
 class DatasetConfig(Section):
     """The folder of a data set and the meaning of its files."""
 
-    layout: Literal["pairs", "patterns", "decathlon", "nnunet", "bids", "dsb2018", "table"] | None = Field(
-        default=None,
-        description="pairs: images/NAME.* and masks/NAME.*; patterns: where `images` and `masks` say; decathlon, "
-        "nnunet: dataset.json, imagesTr/, labelsTr/; bids: sub-XX/; dsb2018: ID/images/, ID/masks/ with a file per "
-        "object; table: a TSV or CSV file; none: the one that the folder shows (docs/data.md)",
+    layout: Literal["pairs", "patterns", "decathlon", "nnunet", "bids", "dsb2018", "table", "corrections"] | None = (
+        Field(
+            default=None,
+            description="pairs: images/NAME.* and masks/NAME.*; patterns: where `images` and `masks` say; decathlon, "
+            "nnunet: dataset.json, imagesTr/, labelsTr/; bids: sub-XX/; dsb2018: ID/images/, ID/masks/ with a file per "
+            "object; table: a TSV or CSV file; corrections: what `medseg ingest --add` took back; none: "
+            "the one that the folder shows (docs/data.md)",
+        )
     )
     path: str = Field(description="folder of the data set, relative to data_root")
     images: str | None = Field(
@@ -114,6 +117,11 @@ class DatasetConfig(Section):
     )
     bids: BidsConfig | None = Field(default=None, description="which files the bids layout takes")
     table: str | None = Field(default=None, description="the table layout's file, relative to the data set's folder")
+    corrections: bool = Field(
+        default=False,
+        description="take the corrected predictions that `medseg ingest --add` put into the data set's folder besides "
+        "the cases of its layout (docs/correct.md)",
+    )
     splits: str | None = Field(default=None, description="file of folds for this data set, in place of `folds.file`")
     download: DownloadConfig | None = Field(default=None, description="where the data set can be fetched from")
     allow: list[str] = Field(default_factory=list, description="codes of faults that are accepted, by name")

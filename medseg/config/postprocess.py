@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from medseg import limits
 from medseg.bounds import LARGEST, shortened
 from medseg.config.section import Positive, Section
+
+# What `choose` may name, and what it tries if it is `true`: operations on label maps, whose price is small.
+Choosable = Literal["crf", "threshold", "fill_holes", "largest_component", "min_volume"]
+USUAL: tuple[Choosable, ...] = ("largest_component", "min_volume")
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class CrfConfig(Section):
@@ -35,15 +40,23 @@ class CrfConfig(Section):
 
 
 class PostprocessConfig(Section):
-    """Fixed operations on predictions, in this order; none is selected by looking at data."""
+    """Operations on predictions, in this order: fixed ones, and what is chosen on inner data besides (`choose`)."""
 
     crf: CrfConfig | None = Field(
         default=None,
         description="refine probabilities by the image (docs/postprocess.md); {}: with the defaults; none: do not",
     )
+    threshold: dict[str, Share] = Field(
+        default_factory=dict,
+        description="region, or the only class -> the probability above which a voxel is in it, in place of 1/2",
+    )
     fill_holes: bool = Field(default=False, description="fill background holes enclosed by a class")
+    largest_foreground: bool = Field(
+        default=False, description="keep only the largest connected component of all that is not background"
+    )
     largest_component: list[str] = Field(
-        default_factory=list, description="class names of which only the largest connected component is kept"
+        default_factory=list,
+        description="names of classes (or regions) of which only the largest connected component is kept",
     )
     min_size: int = Field(
         default=0,
@@ -51,11 +64,35 @@ class PostprocessConfig(Section):
         le=limits.MAX_VOXELS,
         description="remove connected components (of object data: objects) with fewer voxels than this",
     )
+    min_volume: dict[str, Positive] = Field(
+        default_factory=dict,
+        description="class or region -> remove its connected components that are smaller than this, in the data's unit "
+        "(mm3, um2, else pixels)",
+    )
     objects: dict[str, Any] = Field(
         default_factory=dict,
         description="of object data, what is kept: a column of the table of measurements (docs/objects.md) -> lowest "
         "and highest value, e.g. {solidity: [0.8, null], touches_border: false}",
     )
+
+    choose: list[Choosable] = Field(
+        default_factory=list,
+        description="operations that are tried on inner data and adopted where they help and harm no class; true: "
+        f"{', '.join(USUAL)} (docs/postprocess.md)",
+    )
+
+    @field_validator("choose", mode="before", json_schema_input_type=bool | list[Choosable])
+    @classmethod
+    def _choose_in_short(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            return list(USUAL) if value else []
+        return list(dict.fromkeys(value)) if isinstance(value, list | tuple) else value
+
+    @model_validator(mode="after")
+    def _one_way_to_labels(self) -> PostprocessConfig:
+        if self.crf is not None and self.threshold:
+            raise ValueError("crf and threshold: both turn probabilities into labels; take one of them out")
+        return self
 
     @field_validator("objects")
     @classmethod
@@ -73,5 +110,14 @@ class PostprocessConfig(Section):
 
     @property
     def applies(self) -> bool:
-        """Whether any operation is asked for."""
+        """Whether any operation is asked for, or may be chosen."""
         return any(self.model_dump().values())
+
+    @property
+    def may_refine(self) -> bool:
+        """Whether the conditional random field is asked for, or may be chosen."""
+        return self.crf is not None or "crf" in self.choose
+
+    def with_steps(self, **changes: Any) -> PostprocessConfig:
+        """These operations and others, nothing left to choose."""
+        return PostprocessConfig(**{**self.model_dump(), **changes, "choose": []})

@@ -13,15 +13,19 @@ from medseg.config import Config
 from medseg.errors import DataError
 from medseg.evaluate.choice import choice_of, require_chosen
 from medseg.evaluate.predicted import read_prediction
+from medseg.evaluate.quality import calibrate
 from medseg.evaluate.score import COLUMNS, Objects, score_case
 from medseg.evaluate.table import read_table, write_table
 from medseg.image.objects import of_numbers
 from medseg.ingest.cases import read_case_labels
 from medseg.ingest.manifest import Manifest, read_manifest
-from medseg.outputs import writing
+from medseg.outputs import listing, writing
+from medseg.predict.quality import write_quality
 from medseg.predict.record import Predictions, read_predictions, require_made_as, require_predicted_by
-from medseg.results.folders import table_of_shard
+from medseg.results.folders import ModelFolder, table_of_shard
+from medseg.results.key import VALIDATION
 from medseg.shards import Shard
+from medseg.trained import read_trained
 
 
 def run(
@@ -47,7 +51,18 @@ def run(
     target = out if shard is None else table_of_shard(out, shard.name)
     with writing(target):
         given = _read(config, predictions, model)
-        write_table(target, _score(config, read_manifest(manifest_path), given, shard))
+        table = _score(config, read_manifest(manifest_path), given, shard)
+        if shard is None:
+            _write_quality(given, table, model)
+        write_table(target, table)
+
+
+def _write_quality(given: Predictions, table: pd.DataFrame, model: Path | None) -> None:
+    """Write how Dice is estimated into the model folder, where there is one and these are its validation cases."""
+    if model is None or given.key.split != VALIDATION:
+        return
+    with listing(ModelFolder(model).quality, ModelFolder(model).quality):
+        write_quality(read_trained(model), *calibrate(given, table))
 
 
 def _read(config: Config, predictions: Path, model: Path | None) -> Predictions:
@@ -86,7 +101,10 @@ def join(config: Config, predictions: Path, out: Path, count: int, model: Path |
         DataError: if a shard's table is missing or damaged, or is not about these predictions.
     """
     with writing(out):
-        write_table(out, _joined(config, _read(config, predictions, model), out, count))
+        given = _read(config, predictions, model)
+        table = _joined(config, given, out, count)
+        _write_quality(given, table, model)
+        write_table(out, table)
 
 
 def _joined(config: Config, given: Predictions, out: Path, count: int) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medseg.errors import DataError, MedsegError
 from medseg.export.handover import Handover
+from medseg.text import escaped
 
 # Windows (1, C, window) to logits (1, K, window).
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -47,8 +48,7 @@ def write_onnx(model: Handover, path: Path) -> None:
     """
     with _quiet(), _explaining(model, "ONNX"):
         made: Any = torch.onnx.export(
-            model.network,
-            (example(model, 0),),
+            program_of(model),
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamo=True,
@@ -72,9 +72,26 @@ def traced(model: Handover) -> torch.jit.ScriptModule:
     with _quiet(), _explaining(model, "TorchScript"), torch.no_grad():
         # No function of torch.jit has types.
         trace: Any = torch.jit.trace
-        made: torch.jit.ScriptModule = trace(model.network, example(model, 0), check_trace=False)
+        # Of the network itself: sizes of tensors would be tensors, which not every layer takes.
+        made: torch.jit.ScriptModule = trace(program_of(model).module(), example(model, 0), check_trace=False)
         _compare(model, lambda x: made(torch.from_numpy(x)).numpy(), "TorchScript")
     return made
+
+
+def program_of(model: Handover) -> torch.export.ExportedProgram:
+    """The network's operators, one after the other, for windows of its size.
+
+    Raises:
+        DataError: if one of them is medseg's own, which no other program has.
+    """
+    program = torch.export.export(model.network, (example(model, 0),))
+    own = {str(node.target) for node in program.graph.nodes if getattr(node.target, "namespace", "") == "medseg"}
+    if own:
+        raise DataError(
+            f"network '{model.checkpoint.plan.network.name}' computes by code of medseg ({', '.join(sorted(own))}), "
+            "which other programs lack; `--to folder` and `--to pyfunc` hold every model"
+        )
+    return program
 
 
 @contextlib.contextmanager
@@ -86,9 +103,10 @@ def _explaining(model: Handover, form: str) -> Iterator[None]:
         raise
     except Exception as error:
         name = model.checkpoint.plan.network.name
-        first = str(error).strip().splitlines()[:1]
+        cause = error.__cause__ or error
+        first = [type(cause).__name__, *str(cause).strip().splitlines()[:1]]
         raise DataError(
-            f"network '{name}': torch cannot write it as {form} ({type(error).__name__}: {first[0] if first else ''}); "
+            f"network '{name}': torch cannot write it as {form} ({escaped(': '.join(first))}); "
             "`--to folder` and `--to pyfunc` hold every model"
         ) from error
 

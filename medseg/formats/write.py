@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medseg.files import atomic_writer
 from medseg.formats.errors import FormatError
-from medseg.formats.plain import Labels, whole
+from medseg.formats.plain import Files, Fill, Labels, whole
 from medseg.formats.table import format_of, suffix_of
 from medseg.formats.world import NOTHING, About
 from medseg.image.geometry import Geometry
+
+# Formats whose writers take real numbers, too.
+REAL = (".nii", ".nii.gz", ".hdr", ".tif", ".tiff", ".ome.tif", ".ome.tiff")
 
 
 def write_labels(path: Path, labels: Labels, geometry: Geometry, about: About = NOTHING) -> None:
@@ -37,7 +42,26 @@ def write_labels(path: Path, labels: Labels, geometry: Geometry, about: About = 
     row = format_of(path)
     if not row.write:
         raise FormatError(path, f"label maps are not written as {suffix_of(path)}", f"write {row.labels}")
-    written = row.writer(path, labels, geometry, about)
+    _write(path, row.writer(path, labels, geometry, about))
+
+
+def map_suffix(path: Path, dims: int) -> str:
+    """Suffix of a file of real numbers beside an image: the image's own if that is NIfTI or TIFF, else one of these."""
+    if not path.is_dir() and suffix_of(path) in REAL:
+        return suffix_of(path)
+    return ".tif" if dims == 2 else ".nii.gz"
+
+
+def write_map(path: Path, values: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> None:
+    """Write real numbers (*S) as 32-bit floating point, atomically; for arguments and errors see ``write_labels``."""
+    if values.shape != geometry.shape:
+        raise FormatError(path, f"values of shape {values.shape} on a grid of {geometry.shape}", "use the right grid")
+    if suffix_of(path) not in REAL:
+        raise FormatError(path, f"real numbers are not written as {suffix_of(path)}", "write .nii.gz or .tif")
+    _write(path, format_of(path).writer(path, values.astype(np.float32), geometry, about))
+
+
+def _write(path: Path, written: bytes | Fill | Files) -> None:
     files = written if isinstance(written, Mapping) else {path.name: written}
     if len(files) > 1:
         # The header comes last and an old one is removed first: while it is there, it has its own data beside it.

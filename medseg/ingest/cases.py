@@ -26,7 +26,7 @@ from medseg.reading import AS_STORED
 
 # Fields of a case in the manifest that what is read does not depend on (files count by their digests and formats). A
 # new field counts until it is named here.
-NOT_READ = ("id", "subject", "site", "images", "labels", "label_counts", "remarks")
+NOT_READ = ("id", "subject", "site", "images", "labels", "label_counts", "remarks", "source")
 REFERENCE = ("labels_sha256", "object_classes", "recodings")
 
 

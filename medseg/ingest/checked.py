@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from medseg.errors import Fault
 from medseg.image.geometry import Geometry
 from medseg.image.recode import Recoding
 from medseg.ingest.faults import fault
+from medseg.ingest.label_source import UNCHANGED
 from medseg.ingest.layouts.found import Candidate
 from medseg.ingest.manifest import Case
 from medseg.ingest.origin.sketch import Sketch
@@ -55,6 +56,7 @@ class Checked:
         origin: of the first image, as in ``medseg.formats.source.Source``.
         channel_names: the file's own, of an image of one file; empty: it names none.
         recodings: what the values of each label file mean, as in ``medseg.ingest.manifest.Case``.
+        unchanged: whether its reference has the very voxels that a model predicted.
         sketch: of the first image, to find cases of one origin; None if it is constant or could not be read.
     """
 
@@ -80,6 +82,7 @@ class Checked:
     origin: Sequence[float] | None = None
     objects: ObjectFacts | None = None
     sketch: Sketch | None = None
+    unchanged: bool = False
 
     def add(self, code: str, file: str, cause: str, fix: str = "") -> None:
         """Note a fault of this case."""
@@ -107,4 +110,5 @@ class Checked:
             remarks=tuple(self.remarks),
             object_classes=self.object_classes,
             reading=self.reading,
+            source=None if c.source is None else replace(c.source, kind=UNCHANGED if self.unchanged else c.source.kind),
         )

@@ -23,7 +23,7 @@ from medseg.ingest.cases import grid_of, merge_objects, part_of
 from medseg.ingest.channels import reading_of
 from medseg.ingest.checked import Checked
 from medseg.ingest.coding import recoded, recoding_of
-from medseg.ingest.counting import count_values, digest_voxels, spread
+from medseg.ingest.counting import count_values, digest_labels, digest_voxels, spread
 from medseg.ingest.doubts import channel_doubts, grid_doubts, header_doubts, voxel_doubts
 from medseg.ingest.faults import fault
 from medseg.ingest.label_grids import check_grids, check_origins, pages_are_channels
@@ -220,6 +220,7 @@ def _check_values(
     """Compare a label map's values with the table, and count them; ``classes`` is its class map, if there is one."""
     file = (*out.candidate.labels, *out.candidate.images)[0]
     counts = count_values(labels)
+    _check_changed(out, file, labels)
     check_legal(out, file, labels, counts, table)
     foreground = {v: n for v, n in counts.items() if v not in (0, table.ignore)}
     if not foreground:
@@ -232,3 +233,11 @@ def _check_values(
         rest = {v: n for v, n in counts.items() if v in (0, table.ignore)}
         counts = rest | voxels_by_class(objects, out.object_classes, table)
     out.label_counts = counts
+
+
+def _check_changed(out: Checked, file: str, labels: NDArray[Any]) -> None:
+    """Note a reference that began as a prediction and has the very voxels that were predicted."""
+    source = out.candidate.source
+    if source is not None and digest_labels(labels) == source.predicted:
+        out.unchanged = True
+        out.add("unchanged-prediction", file, f"its voxels are those that {source.model} predicted")

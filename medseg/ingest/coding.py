@@ -35,6 +35,9 @@ def recoding_of(out: Checked, file: str, source: Source, table: LabelTable | Non
         return AS_STORED
     if out.candidate.file_values and file in out.candidate.labels:
         return Recoding(every=out.candidate.file_values[out.candidate.labels.index(file)])
+    if out.candidate.source is not None and not source.segments:
+        # It has the values of predictions, whatever those in the data set's own files mean.
+        return AS_STORED
     if table.instances:
         nothing = [value for value in section.background or () if isinstance(value, int)]
         return Recoding({value: 0 for value in nothing if value})
@@ -66,7 +69,7 @@ def _by_segments(
             cause = f"its segments are {_shown(strangers)}; the classes are {known}"
             fix = "call the classes as the segments are called, e.g. `labels: {NAME: 1}` with"
             out.add("segment-names", file, cause, f"{fix} {next(iter(strangers.values()))!r} in place of NAME")
-        return _by_values(table, section)
+        return AS_STORED if out.candidate.source is not None else _by_values(table, section)
     nothing = {value for value in (section.background or [0]) if isinstance(value, int)} - named.keys()
     # A value that the file does not list keeps its meaning, unless a segment of that name is listed.
     unlisted = {v: v for v in (*table.values, table.ignore) if v not in segments and v not in named.values()}

@@ -44,6 +44,14 @@ def digest_voxels(voxels: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
+def digest_labels(labels: NDArray[Any]) -> str:
+    """SHA-256 (hex) of the shape and values of a label map (*S), in whichever type and order it is stored."""
+    digest = hashlib.sha256(repr(labels.shape).encode())
+    for plane in labels:
+        digest.update(np.ascontiguousarray(plane, dtype="<i8").data)
+    return digest.hexdigest()
+
+
 def first_voxel(labels: NDArray[Any], value: int) -> tuple[int, ...]:
     """Index of the first voxel with this value."""
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(labels == value)), labels.shape))

@@ -106,6 +106,11 @@ FAULTS: dict[str, Kind] = {
         "kept: each number is one object",
     ),
     "empty-label": Kind("correct the label or allow it by name", ("LB-08",), "kept"),
+    "unchanged-prediction": Kind(
+        "correct it, or leave it out: a network that is trained on it learns its own errors",
+        ("LB-20",),
+        "kept: the model's own prediction is the reference",
+    ),
     # Contradictions between the files of a case, or the cases of a data set
     "shape-mismatch": Kind("export image and label on one grid", ("LB-06",)),
     "affine-mismatch": Kind("export image and label on one grid", ("LB-07",)),

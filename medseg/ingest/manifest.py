@@ -15,6 +15,8 @@ from medseg.errors import DataError
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.image.recode import Recoding
+from medseg.ingest.grouping import NOBODY, Grouping
+from medseg.ingest.label_source import LabelSource
 from medseg.ingest.recorded import MAKER, read_dataset, read_table, write_table
 from medseg.reading import AS_STORED, Reading
 from medseg.records import as_written
@@ -39,6 +41,7 @@ COLUMNS = (
     "remarks",
     "reading",
     "label_values",
+    "label_source",
 )
 
 
@@ -61,6 +64,7 @@ class Case:
         remarks: what a reader decided with certainty, such as a dropped axis of length 1.
         orientation: which form of contradicting NIfTI headers counts; empty if they agree.
         object_classes: object number in the label file -> value of its class; empty where there is but one class.
+        source: of a reference that began as a prediction; None: it is as the data set has it.
         recodings: what the values of each label file mean; empty: they are those of the label table.
         reading: what else was declared of its files and changes what is read: axes, channels (by number), sizes.
     """
@@ -82,6 +86,7 @@ class Case:
     object_classes: Mapping[int, int] = field(default_factory=dict)
     reading: Reading = AS_STORED
     recodings: tuple[Recoding, ...] = ()
+    source: LabelSource | None = None
 
     @property
     def has_reference(self) -> bool:
@@ -98,35 +103,6 @@ class Case:
         """How its images are read, as they were when they were checked."""
         reading = replace(self.reading, orientation=self.orientation, fill=self.fill)
         return reading.sized(self.pixel_size if self.geometry.dims in (2, 3) else None)
-
-
-@dataclass(frozen=True, slots=True)
-class Grouping:
-    """The unit of independence: how it is known which cases belong to one subject.
-
-    Attributes:
-        by: ``pattern`` (an expression for ids), ``file``, ``case`` (each case by itself), ``noticed`` (cases that look
-            as if they had one origin are one subject), all in the configuration;
-            ``layout``; or ``nobody``, which leaves each case by itself.
-        how: the expression, the file's name, or what in the data set names the subjects.
-    """
-
-    by: str
-    how: str = ""
-
-    def sentence(self, subjects: int) -> str:
-        """One sentence for a reader, with the number of subjects."""
-        if self.by == "nobody":
-            return f"each case by itself: nobody declared which belong together ({subjects} cases)"
-        if self.by == "noticed":
-            return f"subject, by what ingest noticed (`subject: same-origin`): {subjects} subjects"
-        if self.by == "case":
-            return f"each case by itself, declared by `subject: case`: {subjects} cases"
-        how = f"the pattern '{self.how}'" if self.by == "pattern" else self.how
-        return f"subject, declared by {how}: {subjects} subjects"
-
-
-NOBODY = Grouping("nobody")
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +206,7 @@ def _table(cases: Sequence[Case]) -> str:
             "remarks": json.dumps(c.remarks),
             "label_values": json.dumps([r.to_json() for r in c.recodings]) if c.recodings else "",
             "reading": "" if c.reading == AS_STORED else json.dumps(c.reading.to_json()),
+            "label_source": "" if c.source is None else json.dumps(c.source.to_json()),
         }
         for c in cases
     ]
@@ -295,4 +272,5 @@ def _case_from_row(row: Mapping[Any, Any]) -> Case:
         object_classes=_classes_of_cell(row["object_classes"]),
         reading=Reading.from_json(json.loads(row["reading"] or "{}")),
         recodings=tuple(Recoding.from_json(value) for value in json.loads(row["label_values"] or "[]")),
+        source=LabelSource.from_json(json.loads(row["label_source"])) if row.get("label_source") else None,
     )

@@ -41,7 +41,19 @@ FRAME = struct.Struct("<QQ32s")
 # Parts of a data set's section, and facts of a case, that reading its files does not depend on. A new one counts until
 # it is named here.
 NOT_READ = frozenset(
-    {"path", "subject", "test", "splits", "exclude", "download", "generate", "choices", "postprocess", "metrics"}
+    {
+        "path",
+        "subject",
+        "test",
+        "splits",
+        "exclude",
+        "download",
+        "generate",
+        "choices",
+        "corrections",
+        "postprocess",
+        "metrics",
+    }
 )
 NOT_OF_FILES = frozenset({"subject", "site", "test", "group"})
 # A file that changed so short a time before it was read may change again without another time of change.

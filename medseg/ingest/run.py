@@ -16,6 +16,7 @@ from medseg.ingest.cohort import fold_faults
 from medseg.ingest.every_case import check_cases, read_cases
 from medseg.ingest.faults import check_allowed
 from medseg.ingest.folds import FoldCase, check_run, make_folds
+from medseg.ingest.layouts.corrections import TABLE
 from medseg.ingest.manifest import Case, Manifest, write_manifest, write_test
 from medseg.ingest.objects import object_lines
 from medseg.ingest.origin.proposal import proposed_subjects
@@ -81,9 +82,14 @@ def run(
     return ingested.manifest
 
 
-def check(config: Config, dataset: str, workers: int = 1, label_check: LabelCheck | None = None) -> Manifest:
-    """All that ``run`` does, except writing, and every file is read; same errors."""
-    return _ingest(config, dataset, workers, label_check).manifest
+def check(
+    config: Config, dataset: str, workers: int = 1, label_check: LabelCheck | None = None, corrections: str = TABLE
+) -> Manifest:
+    """All that ``run`` does, except writing, and every file is read; same errors.
+
+    ``corrections``: the table of corrected predictions, if it is another.
+    """
+    return _ingest(config, dataset, workers, label_check, corrections=corrections).manifest
 
 
 def propose_subjects(config: Config, dataset: str, file: Path, workers: int = 1) -> list[str]:
@@ -117,11 +123,16 @@ def propose_subjects(config: Config, dataset: str, file: Path, workers: int = 1)
 
 
 def _ingest(
-    config: Config, dataset: str, workers: int, label_check: LabelCheck | None, kept: Kept | None = None
+    config: Config,
+    dataset: str,
+    workers: int,
+    label_check: LabelCheck | None,
+    kept: Kept | None = None,
+    corrections: str = TABLE,
 ) -> _Ingested:
     section = config.dataset(dataset)
     check_allowed(dataset, section.allow, section.fill)
-    inventory = find_cases(dataset, config.folder_of(dataset), section)
+    inventory = find_cases(dataset, config.folder_of(dataset), section, corrections)
     _check_spacing(dataset, section, inventory)
     if label_check is not None and inventory.labels is not None:
         label_check(inventory.labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,11 @@ from medseg.files import SAFE_NAME
 from medseg.formats.table import stem_of
 from medseg.image.labels import LabelTable
 from medseg.ingest.faults import fault
+from medseg.ingest.grouping import NOBODY, Grouping
 from medseg.ingest.held_out import check_test, leave_out, one_side, test_ids
 from medseg.ingest.ids import case_id
 from medseg.ingest.layouts.bids import bids_layout
+from medseg.ingest.layouts.corrections import TABLE, corrections_layout
 from medseg.ingest.layouts.decathlon import decathlon_layout
 from medseg.ingest.layouts.dsb2018 import dsb2018_layout
 from medseg.ingest.layouts.found import Candidate, Found, same_name
@@ -25,7 +27,6 @@ from medseg.ingest.layouts.nnunet import nnunet_layout
 from medseg.ingest.layouts.pairs import pairs_layout
 from medseg.ingest.layouts.patterns import patterns_layout
 from medseg.ingest.layouts.table import table_layout
-from medseg.ingest.manifest import NOBODY, Grouping
 from medseg.ingest.object_classes import ambiguous_ids, check_setting, listed_classes
 from medseg.ingest.subjects import check_subject, declared_subjects
 from medseg.progress import say
@@ -42,6 +43,7 @@ LAYOUTS: dict[str, Callable[[str, Path, DatasetConfig], Found]] = {
     "bids": bids_layout,
     "dsb2018": dsb2018_layout,
     "table": table_layout,
+    "corrections": corrections_layout,
 }
 
 
@@ -83,8 +85,12 @@ class Inventory:
         return frozenset(case.id for case in self.candidates if case.test)
 
 
-def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Inventory:
+def find_cases(dataset: str, root: Path, config: DatasetConfig, corrections: str = TABLE) -> Inventory:
     """Look for a data set's cases in ``root`` by its layout; no image is opened.
+
+    Args:
+        dataset, root, config: the data set.
+        corrections: its table of corrected predictions, if it takes any.
 
     Raises:
         ConfigError: if the configuration lacks what the layout needs, ``subject`` is no usable expression, or
@@ -96,7 +102,7 @@ def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Inventory:
         return Inventory(root, (), None, None, (fault("missing", "-", "-", f"no folder {root}", fix),))
     section = config if config.layout else guess_layout(dataset, root, config)
     layout = str(section.layout)
-    found = LAYOUTS[layout](dataset, root, section)
+    found = _found(dataset, root, section, corrections)
     for remark in (*found.remarks, *_with_ids(found)):
         say(f"ingest {dataset}: {remark}")
     check_test(dataset, layout, config)
@@ -109,7 +115,7 @@ def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Inventory:
     for case in sorted(found.candidates, key=lambda c: (c.id, c.images)):
         cases.setdefault(case.id, case)
     absent = {*excluded, *(f.case for f in faults)}
-    subjects, grouping, wrong = declared_subjects(dataset, root, config.subject, cases, found.evidence, absent)
+    subjects, grouping, wrong = _subjects(dataset, root, config, cases, found.evidence, absent, corrections)
     test, unfit = test_ids(dataset, root, config, cases, set(excluded), faults)
     listed: Mapping[str, Mapping[int, int]] | None = None
     if found.labels is not None and config.classes is not None and is_table(config.classes):
@@ -136,6 +142,40 @@ def find_cases(dataset: str, root: Path, config: DatasetConfig) -> Inventory:
     named = tuple(config.channel_names) if config.channel_names else found.channels
     faults += _unprintable(candidates, named or ())
     return Inventory(root, candidates, found.labels, named, tuple(faults), found.splits, excluded, grouping)
+
+
+def _found(dataset: str, root: Path, section: DatasetConfig, corrections: str) -> Found:
+    """What the layout finds, and the corrected predictions that the data set takes besides."""
+    if section.layout == "corrections":
+        return corrections_layout(dataset, root, section, corrections)
+    found = LAYOUTS[str(section.layout)](dataset, root, section)
+    if not section.corrections:
+        if (root / TABLE).is_file():
+            found.remarks.append(f"{TABLE} is not used: `corrections: true` takes its cases")
+        return found
+    if (root / corrections).is_file() and found.labels is not None:
+        named = section.model_copy(update={"labels": dict(found.labels.names)})
+        more = corrections_layout(dataset, root, named, corrections)
+        found.candidates += more.candidates
+        found.faults += more.faults
+    return found
+
+
+def _subjects(
+    dataset: str,
+    root: Path,
+    config: DatasetConfig,
+    cases: Mapping[str, Candidate],
+    evidence: str,
+    absent: Set[str],
+    corrections: str,
+) -> tuple[dict[str, str], Grouping, list[Fault]]:
+    """As ``declared_subjects``; corrected predictions have theirs in their own table, whatever ``subject`` says."""
+    added = {case: one.subject for case, one in cases.items() if one.source is not None}
+    others = {case: one for case, one in cases.items() if case not in added}
+    known = absent | added.keys()
+    subjects, grouping, wrong = declared_subjects(dataset, root, config.subject, others, evidence, known)
+    return subjects | added, grouping if others or not added else Grouping("file", corrections), wrong
 
 
 def _with_ids(found: Found) -> list[str]:

@@ -12,9 +12,9 @@ from medseg.config import is_table
 from medseg.errors import ConfigError, DataError, Fault
 from medseg.files import nearest
 from medseg.ingest.faults import fault
+from medseg.ingest.grouping import NOBODY, Grouping
 from medseg.ingest.ids import case_id
 from medseg.ingest.layouts.found import Candidate
-from medseg.ingest.manifest import NOBODY, Grouping
 from medseg.ingest.tables import read_table
 from medseg.text import text_of_cell
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from medseg.ingest.label_source import sources_in_words
 from medseg.ingest.manifest import Case, Manifest
 from medseg.ingest.splits import Fold
 
@@ -38,6 +39,8 @@ def summary(
         *objects,
         f"{len(folds)} folds of training + validation cases: {parts}" if folds else "no folds: trained on all cases",
     ]
+    if sources := sources_in_words(case.source for case in (*cases, *test)):
+        lines.append(f"references: {sources}")
     if test:
         of = len({c.subject for c in test})
         lines.append(f"test set, in no fold and no plan: {len(test)} cases of {of} subjects; `medseg test` opens it")

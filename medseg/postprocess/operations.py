@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from medseg.errors import ConfigError
 from medseg.late import resolve
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from medseg.image.labels import LabelTable
 
 # What an operation may work on: a label map (S), the prediction's or that of the operation before it; probabilities on
-# the voxels of the image (``medseg.predict.probabilities.Probabilities``); the image (a ``Source``).
-LABELS, PROBABILITIES, IMAGE = "labels", "probabilities", "image"
+# the voxels of the image (``medseg.predict.probabilities.Probabilities``); the image (a ``Source``), or its grid alone.
+LABELS, PROBABILITIES, IMAGE, GRID = "labels", "probabilities", "image", "grid"
 # One reader for each of them: nothing is read that no operation needs.
 Readers = Mapping[str, Callable[[], Any]]
 
@@ -52,12 +53,24 @@ OPERATIONS: Mapping[str, Operation] = {
         check="medseg.postprocess.objects:refuse_objects",
         peak_bytes="medseg.postprocess.refine:peak_bytes",
     ),
+    "threshold": Operation(
+        "medseg.postprocess.thresholds:apply_threshold",
+        needs=(PROBABILITIES, GRID),
+        check="medseg.postprocess.thresholds:check_threshold",
+    ),
     "fill_holes": Operation("medseg.postprocess.components:apply_fill_holes"),
+    "largest_foreground": Operation(
+        "medseg.postprocess.targets:apply_largest_foreground", check="medseg.postprocess.objects:refuse_objects"
+    ),
     "largest_component": Operation(
-        "medseg.postprocess.components:apply_largest_component",
-        check="medseg.postprocess.components:check_largest_component",
+        "medseg.postprocess.targets:apply_largest_component", check="medseg.postprocess.targets:check_names"
     ),
     "min_size": Operation("medseg.postprocess.components:apply_min_size"),
+    "min_volume": Operation(
+        "medseg.postprocess.targets:apply_min_volume",
+        needs=(LABELS, GRID),
+        check="medseg.postprocess.targets:check_names",
+    ),
     "objects": Operation(
         "medseg.postprocess.objects:keep",
         needs=(LABELS, IMAGE),
@@ -65,19 +78,28 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
 }
 
+# Operations that a word of `choose` stands for, where it is not that of the operation alone.
+CHOSEN: Mapping[str, tuple[str, ...]] = {"largest_component": ("largest_foreground", "largest_component")}
+
 
 def wanted(steps: PostprocessConfig) -> dict[str, Operation]:
     """The operations that a configuration asks for, by name, in their order."""
     return {name: operation for name, operation in OPERATIONS.items() if getattr(steps, name)}
 
 
+def possible(steps: PostprocessConfig) -> dict[str, Operation]:
+    """The operations that a configuration asks for or lets be chosen, by name, in their order."""
+    names = {name for choice in steps.choose for name in CHOSEN.get(choice, (choice,))} | wanted(steps).keys()
+    return {name: operation for name, operation in OPERATIONS.items() if name in names}
+
+
 def needs(steps: PostprocessConfig) -> frozenset[str]:
-    """What the operations of a configuration work on, all together."""
-    return frozenset(need for operation in wanted(steps).values() for need in operation.needs)
+    """What the operations of a configuration may work on, all together."""
+    return frozenset(need for operation in possible(steps).values() for need in operation.needs)
 
 
 def wants_probabilities(steps: PostprocessConfig) -> bool:
-    """Whether predictions must be kept with their probabilities for these operations."""
+    """Whether predictions must be kept with their probabilities for these operations, or those that may be chosen."""
     return PROBABILITIES in needs(steps)
 
 
@@ -85,7 +107,7 @@ def apply(readers: Readers, steps: PostprocessConfig, table: LabelTable) -> NDAr
     """Apply the operations that a configuration asks for to one case.
 
     Args:
-        readers: a function for each of ``labels``, ``probabilities`` and ``image`` that an operation may need.
+        readers: a function for each of ``labels``, ``probabilities``, ``image``, ``grid`` that an operation may need.
         steps: the operations and their options.
         table: label table of the data set.
 
@@ -102,6 +124,14 @@ def apply(readers: Readers, steps: PostprocessConfig, table: LabelTable) -> NDAr
 
 def check(steps: PostprocessConfig, table: LabelTable, dataset: str) -> None:
     """Raise ``ConfigError`` if an option does not fit the classes that predictions of the data set have."""
+    where = f"datasets.{dataset}.postprocess"
     for name, operation in wanted(steps).items():
         if operation.check is not None:
-            resolve(operation.check)(getattr(steps, name), table, f"datasets.{dataset}.postprocess.{name}")
+            resolve(operation.check)(getattr(steps, name), table, f"{where}.{name}")
+    if steps.choose and table.instances:
+        raise ConfigError(
+            f"{where}.choose: is for classes and regions; how objects are read off is chosen on training cases already "
+            "(docs/objects.md); leave it out"
+        )
+    if "threshold" in steps.choose:
+        resolve(OPERATIONS["threshold"].check or "")({}, table, f"{where}.choose")

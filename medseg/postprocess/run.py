@@ -5,27 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from medseg.config import Config, PostprocessConfig
-from medseg.errors import DataError
+from medseg.errors import ConfigError, DataError
 from medseg.files import digest_of
-from medseg.formats.read import open_image, read_recorded
-from medseg.formats.source import Source
 from medseg.formats.world import About
 from medseg.formats.write import write_labels
 from medseg.image.labels import LabelTable
-from medseg.ingest.cases import open_case_image, reading_facts
+from medseg.ingest.cases import reading_facts
 from medseg.ingest.manifest import Case, read_manifest
 from medseg.kept import kept, write_stamp
 from medseg.late import resolve
 from medseg.outputs import writing
+from medseg.postprocess.effect import Effect
 from medseg.postprocess.objects import class_values
-from medseg.postprocess.operations import IMAGE, LABELS, PROBABILITIES, Readers, apply, check, wanted
-from medseg.predict.probabilities import Probabilities, read_probabilities
+from medseg.postprocess.operations import PROBABILITIES, apply, check, possible, wanted
+from medseg.postprocess.readers import Predicted
+from medseg.postprocess.settled import require_settled
 from medseg.predict.record import (
     PredictedCase,
     label_map_digest,
@@ -53,23 +49,50 @@ def run(
     """
     manifest = read_manifest(manifest_path)
     dataset = config.dataset(manifest.dataset)
-    steps = dataset.postprocess
-    check(steps, manifest.labels, manifest.dataset)
+    check(dataset.postprocess, manifest.labels, manifest.dataset)
     given = read_predictions(predictions)
     if model is not None:
         require_predicted_by(model, given)
+    steps = steps_of(dataset.postprocess, manifest.dataset, model)
     failed = {case_id: entry for case_id, entry in given.cases.items() if entry.failed}
     todo = {case_id: manifest.case(case_id) for case_id in given.cases if case_id not in failed}
     budget = host_budget(config.budget.host_gb)
     require_memory(list(todo.values()), len(manifest.channels), steps, manifest.labels, budget)
-    processor = Processor(config.folder_of(manifest.dataset), given.folder, out, steps, manifest.labels, code)
+    asking = [name for name, row in wanted(steps).items() if PROBABILITIES in row.needs]
+    predicted = Predicted(config.folder_of(manifest.dataset), given.folder, asking)
+    processor = Processor(predicted, out, steps, manifest.labels, code)
     bar = Progress(f"postprocess {manifest.dataset}/{given.key.model} fold {given.key.fold}", len(todo))
     cases: dict[str, PredictedCase] = {}
+    measured = Effect(manifest.labels, config.folder_of(manifest.dataset), predicted, dataset.postprocess, steps)
     with writing(PredictionFolder(out).record, out, whole=True):
         for done, (case_id, case) in enumerate(todo.items(), start=1):
-            cases[case_id] = processor.process(case, given.cases[case_id])
+            with measured.timing():
+                cases[case_id] = processor.process(case, given.cases[case_id])
+            measured.take(case, given.cases[case_id])
             bar.update(done)
+        measured.write(PredictionFolder(out), given.fingerprint)
         write_predictions(replace(given, folder=out, cases=cases | failed, postprocess=steps.model_dump()))
+
+
+def steps_of(section: PostprocessConfig, dataset: str, model: Path | None) -> PostprocessConfig:
+    """The operations of a model: those that are configured, and those that were chosen for it.
+
+    Args:
+        section: of the configuration.
+        dataset: its name.
+        model: model folder; None: only what is configured.
+
+    Raises:
+        ConfigError: if some are to be chosen and there is no model.
+        DataError: if they were not chosen yet, or for another configuration or training.
+    """
+    if not section.choose:
+        return section
+    if model is None:
+        raise ConfigError(
+            f"datasets.{dataset}.postprocess.choose: what was chosen stands in the model folder; give it (--model)"
+        )
+    return require_settled(model, section).steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +100,13 @@ class Processor:
     """Applies the operations of a configuration to cases.
 
     Attributes:
-        data: the data set's folder.
-        source, out: folders of the predictions and of the results.
+        given: the predictions.
+        out: folder of the results.
         steps, table: operations and label table.
         code: digest of this stage's code.
     """
 
-    data: Path
-    source: Path
+    given: Predicted
     out: Path
     steps: PostprocessConfig
     table: LabelTable
@@ -102,48 +124,17 @@ class Processor:
         files = [target] if classes is None else [target, classes]
         digests = kept(stamp, key, [path.name for path in files], label_map_digest)
         if digests is None:
-            labels = apply(self._readers(case, entry), self.steps, self.table)
+            labels = apply(self.given.readers(case, entry), self.steps, self.table)
             # A prediction has the world of its image.
-            world = self._opened(entry.file, entry.sha256).world
+            world = self.given.opened(entry.file, entry.sha256).world
             about = About.of_classes(world, self.table.names)
             write_labels(target, labels, case.geometry, About(world) if self.table.instances else about)
             if classes is not None and entry.classes is not None:
-                before = self._recorded(entry.classes["file"], entry.classes["sha256"])
+                before = self.given.recorded(entry.classes["file"], entry.classes["sha256"])
                 write_labels(classes, class_values(labels, before, self.table), case.geometry, about)
             digests = write_stamp(stamp, key, files, label_map_digest)
         beside = None if classes is None else {"file": classes.name, "sha256": digests[classes.name]}
-        return PredictedCase(target.name, digests[target.name], classes=beside)
-
-    def _opened(self, name: str, sha256: str) -> Source:
-        """A file of the predictions."""
-        path = self.source / name
-        return open_image(path, read_recorded(path, sha256, "medseg predict"))
-
-    def _recorded(self, name: str, sha256: str) -> NDArray[Any]:
-        """Values (S) of a file of the predictions."""
-        return np.ascontiguousarray(self._opened(name, sha256).labels())
-
-    def _readers(self, case: Case, entry: PredictedCase) -> Readers:
-        """What operations may work on, read when it is asked for."""
-
-        def labels() -> NDArray[Any]:
-            return self._recorded(entry.file, entry.sha256)
-
-        def probabilities() -> Probabilities:
-            if entry.probabilities is None:
-                asking = [
-                    f"postprocess.{name}" for name, row in wanted(self.steps).items() if PROBABILITIES in row.needs
-                ]
-                raise DataError(
-                    f"{PredictionFolder(self.source).record}: case '{case.id}' has no probabilities, which "
-                    f"{', '.join(asking)} works on; run `medseg predict` again with this configuration"
-                )
-            return read_probabilities(self.source / entry.probabilities["file"], entry.probabilities["sha256"])
-
-        def image() -> Source:
-            return open_case_image(case, self.data)
-
-        return {LABELS: labels, PROBABILITIES: probabilities, IMAGE: image}
+        return PredictedCase(target.name, digests[target.name], classes=beside, expected=entry.expected)
 
 
 def require_memory(
@@ -154,10 +145,10 @@ def require_memory(
     Args:
         cases: those to be processed.
         channels: of their images.
-        steps, table: operations and label table.
+        steps, table: operations, those that may be chosen included, and label table.
         budget: bytes.
     """
-    for name, operation in wanted(steps).items():
+    for name, operation in possible(steps).items():
         if operation.peak_bytes is None:
             continue
         for case in cases:

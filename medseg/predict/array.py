@@ -14,6 +14,7 @@ from medseg.errors import DataError
 from medseg.formats.source import Source
 from medseg.image.geometry import Geometry
 from medseg.machine import available_memory
+from medseg.predict.finish import Finish, FinishedMap, finished_labels
 from medseg.predict.memory import Memory
 from medseg.predict.predictor import Predictor, require_fit
 from medseg.predict.sinks import LabelMap
@@ -33,6 +34,7 @@ def predict_array(
     spacing: Sequence[float] | None = None,
     affine: ArrayLike | None = None,
     unit: str | None = None,
+    finish: Finish | None = None,
 ) -> LabelMap:
     """The label map of an image in memory.
 
@@ -43,6 +45,7 @@ def predict_array(
         spacing: voxel size per axis; of a volume whose axes have a meaning only with ``no-orientation`` allowed.
         affine: in place of it, the matrix from voxels to the world (of a volume, RAS+).
         unit: of both: ``mm``, ``um``, ``px``; None: the model's.
+        finish: the operations that belong to the model; None: the network's own labels.
 
     Returns:
         Values of the label table or object numbers (S), and the class of each number.
@@ -56,6 +59,10 @@ def predict_array(
     refuse(doubts_of_headers([source], terms))
     Memory(predictor.plan, predictor.device, available_memory()).require(NAME, source.shape[0], source)
     whole, _ = read_whole([source], terms)
+    if finish is not None:
+        found = FinishedMap(finish, whole)
+        predictor.predict(whole, NAME, [found])
+        return finished_labels(found, predictor.checkpoint.labels)
     kept = LabelMap()
     predictor.predict(whole, NAME, [kept])
     return kept

@@ -12,12 +12,14 @@ from medseg.formats.table import class_map, label_suffix, stem_of
 from medseg.ingest.cases import open_case_image, reading_facts
 from medseg.ingest.manifest import Case, Manifest
 from medseg.kept import kept, write_stamp
+from medseg.predict.expected import EXPECTED, ExpectedDice
 from medseg.predict.predictor import Predicting
 from medseg.predict.probabilities import ProbabilityFile
 from medseg.predict.record import PredictedCase, Predictions, label_map_digest
 from medseg.predict.sinks import LabelFile, Sink
 from medseg.predict.trainings import Training, facts_of
 from medseg.progress import Progress, say
+from medseg.records import read_record
 from medseg.results.key import VALIDATION, RunKey
 
 PROBABILITIES = ".probabilities.b2nd"
@@ -146,8 +148,9 @@ class Outputs:
         sinks: list[Sink] = [LabelFile(self.labels, classes, self.references)]
         if self.probabilities in self.files:
             sinks.append(ProbabilityFile(self.probabilities))
-        predictor.predict(open_case_image(self.case, data), self.case.id, sinks)
-        return write_stamp(self.stamp, self.key, self.files, output_digest)
+        expected = ExpectedDice()
+        predictor.predict(open_case_image(self.case, data), self.case.id, [*sinks, expected])
+        return write_stamp(self.stamp, self.key, self.files, output_digest, {EXPECTED: expected.values})
 
     def entry(self, digests: Mapping[str, str]) -> PredictedCase:
         """The case's entry in the record."""
@@ -155,7 +158,8 @@ class Outputs:
             {"file": path.name, "sha256": digests[path.name]} if path in self.files else None
             for path in (self.probabilities, self.classes)
         )
-        return PredictedCase(self.labels.name, digests[self.labels.name], "", probabilities, classes)
+        expected = read_record(self.stamp, "medseg predict").get(EXPECTED, {})
+        return PredictedCase(self.labels.name, digests[self.labels.name], "", probabilities, classes, expected)
 
 
 def output_digest(path: Path) -> str:

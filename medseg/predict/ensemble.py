@@ -22,7 +22,7 @@ from medseg.engine.placement import autocast
 from medseg.formats.source import Source
 from medseg.objects.decoding import Decoding
 from medseg.plan.plan import Plan
-from medseg.predict.objects import room
+from medseg.predict.objects import IN_MEMORY, room
 from medseg.predict.pipeline import Maps, Pipeline
 from medseg.predict.predictor import Predicting, Predictor
 from medseg.predict.sinks import Frame, LabelMap, Sink
@@ -45,6 +45,15 @@ def predicting(
     if len(trainings) == 1:
         return Predictor(trainings[0].folder, device, threads, mirror)
     return Ensemble(trainings, device, threads, mirror)
+
+
+def bytes_beside(trainings: Sequence[Training]) -> int:
+    """Most bytes of memory that predicting together takes beyond the member that takes most; 0 for one training."""
+    if len(trainings) == 1:
+        return 0
+    weights = [ModelFolder(one.folder).weights.stat().st_size for one in trainings]
+    # Small networks stay; sums are in memory up to a size, in a file above it.
+    return IN_MEMORY + (sum(weights) if sum(weights) <= HELD else 0)
 
 
 class Ensemble:

@@ -7,24 +7,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from medseg.errors import DataError, GeometryError, ImagesFailed
+from medseg.errors import ConfigError, DataError, GeometryError, ImagesFailed
 from medseg.files import write_text
 from medseg.formats.limits import file_limit, spooling
 from medseg.formats.source import Source
 from medseg.kept import kept, write_stamp
 from medseg.machine import available_memory
-from medseg.predict.batch import Batch, How, Then, options_of
-from medseg.predict.ensemble import predicting
+from medseg.predict.batch import Batch, How, Then, options_of, terms_of
+from medseg.predict.ensemble import bytes_beside, predicting
+from medseg.predict.expected import EXPECTED, ExpectedDice
 from medseg.predict.failures import SHOWN, failures_of, is_of_memory, listed
+from medseg.predict.finish import FinishedFile
 from medseg.predict.input import Input
 from medseg.predict.inputs import find_inputs
 from medseg.predict.memory import Memory
-from medseg.predict.predictor import Predicting, require_fit
+from medseg.predict.predictor import Predicting, Predictor, require_fit
 from medseg.predict.record import label_map_digest
 from medseg.predict.scale import LARGE, is_large
-from medseg.predict.sinks import LabelFile
-from medseg.predict.terms import Found, Terms, doubts_of_headers, open_parts, refuse, shared_terms
+from medseg.predict.sinks import LabelFile, Sink
+from medseg.predict.terms import Found, doubts_of_headers, open_parts, refuse
 from medseg.predict.trainings import read_trainings
+from medseg.predict.uncertainty import UncertaintyFiles
 from medseg.predict.voxels import on_one_grid, read_by_slabs, read_whole
 from medseg.progress import Progress, say
 from medseg.records import read_record
@@ -73,10 +76,10 @@ def open_batch(
     """The images that a user means, and where their predictions go; arguments and errors as for ``predict_files``."""
     trainings = read_trainings([model] if isinstance(model, Path) else model)
     inputs = find_inputs(words, trainings[0].checkpoint.channels, out, layout=how.layout, series=how.series)
-    given = {name: getattr(how, name) for name in ("orientation", "fill", "allow", "spacing", "axes", "channels")}
-    terms = shared_terms({str(one.folder): Terms.of(one.checkpoint, **given) for one in trainings})
-    batch = Batch(inputs, out, how, trainings, terms, then)
-    _refuse_overwriting(inputs, [path for one in inputs for path in batch.outputs(one)])
+    if how.uncertainty and len(trainings) > 1:
+        raise ConfigError("--uncertainty: is of one model with its mirror images; name one --model")
+    batch = Batch(inputs, out, how, trainings, terms_of(trainings, how), then)
+    _refuse_overwriting(inputs, [path for one in inputs for path in (*batch.outputs(one), *batch.maps(one))])
     return batch
 
 
@@ -102,7 +105,8 @@ def reading(batch: Batch) -> Iterator[None]:
 
 def memories(batch: Batch) -> list[Memory]:
     """What each training of a batch may take, and needs."""
-    budget, together = _limit(batch) or available_memory(), len(batch.trainings) > 1
+    budget = max(0, (_limit(batch) or available_memory()) - bytes_beside(batch.trainings))
+    together = len(batch.trainings) > 1
     return [Memory(one.checkpoint.plan, batch.how.device, budget, together=together) for one in batch.trainings]
 
 
@@ -128,11 +132,13 @@ def check(batch: Batch, memory: Sequence[Memory]) -> dict[Input, str]:
     for done, one in enumerate(batch.inputs, start=1):
         with _noting_failure(batch, one):
             keys[one] = batch.key(one)
-            names = [path.name for path in batch.outputs(one)]
+            names = [path.name for path in (*batch.outputs(one), *batch.maps(one))]
             found = kept(batch.stamp(one), keys[one], names, label_map_digest)
             if found is not None and _allowed_in(batch.stamp(one)) <= batch.terms.allow:
                 batch.kept.add(one)
+                batch.expected[one] = read_record(batch.stamp(one), "medseg predict").get(EXPECTED, {})
             else:
+                batch.require_unedited(one)
                 _check_one(batch, one, memory)
         bar.update(done)
     _say_checked(batch)
@@ -157,7 +163,8 @@ def _check_one(batch: Batch, one: Input, memory: Sequence[Memory]) -> None:
     batch.allowed += [doubt for doubt in found if doubt.allowed]
     refuse(found)
     for of_one in memory:
-        of_one.require(one.shown, channels, parts[0], batch.out, one_grid=on_one_grid(parts))
+        whole = on_one_grid(parts)
+        of_one.require(one.shown, channels, parts[0], len(batch.maps(one)), batch.out, one_grid=whole)
 
 
 def say_members(batch: Batch, named: Sequence[Path]) -> None:
@@ -195,15 +202,15 @@ def _predict(batch: Batch, keys: Mapping[Input, str]) -> None:
     """Predict what was found sound and is not there; the network is built for the first of them."""
     todo = [one for one in batch.inputs if one not in batch.failed]
     bar = Progress("predict", len(todo))
-    predictor: Predicting | None = None
     for done, one in enumerate(todo, start=1):
         with _noting_failure(batch, one):
             if one in batch.kept:
                 _follow(batch, one, None)
             else:
                 how = batch.how
-                predictor = predictor or predicting(batch.trainings, how.device, how.threads, how.mirror)
-                _predict_one(batch, one, predictor, keys[one])
+                if batch.predictor is None:
+                    batch.predictor = predicting(batch.trainings, how.device, how.threads, how.mirror)
+                _predict_one(batch, one, batch.predictor, keys[one])
         bar.update(done, "" if one in batch.failed else str(one.labels(batch.out)))
 
 
@@ -213,11 +220,18 @@ def _predict_one(batch: Batch, one: Input, predictor: Predicting, key: str) -> N
     for doubt in found:
         say(f"predict: allowed {doubt.doubt.code}: {doubt.file}: {doubt.doubt.cause}; {doubt.allowed}")
     labels, *classes = batch.outputs(one)
-    sink = LabelFile(labels, classes[0] if classes else None, batch.how.references, key)
-    _into_file(predictor, source, one, sink)
+    file = LabelFile(labels, classes[0] if classes else None, batch.how.references, key)
+    expected = ExpectedDice()
+    sinks: list[Sink] = [FinishedFile(file, batch.how.finish, source) if batch.how.finish else file, expected]
+    maps = batch.maps(one)
+    if isinstance(predictor, Predictor):
+        predictor.uncertain = bool(maps)
+    _into(predictor, source, one, [*sinks, *([UncertaintyFiles(*maps)] if maps else []), *batch.watchers])
+    batch.expected[one] = expected.values
     about = [doubt for doubt in batch.allowed if doubt.file in one.files]
     allowed = sorted({doubt.doubt.code for doubt in (*about, *found)} & batch.terms.allow)
-    write_stamp(batch.stamp(one), key, [labels, *classes], label_map_digest, {"allowed": allowed})
+    facts = {"allowed": allowed, EXPECTED: expected.values, **batch.predicted(one)}
+    write_stamp(batch.stamp(one), key, [labels, *classes, *maps], label_map_digest, facts)
     _follow(batch, one, source)
 
 
@@ -229,17 +243,17 @@ def _read(batch: Batch, one: Input) -> tuple[Source, list[Found]]:
     return (read_by_slabs if large and on_one_grid(parts) else read_whole)(parts, batch.terms)
 
 
-def _into_file(predictor: Predicting, source: Source, one: Input, sink: LabelFile) -> None:
-    """Predict an image into files; if a GPU's memory runs out, a second time with one window at once."""
+def _into(predictor: Predicting, source: Source, one: Input, sinks: Sequence[Sink]) -> None:
+    """Predict an image into sinks; if a GPU's memory runs out, a second time with one window at once."""
     try:
-        predictor.predict(source, one.shown, [sink])
+        predictor.predict(source, one.shown, sinks)
         return
     except RuntimeError as error:
         if not is_of_memory(error) or not predictor.spare_memory():
             raise
     # Out of the handler, which holds what the first attempt had in memory.
     say(f"predict: {one.shown}: out of memory on {predictor.device}; again, one window at a time from now on")
-    predictor.predict(source, one.shown, [sink])
+    predictor.predict(source, one.shown, sinks)
 
 
 def _follow(batch: Batch, one: Input, source: Source | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,12 +34,19 @@ class Member:
         """The member's output (N, K, S) for windows (N, C, S)."""
         if not self.mirror:
             return self.network(x)
-        axes = range(2, x.ndim)
-        total = self.network(x).float()
+        total, count = None, 0
+        for output in self.outputs(x):
+            total, count = output if total is None else total + output, count + 1
+        assert total is not None
+        return total / float(count)
+
+    def outputs(self, x: Tensor) -> Iterator[Tensor]:
+        """The outputs (N, K, S) of which the member's is the mean, 32-bit: of the windows and their mirror images."""
+        yield self.network(x).float()
+        axes = range(2, x.ndim) if self.mirror else ()
         for count in range(1, len(axes) + 1):
             for flip in itertools.combinations(axes, count):
-                total = total + self._turned(self.network(x.flip(flip)).float().flip(flip), flip)
-        return total / float(2 ** len(axes))
+                yield self._turned(self.network(x.flip(flip)).float().flip(flip), flip)
 
     def _turned(self, maps: Tensor, flip: Sequence[int]) -> Tensor:
         """Maps that were mirrored back along some axes, with vectors that point the right way again."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from medseg.engine.build import build_network
 from medseg.engine.memory import LiveBytes, no_workspace
 from medseg.errors import DataError
 from medseg.formats.pieces import pieces_of
-from medseg.formats.raw import SPAN, RawVoxels
+from medseg.formats.raw import SPAN
 from medseg.formats.source import Source
 from medseg.image.geometry import Geometry, canonical_axes
 from medseg.image.spline import BLOCK, REACH
@@ -30,10 +29,10 @@ from medseg.machine import own_memory, pick_device
 from medseg.patches.blending import PIECE_VALUES
 from medseg.patches.tiling import slab_axis
 from medseg.plan.plan import Plan
+from medseg.predict.disk import disk_bytes, free_disk, unpacked_bytes
 from medseg.predict.native import SLAB_VALUES
 from medseg.predict.objects import IN_MEMORY
 from medseg.predict.scale import held_bytes, is_large, prepared_shape, streamed_axis
-from medseg.predict.sinks import HELD_VOXELS
 from medseg.preprocess.rows import rows_at_once
 
 # Bytes per voxel that decoding objects takes for a moment, within the tiles that it works on at once.
@@ -87,18 +86,21 @@ class Memory:
         self._plan, self._budget, self._together = plan, budget, together
         self.device = pick_device(device or ("cpu" if plan.machine.device == "cpu" else "auto"))
 
-    def need(self, channels: int, source: Source, *, one_grid: bool = True) -> Need:
+    def need(self, channels: int, source: Source, maps: int = 0, *, one_grid: bool = True) -> Need:
         """What predicting an image takes.
 
         Args:
             channels: of all its files.
             source: its first file.
+            maps: of uncertainty that are written beside its label map.
             one_grid: whether all its files have one grid; if not, it is read whole.
         """
-        return self._need(channels, source, one_grid, self._network)
+        return self._need(channels, source, maps, one_grid, self._network)
 
-    def _need(self, channels: int, source: Source, one_grid: bool, network: int) -> Need:
+    def _need(self, channels: int, source: Source, maps: int, one_grid: bool, network: int) -> Need:
         plan, on_host = self._plan, self.device == "cpu"
+        if source.unit != plan.grid.unit and source.affine is not None:
+            source = source.measured_in(plan.grid.unit)
         by_slabs = one_grid and is_large(source, channels, plan)
         if by_slabs:
             host, image = streamed_bytes(channels, source, plan)
@@ -106,26 +108,33 @@ class Memory:
             scaled = (source.slope, source.intercept) != (1.0, 0.0)
             host = image_bytes(channels, source.geometry, source.stored.dtype, plan, scaled=scaled)
             image = 4 * channels * math.prod(prepared_shape(source.geometry, plan))
-        host += LIBRARIES + network if on_host else RUNTIME
+        host += uncertainty_bytes(maps, source.geometry, plan) + (LIBRARIES + network if on_host else RUNTIME)
         sums = 4 * plan.network.out_channels * math.prod(source.shape[1:]) if self._together else 0
         disk = disk_bytes(source, plan) + (sums if sums > IN_MEMORY else 0)
         return Need(host, 0 if on_host else network + image, disk, unpacked_bytes(source), by_slabs)
 
     def require(
-        self, name: str, channels: int, source: Source, out: Path | None = None, *, one_grid: bool = True
+        self,
+        name: str,
+        channels: int,
+        source: Source,
+        maps: int = 0,
+        out: Path | None = None,
+        *,
+        one_grid: bool = True,
     ) -> None:
         """Raise ``DataError`` if predicting an image needs more memory, or disk, than there is.
 
         Args:
             name: what messages call the image.
-            channels, source, one_grid: as for ``need``.
+            channels, source, maps, one_grid: as for ``need``.
             out: folder of the label map; None: its disk is not looked at.
         """
         size = " x ".join(str(n) for n in source.geometry.shape)
         # Counting takes seconds. A training step, which the plan has counted, takes more than prediction does.
-        need = self._need(channels, source, one_grid, self._step or 0)
+        need = self._need(channels, source, maps, one_grid, self._step or 0)
         if self._step is None or need.host > self._budget:
-            need = self.need(channels, source, one_grid=one_grid)
+            need = self.need(channels, source, maps, one_grid=one_grid)
         if need.host > self._budget:
             raise DataError(
                 f"{name}: predicting its {size} voxels needs about {need.host / 1e9:.1f} GB of memory, and "
@@ -166,31 +175,6 @@ def network_bytes(plan: Plan, step: int) -> int:
         return step
     peak: int = count.peak
     return peak
-
-
-def free_disk(folder: Path) -> int:
-    """Bytes that are free where a folder is, or will be."""
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    return shutil.disk_usage(there).free
-
-
-def disk_bytes(source: Source, plan: Plan) -> int:
-    """Bytes on disk while an image is predicted: the label map before it is written, and maps of objects.
-
-    The label map itself is counted as if it were not compressed.
-    """
-    voxels = math.prod(source.shape[1:])
-    maps = 2 * plan.network.out_channels * voxels if plan.network.learns_objects else 0
-    return (2 * voxels if voxels > HELD_VOXELS else 0) + (maps if maps > IN_MEMORY else 0)
-
-
-def unpacked_bytes(source: Source) -> int:
-    """Bytes that a compressed file takes on disk since it was opened; 0 if it is read as it is, or lies in memory."""
-    stored = source.stored
-    if not isinstance(stored, RawVoxels) or source.content is None:
-        return 0
-    size = math.prod(stored.shape) * stored.dtype.itemsize
-    return size if size > source.content.size else 0
 
 
 def streamed_bytes(channels: int, source: Source, plan: Plan) -> tuple[int, int]:
@@ -280,12 +264,20 @@ def _maps_bytes(shape: Sequence[int], native: Sequence[int], plan: Plan, axis: i
     """What blending windows over an image of ``shape`` voxels takes, and bringing maps to ``native`` ones.
 
     That is sums of maps and weights, a piece of maps that is made of them and joined to what is left of the last one,
-    and a slab on native voxels: copied, or three times where it is interpolated, and its labels.
+    and a slab on native voxels: copied, or three times where it is interpolated; its probabilities and its labels.
     """
     maps = plan.network.out_channels
     padded = [max(n, w) for n, w in zip(shape, plan.window, strict=True)]
     plane, row = maps * math.prod(padded) // padded[axis], maps * math.prod(native) // native[axis]
     piece = min(max(PIECE_VALUES, plane), plane * plan.window[axis])
     slab = min(max(SLAB_VALUES, row), maps * math.prod(native))
-    copies = 1 if tuple(shape) == tuple(native) else 3
-    return held_bytes(shape, plan, axis) + 4 * (2 * piece + copies * slab) + 10 * slab // maps
+    copies = 2 if tuple(shape) == tuple(native) else 3
+    return held_bytes(shape, plan, axis) + 4 * (2 * piece + copies * slab) + 20 * slab // maps
+
+
+def uncertainty_bytes(maps: int, geometry: Geometry, plan: Plan) -> int:
+    """Bytes that maps of uncertainty take beyond ``image_bytes``: each on the box and on the image, and as bytes of a
+    file; and the probabilities and the entropy that are blended beside the logits, counted as if whole."""
+    if not maps:
+        return 0
+    return math.prod(geometry.shape) * (4 * maps + 12 + 2 * 4 * (plan.network.out_channels + 1))

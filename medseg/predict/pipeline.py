@@ -34,6 +34,7 @@ from medseg.predict.members import Member, mean_of
 from medseg.predict.native import native_slabs, prepared_row
 from medseg.predict.scale import is_large, streamed_axis
 from medseg.predict.sinks import Frame, Resumable, Sink, Slab
+from medseg.predict.spread import Spread, Uncertainty
 from medseg.preprocess.inverse import InverseRecord
 from medseg.preprocess.prepare import own_spacing, prepare_image
 from medseg.preprocess.rows import survey
@@ -53,6 +54,7 @@ class Pipeline:
         device, precision: where and in which arithmetic networks run.
         decoding: how objects are read off maps; None: the head's default.
         windows: at once in a network; None: as many as samples in a batch of the training.
+        uncertain: whether slabs say how sure they are.
     """
 
     plan: Plan
@@ -62,6 +64,7 @@ class Pipeline:
     precision: str
     decoding: Decoding | None = None
     windows: int | None = None
+    uncertain: bool = False
 
     def run(self, source: Source, name: str, sinks: Sequence[Sink]) -> None:
         """Predict one image into sinks, which are complete when this returns.
@@ -84,16 +87,19 @@ class Pipeline:
             takers = [opened.enter_context(sink.open(frame)) for sink in sinks]
             opened.enter_context(torch.inference_mode())
             opened.enter_context(autocast(self.device, self.precision))
-            for rows, logits in native(begin):
+            for rows, maps in native(begin):
+                logits, behind = maps[: self.plan.network.out_channels], maps[self.plan.network.out_channels :]
+                unsure = Uncertainty.of(behind, self.table, head) if self.uncertain else None
                 if objects is None:
-                    slab = Slab(rows, logits, decoder.labels(logits, self.table).numpy())
+                    labels = decoder.labels(logits, self.table).numpy()
+                    slab = Slab(rows, logits, labels, uncertainty=unsure)
                 else:
                     objects.take(rows, logits)
-                    slab = Slab(rows, logits, None)
+                    slab = Slab(rows, logits, None, uncertainty=unsure)
                 for take in takers:
                     take(slab)
                 # So that no slab is held while the next one is made.
-                del logits, slab
+                del maps, logits, behind, unsure, slab
             if objects is not None:
                 found = objects.decoded()
                 for take in takers:
@@ -146,7 +152,7 @@ class Pipeline:
     def _blended(self, image: Blocks, begin: int, name: str) -> Iterator[Tensor]:
         """The members' mean logits (K, slab) of a prepared image, blended over windows, slab by slab from a row on."""
         slabs = predict_slabs(
-            mean_of(self.members),
+            Spread(self.members, self.table, self.plan.network.head) if self.uncertain else mean_of(self.members),
             image,
             self.plan.window,
             axis=image.axis,

@@ -22,7 +22,7 @@ def plan_batch(batch: Batch) -> list[str]:
                 continue
             parts = open_parts(one, batch.terms)
             channels, whole = sum(part.shape[0] for part in parts), on_one_grid(parts)
-            needs = [memory.need(channels, parts[0], one_grid=whole) for memory in each]
+            needs = [memory.need(channels, parts[0], len(batch.maps(one)), one_grid=whole) for memory in each]
             most = max(needs, key=lambda need: need.host)
             lines.append(f"{one.shown}: {most.said(parts[0].shape[1:], each[0].device)}")
     return lines

@@ -67,6 +67,8 @@ class Predictor:
         head = self.plan.network.head
         vector = HEADS[head].vector if head else 0
         self._windows: int | None = None
+        # Whether sinks are given how sure a prediction is.
+        self.uncertain = False
         self.members: Sequence[Member] = (Member(placed, is_mirrored(self.plan, mirror), vector),)
 
     def predict(self, source: Source, name: str, sinks: Sequence[Sink]) -> None:
@@ -93,7 +95,7 @@ class Predictor:
         # Here and not where the network is loaded: others, with other settings, may run in between.
         set_exact(self._threads, self.precision)
         found = self.checkpoint
-        how = self.device, self.precision, found.decoding, self._windows
+        how = self.device, self.precision, found.decoding, self._windows, self.uncertain
         return Pipeline(self.plan, found.labels, self.members, *how), source
 
     def spare_memory(self) -> bool:

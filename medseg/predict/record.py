@@ -32,6 +32,7 @@ class PredictedCase:
         failed: why there is none; empty where there is one.
         probabilities: file and digest of the probabilities, where they were kept.
         classes: file and digest of the class map, where the label map numbers objects of several classes.
+        expected: class or region -> the Dice that the prediction expects of itself (``predict.expected``).
     """
 
     file: str = ""
@@ -39,13 +40,15 @@ class PredictedCase:
     failed: str = ""
     probabilities: Mapping[str, str] | None = None
     classes: Mapping[str, str] | None = None
+    expected: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         if self.failed:
             return {"failed": self.failed}
         beside = {"probabilities": self.probabilities, "classes": self.classes}
-        more = {name: dict(file) for name, file in beside.items() if file is not None}
+        more: dict[str, Any] = {name: dict(file) for name, file in beside.items() if file is not None}
+        more |= {"expected": dict(self.expected)} if self.expected else {}
         return {"file": self.file, "sha256": self.sha256, **more}
 
     @classmethod
@@ -54,7 +57,7 @@ class PredictedCase:
         if "failed" in value:
             return cls(failed=str(value["failed"]))
         soft, classes = (_file_of(value[k]) if k in value else None for k in ("probabilities", "classes"))
-        return cls(value["file"], value["sha256"], "", soft, classes)
+        return cls(value["file"], value["sha256"], "", soft, classes, dict(value.get("expected", {})))
 
 
 def _file_of(value: Mapping[str, Any]) -> dict[str, str]:
@@ -171,7 +174,11 @@ def require_made_as(config: Config, predictions: Predictions, model: Path | None
             f"{found}: {how[not mirror]}, and the configuration asks for predictions {how[mirror]} (predict.mirror); "
             f"run {_makers(predictions)} again"
         )
-    section = config.dataset(predictions.key.dataset).postprocess.model_dump()
+    section = config.dataset(predictions.key.dataset).postprocess.model_dump(mode="json")
+    if section["choose"]:
+        if model is None:
+            return
+        section = _chosen(model, section)
     wanted, applied = _asked(section), _asked(predictions.postprocess or {})
     if wanted != applied:
         again = (
@@ -189,6 +196,16 @@ def _mirrored(model: Path) -> bool:
     with as_written(ModelFolder(model).description, "medseg train"):
         trained = plan["training"]["augment"], plan["grid"]["oriented"], plan["training"]["augmentation"]
     return mirrors(*trained)
+
+
+def _chosen(model: Path, section: Mapping[str, Any]) -> dict[str, Any]:
+    """The operations that were chosen for a model, by a configuration's section."""
+    path, maker = ModelFolder(model).postprocess, "medseg choose"
+    facts = read_record(path, maker)
+    with as_written(path, maker):
+        if facts["section"] != section:
+            raise DataError(f"{path}: was chosen for another configuration of `postprocess`; run `{maker}` again")
+        return dict(facts["steps"])
 
 
 def _asked(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from medseg.preprocess.prepare import restore_labels
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from medseg.predict.spread import Uncertainty
+
 
 class Frame(NamedTuple):
     """What all slabs of one prediction have in common.
@@ -56,12 +58,14 @@ class Slab(NamedTuple):
         logits: (K, slab); or None.
         labels: (slab) channel indices in uint8, or of object data object numbers in uint32; or None.
         classes: of object numbers: (N + 1,) the channel index of each.
+        uncertainty: where it is asked for: how sure the prediction is; of object data, beside logits.
     """
 
     rows: slice
     logits: Tensor | None
     labels: NDArray[Any] | None
     classes: NDArray[np.uint8] | None = None
+    uncertainty: Uncertainty | None = None
 
 
 Take = Callable[[Slab], None]

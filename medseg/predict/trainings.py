@@ -31,6 +31,12 @@ class Training:
     checkpoint: Checkpoint
     weights_sha256: str
 
+    @property
+    def name(self) -> str:
+        """Data set, model, fold and seed, in words."""
+        made = self.checkpoint
+        return f"{made.dataset}/{made.plan.model} fold {made.fold} seed {made.seed}"
+
     def facts(self, mirror: bool | None) -> list[Any]:
         """All that its probabilities depend on besides image and code; ``mirror`` as wished (``is_mirrored``)."""
         # The plan says how the image is prepared and cut into windows, and on what the network runs; the label table of

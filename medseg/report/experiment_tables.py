@@ -9,6 +9,7 @@ from typing import Any
 
 from medseg.compare.text import UNITS
 from medseg.image.labels import LabelTable
+from medseg.ingest.label_source import sources_in_words
 from medseg.plan.plan import flat_values
 from medseg.report.filters import distinct
 from medseg.report.sources import Experiment, Run
@@ -22,6 +23,7 @@ STAGES = (
     "preprocess",
     "train",
     "predict",
+    "choose",
     "postprocess",
     "evaluate",
 )
@@ -173,6 +175,7 @@ def data(experiment: Experiment, dataset: str) -> dict[str, Any]:
         "seed": splits["seed"],
         "allowed": manifest.allowed,
         "excluded": manifest.excluded,
+        "references": sources_in_words(case.source for case in manifest.cases),
     }
 
 

@@ -14,6 +14,7 @@ import jinja2
 from medseg.compare.text import bare, signed, value
 from medseg.files import digest_of
 from medseg.report import experiment_tables, filters, score_tables
+from medseg.report.chosen_table import chosen_table
 from medseg.report.figure import Figure
 from medseg.report.figures import model_looks
 from medseg.report.object_contours import COLOUR_OF, LEGEND, MARKS
@@ -121,6 +122,7 @@ def _facts(experiment: Experiment, pictures: Pictures) -> dict[str, Any]:
         "winners": {d: score_tables.of_dataset(experiment, "winners", d) for d in datasets},
         "best": {d: score_tables.of_dataset(experiment, "best", d) for d in datasets},
         "tails": {d: score_tables.tails(experiment, d) for d in datasets},
+        "chosen": {d: chosen_table(experiment, d) for d in datasets},
         "statements": experiment.statements,
         "boxes": pictures.boxes,
         "curves": pictures.curves,

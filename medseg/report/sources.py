@@ -24,6 +24,7 @@ from medseg.ingest.splits import read_folds
 from medseg.metrics.table import METRICS
 from medseg.plan.plan import read_plan
 from medseg.predict.record import PredictedCase, find_scored, require_made_as
+from medseg.report.chosen_steps import ChosenSteps, read_chosen
 from medseg.report.statements import dataset_statements
 from medseg.results.key import Fold, RunKey
 from medseg.results.paths import Results
@@ -53,6 +54,7 @@ class Run:
         cases: case id -> file and digest of its label map.
         mirror: whether predictions are means over mirror images; None: not recorded.
         members: of an ensemble, the trainings that predicted together.
+        chosen: how its post-processing was chosen; None: it was not.
     """
 
     dataset: str
@@ -66,6 +68,7 @@ class Run:
     cases: Mapping[str, PredictedCase]
     mirror: bool | None
     members: tuple[RunKey, ...] = ()
+    chosen: ChosenSteps | None = None
 
     @property
     def key(self) -> Key:
@@ -236,7 +239,11 @@ def _read_run(config: Config, layout: Results, key: RunKey, fingerprint: str, sc
     model = layout.model(key)
     makers = "`medseg predict`, `medseg evaluate` and `medseg compare`"
     trained = require_training(model.folder, key, fingerprint, layout.compare.summary, makers)
-    predictions = find_scored([layout.postprocess(key), layout.predict(key)], scored)
+    # Those of an earlier configuration may lie beside them, and be equal where operations changed nothing.
+    folders = [layout.predict(key), layout.postprocess(key)]
+    if config.dataset(key.dataset).postprocess.applies:
+        folders.reverse()
+    predictions = find_scored(folders, scored)
     require_made_as(config, predictions, model.folder)
     return Run(
         key.dataset,
@@ -250,6 +257,7 @@ def _read_run(config: Config, layout: Results, key: RunKey, fingerprint: str, sc
         {case: entry for case, entry in predictions.cases.items() if not entry.failed},
         predictions.mirror,
         tuple(member.key for member in trained.members),
+        read_chosen(config, layout, key, fingerprint),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from medseg.config import Config, DatasetConfig, PostprocessConfig, load_config
 from medseg.config.ensemble import datasets_of
 from medseg.heads import HEADS
+from medseg.ingest.label_source import sources_in_words
 from medseg.ingest.manifest import Manifest, read_manifest
 from medseg.ingest.recorded import read_test
 from medseg.results.folders import CompareFolder, IngestFolder
@@ -45,6 +46,7 @@ def statements(
     starts = list(allowed_starts)
     return [
         ("Unit of independence", _sentence(manifest.independence)),
+        *([("References", found)] if (found := _references(manifest)) else []),
         *([("Objects", found)] if (found := _objects(config, models)) else []),
         ("Post-processing", _postprocessing(section.postprocess)),
         ("Planning", _planning(manifest, test_cases, starts)),
@@ -139,6 +141,13 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
+def _references(manifest: Manifest) -> str:
+    """Who or what made the references; empty if all are as the data set has them."""
+    found = sources_in_words(case.source for case in manifest.cases)
+    drawn = "A reference that began as a prediction resembles it: scores on it favour the model that predicted."
+    return f"{_sentence(found)} {drawn}" if found else ""
+
+
 def _objects(config: Config, models: Iterable[Mapping[str, Any]]) -> str:
     """How objects are read off what networks give, for each head; empty for networks of classes."""
     of_head: dict[str, dict[str, None]] = {}
@@ -162,11 +171,16 @@ def _objects(config: Config, models: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _postprocessing(steps: PostprocessConfig) -> str:
-    given = {k: v for k, v in steps.model_dump(exclude_none=True).items() if v}
+    given = {k: v for k, v in steps.model_dump(exclude_none=True, exclude={"choose"}).items() if v}
+    chosen = (
+        f"Of {', '.join(steps.choose)}, what helps was chosen for each training on cases of the other folds, which its "
+        "results are not about; what was adopted stands in the report."
+    )
     if not given:
-        return "None: the network's own label maps are scored."
+        return chosen if steps.choose else "None: the network's own label maps are scored."
     named = ", ".join(k if v is True or isinstance(v, dict) else f"{k} {_shown(v)}" for k, v in given.items())
-    return f"{named}; chosen by the user in the configuration, none by medseg from data."
+    by_user = f"{named}; chosen by the user in the configuration"
+    return f"{by_user}. {chosen}" if steps.choose else f"{by_user}, none by medseg from data."
 
 
 def _shown(value: Any) -> str:

@@ -13,6 +13,8 @@ Each file has one reader:
 - index.json: ``preprocess.store.open_store``
 - model.json: ``trained.read_facts``, and on it ``trained.read_trained``, ``train.checkpoint.read_description``
 - ensemble.json: ``trained.read_trained``
+- postprocess.json: ``postprocess.settled.read_settled``; effect.json: ``postprocess.effect.read_effect``;
+  quality.json: ``predict.quality.read_quality``
 - timing.json, history.jsonl: ``train.history.read_timing``, ``read_history``
 - predictions.json: ``predict.record.read_predictions``
 - tables of scores: ``evaluate.table.read_table``, and on it ``compare.rows.read_scores``

@@ -151,6 +151,16 @@ class ModelFolder:
         return self.folder / "ensemble.json"
 
     @property
+    def postprocess(self) -> Path:
+        """The operations that belong to the model, where there are any; ``medseg choose`` writes it."""
+        return self.folder / "postprocess.json"
+
+    @property
+    def quality(self) -> Path:
+        """How the Dice of its predictions is estimated without a reference; ``medseg evaluate`` writes it."""
+        return self.folder / "quality.json"
+
+    @property
     def history(self) -> Path:
         """The training's journal: a line per record of losses and validation scores."""
         return self.folder / "history.jsonl"
@@ -169,6 +179,16 @@ class PredictionFolder(ShardedFolder):
     def record(self) -> Path:
         """The cases, their label maps and their digests; written last."""
         return self.folder / "predictions.json"
+
+    @property
+    def effect(self) -> Path:
+        """What chosen operations changed in the scores of these cases; ``medseg postprocess`` writes it."""
+        return self.folder / "effect.json"
+
+    @property
+    def timing(self) -> Path:
+        """Seconds that post-processing took."""
+        return self.folder / "timing.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ def layout() -> tuple[Path, ...]:
         for folder in (results.predict(key), results.postprocess(key))
         for path in (folder.record, folder.shard(SHARD))
     ]
+    of_splits += [path for f in map(results.postprocess, (ANY, test)) for path in (f.effect, f.timing)]
     of_splits += [path for key in (ANY, test) for path in (results.scores(key), results.scores_shard(key, SHARD))]
     comparisons = [
         path
@@ -42,7 +43,16 @@ def layout() -> tuple[Path, ...]:
         results.weights(MODEL),
         *(ingest.manifest, ingest.dataset, ingest.splits, ingest.test_manifest, ingest.test_declaration),
         *(plan.fingerprint, plan.plan(MODEL), store.index, store.shard(SHARD), store.case(CASE)),
-        *(model.weights, model.description, model.history, model.timing, model.members, results.state(ANY)),
+        *(
+            model.weights,
+            model.description,
+            model.postprocess,
+            model.quality,
+            model.history,
+            model.timing,
+            model.members,
+            results.state(ANY),
+        ),
         *of_splits,
         *comparisons,
         *(results.report.page, results.report.figures, results.tracking.store, results.tracking.synced),

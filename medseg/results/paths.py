@@ -42,6 +42,7 @@ JOBS: Mapping[str, str] = {
     "ensemble": f"{DATASET}/ensemble/{_OF_RUN}",
     "predict": f"{DATASET}/predict/{_OF_RUN}",
     "predict_shard": f"{DATASET}/predict/{_OF_RUN}-shard-{SHARD}",
+    "choose": f"{DATASET}/choose/{_OF_RUN}",
     "postprocess": f"{DATASET}/postprocess/{_OF_RUN}",
     "evaluate": f"{DATASET}/evaluate/{_OF_RUN}",
     "evaluate_shard": f"{DATASET}/evaluate/{_OF_RUN}-shard-{SHARD}",

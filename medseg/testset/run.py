@@ -16,7 +16,7 @@ from medseg.config import Config
 from medseg.evaluate import run as evaluate
 from medseg.files import digest_of, sha256_file, writer_lock
 from medseg.postprocess import run as postprocess
-from medseg.postprocess.operations import wanted, wants_probabilities
+from medseg.postprocess.operations import possible, wants_probabilities
 from medseg.predict import run as predict
 from medseg.predict import together
 from medseg.predict.code import code_of
@@ -173,7 +173,7 @@ def _score(work: tuple[_Judged, TestSet], *, config: Config, results: Path) -> P
     )
     if steps.applies:
         processed = layout.postprocess(key)
-        code = stage_digest("postprocess", {"OPERATIONS": wanted(steps)})
+        code = stage_digest("postprocess", {"OPERATIONS": possible(steps)})
         postprocess.run(config, test.table, predictions.record, processed.folder, code, training.folder)
         predictions = processed
     out = layout.scores(key)

@@ -82,7 +82,7 @@ class Answering:
         allow = (*how.allow, *(given.get("allow") or ()))
         terms = Terms.of(self._predictor.checkpoint, fill=how.fill, allow=allow)
         grid = {name: given.get(name) for name in ("spacing", "affine", "unit")}
-        found = predict_array(image, self._predictor, terms, **grid)
+        found = predict_array(image, self._predictor, terms, finish=how.finish, **grid)
         labels = encoded(found.values) if coded else found.values
         if found.classes is None or not self._predictor.checkpoint.labels.objects_have_classes:
             return labels

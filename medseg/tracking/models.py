@@ -26,12 +26,14 @@ from medseg.tracking.uploads import upload
 
 FORMAT = "medseg-model-1"
 FILES = (ModelFolder(Path()).description.name, ModelFolder(Path()).weights.name)
+# What a model may have besides.
+BESIDE = (ModelFolder(Path()).postprocess.name, ModelFolder(Path()).quality.name)
 # What MLflow runs to load a model; a copy of it is stored with each.
 CODE = Path(__file__).with_name("pyfunc_model.py")
 # Options of ``medseg predict`` that a stored model takes.
 OPTIONS = (
     *("layout", "series", "spacing", "orientation", "fill", "allow", "axes", "channels"),
-    *("device", "threads", "mirror", "max_gb", "references"),
+    *("device", "threads", "mirror", "max_gb", "references", "raw", "uncertainty"),
 )
 ARTIFACTS = "artifacts"  # MLflow's name of the folder of FILES
 # Tag of a stored model: digest of all that it was made from.
@@ -95,7 +97,13 @@ def log_model(
 def model_key(trained: Trained) -> str:
     """Digest of all that the stored form of a training's model is made from; weights alone may belong to two models."""
     description = sha256_file(ModelFolder(trained.folder).description)
-    return digest_of([description, trained.facts["weights_sha256"], sha256_file(CODE)])
+    beside = [sha256_file(trained.folder / name) for name in _beside(trained.folder)]
+    return digest_of([description, trained.facts["weights_sha256"], sha256_file(CODE), *beside])
+
+
+def _beside(folder: Path) -> list[str]:
+    """Names of the files that a model folder has besides description and weights."""
+    return [name for name in BESIDE if (folder / name).is_file()]
 
 
 def write_model(trained: Path, folder: Path) -> None:
@@ -106,9 +114,10 @@ def write_model(trained: Path, folder: Path) -> None:
     (folder / ARTIFACTS).mkdir(parents=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    for name in FILES:
+    own_files = [*FILES, *_beside(trained)]
+    for name in own_files:
         shutil.copyfile(trained / name, folder / ARTIFACTS / name)
-    size = sum((folder / name).stat().st_size for name in (CODE.name, *(f"{ARTIFACTS}/{name}" for name in FILES)))
+    size = sum((folder / name).stat().st_size for name in (CODE.name, *(f"{ARTIFACTS}/{name}" for name in own_files)))
     now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     own = {"model_uuid": uuid.uuid4().hex, "model_size_bytes": size, "utc_time_created": str(now)}
     (folder / "MLmodel").write_text(yaml.safe_dump({**described, **own}, sort_keys=False))

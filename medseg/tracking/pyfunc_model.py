@@ -28,11 +28,13 @@ class SegmentationModel(PythonModel):  # type: ignore[misc]
     model configuration, allows it by name. That also has the folder of the label maps: ``mlflow.pyfunc.load_model(uri,
     model_config={"out": "predictions", "allow": ["shear"]})``; its other keys are ``layout``, ``series``, ``spacing``,
     ``orientation``, ``fill``, ``axes``, ``channels``, ``device``, ``threads``, ``mirror``, ``max_gb``,
-    ``references``: see ``How``.
+    ``references``, ``uncertainty``: see ``How``; and ``raw``: the network's own label maps, without the model's
+    post-processing.
     """
 
     def load_context(self, context: Any) -> None:
         """Remember where the model folder is; weights are read when the first image comes."""
+        from medseg.postprocess.of_model import steps_of_model
         from medseg.predict.batch import options_of
         from medseg.predict.code import code_of
         from medseg.results.folders import ModelFolder
@@ -40,8 +42,9 @@ class SegmentationModel(PythonModel):  # type: ignore[misc]
 
         folder = Path(context.artifacts[ModelFolder(Path()).description.name]).parent
         how = dict(context.model_config or {})
-        out = Path(how.pop("out", "predictions"))
-        self.answering = Answering(folder, out, options_of({**how, "code": code_of([folder])}))
+        out, raw = Path(how.pop("out", "predictions")), bool(how.pop("raw", None))
+        finish = None if raw else steps_of_model(folder)
+        self.answering = Answering(folder, out, options_of({**how, "code": code_of([folder]), "finish": finish}))
 
     # The hint is one that MLflow makes no schema of: with a schema it would refuse either paths or arrays, and without
     # a hint it warns at every start.

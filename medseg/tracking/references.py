@@ -32,11 +32,11 @@ def resolve_model(reference: str, store_uri: str | None) -> Path:
     Raises:
         CheckpointError: as ``resolve_models``, and if several trainings are meant.
     """
-    found = resolve_models(reference, store_uri)
+    found = _resolved(reference, store_uri)
     if len(found) > 1:
-        listed = "\n".join(f"  {folder}" for folder in found)
+        listed = "\n".join(f"  {name}" for name in found)
         raise CheckpointError(f"{reference}: stands for several trainings; name one of\n{listed}")
-    return found[0]
+    return next(iter(found.values()))
 
 
 def resolve_models(reference: str, store_uri: str | None) -> list[Path]:
@@ -52,15 +52,20 @@ def resolve_models(reference: str, store_uri: str | None) -> list[Path]:
         CheckpointError: if there is no such folder, or what MLflow holds is not a model of medseg.
         TrackingError: if the store cannot be reached or has no such run or model.
     """
+    return list(_resolved(reference, store_uri).values())
+
+
+def _resolved(reference: str, store_uri: str | None) -> dict[str, Path]:
+    """What a user would name each model by (a folder, or a run and its name) -> its folder."""
     path = Path(reference)
     if path.is_file() and path.name in FILES:
         path = path.parent
     if path.exists():
-        return _below(path)
+        return {str(folder): folder for folder in _below(path)}
     run_id = reference.removeprefix("runs:/").split("/")[0]
     in_store = reference.startswith("models:/") or RUN_ID.fullmatch(run_id)
     if not in_store and (matched := sorted(glob.glob(reference, recursive=True))):
-        return [folder for match in matched for folder in _below(Path(match))]
+        return {str(folder): folder for match in matched for folder in _below(Path(match))}
     if not in_store:
         raise CheckpointError(
             f"{reference}: no such folder; expected a model folder, a run id (32 digits), runs:/ or models:/…"
@@ -72,8 +77,8 @@ def resolve_models(reference: str, store_uri: str | None) -> list[Path]:
     try:
         require_answer(store)
         client = connect(store)
-        uris = [reference] if reference.startswith("models:/") else _uris_of_run(client, run_id)
-        return [check_model_folder(_fetch(store.uri, uri), reference) for uri in uris]
+        uris = {reference: reference} if reference.startswith("models:/") else _uris_of_run(client, run_id)
+        return {name: check_model_folder(_fetch(store.uri, uri), reference) for name, uri in uris.items()}
     except StoreError as error:
         raise TrackingError(f"{reference}: {error}; or name the folder of the model") from error
     except store_errors() as error:
@@ -96,12 +101,12 @@ def _below(path: Path) -> list[Path]:
     return found
 
 
-def _uris_of_run(client: Any, run_id: str) -> list[str]:
-    """The stored model of a training's run, or those of all trainings of a model's run."""
+def _uris_of_run(client: Any, run_id: str) -> dict[str, str]:
+    """The stored model of a training's run, or those of all trainings of a model's run, by run id and name."""
     run = require_run(client, run_id)
     experiment = run.info.experiment_id
     if ready := _ready(models_of(client, experiment, run_id)):
-        return ready[:1]
+        return {_named(run): ready[0]}
     children = _members_of(client, run, [run, *_current(children_of(client, experiment, run_id))])
     stored = models_of_all(client, experiment, [child.info.run_id for child in children])
     missing = [str(child.info.run_name) for child in children if not _ready(stored[child.info.run_id])]
@@ -111,7 +116,11 @@ def _uris_of_run(client: Any, run_id: str) -> list[str]:
             f"run {run_id} ({run.info.run_name}) holds no model{whose}; after its training, `medseg track sync "
             "results/<experiment>` stores it"
         )
-    return [_ready(stored[child.info.run_id])[0] for child in children]
+    return {_named(child): _ready(stored[child.info.run_id])[0] for child in children}
+
+
+def _named(run: Any) -> str:
+    return f"{run.info.run_id}  {run.info.run_name}"
 
 
 def _members_of(client: Any, run: Any, found: Sequence[Any]) -> list[Any]:

@@ -27,12 +27,17 @@ from typer.testing import CliRunner
 
 from medseg.cli.commands import app
 from medseg.errors import ConfigError, DataError
+from medseg.export import reader
 from medseg.export.run import export
 from medseg.export.table import EXPORTS
 from medseg.files import read_json, write_json
 from medseg.formats.read import read_labels
+from medseg.image.labels import LabelTable
+from medseg.models.zoo import build_model
+from medseg.objects.decoding import Decoding
 from medseg.predict.files import How, predict_files
 from medseg.records import read_record
+from medseg.train.checkpoint import Checkpoint, write_checkpoint
 from tests import exported
 from tests.exported import Exported
 
@@ -118,10 +123,10 @@ def test_what_is_not_known_is_said(study: Any, tmp_path: Path) -> None:
 
 
 @ONNX
-@pytest.mark.parametrize("reader", ["of the test", "of the folder"])
-def test_onnx_gives_our_labels_without_torch(made: Exported, reader: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("whose", ["of the test", "of the folder"])
+def test_onnx_gives_our_labels_without_torch(made: Exported, whose: str, tmp_path: Path) -> None:
     out = export(made.model, "onnx", tmp_path / "given")
-    if reader == "of the test":
+    if whose == "of the test":
         script = ROOT / "tests" / "readers" / "onnx_reader.py"
         found = read_back(made, tmp_path / "cases", sys.executable, "-P", script, out)
     else:
@@ -211,8 +216,44 @@ def test_a_model_server_answers_arrays_and_paths(made: Exported, served: Callabl
 @pytest.mark.skipif(not FOREIGN, reason="MEDSEG_BIOIMAGEIO names no Python that has bioimageio.core and onnxruntime")
 def test_bioimageio_core_passes_a_package_and_gives_our_labels(made: Exported, tmp_path: Path) -> None:
     out = export(made.model, "bioimageio", tmp_path / "given", name="a-model", licence="CC-BY-4.0", authors=["A"])
-    reader = ROOT / "tests" / "readers" / "bioimage_reader.py"
-    made.require(read_back(made, tmp_path / "cases", FOREIGN, "-P", reader, out / "a-model.zip"))
+    script = ROOT / "tests" / "readers" / "bioimage_reader.py"
+    made.require(read_back(made, tmp_path / "cases", FOREIGN, "-P", script, out / "a-model.zip"))
+
+
+@ONNX
+@pytest.mark.exhaustive
+@pytest.mark.skipif(not FOREIGN, reason="MEDSEG_BIOIMAGEIO names no Python that has bioimageio.core and onnxruntime")
+@pytest.mark.parametrize("normalization", ["zscore", "percentile", "rescale", "ct", "rgb", "none", "zscore_nonzero"])
+def test_bioimageio_core_normalises_pictures_as_we_do(normalization: str, tiny_plan: Any, tmp_path: Path) -> None:
+    stats = {"mean": 90.0, "std": 40.0, "p00_5": 20.0, "p99_5": 180.0}
+    plan = tiny_plan("unet", 2, normalization=(normalization,), statistics=(stats,))
+    model = tmp_path / "model"
+    table = LabelTable.create({"ball": 1, "rod": 3})
+    made = Checkpoint("d", ("0 a",), table, plan, 0, 0, "f", {})
+    write_checkpoint(model, made, build_model("unet", plan.network))
+    images = tmp_path / "images"
+    images.mkdir()
+    expected = exported.of(model, exported.phantoms(images, 2)[:3], 1e-4)
+    out = export(model, "bioimageio", tmp_path / "given", name="a-model")
+    script = ROOT / "tests" / "readers" / "bioimage_reader.py"
+    expected.require(read_back(expected, tmp_path / "cases", FOREIGN, "-P", script, out / "a-model.zip"))
+
+
+@ONNX
+def test_maps_of_objects_travel_and_say_that_they_are_no_labels(tiny_plan: Any, tmp_path: Path) -> None:
+    plan = tiny_plan("unet", 2, head="flows", classes=2)
+    table = LabelTable.create({"cell": 1}, instances=True)
+    made = Checkpoint("d", ("x",), table, plan, 0, 0, "f", {}, decoding=Decoding.of_sizes([], 2))
+    write_checkpoint(tmp_path / "model", made, build_model("unet", plan.network))
+    out = export(tmp_path / "model", "onnx", tmp_path / "given")
+    chain = reader.read_chain(out / "chain.json")
+    assert chain["network"]["maps"] == ["foreground", "flow along axis 0", "flow along axis 1"]
+    image = np.random.default_rng(0).integers(0, 9, (1, 40, 36))
+    prepared = reader.prepare(image, np.eye(3), chain)
+    logits = reader.blend(prepared.image, chain, reader.onnx_network(out / "model.onnx", chain))
+    assert reader.native_maps(logits, prepared).shape == (3, 40, 36)
+    with pytest.raises(ValueError, match=r"head 'flows'.*take `native_maps`"):
+        reader.restore(logits, prepared, chain)
 
 
 # What the specification of bundles names as mandatory; the schema's address is not reached from here.

@@ -14,7 +14,7 @@ from tests.faults.plants import PLANTS
 ROOT = Path(__file__).parents[2]
 IDS = [
     *(f"IN-{n:02d}" for n in range(1, 27)),
-    *(f"LB-{n:02d}" for n in range(1, 20)),
+    *(f"LB-{n:02d}" for n in range(1, 21)),
     *(f"DX-{n:02d}" for n in range(1, 14)),
     *(f"CF-{n:02d}" for n in range(1, 11)),
 ]

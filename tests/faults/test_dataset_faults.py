@@ -67,6 +67,7 @@ def test_every_code_is_planted() -> None:
         "table": "tests/unit/test_sources.py",
         "segment-names": "tests/unit/test_label_values.py",
         "label-overlap": "tests/unit/test_label_values.py",
+        "unchanged-prediction": "tests/unit/test_correct.py",
     }
     for code, file in elsewhere.items():
         assert f'"{code}"' in (Path(__file__).parents[2] / file).read_text()

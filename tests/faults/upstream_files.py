@@ -15,7 +15,8 @@ from medseg.files import sha256_bytes, sha256_file
 from medseg.image.geometry import Geometry
 from medseg.image.labels import LabelTable
 from medseg.ingest import download
-from medseg.ingest.manifest import Case, Grouping, Manifest, read_manifest, write_manifest, write_test
+from medseg.ingest.grouping import Grouping
+from medseg.ingest.manifest import Case, Manifest, read_manifest, write_manifest, write_test
 from medseg.ingest.recorded import read_test
 from medseg.ingest.splits import read_folds, read_split, write_splits
 from medseg.kept import kept, write_stamp

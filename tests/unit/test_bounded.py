@@ -31,7 +31,7 @@ from medseg.image.geometry import Geometry, canonical_axes
 from medseg.image.intensity import NORMALIZATIONS
 from medseg.image.labels import LabelTable
 from medseg.ingest.doubts import doubts_of_slabs, voxel_doubts
-from medseg.predict import files, memory, partial, scale, sinks, voxels
+from medseg.predict import disk, files, memory, partial, scale, sinks, voxels
 from medseg.predict.members import Member
 from medseg.predict.pipeline import Pipeline
 from medseg.predict.sinks import LabelFile, LabelMap
@@ -253,6 +253,33 @@ def test_a_killed_prediction_goes_on_with_the_same_bits(
     assert not partial.folder_of(path).exists()
 
 
+def test_a_command_that_was_killed_goes_on(model: Path, tmp_path: Path, large: None, monkeypatch: Any) -> None:
+    """With all that a command keeps beside the label map."""
+    monkeypatch.setattr(partial, "NOTED_S", 0.0)
+    images = channel_files(tmp_path / "in", ".nii", (24, 28, 90))
+    (expected,) = files.predict_files(images, model, tmp_path / "whole")
+    calls, real = list[int](), Member.__call__
+
+    def counted(self: Member, x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        if len(calls) == limit:
+            raise Killed
+        return real(self, x)
+
+    monkeypatch.setattr(Member, "__call__", counted)
+    limit = 0
+    files.predict_files(images, model, tmp_path / "counted")
+    every, limit = len(calls), len(calls) * 2 // 3
+    calls.clear()
+    with pytest.raises(Killed):
+        files.predict_files(images, model, tmp_path / "killed")
+    calls.clear()
+    limit = 0
+    (found,) = files.predict_files(images, model, tmp_path / "killed")
+    assert len(calls) < every
+    assert found.read_bytes() == expected.read_bytes()
+
+
 def test_what_was_made_of_something_else_is_not_gone_on_with(
     tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,7 +462,7 @@ def test_a_dry_run_says_what_an_image_takes_and_predicts_none(
     model: Path, tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "LARGE", 0)
-    monkeypatch.setattr(memory, "HELD_VOXELS", 0)
+    monkeypatch.setattr(disk, "HELD_VOXELS", 0)
     channel_files(tmp_path / "in", ".nii.gz")
     words = ["predict", str(tmp_path / "in"), "--model", str(model), "-o", str(tmp_path / "out"), "--dry-run"]
     result = CliRunner().invoke(app, words)
@@ -472,7 +499,7 @@ def test_a_disk_that_is_too_small_is_said_before(
     model: Path, tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "free_disk", lambda folder: 1000)
-    monkeypatch.setattr(memory, "HELD_VOXELS", 0)
+    monkeypatch.setattr(disk, "HELD_VOXELS", 0)
     images = channel_files(tmp_path / "in", ".nii")
     with pytest.raises(ImagesFailed, match=r"needs about 0\.0 GB of disk for a while, and .*out has 0\.0 GB left"):
         files.predict_files(images, model, tmp_path / "out")

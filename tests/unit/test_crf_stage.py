@@ -254,8 +254,10 @@ def test_the_table_says_what_a_configuration_needs() -> None:
     assert needs(PostprocessConfig(crf=CrfConfig(), min_size=3)) == {"probabilities", "image", "labels"}
     assert needs(PostprocessConfig(fill_holes=True)) == {"labels"}
     assert needs(PostprocessConfig()) == set()
-    assert set(OPERATIONS) == set(PostprocessConfig.model_fields), "one row per option"
-    assert list(OPERATIONS) == list(PostprocessConfig.model_fields), "in the order that the configuration documents"
+    assert needs(PostprocessConfig(choose=["crf"])) == {"probabilities", "image"}
+    assert needs(PostprocessConfig(min_volume={"a": 2.0})) == {"labels", "grid"}
+    options = [name for name in PostprocessConfig.model_fields if name != "choose"]
+    assert list(OPERATIONS) == options, "one row per option, in the order that the configuration documents"
     for operation in OPERATIONS.values():
         for name in (operation.function, operation.check, operation.peak_bytes):
             assert name is None or callable(resolve(name))

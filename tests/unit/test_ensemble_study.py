@@ -187,6 +187,24 @@ def test_validation_cases_are_predicted_together_scored_and_compared(
         evaluate.run(study.config, study.manifest("flat"), record, scores, model=described)
 
 
+def test_the_command_takes_the_folder_of_an_ensemble(study: Any, described: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from medseg.cli.commands import app
+
+    (tmp_path / "c.json").write_text(study.config.model_dump_json())
+    place = ["--config", tmp_path / "c.json", "--manifest", study.manifest("flat"), "--splits", study.splits("flat")]
+    words = ["predict", *place, "--fold", 0, "--model", described, "-o", tmp_path / "o"]
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 0, done.output
+    assert read_predictions(tmp_path / "o" / "predictions.json").key.model == "seeds"
+    training = ["--plan", study.plan("flat"), "--index", study.index("flat"), "--seed", 0]
+    assert "is an ensemble" in CliRunner().invoke(app, list(map(str, [*words, *training]))).output.replace("\n", " ")
+    images = ["predict", study.folder("flat") / "images" / "f0.png", "--model", described, "-o", tmp_path / "new"]
+    done = CliRunner().invoke(app, list(map(str, images)))
+    assert done.exit_code == 0 and "the mean of 2 models" in done.stderr, done.output
+
+
 def test_a_member_that_has_seen_the_cases_is_refused(study: Any, members: list[Path], tmp_path: Path) -> None:
     checkpoint, network = read_checkpoint(members[1])
     write_checkpoint(members[1], replace(checkpoint, fold=1, trained_on=None), network)

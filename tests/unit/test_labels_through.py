@@ -267,7 +267,7 @@ def test_a_prediction_that_says_not_annotated_is_refused(river: River, tmp_path:
         evaluate.run(river.config, river.manifest, tmp_path / "predictions.json", tmp_path / "x.parquet")
 
 
-def test_regions_are_no_classes_to_postprocess(river: River, tmp_path: Path) -> None:
+def test_regions_and_classes_are_postprocessed_by_name(river: River, tmp_path: Path) -> None:
     def run(**steps: Any) -> None:
         dataset = river.config.datasets["organs"]
         changed = dataset.postprocess.model_copy(update=steps)
@@ -276,8 +276,14 @@ def test_regions_are_no_classes_to_postprocess(river: River, tmp_path: Path) -> 
         )
         postprocess.run(config, river.manifest, river.predictions("volumes"), tmp_path / "out")
 
-    with pytest.raises(ConfigError, match=r"no class \['kidneys'\].*regions are no classes"):
-        run(largest_component=["kidneys"])
+    with pytest.raises(ConfigError, match=r"no class \['spleen'\].*a class that no region paints is never predicted"):
+        run(largest_component=["spleen"])
+    run(largest_component=["kidneys"])
+    kidneys = list(dict(river.config.datasets["organs"].regions or {})["kidneys"])
+    values = [river.config.datasets["organs"].class_values[name] for name in kidneys]
+    for entry in read_json(tmp_path / "out" / "predictions.json")["cases"].values():
+        labels = read_labels(tmp_path / "out" / entry["file"])[0]
+        assert ndimage.label(np.isin(labels, values))[1] <= 1
     run(largest_component=["liver"], fill_holes=True, min_size=3)
     for entry in read_json(tmp_path / "out" / "predictions.json")["cases"].values():
         assert ndimage.label(read_labels(tmp_path / "out" / entry["file"])[0] == 1)[1] <= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from medseg.slices import sides_stamp
 from medseg.train import run as train
 from medseg.train.checkpoint import read_description
 from tests.plans import run_plan
+from tests.services import serving
 
 LABELS = {"tumour": 2, "stroma": 7}
 TABLE = LabelTable.create(LABELS, instances=True)
@@ -449,6 +451,19 @@ def test_new_images_get_both_maps_and_tables_name_the_classes(flat: River, tmp_p
     with pytest.raises(DataError, match=r"would replace its input .*link\.png"):
         predict_files([image, tmp_path / "link.png"], model, tmp_path)
     assert twin.read_bytes() == image.read_bytes()
+
+
+def test_a_service_gives_both_maps(flat: River, tmp_path: Path) -> None:
+    image = flat.root / "data" / "images" / "c0.png"
+    (labels,) = predict_files([image], flat.root / "model", tmp_path)
+    with serving(flat.root / "model") as running:
+        path = running.send(image, to="/jobs").headers["Location"]
+        while running.ask("GET", path).json["state"] != "done":
+            time.sleep(0.02)
+        for part, file in (("labels", labels), ("classes", class_map(labels))):
+            answer = running.ask("GET", f"{path}/{part}")
+            assert answer.body == file.read_bytes()
+            assert answer.headers["Content-Disposition"].endswith(f"''{file.name}")
 
 
 def test_the_record_names_both_files(flat: River) -> None:

@@ -20,7 +20,8 @@ from medseg.image.labels import LabelTable
 from medseg.ingest.manifest import read_manifest
 from medseg.postprocess import operations
 from medseg.postprocess import run as stage
-from medseg.postprocess.components import fill_holes, largest_component, remove_small
+from medseg.postprocess.components import fill_holes, remove_small
+from medseg.postprocess.targets import keep_largest
 
 maps = st.lists(st.integers(2, 7), min_size=2, max_size=3).flatmap(
     lambda s: hnp.arrays(st.sampled_from([np.uint8, np.uint16]), tuple(s), elements=st.sampled_from([0, 0, 0, 1, 3]))
@@ -52,13 +53,13 @@ def where(mask: np.ndarray) -> set[tuple[int, ...]]:
 @given(maps)
 def test_only_the_largest_component_is_kept(labels: np.ndarray) -> None:
     before = labels.copy()
-    out = largest_component(labels, 3)
+    out = keep_largest(labels, "rod", TABLE)
     parts = components(labels == 3)
     assert where(out == 3) == (max(parts, key=len) if parts else set()), "the first of the largest"
     assert out.dtype == labels.dtype
     np.testing.assert_array_equal(out[labels != 3], labels[labels != 3])
     assert not out[(labels == 3) & (out != 3)].any()
-    np.testing.assert_array_equal(largest_component(out, 3), out)
+    np.testing.assert_array_equal(keep_largest(out, "rod", TABLE), out)
     np.testing.assert_array_equal(labels, before)
 
 
@@ -159,10 +160,14 @@ def test_stage_writes_the_same_form(study: Any, tmp_path: Path, name: str) -> No
     done = read_json(tmp_path / "done" / "predictions.json")
     assert done["postprocess"] == {
         "crf": None,
+        "threshold": {},
         "fill_holes": True,
+        "largest_foreground": False,
         "largest_component": [],
         "min_size": 30,
+        "min_volume": {},
         "objects": {},
+        "choose": [],
     }
     assert {k: done[k] for k in ("dataset", "model", "fold", "seed", "weights_sha256")} == {
         k: before[k] for k in ("dataset", "model", "fold", "seed", "weights_sha256")

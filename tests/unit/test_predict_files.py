@@ -305,6 +305,21 @@ def test_what_is_done_is_kept_until_something_differs(
     assert again(How(code="other"), other) == ["f0.png", "f1.png", "f2.png"]
 
 
+def test_an_edited_label_map_is_not_replaced(pictures: Path, study: Any, tmp_path: Path, predicted: list[str]) -> None:
+    (pictures / "f1_cut.png").unlink()
+    maps = predict_files([pictures], study.model("flat"), tmp_path / "out")
+    values, grid = read_labels(maps[1])
+    write_labels(maps[1], np.where(values == 0, 3, values).astype(np.uint8), grid)
+    edited, how = maps[1].read_bytes(), How(code="other")
+    predicted.clear()
+    with pytest.raises(ImagesFailed, match=r"f1\.png: its label map .*f1\.png was edited since it was predicted"):
+        predict_files([pictures], study.model("flat"), tmp_path / "out", how)
+    assert maps[1].read_bytes() == edited and predicted == ["f0.png", "f2.png"]
+    # One that was cut is none.
+    maps[1].write_bytes(maps[0].read_bytes()[:-9])
+    assert len(predict_files([pictures], study.model("flat"), tmp_path / "out", how)) == 3
+
+
 def test_kept_label_maps_are_measured_all_the_same(pictures: Path, study: Any, tmp_path: Path) -> None:
     seen: list[tuple[str, float, str]] = []
     note = lambda image, source, labels: seen.append((image.name, float(source.image().sum()), labels.name))  # noqa: E731

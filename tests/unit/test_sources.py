@@ -124,6 +124,18 @@ def write_table(root: Path) -> None:
     (root / "cases.csv").write_text("\n".join(lines) + "\n")
 
 
+def write_corrections(root: Path) -> None:
+    lines = ["case,subject,image,label,label_source,annotator,model,fingerprint,weights,date,predicted"]
+    for seed, name in enumerate(NAMES):
+        image, labels = volume(seed)
+        own = f"medseg-corrections/{name}"
+        store(root / own / f"image/{name}.nii.gz", image)
+        store(root / own / "label/edited.nii.gz", labels)
+        files = f"{own}/image/{name}.nii.gz,{own}/label/edited.nii.gz"
+        lines.append(f"{name},P{seed},{files},corrected,anna,a/unet fold 0 seed 0,f00,w00,2026-12-01,{seed:064d}")
+    (root / "medseg-corrections/cases.csv").write_text("\n".join(lines) + "\n")
+
+
 def write_patterns(root: Path) -> None:
     for seed, name in enumerate(NAMES):
         image, labels = volume(seed)
@@ -165,6 +177,7 @@ EXAMPLES = {
     "table": Example(
         write_table, LABELS | {"table": "cases.csv"}, channels=("T1", "T2"), subjects=("P0", "P1", "P3", "P2")
     ),
+    "corrections": Example(write_corrections, LABELS, subjects=("P0", "P1", "P3", "P2")),
 }
 
 

@@ -18,7 +18,8 @@ from medseg.config import load_config
 from medseg.errors import ConfigError, DataError, DatasetFaults, Fault
 from medseg.formats.read import read_labels
 from medseg.formats.write import write_labels
-from medseg.ingest.manifest import NOBODY, Grouping, read_manifest
+from medseg.ingest.grouping import NOBODY, Grouping
+from medseg.ingest.manifest import read_manifest
 from medseg.ingest.run import check, run
 from medseg.records import read_record, write_record
 from tests.faults.sets import CASES, KINDS, config

@@ -29,6 +29,7 @@ from medseg.compare.run import read_leaderboard
 from medseg.compare.run import run as compare
 from medseg.compare.scored import of_frame
 from medseg.compare.summary import summary_rows
+from medseg.config import PostprocessConfig
 from medseg.errors import CheckpointError, TrackingError
 from medseg.metrics.quantities import QUANTITIES
 from medseg.metrics.table import METRICS
@@ -674,6 +675,22 @@ def fake_predict(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return calls
 
 
+def test_what_belongs_to_a_model_is_stored_with_it_and_a_change_is_stored_anew(results: Path) -> None:
+    from medseg.postprocess.settled import Settled, write_settled
+    from medseg.trained import read_trained
+
+    write_results(results, ("unet",), (0,))
+    sync(results)
+    source = results / "organs" / "train" / "unet" / "fold0-seed0"
+    run = runs_by_name(results)["organs/unet fold0 seed0"].info.run_id
+    uri = read_store(store_json(results)).uri
+    assert not (resolve_model(run, uri) / "postprocess.json").exists()
+    for size in (3, 5):
+        write_settled(read_trained(source), Settled({}, PostprocessConfig(min_size=size)))
+        sync(results)
+        assert (resolve_model(run, uri) / "postprocess.json").read_bytes() == (source / "postprocess.json").read_bytes()
+
+
 def test_a_model_comes_back_without_pickle_and_predicts_from_paths_to_paths(
     results: Path, fake_predict: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -693,7 +710,8 @@ def test_a_model_comes_back_without_pickle_and_predicts_from_paths_to_paths(
     allowing = {"allow": ["shear"], "orientation": "qform", "max_gb": 2.5}
     mlflow.pyfunc.load_model(f"models:/{stored.model_id}", model_config=allowing).predict(["a.nii.gz"])
     assert fake_predict[1][3] == How(allow=("shear",), orientation="qform", max_gb=2.5, code="digest")
-    assert {*OPTIONS, "code"} == {field.name for field in dataclasses.fields(How)}
+    fields = {field.name for field in dataclasses.fields(How)}
+    assert {*OPTIONS, "code"} - {"raw"} == fields - {"finish"}
     source = results / "organs" / "train" / "unet" / "fold0-seed0"
     for name in ("model.json", "model.safetensors"):
         assert (folder / name).read_bytes() == (source / name).read_bytes()
@@ -712,13 +730,13 @@ def test_models_are_found_by_folder_run_and_name(results: Path) -> None:
     for reference in (child, f"runs:/{child}", f"runs:/{child}/model"):
         found = resolve_model(reference, uri)
         assert (found / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
-    with pytest.raises(TrackingError, match=f"(?s)several trainings.*{child}"):
+    with pytest.raises(CheckpointError, match=f"(?s)several trainings; name one of\n.*{child}  organs/unet fold1"):
         resolve_model(parent, uri)
     with pytest.raises(TrackingError, match="no run 0000"):
         resolve_model("0" * 32, uri)
     with pytest.raises(TrackingError, match="not found"):
         resolve_model("models:/nobody/1", uri)
-    for nothing in ("nowhere", str(results)):
+    for nothing in ("nowhere", str(results / "organs" / "ingest")):
         with pytest.raises(CheckpointError, match="model folder"):
             resolve_model(nothing, uri)
     with pytest.raises(TrackingError, match="no such file"):

@@ -114,7 +114,7 @@ def digests(folder: Path) -> dict[str, str]:
         for results in (folder / "results").glob("*")
         for pattern in patterns
         for path in results.glob(pattern)
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file() and not path.name.startswith(".") and path.name != "timing.json"
     ]
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)}
 

@@ -88,15 +88,15 @@ def test_code_changes_rerun_what_depends_on_them_and_nothing_else(finished_copy:
     assert jobs(run(folder, "-n").stdout) == {"evaluate", "compare", "report", "track"}
     edit(score, '"ml", 2e-3', '"ml", 1e-3')
     edit(folder / "medseg/train/schedule.py", "POLY_POWER = 0.9", "POLY_POWER = 1.0")
-    downstream = {"train", "predict", "postprocess", "evaluate", "compare", "report", "track"}
+    downstream = {"train", "predict", "choose", "postprocess", "evaluate", "compare", "report", "track"}
     assert jobs(run(folder, "-n").stdout) == downstream
 
 
 SCORED = {"evaluate", "compare", "report", "track"}
 # change of the configuration -> the rules that run again; tests/unit/test_config.py has one for every slice
 CHANGES = [
-    ("budget: {steps: 300}", "budget: {steps: 301}", {"plan", "train", "predict", "postprocess", *SCORED}),
-    ("run: [0]", "run: [0, 1]", {"train", "predict", "postprocess", *SCORED}),
+    ("budget: {steps: 300}", "budget: {steps: 301}", {"plan", "train", "predict", "choose", "postprocess", *SCORED}),
+    ("run: [0]", "run: [0, 1]", {"train", "predict", "choose", "postprocess", *SCORED}),
     ("instances: true", "instances: true\n    metrics: {names: [hd95]}", SCORED),
     ("instances: true", "instances: true\n    choices: [the loss]", {"report", "track"}),
 ]
@@ -114,7 +114,7 @@ def test_config_changes_rerun_what_depends_on_them_and_nothing_else(
 def test_a_model_that_is_written_first_reruns_nothing_of_the_others(finished_copy: Path) -> None:
     edit(finished_copy / "config/config.yaml", "models:\n", "models:\n  first: {network: fcn32s}\n")
     done = run(finished_copy, "-n")
-    assert jobs(done.stdout) == {"plan", "train", "predict", "postprocess", *SCORED}
+    assert jobs(done.stdout) == {"plan", "train", "predict", "choose", "postprocess", *SCORED}
     assert "model=unet" not in done.stdout, done.stdout
     assert "preprocess" not in jobs(done.stdout)
 

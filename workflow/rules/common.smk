@@ -142,6 +142,13 @@ def of_runs(path):
     return [path(key) for key in whole.keys(CONFIG)]
 
 
+def of_settled_runs():
+    """The post-processing of each training whose data set has any."""
+    named = [*whole.keys(CONFIG), *whole.ensemble_keys(CONFIG)]
+    asking = [k for k in named if study.has_postprocess(CONFIG, k.dataset)]
+    return [RESULTS.model(key).postprocess for key in asking]
+
+
 def of_scored_runs(path):
     """A path of each training or ensemble that has cases to be scored on; none if all are trained on all cases."""
     return [path(key) for key in whole.judged_keys(CONFIG)]

@@ -41,6 +41,7 @@ rule evaluate:
         shards=[RESULTS.scores_shard(ANY, shard) for shard in SHARDS],
     output:
         SCORES,
+        RESULTS.model(ANY).quality,
     log:
         LOG("evaluate"),
     benchmark:

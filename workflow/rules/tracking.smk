@@ -29,6 +29,8 @@ rule track:
     input:
         store=rules.tracking_init.output,
         models=of_runs(described),
+        settled=of_settled_runs(),
+        quality=of_scored_runs(lambda key: RESULTS.model(key).quality),
         scores=of_scored_runs(RESULTS.scores),
         made_of_scores=if_scored(RESULTS.compare.summary, RESULTS.report.page),
     output:

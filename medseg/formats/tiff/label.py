@@ -18,10 +18,10 @@ from medseg.image.geometry import MICROMETRES, Geometry
 
 # Pixels of a page above which it is written in tiles, and pixels per axis of a tile.
 TILED, TILE = 2**26, 512
-# Bytes of uncompressed labels from which on offsets have 64 bits.
+# Bytes of uncompressed values from which on offsets have 64 bits.
 BIG = 2**31
 
-_OME_TYPES = {"i1": "int8", "i2": "int16", "i4": "int32", "u1": "uint8", "u2": "uint16", "u4": "uint32"}
+_OME_TYPES = {"f4": "float", "i1": "int8", "i2": "int16", "i4": "int32", "u1": "uint8", "u2": "uint16", "u4": "uint32"}
 
 
 def write_tiff(path: Path, labels: Labels, geometry: Geometry, about: About = NOTHING) -> Fill:

@@ -14,9 +14,13 @@ from medseg.errors import ConfigError, Fault
 from medseg.formats.table import FORMATS, stem_of, suffix_of
 from medseg.image.labels import LabelTable
 from medseg.ingest.faults import fault
+from medseg.ingest.label_source import LabelSource
 
 # Left behind by file managers; files whose names begin with a dot are ignored as well.
 LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
+# The folder of corrected predictions in a data set's, which has a table of its own: no other layout looks into it.
+CORRECTIONS = "medseg-corrections"
+OVERLOOKED = LITTER | {CORRECTIONS}
 # Headers whose voxels are in a further file of the same name.
 HEADERS = {".mhd", ".nhdr", ".hdr"}
 
@@ -38,6 +42,7 @@ class Candidate:
         chosen: whether ``images`` are those of several files, one per channel, that the configuration chose.
         group: folder that the case shares with others, where a pattern has ``{group}``; empty: none.
         file_values: where there is one mask file per class, the value of each; empty: values are those in the files.
+        source: of a reference that began as a prediction; its values are those of the label table.
     """
 
     id: str
@@ -53,6 +58,7 @@ class Candidate:
     chosen: bool = False
     group: str = ""
     file_values: tuple[int, ...] = ()
+    source: LabelSource | None = None
 
 
 @dataclass(slots=True)
@@ -103,7 +109,7 @@ def visible(root: Path, folder: str) -> list[str]:
     if not (root / folder).is_dir():
         return []
     names = (p.name for p in (root / folder).iterdir())
-    return sorted(str(PurePosixPath(folder, n)) for n in names if not n.startswith(".") and n not in LITTER)
+    return sorted(str(PurePosixPath(folder, n)) for n in names if not n.startswith(".") and n not in OVERLOOKED)
 
 
 def walk(root: Path, folder: str) -> list[str]:
@@ -114,9 +120,9 @@ def walk(root: Path, folder: str) -> list[str]:
     files = []
     for place, folders, names in os.walk(root / folder, followlinks=False):
         images = [name for name in folders if suffix_of(Path(name)) in FORMATS]
-        folders[:] = [n for n in folders if not n.startswith(".") and n not in LITTER and n not in images]
+        folders[:] = [n for n in folders if not n.startswith(".") and n not in OVERLOOKED and n not in images]
         here = Path(place).relative_to(root).as_posix()
-        files += [f"{here}/{name}" for name in (*names, *images) if not name.startswith(".") and name not in LITTER]
+        files += [f"{here}/{name}" for name in (*names, *images) if not name.startswith(".") and name not in OVERLOOKED]
     return sorted(files)
 
 
@@ -128,9 +134,9 @@ def entries(root: Path) -> list[str]:
     found = []
     for place, folders, names in os.walk(root, followlinks=False):
         here = Path(place).relative_to(root)
-        there = [name for name in folders if not name.startswith(".") and name not in LITTER]
+        there = [name for name in folders if not name.startswith(".") and name not in OVERLOOKED]
         found += [(here / name).as_posix() + "/" for name in there]
-        found += [(here / name).as_posix() for name in names if not name.startswith(".") and name not in LITTER]
+        found += [(here / name).as_posix() for name in names if not name.startswith(".") and name not in OVERLOOKED]
         folders[:] = [name for name in there if suffix_of(Path(name)) not in FORMATS]
     return sorted(found)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medseg.config import DatasetConfig
 from medseg.errors import ConfigError
+from medseg.ingest.layouts.corrections import TABLE
 from medseg.ingest.layouts.detect import PATTERNS, Seen, look_for_patterns
 from medseg.ingest.layouts.found import by_stem, visible
 from medseg.ingest.layouts.index import INDEX
@@ -50,6 +51,10 @@ def _has_folders(root: Path) -> bool:
     return (root / "images").is_dir() and (root / "masks").is_dir()
 
 
+def _is_corrections_alone(root: Path) -> bool:
+    return (root / TABLE).is_file() and not visible(root, ".")
+
+
 # Layout -> (what it is known by, the test), in this order.
 LANDMARKS: dict[str, tuple[str, Callable[[Path, DatasetConfig], bool]]] = {
     "patterns": (
@@ -57,6 +62,7 @@ LANDMARKS: dict[str, tuple[str, Callable[[Path, DatasetConfig], bool]]] = {
         lambda root, config: bool(config.images or config.masks),
     ),
     "table": ("`table:` in the configuration", lambda root, config: config.table is not None),
+    "corrections": (f"{TABLE} and nothing else", lambda root, config: _is_corrections_alone(root)),
     "nnunet": ("channel_names in dataset.json", lambda root, config: _index_has(root, "channel_names")),
     "decathlon": ("dataset.json", lambda root, config: (root / INDEX).exists()),
     "pairs": ("folders images and masks with equal names", lambda root, config: _has_pairs(root)),

@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from medseg.formats.table import FORMATS, suffix_of
-from medseg.ingest.layouts.found import LITTER
+from medseg.ingest.layouts.found import OVERLOOKED
 from medseg.ingest.layouts.words import is_derived, is_image, part_of, rank, tokens
 
 # Files and folders per folder that are looked at: enough to see what is repeated.
@@ -85,7 +85,7 @@ def find_units(root: Path) -> Iterator[Unit]:
 
 
 def _counts(name: str) -> bool:
-    return not name.startswith(".") and name not in LITTER
+    return not name.startswith(".") and name not in OVERLOOKED
 
 
 def _plain(name: str) -> bool:

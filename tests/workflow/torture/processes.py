@@ -12,8 +12,8 @@ from pathlib import Path
 VARIABLE = "MEDSEG_TORTURE"
 # Commands in the order in which a study needs them.
 STAGES = (
-    "phantoms", "track init", "ingest", "fingerprint", "preprocess", "plan", "train", "predict", "postprocess",
-    "evaluate", "compare", "report", "track sync",
+    "phantoms", "track init", "ingest", "fingerprint", "preprocess", "plan", "train", "predict", "choose",
+    "postprocess", "evaluate", "compare", "report", "track sync",
 )  # fmt: skip
 
 
