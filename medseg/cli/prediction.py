@@ -76,9 +76,9 @@ def predict(
         _refuse(given, o.OF_FOLD + o.OF_TRAINING, "for the validation cases of a fold, and images are given")
         how = {name: given[name] or None for name in ("layout", "series", "spacing", "allow", "axes")}
         how |= {name: given[name] for name in ("orientation", "fill", "max_gb", "device", "threads", "mirror")}
-        how |= {name: given[name] for name in ("raw", "uncertainty", "references")}
+        how |= {name: given[name] for name in ("raw", "uncertainty", "references", "dry_run")}
         how |= {"channels": [int(c) if c.isdecimal() else c for c in channel or ()]}
-        _predict_images(images, model, tracking_uri, out, kinds_of(tables, rois, geojson, overlays), how, dry_run)
+        _predict_images(images, model, tracking_uri, out, kinds_of(tables, rois, geojson, overlays), how)
     elif config is not None and manifest is not None and splits is not None and fold is not None:
         _refuse(given, o.OF_FILES, "for image files; a fold's cases are predicted as the configuration says")
         training, which = None, fold_of(fold)
@@ -94,13 +94,7 @@ def predict(
 
 
 def _predict_images(
-    images: list[Path],
-    models: list[str],
-    tracking_uri: str | None,
-    out: Path,
-    kinds: list[str],
-    how: Mapping[str, Any],
-    dry_run: bool,
+    images: list[Path], models: list[str], tracking_uri: str | None, out: Path, kinds: list[str], how: Mapping[str, Any]
 ) -> None:
     """Predict image files, write ``kinds`` of files for their objects, and print the names of all.
 
@@ -124,7 +118,7 @@ def _predict_images(
     from medseg.progress import say
     from medseg.text import escaped
 
-    options = {name: value for name, value in how.items() if name != "raw"}
+    options = {name: value for name, value in how.items() if name not in ("raw", "dry_run")}
     named = named_model(models, folders)
     finish, note = (None, "") if how["raw"] else steps_of_models(named, folders)
     if note:
@@ -132,7 +126,7 @@ def _predict_images(
     options |= {"code": code_of(folders), "finish": finish}
     batch = stage.open_batch(images, folders, out, stage.options_of(options))
     stage.say_members(batch, folders)
-    if dry_run:
+    if how["dry_run"]:
         for line in plan_batch(batch):
             print(escaped(line))
         stage.raise_failed(batch)
