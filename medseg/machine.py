@@ -23,6 +23,8 @@ CGROUP = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 # Linux' account of the machine's memory.
 MEMORY = Path("/proc/meminfo")
+# Its account of this process.
+OWN = Path("/proc/self/status")
 # Seconds between two looks for a free GPU.
 POLL_S = 1.0
 # Where batch systems (SLURM, PBS, LSF, Grid Engine) say which of their jobs a process is of.
@@ -91,6 +93,12 @@ def available_memory() -> int:
             kept = re.search(r"^(?:total_)?inactive_file (\d+)$", _content(folder / "memory.stat"), re.MULTILINE)
             left.append(int(limit) - int(used) + (int(kept[1]) if kept else 0))
     return max(0, min([host_memory(), *left]))
+
+
+def own_memory() -> int:
+    """Bytes of main memory that this process has now; 0 where the operating system does not say."""
+    stated = re.search(r"^VmRSS:\s*(\d+) kB$", _content(OWN), re.MULTILINE)
+    return int(stated[1]) * 1024 if stated else 0
 
 
 def _content(file: Path) -> str:

@@ -50,6 +50,9 @@ Channel = Annotated[
 MaxGb = Annotated[
     float | None, typer.Option("--max-gb", min=0.001, help="memory that predicting may take; none: what is there")
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="check the images and say what memory and disk each takes; predict none")
+]
 Device = Annotated[Text, typer.Option("--device", help="auto, cpu or cuda; none: as planned")]
 Threads = Annotated[Whole, typer.Option("--threads", min=1, help="CPU threads; none: as planned")]
 Mirror = Annotated[
@@ -85,8 +88,8 @@ Weights = Annotated[File, typer.Option("--weights", help="… --weights of its t
 # Names of the options of image files, of a fold, and of the training that a fold's model must be.
 OBJECTS = ("tables", "rois", "geojson", "overlays")
 # Options that are given or not.
-FLAGS = (*OBJECTS, "raw", "uncertainty")
-READING = ("layout", "spacing", "series", "orientation", "fill", "allow", "axes", "channel", "max_gb")
+FLAGS = (*OBJECTS, "raw", "uncertainty", "dry_run")
+READING = ("layout", "spacing", "series", "orientation", "fill", "allow", "axes", "channel", "max_gb", "dry_run")
 OF_FILES = (*READING, "device", "threads", "mirror", "references", "raw", "uncertainty", "tracking_uri", *OBJECTS)
 OF_FOLD = ("config", "manifest", "splits", "fold", "code", "shard", "join")
 OF_TRAINING = ("plan", "index", "seed", "train_code", "start", "weights")

@@ -44,6 +44,7 @@ def predict(
     axes: o.Axes = None,
     channel: o.Channel = None,
     max_gb: o.MaxGb = None,
+    dry_run: o.DryRun = False,
     device: o.Device = None,
     threads: o.Threads = None,
     mirror: o.Mirror = None,
@@ -75,7 +76,7 @@ def predict(
         _refuse(given, o.OF_FOLD + o.OF_TRAINING, "for the validation cases of a fold, and images are given")
         how = {name: given[name] or None for name in ("layout", "series", "spacing", "allow", "axes")}
         how |= {name: given[name] for name in ("orientation", "fill", "max_gb", "device", "threads", "mirror")}
-        how |= {name: given[name] for name in ("raw", "uncertainty", "references")}
+        how |= {name: given[name] for name in ("raw", "uncertainty", "references", "dry_run")}
         how |= {"channels": [int(c) if c.isdecimal() else c for c in channel or ()]}
         _predict_images(images, model, tracking_uri, out, kinds_of(tables, rois, geojson, overlays), how)
     elif config is not None and manifest is not None and splits is not None and fold is not None:
@@ -97,6 +98,8 @@ def _predict_images(
 ) -> None:
     """Predict image files, write ``kinds`` of files for their objects, and print the names of all.
 
+    Of a dry run, what each takes is printed, and nothing is written.
+
     Raises:
         ImagesFailed: if some could not be predicted; the names of the others are printed before.
     """
@@ -110,11 +113,12 @@ def _predict_images(
     from medseg.predict import files as stage
     from medseg.predict.code import code_of
     from medseg.predict.first import lines_of, rows_of, write_rows
+    from medseg.predict.planned import plan_batch
     from medseg.predict.quality import read_quality
     from medseg.progress import say
     from medseg.text import escaped
 
-    options = {name: value for name, value in how.items() if name != "raw"}
+    options = {name: value for name, value in how.items() if name not in ("raw", "dry_run")}
     named = named_model(models, folders)
     finish, note = (None, "") if how["raw"] else steps_of_models(named, folders)
     if note:
@@ -122,6 +126,11 @@ def _predict_images(
     options |= {"code": code_of(folders), "finish": finish}
     batch = stage.open_batch(images, folders, out, stage.options_of(options))
     stage.say_members(batch, folders)
+    if how["dry_run"]:
+        for line in plan_batch(batch):
+            print(escaped(line))
+        stage.raise_failed(batch)
+        return
     objects = None
     if kinds:
         objects = PredictedObjects.create(out, kinds, batch.checkpoint.labels, batch.checkpoint.channels)

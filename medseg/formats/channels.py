@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.formats.errors import FormatError
+from medseg.formats.pieces import Pieces, pieces_of
 from medseg.formats.source import Source, Voxels
 from medseg.reading import Reading
 
@@ -35,6 +36,11 @@ class ChosenVoxels:
         """As stored."""
         return self.voxels.dtype
 
+    @property
+    def pieces(self) -> Pieces:
+        """How all channels lie in the file."""
+        return pieces_of(self.voxels)
+
     def __getitem__(self, box: tuple[slice, ...], /) -> NDArray[Any]:
         """The voxels of a box (C,*S)."""
         rows = [self.voxels[(slice(c, c + 1), *box[1:])] for c in self.chosen[box[0]]]
@@ -58,6 +64,11 @@ class GreyVoxels:
     def dtype(self) -> np.dtype[Any]:
         """As stored."""
         return self.voxels.dtype
+
+    @property
+    def pieces(self) -> Pieces:
+        """How all channels lie in the file."""
+        return pieces_of(self.voxels)
 
     def __getitem__(self, box: tuple[slice, ...], /) -> NDArray[Any]:
         """The voxels of a box (1,*S)."""

@@ -36,6 +36,15 @@ class FileBytes:
         self._start, self._end = 0, os.fstat(self._descriptor).st_size
         self._whole: FileBytes | None = None
 
+    @classmethod
+    def of_open(cls, path: Path, descriptor: int) -> FileBytes:
+        """The bytes of a file that is open, and may have no name; ``path`` is for messages."""
+        data = object.__new__(cls)
+        data.path, data._descriptor, data._whole = path, os.dup(descriptor), None
+        weakref.finalize(data, os.close, data._descriptor)
+        data._start, data._end = 0, os.fstat(descriptor).st_size
+        return data
+
     def __len__(self) -> int:
         return self._end - self._start
 
@@ -111,6 +120,11 @@ Part = memoryview | FileBytes
 def part_from(data: Data, start: int) -> Part:
     """The bytes from ``start`` on; nothing is copied or read."""
     return data.after(start) if isinstance(data, FileBytes) else memoryview(data)[start:]
+
+
+def rest_of(part: Part, start: int) -> Part:
+    """A part from ``start`` on."""
+    return part.after(start) if isinstance(part, FileBytes) else part[start:]
 
 
 def sha256_of(data: Data) -> str:

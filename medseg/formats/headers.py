@@ -7,12 +7,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.formats.content import Content, Data, FileBytes, Part, part_from
+from medseg.formats.content import Content, Data, Part, part_from, rest_of
 from medseg.formats.errors import FormatError
 from medseg.formats.limits import check_claim
 from medseg.image.geometry import Geometry
@@ -107,7 +106,7 @@ def uncompressed(path: Path, body: Part, skip: int, size: int) -> Part:
     check_claim(path, size, len(body))
     if skip < 0 or len(body) != skip + size:
         raise FormatError(path, f"{len(body)} bytes of data, the header needs exactly {size}")
-    return body.after(skip) if isinstance(body, FileBytes) else body[skip:]
+    return rest_of(body, skip)
 
 
 def reals(path: Path, name: str, text: str, separator: str | None = None) -> list[float]:
@@ -149,8 +148,3 @@ def require_axes(path: Path, geometry: Geometry) -> None:
     """Refuse grids that have neither 2 nor 3 axes."""
     if geometry.dims not in (2, 3):
         raise FormatError(path, f"a grid of {geometry.dims} axes, expected 2 or 3", "choose another format")
-
-
-def first_axis_fastest(labels: NDArray[Any]) -> bytes:
-    """Values in little-endian bytes, the first axis running fastest."""
-    return labels.astype(labels.dtype.newbyteorder("<")).tobytes(order="F")

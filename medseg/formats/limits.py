@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +20,24 @@ MAX_FILES = 50_000
 
 # Bytes that one decoded file may take in this thread; None: half of what this process can have.
 _LIMIT: ContextVar[int | None] = ContextVar("limit", default=None)
+# Bytes of an unpacked stream above which it lies in a temporary file, in this thread; None: in memory, however large.
+_SPOOL: ContextVar[int | None] = ContextVar("spool", default=None)
+
+
+@contextmanager
+def spooling(size: int) -> Iterator[None]:
+    """Within the block (and this thread), unpack streams of more than ``size`` bytes into temporary files."""
+    token = _SPOOL.set(size)
+    try:
+        yield
+    finally:
+        _SPOOL.reset(token)
+
+
+def is_spooled(size: int) -> bool:
+    """Whether so many unpacked bytes go into a temporary file."""
+    above = _SPOOL.get()
+    return above is not None and size > above
 
 
 @contextmanager
@@ -54,6 +74,18 @@ def check_size(path: Path, claimed: int, capacity: int) -> None:
     """Raise ``FormatError`` for a decoded size that is beyond what the file can hold or beyond the memory budget."""
     check_claim(path, claimed, capacity)
     check_memory(path, claimed)
+
+
+def check_stream(path: Path, claimed: int, capacity: int) -> None:
+    """As ``check_size``, for a stream: one that is unpacked into a temporary file needs room on its disk instead."""
+    if not is_spooled(claimed):
+        check_size(path, claimed, capacity)
+        return
+    check_claim(path, claimed, capacity)
+    folder = Path(tempfile.gettempdir())
+    if claimed > (free := shutil.disk_usage(folder).free):
+        cause = f"needs {claimed} bytes of disk to unpack, {folder} has {free} left"
+        raise FormatError(path, cause, "free some, or set TMPDIR to a folder on a larger disk", "too-large")
 
 
 def held(path: Path, data: Data) -> bytes:

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import math
 import re
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from medseg.formats.headers import (
     TextHeader,
     axis_vectors,
     finite,
-    first_axis_fastest,
     grid_affine,
     header_lines,
     numbers_text,
@@ -29,10 +27,11 @@ from medseg.formats.headers import (
     require_axes,
     uncompressed,
 )
-from medseg.formats.limits import MAX_DEFLATE_RATIO, check_size
+from medseg.formats.limits import MAX_DEFLATE_RATIO, check_stream
+from medseg.formats.plain import Files, Fill, Labels, deflated, filled, first_axis_fastest
 from medseg.formats.raw import raw_voxels
 from medseg.formats.source import Source
-from medseg.formats.streams import unpack
+from medseg.formats.streams import unpack_voxels
 from medseg.formats.world import NOTHING, About, World
 from medseg.image.geometry import Geometry
 from medseg.image.units import world_unit
@@ -146,7 +145,7 @@ def _dtype(header: TextHeader) -> np.dtype[Any]:
     return np.dtype(TYPES[name]).newbyteorder(">" if _flag(header, "BinaryDataByteOrderMSB", False) else "<")
 
 
-def _plain(header: TextHeader, body: Part, size: int) -> bytearray | Part:
+def _plain(header: TextHeader, body: Part, size: int) -> Part:
     """The voxels' bytes, exactly ``size`` of them."""
     path, skip = header.path, header.integer("HeaderSize", 0)
     if not _flag(header, "CompressedData", False):
@@ -156,8 +155,8 @@ def _plain(header: TextHeader, body: Part, size: int) -> bytearray | Part:
     if header.integer("CompressedDataSize", len(body)) != len(body):
         found = header.fields["CompressedDataSize"][:20]
         raise FormatError(path, f"{len(body)} bytes of compressed data, the header says {found}")
-    check_size(path, size, len(body) * MAX_DEFLATE_RATIO)
-    return unpack(path, body, size, "zlib")
+    check_stream(path, size, len(body) * MAX_DEFLATE_RATIO)
+    return unpack_voxels(path, body, size, "zlib")
 
 
 def _world(header: TextHeader, rank: int) -> tuple[NDArray[np.float64] | None, str, tuple[tuple[str, str], ...]]:
@@ -197,18 +196,20 @@ def _own_world(header: TextHeader) -> World:
 
 
 def _header_text(
-    path: Path, labels: NDArray[Any], geometry: Geometry, about: About, packed: int, data_file: str
-) -> bytes:
+    path: Path, labels: Labels, geometry: Geometry, about: About, data_file: str
+) -> Callable[[int], bytes]:
+    """What makes a header of the number of bytes of the compressed data."""
     require_axes(path, geometry)
     name = next(name for name, code in TYPES.items() if np.dtype(code) == labels.dtype)
     lines = ["ObjectType = Image", f"NDims = {geometry.dims}", "BinaryData = True", "BinaryDataByteOrderMSB = False"]
-    lines += ["CompressedData = True", f"CompressedDataSize = {packed}"]
+    lines += ["CompressedData = True", "CompressedDataSize = {packed}"]
     if about.world is not None and about.world.kind == "MetaImage":
         lines += [f"{key} = {text}" for key, text in about.world.fields.items()]
     else:
         lines += [f"{key} = {text}" for key, text in _fresh_world(geometry).items()]
     lines += [f"DimSize = {' '.join(map(str, labels.shape))}", f"ElementType = {name}"]
-    return ("\n".join([*lines, f"ElementDataFile = {data_file}"]) + "\n").encode()
+    text = "\n".join([*lines, f"ElementDataFile = {data_file}"]) + "\n"
+    return lambda packed: text.replace("{packed}", str(packed), 1).encode()
 
 
 def _fresh_world(geometry: Geometry) -> dict[str, str]:
@@ -225,14 +226,22 @@ def _fresh_world(geometry: Geometry) -> dict[str, str]:
     return fields
 
 
-def mha_bytes(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> bytes:
+def write_mha(path: Path, labels: Labels, geometry: Geometry, about: About = NOTHING) -> Fill:
     """Header and compressed voxels in one file; remarks of the input's header may name the patient: none is copied."""
-    packed = zlib.compress(first_axis_fastest(labels), 6)
-    return _header_text(path, labels, geometry, about, len(packed), "LOCAL") + packed
+    header = _header_text(path, labels, geometry, about, "LOCAL")
+    return deflated(first_axis_fastest(labels), header)
 
 
-def mhd_files(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> Content:
-    """A header and its compressed data file."""
-    packed = zlib.compress(first_axis_fastest(labels), 6)
+def write_mhd(path: Path, labels: Labels, geometry: Geometry, about: About = NOTHING) -> Files:
+    """A header and its compressed data file, which is written first: the header says how long it is."""
     name = f"{path.name[: -len('.mhd')]}.zraw"
-    return Content({path.name: _header_text(path, labels, geometry, about, len(packed), name), name: packed})
+    header, sizes = _header_text(path, labels, geometry, about, name), list[int]()
+
+    def note(size: int) -> bytes:
+        sizes.append(size)
+        return b""
+
+    return {
+        path.name: lambda file: filled([header(sizes[-1])])(file),
+        name: deflated(first_axis_fastest(labels), note),
+    }

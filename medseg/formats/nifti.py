@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.errors import GeometryError
-from medseg.formats.content import Content, Data, Part, part_from
+from medseg.formats.content import Content, Data, part_from, rest_of
 from medseg.formats.errors import FormatError
-from medseg.formats.limits import MAX_DEFLATE_RATIO, check_claim, check_size
+from medseg.formats.limits import MAX_DEFLATE_RATIO, check_claim, check_stream
 from medseg.formats.nifti_label import data_file, nifti_world
 from medseg.formats.nifti_plane import add_third_axis, in_plane
 from medseg.formats.raw import raw_voxels
 from medseg.formats.source import Source
-from medseg.formats.streams import peek_gzip, unpack
+from medseg.formats.streams import peek_gzip, unpack_voxels
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
 
 # Datatype code of the header -> numpy type; complex, colour and 128-bit types are refused.
@@ -223,8 +223,8 @@ def _opened(path: Path, header: Any, data: Data, *, packed: bool) -> Source:
     offset = int(header["vox_offset"])
     size = offset + math.prod(shape) * channels * dtype.itemsize
     if packed:
-        check_size(path, size, len(data) * MAX_DEFLATE_RATIO)
-        plain: Part = memoryview(unpack(path, part_from(data, 0), size, "gzip"))[offset:]
+        check_stream(path, size, len(data) * MAX_DEFLATE_RATIO)
+        plain = rest_of(unpack_voxels(path, part_from(data, 0), size, "gzip"), offset)
     else:
         check_claim(path, size, len(data))
         if len(data) != size:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from medseg.formats.content import Content
-from medseg.formats.headers import first_axis_fastest, require_axes
-from medseg.formats.streams import pack_gzip
+from medseg.formats.headers import require_axes
+from medseg.formats.plain import Files, Fill, Labels, filled, first_axis_fastest, gzipped
 from medseg.formats.world import NOTHING, About, World
 from medseg.image.geometry import AFFINE_TOLERANCE_VOXELS, Geometry
 
@@ -30,23 +30,28 @@ def nifti_world(header: Any) -> World:
     return World("NIfTI", {"sizeof_hdr": int(header["sizeof_hdr"]), **{n: np.array(header[n]) for n in _FIELDS}})
 
 
-def nifti_bytes(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> bytes:
+def write_nifti(path: Path, labels: Labels, geometry: Geometry, about: About = NOTHING) -> Fill:
     """A NIfTI file; texts and extensions of the input's header may name the patient, so none of them is copied."""
-    header, plain = _fresh_header(path, labels, geometry, about), first_axis_fastest(labels)
-    return bytes(header.binaryblock.ljust(header.single_vox_offset, b"\x00")) + plain
+    return filled(_pieces(path, labels, geometry, about))
 
 
-def nifti_gz_bytes(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> bytes:
+def write_nifti_gz(path: Path, labels: Labels, geometry: Geometry, about: About = NOTHING) -> Fill:
     """The same, gzipped."""
-    return pack_gzip(nifti_bytes(path, labels, geometry, about))
+    return gzipped(_pieces(path, labels, geometry, about))
 
 
-def pair_files(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> Content:
+def _pieces(path: Path, labels: Labels, geometry: Geometry, about: About) -> Iterator[bytes]:
+    header = _fresh_header(path, labels, geometry, about)
+    start = bytes(header.binaryblock.ljust(header.single_vox_offset, b"\x00"))
+    return itertools.chain([start], first_axis_fastest(labels))
+
+
+def write_pair(path: Path, labels: Labels, geometry: Geometry, about: About = NOTHING) -> Files:
     """The same as header and data file."""
     header = _fresh_header(path, labels, geometry, about)
     header["vox_offset"] = 0
     header["magic"] = bytes(header["magic"].item()).replace(b"n+", b"ni")
-    return Content({path.name: bytes(header.binaryblock), data_file(path): first_axis_fastest(labels)})
+    return {path.name: filled([bytes(header.binaryblock)]), data_file(path): filled(first_axis_fastest(labels))}
 
 
 def data_file(path: Path) -> str:
@@ -54,7 +59,7 @@ def data_file(path: Path) -> str:
     return f"{path.name[: -len('.hdr')]}{'.IMG' if path.name.endswith('.HDR') else '.img'}"
 
 
-def _fresh_header(path: Path, labels: NDArray[Any], geometry: Geometry, about: About) -> Any:
+def _fresh_header(path: Path, labels: Labels, geometry: Geometry, about: About) -> Any:
     import nibabel
 
     require_axes(path, geometry)

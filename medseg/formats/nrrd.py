@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,12 +28,12 @@ from medseg.formats.headers import (
     reals,
     uncompressed,
 )
-from medseg.formats.limits import MAX_DEFLATE_RATIO, check_size, memory_budget
+from medseg.formats.limits import MAX_DEFLATE_RATIO, check_stream
 from medseg.formats.nrrd_label import TYPES, nrrd_world
 from medseg.formats.raw import raw_voxels
 from medseg.formats.segments import is_segment_key, with_segments
 from medseg.formats.source import Source
-from medseg.formats.streams import Packing, unpack
+from medseg.formats.streams import Packing, unpack_voxels
 from medseg.image.units import world_unit
 
 _PACKING: dict[str, Packing] = {"gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
@@ -183,7 +184,7 @@ def _vectors(header: TextHeader, rank: int) -> list[list[float] | None] | None:
     return [None if w == "none" else reals(header.path, "space directions", w[1:-1], ",") for w in words]
 
 
-def _plain(header: TextHeader, body: Part, size: int) -> bytearray | Part:
+def _plain(header: TextHeader, body: Part, size: int) -> Part:
     """The voxels' bytes, exactly ``size`` of them."""
     encoding = header.need("encoding").lower()
     lines, skip = header.integer("line skip", 0), header.integer("byte skip", 0)
@@ -194,8 +195,8 @@ def _plain(header: TextHeader, body: Part, size: int) -> bytearray | Part:
     if encoding in _PACKING:
         packing = _PACKING[encoding]
         # bzip2 has no useful bound: there, memory grows with what is really unpacked.
-        check_size(header.path, size, len(body) * MAX_DEFLATE_RATIO if packing == "gzip" else memory_budget())
-        return unpack(header.path, body, size, packing)
+        check_stream(header.path, size, len(body) * MAX_DEFLATE_RATIO if packing == "gzip" else sys.maxsize)
+        return unpack_voxels(header.path, body, size, packing)
     raise FormatError(header.path, f"encoding {encoding[:20]!r}, expected raw, gzip or bzip2", "convert it")
 
 

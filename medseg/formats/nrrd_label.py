@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
-from medseg.formats.content import Content
-from medseg.formats.headers import TextHeader, axis_vectors, first_axis_fastest, numbers_text, require_axes
-from medseg.formats.streams import pack_gzip
+from medseg.formats.headers import TextHeader, axis_vectors, numbers_text, require_axes
+from medseg.formats.plain import Files, Fill, Labels, filled, first_axis_fastest, gzipped
 from medseg.formats.world import NOTHING, About, World
 from medseg.image.geometry import Geometry
 
@@ -69,30 +67,38 @@ def _values(text: str) -> list[str]:
     return [] if _VALUE.sub("", text).strip() else _VALUE.findall(text)
 
 
-def nrrd_bytes(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> bytes:
+def write_nrrd(path: Path, labels: Labels, geometry: Geometry, about: About = NOTHING) -> Fill:
     """An attached NRRD, gzipped; keys and comments of the input's header may name the patient: none is copied."""
-    return _header_text(path, labels, geometry, about) + pack_gzip(first_axis_fastest(labels))
+    return _attached(_header_text(path, labels, geometry, about), labels)
 
 
-def seg_nrrd_bytes(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> bytes:
+def write_seg_nrrd(path: Path, labels: Labels, geometry: Geometry, about: About = NOTHING) -> Fill:
     """The same with the names of the classes, as 3D Slicer reads them."""
     extent = " ".join(f"0 {n - 1}" for n in labels.shape)
     keys = []
     for n, (value, name) in enumerate(sorted(about.names.items())):
         segment = {"ID": f"Segment_{n + 1}", "Name": name, "LabelValue": value, "Layer": 0, "Extent": extent}
         keys += [f"Segment{n}_{key}:={text}" for key, text in segment.items()]
-    return _header_text(path, labels, geometry, about, keys) + pack_gzip(first_axis_fastest(labels))
+    return _attached(_header_text(path, labels, geometry, about, keys), labels)
 
 
-def nhdr_files(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> Content:
+def _attached(header: bytes, labels: Labels) -> Fill:
+    def fill(file: BinaryIO) -> None:
+        file.write(header)
+        gzipped(first_axis_fastest(labels))(file)
+
+    return fill
+
+
+def write_nhdr(path: Path, labels: Labels, geometry: Geometry, about: About = NOTHING) -> Files:
     """A detached NRRD header and its gzipped data file."""
     name = f"{path.name[: -len('.nhdr')]}.raw.gz"
     header = _header_text(path, labels, geometry, about, [f"data file: {name}"], end=False)
-    return Content({path.name: header, name: pack_gzip(first_axis_fastest(labels))})
+    return {path.name: filled([header]), name: gzipped(first_axis_fastest(labels))}
 
 
 def _header_text(
-    path: Path, labels: NDArray[Any], geometry: Geometry, about: About, more: Sequence[str] = (), *, end: bool = True
+    path: Path, labels: Labels, geometry: Geometry, about: About, more: Sequence[str] = (), *, end: bool = True
 ) -> bytes:
     """A header with ``more`` lines; ``end``: the data follow it."""
     require_axes(path, geometry)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from medseg.formats.content import Content
 from medseg.formats.errors import FormatError
 from medseg.formats.exif import check_upright
 from medseg.formats.limits import MAX_DEFLATE_RATIO, check_size, held
+from medseg.formats.plain import Labels, whole
 from medseg.formats.source import Source
 from medseg.formats.streams import unpack
 from medseg.formats.world import NOTHING, About
@@ -125,15 +125,16 @@ def _check_orientation(path: Path, chunks: Chunks) -> None:
             check_upright(path, body)
 
 
-def png_bytes(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> bytes:
+def png_bytes(path: Path, labels: Labels, geometry: Geometry, about: About = NOTHING) -> bytes:
     """A grey PNG of 8 or 16 bits; the format has no place for a geometry."""
     import imagecodecs
 
     if geometry.dims != 2:
         raise FormatError(path, f"a grid of {geometry.dims} axes in a PNG, expected 2", "write .nii.gz or .tif")
-    if labels.dtype not in (np.uint8, np.uint16):
-        low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    values = whole(labels)
+    if values.dtype not in (np.uint8, np.uint16):
+        low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
         if low < 0 or high > 65535:
             raise FormatError(path, f"labels {low} to {high}, PNG holds 0 to 65535", "write .tif")
-        labels = labels.astype(np.uint16)
-    return bytes(imagecodecs.png_encode(np.ascontiguousarray(labels), level=6))
+        values = values.astype(np.uint16)
+    return bytes(imagecodecs.png_encode(np.ascontiguousarray(values), level=6))

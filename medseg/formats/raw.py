@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from medseg.formats.content import FileBytes, Part
 from medseg.formats.limits import check_memory, memory_budget
+from medseg.formats.pieces import Pieces
 from medseg.formats.source import Voxels
 
 # Largest stretch of a file that is read at once although only some of its voxels are wanted.
 SPAN = 16 << 20
 
 
-def raw_voxels(data: Part | bytearray, dtype: np.dtype[Any], sizes: Sequence[int], channel: int | None) -> Voxels:
+def raw_voxels(data: Part, dtype: np.dtype[Any], sizes: Sequence[int], channel: int | None) -> Voxels:
     """Voxels (C,*S) from plain bytes.
 
     Args:
@@ -48,6 +49,7 @@ class RawVoxels:
         self.dtype: np.dtype[Any] = dtype.newbyteorder("=")
         others = [n for axis, n in enumerate(sizes) if axis != channel]
         self.shape: tuple[int, ...] = (1 if channel is None else sizes[channel], *others)
+        self.pieces = Pieces(len(others) - 1, (1,) * len(others))
 
     def __getitem__(self, box: tuple[slice, ...]) -> NDArray[Any]:
         """The voxels of a box (C,*S), one slice per axis, native byte order."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import bz2
-import gzip
-import io
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -12,8 +11,9 @@ from typing import Literal
 # Deflate by Intel's library: about three times as fast as zlib, with the same checks.
 from isal import isal_zlib
 
-from medseg.formats.content import Data, Part, part_from
+from medseg.formats.content import Data, FileBytes, Part, part_from
 from medseg.formats.errors import FormatError
+from medseg.formats.limits import is_spooled
 
 Packing = Literal["gzip", "zlib", "bzip2"]
 
@@ -43,11 +43,28 @@ def unpack(path: Path, data: bytes | Part, size: int, packing: Packing) -> bytea
     # One byte more than needed: only then the end of the stream is reached and its checksum compared.
     for piece in _unpacked(path, data, packing, size + 1):
         out += piece
-    if len(out) > size:
-        raise FormatError(path, f"the {packing} stream holds more than the {size} bytes that the header needs")
-    if len(out) != size:
-        raise FormatError(path, f"{len(out)} bytes of content in the {packing} stream, the header needs exactly {size}")
+    _check_length(path, len(out), size, packing)
     return out
+
+
+def unpack_voxels(path: Path, data: bytes | Part, size: int, packing: Packing) -> Part:
+    """As ``unpack``; many bytes lie in a temporary file without a name (``medseg.formats.limits.spooling``)."""
+    if not is_spooled(size):
+        return memoryview(unpack(path, data, size, packing))
+    with tempfile.TemporaryFile(buffering=0) as file:
+        for piece in _unpacked(path, data, packing, size + 1):
+            file.write(piece)
+        out = FileBytes.of_open(path, file.fileno())
+    _check_length(path, len(out), size, packing)
+    return out
+
+
+def _check_length(path: Path, found: int, size: int, packing: Packing) -> None:
+    """Raise ``FormatError`` unless a stream held what its header needs."""
+    if found > size:
+        raise FormatError(path, f"the {packing} stream holds more than the {size} bytes that the header needs")
+    if found != size:
+        raise FormatError(path, f"{found} bytes of content in the {packing} stream, the header needs exactly {size}")
 
 
 def peek_gzip(path: Path, data: Data, size: int) -> bytes:
@@ -98,11 +115,3 @@ def _unpacked(path: Path, data: bytes | Part, packing: Packing, most: int) -> It
             raise FormatError(path, f"{len(view) - at} bytes follow the end of the {packing} stream")
         # What is read beyond the end of a member is read again for the next: of small ones, little is taken at a time.
         step = FIRST_STEP
-
-
-def pack_gzip(data: bytes) -> bytes:
-    """A gzip stream without name and time: equal input gives equal bytes."""
-    packed = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", fileobj=packed, compresslevel=6, mtime=0) as stream:
-        stream.write(data)
-    return packed.getvalue()

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-
-from numpy.typing import NDArray
+from typing import Literal, cast
 
 from medseg.formats.content import Content, Data, kind_of, start_of
 from medseg.formats.errors import FormatError
 from medseg.formats.foreign import foreign, foreign_by_name
+from medseg.formats.plain import Files, Fill, Labels
 from medseg.formats.source import Source
 from medseg.formats.world import About
 from medseg.image.geometry import Geometry
 from medseg.late import resolve
 
 Opener = Callable[[Path, Content], Source]
-Writer = Callable[[Path, NDArray[Any], Geometry, About], bytes | Content]
+Writer = Callable[[Path, Labels, Geometry, About], bytes | Fill | Files]
 Companions = Callable[[Path, Data], Sequence[str]]
 Members = Callable[[Path], Sequence[str]]
 
@@ -30,8 +29,10 @@ class Format:
     Attributes:
         dims: numbers of spatial axes that the format can hold.
         open: ``module:function``, (path, content) -> ``Source``.
-        write: ``module:function``, (path, labels, geometry, about) -> the file's bytes; where there are several files,
-            a ``Content`` of all of them, the named one first. Empty: label maps of such images are files of ``labels``.
+        write: ``module:function``, (path, labels, geometry, about) -> what writes the file, or its bytes; where there
+            are several files, what writes each of them, the named one first. Empty: label maps of such images are files
+            of ``labels``.
+        order: which axis of a label map runs fastest in what is written: the first (F) or the last (C).
         labels: suffix of the label maps that are written for such images; empty: the image's own.
         companions: ``module:function``, (path, bytes of the named file) -> names of further files beside it that
             belong to the image; empty: there are none.
@@ -44,6 +45,7 @@ class Format:
     dims: tuple[int, ...]
     open: str
     write: str = ""
+    order: Literal["C", "F"] = "C"
     labels: str = ""
     companions: str = ""
     members: str = ""
@@ -75,51 +77,59 @@ FORMATS: dict[str, Format] = {
     ".nii": Format(
         (2, 3),
         open="medseg.formats.nifti:open_nifti",
-        write="medseg.formats.nifti_label:nifti_bytes",
+        write="medseg.formats.nifti_label:write_nifti",
+        order="F",
         kind="NIfTI",
     ),
     ".nii.gz": Format(
         (2, 3),
         open="medseg.formats.nifti:open_nifti_gz",
-        write="medseg.formats.nifti_label:nifti_gz_bytes",
+        write="medseg.formats.nifti_label:write_nifti_gz",
+        order="F",
         kind="gzip",
     ),
     ".hdr": Format(
         (2, 3),
         open="medseg.formats.nifti:open_pair",
-        write="medseg.formats.nifti_label:pair_files",
+        write="medseg.formats.nifti_label:write_pair",
+        order="F",
         companions="medseg.formats.nifti:pair_companions",
         kind="NIfTI",
     ),
     ".nrrd": Format(
         (2, 3),
         open="medseg.formats.nrrd:open_nrrd",
-        write="medseg.formats.nrrd_label:nrrd_bytes",
+        write="medseg.formats.nrrd_label:write_nrrd",
+        order="F",
         kind="NRRD",
     ),
     ".seg.nrrd": Format(
         (2, 3),
         open="medseg.formats.nrrd:open_nrrd",
-        write="medseg.formats.nrrd_label:seg_nrrd_bytes",
+        write="medseg.formats.nrrd_label:write_seg_nrrd",
+        order="F",
         kind="NRRD",
     ),
     ".nhdr": Format(
         (2, 3),
         open="medseg.formats.nrrd:open_nrrd",
-        write="medseg.formats.nrrd_label:nhdr_files",
+        write="medseg.formats.nrrd_label:write_nhdr",
+        order="F",
         companions="medseg.formats.nrrd:nrrd_companions",
         kind="NRRD",
     ),
     ".mha": Format(
         (2, 3),
         open="medseg.formats.metaimage:open_metaimage",
-        write="medseg.formats.metaimage:mha_bytes",
+        write="medseg.formats.metaimage:write_mha",
+        order="F",
         kind="MetaImage",
     ),
     ".mhd": Format(
         (2, 3),
         open="medseg.formats.metaimage:open_metaimage",
-        write="medseg.formats.metaimage:mhd_files",
+        write="medseg.formats.metaimage:write_mhd",
+        order="F",
         companions="medseg.formats.metaimage:metaimage_companions",
         kind="MetaImage",
     ),
@@ -156,25 +166,25 @@ FORMATS: dict[str, Format] = {
     ".tif": Format(
         (2, 3),
         open="medseg.formats.tiff.read:open_tiff",
-        write="medseg.formats.tiff.label:tiff_bytes",
+        write="medseg.formats.tiff.label:write_tiff",
         kind="TIFF",
     ),
     ".tiff": Format(
         (2, 3),
         open="medseg.formats.tiff.read:open_tiff",
-        write="medseg.formats.tiff.label:tiff_bytes",
+        write="medseg.formats.tiff.label:write_tiff",
         kind="TIFF",
     ),
     ".ome.tif": Format(
         (2, 3),
         open="medseg.formats.tiff.read:open_ome_tiff",
-        write="medseg.formats.tiff.label:ome_tiff_bytes",
+        write="medseg.formats.tiff.label:write_ome_tiff",
         kind="TIFF",
     ),
     ".ome.tiff": Format(
         (2, 3),
         open="medseg.formats.tiff.read:open_ome_tiff",
-        write="medseg.formats.tiff.label:ome_tiff_bytes",
+        write="medseg.formats.tiff.label:write_ome_tiff",
         kind="TIFF",
     ),
     ".dcm": Format(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.files import write_bytes
-from medseg.formats.content import Content, FileBytes
+from medseg.files import atomic_writer
 from medseg.formats.errors import FormatError
+from medseg.formats.plain import Files, Fill, Labels, whole
 from medseg.formats.table import format_of, suffix_of
 from medseg.formats.world import NOTHING, About
 from medseg.image.geometry import Geometry
@@ -19,12 +20,12 @@ from medseg.image.geometry import Geometry
 REAL = (".nii", ".nii.gz", ".hdr", ".tif", ".tiff", ".ome.tif", ".ome.tiff")
 
 
-def write_labels(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> None:
+def write_labels(path: Path, labels: Labels, geometry: Geometry, about: About = NOTHING) -> None:
     """Write an integer label map (*S) atomically; the suffix names the format, equal input gives equal bytes.
 
     Args:
         path: of the file.
-        labels: (*S).
+        labels: (*S), an array or what reads one box by box.
         geometry: their grid.
         about: what else goes into the header, as far as the format has a place for it; a world must be that of a file
             with this grid.
@@ -33,7 +34,7 @@ def write_labels(path: Path, labels: NDArray[Any], geometry: Geometry, about: Ab
         FormatError: for labels that are no integers, do not fit the grid, or are too large for the format.
     """
     if labels.dtype == np.bool_:
-        labels = labels.astype(np.uint8)
+        labels = whole(labels).astype(np.uint8)
     if labels.dtype.kind not in "iu":
         raise FormatError(path, f"labels of type {labels.dtype}, expected integers", "convert them first")
     if labels.shape != geometry.shape:
@@ -60,12 +61,14 @@ def write_map(path: Path, values: NDArray[Any], geometry: Geometry, about: About
     _write(path, format_of(path).writer(path, values.astype(np.float32), geometry, about))
 
 
-def _write(path: Path, written: bytes | Content) -> None:
-    if isinstance(written, bytes):
-        write_bytes(path, written)
-        return
-    # The header comes last and an old one is removed first: while it is there, it has its own data beside it.
-    path.unlink(missing_ok=True)
-    for name, data in reversed(list(written.files.items())):
-        assert not isinstance(data, FileBytes)
-        write_bytes(path.parent / name, data)
+def _write(path: Path, written: bytes | Fill | Files) -> None:
+    files = written if isinstance(written, Mapping) else {path.name: written}
+    if len(files) > 1:
+        # The header comes last and an old one is removed first: while it is there, it has its own data beside it.
+        path.unlink(missing_ok=True)
+    for name, body in reversed(list(files.items())):
+        with atomic_writer(path.parent / name) as file:
+            if isinstance(body, bytes):
+                file.write(body)
+            else:
+                body(file)

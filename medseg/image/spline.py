@@ -9,7 +9,7 @@ stretch of old ones: a small dense matrix product, which is what processors do b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -99,6 +99,62 @@ def resample_axes(array: NDArray[Any], changes: Sequence[AxisChange]) -> NDArray
     return out
 
 
+def first_old(change: AxisChange, new: int) -> int:
+    """The first old voxel along an axis that ``resample_rows`` needs for the new ones from ``new`` on."""
+    if change.new == change.old:
+        return new
+    _, old, _ = next(_stretches(change, new))
+    return int(old.start)
+
+
+def resample_rows(
+    blocks: Iterable[NDArray[np.float32]], axis: int, change: AxisChange, begin: int = 0
+) -> Iterator[NDArray[np.float32]]:
+    """Apply a change along one axis of an array that comes block by block along it; few blocks are held at once.
+
+    Args:
+        blocks: of the old array, the first of which begins at voxel ``first_old(change, begin)`` along the axis.
+        axis: of the array.
+        change: of the whole axis.
+        begin: new voxel from which on the result is wanted.
+
+    Yields:
+        Blocks of the new array.
+    """
+    source = iter(blocks)
+    if change.new == change.old:
+        yield from source
+        return
+    held: NDArray[np.float32] | None = None
+    first = first_old(change, begin)
+    lead = (slice(None),) * axis
+    for new, old, weights in _stretches(change, begin):
+        if held is not None:
+            held, first = held[(*lead, slice(old.start - first, None))], old.start
+        while held is None or first + held.shape[axis] < old.stop:
+            block = next(source)
+            held = block if held is None or not held.shape[axis] else np.concatenate([held, block], axis=axis)
+        part = held[(*lead, slice(0, old.stop - old.start))]
+        if weights is None:
+            out = part.take(nearest_index(change.new, change.old)[new] - old.start, axis=axis)
+        else:
+            before, after = math.prod(part.shape[:axis]), math.prod(part.shape[axis + 1 :])
+            out = np.empty((*part.shape[:axis], len(weights), *part.shape[axis + 1 :]), dtype=np.float32)
+            _product(np.ascontiguousarray(part).reshape(before, -1, after), weights, out.reshape(before, -1, after))
+        yield out[(*lead, slice(max(0, begin - new.start), None))]
+
+
+def _stretches(change: AxisChange, begin: int) -> Iterator[tuple[slice, slice, NDArray[np.float32] | None]]:
+    """New voxels from the block of ``begin`` on, the old ones that each block needs, and the weights of a spline."""
+    if change.order:
+        yield from (found for found in weight_blocks(change) if found[0].stop > begin)
+        return
+    index = nearest_index(change.new, change.old)
+    for start in range(begin // BLOCK * BLOCK, change.new, BLOCK):
+        new = slice(start, min(start + BLOCK, change.new))
+        yield new, slice(int(index[new.start]), int(index[new.stop - 1]) + 1), None
+
+
 def _multiply(array: NDArray[np.float32], axis: int, change: AxisChange) -> NDArray[np.float32]:
     """The product of an axis of a contiguous array with the matrix of its weights."""
     shape = array.shape
@@ -107,9 +163,14 @@ def _multiply(array: NDArray[np.float32], axis: int, change: AxisChange) -> NDAr
     source: NDArray[np.float32] = array.reshape(before, change.old, after)
     target: NDArray[np.float32] = out.reshape(before, change.new, after)
     for new, old, weights in weight_blocks(change):
-        if after == 1:
-            # The last axis: one large product instead of many with a vector.
-            np.matmul(source[:, old, 0], weights.T, out=target[:, new, 0])
-        else:
-            np.matmul(weights, source[:, old], out=target[:, new])
+        _product(source[:, old], weights, target[:, new])
     return out
+
+
+def _product(source: NDArray[np.float32], weights: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """The middle axis of an array (before, old, after) times weights (new, old), into ``out``."""
+    if source.shape[2] == 1:
+        # The last axis: one large product instead of many with a vector.
+        np.matmul(source[..., 0], weights.T, out=out[..., 0])
+    else:
+        np.matmul(weights, source, out=out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -29,23 +30,71 @@ def are_numbers(values: NDArray[Any]) -> NDArray[np.bool_]:
     return held
 
 
+class Seen:
+    """Which values a channel has, seen part by part; what is no number is left out.
+
+    Attributes:
+        size, real: voxels, and those that are numbers.
+        least, most: lowest and highest number; NaN before there is one.
+        counts: how many voxels have each value, while no more than two values were seen; None: there are more.
+    """
+
+    def __init__(self) -> None:
+        self.size = self.real = 0
+        self.least = self.most = math.nan
+        self.counts: dict[float, int] | None = {}
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Take a part."""
+        self.size += values.size
+        low, high = values.min(), values.max()
+        # NaN and Inf show in these, too.
+        if not are_numbers(np.array([low, high])).all():
+            values = values[are_numbers(values)]
+            if not values.size:
+                return
+            low, high = values.min(), values.max()
+        self.real += values.size
+        self.least, self.most = _ends([self.least, self.most, float(low), float(high)])
+        if self.counts is not None:
+            self._count(values.reshape(-1), low, high)
+
+    def _count(self, flat: NDArray[Any], low: Any, high: Any) -> None:
+        counts, step = self.counts or {}, max(1, flat.size // SOME)
+        if low != high and not (_only(flat[::step], low, high) and _only(flat, low, high)):
+            self.counts = None
+            return
+        most = int((flat == high).sum()) if low != high else flat.size
+        for value, count in {float(high): most, float(low): flat.size - most if low != high else flat.size}.items():
+            counts[value] = counts.get(value, 0) + count
+        self.counts = counts if len(counts) <= 2 else None
+
+    def but_for(self) -> tuple[float, float, int] | None:
+        """As ``constant_but_for``."""
+        count = self.counts
+        if count is None or len(count) != 2:
+            return None
+        rarer = min(count, key=lambda value: (count[value], value))
+        marks = [value for value in count if value in SENTINELS] or ([rarer] if count[rarer] < RARE * self.real else [])
+        if len(marks) != 1:
+            return None
+        (usual,) = count.keys() - {marks[0]}
+        return usual, marks[0], count[marks[0]]
+
+
 def constant_but_for(values: NDArray[Any]) -> tuple[float, float, int] | None:
     """The value that all voxels have but some, the other value, and how many have that one; None: values vary.
 
     The other value is one that programs use for missing data, or is rare: an image of two values may be right.
     """
-    flat = values.reshape(-1)
-    low, high = flat.min(), flat.max()
-    step = max(1, flat.size // SOME)
-    if low == high or not _only(flat[::step], low, high) or not _only(flat, low, high):
-        return None
-    count = {float(low): int((flat == low).sum()), float(high): int((flat == high).sum())}
-    rarer = min(count, key=lambda value: count[value])
-    marks = [value for value in count if value in SENTINELS] or ([rarer] if count[rarer] < RARE * flat.size else [])
-    if len(marks) != 1:
-        return None
-    (usual,) = count.keys() - {marks[0]}
-    return usual, marks[0], count[marks[0]]
+    seen = Seen()
+    seen.add(values)
+    return seen.but_for()
+
+
+def _ends(values: list[float]) -> tuple[float, float]:
+    there = [value for value in values if not math.isnan(value)]
+    return min(there), max(there)
 
 
 def _only(values: NDArray[Any], low: Any, high: Any) -> bool:

@@ -5,7 +5,7 @@ A data set's images are checked by these functions, and so are new images that a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medseg.formats.source import Source
 from medseg.image.geometry import Geometry
-from medseg.image.values import LARGEST, are_numbers, constant_but_for
+from medseg.image.values import LARGEST, Seen, are_numbers
 from medseg.ingest.counting import field_of_view, right_angles
 from medseg.ingest.voxel_sizes import FAR, VoxelSizes
 
@@ -91,31 +91,62 @@ def voxel_doubts(image: NDArray[Any], fill: float | None) -> Iterator[Doubt]:
         image: (C, S).
         fill: number that replaces what is none, where the user gave one.
     """
-    ranges = [(channel.min(), channel.max()) for channel in image]  # NaN and Inf show in these, too
-    parts = list(image)
-    if image.dtype.kind == "f" and not are_numbers(np.array(ranges)).all():
-        real = are_numbers(image)
+    return doubts_of_slabs([((0,) * (image.ndim - 1), image)], fill)
+
+
+def doubts_of_slabs(slabs: Iterable[tuple[Sequence[int], NDArray[Any]]], fill: float | None) -> Iterator[Doubt]:
+    """As ``voxel_doubts``, of an image that comes slab by slab: where it begins (S), and the slab (C, S)."""
+    channels: list[Seen] = []
+    odd = _NoNumbers()
+    for start, slab in slabs:
+        channels = channels or [Seen() for _ in slab]
+        for number, (seen, channel) in enumerate(zip(channels, slab, strict=True)):
+            before = seen.size - seen.real
+            seen.add(channel)
+            if seen.size - seen.real > before:
+                odd.add(number, start, channel)
+    if odd.first is not None:
         yield Doubt(
-            "nonfinite", _no_numbers(image, real), "" if fill is None else f"filled with {fill:g}, as configured"
+            "nonfinite", odd.said(len(channels)), "" if fill is None else f"filled with {fill:g}, as configured"
         )
-        parts = [channel[kept] for channel, kept in zip(image, real, strict=True) if kept.any()]
-        ranges = [(part.min(), part.max()) for part in parts]
-        if not parts:
-            return
-    if all(low == high for low, high in ranges):
-        rest = " that is a number" if sum(part.size for part in parts) < image.size else ""
-        yield Doubt("constant-image", f"every voxel{rest} is {', '.join(f'{low:g}' for low, _ in ranges)}")
-    elif all(two := [constant_but_for(part) for part in parts]):
+    parts = [seen for seen in channels if seen.real]
+    if not parts:
+        return
+    if all(seen.least == seen.most for seen in parts):
+        rest = " that is a number" if sum(seen.real for seen in parts) < sum(seen.size for seen in channels) else ""
+        yield Doubt("constant-image", f"every voxel{rest} is {', '.join(f'{seen.least:g}' for seen in parts)}")
+    elif all(two := [seen.but_for() for seen in parts]):
         shown = "; ".join(f"every voxel is {one[0]:g} but for {one[2]} of {one[1]:g}" for one in two if one)
         yield Doubt("constant-image", shown)
 
 
-def _no_numbers(image: NDArray[Any], real: NDArray[np.bool_]) -> str:
-    """How many voxels are NaN, Inf or too large, and the first of them."""
-    first = tuple(int(i) for i in np.argwhere(~real)[0])
-    nans, infs = int(np.isnan(image).sum()), int(np.isinf(image).sum())
-    large = int((~real).sum()) - nans - infs
-    where = f"{first[1:]}" + (f" of channel {first[0]}" if len(image) > 1 else "")
-    counts = [f"{nans} NaN and {infs} Inf voxels"] if nans or infs else []
-    counts += [f"{large} voxels beyond what 32-bit floats hold ({LARGEST:.3g})"] if large else []
-    return f"{', '.join(counts)}, first {image[first]:g} at {where}"
+class _NoNumbers:
+    """How many voxels are NaN, Inf or too large, and the first of them: its place (C, S) and value."""
+
+    def __init__(self) -> None:
+        self._nans = self._infs = self._large = 0
+        self.first: tuple[tuple[int, ...], float] | None = None
+
+    def add(self, channel: int, start: Sequence[int], values: NDArray[Any]) -> None:
+        """Take a part of a channel that begins at ``start``."""
+        real = are_numbers(values)
+        nans, infs = int(np.isnan(values).sum()), int(np.isinf(values).sum())
+        self._nans, self._infs, self._large = (
+            old + new
+            for old, new in zip(
+                (self._nans, self._infs, self._large), (nans, infs, int((~real).sum()) - nans - infs), strict=True
+            )
+        )
+        place = np.unravel_index(int(np.argmin(real)), real.shape)
+        found = (channel, *(int(s + i) for s, i in zip(start, place, strict=True)))
+        if self.first is None or found < self.first[0]:
+            self.first = found, float(values[place])
+
+    def said(self, channels: int) -> str:
+        """All that in words."""
+        assert self.first is not None
+        place, value = self.first
+        where = f"{place[1:]}" + (f" of channel {place[0]}" if channels > 1 else "")
+        counts = [f"{self._nans} NaN and {self._infs} Inf voxels"] if self._nans or self._infs else []
+        counts += [f"{self._large} voxels beyond what 32-bit floats hold ({LARGEST:.3g})"] if self._large else []
+        return f"{', '.join(counts)}, first {value:g} at {where}"

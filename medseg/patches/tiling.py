@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from medseg.patches.blending import Blocks, Rows, Sums
 
 
 def window_starts(size: int, window: int, overlap: float = 0.5) -> list[int]:
@@ -53,59 +55,59 @@ def predict_tiled(
 
 def predict_slabs(
     network: Callable[[Tensor], Tensor],
-    image: Tensor,
+    image: Tensor | Blocks,
     window: Sequence[int],
     *,
     axis: int = 0,
     overlap: float = 0.5,
     batch: int = 4,
     slice_axis: int | None = None,
+    begin: int = 0,
 ) -> Iterator[Tensor]:
     """Blend the network's outputs over overlapping windows; only what later windows still change is held in memory.
 
     Args:
         network: maps (N, C, window) to (N, K, window); without the slice axis, if there is one.
-        image: (C, S), on the network's device. An axis shorter than the window is padded with zeros on both sides.
+        image: (C, S), on the network's device, or blocks of it along ``axis``. An axis shorter than the window is
+            padded with zeros on both sides.
         window: window shape.
         axis: spatial axis that slabs are cut along (see ``slab_axis``).
         overlap: share of a window that its neighbour covers too.
         batch: windows per network call.
         slice_axis: spatial axis of which the network sees one voxel at a time (a 2-D network on a volume): windows are
             one voxel thick there, so that slices do not overlap.
+        begin: row along ``axis`` of the image from which on slabs are wanted: what is left out changes no bit of them.
 
     Yields:
         (K, slab) float32 on the CPU, slab after slab along ``axis``: the weighted mean of the windows' outputs, weights
         of every voxel summing to one.
     """
-    shape = image.shape[1:]
-    pads = [max(0, w - n) for w, n in zip(window, shape, strict=True)]
+    blocks = Blocks.of(image, axis) if isinstance(image, Tensor) else image
+    pads = [max(0, w - n) for w, n in zip(window, blocks.shape[1:], strict=True)]
     before = [p // 2 for p in pads]
-    flat = [v for p, b in zip(reversed(pads), reversed(before), strict=True) for v in (b, p - b)]
-    padded = F.pad(image, flat) if any(pads) else image
-    inside = [slice(b, b + n) for b, n in zip(before, shape, strict=True)]
-    begin, end = before[axis], before[axis] + shape[axis]
+    padded = [n + p for n, p in zip(blocks.shape[1:], pads, strict=True)]
+    inside = [slice(b, b + n) for b, n in zip(before, blocks.shape[1:], strict=True)]
+    inside[axis] = slice(before[axis] + begin, inside[axis].stop)
+    grid = _Grid.of(padded, window, overlap, axis)
     weights = gaussian_window(window)
-    starts = list(_grid(padded.shape[1:], window, overlap, axis))
-    # Sums of the rows from ``done`` on, of outputs and of weights.
-    done, summed, norm = 0, torch.empty(0), torch.empty(0)
-    for place in range(0, len(starts), batch):
-        chunk = starts[place : place + batch]
-        boxes = [tuple(slice(s, s + w) for s, w in zip(start, window, strict=True)) for start in chunk]
-        outputs = _run(network, torch.stack([padded[(slice(None), *box)] for box in boxes]), slice_axis)
-        rows = chunk[-1][axis] + window[axis] - done
-        summed = _grow(summed, (outputs.shape[1], *padded.shape[1:]), axis + 1, rows)
-        norm = _grow(norm, padded.shape[1:], axis, rows)
-        for box, output in zip(boxes, outputs, strict=True):
-            held = (*box[:axis], slice(box[axis].start - done, box[axis].stop - done), *box[axis + 1 :])
-            summed[(slice(None), *held)] += output * weights
-            norm[held] += weights
-        final = starts[place + batch][axis] if place + batch < len(starts) else padded.shape[axis + 1]
-        low, high = max(done, begin), min(final, end)
-        if low < high:
-            cut = (*inside[:axis], slice(low - done, high - done), *inside[axis + 1 :])
-            yield summed[(slice(None), *cut)] / norm[cut]
-        left = [slice(None)] * axis + [slice(final - done, None)]
-        summed, norm, done = summed[(slice(None), *left)], norm[tuple(left)], final
+    # Calls of the network hold the same windows as they would from the image's first row on.
+    place = grid.first_over(inside[axis].start) // batch * batch
+    done = grid.corner(place)[axis]
+    # A window that needs padded rows is the only one along the axis.
+    rows = Rows(
+        blocks.padded(max(0, done - before[axis]), before, [p - b for p, b in zip(pads, before, strict=True)]),
+        axis,
+        done,
+    )
+    sums: Sums | None = None
+    for first in range(place, grid.count, batch):
+        boxes = [grid.box(index) for index in range(first, min(first + batch, grid.count))]
+        outputs = _run(network, torch.stack([rows.window(box) for box in boxes]), slice_axis)
+        sums = sums or Sums(outputs.shape[1], padded, axis, window[axis], done)
+        for index, (box, output) in enumerate(zip(boxes, outputs, strict=True), start=first):
+            sums.add(box, output, weights)
+            if (index + 1) % grid.across == 0:
+                yield from sums.final(grid.end_of(index), tuple(inside))
 
 
 def _run(network: Callable[[Tensor], Tensor], windows: Tensor, slice_axis: int | None) -> Tensor:
@@ -114,17 +116,54 @@ def _run(network: Callable[[Tensor], Tensor], windows: Tensor, slice_axis: int |
     return network(windows.squeeze(slice_axis + 2)).float().cpu().unsqueeze(slice_axis + 2)
 
 
-def _grid(shape: Sequence[int], window: Sequence[int], overlap: float, axis: int) -> Iterator[tuple[int, ...]]:
-    """Corners of all windows, ascending along ``axis``."""
-    along = [window_starts(n, w, overlap) for n, w in zip(shape, window, strict=True)]
-    for first, *rest in itertools.product(along[axis], *along[:axis], *along[axis + 1 :]):
-        yield (*rest[:axis], first, *rest[axis:])
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """All windows over an image, numbered so that they ascend along one axis.
 
+    Attributes:
+        along: starts along that axis.
+        others: starts along the other axes, for each place along it.
+        window, axis, size: window shape, that axis, and the image's length along it.
+    """
 
-def _grow(values: Tensor, shape: Sequence[int], axis: int, rows: int) -> Tensor:
-    """Append zeros along ``axis`` until there are ``rows``; ``shape`` holds for the other axes."""
-    missing = rows - (values.shape[axis] if values.numel() else 0)
-    if missing <= 0:
-        return values
-    zeros = torch.zeros(*shape[:axis], missing, *shape[axis + 1 :])
-    return torch.cat([values, zeros], dim=axis) if values.numel() else zeros
+    along: Sequence[int]
+    others: Sequence[tuple[int, ...]]
+    window: tuple[int, ...]
+    axis: int
+    size: int
+
+    @classmethod
+    def of(cls, shape: Sequence[int], window: Sequence[int], overlap: float, axis: int) -> _Grid:
+        """The windows over a (padded) image of this shape."""
+        starts = [window_starts(n, w, overlap) for n, w in zip(shape, window, strict=True)]
+        others = list(itertools.product(*starts[:axis], *starts[axis + 1 :]))
+        return cls(starts[axis], others, tuple(window), axis, shape[axis])
+
+    @property
+    def across(self) -> int:
+        """Windows at each place along the axis."""
+        return len(self.others)
+
+    @property
+    def count(self) -> int:
+        """All windows."""
+        return len(self.along) * self.across
+
+    def corner(self, index: int) -> tuple[int, ...]:
+        """Where a window begins."""
+        place, rest = divmod(index, self.across)
+        other = self.others[rest]
+        return (*other[: self.axis], self.along[place], *other[self.axis :])
+
+    def box(self, index: int) -> tuple[slice, ...]:
+        """The voxels of a window."""
+        return tuple(slice(s, s + w) for s, w in zip(self.corner(index), self.window, strict=True))
+
+    def first_over(self, row: int) -> int:
+        """The first window that covers this row, or a later one."""
+        return next(k for k, s in enumerate(self.along) if s + self.window[self.axis] > row) * self.across
+
+    def end_of(self, index: int) -> int:
+        """The first row that windows behind this one still change."""
+        place = index // self.across + 1
+        return self.along[place] if place < len(self.along) else self.size

@@ -18,7 +18,8 @@ from medseg.predict.finish import Finish, FinishedMap, finished_labels
 from medseg.predict.memory import Memory
 from medseg.predict.predictor import Predictor, require_fit
 from medseg.predict.sinks import LabelMap
-from medseg.predict.terms import Terms, doubts_of_headers, read_whole, refuse
+from medseg.predict.terms import Terms, doubts_of_headers, refuse
+from medseg.predict.voxels import read_whole
 
 # What messages call it.
 NAME = "array"

@@ -23,7 +23,7 @@ from medseg.formats.source import Source
 from medseg.objects.decoding import Decoding
 from medseg.plan.plan import Plan
 from medseg.predict.objects import IN_MEMORY, room
-from medseg.predict.pipeline import Pipeline
+from medseg.predict.pipeline import Maps, Pipeline
 from medseg.predict.predictor import Predicting, Predictor
 from medseg.predict.sinks import Frame, LabelMap, Sink
 from medseg.predict.trainings import Training
@@ -162,15 +162,15 @@ class Total:
     def decode(self, source: Source, name: str, sinks: Sequence[Sink]) -> None:
         """Decode the mean into sinks; arguments as for ``Predictor.predict``."""
         decoding = middle(self._decodings) if self._decodings else None
-        maps = self._frame, self._mean_logits()
+        maps = self._frame, self._mean_logits
         Mean(self._plan, self._frame.table, (), "cpu", "fp32", decoding, ready=maps).run(source, name, sinks)
 
-    def _mean_logits(self) -> Iterator[tuple[slice, Tensor]]:
-        """Rows along the first axis, and logits (K, slab) whose probabilities are the mean."""
+    def _mean_logits(self, begin: int) -> Iterator[tuple[slice, Tensor]]:
+        """Rows along the first axis from ``begin`` on, and logits (K, slab) whose probabilities are the mean."""
         table, length = self._frame.table, self._sums.shape[1]
         decoder = decoder_of(table, self._frame.network.head)
         step = max(1, SLAB_VALUES * length // self._sums.size)
-        for start in range(0, length, step):
+        for start in range(begin, length, step):
             rows = slice(start, min(start + step, length))
             mean = self._sums[:, rows].astype(np.float64) / (ONE * self._count)
             yield rows, decoder.logits(torch.from_numpy(mean).float(), table)
@@ -181,12 +181,12 @@ class Mean(Pipeline):
     """A pipe whose maps have been made.
 
     Attributes:
-        ready: they, as ``maps`` returns them.
+        ready: they, as ``maps_from`` returns them.
     """
 
-    ready: tuple[Frame, Iterator[tuple[slice, Tensor]]] | None = None
+    ready: tuple[Frame, Maps] | None = None
 
-    def maps(self, source: Source, name: str) -> tuple[Frame, Iterator[tuple[slice, Tensor]]]:
+    def maps_from(self, source: Source, name: str) -> tuple[Frame, Maps]:
         """See ``Pipeline``."""
         if self.ready is None:
             raise ValueError("no maps were made")

@@ -28,10 +28,14 @@ class ExpectedDice:
 
     Attributes:
         values: after the block: name -> expected Dice; those that the prediction shows no voxel of are left out. Of
-            object data there are none.
+            object data there are none, nor of an image whose first rows an earlier, killed prediction has made.
     """
 
     values: dict[str, float] = field(default_factory=dict)
+
+    def done(self, frame: Frame) -> int:
+        """Rows along the axis of the frame that it does without: all, and then there is no estimate."""
+        return frame.record.shape[frame.axis]
 
     @contextlib.contextmanager
     def open(self, frame: Frame) -> Iterator[Take]:
@@ -40,8 +44,10 @@ class ExpectedDice:
         decoder = decoder_of(table, head)
         # Sums of probabilities, of those within the label map, and its voxels.
         sums = np.zeros((len(table.members), 3))
+        begins: list[int] = []
 
         def take(slab: Slab) -> None:
+            begins.append(slab.rows.start or 0)
             if table.instances or slab.logits is None or slab.labels is None:
                 return
             soft = decoder.probabilities(slab.logits, table)
@@ -55,5 +61,5 @@ class ExpectedDice:
         self.values = {
             name: round(2 * within / (total + voxels), DECIMALS)
             for name, (total, within, voxels) in zip(table.target_names, sums.tolist(), strict=True)
-            if voxels
+            if voxels and not begins[0]
         }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medseg.errors import ConfigError, DataError, GeometryError, ImagesFailed
 from medseg.files import write_text
-from medseg.formats.limits import file_limit
+from medseg.formats.limits import file_limit, spooling
 from medseg.formats.source import Source
 from medseg.kept import kept, write_stamp
 from medseg.machine import available_memory
@@ -23,10 +23,12 @@ from medseg.predict.inputs import find_inputs
 from medseg.predict.memory import Memory
 from medseg.predict.predictor import Predicting, Predictor, require_fit
 from medseg.predict.record import label_map_digest
+from medseg.predict.scale import LARGE, is_large
 from medseg.predict.sinks import LabelFile, Sink
-from medseg.predict.terms import doubts_of_headers, open_parts, read_whole, refuse
+from medseg.predict.terms import Found, doubts_of_headers, open_parts, refuse
 from medseg.predict.trainings import read_trainings
 from medseg.predict.uncertainty import UncertaintyFiles
+from medseg.predict.voxels import on_one_grid, read_by_slabs, read_whole
 from medseg.progress import Progress, say
 from medseg.records import read_record
 
@@ -87,15 +89,29 @@ def predict_batch(batch: Batch) -> None:
     Raises:
         ImagesFailed: if none can be predicted.
     """
-    limit = None if batch.how.max_gb is None else int(batch.how.max_gb * 1e9)
-    with file_limit(limit):
-        budget = max(0, (limit or available_memory()) - bytes_beside(batch.trainings))
-        each = [Memory(one.checkpoint.plan, batch.how.device, budget) for one in batch.trainings]
-        keys = _check(batch, each)
-        _say_checked(batch)
+    with reading(batch):
+        keys = check(batch, memories(batch))
         if len(batch.failed) == len(batch.inputs):
             raise_failed(batch)
         _predict(batch, keys)
+
+
+@contextmanager
+def reading(batch: Batch) -> Iterator[None]:
+    """Within the block, files are read as a batch allows it, and what is large is unpacked on disk."""
+    with file_limit(_limit(batch)), spooling(LARGE):
+        yield
+
+
+def memories(batch: Batch) -> list[Memory]:
+    """What each training of a batch may take, and needs."""
+    budget = max(0, (_limit(batch) or available_memory()) - bytes_beside(batch.trainings))
+    together = len(batch.trainings) > 1
+    return [Memory(one.checkpoint.plan, batch.how.device, budget, together=together) for one in batch.trainings]
+
+
+def _limit(batch: Batch) -> int | None:
+    return None if batch.how.max_gb is None else int(batch.how.max_gb * 1e9)
 
 
 def raise_failed(batch: Batch) -> None:
@@ -109,8 +125,8 @@ def raise_failed(batch: Batch) -> None:
         raise ImagesFailed(len(batch.failed), lines, batch.written)
 
 
-def _check(batch: Batch, memory: Sequence[Memory]) -> dict[Input, str]:
-    """Check every image that has no prediction yet; the keys of all that could be read."""
+def check(batch: Batch, memory: Sequence[Memory]) -> dict[Input, str]:
+    """Check every image that has no prediction yet, and say what was found; the keys of all that could be read."""
     bar = Progress("predict: check", len(batch.inputs))
     keys: dict[Input, str] = {}
     for done, one in enumerate(batch.inputs, start=1):
@@ -125,6 +141,7 @@ def _check(batch: Batch, memory: Sequence[Memory]) -> dict[Input, str]:
                 batch.require_unedited(one)
                 _check_one(batch, one, memory)
         bar.update(done)
+    _say_checked(batch)
     return keys
 
 
@@ -146,7 +163,8 @@ def _check_one(batch: Batch, one: Input, memory: Sequence[Memory]) -> None:
     batch.allowed += [doubt for doubt in found if doubt.allowed]
     refuse(found)
     for of_one in memory:
-        of_one.require(one.shown, channels, parts[0], len(batch.maps(one)))
+        whole = on_one_grid(parts)
+        of_one.require(one.shown, channels, parts[0], len(batch.maps(one)), batch.out, one_grid=whole)
 
 
 def say_members(batch: Batch, named: Sequence[Path]) -> None:
@@ -198,11 +216,12 @@ def _predict(batch: Batch, keys: Mapping[Input, str]) -> None:
 
 def _predict_one(batch: Batch, one: Input, predictor: Predicting, key: str) -> None:
     """Predict an image and write its files, the stamp last."""
-    source, found = read_whole(open_parts(one, batch.terms), batch.terms)
+    source, found = _read(batch, one)
     for doubt in found:
         say(f"predict: allowed {doubt.doubt.code}: {doubt.file}: {doubt.doubt.cause}; {doubt.allowed}")
     labels, *classes = batch.outputs(one)
-    file, expected = LabelFile(labels, classes[0] if classes else None, batch.how.references), ExpectedDice()
+    file = LabelFile(labels, classes[0] if classes else None, batch.how.references, key)
+    expected = ExpectedDice()
     sinks: list[Sink] = [FinishedFile(file, batch.how.finish, source) if batch.how.finish else file, expected]
     maps = batch.maps(one)
     if isinstance(predictor, Predictor):
@@ -214,6 +233,14 @@ def _predict_one(batch: Batch, one: Input, predictor: Predicting, key: str) -> N
     facts = {"allowed": allowed, EXPECTED: expected.values, **batch.predicted(one)}
     write_stamp(batch.stamp(one), key, [labels, *classes, *maps], label_map_digest, facts)
     _follow(batch, one, source)
+
+
+def _read(batch: Batch, one: Input) -> tuple[Source, list[Found]]:
+    """An image, to be read slab by slab if it is large, and what is doubtful about its voxels."""
+    parts = open_parts(one, batch.terms)
+    channels = sum(part.shape[0] for part in parts)
+    large = any(is_large(parts[0], channels, training.checkpoint.plan) for training in batch.trainings)
+    return (read_by_slabs if large and on_one_grid(parts) else read_whole)(parts, batch.terms)
 
 
 def _into(predictor: Predicting, source: Source, one: Input, sinks: Sequence[Sink]) -> None:

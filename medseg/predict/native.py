@@ -52,8 +52,17 @@ def lookup(fine: int, prepared: int, nearest: bool) -> Lookup:
     return Lookup(low, (low + 1).clamp_max(prepared - 1), (centre - low).float())
 
 
+def _lookup_along(record: InverseRecord, axis: int, coarse: int | None) -> Lookup:
+    return lookup(record.shape[axis], record.prepared_shape[axis], axis == coarse)
+
+
+def prepared_row(record: InverseRecord, axis: int, coarse: int | None, row: int) -> int:
+    """The row of the prepared grid from which on a row of voxels of the image, and those behind it, are made."""
+    return int(_lookup_along(record, axis, coarse).low[row]) if row else 0
+
+
 def native_slabs(
-    slabs: Iterable[Tensor], axis: int, record: InverseRecord, *, coarse: int | None = None
+    slabs: Iterable[Tensor], axis: int, record: InverseRecord, *, coarse: int | None = None, begin: int = 0
 ) -> Iterator[tuple[slice, Tensor]]:
     """Resample logits linearly to the voxels of the box of the image that was kept, a slab at a time.
 
@@ -62,16 +71,15 @@ def native_slabs(
         axis: spatial axis along which slabs follow one another.
         record: how the image was prepared.
         coarse: spatial axis that was resampled by nearest neighbour and goes back in the same way.
+        begin: first row along ``axis`` that is wanted; slabs begin at ``prepared_row`` of it.
 
     Yields:
         Rows along ``axis`` of the box (shape ``record.shape``), in their order, and their logits (K, slab).
     """
-    lookups = [
-        lookup(fine, prepared, a == coarse)
-        for a, (fine, prepared) in enumerate(zip(record.shape, record.prepared_shape, strict=True))
-    ]
+    lookups = [_lookup_along(record, a, coarse) for a in range(len(record.shape))]
     plane = math.prod(record.shape) // record.shape[axis]
-    along, row, first = lookups[axis], 0, 0
+    along, row = lookups[axis], begin
+    first = prepared_row(record, axis, coarse, begin)
     held: Tensor | None = None
     for slab in slabs:
         held = slab if held is None else torch.cat([held, slab], dim=axis + 1)

@@ -11,19 +11,20 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from medseg.errors import ConfigError, DataError
 from medseg.formats.read import open_image
 from medseg.formats.source import Source
 from medseg.image.geometry import Geometry
-from medseg.image.resample import resample_to
-from medseg.image.values import are_numbers
-from medseg.ingest.cases import grid_of, same_grid
-from medseg.ingest.doubts import OF_IMAGES, Doubt, channel_doubts, grid_doubts, header_doubts, size_doubts, voxel_doubts
+from medseg.ingest.cases import grid_of
+from medseg.ingest.doubts import (
+    OF_IMAGES,
+    Doubt,
+    channel_doubts,
+    grid_doubts,
+    header_doubts,
+    size_doubts,
+)
 from medseg.ingest.faults import FAULTS
 from medseg.ingest.voxel_sizes import VoxelSizes
 from medseg.predict.input import Input
@@ -236,31 +237,6 @@ def doubts_of_headers(parts: Sequence[Source], terms: Terms) -> list[Found]:
             doubts += channel_doubts(grid, grids[0], parts[0].path.name)
         found += judged(part.path, doubts, terms)
     return found
-
-
-def read_whole(parts: Sequence[Source], terms: Terms) -> tuple[Source, list[Found]]:
-    """The image in memory, all channels on the grid of the first, and what is doubtful about its voxels.
-
-    Raises:
-        DoubtfulError: if a doubt is not allowed.
-    """
-    grids = grids_of(parts)
-    channels: list[NDArray[Any]] = []
-    found: list[Found] = []
-    for part, grid in zip(parts, grids, strict=True):
-        image = part.image()
-        found += judged(part.path, voxel_doubts(image, terms.reading.fill), terms)
-        if terms.reading.fill is not None and image.dtype.kind == "f":
-            image = np.where(are_numbers(image), image, image.dtype.type(terms.reading.fill))
-        channels.append(image if same_grid(grid, grids[0]) else resample_to(image, grid, grids[0], order=1))
-    refuse(found)
-    return _with_voxels(parts[0], channels), found
-
-
-def _with_voxels(first: Source, channels: Sequence[NDArray[Any]]) -> Source:
-    """The first file with the real intensities of all: its grid and its header are those of the prediction."""
-    image = np.concatenate(channels) if len(channels) > 1 else channels[0]
-    return replace(first, stored=image, slope=1.0, intercept=0.0, palette=None)
 
 
 def refuse(found: Iterable[Found]) -> None:

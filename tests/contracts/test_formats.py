@@ -444,14 +444,14 @@ def test_an_old_header_never_stands_beside_new_data(monkeypatch: pytest.MonkeyPa
     path = tmp_path / "case.mhd"
     geometry = WORLD[0]
     write_labels(path, some_labels(geometry), geometry)
-    real = formats.write_bytes
+    real = formats.atomic_writer
 
-    def killed(target: Path, data: bytes) -> None:
+    def killed(target: Path) -> Any:
         if target == path:
             raise KeyboardInterrupt
-        real(target, data)
+        return real(target)
 
-    monkeypatch.setattr(formats, "write_bytes", killed)
+    monkeypatch.setattr(formats, "atomic_writer", killed)
     with pytest.raises(KeyboardInterrupt):
         write_labels(path, some_labels(geometry) + 1, geometry)
     assert not path.exists()

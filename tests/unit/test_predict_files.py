@@ -619,9 +619,9 @@ def test_what_does_not_fit_into_memory_is_said_before(
     study: Any, tmp_path: Path, predicted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture = study.folder("flat") / "images" / "f0.png"
-    monkeypatch.setattr(files, "available_memory", lambda: 200_000_000)
+    monkeypatch.setattr(files, "available_memory", lambda: 20_000_000)
     with pytest.raises(
-        ImagesFailed, match=r"f0\.png: predicting its .* voxels needs about 0\.\d GB of memory, and 0\.2 GB"
+        ImagesFailed, match=r"f0\.png: predicting its .* voxels needs about 0\.\d GB of memory, and 0\.0 GB"
     ):
         predict_files([picture], study.model("flat"), tmp_path / "o")
     assert predicted == []

@@ -27,6 +27,7 @@ from medseg.formats.dicom.references import Instance, derivation, refer
 from medseg.formats.dicom.seg import LABEL_MAP_STORAGE, SEGMENTATION_STORAGE
 from medseg.formats.dicom.stack import LPS_TO_RAS, Plane, normal_of, stack_planes
 from medseg.formats.errors import FormatError
+from medseg.formats.plain import Labels, whole
 from medseg.formats.world import NOTHING, About
 from medseg.image.geometry import Geometry
 
@@ -43,7 +44,7 @@ NO_DATE, NO_TIME = "19700101", "000000"
 FIX_FORMAT = "write .nii.gz"
 
 
-def segmentation_bytes(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> bytes:
+def segmentation_bytes(path: Path, labels: Labels, geometry: Geometry, about: About = NOTHING) -> bytes:
     """A DICOM segmentation with the values of ``labels`` (X, Y, Z) as segment numbers.
 
     Args:
@@ -58,14 +59,15 @@ def segmentation_bytes(path: Path, labels: NDArray[Any], geometry: Geometry, abo
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.filewriter import dcmwrite
 
-    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    values = whole(labels)
+    low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
     if geometry.dims != 3 or geometry.unit != "mm":
         raise FormatError(path, f"a grid of {geometry.dims} axes in {geometry.unit}, expected 3 in mm", FIX_FORMAT)
     if low < 0 or high > 65535:
         raise FormatError(path, f"labels {low} to {high}, a segmentation holds 0 to 65535", FIX_FORMAT)
     silence_pydicom()
     planes = _own_planes(path, geometry, about) or _planes(path, geometry)
-    slices = np.ascontiguousarray(labels.transpose(2, 1, 0)).astype(np.uint8 if high <= 255 else np.uint16)
+    slices = np.ascontiguousarray(values.transpose(2, 1, 0)).astype(np.uint8 if high <= 255 else np.uint16)
     binary = high <= MOST_SEGMENTS
     frames = list(_binary_frames(slices, max(high, 1))) if binary else [(k, 0) for k in range(len(slices))]
     image, references = Dataset(), {} if about.world is None else about.world.identity
@@ -92,7 +94,7 @@ def segmentation_bytes(path: Path, labels: NDArray[Any], geometry: Geometry, abo
     return out.getvalue()
 
 
-def segmentation_zip(path: Path, labels: NDArray[Any], geometry: Geometry, about: About = NOTHING) -> bytes:
+def segmentation_zip(path: Path, labels: Labels, geometry: Geometry, about: About = NOTHING) -> bytes:
     """A zip archive that holds ``segmentation_bytes``, without name of the source and time."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from medseg.formats.content import Data
 from medseg.formats.errors import FormatError
 from medseg.formats.limits import check_memory, memory_budget
+from medseg.formats.pieces import Pieces
 from medseg.formats.tiff.axes import PageLayout
 from medseg.formats.tiff.checks import JPEG, piece_shape, white_is_zero
 
@@ -53,6 +54,10 @@ class PageVoxels:
             self.shape: tuple[int, ...] = (layout.channels, self._samples, *flat)
         else:
             self.shape = (layout.channels * self._samples, *depth, *flat)
+        high, wide = piece_shape(first, 0)
+        # Of the samples of a pixel that are slices, none is read alone.
+        flat_axis = len(self.shape) - 3 if layout.sample_axis == "Z" else 0
+        self.pieces = Pieces(flat_axis, (*(1,) * (len(self.shape) - 3), high, wide))
 
     def __getitem__(self, box: tuple[slice, ...]) -> NDArray[Any]:
         """The voxels of a box, one slice of step 1 per axis."""

@@ -191,6 +191,8 @@ class ArrayVoxels:
         self._budget = memory_budget()
         self.shape: tuple[int, ...] = array.shape
         self.dtype: np.dtype[Any] = array.dtype
+        # What is decoded at once: of a shard, single chunks are.
+        self.piece = array.inner or array.chunks
         self.fill = _as_type(path, array.fill, self.dtype)
         grid = [-(-n // k) for n, k in zip(array.shape, array.chunks, strict=True)]
         number = r"(0|[1-9][0-9]{0,12})"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medseg.formats.content import Content
 from medseg.formats.errors import FormatError
+from medseg.formats.pieces import Pieces
 from medseg.formats.source import Source
 from medseg.formats.zarr.array import ArrayVoxels, array_of
 from medseg.formats.zarr.ngff import (
@@ -154,6 +155,7 @@ class ZarrVoxels:
         self.dtype: np.dtype[Any] = array.dtype
         lengths = {"c": 1, **dict(zip(axes, array.shape, strict=True))}
         self.shape: tuple[int, ...] = tuple(lengths[axis] for axis in self._wanted)
+        self.pieces = Pieces(0, tuple(array.piece[axes.index(axis)] for axis in space))
 
     def __getitem__(self, box: tuple[slice, ...]) -> NDArray[Any]:
         """The voxels of a box, one slice of step 1 per axis."""
