@@ -49,8 +49,12 @@ def write(model: Handover, folder: Path) -> None:
     save: Any = torch.jit.save
     save(traced(model), str(folder / NETWORK), _extra_files=extra)
     write_json(folder / "scripts" / CHAIN, chain_of(model, f"../{NETWORK}"))
-    for source in (SOURCE, SOURCE.with_name("transforms.py")):
-        shutil.copyfile(source, folder / "scripts" / source.name)
+    shutil.copyfile(SOURCE, folder / "scripts" / SOURCE.name)
+    # There it finds its reader beside it.
+    transforms = SOURCE.with_name("transforms.py").read_text(encoding="utf-8")
+    write_text(
+        folder / "scripts" / "transforms.py", transforms.replace("from medseg.export import", "from scripts import")
+    )
     write_text(folder / "scripts" / "__init__.py", '"""What comes before and after the network."""\n')
     write_text(folder / "docs" / "README.md", card_text(model.card) + RUN)
     write_text(folder / "LICENSE", f"Weights: {model.card['licence']}\n")

@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 
-from . import reader
+from medseg.export import reader
 
 CHAIN = reader.read_chain(Path(__file__).with_name("chain.json")) if __name__.startswith("scripts") else {}
 RECORD = "prepared"
