@@ -29,7 +29,8 @@ class AnySize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(N, C, S) to what the network gives for S."""
-        shape = x.shape[2:]
+        # Numbers, also while a program that compiles networks for one size follows this.
+        shape = [int(n) for n in x.shape[2:]]
         padded = [
             math.ceil(max(n, low) / m) * m for n, low, m in zip(shape, self.least, self.multiple, strict=True)
         ]  # fmt: skip
@@ -56,6 +57,6 @@ def any_size(spec: NetworkSpec, network: nn.Module) -> AnySize:
 def _crop(logits: Tensor, before: Sequence[int], shape: Sequence[int], padded: Sequence[int]) -> Tensor:
     """The part of ``logits`` (N, K, share of padded) over the image."""
     for axis, (begin, size, full) in enumerate(zip(before, shape, padded, strict=True), start=2):
-        share = logits.shape[axis] / full
+        share = int(logits.shape[axis]) / full
         logits = logits.narrow(axis, round(begin * share), max(1, round(size * share)))
     return logits
