@@ -47,6 +47,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "measure": measuring.measure,
     "export": exporting.export,
     "evaluate": scores.evaluate,
+    "price": scores.price,
     "compare": scores.compare,
     "report": scores.report,
     "leaderboard": scores.leaderboard,

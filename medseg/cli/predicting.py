@@ -58,6 +58,16 @@ Threads = Annotated[Whole, typer.Option("--threads", min=1, help="CPU threads; n
 Mirror = Annotated[
     bool | None, typer.Option("--mirror/--no-mirror", help="average over mirror images; none: as trained")
 ]
+Runtime = Annotated[
+    Literal["torch", "openvino"] | None,
+    typer.Option("--runtime", help="what computes networks on a processor; none: torch, with --fast openvino if there"),
+]
+Fast = Annotated[
+    bool,
+    typer.Option(
+        "--fast", help="several times as fast: no mirror images, less overlap, a compiled network; at a price"
+    ),
+]
 References = Annotated[
     bool | None,
     typer.Option(
@@ -88,8 +98,9 @@ Weights = Annotated[File, typer.Option("--weights", help="… --weights of its t
 # Names of the options of image files, of a fold, and of the training that a fold's model must be.
 OBJECTS = ("tables", "rois", "geojson", "overlays")
 # Options that are given or not.
-FLAGS = (*OBJECTS, "raw", "uncertainty", "dry_run")
+FLAGS = (*OBJECTS, "raw", "uncertainty", "dry_run", "fast")
+RUNNING = ("device", "threads", "mirror", "runtime", "fast")
 READING = ("layout", "spacing", "series", "orientation", "fill", "allow", "axes", "channel", "max_gb", "dry_run")
-OF_FILES = (*READING, "device", "threads", "mirror", "references", "raw", "uncertainty", "tracking_uri", *OBJECTS)
+OF_FILES = (*READING, *RUNNING, "references", "raw", "uncertainty", "tracking_uri", *OBJECTS)
 OF_FOLD = ("config", "manifest", "splits", "fold", "code", "shard", "join")
 OF_TRAINING = ("plan", "index", "seed", "train_code", "start", "weights")

@@ -48,6 +48,8 @@ def predict(
     device: o.Device = None,
     threads: o.Threads = None,
     mirror: o.Mirror = None,
+    runtime: o.Runtime = None,
+    fast: o.Fast = False,
     references: o.References = None,
     raw: o.Raw = False,
     uncertainty: o.Uncertainty = False,
@@ -75,7 +77,7 @@ def predict(
     if images:
         _refuse(given, o.OF_FOLD + o.OF_TRAINING, "for the validation cases of a fold, and images are given")
         how = {name: given[name] or None for name in ("layout", "series", "spacing", "allow", "axes")}
-        how |= {name: given[name] for name in ("orientation", "fill", "max_gb", "device", "threads", "mirror")}
+        how |= {name: given[name] for name in ("orientation", "fill", "max_gb", *o.RUNNING)}
         how |= {name: given[name] for name in ("raw", "uncertainty", "references", "dry_run")}
         how |= {"channels": [int(c) if c.isdecimal() else c for c in channel or ()]}
         _predict_images(images, model, tracking_uri, out, kinds_of(tables, rois, geojson, overlays), how)
@@ -118,7 +120,11 @@ def _predict_images(
     from medseg.progress import say
     from medseg.text import escaped
 
-    options = {name: value for name, value in how.items() if name not in ("raw", "dry_run")}
+    if how["fast"]:
+        from medseg.predict.fast import fast
+
+        how = fast(how, folders)
+    options = {name: value for name, value in how.items() if name not in ("raw", "dry_run", "fast")}
     named = named_model(models, folders)
     finish, note = (None, "") if how["raw"] else steps_of_models(named, folders)
     if note:
@@ -137,6 +143,15 @@ def _predict_images(
         inputs = batch.inputs
         objects.check([one.labels(out) for one in inputs], [file for one in inputs for file in one.files])
         batch.then = objects.write
+    if how["fast"]:
+        from medseg.evaluate.price import read_price
+
+        for folder in folders:
+            price = read_price(folder)
+            say(
+                f"predict: {folder}: "
+                + (price.line if price else "fast, at a price that was not measured (medseg price)")
+            )
     stage.predict_batch(batch)
     written = [*batch.written, *([] if objects is None else objects.writer.finish())]
     if named is not None and (quality := read_quality(named)) is not None:

@@ -1,4 +1,4 @@
-"""Commands that score and compare: evaluate, compare, report, leaderboard, test."""
+"""Commands that score and compare: evaluate, price, compare, report, leaderboard, test."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ from medseg.cli.options import (
     OutFolder,
     Predictions,
     ShardOf,
+    SplitsFile,
+    fold_of,
     part_of,
 )
+
+PriceFold = Annotated[str, typer.Option("--fold", help="whose validation cases")]
+PriceModel = Annotated[Path, typer.Option("--model", help="model folder; what is found is written into it")]
 
 
 def evaluate(
@@ -39,6 +44,14 @@ def evaluate(
         stage.join(study, predictions, out, join, model)
     else:
         stage.run(study, manifest, predictions, out, part, model)
+
+
+def price(config: ConfigFile, manifest: ManifestFile, splits: SplitsFile, fold: PriceFold, model: PriceModel) -> None:
+    """Measure what `predict --fast` costs in Dice and saves in time, on a model's validation cases."""
+    from medseg.evaluate.price import measure
+    from medseg.places import read_study
+
+    print(measure(read_study([config]), manifest, splits, fold_of(fold), model).line)
 
 
 def compare(

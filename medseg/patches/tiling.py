@@ -12,8 +12,11 @@ from torch import Tensor
 
 from medseg.patches.blending import Blocks, Rows, Sums
 
+# Share of a window that its neighbour covers too (Isensee et al. 2021).
+OVERLAP = 0.5
 
-def window_starts(size: int, window: int, overlap: float = 0.5) -> list[int]:
+
+def window_starts(size: int, window: int, overlap: float = OVERLAP) -> list[int]:
     """Start positions along one axis: evenly spaced, the last window flush with the end.
 
     As nnU-Net places them (Isensee et al. 2021): 110 voxels and a window of 64 at overlap 0.5 give 0, 23, 46.
@@ -44,7 +47,7 @@ def predict_tiled(
     image: Tensor,
     window: Sequence[int],
     *,
-    overlap: float = 0.5,
+    overlap: float = OVERLAP,
     batch: int = 4,
     slice_axis: int | None = None,
 ) -> Tensor:
@@ -59,7 +62,7 @@ def predict_slabs(
     window: Sequence[int],
     *,
     axis: int = 0,
-    overlap: float = 0.5,
+    overlap: float = OVERLAP,
     batch: int = 4,
     slice_axis: int | None = None,
     begin: int = 0,

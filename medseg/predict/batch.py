@@ -43,7 +43,7 @@ class How:
         allow: doubts about images that are allowed by name.
         axes: what the planes of TIFF files are, the slowest first: ``CYX``, ``ZYX``.
         channels: numbers from 0, or the files' own names, of the channels that are taken, in this order.
-        device, threads, mirror: of each training, see ``Predictor``.
+        device, threads, mirror, runtime, overlap: of each training, see ``Predictor``.
         max_gb: memory that predicting, and one decoded file, may take; None: what is available, and half of the
             machine's.
         code: digest of the code that predicts: what another version predicted is not kept.
@@ -63,11 +63,18 @@ class How:
     device: str | None = None
     threads: int | None = None
     mirror: bool | None = None
+    runtime: str | None = None
+    overlap: float | None = None
     max_gb: float | None = None
     code: str = ""
     references: bool = True
     finish: Finish | None = None
     uncertainty: bool = False
+
+    @property
+    def running(self) -> tuple[str | None, int | None, bool | None, str | None, float | None]:
+        """How networks run, as ``predicting`` takes it."""
+        return self.device, self.threads, self.mirror, self.runtime, self.overlap
 
 
 @dataclass(slots=True)
@@ -145,6 +152,7 @@ class Batch:
         made_by = facts_of(self.trainings, how.mirror)
         facts: list[Any] = [images, reading, made_by, how.device, how.threads, how.code]
         facts += [] if how.finish is None else [how.finish.key]
+        facts += [] if how.runtime is None and how.overlap is None else [[how.runtime, how.overlap]]
         return digest_of(facts if how.references else [*facts, "anonymous"])
 
     def require_unedited(self, one: Input) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from medseg.predict.members import Network
 
-# Outputs of different blank windows that are kept.
-KEPT = 4
+# Outputs of different blank windows that are kept: air has one value, and a large window's maps take memory.
+KEPT = 1
 
 
 @dataclass(slots=True)

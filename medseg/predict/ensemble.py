@@ -39,12 +39,17 @@ SLAB_VALUES = 2**22
 
 
 def predicting(
-    trainings: Sequence[Training], device: str | None = None, threads: int | None = None, mirror: bool | None = None
+    trainings: Sequence[Training],
+    device: str | None = None,
+    threads: int | None = None,
+    mirror: bool | None = None,
+    runtime: str | None = None,
+    overlap: float | None = None,
 ) -> Predicting:
     """What predicts with trainings, alone or together; options as for ``Predictor``."""
     if len(trainings) == 1:
-        return Predictor(trainings[0].folder, device, threads, mirror)
-    return Ensemble(trainings, device, threads, mirror)
+        return Predictor(trainings[0].folder, device, threads, mirror, runtime, overlap)
+    return Ensemble(trainings, device, threads, mirror, runtime, overlap)
 
 
 def bytes_beside(trainings: Sequence[Training]) -> int:
@@ -61,7 +66,7 @@ class Ensemble:
 
     Args:
         trainings: that fit each other (``require_alike``).
-        device, threads, mirror: of each, as for ``Predictor``.
+        device, threads, mirror, runtime, overlap: of each, as for ``Predictor``.
     """
 
     def __init__(
@@ -70,8 +75,10 @@ class Ensemble:
         device: str | None = None,
         threads: int | None = None,
         mirror: bool | None = None,
+        runtime: str | None = None,
+        overlap: float | None = None,
     ) -> None:
-        self._trainings, self._options = tuple(trainings), (device, threads, mirror)
+        self._trainings, self._options = tuple(trainings), (device, threads, mirror, runtime, overlap)
         self._bytes = sum(ModelFolder(one.folder).weights.stat().st_size for one in trainings)
         self._loaded: dict[int, Predictor] = {}
         self._spares = False

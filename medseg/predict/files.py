@@ -207,9 +207,8 @@ def _predict(batch: Batch, keys: Mapping[Input, str]) -> None:
             if one in batch.kept:
                 _follow(batch, one, None)
             else:
-                how = batch.how
                 if batch.predictor is None:
-                    batch.predictor = predicting(batch.trainings, how.device, how.threads, how.mirror)
+                    batch.predictor = predicting(batch.trainings, *batch.how.running)
                 _predict_one(batch, one, batch.predictor, keys[one])
         bar.update(done, "" if one in batch.failed else str(one.labels(batch.out)))
 

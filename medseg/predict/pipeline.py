@@ -28,8 +28,9 @@ from medseg.image.values import are_numbers
 from medseg.late import resolve
 from medseg.objects.decoding import Decoding
 from medseg.patches.blending import Blocks
-from medseg.patches.tiling import predict_slabs, slab_axis
+from medseg.patches.tiling import OVERLAP, predict_slabs, slab_axis
 from medseg.plan.plan import Plan
+from medseg.predict.blank import BlankOnce
 from medseg.predict.members import Member, mean_of
 from medseg.predict.native import native_slabs, prepared_row
 from medseg.predict.scale import is_large, streamed_axis
@@ -55,6 +56,7 @@ class Pipeline:
         decoding: how objects are read off maps; None: the head's default.
         windows: at once in a network; None: as many as samples in a batch of the training.
         uncertain: whether slabs say how sure they are.
+        overlap: share of a window that its neighbour covers too.
     """
 
     plan: Plan
@@ -65,6 +67,7 @@ class Pipeline:
     decoding: Decoding | None = None
     windows: int | None = None
     uncertain: bool = False
+    overlap: float = OVERLAP
 
     def run(self, source: Source, name: str, sinks: Sequence[Sink]) -> None:
         """Predict one image into sinks, which are complete when this returns.
@@ -151,14 +154,16 @@ class Pipeline:
 
     def _blended(self, image: Blocks, begin: int, name: str) -> Iterator[Tensor]:
         """The members' mean logits (K, slab) of a prepared image, blended over windows, slab by slab from a row on."""
+        network = Spread(self.members, self.table, self.plan.network.head) if self.uncertain else mean_of(self.members)
         slabs = predict_slabs(
-            Spread(self.members, self.table, self.plan.network.head) if self.uncertain else mean_of(self.members),
+            BlankOnce(network),
             image,
             self.plan.window,
             axis=image.axis,
             batch=self.windows or self.plan.training.batch,
             slice_axis=self.plan.grid.slice_axis,
             begin=begin,
+            overlap=self.overlap,
         )
         for slab in slabs:
             # NaN and Inf show in these, and nothing as large as the slab is made.

@@ -9,21 +9,26 @@ from typing import Any, Protocol
 
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from medseg.augment.tables import mirrors
 from medseg.engine.placement import place, set_exact
-from medseg.errors import DataError
+from medseg.errors import ConfigError, DataError
 from medseg.formats.source import Source
 from medseg.formats.table import stem_of, suffix_of
 from medseg.heads import HEADS
 from medseg.image.geometry import Geometry, measured_alike
 from medseg.machine import pick_device
+from medseg.patches.tiling import OVERLAP
 from medseg.plan.plan import Plan
 from medseg.predict.input import NUMBERED
-from medseg.predict.members import Member
+from medseg.predict.members import Member, Network
 from medseg.predict.pipeline import Pipeline
 from medseg.predict.sinks import LabelMap, Sink
 from medseg.train.checkpoint import Checkpoint, read_checkpoint
+
+# What computes networks on a processor; the first one does in a study.
+TORCH, OPENVINO = RUNTIMES = ("torch", "openvino")
 
 
 class Predicting(Protocol):
@@ -51,10 +56,18 @@ class Predictor:
         device: ``auto``, ``cpu`` or ``cuda``; none: the one the plan was made for, if it is here.
         threads: CPU threads; none: the plan's, which repeats a study's predictions bit for bit.
         mirror: whether outputs are averaged over all mirror images; none: where the training mirrored.
+        runtime: what computes networks on a processor, a key of ``RUNTIMES``; none: torch, as in the study.
+        overlap: share of a window that its neighbour covers too; none: half, as in the study.
     """
 
     def __init__(
-        self, folder: Path, device: str | None = None, threads: int | None = None, mirror: bool | None = None
+        self,
+        folder: Path,
+        device: str | None = None,
+        threads: int | None = None,
+        mirror: bool | None = None,
+        runtime: str | None = None,
+        overlap: float | None = None,
     ) -> None:
         self.checkpoint, network = read_checkpoint(folder)
         self.plan = self.checkpoint.plan
@@ -63,13 +76,37 @@ class Predictor:
         # A GPU's fast precision may be slow or absent elsewhere; full precision always works.
         self.precision = machine.precision if self.device == machine.device else "fp32"
         self._threads = threads or machine.threads
-        placed = place(network, self.device, self.plan.network.dims, machine.channels_last)
+        self._overlap = OVERLAP if overlap is None else overlap
+        compiled = self._compiled(network, runtime or TORCH)
+        placed = compiled or place(network, self.device, self.plan.network.dims, machine.channels_last)
         head = self.plan.network.head
         vector = HEADS[head].vector if head else 0
         self._windows: int | None = None
         # Whether sinks are given how sure a prediction is.
         self.uncertain = False
         self.members: Sequence[Member] = (Member(placed, is_mirrored(self.plan, mirror), vector),)
+
+    def _compiled(self, network: nn.Module, runtime: str) -> Network | None:
+        """The network as ``runtime`` computes it; None: as torch does.
+
+        Raises:
+            ConfigError: if the runtime is unknown, is for another device, or is not installed.
+            MachineError: if it cannot compile this network.
+        """
+        if runtime not in RUNTIMES:
+            raise ConfigError(f"--runtime {runtime}: unknown; there are {', '.join(RUNTIMES)}")
+        if runtime == TORCH:
+            return None
+        if self.device != "cpu":
+            raise ConfigError(
+                f"--runtime {runtime}: compiles for processors, and the device is {self.device}; leave it out, or give "
+                "--device cpu"
+            )
+        from medseg.engine.openvino import compile_network, has_bf16
+
+        spec = self.plan.network
+        precision = "bf16" if self.precision == "bf16" and has_bf16() else "fp32"
+        return compile_network(network, spec.in_channels, spec.patch, precision=precision, threads=self._threads)
 
     def predict(self, source: Source, name: str, sinks: Sequence[Sink]) -> None:
         """Predict one image into sinks.
@@ -95,7 +132,7 @@ class Predictor:
         # Here and not where the network is loaded: others, with other settings, may run in between.
         set_exact(self._threads, self.precision)
         found = self.checkpoint
-        how = self.device, self.precision, found.decoding, self._windows, self.uncertain
+        how = self.device, self.precision, found.decoding, self._windows, self.uncertain, self._overlap
         return Pipeline(self.plan, found.labels, self.members, *how), source
 
     def spare_memory(self) -> bool:

@@ -161,6 +161,11 @@ class ModelFolder:
         return self.folder / "quality.json"
 
     @property
+    def fast(self) -> Path:
+        """What fast predictions cost and save; ``medseg price`` writes it."""
+        return self.folder / "fast.json"
+
+    @property
     def history(self) -> Path:
         """The training's journal: a line per record of losses and validation scores."""
         return self.folder / "history.jsonl"

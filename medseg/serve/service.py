@@ -175,10 +175,9 @@ class Service:
 
     def _work(self) -> None:
         """Load the model, then predict one job after the other until the service is closed."""
-        how = self.how
         try:
             # Here, since torch keeps its number of threads for each thread.
-            self._predictor = predicting(self.trainings, how.device, how.threads, how.mirror)
+            self._predictor = predicting(self.trainings, *self.how.running)
         except BaseException as error:  # noqa: BLE001 (raised again by ``start``)
             self._failure = error
             return

@@ -78,7 +78,7 @@ class Answering:
         image, coded = image_of({**given, "array": fields.get("array")})
         how = self._how
         if self._predictor is None:
-            self._predictor = Predictor(self._folder, how.device, how.threads, how.mirror)
+            self._predictor = Predictor(self._folder, *how.running)
         allow = (*how.allow, *(given.get("allow") or ()))
         terms = Terms.of(self._predictor.checkpoint, fill=how.fill, allow=allow)
         grid = {name: given.get(name) for name in ("spacing", "affine", "unit")}
