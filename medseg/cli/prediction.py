@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medseg.cli import predicting as o
+from medseg.cli.images import begin, predict_images
 from medseg.cli.measuring import Geojson, Overlays, Rois, Tables, kinds_of
 from medseg.cli.options import (
     Code,
@@ -80,7 +81,7 @@ def predict(
         how |= {name: given[name] for name in ("orientation", "fill", "max_gb", *o.RUNNING)}
         how |= {name: given[name] for name in ("raw", "uncertainty", "references", "dry_run")}
         how |= {"channels": [int(c) if c.isdecimal() else c for c in channel or ()]}
-        _predict_images(images, model, tracking_uri, out, kinds_of(tables, rois, geojson, overlays), how)
+        predict_images(images, model, tracking_uri, out, kinds_of(tables, rois, geojson, overlays), how)
     elif config is not None and manifest is not None and splits is not None and fold is not None:
         _refuse(given, o.OF_FILES, "for image files; a fold's cases are predicted as the configuration says")
         training, which = None, fold_of(fold)
@@ -93,84 +94,6 @@ def predict(
         _predict_fold(config, manifest, splits, which, Path(model[0]), out, code, part_of(shard, join), join, training)
     else:
         raise typer.BadParameter("give image files, or --config, --manifest, --splits and --fold")
-
-
-def _predict_images(
-    images: list[Path], models: list[str], tracking_uri: str | None, out: Path, kinds: list[str], how: Mapping[str, Any]
-) -> None:
-    """Predict image files, write ``kinds`` of files for their objects, and print the names of all.
-
-    Of a dry run, what each takes is printed, and nothing is written.
-
-    Raises:
-        ImagesFailed: if some could not be predicted; the names of the others are printed before.
-    """
-    _reserve_gpu()
-    from medseg.tracking import resolve_models
-
-    # Before torch is imported: a store that does not answer is said at once.
-    folders = [folder for model in models for folder in resolve_models(model, tracking_uri)]
-    from medseg.measure.predicted import PredictedObjects
-    from medseg.postprocess.of_model import steps_of_models
-    from medseg.predict import files as stage
-    from medseg.predict.code import code_of
-    from medseg.predict.first import lines_of, rows_of, write_rows
-    from medseg.predict.planned import plan_batch
-    from medseg.predict.quality import read_quality
-    from medseg.progress import say
-    from medseg.text import escaped
-
-    if how["fast"]:
-        from medseg.predict.fast import fast
-
-        how = fast(how, folders)
-    options = {name: value for name, value in how.items() if name not in ("raw", "dry_run", "fast")}
-    named = named_model(models, folders)
-    finish, note = (None, "") if how["raw"] else steps_of_models(named, folders)
-    if note:
-        say(f"predict: {note}")
-    options |= {"code": code_of(folders), "finish": finish}
-    batch = stage.open_batch(images, folders, out, stage.options_of(options))
-    stage.say_members(batch, folders)
-    if how["dry_run"]:
-        for line in plan_batch(batch):
-            print(escaped(line))
-        stage.raise_failed(batch)
-        return
-    objects = None
-    if kinds:
-        objects = PredictedObjects.create(out, kinds, batch.checkpoint.labels, batch.checkpoint.channels)
-        inputs = batch.inputs
-        objects.check([one.labels(out) for one in inputs], [file for one in inputs for file in one.files])
-        batch.then = objects.write
-    if how["fast"]:
-        from medseg.evaluate.price import read_price
-
-        for folder in folders:
-            price = read_price(folder)
-            say(
-                f"predict: {folder}: "
-                + (price.line if price else "fast, at a price that was not measured (medseg price)")
-            )
-    stage.predict_batch(batch)
-    written = [*batch.written, *([] if objects is None else objects.writer.finish())]
-    if named is not None and (quality := read_quality(named)) is not None:
-        rows = rows_of(batch, quality)
-        written.append(write_rows(out, rows, quality))
-        for line in lines_of(rows, quality):
-            say(f"predict: {line}")
-    for path in written:
-        print(escaped(str(path)))
-    stage.raise_failed(batch)
-
-
-def named_model(models: Sequence[str], folders: Sequence[Path]) -> Path | None:
-    """The folder of the one model, or ensemble of a study, that was named; None: several were."""
-    from medseg.results.folders import ModelFolder
-
-    if len(models) == 1 and ModelFolder(Path(models[0])).members.is_file():
-        return Path(models[0])
-    return folders[0] if len(folders) == 1 else None
 
 
 def _predict_fold(
@@ -187,7 +110,7 @@ def _predict_fold(
 ) -> None:
     """Predict the validation cases of a fold, or a part of them, or join parts; arguments as for ``predict``."""
     if join is None:
-        _reserve_gpu()
+        begin()
     from medseg.places import read_study
     from medseg.predict import run as stage
     from medseg.results.folders import ModelFolder
@@ -251,13 +174,6 @@ def _wanted(
     folder = Path(start) if start is not None and ModelFolder(Path(start)).weights.is_file() else None
     inputs = Inputs(manifest, plan, index, splits, fold, seed, folder, weights=weights)
     return Wanted(inputs, code, any_start=start is not None and folder is None)
-
-
-def _reserve_gpu() -> None:
-    """Take one GPU, if there is any, before torch is imported."""
-    from medseg.machine import reserve_gpu
-
-    reserve_gpu()
 
 
 def _refuse(given: Mapping[str, Any], names: Sequence[str], why: str) -> None:

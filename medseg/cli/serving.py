@@ -39,7 +39,7 @@ def serve(
     from medseg.tracking import resolve_models
 
     folders = [folder for one in model for folder in resolve_models(one, tracking_uri)]
-    from medseg.cli.prediction import named_model
+    from medseg.cli.images import named_model
     from medseg.postprocess.of_model import steps_of_models
     from medseg.predict.batch import How
     from medseg.progress import say

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from medseg.config import Config
 from medseg.errors import DataError
 from medseg.image.labels import LabelTable
-from medseg.image.objects import of_numbers
 from medseg.ingest.cases import open_case_image, read_case_labels
-from medseg.ingest.manifest import Case, read_manifest
+from medseg.ingest.manifest import read_manifest
 from medseg.metrics.counts import overlap_counts
 from medseg.predict.fast import fast_options
 from medseg.predict.predictor import Predictor
@@ -92,7 +91,7 @@ def measure(config: Config, manifest_path: Path, splits: Path, fold: Fold, model
             begun = time.process_time()
             values = predictor.label_map(open_case_image(case, folder), case_id)
             seconds[way] += time.process_time() - begun
-            found.append(mean_dice(reference, values, manifest.labels, case))
+            found.append(mean_dice(reference, values, manifest.labels))
         if None not in found:
             scores.append(found)
         bar.update(done)
@@ -106,12 +105,20 @@ def measure(config: Config, manifest_path: Path, splits: Path, fold: Fold, model
     return price
 
 
-def mean_dice(reference: NDArray[Any], values: NDArray[Any], table: LabelTable, case: Case) -> float | None:
-    """Mean Dice over the classes or regions that a reference (S) of label channels shows; None: it shows none."""
+def mean_dice(reference: NDArray[Any], values: NDArray[Any], table: LabelTable) -> float | None:
+    """Mean Dice over the classes or regions that a reference shows, of objects over their foreground.
+
+    Args:
+        reference: (S) label channels.
+        values: (S) values of the label table, or object numbers.
+        table: label table.
+
+    Returns:
+        None if the reference shows nothing.
+    """
     if table.instances:
-        predicted, shown = (of_numbers(values).channels > 0).astype(np.uint8), reference
-        reference = np.where((shown > 0) & (shown < table.classes), 1, shown)
-        counts = overlap_counts(reference, predicted, 2)
+        foreground = np.where((reference > 0) & (reference < table.classes), 1, reference)
+        counts = overlap_counts(foreground, (values > 0).astype(np.uint8), 2)
     else:
         counts = overlap_counts(reference, table.to_channels(values), table.classes, table.members)
     dice = [2 * one.tp / (one.reference + one.predicted) for one in counts if one.reference]
