@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medseg.measure.predicted import PredictedObjects
+    from medseg.predict.batch import Batch
 
 NOT_MEASURED = "fast, at a price that nobody measured on its validation cases: medseg price"
 
@@ -33,7 +37,6 @@ def predict_images(
 
     # Before torch is imported: a store that does not answer is said at once.
     folders = [folder for model in models for folder in resolve_models(model, tracking_uri)]
-    from medseg.measure.predicted import PredictedObjects
     from medseg.postprocess.of_model import steps_of_models
     from medseg.predict import files as stage
     from medseg.predict.code import code_of
@@ -60,18 +63,9 @@ def predict_images(
             print(escaped(line))
         stage.raise_failed(batch)
         return
-    objects = None
-    if kinds:
-        objects = PredictedObjects.create(out, kinds, batch.checkpoint.labels, batch.checkpoint.channels)
-        inputs = batch.inputs
-        objects.check([one.labels(out) for one in inputs], [file for one in inputs for file in one.files])
-        batch.then = objects.write
+    objects = _objects(batch, kinds)
     if how["fast"]:
-        from medseg.evaluate.price import read_price
-
-        for folder in folders:
-            price = read_price(folder)
-            say(f"predict: {folder}: {price.line if price else NOT_MEASURED}")
+        _say_prices(folders)
     stage.predict_batch(batch)
     written = [*batch.written, *([] if objects is None else objects.writer.finish())]
     if named is not None and (quality := read_quality(named)) is not None:
@@ -82,6 +76,29 @@ def predict_images(
     for path in written:
         print(escaped(str(path)))
     stage.raise_failed(batch)
+
+
+def _objects(batch: Batch, kinds: list[str]) -> PredictedObjects | None:
+    """What writes ``kinds`` of files for the objects of each label map, once it is there; None: no kind is wanted."""
+    from medseg.measure.predicted import PredictedObjects
+
+    if not kinds:
+        return None
+    out, inputs = batch.out, batch.inputs
+    objects = PredictedObjects.create(out, kinds, batch.checkpoint.labels, batch.checkpoint.channels)
+    objects.check([one.labels(out) for one in inputs], [file for one in inputs for file in one.files])
+    batch.then = objects.write
+    return objects
+
+
+def _say_prices(folders: Sequence[Path]) -> None:
+    """Say of each model what fast predictions cost."""
+    from medseg.evaluate.price import read_price
+    from medseg.progress import say
+
+    for folder in folders:
+        price = read_price(folder)
+        say(f"predict: {folder}: {price.line if price else NOT_MEASURED}")
 
 
 def named_model(models: Sequence[str], folders: Sequence[Path]) -> Path | None:
