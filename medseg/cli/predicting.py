@@ -102,5 +102,7 @@ FLAGS = (*OBJECTS, "raw", "uncertainty", "dry_run", "fast")
 RUNNING = ("device", "threads", "mirror", "runtime", "fast")
 READING = ("layout", "spacing", "series", "orientation", "fill", "allow", "axes", "channel", "max_gb", "dry_run")
 OF_FILES = (*READING, *RUNNING, "references", "raw", "uncertainty", "tracking_uri", *OBJECTS)
+# Passed on as they are given; the others are words that need reading.
+AS_GIVEN = ("orientation", "fill", "max_gb", *RUNNING, "raw", "uncertainty", "references", "dry_run")
 OF_FOLD = ("config", "manifest", "splits", "fold", "code", "shard", "join")
 OF_TRAINING = ("plan", "index", "seed", "train_code", "start", "weights")

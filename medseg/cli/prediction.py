@@ -78,8 +78,7 @@ def predict(
     if images:
         _refuse(given, o.OF_FOLD + o.OF_TRAINING, "for the validation cases of a fold, and images are given")
         how = {name: given[name] or None for name in ("layout", "series", "spacing", "allow", "axes")}
-        how |= {name: given[name] for name in ("orientation", "fill", "max_gb", *o.RUNNING)}
-        how |= {name: given[name] for name in ("raw", "uncertainty", "references", "dry_run")}
+        how |= {name: given[name] for name in o.AS_GIVEN}
         how |= {"channels": [int(c) if c.isdecimal() else c for c in channel or ()]}
         predict_images(images, model, tracking_uri, out, kinds_of(tables, rois, geojson, overlays), how)
     elif config is not None and manifest is not None and splits is not None and fold is not None:
