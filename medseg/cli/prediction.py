@@ -78,21 +78,25 @@ def predict(
     if images:
         _refuse(given, o.OF_FOLD + o.OF_TRAINING, "for the validation cases of a fold, and images are given")
         how = {name: given[name] or None for name in ("layout", "series", "spacing", "allow", "axes")}
-        how |= {name: given[name] for name in o.AS_GIVEN}
-        how |= {"channels": [int(c) if c.isdecimal() else c for c in channel or ()]}
+        how |= {name: given[name] for name in o.AS_GIVEN} | {"channels": numbers_or_names(channel)}
         predict_images(images, model, tracking_uri, out, kinds_of(tables, rois, geojson, overlays), how)
     elif config is not None and manifest is not None and splits is not None and fold is not None:
         _refuse(given, o.OF_FILES, "for image files; a fold's cases are predicted as the configuration says")
+        if len(model) > 1:
+            raise typer.BadParameter("--model: one training predicts the validation cases of its fold; name one")
         training, which = None, fold_of(fold)
         if plan is not None and index is not None and seed is not None:
             training = _wanted(manifest, plan, index, splits, which, seed, train_code, start, weights)
         else:
             _refuse(given, o.OF_TRAINING, "what the model must be trained from; give --plan, --index and --seed")
-        if len(model) > 1:
-            raise typer.BadParameter("--model: one training predicts the validation cases of its fold; name one")
         _predict_fold(config, manifest, splits, which, Path(model[0]), out, code, part_of(shard, join), join, training)
     else:
         raise typer.BadParameter("give image files, or --config, --manifest, --splits and --fold")
+
+
+def numbers_or_names(channels: list[str] | None) -> list[int | str]:
+    """Channels as they are asked for: numbers from 0, or the file's own names."""
+    return [int(one) if one.isdecimal() else one for one in channels or ()]
 
 
 def _predict_fold(
