@@ -28,4 +28,5 @@ def test_real_data_sets_are_clean(study: str, dataset: str, dims: int, cases: in
     manifest = run(config, dataset, tmp_path, workers=2)
     assert manifest.dims == dims
     assert len(manifest.cases) == cases
-    assert not manifest.allowed
+    # What its table of subjects leaves apart though it looks alike, and `allow` names.
+    assert all(line.startswith("same-origin ") for line in manifest.allowed)

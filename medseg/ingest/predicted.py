@@ -103,5 +103,7 @@ def read_prediction(stamp: Path, folder: Path, name: str) -> Prediction | None:
     if KEY not in record:
         raise DataError(f"{labels}: an earlier version predicted it and did not record the image; predict it again")
     with as_written(stamp, MAKER):
-        others = tuple(labels.with_name(other) for other in record["sha256"] if other != labels.name)
-        return Prediction(name, labels, record["sha256"][labels.name], others, Predicted.from_json(record[KEY]))
+        digests, sha256 = dict(record["sha256"]), str(record["sha256"][labels.name])
+        predicted = Predicted.from_json(record[KEY])
+    others = tuple(labels.with_name(other) for other in digests if other != labels.name)
+    return Prediction(name, labels, sha256, others, predicted)

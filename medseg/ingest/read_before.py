@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from medseg.config import DatasetConfig
 from medseg.errors import Fault
+from medseg.explained import make_folder, named
 from medseg.files import digest_of, sha256_bytes
 from medseg.formats.content import FileBytes
 from medseg.formats.table import FORMATS, suffix_of
@@ -90,13 +91,14 @@ class ReadBefore:
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self._path, "a+b")
-        end = 0
-        for key, start, facts, size in _entries(self._file):
-            self._found[key], end = (start, facts, size), start + size
-        # What follows the last whole entry was being written when its process ended.
-        self._file.truncate(end)
+        make_folder(self._path.parent)
+        with named(self._path):
+            self._file = open(self._path, "a+b")
+            end = 0
+            for key, start, facts, size in _entries(self._file):
+                self._found[key], end = (start, facts, size), start + size
+            # What follows the last whole entry was being written when its process ended.
+            self._file.truncate(end)
         return self
 
     def __exit__(self, error: object, *_: object) -> None:
@@ -138,16 +140,17 @@ class ReadBefore:
         shapes = [[str(array.dtype), list(array.shape)] for array in arrays]
         facts = json.dumps({"key": key, "checked": packed, "arrays": shapes}).encode()
         blob = zlib.compress(b"".join(array.tobytes() for array in arrays), 1)
-        start = self._file.seek(0, os.SEEK_END)
-        self._file.write(_framed(facts, blob))
-        self._file.flush()
+        with named(self._path):
+            start = self._file.seek(0, os.SEEK_END)
+            self._file.write(_framed(facts, blob))
+            self._file.flush()
         self._found[key] = (start, len(facts), FRAME.size + len(facts) + len(blob))
         self._used.add(key)
 
     def _drop_unused(self) -> None:
         """Write the file anew with the entries of this ingest alone: cases that went or changed leave theirs behind."""
         new = self._path.with_name(f"{self._path.name}.new")
-        with open(new, "wb") as file:
+        with named(new), open(new, "wb") as file:
             for key in sorted(self._used):
                 file.write(_framed(*self._bytes(*self._found[key])))
         os.replace(new, self._path)

@@ -98,7 +98,8 @@ def read_effect(folder: PredictionFolder, fingerprint: str) -> Mapping[str, Any]
     """
     facts, timing = read_record(folder.effect, MAKER), read_record(folder.timing, MAKER)
     with as_written(folder.effect, MAKER):
-        if facts["fingerprint"] != fingerprint:
-            raise DataError(f"{folder.effect}: of another training; delete it and run `{MAKER}` again")
-        seconds = timing["cpu_seconds"] / timing["cases"] if timing["cases"] else None
-        return {"subjects": facts["subjects"], "gain": facts["gain"], "cpu_seconds": seconds}
+        of_training, subjects, gain = facts["fingerprint"], facts["subjects"], facts["gain"]
+        cases, seconds = int(timing["cases"]), float(timing["cpu_seconds"])
+    if of_training != fingerprint:
+        raise DataError(f"{folder.effect}: of another training; delete it and run `{MAKER}` again")
+    return {"subjects": subjects, "gain": gain, "cpu_seconds": seconds / cases if cases else None}

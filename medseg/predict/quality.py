@@ -62,6 +62,12 @@ class Quality:
     cases: int
     subjects: int
 
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Quality:
+        """The inverse of ``asdict``."""
+        lines = {str(name): (float(low), float(slope)) for name, (low, slope) in facts["lines"].items()}
+        return cls(**{**facts, "lines": lines})
+
     def estimate(self, expected: Mapping[str, float]) -> Estimate | None:
         """The estimate of a case from the expected Dice of its classes; None: its prediction shows none of them."""
         classes = {
@@ -97,15 +103,10 @@ def read_quality(model: Path) -> Quality | None:
         facts = read_record(path, MAKER)
         with as_written(path, MAKER):
             of_training = facts["fingerprint"], facts["weights_sha256"]
-            quality = None if facts["quality"] is None else _quality(facts["quality"])
+            quality = None if facts["quality"] is None else Quality.from_json(facts["quality"])
     except DataError as error:
         raise CheckpointError(str(error)) from None
     trained = read_trained(model)
     if of_training != (trained.fingerprint, trained.weights_sha256):
         raise CheckpointError(f"{path}: of another training than the one in this folder; run `{MAKER}` again")
     return quality
-
-
-def _quality(facts: Mapping[str, Any]) -> Quality:
-    lines = {str(name): (float(low), float(slope)) for name, (low, slope) in facts["lines"].items()}
-    return Quality(**{**facts, "lines": lines})

@@ -203,9 +203,10 @@ def _chosen(model: Path, section: Mapping[str, Any]) -> dict[str, Any]:
     path, maker = ModelFolder(model).postprocess, "medseg choose"
     facts = read_record(path, maker)
     with as_written(path, maker):
-        if facts["section"] != section:
-            raise DataError(f"{path}: was chosen for another configuration of `postprocess`; run `{maker}` again")
-        return dict(facts["steps"])
+        of_section, steps = dict(facts["section"]), dict(facts["steps"])
+    if of_section != section:
+        raise DataError(f"{path}: was chosen for another configuration of `postprocess`; run `{maker}` again")
+    return steps
 
 
 def _asked(section: Mapping[str, Any]) -> dict[str, Any]:

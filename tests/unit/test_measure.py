@@ -319,6 +319,8 @@ def predicting(monkeypatch: pytest.MonkeyPatch) -> Callable[[LabelTable, NDArray
         monkeypatch.setattr("medseg.predict.ensemble.Predictor", Fake)
         monkeypatch.setattr("medseg.predict.trainings.read_description", lambda folder: (checkpoint, ""))
         monkeypatch.setattr("medseg.predict.code.code_of", lambda folders: "")
+        monkeypatch.setattr("medseg.postprocess.of_model.steps_of_models", lambda named, folders: (None, ""))
+        monkeypatch.setattr("medseg.predict.quality.read_quality", lambda model: None)
 
     return install
 

@@ -69,7 +69,7 @@ def test_the_digest_is_no_fact_of_ones_own() -> None:
 
 # What a block of ``as_written`` may call: constructors, readers of JSON and of tables, and methods of dictionaries.
 PARSERS = re.compile(
-    r"[A-Z]\w*|int|float|str|bool|tuple|dict|list|as_written|from_json|_case_from_row|read_csv|to_dict|get|items|setdefault"
+    r"[A-Z]\w*|int|float|str|bool|tuple|dict|list|as_written|from_json|model_validate|_case_from_row|read_csv|to_dict|get|items|setdefault"
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from medseg.config import Config
 from medseg.errors import DatasetFaults
 from medseg.formats.dicom.label import segmentation_bytes
 from medseg.formats.errors import FormatError
-from medseg.formats.nifti_label import nifti_gz_bytes
 from medseg.formats.read import open_image
 from medseg.formats.table import stem_of, suffix_of
 from medseg.formats.write import write_labels
@@ -218,7 +218,9 @@ def slicer_begin() -> bytes:
 
 def plain_part() -> bytes:
     labels, grid = cropped(organs(), (0, 0, 2), (12, 11, 7))
-    return nifti_gz_bytes(Path("a.nii.gz"), labels, grid)
+    with tempfile.TemporaryDirectory() as folder:
+        write_labels(Path(folder) / "a.nii.gz", labels, grid)
+        return (Path(folder) / "a.nii.gz").read_bytes()
 
 
 PARTS = {

@@ -57,4 +57,4 @@ def test_shards_change_nothing(finished: Path, tmp_path: Path) -> None:
 def test_one_job_works_on_all_cases_unless_shards_are_asked_for(finished: Path) -> None:
     planned = counts((finished / "first.log").read_text())
     assert not [rule for rule in planned if rule.endswith("_shard")]
-    assert sum(planned.values()) == 14
+    assert set(planned.values()) == {1}

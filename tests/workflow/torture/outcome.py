@@ -11,7 +11,7 @@ from medseg.records import DIGEST
 
 # Folders and files whose content is time, or this machine's; folders of hidden names are as well.
 APART = {"logs", "benchmarks", "tracking"}
-TIMED = {"timing.json", "index.html"}
+TIMED = {"timing.json", "index.html", ".read"}
 # Folders that belong to one training, or to the whole comparison: nothing else may lie in them.
 OWNED = ("train", "predict", "postprocess", "compare")
 
