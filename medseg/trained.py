@@ -129,13 +129,13 @@ def _read_ensemble(folder: Path) -> Trained:
     path = ModelFolder(folder).members
     facts = read_record(path, "medseg ensemble")
     with as_written(path, "medseg ensemble"):
-        if facts["format"] != ENSEMBLE:
-            raise DataError(f"{path}: format {shortened(facts['format'])}; expected {ENSEMBLE!r}")
-        key = RunKey(facts["dataset"], facts["model"], facts["fold"], facts["seed"])
-        listed = [(folder / one["folder"], one["name"], one["fingerprint"]) for one in facts["members"]]
+        form, key = facts["format"], RunKey(facts["dataset"], facts["model"], facts["fold"], facts["seed"])
+        listed = [(str(one["folder"]), one["name"], one["fingerprint"]) for one in facts["members"]]
+    if form != ENSEMBLE:
+        raise DataError(f"{path}: format {shortened(form)}; expected {ENSEMBLE!r}")
     members = []
     for place, name, fingerprint in listed:
-        member = read_trained(Path(os.path.normpath(place)))
+        member = read_trained(Path(os.path.normpath(folder / place)))
         if (member.key.name, member.fingerprint) != (name, fingerprint):
             raise DataError(
                 f"{path}: its member {name} (fingerprint {short(fingerprint)}) is {member.key.name} "
