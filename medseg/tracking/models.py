@@ -33,7 +33,7 @@ CODE = Path(__file__).with_name("pyfunc_model.py")
 # Options of ``medseg predict`` that a stored model takes.
 OPTIONS = (
     *("layout", "series", "spacing", "orientation", "fill", "allow", "axes", "channels"),
-    *("device", "threads", "mirror", "max_gb", "references", "raw", "uncertainty"),
+    *("device", "threads", "mirror", "runtime", "overlap", "max_gb", "references", "raw", "uncertainty"),
 )
 ARTIFACTS = "artifacts"  # MLflow's name of the folder of FILES
 # Tag of a stored model: digest of all that it was made from.

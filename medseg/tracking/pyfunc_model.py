@@ -27,9 +27,9 @@ class SegmentationModel(PythonModel):  # type: ignore[misc]
     Files are read as the training read its own, and what is doubtful about them is refused unless the training, or the
     model configuration, allows it by name. That also has the folder of the label maps: ``mlflow.pyfunc.load_model(uri,
     model_config={"out": "predictions", "allow": ["shear"]})``; its other keys are ``layout``, ``series``, ``spacing``,
-    ``orientation``, ``fill``, ``axes``, ``channels``, ``device``, ``threads``, ``mirror``, ``max_gb``,
-    ``references``, ``uncertainty``: see ``How``; and ``raw``: the network's own label maps, without the model's
-    post-processing.
+    ``orientation``, ``fill``, ``axes``, ``channels``, ``device``, ``threads``, ``mirror``, ``runtime``, ``overlap``,
+    ``max_gb``, ``references``, ``uncertainty``: see ``How``; and ``raw``: the network's own label maps, without the
+    model's post-processing.
     """
 
     def load_context(self, context: Any) -> None:
