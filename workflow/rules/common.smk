@@ -217,6 +217,12 @@ def encoder_option(wildcards, input):
     return [f"--weights={input.encoder}"] if input.encoder else []
 
 
+def inner_predictions(wildcards):
+    """Predictions that a model's post-processing is chosen on: of cases that its results are not about."""
+    inner = study.inner_of(CONFIG, study.key_of(wildcards))
+    return [RESULTS.predict(key).record for key in inner]
+
+
 def part_of(wildcards):
     """The option that gives a job its part of the cases."""
     return ["--shard", wildcards.shard.replace("-of-", "/")]

@@ -1,10 +1,4 @@
 # predictions of the other folds -> the operations that belong to a model; where nothing is to be chosen, the fixed ones
-def inner_predictions(wildcards):
-    """Predictions that a model's post-processing is chosen on: of cases that its results are not about."""
-    inner = study.inner_of(CONFIG, study.key_of(wildcards))
-    return [RESULTS.predict(key).record for key in inner]
-
-
 rule choose:
     input:
         manifest=rules.ingest.output.manifest,
