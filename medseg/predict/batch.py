@@ -133,7 +133,8 @@ class Batch:
             return []
         labels, grid = one.labels(self.out), self.checkpoint.plan.grid
         suffix = map_suffix(one.files[0], grid.dims)
-        kinds = ["entropy", *(["disagreement"] if is_mirrored(self.checkpoint.plan, self.how.mirror) else [])]
+        several = len(self.trainings) > 1 or is_mirrored(self.checkpoint.plan, self.how.mirror)
+        kinds = ["entropy", *(["disagreement"] if several else [])]
         return [labels.with_name(f"{stem_of(labels)}.{kind}{suffix}") for kind in kinds]
 
     def stamp(self, one: Input) -> Path:

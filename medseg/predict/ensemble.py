@@ -83,10 +83,12 @@ class Ensemble:
         self._loaded: dict[int, Predictor] = {}
         self._spares = False
         self.device = ""
+        # Whether sinks are given how sure a prediction is.
+        self.uncertain = False
 
     def predict(self, source: Source, name: str, sinks: Sequence[Sink]) -> None:
         """Predict one image into sinks; arguments and errors as for ``Predictor.predict``."""
-        total = Total()
+        total = Total(self.uncertain)
         for index in range(len(self._trainings)):
             self._add(index, total, source, name)
         total.decode(source, name, sinks)
@@ -117,17 +119,25 @@ class Ensemble:
             self._loaded[index] = Predictor(self._trainings[index].folder, *self._options)
             if self._spares:
                 self._loaded[index].spare_memory()
+        self._loaded[index].uncertain = self.uncertain
         self.device = self._loaded[index].device
         return self._loaded[index]
 
 
 class Total:
-    """The probabilities of one image, summed over the trainings that predict it."""
+    """The probabilities of one image, summed over the trainings that predict it.
 
-    def __init__(self) -> None:
+    Args:
+        uncertain: whether slabs say how sure they are: each training counts once, with its mirror images.
+    """
+
+    def __init__(self, uncertain: bool = False) -> None:
         self._plan: Plan
         self._frame: Frame
         self._sums: NDArray[np.int32]
+        # Of what ``Spread`` gives behind the logits; empty unless it is asked for.
+        self._behind: NDArray[np.int64] = np.zeros((0, 0), np.int64)
+        self._uncertain = uncertain
         self._count = 0
         self._decodings: list[Decoding] = []
 
@@ -138,7 +148,8 @@ class Total:
             plan: of the training.
             decoding: how it reads objects off its maps, sizes in voxels of its grid.
             frame: of its prediction.
-            slabs: rows along the frame's axis of the box of the image that was kept, and logits (K, slab) there.
+            slabs: rows along the frame's axis of the box of the image that was kept, and logits (K, slab) there, behind
+                them those of ``Spread`` if uncertainty is asked for.
         """
         record = frame.record
         if not self._count:
@@ -153,9 +164,14 @@ class Total:
             finer = math.prod(record.shape) / math.prod(record.prepared_shape)
             self._decodings.append(_in_voxels(decoding, finer))
         decoder = decoder_of(frame.table, frame.network.head)
-        for rows, logits in slabs:
+        maps = frame.network.out_channels
+        for rows, found in slabs:
             where = (*(slice(None),) * (frame.axis + 1), rows)
-            self._take(where, decoder.probabilities(logits.float(), frame.table))
+            self._take(where, decoder.probabilities(found[:maps].float(), frame.table))
+            if self._uncertain:
+                if not self._behind.size:
+                    self._behind = room((len(found) - maps, *record.shape), np.int64)
+                self._behind[where] += (found[maps:].double() * ONE).round().long().cpu().numpy()
 
     def _take(self, where: tuple[slice, ...], probabilities: Tensor) -> None:
         """Every member's probabilities (K, slab) on the voxels of the image pass by here.
@@ -170,17 +186,25 @@ class Total:
         """Decode the mean into sinks; arguments as for ``Predictor.predict``."""
         decoding = middle(self._decodings) if self._decodings else None
         maps = self._frame, self._mean_logits
-        Mean(self._plan, self._frame.table, (), "cpu", "fp32", decoding, ready=maps).run(source, name, sinks)
+        how = "cpu", "fp32", decoding, None, self._uncertain
+        Mean(self._plan, self._frame.table, (), *how, ready=maps).run(source, name, sinks)
 
     def _mean_logits(self, begin: int) -> Iterator[tuple[slice, Tensor]]:
-        """Rows along the first axis from ``begin`` on, and logits (K, slab) whose probabilities are the mean."""
+        """Rows along the first axis from ``begin`` on, and logits (K, slab) whose probabilities are the mean.
+
+        Behind them are means of what ``Spread`` gives, if uncertainty is asked for.
+        """
         table, length = self._frame.table, self._sums.shape[1]
         decoder = decoder_of(table, self._frame.network.head)
         step = max(1, SLAB_VALUES * length // self._sums.size)
         for start in range(begin, length, step):
             rows = slice(start, min(start + step, length))
             mean = self._sums[:, rows].astype(np.float64) / (ONE * self._count)
-            yield rows, decoder.logits(torch.from_numpy(mean).float(), table)
+            logits = decoder.logits(torch.from_numpy(mean).float(), table)
+            if self._uncertain:
+                behind = self._behind[:, rows].astype(np.float64) / (ONE * self._count)
+                logits = torch.cat([logits, torch.from_numpy(behind).float()])
+            yield rows, logits
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from medseg.errors import ConfigError, DataError, GeometryError, ImagesFailed
+from medseg.errors import DataError, GeometryError, ImagesFailed
 from medseg.files import write_text
 from medseg.formats.limits import file_limit, spooling
 from medseg.formats.source import Source
@@ -21,7 +21,7 @@ from medseg.predict.finish import FinishedFile
 from medseg.predict.input import Input
 from medseg.predict.inputs import find_inputs
 from medseg.predict.memory import Memory
-from medseg.predict.predictor import Predicting, Predictor, require_fit
+from medseg.predict.predictor import Predicting, require_fit
 from medseg.predict.record import label_map_digest
 from medseg.predict.scale import LARGE, is_large
 from medseg.predict.sinks import LabelFile, Sink
@@ -76,8 +76,6 @@ def open_batch(
     """The images that a user means, and where their predictions go; arguments and errors as for ``predict_files``."""
     trainings = read_trainings([model] if isinstance(model, Path) else model)
     inputs = find_inputs(words, trainings[0].checkpoint.channels, out, layout=how.layout, series=how.series)
-    if how.uncertainty and len(trainings) > 1:
-        raise ConfigError("--uncertainty: is of one model with its mirror images; name one --model")
     batch = Batch(inputs, out, how, trainings, terms_of(trainings, how), then)
     _refuse_overwriting(inputs, [path for one in inputs for path in (*batch.outputs(one), *batch.maps(one))])
     return batch
@@ -223,8 +221,7 @@ def _predict_one(batch: Batch, one: Input, predictor: Predicting, key: str) -> N
     expected = ExpectedDice()
     sinks: list[Sink] = [FinishedFile(file, batch.how.finish, source) if batch.how.finish else file, expected]
     maps = batch.maps(one)
-    if isinstance(predictor, Predictor):
-        predictor.uncertain = bool(maps)
+    predictor.uncertain = bool(maps)
     _into(predictor, source, one, [*sinks, *([UncertaintyFiles(*maps)] if maps else []), *batch.watchers])
     batch.expected[one] = expected.values
     about = [doubt for doubt in batch.allowed if doubt.file in one.files]

@@ -32,7 +32,13 @@ TORCH, OPENVINO = RUNTIMES = ("torch", "openvino")
 
 
 class Predicting(Protocol):
-    """What predicts images: one training (``Predictor``), or several (``Ensemble``)."""
+    """What predicts images: one training (``Predictor``), or several (``Ensemble``).
+
+    Attributes:
+        uncertain: whether sinks are given how sure a prediction is.
+    """
+
+    uncertain: bool
 
     @property
     def device(self) -> str:

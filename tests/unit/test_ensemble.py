@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
+import shutil
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from medseg.predict.ensemble import Ensemble, middle
 from medseg.predict.files import How, predict_files
 from medseg.predict.predictor import Predictor
 from medseg.predict.probabilities import ProbabilityFile, read_probabilities
-from medseg.predict.sinks import LabelMap
+from medseg.predict.sinks import Frame, LabelMap, Slab, Take
 from medseg.predict.terms import Terms, shared_terms
 from medseg.predict.trainings import read_trainings
 from medseg.reading import Reading
@@ -270,3 +273,74 @@ def test_the_command_takes_several_models_and_folders_of_them(scan: Path, tmp_pa
     assert sorted(taken(str(runs))) == sorted(names)
     assert taken(str(runs / "fold*-seed1")) == ["fold0-seed1", "fold1-seed1"]
     assert taken(str(folders[3]), str(folders[0])) == [names[3], names[0]]
+
+
+class Unsure:
+    """A sink that keeps how sure a prediction is, on the box of the image that was kept."""
+
+    @contextlib.contextmanager
+    def open(self, frame: Frame) -> Iterator[Take]:
+        self.entropy, self.disagreement = (np.zeros(frame.record.shape, np.float32) for _ in range(2))
+
+        def take(slab: Slab) -> None:
+            if slab.uncertainty is not None:
+                where = (*(slice(None),) * frame.axis, slab.rows)
+                self.entropy[where] = slab.uncertainty.entropy.numpy()
+                self.disagreement[where] = slab.uncertainty.disagreement.numpy()
+
+        yield take
+
+
+def one_window() -> Source:
+    """An image of one window on the grid of the models: no mean of logits stands before that of probabilities."""
+    values = np.random.Generator(np.random.PCG64(4)).normal(1.0, 1.0, (1, 16, 16, 16)).astype(np.float32)
+    return Source.from_array(values, Geometry.from_spacing((16, 16, 16), (1.0, 1.0, 1.0), "mm"))
+
+
+def unsure(predictor: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Label map, entropy and disagreement."""
+    labels, maps = LabelMap(), Unsure()
+    predictor.uncertain = True
+    predictor.predict(one_window(), "image", [labels, maps])
+    return labels.values, maps.entropy, maps.disagreement
+
+
+def entropy(probabilities: np.ndarray, table: LabelTable) -> np.ndarray:
+    """(S) in nats of (K, S)."""
+    parts = [probabilities, 1 - probabilities] if table.regions else [probabilities]
+    terms = [-p * np.log(np.where(p > 0, p, 1)) for p in parts]
+    return np.asarray(sum(term.sum(axis=0) for term in terms))
+
+
+@pytest.mark.parametrize("table", [CLASSES, REGIONS])
+def test_what_models_disagree_in_is_the_entropy_of_the_mean_less_the_mean_of_theirs(
+    table: LabelTable, tmp_path: Path
+) -> None:
+    folders = [train(tmp_path / str(n), n, table=table) for n in range(2)]
+    alone = [predicted(Predictor(folder), one_window(), tmp_path)[1] for folder in folders]
+    mean = np.mean(alone, axis=0)
+    labels, total, between = unsure(Ensemble(read_trainings(folders)))
+    plain, _ = predicted(Ensemble(read_trainings(folders)), one_window(), tmp_path)
+    np.testing.assert_array_equal(labels, plain)
+    np.testing.assert_allclose(total, entropy(mean, table), atol=5e-3)
+    expected = entropy(mean, table) - np.mean([entropy(one, table) for one in alone], axis=0)
+    np.testing.assert_allclose(between, expected, atol=5e-3)
+    assert between.max() > 0.05
+    # Whoever is asked together with himself agrees with himself.
+    train(tmp_path / "same", 0, table=table, batch=3)
+    _, single, nothing = unsure(Predictor(folders[0]))
+    _, both, agreed = unsure(Ensemble(read_trainings([folders[0], tmp_path / "same"])))
+    np.testing.assert_allclose(both, single, atol=1e-4)
+    assert agreed.max() < 1e-4 and nothing.max() < 1e-4
+
+
+def test_several_models_always_have_a_map_of_disagreement(study: Any, tmp_path: Path) -> None:
+    case = next(study.folder("flat").glob("images/*"))
+    other = Path(shutil.copytree(study.model("flat"), tmp_path / "other"))
+    named = [study.model("flat"), other]
+    # A copy counts once, and then there is one member.
+    predict_files([case], named, tmp_path / "a", How(mirror=False, uncertainty=True))
+    assert not list((tmp_path / "a").glob("*.disagreement.tif"))
+    folders = [train(tmp_path / str(n), n, dims=2) for n in range(2)]
+    predict_files([case], folders, tmp_path / "b", How(mirror=False, uncertainty=True))
+    assert len(list((tmp_path / "b").glob("*.disagreement.tif"))) == 1
