@@ -68,7 +68,8 @@ def predict_images(
         _say_prices(folders)
     stage.predict_batch(batch)
     written = [*batch.written, *([] if objects is None else objects.writer.finish())]
-    if named is not None and (quality := read_quality(named)) is not None:
+    # It was learnt on predictions as the study makes them.
+    if named is not None and not how["fast"] and (quality := read_quality(named)) is not None:
         rows = rows_of(batch, quality)
         written.append(write_rows(out, rows, quality))
         for line in lines_of(rows, quality):
